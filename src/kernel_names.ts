@@ -1,0 +1,55 @@
+/**
+ * @file Names and typed inputs and attributes of the two kernels. Every backend implements exactly these.
+ *
+ * Shapes below are for layout 'bshd'; layout 'bhsd' swaps the sequence and head axes of q, k, v, out and dOut.
+ */
+import type {NamedTensorInfoMap, TensorInfo} from '@tensorflow/tfjs-core';
+
+export const FlashMaskAttention = 'FlashMaskAttention';
+export const FlashMaskAttentionGrad = 'FlashMaskAttentionGrad';
+
+/** Axis order of q, k, v and out: batch, sequence, head, channel; or batch, head, sequence, channel. */
+export type Layout = 'bshd' | 'bhsd';
+
+/** What the matrix multiplications read; they always accumulate in float32. */
+export type Precision = 'auto' | 'float32' | 'float16' | 'bfloat16';
+
+/** Inputs of the forward kernel; its outputs are `out [B, Sq, H, Dv]` and `lse [B, H, Sq]` (natural log). */
+export interface FlashMaskAttentionInputs extends NamedTensorInfoMap {
+  /** `[B, Sq, H, D]` float32 */
+  q: TensorInfo;
+  /** `[B, Sk, Hkv, D]` float32 */
+  k: TensorInfo;
+  /** `[B, Sk, Hkv, Dv]` float32 */
+  v: TensorInfo;
+  /** `[1 or B, Hm, Sk, n]` int32 row bounds with n of 0 (no intervals), 1, 2 or 4; Hm is 1, Hkv or H. */
+  bounds: TensorInfo;
+}
+
+/** Inputs of the gradient kernel; its outputs are `dq`, `dk`, `dv`, shaped like q, k, v. */
+export interface FlashMaskAttentionGradInputs extends FlashMaskAttentionInputs {
+  /** `[B, Sq, H, Dv]` */
+  out: TensorInfo;
+  /** `[B, H, Sq]` */
+  lse: TensorInfo;
+  /** `[B, Sq, H, Dv]` */
+  dOut: TensorInfo;
+  /** `[B, H, Sq]` */
+  dLse: TensorInfo;
+}
+
+/** Attributes of both kernels. All are decided by the op: kernels fill in no defaults. */
+export interface FlashMaskAttentionAttrs {
+  /** Mask r < j - (Sk - Sq) too, and read n = 1, 2 bounds as lower intervals (see docs/masks.md). */
+  causal: boolean;
+  /** Factor of q·k before the softmax. */
+  scale: number;
+  layout: Layout;
+  /** Probability in [0, 1) that a pair's weight is dropped; the others are divided by 1 - dropout. */
+  dropout: number;
+  /** Non-negative safe integer: the key of the counter-based generator that chooses dropped pairs. */
+  seed: number;
+  precision: Precision;
+  /** Bit-identical gradients from run to run. */
+  deterministic: boolean;
+}
