@@ -1,0 +1,34 @@
+/** @file The chained form, `q.flashMaskAttention(k, v, mask, options)`, on the Tensor class of whichever tfjs-core is loaded. */
+import {type Rank, Tensor, type TensorLike} from '@tensorflow/tfjs-core';
+import {type FlashMaskAttentionOptions, type MaskLike, flashMaskAttention} from './flash_mask_attention.js';
+
+// The file that declares the class: an augmentation of the package itself would hide the class that it re-exports.
+declare module '@tensorflow/tfjs-core/dist/tensor.js' {
+  // eslint-disable-next-line @typescript-eslint/no-unused-vars -- must repeat the parameter of the class that it merges with
+  interface Tensor<R extends Rank = Rank> {
+    /** {@link flashMaskAttention} with this tensor as q. */
+    flashMaskAttention(
+      k: Tensor | TensorLike,
+      v: Tensor | TensorLike,
+      mask: MaskLike | undefined,
+      options: FlashMaskAttentionOptions & {returnLogSumExp: true},
+    ): [Tensor4D, Tensor3D];
+    flashMaskAttention(
+      k: Tensor | TensorLike,
+      v: Tensor | TensorLike,
+      mask?: MaskLike,
+      options?: FlashMaskAttentionOptions & {returnLogSumExp?: false},
+    ): Tensor4D;
+  }
+}
+
+/** Adds the chained op, once, to the one Tensor class that all copies of tfjs-core share. */
+export function addChainedOp(): void {
+  const globals = (globalThis as {_tfGlobals?: Map<string, unknown>})._tfGlobals;
+  const prototype = ((globals?.get('Tensor') ?? Tensor) as typeof Tensor).prototype;
+  if ('flashMaskAttention' in prototype) return;
+  const chained = function (this: Tensor, ...args: unknown[]): unknown {
+    return (flashMaskAttention as (...all: unknown[]) => unknown)(this, ...args);
+  };
+  Object.defineProperty(prototype, 'flashMaskAttention', {value: chained, writable: true, configurable: true});
+}

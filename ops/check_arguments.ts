@@ -1,0 +1,207 @@
+/** @file Checks of tensors, mask and backend, all before any kernel runs. */
+import {
+  type Tensor,
+  Tensor as TensorClass,
+  type Tensor4D,
+  type TensorLike,
+  engine,
+  tensor,
+} from '@tensorflow/tfjs-core';
+import type {Precision} from '../src/kernel_names.js';
+import type {FlashMask} from '../src/mask/flash_mask.js';
+import {type ReadOptions, describe, fail} from './options.js';
+
+/** Largest D and Dv. */
+export const MAX_HEAD_SIZE = 256;
+
+/** Sizes read from checked q, k and v. */
+export interface Sizes {
+  B: number;
+  H: number;
+  Hkv: number;
+  Sq: number;
+  Sk: number;
+  D: number;
+  Dv: number;
+}
+
+/** The current backend, initialized. */
+export function readyBackend(): {name: string; backend: object} {
+  try {
+    const backend = engine().backend;
+    return {name: engine().backendName, backend};
+  } catch (error) {
+    const detail = error instanceof Error ? error.message : String(error);
+    return fail(
+      'a tfjs backend must be ready',
+      `'${detail}'`,
+      "Import a backend (for example '@tensorflow/tfjs-backend-webgpu') and `await tf.setBackend('webgpu')` first.",
+    );
+  }
+}
+
+/** Refuses half precisions where the backend or device has none. */
+export function checkPrecision(precision: Precision, name: string, backend: object): void {
+  if (precision === 'auto' || precision === 'float32') return;
+  if (name !== 'webgpu' || precision === 'bfloat16') {
+    const has = name === 'webgpu' ? "'auto', 'float32' and, with shader-f16, 'float16'" : "'auto' and 'float32'";
+    fail(`precision on the backend '${name}' must be one of its own (${has})`, `'${precision}'`, "Use 'auto'.");
+  }
+  const features = (backend as {device?: {features?: {has(name: string): boolean}}}).device?.features;
+  if (!features?.has('shader-f16')) {
+    fail(
+      "precision 'float16' needs a WebGPU device with the feature shader-f16",
+      'a device without it',
+      "Use 'auto', or make the device with requiredFeatures: ['shader-f16'] where the adapter offers it.",
+    );
+  }
+}
+
+/** Accepts a live tensor, or nested arrays of numbers, of rank 4 and float32. */
+export function toInput(name: 'q' | 'k' | 'v', x: Tensor | TensorLike, axes: string): Tensor4D {
+  const t = x instanceof TensorClass || !Array.isArray(x) ? x : tensor(x as TensorLike);
+  if (!(t instanceof TensorClass)) {
+    return fail(`${name} must be a tensor ${axes}`, describe(x), 'Make one with tf.tensor4d().');
+  }
+  checkAlive(name, t);
+  if (t.rank !== 4) fail(`${name} must have rank 4, ${axes}`, `shape ${shapeText(t)}`, `Reshape ${name} to four axes.`);
+  if (t.dtype !== 'float32') fail(`${name} must be float32`, t.dtype, `Cast it with ${name}.toFloat().`);
+  return t as Tensor4D;
+}
+
+/** Checks that q, k and v fit each other and reads their sizes. */
+export function checkSizes(q: Tensor4D, k: Tensor4D, v: Tensor4D, layout: ReadOptions['layout']): Sizes {
+  const [row, head] = layout === 'bshd' ? [1, 2] : [2, 1];
+  const shapes = `q ${shapeText(q)}, k ${shapeText(k)}, v ${shapeText(v)}`;
+  const same = (what: string, a: number, b: number, names: string, remedy: string): void => {
+    if (a !== b) fail(`${names} must have the same ${what}`, `${a} and ${b} (${shapes}, layout '${layout}')`, remedy);
+  };
+  const other = layout === 'bshd' ? "'bhsd'" : "'bshd'";
+  const swap = `If the axes are in the other order, pass {layout: ${other}}.`;
+  same('batch size', q.shape[0], k.shape[0], 'q and k', 'Repeat k and v, or slice q, to one batch size.');
+  same('batch size', k.shape[0], v.shape[0], 'k and v', 'k and v come in pairs.');
+  same('number of heads', k.shape[head], v.shape[head], 'k and v', swap);
+  same('length', k.shape[row], v.shape[row], 'k and v', swap);
+  same('head size', q.shape[3], k.shape[3], 'q and k', 'Project q and k to one head size; only v may differ.');
+  const sizes = {
+    B: q.shape[0],
+    H: q.shape[head],
+    Hkv: k.shape[head],
+    Sq: q.shape[row],
+    Sk: k.shape[row],
+    D: q.shape[3],
+    Dv: v.shape[3],
+  };
+  const {H, Hkv} = sizes;
+  if (H < 1 || Hkv < 1 || H % Hkv !== 0) {
+    const got = `H ${H} and Hkv ${Hkv} (${shapes}, layout '${layout}')`;
+    fail('the number of query heads must be a positive multiple of the number of key heads', got, swap);
+  }
+  for (const [name, size] of [
+    ['D (the last axis of q and k)', sizes.D],
+    ['Dv (the last axis of v)', sizes.Dv],
+  ] as const) {
+    if (size < 1 || size > MAX_HEAD_SIZE) {
+      fail(`${name} must be from 1 to ${MAX_HEAD_SIZE}`, `${size} (${shapes})`, 'Split the channels into more heads.');
+    }
+  }
+  return sizes;
+}
+
+/** Whether this is a FlashMask, be it of another copy of this library (ESM beside CommonJS). */
+export function isFlashMask(mask: unknown): mask is FlashMask {
+  const m = mask as FlashMask | null;
+  return typeof m === 'object' && m !== null && typeof m.toDense === 'function' && typeof m.queryLength === 'number';
+}
+
+/**
+ * Checks a mask against the sizes and the `causal` option.
+ *
+ * @returns what `causal` is for the kernels.
+ */
+export function checkMask(mask: unknown, causal: boolean | undefined, sizes: Sizes): boolean {
+  if (mask === null || mask === undefined) return causal ?? false;
+  if (isFlashMask(mask)) return checkFlashMask(mask, causal, sizes);
+  if (mask instanceof TensorClass) {
+    checkBoundsTensor(mask, causal ?? false, sizes);
+    return causal ?? false;
+  }
+  return fail(
+    'mask must be a FlashMask, an int32 tensor of row bounds or null',
+    describe(mask),
+    'Build one with `masks`, and pass options as the fifth argument.',
+  );
+}
+
+function checkFlashMask(mask: FlashMask, causal: boolean | undefined, {B, H, Hkv, Sq, Sk}: Sizes): boolean {
+  const name = `the mask '${mask.name}'`;
+  if (causal !== undefined && causal !== mask.causal) {
+    const remedy = 'Leave the option out: a FlashMask says itself whether it is causal.';
+    fail(`the option causal must agree with ${name} (causal: ${mask.causal})`, `causal: ${causal}`, remedy);
+  }
+  if (mask.queryLength !== Sq || mask.keyLength !== Sk) {
+    const got = `a mask for ${mask.queryLength} queries and ${mask.keyLength} keys`;
+    fail(`${name} must be for ${Sq} queries and ${Sk} keys`, got, 'Build a mask for these lengths.');
+  }
+  if (mask.boundsTensor) {
+    checkBoundsTensor(mask.boundsTensor, mask.causal, {B, H, Hkv, Sk});
+  } else {
+    checkBroadcast(name, mask.batch, mask.heads, {B, H, Hkv});
+  }
+  return mask.causal;
+}
+
+function checkBoundsTensor(bounds: Tensor, causal: boolean, s: Pick<Sizes, 'B' | 'H' | 'Hkv' | 'Sk'>): void {
+  checkAlive('mask', bounds);
+  if (bounds.rank !== 4) {
+    const remedy = 'Give the bounds four axes: batch (or 1), heads (or 1), keys, vectors.';
+    fail('mask must have rank 4, [B, Hm, Sk, n]', `shape ${shapeText(bounds)}`, remedy);
+  }
+  if (bounds.dtype !== 'int32') {
+    const remedy =
+      bounds.dtype === 'bool'
+        ? 'It holds row bounds, not a dense mask: convert a dense mask with masks.fromDense().'
+        : 'Cast it with mask.toInt().';
+    fail('mask must be int32', bounds.dtype, remedy);
+  }
+  const [batch, heads, keys, n] = bounds.shape as [number, number, number, number];
+  if (keys !== s.Sk) {
+    fail(`mask must have ${s.Sk} keys (its third axis)`, `${keys} (shape ${shapeText(bounds)})`, 'One bound a key.');
+  }
+  const allowed = causal ? [1, 2] : [2, 4];
+  if (!allowed.includes(n)) {
+    const remedy = causal
+      ? 'A causal mask has LTS, or LTS and LTE. Drop {causal: true} for 4 vectors.'
+      : 'A mask that is not causal has LTS and UTE, or LTS, LTE, UTS and UTE. Pass {causal: true} for LTS alone.';
+    fail(`the last axis of mask must be ${allowed.join(' or ')} with causal: ${causal}`, `${n}`, remedy);
+  }
+  checkBroadcast('mask', batch, heads, s);
+}
+
+function checkBroadcast(name: string, batch: number, heads: number, s: Pick<Sizes, 'B' | 'H' | 'Hkv'>): void {
+  if (batch !== 1 && batch !== s.B) {
+    fail(
+      `the batch size of ${name} must be 1 or ${s.B}`,
+      `${batch}`,
+      'Build it for one row, or for each row of the batch.',
+    );
+  }
+  const allowed = [...new Set([1, s.Hkv, s.H])];
+  if (!allowed.includes(heads)) {
+    fail(
+      `the number of heads of ${name} must be ${allowed.join(' or ')}`,
+      `${heads}`,
+      'Use 1 to share it between heads.',
+    );
+  }
+}
+
+function checkAlive(name: string, t: Tensor): void {
+  if (!t.isDisposed) return;
+  const remedy = 'Use it before its tidy() ends or keep it with tf.keep().';
+  fail(`${name} must not be disposed`, `a disposed tensor of shape ${shapeText(t)}`, remedy);
+}
+
+function shapeText(t: Tensor): string {
+  return `[${t.shape.join(', ')}]`;
+}

@@ -1,0 +1,112 @@
+/** @file The options of flashMaskAttention and their checks. */
+import type {Layout, Precision} from '../src/kernel_names.js';
+
+/** Options of {@link flashMaskAttention}. */
+export interface FlashMaskAttentionOptions {
+  /**
+   * Mask keys after the query too, aligned at the bottom right: query r sees key j only if `j <= r + Sk - Sq`. With a bounds
+   * tensor it also says how its vectors read (docs/masks.md). A `FlashMask` knows this itself. Default false.
+   */
+  causal?: boolean;
+  /** Factor of q·k before the softmax, finite and not negative. Default 1/√D. */
+  scale?: number;
+  /** Axis order of q, k, v and the output: `[B, S, H, D]` or `[B, H, S, D]`. Default 'bshd'. */
+  layout?: Layout;
+  /** Probability in [0, 1) that a weight is dropped after the softmax; the others are divided by 1 - dropout. Default 0. */
+  dropout?: number;
+  /**
+   * Key of the dropout generator, a non-negative safe integer: the same seed drops the same (batch, head, query, key) pairs on
+   * every backend. Default: a random one for each call.
+   */
+  seed?: number;
+  /** Give `[out, lse]`, with the row log-sum-exps `[B, H, Sq]` of the masked, scaled scores. Default false. */
+  returnLogSumExp?: boolean;
+  /** What the matrix multiplications read; they accumulate in float32. Default 'auto': float32, or as accurate as the backend is. */
+  precision?: Precision;
+  /** Gradients are bit-identical from run to run. Default false. */
+  deterministic?: boolean;
+}
+
+/** Options with their defaults filled in; `causal` and `scale` have defaults that depend on the mask and on D. */
+export type ReadOptions = Required<Omit<FlashMaskAttentionOptions, 'causal' | 'scale'>> &
+  Pick<FlashMaskAttentionOptions, 'causal' | 'scale'>;
+
+const LAYOUTS: readonly Layout[] = ['bshd', 'bhsd'];
+const PRECISIONS: readonly Precision[] = ['auto', 'float32', 'float16', 'bfloat16'];
+const KNOWN: readonly (keyof FlashMaskAttentionOptions)[] = [
+  'causal',
+  'scale',
+  'layout',
+  'dropout',
+  'seed',
+  'returnLogSumExp',
+  'precision',
+  'deterministic',
+];
+
+/** Throws an error in the library's one form: the op, the rule, the values got, and what to do. */
+export function fail(rule: string, got: string, remedy: string): never {
+  throw new Error(`flashMaskAttention: ${rule}, got ${got}. ${remedy}`);
+}
+
+/** Checks every option and fills in the defaults. An option that is undefined counts as absent. */
+export function readOptions(options: FlashMaskAttentionOptions | null | undefined): ReadOptions {
+  const given = options ?? {};
+  if (typeof given !== 'object' || Array.isArray(given)) {
+    fail('options must be an object', describe(given), `Pass for example {causal: true} as the fifth argument.`);
+  }
+  for (const name of Object.keys(given)) {
+    if (!(KNOWN as readonly string[]).includes(name)) {
+      fail(`options must be among ${KNOWN.join(', ')}`, `'${name}'`, 'Correct the spelling or leave it out.');
+    }
+  }
+  const {causal, scale, layout = 'bshd', dropout = 0, seed, returnLogSumExp = false} = given;
+  const {precision = 'auto', deterministic = false} = given;
+  for (const [name, value] of Object.entries({causal, returnLogSumExp, deterministic})) {
+    if (value !== undefined && typeof value !== 'boolean') {
+      fail(`${name} must be true or false`, describe(value), `Pass {${name}: true} or leave it out.`);
+    }
+  }
+  checkScale(scale);
+  checkDropout(dropout, seed);
+  if (!LAYOUTS.includes(layout)) {
+    fail(
+      "layout must be 'bshd' or 'bhsd'",
+      describe(layout),
+      "Use 'bshd' for [B, S, H, D] and 'bhsd' for [B, H, S, D].",
+    );
+  }
+  if (!PRECISIONS.includes(precision)) {
+    fail(`precision must be one of ${PRECISIONS.join(', ')}`, describe(precision), "Use 'auto' if unsure.");
+  }
+  return {causal, scale, layout, dropout, seed: seed ?? randomSeed(), returnLogSumExp, precision, deterministic};
+}
+
+function checkScale(scale: unknown): void {
+  if (scale === undefined) return;
+  if (typeof scale !== 'number' || !Number.isFinite(scale) || scale < 0) {
+    fail('scale must be a finite number of at least 0', describe(scale), 'Leave it out for 1/√D.');
+  }
+}
+
+function checkDropout(dropout: unknown, seed: unknown): void {
+  if (typeof dropout !== 'number' || !(dropout >= 0 && dropout < 1)) {
+    fail('dropout must be a probability in [0, 1)', describe(dropout), 'Pass 0 for none, or for example 0.1.');
+  }
+  if (seed !== undefined && (!Number.isSafeInteger(seed) || (seed as number) < 0)) {
+    fail('seed must be an integer from 0 to 2^53 - 1', describe(seed), 'Leave it out for a random one.');
+  }
+}
+
+function randomSeed(): number {
+  return Math.floor(Math.random() * 2 ** 53);
+}
+
+/** A value in an error message, with its type where that is what is wrong. */
+export function describe(value: unknown): string {
+  if (typeof value === 'string') return `'${value}'`;
+  if (Array.isArray(value)) return `an array of length ${value.length}`;
+  if (value === null || typeof value !== 'object') return String(value);
+  const keys = Object.keys(value);
+  return `an object with ${keys.length ? `the keys ${keys.slice(0, 8).join(', ')}` : 'no keys'}`;
+}
