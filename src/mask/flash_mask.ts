@@ -1,0 +1,190 @@
+/** @file The value that says which keys a query sees: FlashMask's row bounds per key column, in linear memory. */
+import type {Tensor4D} from '@tensorflow/tfjs-core';
+import {toDense} from './dense.js';
+import {checkInteger, describe, fail} from './errors.js';
+import {type TextOptions, drawText} from './picture_text.js';
+import type {HostBounds, Vectors} from './tile_map.js';
+import {type Sparsity, sparsityOf} from './visible.js';
+
+/** What a `FlashMask` is made of. `masks` has builders for the usual ones. */
+export interface FlashMaskFields {
+  /** Default 'custom'. */
+  name?: string;
+  /** Query r is masked from key j also if r < j - (keyLength - queryLength). Default false. */
+  causal?: boolean;
+  queryLength: number;
+  keyLength: number;
+  /** Rows of a batch that have masks of their own; 1 (the default) is for all. */
+  batch?: number;
+  /** Heads that have masks of their own: 1 (the default), the number of key heads, or of query heads. */
+  heads?: number;
+  /** Bounds per key column: 0, 1 or 2 if causal, else 0, 2 or 4. */
+  vectors: Vectors;
+  /** int32 `[batch, heads, keyLength, vectors]`, row-major; copied. */
+  bounds?: Int32Array | null;
+  /** The same as a tensor, instead of `bounds`. It stays the caller's, who disposes it after the last use of the mask. */
+  boundsTensor?: Tensor4D | null;
+}
+
+/** Tile sides, in queries and keys. */
+export interface TileOptions {
+  /** Default 64. */
+  blockQ?: number;
+  /** Default 64. */
+  blockK?: number;
+}
+
+/**
+ * An immutable attention mask. Key column j hides the query rows `[LTS_j, LTE_j) ∪ [UTS_j, UTE_j)` (arXiv 2410.01359, section 3),
+ * and, if causal, the rows r < j - (keyLength - queryLength). The vectors stored per column:
+ *
+ * | causal | vectors | stored             | masked rows of a column                  |
+ * |--------|---------|--------------------|------------------------------------------|
+ * | any    | 0       | nothing            | none, but the causal triangle            |
+ * | true   | 1       | LTS                | r ≥ LTS, and the causal triangle         |
+ * | true   | 2       | LTS, LTE           | LTS ≤ r < LTE, and the causal triangle   |
+ * | false  | 2       | LTS, UTE           | r ≥ LTS or r < UTE                       |
+ * | false  | 4       | LTS, LTE, UTS, UTE | [LTS, LTE) ∪ [UTS, UTE)                  |
+ *
+ * Bounds may lie outside the rows, and intervals may overlap, come in either order or be empty.
+ *
+ * @example
+ * const mask = masks.causalDocument([3, 5]); // two documents packed in a row of 8 tokens
+ * console.log(String(mask)); // a picture
+ * const out = flashMaskAttention(q, k, v, mask);
+ */
+export class FlashMask implements HostBounds {
+  readonly name: string;
+  readonly causal: boolean;
+  readonly queryLength: number;
+  readonly keyLength: number;
+  readonly batch: number;
+  readonly heads: number;
+  readonly vectors: Vectors;
+  /** int32 `[batch, heads, keyLength, vectors]`, row-major: not to be written. Null if the mask lives in `boundsTensor`. */
+  readonly bounds: Int32Array | null;
+  /** The caller's tensor, or null. */
+  readonly boundsTensor: Tensor4D | null;
+
+  /** @throws Error if the fields do not fit one another, saying which. */
+  constructor(fields: FlashMaskFields) {
+    const {name = 'custom', causal = false, queryLength, keyLength, batch = 1, heads = 1, vectors} = fields;
+    checkInteger('FlashMask', 'queryLength', queryLength, 1);
+    checkInteger('FlashMask', 'keyLength', keyLength, 1);
+    checkInteger('FlashMask', 'batch', batch, 1);
+    checkInteger('FlashMask', 'heads', heads, 1);
+    checkVectors('FlashMask', causal, vectors);
+    const shape = [batch, heads, keyLength, vectors] as const;
+    const {bounds = null, boundsTensor = null} = fields;
+    checkStorage(bounds, boundsTensor, shape);
+    this.name = name;
+    this.causal = causal;
+    this.queryLength = queryLength;
+    this.keyLength = keyLength;
+    this.batch = batch;
+    this.heads = heads;
+    this.vectors = vectors;
+    this.bounds = boundsTensor ? null : (bounds?.slice() ?? new Int32Array(0));
+    this.boundsTensor = boundsTensor;
+    Object.freeze(this);
+  }
+
+  /**
+   * The mask of one batch row and head as a matrix, for looking at and for testing: it takes queryLength × keyLength bytes.
+   *
+   * @returns Row-major `[queryLength, keyLength]`, 1 where the query sees the key.
+   */
+  toDense(batch = 0, head = 0): Uint8Array {
+    this.requireHost('toDense');
+    return toDense(this, ...this.at('toDense', batch, head));
+  }
+
+  /**
+   * How much the mask leaves out: fractions of masked pairs, and of empty, partial and full tiles, over all batches and heads.
+   *
+   * @example
+   * masks.causalDocument([512, 512]).sparsity({blockQ: 128, blockK: 128}).emptyTiles; // 0.6875
+   */
+  sparsity({blockQ = 64, blockK = 64}: TileOptions = {}): Sparsity {
+    this.requireHost('sparsity');
+    checkInteger('FlashMask.sparsity', 'blockQ', blockQ, 1);
+    checkInteger('FlashMask.sparsity', 'blockK', blockK, 1);
+    return sparsityOf(this, blockQ, blockK);
+  }
+
+  /** A picture in text, a query a line: █ visible, ▒ partly, · masked. A mask that lives in a tensor tells its sizes only. */
+  toString(options: TextOptions = {}): string {
+    if (!this.bounds) return `${this.describe()}, in a tensor: \`await mask.download()\` to see it`;
+    const [batch, head] = this.at('toString', options.batch, options.head);
+    return drawText(this, this.describe(), {...options, batch, head});
+  }
+
+  /** This mask with its bounds on the host; itself if they are there already. */
+  async download(): Promise<FlashMask> {
+    if (!this.boundsTensor) return this;
+    const bounds = Int32Array.from(await this.boundsTensor.data());
+    return new FlashMask({...this, bounds, boundsTensor: null});
+  }
+
+  /** Sizes and form in a line. */
+  private describe(): string {
+    const many = [this.batch > 1 && `${this.batch} batches`, this.heads > 1 && `${this.heads} heads`];
+    const form = [this.causal && 'causal', `${this.vectors} ${this.vectors === 1 ? 'vector' : 'vectors'}`];
+    const sizes = `${this.queryLength} queries × ${this.keyLength} keys`;
+    return [this.name, sizes, ...many, ...form].filter(Boolean).join(', ');
+  }
+
+  private at(method: string, batch = 0, head = 0): [number, number] {
+    const check = (what: string, value: number, count: number): void => {
+      if (Number.isInteger(value) && value >= 0 && value < count) return;
+      fail(
+        `FlashMask.${method}`,
+        `${what} must be a whole number from 0 to ${count - 1}`,
+        value,
+        `The mask has ${count}.`,
+      );
+    };
+    check('batch', batch, this.batch);
+    check('head', head, this.heads);
+    return [batch, head];
+  }
+
+  private requireHost(method: string): void {
+    if (this.bounds) return;
+    const remedy = `Call it on the copy that \`await mask.download()\` gives.`;
+    fail(`FlashMask.${method}`, 'the bounds must be on the host', 'a mask whose bounds live in a tensor', remedy);
+  }
+}
+
+/** Throws unless masks of this causality can store this many bounds a column. */
+export function checkVectors(who: string, causal: boolean, vectors: unknown): asserts vectors is Vectors {
+  const allowed = causal ? [0, 1, 2] : [0, 2, 4];
+  if (allowed.includes(vectors as number)) return;
+  const remedy = causal
+    ? 'A causal mask has LTS, or LTS and LTE. Leave out causal: true for four vectors.'
+    : 'A mask that is not causal has LTS and UTE, or LTS, LTE, UTS and UTE. Pass causal: true for LTS alone.';
+  fail(who, `a mask with causal: ${causal} has ${allowed.join(', ')} bounds a column`, vectors, remedy);
+}
+
+function checkStorage(
+  bounds: Int32Array | null,
+  tensor: Tensor4D | null,
+  shape: readonly [number, number, number, number],
+): void {
+  const who = 'FlashMask';
+  const wanted = `[${shape.join(', ')}] ([batch, heads, keyLength, vectors])`;
+  if (bounds && tensor) fail(who, 'the bounds live in one place', 'both bounds and boundsTensor', 'Pass one of them.');
+  if (tensor) {
+    const got = `${tensor.dtype} of shape [${tensor.shape.join(', ')}]`;
+    if (tensor.dtype !== 'int32') fail(who, 'boundsTensor must be int32', got, 'Cast it with tensor.toInt().');
+    if (tensor.shape.join() !== shape.join()) fail(who, `boundsTensor must have shape ${wanted}`, got, 'Reshape it.');
+    return;
+  }
+  if (bounds && !(bounds instanceof Int32Array)) {
+    fail(who, 'bounds must be an Int32Array', describe(bounds), 'Convert whole numbers with Int32Array.from().');
+  }
+  const length = shape.reduce((a, b) => a * b);
+  if ((bounds?.length ?? 0) !== length) {
+    fail(who, `bounds must have ${length} values for ${wanted}`, `${bounds?.length ?? 0}`, 'Pass one for each.');
+  }
+}
