@@ -19,6 +19,12 @@ declare module '@tensorflow/tfjs-core/dist/tensor.js' {
       mask?: MaskLike,
       options?: FlashMaskAttentionOptions & {returnLogSumExp?: false},
     ): Tensor4D;
+    flashMaskAttention(
+      k: Tensor | TensorLike,
+      v: Tensor | TensorLike,
+      mask?: MaskLike,
+      options?: FlashMaskAttentionOptions,
+    ): Tensor4D | [Tensor4D, Tensor3D];
   }
 }
 

@@ -43,12 +43,12 @@ export function readyBackend(): {name: string; backend: object} {
 /** Refuses half precisions where the backend or device has none. */
 export function checkPrecision(precision: Precision, name: string, backend: object): void {
   if (precision === 'auto' || precision === 'float32') return;
-  if (name !== 'webgpu' || precision === 'bfloat16') {
-    const has = name === 'webgpu' ? "'auto', 'float32' and, with shader-f16, 'float16'" : "'auto' and 'float32'";
+  const features = (backend as {device?: {features?: {has(name: string): boolean}}}).device?.features;
+  if (!features || precision === 'bfloat16') {
+    const has = features ? "'auto', 'float32' and, on devices with shader-f16, 'float16'" : "'auto' and 'float32'";
     fail(`precision on the backend '${name}' must be one of its own (${has})`, `'${precision}'`, "Use 'auto'.");
   }
-  const features = (backend as {device?: {features?: {has(name: string): boolean}}}).device?.features;
-  if (!features?.has('shader-f16')) {
+  if (!features.has('shader-f16')) {
     fail(
       "precision 'float16' needs a WebGPU device with the feature shader-f16",
       'a device without it',

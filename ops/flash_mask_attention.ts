@@ -98,6 +98,13 @@ export interface FlashMaskAttentionOp {
     mask?: MaskLike,
     options?: FlashMaskAttentionOptions & {returnLogSumExp?: false},
   ): Tensor4D;
+  (
+    q: Tensor | TensorLike,
+    k: Tensor | TensorLike,
+    v: Tensor | TensorLike,
+    mask?: MaskLike,
+    options?: FlashMaskAttentionOptions,
+  ): Tensor4D | [Tensor4D, Tensor3D];
 }
 
 /**

@@ -16,8 +16,12 @@ import {
   flashMaskAttentionGradientConfig,
 } from '../gradients/flash_mask_attention_grad.js';
 import {flashMaskAttentionConfig as cpuForward, flashMaskAttentionGradConfig as cpuBackward} from './cpu/kernel.js';
+import {
+  flashMaskAttentionConfig as webgpuForward,
+  flashMaskAttentionGradConfig as webgpuBackward,
+} from './webgpu/kernel.js';
 
-const kernels: KernelConfig[] = [cpuForward, cpuBackward];
+const kernels: KernelConfig[] = [webgpuForward, webgpuBackward, cpuForward, cpuBackward];
 
 const gradients: GradConfig[] = [flashMaskAttentionGradientConfig, flashMaskAttentionGradGradConfig];
 
