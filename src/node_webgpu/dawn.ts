@@ -1,0 +1,115 @@
+/** @file Loads Dawn, the WebGPU implementation in npm's `webgpu`, and finds an adapter: the GPU's or a software one. */
+import {existsSync} from 'node:fs';
+import {dirname, join} from 'node:path';
+import {pathToFileURL} from 'node:url';
+import {tameEventLoop} from './event_loop.js';
+import {findPackage} from './packages.js';
+import {activateSwiftShader, hasVulkanLoader, swiftShaderUnsupported} from './swiftshader.js';
+
+/** What npm's `webgpu` exports. */
+export interface Dawn {
+  create(flags: string[]): GPU;
+  globals: Record<string, unknown>;
+}
+
+/** A Dawn instance and the adapter that it gives. */
+export interface FoundAdapter {
+  gpu: GPU;
+  adapter: GPUAdapter;
+  software: boolean;
+}
+
+/** Loads npm's `webgpu`. Throws, with the remedy, when it is not installed or has no binary for this platform. */
+export async function loadDawn(): Promise<Dawn> {
+  const main = findPackage('webgpu');
+  if (main === null) {
+    throw new Error('useWebGPU: the npm package webgpu (Dawn) is not installed. Run `npm install webgpu@0.3.8`.');
+  }
+  const arch = process.platform === 'darwin' ? 'universal' : process.arch;
+  const binary = join(dirname(main), 'dist', `${process.platform}-${arch}.dawn.node`);
+  if (!existsSync(binary)) {
+    throw new Error(
+      `useWebGPU: npm's webgpu must have a binary for this platform, got ${process.platform}-${process.arch} without ` +
+        `one. Use a platform that it supports (linux-x64, macOS, win32-x64), or another tfjs backend.`,
+    );
+  }
+  try {
+    const dawn = (await import(pathToFileURL(main).href)) as Dawn;
+    tameEventLoop(dawn);
+    return dawn;
+  } catch (cause) {
+    throw new Error(
+      `useWebGPU: npm's webgpu cannot be loaded: ${(cause as Error).message}. Dawn needs glibc 2.34 or newer on ` +
+        `Linux, and macOS 12 or newer.`,
+      {cause},
+    );
+  }
+}
+
+async function requestAdapter(gpu: GPU): Promise<FoundAdapter | null> {
+  const adapter = await gpu.requestAdapter({powerPreference: 'high-performance'});
+  return adapter && {gpu, adapter, software: isSoftware(adapter)};
+}
+
+/** Whether an adapter computes on the CPU. */
+export function isSoftware(adapter: GPUAdapter): boolean {
+  const {isFallbackAdapter, architecture, description} = adapter.info;
+  return (
+    isFallbackAdapter === true ||
+    /swiftshader|llvmpipe|lavapipe|warp|basic render/i.test(`${architecture} ${description}`)
+  );
+}
+
+async function systemAdapter(dawn: Dawn, flags: string[]): Promise<FoundAdapter | null> {
+  // Without a loader Dawn would only print a warning and find nothing.
+  if (process.platform === 'linux' && !hasVulkanLoader()) {
+    return null;
+  }
+  return requestAdapter(dawn.create(flags));
+}
+
+async function swiftShaderAdapter(dawn: Dawn, flags: string[]): Promise<FoundAdapter> {
+  activateSwiftShader();
+  const found = await requestAdapter(dawn.create(['backend=vulkan', ...flags]));
+  if (found === null) {
+    throw new Error(
+      'useWebGPU: Dawn found no adapter although SwiftShader was set up. Clear the cache folder ' +
+        '($XDG_CACHE_HOME/tfjs-flashmask or ~/.cache/tfjs-flashmask) and try again.',
+    );
+  }
+  return found;
+}
+
+/** Dawn's adapter that validates everything and executes nothing. */
+export async function nullAdapter(dawn: Dawn, flags: string[]): Promise<FoundAdapter> {
+  const found = await requestAdapter(dawn.create(['backend=null', ...flags]));
+  if (found === null) {
+    throw new Error("useWebGPU: this build of npm's webgpu has no null backend. Run `npm install webgpu@0.3.8`.");
+  }
+  return {...found, software: true};
+}
+
+/**
+ * The adapter for `software`: false = a GPU or an error, true = the software adapter, 'auto' = a GPU if there is one.
+ */
+export async function findAdapter(dawn: Dawn, flags: string[], software: boolean | 'auto'): Promise<FoundAdapter> {
+  const noSwiftShader = swiftShaderUnsupported();
+  const system = software === true && noSwiftShader === null ? null : await systemAdapter(dawn, flags);
+  if (system !== null && (!system.software ? software !== true : noSwiftShader !== null && software !== false)) {
+    return system;
+  }
+  if (software === false) {
+    const got = system === null ? 'no adapter' : `only the software adapter ${system.adapter.info.description}`;
+    throw new Error(
+      `useWebGPU: {software: false} needs a GPU, got ${got}. Install the GPU's Vulkan driver (and libvulkan1), or ` +
+        `allow software: true.`,
+    );
+  }
+  if (noSwiftShader !== null) {
+    throw new Error(
+      `useWebGPU: no ${software === true ? 'software' : ''} WebGPU adapter was found, and ${noSwiftShader}. ` +
+        'Install a GPU driver, or use another tfjs backend.',
+    );
+  }
+  return swiftShaderAdapter(dawn, flags);
+}
