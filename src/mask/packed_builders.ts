@@ -19,7 +19,8 @@ function buildPacked(
   rows.forEach(({spans, used}, batch) => {
     const at = (j: number): number => (batch * total + j) * vectors;
     spans.forEach((span, index) => {
-      for (let j = span.start; j < span.end; j++) bounds.set(column({...span, index, batch}, j), at(j));
+      const described = {...span, index, batch};
+      for (let j = span.start; j < span.end; j++) bounds.set(column(described, j), at(j));
     });
     for (let j = used; j < total; j++) bounds.set(hidden, at(j));
   });
