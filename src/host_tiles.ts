@@ -55,12 +55,13 @@ export class HostTiles {
 
   /** Kind of a tile for batch b and query head h. */
   kind(b: number, h: number, queryBlock: number, keyBlock: number): TileKind {
-    const {p} = this;
+    const {p, blockQ, blockK} = this;
     const at = (this.maskIndex(b, h) * this.keyBlocks + keyBlock) * BLOCK_BOUNDS;
-    const rows = this.rows(queryBlock);
-    const columns = this.columns(keyBlock);
-    const offset = p.Sk - p.Sq;
-    return classifyTile(this.minMax, at, p.causal, rows.begin, rows.end, columns.begin, columns.end, offset);
+    const r0 = queryBlock * blockQ;
+    const c0 = keyBlock * blockK;
+    const r1 = Math.min(r0 + blockQ, p.Sq);
+    const c1 = Math.min(c0 + blockK, p.Sk);
+    return classifyTile(this.minMax, at, p.causal, r0, r1, c0, c1, p.Sk - p.Sq);
   }
 
   /** Kind of a tile for all batches and heads at once: empty or full only if it is for each. */
