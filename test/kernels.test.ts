@@ -1,0 +1,107 @@
+/** @file Every case of the table on every device: out, lse, dq, dk and dv against the float64 oracle. */
+import * as tf from '@tensorflow/tfjs';
+import {expect} from 'chai';
+import {flashMaskAttention} from '../src/index.js';
+import {attend, maskArgument, optionsOf, tensorsOf} from './attend.js';
+import {type Case, type Prepared, cases, prepare} from './cases.js';
+import {type ActualResult, type Comparison, compare} from './compare.js';
+import {denseFloat32} from './dense_float32.js';
+import {type Device, onEachDevice} from './devices.js';
+import {type OracleResult, oracle, resultNames} from './oracle.js';
+
+const truths = new Map<Case, {prepared: Prepared; expected: OracleResult}>();
+
+/** The same for every device, so worked out once. */
+function truthOf(c: Case) {
+  if (!truths.has(c)) {
+    const prepared = prepare(c);
+    truths.set(c, {prepared, expected: oracle(prepared.call)});
+  }
+  return truths.get(c)!;
+}
+
+describe('kernels against the oracle', () => {
+  onEachDevice((device) => {
+    const comparisons: Comparison[] = [];
+
+    for (const c of cases) {
+      const unable = c.only && !c.only.devices.includes(device.name) ? c.only.reason : '';
+      (unable ? it.skip : it)(`${c.group}: ${c.name}${unable && ` (${unable})`}`, async () => {
+        const {prepared, expected} = truthOf(c);
+        const actual = await attend(prepared);
+        await expectNoHiddenErrors(device);
+        comparisons.push(...compare(actual, expected, await denseFloat32(prepared.call)));
+        if (c.deterministic) {
+          expectSameBits(await attend(prepared), actual);
+        }
+      });
+    }
+
+    gradientForms(device);
+    after(() => printLargestErrors(comparisons));
+  });
+});
+
+async function expectNoHiddenErrors(device: Device): Promise<void> {
+  expect(await device.hiddenErrors(), 'errors that the device reported and tfjs swallowed').to.deep.equal([]);
+}
+
+function expectSameBits(again: ActualResult, first: ActualResult): void {
+  for (const name of resultNames) {
+    if (first[name]) {
+      expect(again[name], `${name} of a second run`).to.deep.equal(first[name]);
+    }
+  }
+}
+
+/** The ways in which tfjs asks for a gradient, on one case. */
+function gradientForms(device: Device): void {
+  const c = cases.find(({group, name}) => group === 'option' && name === 'intervals, output only')!;
+
+  it('tf.variableGrads gives the gradients of variables', async () => {
+    const {prepared, expected} = truthOf(c);
+    const {q, k, v, dOut, dLse} = tensorsOf(prepared);
+    const mask = maskArgument(prepared.mask, c.Sk);
+    const [qv, kv, vv] = [q, k, v].map((x) => tf.variable(x));
+    const {value, grads} = tf.variableGrads(() => {
+      const out = flashMaskAttention(
+        qv as tf.Tensor4D,
+        kv as tf.Tensor4D,
+        vv as tf.Tensor4D,
+        mask,
+        optionsOf(prepared),
+      );
+      return tf.sum(tf.mul(out, dOut));
+    });
+    const [dq, dk, dv] = await Promise.all([qv, kv, vv].map((x) => grads[x.name].data()));
+    compare({dq, dk, dv}, expected, await denseFloat32(prepared.call));
+    tf.dispose([q, k, v, dOut, dLse, mask as tf.Tensor, qv, kv, vv, value, grads]);
+    await expectNoHiddenErrors(device);
+  });
+
+  for (const [position, name] of (['dq', 'dk', 'dv'] as const).entries()) {
+    it(`tf.grad gives ${name} alone`, async () => {
+      const {prepared, expected} = truthOf(c);
+      const {q, k, v, dOut, dLse} = tensorsOf(prepared);
+      const mask = maskArgument(prepared.mask, c.Sk);
+      const gradient = tf.grad((x) => {
+        const inputs = [q, k, v].map((tensor, i) => (i === position ? (x as tf.Tensor4D) : tensor));
+        return flashMaskAttention(inputs[0], inputs[1], inputs[2], mask, optionsOf(prepared));
+      })([q, k, v][position], dOut);
+      compare({[name]: await gradient.data()}, expected, await denseFloat32(prepared.call));
+      tf.dispose([q, k, v, dOut, dLse, mask as tf.Tensor, gradient]);
+      await expectNoHiddenErrors(device);
+    });
+  }
+}
+
+/** How far the worst case of each result is from failing. */
+function printLargestErrors(comparisons: Comparison[]): void {
+  for (const name of resultNames) {
+    const ratios = comparisons.filter((x) => x.name === name).map((x) => x.ratio);
+    if (ratios.length > 0) {
+      const mean = ratios.reduce((a, b) => a + b) / ratios.length;
+      console.log(`      ${name}: error / allowed, worst ${Math.max(...ratios).toFixed(2)}, mean ${mean.toFixed(2)}`);
+    }
+  }
+}
