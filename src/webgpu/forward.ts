@@ -1,0 +1,53 @@
+/** @file FlashMaskAttention on WebGPU: tile map, then the forward pass. */
+import type {TensorInfo} from '@tensorflow/tfjs-core';
+import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../kernel_names.js';
+import {plan, type Variant} from '../plan.js';
+import {problemOf, shapeOf, type Problem} from '../problem.js';
+import {bufferOf, submitRecorded, type WebGPUBackend} from './backend.js';
+import {submitPasses, type PassRun} from './dispatch.js';
+import {checkBindable, guarded} from './errors.js';
+import {tileMap} from './tile_map.js';
+import {uniformsOf} from './uniforms.js';
+import {forwardBindings, forwardShader} from './wgsl/forward.js';
+
+/** What the shaders of a call depend on. */
+export function variantOf(p: Problem, attrs: FlashMaskAttentionAttrs): Variant {
+  return {
+    D: p.D, Dv: p.Dv, causal: p.causal, intervals: p.n > 0, dropout: attrs.dropout > 0, half: attrs.precision === 'float16',
+  };
+}
+
+export const bytesOf = ({shape}: TensorInfo): number => 4 * shape.reduce((a, b) => a * b, 1);
+
+/** out and lse; q, k, v and the bounds stay as they are. */
+export function forward(backend: WebGPUBackend, inputs: FlashMaskAttentionInputs, attrs: FlashMaskAttentionAttrs): TensorInfo[] {
+  const p = problemOf(inputs, attrs);
+  const outShape = shapeOf(p, p.Sq, p.H, p.Dv);
+  const lseShape = [p.B, p.H, p.Sq];
+  const {q, k, v, bounds} = inputs;
+  if (p.B * p.H * p.Sq * p.Sk === 0) return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity)];
+  checkBindable(backend.device, {q: bytesOf(q), k: bytesOf(k), v: bytesOf(v), out: 4 * p.B * p.H * p.Sq * p.Dv});
+  const pass = plan('forward', variantOf(p, attrs), backend.device.limits);
+  return guarded(backend, 'FlashMaskAttention', () => {
+    const out = backend.makeTensorInfo(outShape, 'float32');
+    const lse = backend.makeTensorInfo(lseShape, 'float32');
+    const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
+    const uniforms = uniformsOf(p, attrs, pass.blockK);
+    const passes: PassRun[] = [];
+    const mask = p.n > 0 ? [tileMap(backend, bounds, p, pass.blockK, uniforms, passes)] : [];
+    passes.push({
+      key: pass.key, code: () => forwardShader(pass), bindings: forwardBindings(pass),
+      buffers: [buffer(q), buffer(k), buffer(v), ...mask, buffer(out), buffer(lse)],
+      uniforms, items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ), itemsPerWorkgroup: 1,
+      flopsPerWorkgroup: 2 * pass.blockQ * p.Sk * (p.D + p.Dv),
+    });
+    submitRecorded(backend);
+    submitPasses(backend, passes);
+    return [out, lse];
+  });
+}
+
+/** A tensor of one value, for calls without a single pair to compute. */
+export function constant(backend: WebGPUBackend, shape: number[], value: number): TensorInfo {
+  return backend.makeTensorInfo(shape, 'float32', new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(value));
+}

@@ -1,0 +1,227 @@
+/**
+ * @file The backward passes (paper section 4.3, algorithm 2). The weights are recomputed from lse; no N x N buffer exists.
+ * `dq` walks the key blocks of a query block, `dkdv` the query blocks of a key block, for all query heads that share the key
+ * head: nothing is accumulated by atomics, so that gradients are bit-identical from run to run.
+ */
+import type {PassPlan} from '../../plan.js';
+import {constants, declare, elementType, unroll, type Binding} from './header.js';
+import {
+  accumulate, colOf, declareAccumulator, declareScores, declareTiles, keepFunction, loadFunction, loadTile, registerTile, rowOf,
+  scores, storeAccumulator, storeWeights, visibleFunction, type Operand, type Place,
+} from './steps.js';
+import {classifyFunction, forEachLiveTile, TILE_BITS} from './tiles.js';
+
+const QUERIES: Place = {first: 'qFirst', limit: 'u.Sq'};
+const KEYS: Place = {first: 'kFirst', limit: 'u.Sk'};
+
+type Name = 'q' | 'k' | 'v' | 'dOut' | 'dq' | 'dk' | 'dv';
+
+function operands(p: PassPlan): Record<Name, Operand> {
+  const [query, key] = p.pass === 'dq' ? (['row', 'col'] as const) : (['col', 'row'] as const);
+  return {
+    q: {name: 'q', stride: 'q', channels: p.D, side: query},
+    k: {name: 'k', stride: 'k', channels: p.D, side: key},
+    v: {name: 'v', stride: 'v', channels: p.Dv, side: key},
+    dOut: {name: 'dOut', stride: 'o', channels: p.Dv, side: query},
+    dq: {name: 'dq', stride: 'q', channels: p.D, side: 'row'},
+    dk: {name: 'dk', stride: 'k', channels: p.D, side: 'row'},
+    dv: {name: 'dv', stride: 'v', channels: p.Dv, side: 'row'},
+  };
+}
+
+/** Storage bindings, in binding order after the uniforms: 8 at most, the least that every device has. */
+export function backwardBindings(p: PassPlan): Binding[] {
+  const results = p.pass === 'dq' ? [['dq', p.D] as const] : [['dk', p.D] as const, ['dv', p.Dv] as const];
+  return [
+    {name: 'q', type: elementType(p.D), access: 'read'},
+    {name: 'k', type: elementType(p.D), access: 'read'},
+    {name: 'v', type: elementType(p.Dv), access: 'read'},
+    {name: 'dOut', type: elementType(p.Dv), access: 'read'},
+    {name: 'rowStats', type: 'vec2f', access: 'read'},
+    ...(p.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
+    ...results.map(([name, channels]) => ({name, type: elementType(channels), access: 'read_write'}) as const),
+  ];
+}
+
+function preamble(p: PassPlan, tiles: Operand[]): string {
+  return `${declare(backwardBindings(p), p.half)}${constants(p)}${declareTiles(p, tiles)}${TILE_BITS}
+${tiles.map(loadFunction).join('\n')}
+${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}
+// (lse in powers of two, delta - dLse) of query r; past the last query an lse that makes every weight vanish.
+fn statsOf(bh: u32, r: u32) -> vec2f {
+  return select(vec2f(3.0e38, 0.0), rowStats[bh * u.Sq + r], r < u.Sq);
+}
+`;
+}
+
+const loads = (p: PassPlan, tiles: readonly Operand[], place: Place): string =>
+  tiles.map((t) => loadTile(p, t, place.first, place.limit, '')).join('\n');
+
+/** Column tiles of a resident pass, between barriers; a streamed pass loads what it multiplies. */
+const loadColumns = (p: PassPlan, tiles: readonly Operand[], place: Place): string =>
+  p.resident ? `workgroupBarrier();\n${loads(p, tiles, place)}\nworkgroupBarrier();` : '';
+
+/** dq: from scores s and dp of a tile to dS in s. Rows are queries, columns keys. */
+function scoreGradientOfRows(p: PassPlan): string {
+  const {rows, colGroups} = registerTile(p);
+  const query = (i: number): string => `qFirst + ${rowOf(p, i)}`;
+  const masked = (i: number, g: number): string =>
+    `s_${i}_${g} = select(vec4f(), s_${i}_${g}, visible(vec4i(i32(${query(i)})), j, bounds));`;
+  return `
+${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} = exp2(fma(s_${i}_${g}, vec4f(u.scaleLog2), vec4f(-stats_${i}.x)));`))}
+if (partial) {
+${unroll(
+  colGroups,
+  (g) => `  {
+    let j = vec4i(i32(kFirst + ${colOf(p, g)})) + vec4i(0, 1, 2, 3);
+    let bounds = boundsOfKeys(maskHead, u32(j.x));
+${unroll(rows, (i) => `    ${masked(i, g)}`)}
+  }`,
+)}
+}
+${p.dropout ? unroll(rows, (i) => unroll(colGroups, (g) => `dp_${i}_${g} *= keep(bh, ${query(i)}, (kFirst + ${colOf(p, g)}) / 4u);`)) : ''}
+${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} *= dp_${i}_${g} - stats_${i}.y;`))}`;
+}
+
+export function dqShader(p: PassPlan): string {
+  const {q, k, v, dOut, dq} = operands(p);
+  const {rows} = registerTile(p);
+  const body = `
+let kFirst = tile * BLOCK_K;
+${declareScores(p, 's')}
+${declareScores(p, 'dp')}
+${loadColumns(p, [k, v], KEYS)}
+${scores(p, 's', q, k, QUERIES, KEYS)}
+${scores(p, 'dp', dOut, v, QUERIES, KEYS)}
+${scoreGradientOfRows(p)}
+${storeWeights(p, 's')}
+${accumulate(p, 'acc', k, KEYS)}
+`;
+  return `${preamble(p, [q, k, v, dOut])}
+@compute @workgroup_size(${p.threads})
+fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
+  let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
+  if (workgroup >= u.workEnd) { return; }
+  let queryBlocks = (u.Sq + BLOCK_Q - 1u) / BLOCK_Q;
+  let bh = workgroup / queryBlocks;
+  let qFirst = (queryBlocks - 1u - workgroup % queryBlocks) * BLOCK_Q;
+  let b = bh / u.H;
+  let h = bh % u.H;
+  let tx = lid % THREADS_X;
+  let ty = lid / THREADS_X;
+  let maskHead = b * u.maskBatchStride + h / u.maskGroup;
+  let qBase = b * u.qBatch + h * u.qHead;
+  let dqBase = qBase;
+  let dOutBase = b * u.oBatch + h * u.oHead;
+  let kBase = b * u.kBatch + (h / u.groupSize) * u.kHead;
+  let vBase = b * u.vBatch + (h / u.groupSize) * u.vHead;
+  let r0 = i32(qFirst);
+  let r1 = min(r0 + i32(BLOCK_Q), i32(u.Sq));
+  let firstTile = 0u;
+  let lastTile = ${p.causal ? 'u32(clamp((r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K), 0, i32(u.keyBlocks)))' : 'u.keyBlocks'};
+${unroll(rows, (i) => `  let stats_${i} = statsOf(bh, qFirst + ${rowOf(p, i)});`)}
+${declareAccumulator(p, 'acc', p.D)}
+${p.resident ? loads(p, [q, dOut], QUERIES) : ''}
+${forEachLiveTile('classify(maskHead, candidate, r0, r1)', body)}
+${storeAccumulator(p, 'acc', dq, 'qFirst', 'u.Sq', () => 'u.scale')}
+}
+`;
+}
+
+/** dkdv: from scores s and dp to the weights in s and dS in dp. Rows are keys, columns queries. */
+function weightsAndScoreGradient(p: PassPlan): string {
+  const {rows, colGroups} = registerTile(p);
+  const key = (i: number): string => `kFirst + ${rowOf(p, i)}`;
+  const query = (g: number): string => `qFirst + ${colOf(p, g)}`;
+  const masked = (i: number, g: number): string => `    {
+      let r = vec4i(i32(${query(g)})) + vec4i(0, 1, 2, 3);
+      s_${i}_${g} = select(vec4f(), s_${i}_${g}, visible(r, vec4i(j), bounds));
+    }`;
+  const maskRow = (i: number): string => `  {
+    let j = i32(${key(i)});
+    let bounds = boundsOfKey(maskHead, u32(j));
+${unroll(colGroups, (g) => masked(i, g))}
+  }`;
+  const column = (g: number): string => `{
+${unroll(4, (c) => `  let stats${c} = statsOf(bh, ${query(g)} + ${c}u);`)}
+  let negativeLse = -vec4f(stats0.x, stats1.x, stats2.x, stats3.x);
+${unroll(rows, (i) => `  s_${i}_${g} = exp2(fma(s_${i}_${g}, vec4f(u.scaleLog2), negativeLse));`)}
+  delta_${g} = vec4f(stats0.y, stats1.y, stats2.y, stats3.y);
+}`;
+  return `
+${unroll(colGroups, (g) => `var delta_${g}: vec4f;`)}
+${unroll(colGroups, column)}
+if (partial) {
+${unroll(rows, maskRow)}
+}
+${unroll(colGroups, (g) => (p.dropout ? applyDropout(p, g) : unroll(rows, (i) => `dp_${i}_${g} = s_${i}_${g} * (dp_${i}_${g} - delta_${g});`)))}`;
+}
+
+/** The four keys 4(ty + a THREADS_Y).. of a thread share one random draw a query, as the four columns do in the other passes. */
+function applyDropout(p: PassPlan, g: number): string {
+  const {rows} = registerTile(p);
+  const keyGroup = (a: number): string => `kFirst / 4u + ty + ${a * p.threadsY}u`;
+  return unroll(
+    rows / 4,
+    (a) => `{
+  let keeps = transpose(mat4x4f(${[0, 1, 2, 3].map((c) => `keep(bh, qFirst + ${colOf(p, g)} + ${c}u, ${keyGroup(a)})`).join(', ')}));
+${unroll(4, (x) => {
+  const i = 4 * a + x;
+  return `  dp_${i}_${g} = s_${i}_${g} * (dp_${i}_${g} * keeps[${x}] - delta_${g});
+  s_${i}_${g} *= keeps[${x}];`;
+})}
+}`,
+  );
+}
+
+export function dkdvShader(p: PassPlan): string {
+  const {q, k, v, dOut, dk, dv} = operands(p);
+  const body = `
+let qFirst = tile * BLOCK_Q;
+${declareScores(p, 's')}
+${declareScores(p, 'dp')}
+${loadColumns(p, [q, dOut], QUERIES)}
+${scores(p, 's', k, q, KEYS, QUERIES)}
+${scores(p, 'dp', v, dOut, KEYS, QUERIES)}
+${weightsAndScoreGradient(p)}
+${storeWeights(p, 's')}
+${accumulate(p, 'dvAcc', dOut, QUERIES)}
+workgroupBarrier();
+${storeWeights(p, 'dp')}
+${accumulate(p, 'dkAcc', q, QUERIES)}
+`;
+  return `${preamble(p, [q, k, v, dOut])}
+@compute @workgroup_size(${p.threads})
+fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
+  let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
+  if (workgroup >= u.workEnd) { return; }
+  let bhkv = workgroup / u.keyBlocks;
+  let keyBlock = workgroup % u.keyBlocks;
+  let kFirst = keyBlock * BLOCK_K;
+  let b = bhkv / u.Hkv;
+  let hkv = bhkv % u.Hkv;
+  let tx = lid % THREADS_X;
+  let ty = lid / THREADS_X;
+  let kBase = b * u.kBatch + hkv * u.kHead;
+  let vBase = b * u.vBatch + hkv * u.vHead;
+  let dkBase = kBase;
+  let dvBase = vBase;
+  let queryBlocks = (u.Sq + BLOCK_Q - 1u) / BLOCK_Q;
+  let firstTile = ${p.causal ? 'u32(max(i32(kFirst) - u.causalOffset, 0)) / BLOCK_Q' : '0u'};
+  let lastTile = queryBlocks;
+${declareAccumulator(p, 'dkAcc', p.D)}
+${declareAccumulator(p, 'dvAcc', p.Dv)}
+${p.resident ? loads(p, [k, v], KEYS) : ''}
+  for (var member = 0u; member < u.groupSize; member++) {
+    let h = hkv * u.groupSize + member;
+    let bh = b * u.H + h;
+    let maskHead = b * u.maskBatchStride + h / u.maskGroup;
+    let qBase = b * u.qBatch + h * u.qHead;
+    let dOutBase = b * u.oBatch + h * u.oHead;
+${forEachLiveTile('classify(maskHead, keyBlock, i32(candidate * BLOCK_Q), min(i32((candidate + 1u) * BLOCK_Q), i32(u.Sq)))', body)}
+  }
+${storeAccumulator(p, 'dkAcc', dk, 'kFirst', 'u.Sk', () => 'u.scale')}
+${storeAccumulator(p, 'dvAcc', dv, 'kFirst', 'u.Sk', () => '1.0')}
+}
+`;
+}

@@ -1,0 +1,45 @@
+/**
+ * @file The pass before the backward ones: per query row, rowStats = (lse in powers of two, delta - dLse), where
+ * delta = rowsum(dO ∘ O) (paper section 4.3, algorithm 2).
+ */
+import type {Variant} from '../../plan.js';
+import {declare, elementType, type Binding} from './header.js';
+
+export const DELTA_THREADS = 64;
+
+export function deltaBindings(v: Variant): Binding[] {
+  return [
+    {name: 'out', type: elementType(v.Dv), access: 'read'},
+    {name: 'dOut', type: elementType(v.Dv), access: 'read'},
+    {name: 'lse', type: 'f32', access: 'read'},
+    {name: 'dLse', type: 'f32', access: 'read'},
+    {name: 'rowStats', type: 'vec2f', access: 'read_write'},
+  ];
+}
+
+/** Pipeline key of the delta pass: it depends on Dv alone. */
+export const deltaKey = (v: Variant): string => `delta_d${v.Dv}`;
+
+/** One thread a row of one head. */
+export function deltaShader(v: Variant): string {
+  const vector = elementType(v.Dv) === 'vec4f';
+  const steps = vector ? v.Dv / 4 : v.Dv;
+  return `${declare(deltaBindings(v))}
+@compute @workgroup_size(${DELTA_THREADS})
+fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
+  let index = (u.firstWorkgroup + id.y * u.gridX + id.x) * ${DELTA_THREADS}u + lid;
+  let row = index % u.Sq;
+  let bh = index / u.Sq;
+  if (index >= u.workEnd) { return; }
+  let at = (bh / u.H) * u.oBatch + (bh % u.H) * u.oHead + row * u.oRow;
+  var delta = 0.0;
+  for (var d = 0u; d < ${steps}u; d++) {
+    delta += ${vector ? 'dot(out[at + d], dOut[at + d])' : 'out[at + d] * dOut[at + d]'};
+  }
+  // A row that saw no key: a huge lse makes every weight exp2(s - lse) vanish, whatever comes in as dLse.
+  let sawNone = bitcast<u32>(lse[index]) == 0xff800000u;
+  rowStats[index] = select(vec2f(lse[index] * 1.4426950408889634, delta - dLse[index]), vec2f(3.0e38, 0.0), sawNone);
+}
+`;
+}
+

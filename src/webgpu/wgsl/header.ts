@@ -1,0 +1,113 @@
+/** @file What every shader starts with: the uniform struct, the constants of its plan and its storage bindings. */
+import type {PassPlan} from '../../plan.js';
+
+/** Uniforms of all passes, in order. Sizes that change from call to call live here, so that a new length never recompiles. */
+export const UNIFORMS = [
+  ['H', 'u32'],
+  ['Hkv', 'u32'],
+  ['Sq', 'u32'],
+  ['Sk', 'u32'],
+  /** H / Hkv: query heads that share a key head. */
+  ['groupSize', 'u32'],
+  /** H / Hm: query heads that share a head of the mask. */
+  ['maskGroup', 'u32'],
+  /** Mask heads from one batch to the next: Hm, or 0 when the batches share one mask. */
+  ['maskBatchStride', 'u32'],
+  /** All mask heads: mask batches times Hm. */
+  ['maskHeads', 'u32'],
+  /** ceil(Sk / blockK) */
+  ['keyBlocks', 'u32'],
+  /** Sk - Sq: the causal triangle is aligned to the bottom right. */
+  ['causalOffset', 'i32'],
+  /** This dispatch starts at workgroup firstWorkgroup, gridX to a row, and ends before work item workEnd. */
+  ['firstWorkgroup', 'u32'],
+  ['gridX', 'u32'],
+  ['workEnd', 'u32'],
+  // Strides, counted in vec4s where the channels of the tensor are a multiple of 4, else in floats.
+  ['qBatch', 'u32'],
+  ['qRow', 'u32'],
+  ['qHead', 'u32'],
+  ['kBatch', 'u32'],
+  ['kRow', 'u32'],
+  ['kHead', 'u32'],
+  ['vBatch', 'u32'],
+  ['vRow', 'u32'],
+  ['vHead', 'u32'],
+  ['oBatch', 'u32'],
+  ['oRow', 'u32'],
+  ['oHead', 'u32'],
+  ['scale', 'f32'],
+  /** scale * log2(e): scores are kept in powers of two, for exp2. */
+  ['scaleLog2', 'f32'],
+  /** -Infinity, which WGSL cannot write as a constant. */
+  ['negativeInfinity', 'f32'],
+  ['seedLow', 'u32'],
+  ['seedHigh', 'u32'],
+  /** A pair is dropped if its random word is below this. */
+  ['dropThreshold', 'u32'],
+  /** 1 / (1 - dropout) */
+  ['keepScale', 'f32'],
+] as const;
+
+export type UniformName = (typeof UNIFORMS)[number][0];
+export type UniformValues = Record<UniformName, number>;
+
+/** One storage binding of a shader. */
+export interface Binding {
+  name: string;
+  /** Element type of the runtime array, such as `vec4f`. */
+  type: string;
+  access: 'read' | 'read_write';
+}
+
+/** Element type in which a tensor with so many channels is bound: vec4f needs rows that start at multiples of 16 bytes. */
+export function elementType(channels: number): 'vec4f' | 'f32' {
+  return channels % 4 === 0 ? 'vec4f' : 'f32';
+}
+
+/** Declares the uniforms and bindings: binding 0 is the uniform buffer, the others follow in order. */
+export function declare(bindings: readonly Binding[], half = false): string {
+  const fields = UNIFORMS.map(([name, type]) => `  ${name}: ${type},`).join('\n');
+  const storage = bindings.map(
+    ({name, type, access}, i) => `@group(0) @binding(${i + 1}) var<storage, ${access}> ${name}: array<${type}>;`,
+  );
+  const enable = half ? 'enable f16;\n' : '';
+  return `${enable}struct Sizes {\n${fields}\n}\n@group(0) @binding(0) var<uniform> u: Sizes;\n${storage.join('\n')}\n`;
+}
+
+/** The constants of a plan, in the words of the glossary. */
+export function constants(p: PassPlan): string {
+  const values: Record<string, number> = {
+    ROWS: p.rows,
+    COLS: p.cols,
+    BLOCK_Q: p.blockQ,
+    BLOCK_K: p.blockK,
+    THREADS: p.threads,
+    THREADS_X: p.threadsX,
+    THREADS_Y: p.threadsY,
+    // Quarter of a side: element 4g + i of a tile lies at i * QUARTER + g, so that neighbouring threads, which own neighbouring
+    // groups g of four, read neighbouring vec4s.
+    ROW_QUARTER: p.rows / 4,
+    COL_QUARTER: p.cols / 4,
+    // One more than the side: an odd stride between planes keeps column-wise accesses free of bank conflicts too.
+    ROW_STRIDE: p.rows + 1,
+    COL_STRIDE: p.cols + 1,
+  };
+  const lines = Object.entries(values).map(([name, value]) => `const ${name} = ${value}u;`);
+  return [
+    ...lines,
+    'const EMPTY = 0u;',
+    'const PARTIAL = 1u;',
+    'const FULL = 2u;',
+    '// Stands for -Infinity where arithmetic follows: WGSL lets an implementation assume that none occurs.',
+    'const MASKED = -3.0e38f;',
+    'const LOG2_E = 1.4426950408889634f;',
+    'const LN_2 = 0.6931471805599453f;',
+    '',
+  ].join('\n');
+}
+
+/** Joins `count` generated lines: the unrolled loops of a shader. */
+export function unroll(count: number, line: (i: number) => string): string {
+  return Array.from({length: count}, (_, i) => line(i)).join('\n');
+}
