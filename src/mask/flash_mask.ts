@@ -3,6 +3,7 @@ import type {Tensor4D} from '@tensorflow/tfjs-core';
 import {toDense} from './dense.js';
 import {checkInteger, describe, fail} from './errors.js';
 import {type TextOptions, drawText} from './picture_text.js';
+import {type SVGOptions, drawSVG} from './picture_svg.js';
 import type {HostBounds, Vectors} from './tile_map.js';
 import {type Sparsity, sparsityOf} from './visible.js';
 
@@ -117,6 +118,16 @@ export class FlashMask implements HostBounds {
     if (!this.bounds) return `${this.describe()}, in a tensor: \`await mask.download()\` to see it`;
     const [batch, head] = this.at('toString', options.batch, options.head);
     return drawText(this, this.describe(), {...options, batch, head});
+  }
+
+  /**
+   * A picture as a standalone SVG document: the mask, its empty, partial and full tiles, and the bound vectors below it. It reads on
+   * light and on dark pages.
+   */
+  toSVG(options: SVGOptions = {}): string {
+    this.requireHost('toSVG');
+    const [batch, head] = this.at('toSVG', options.batch, options.head);
+    return drawSVG(this, {title: this.name, ...options, batch, head});
   }
 
   /** This mask with its bounds on the host; itself if they are there already. */
