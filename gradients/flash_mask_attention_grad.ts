@@ -1,8 +1,8 @@
 /**
  * @file The gradients of both kernels, one for all backends: FlashMaskAttention's is the kernel FlashMaskAttentionGrad, and
- * FlashMaskAttentionGrad's is composed from tfjs ops, tile by tile, so that it is differentiable itself.
+ * FlashMaskAttentionGrad's is composed from tfjs ops, tile by tile, so that it is differentiable again.
  */
-import {type GradConfig, type NamedAttrMap, type Tensor, engine, zeros} from '@tensorflow/tfjs-core';
+import {type GradConfig, type NamedAttrMap, type Tensor, add, engine, zeros, zerosLike} from '@tensorflow/tfjs-core';
 import {ensureKernels} from '../src/composed/kernel.js';
 import {composedSecondOrder} from '../src/composed/second_order.js';
 import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../src/kernel_names.js';
@@ -23,22 +23,31 @@ export const flashMaskAttentionGradientConfig: GradConfig = {
   },
 };
 
-/** Gradient of FlashMaskAttentionGrad, for the gradient of a gradient. */
+/**
+ * Gradient of FlashMaskAttentionGrad, for the gradient of a gradient: the total one in q, k, v, dOut and dLse, with out and lse as
+ * what they are, functions of q, k and v. For tfjs saves a kernel's outputs as clones that its tape puts before the kernel, so that
+ * nothing ever flows back through them (its own exp has no second derivative, for that reason). Hence out and lse are computed
+ * anew here, where the tape, if it is on, sees them made; and the inputs out and lse themselves get zeros.
+ */
 export const flashMaskAttentionGradGradConfig: GradConfig = {
   kernelName: FlashMaskAttentionGrad,
-  inputsToSave: ['q', 'k', 'v', 'bounds', 'out', 'lse', 'dOut', 'dLse'],
+  inputsToSave: ['q', 'k', 'v', 'bounds', 'dOut', 'dLse'],
   gradFunc: (dy: Tensor | Tensor[], saved: Tensor[], attrs: NamedAttrMap): Record<string, () => Tensor> => {
-    const [q, k, v, bounds, out, lse, dOut, dLse] = saved;
+    const [q, k, v, bounds, dOut, dLse] = saved;
     const [ddq, ddk, ddv] = dy as Tensor[];
+    ensureKernels(engine().backendName);
+    const [out, lse] = engine().runKernel<Tensor[]>(FlashMaskAttention, {q, k, v, bounds}, attrs);
     const inputs = {q, k, v, bounds, out, lse, dOut, dLse};
     const d = composedSecondOrder(inputs, {ddq, ddk, ddv}, attrs as unknown as FlashMaskAttentionAttrs);
+    const through = {...inputs, dOut: d.out, dLse: d.lse};
+    const [dq, dk, dv] = engine().runKernel<Tensor[]>(FlashMaskAttentionGrad, through, attrs);
     return {
-      q: () => d.q,
-      k: () => d.k,
-      v: () => d.v,
+      q: () => add(d.q, dq),
+      k: () => add(d.k, dk),
+      v: () => add(d.v, dv),
       bounds: () => zeros(bounds.shape),
-      out: () => d.out,
-      lse: () => d.lse,
+      out: () => zerosLike(out),
+      lse: () => zerosLike(dLse),
       dOut: () => d.dOut,
       dLse: () => d.dLse,
     };

@@ -6,6 +6,8 @@ register();
 addChainedOp();
 
 export * from '../ops/index.js';
+export {masks} from './mask/builders.js';
+export {FlashMask} from './mask/flash_mask.js';
 export {clearBoundsCache} from './mask/bounds_cache.js';
 export {
   type FlashMaskAttentionAttrs,

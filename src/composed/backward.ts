@@ -3,6 +3,7 @@ import {
   type Tensor,
   type Tensor4D,
   add,
+  customGrad,
   less,
   matMul,
   mul,
@@ -40,13 +41,21 @@ export interface QueryBlock extends Record<string, Tensor4D> {
 /** Reads a query block. Whatever flows into a row that sees no key (NaN too) is dropped here. */
 export function readQueryBlock(blocks: Blocks, inputs: BackwardTensors, i: number): QueryBlock {
   const lse = blocks.statistic(inputs.lse, i);
-  const none = less(lse, scalar(LEAST_SCORE));
+  const none = seesNoKey(lse);
   const clean = (x: Tensor4D): Tensor4D => where(none, zerosLike(x), x);
   const out = blocks.queries(inputs.out, i);
   const dOut = clean(blocks.queries(inputs.dOut, i));
   const dLse = clean(blocks.statistic(inputs.dLse, i));
   const shift = sub(sum(mul(dOut, out), -1, true), dLse) as Tensor4D;
   return {q: blocks.queries(inputs.q, i), out, dOut, lse: clean(lse), shift};
+}
+
+/** Which rows see no key. A constant to the tape, on which `less` alone would be an error: tfjs has no gradient of it. */
+function seesNoKey(lse: Tensor4D): Tensor4D {
+  return customGrad((x) => ({
+    value: less(x as Tensor4D, scalar(LEAST_SCORE)) as Tensor,
+    gradFunc: () => zerosLike(x as Tensor4D),
+  }))(lse) as Tensor4D;
 }
 
 /** Running sums, one a block; a block that nothing was added to is zero. */

@@ -3,9 +3,11 @@
  * the rows (so that a matMul of rank 4 needs no broadcast, whose gradient tfjs lacks), and the mask and dropout of one tile.
  */
 import {
+  type GradSaveFunc,
   type Tensor,
   type Tensor4D,
   concat,
+  customGrad,
   engine,
   exp,
   greaterEqual,
@@ -143,7 +145,7 @@ export class Blocks {
 
   /** Weights before dropout, recomputed from lse: exp(score - lse). Give lse as 0 for rows that see no key. */
   weights(q: Tensor4D, k: Tensor4D, lse: Tensor4D, queryBlock: number, keyBlock: number): Tensor4D {
-    return exp(sub(this.scores(q, k, queryBlock, keyBlock), lse)) as Tensor4D;
+    return smoothExp(sub(this.scores(q, k, queryBlock, keyBlock), lse)) as Tensor4D;
   }
 
   /** Multiplies by the tile's dropout factors, if there is dropout. */
@@ -214,6 +216,14 @@ export class Blocks {
     const whole = blocks.length === 1 ? blocks[0] : concat(blocks, 2);
     return this.p.layout === 'bshd' ? transpose(whole, [0, 2, 1, 3]) : whole;
   }
+}
+
+/** exp with derivatives of every order: that of tfjs has one, for it saves its output (gradients/flash_mask_attention_grad.ts). */
+function smoothExp(x: Tensor): Tensor {
+  return customGrad((y, save) => {
+    (save as GradSaveFunc)([y as Tensor]);
+    return {value: exp(y as Tensor), gradFunc: (dy, [saved]) => mul(dy, smoothExp(saved))};
+  })(x);
 }
 
 function readBounds(bounds: Tensor): Int32Array | null {

@@ -34,7 +34,7 @@ interface Rows extends QueryBlock {
   ddq: Tensor4D;
 }
 
-/** The gradients of FlashMaskAttentionGrad's float inputs, shaped like them. */
+/** The gradients of FlashMaskAttentionGrad's float inputs, shaped like them and each with the others (out and lse too) fixed. */
 export function composedSecondOrder(
   inputs: BackwardTensors,
   cotangents: Cotangents,

@@ -1,0 +1,194 @@
+/** @file Gradients of gradients, and one order more, against central differences of the oracle's gradients in float64. */
+import {strict as assert} from 'node:assert';
+import * as tf from '@tensorflow/tfjs';
+import {FlashMask, type FlashMaskAttentionOptions, flashMaskAttention} from '../src/index.js';
+import {onEachDevice} from './devices.js';
+import {type AttentionCall, oracle, visibleByBounds} from './oracle.js';
+import {keptPairs} from './philox_reference.js';
+import {seeded} from './random.js';
+
+const names = ['q', 'k', 'v'] as const;
+const gradientOf = {q: 'dq', k: 'dk', v: 'dv'} as const;
+
+type Inputs = Record<(typeof names)[number], Float64Array>;
+
+/** The sizes of a trial, and what it asks of the op. The last rows of each head see no key, and which do differs by head. */
+interface Trial {
+  B: number;
+  H: number;
+  Hkv: number;
+  Sq: number;
+  Sk: number;
+  D: number;
+  Dv: number;
+  dropout: number;
+}
+
+const SEED = 2 ** 33 + 7;
+const small: Trial = {B: 2, H: 4, Hkv: 2, Sq: 7, Sk: 9, D: 3, Dv: 2, dropout: 0};
+
+function makeMask({H, Sq, Sk}: Trial): FlashMask {
+  const bounds = new Int32Array(H * Sk);
+  for (let h = 0; h < H; h++) {
+    for (let j = 0; j < Sk; j++) {
+      const first = Math.max(j - (Sk - Sq), 0);
+      bounds[h * Sk + j] = Math.min(first + 1 + ((j + h) % 4), Sq - 2);
+    }
+  }
+  return new FlashMask({causal: true, queryLength: Sq, keyLength: Sk, heads: H, vectors: 1, bounds});
+}
+
+function values(name: string, size: number): Float64Array {
+  const random = seeded(name);
+  return Float64Array.from({length: size}, () => Math.fround(2 * random() - 1));
+}
+
+/** Inputs, weights of the objective and two directions. */
+function makeData(t: Trial) {
+  const sizes = {q: t.B * t.H * t.Sq * t.D, k: t.B * t.Hkv * t.Sk * t.D, v: t.B * t.Hkv * t.Sk * t.Dv};
+  const like = (what: string): Inputs =>
+    Object.fromEntries(names.map((name) => [name, values(`${what} ${name}`, sizes[name])])) as Inputs;
+  return {
+    inputs: like('input'),
+    u: like('first direction'),
+    u2: like('second direction'),
+    w: values('w', t.B * t.H * t.Sq * t.Dv),
+    wLse: values('wLse', t.B * t.H * t.Sq),
+  };
+}
+
+type Data = ReturnType<typeof makeData>;
+
+/** ∑ gradient · u of the objective ∑ w (out² + out) + ∑ wLse lse², the latter over rows that see a key. */
+function slopeInFloat64(t: Trial, data: Data, mask: FlashMask): (inputs: Inputs) => number {
+  const bounds = {data: mask.bounds!, maskB: 1, Hm: t.H, n: 1, causal: true};
+  const rules = {visible: visibleByBounds(bounds, t), kept: keptPairs(t.H, t.dropout, SEED)};
+  return (inputs) => {
+    const fixed = {...t, ...rules, ...inputs, layout: 'bhsd' as const, scale: 1 / Math.sqrt(t.D)};
+    const zero: AttentionCall = {...fixed, dOut: data.w.map(() => 0), dLse: data.wLse.map(() => 0)};
+    const {out, lse} = oracle(zero);
+    const dOut = out.map((x, i) => data.w[i] * (2 * x + 1));
+    const dLse = lse.map((x, i) => (x === -Infinity ? 0 : 2 * data.wLse[i] * x));
+    const gradients = oracle({...zero, dOut, dLse});
+    return names.reduce((sum, name) => sum + dot(gradients[gradientOf[name]], data.u[name]), 0);
+  };
+}
+
+function dot(a: Float64Array, b: Float64Array): number {
+  return a.reduce((sum, x, i) => sum + x * b[i], 0);
+}
+
+/** (f(inputs + step direction) - f(inputs - step direction)) / (2 step). */
+function along(f: (inputs: Inputs) => number, inputs: Inputs, direction: Inputs, step: number): number {
+  const at = (by: number): number =>
+    f(Object.fromEntries(names.map((n) => [n, inputs[n].map((x, i) => x + by * direction[n][i])])) as Inputs);
+  return (at(step) - at(-step)) / (2 * step);
+}
+
+/** The derivative of f in one element of one input. */
+function inElement(f: (inputs: Inputs) => number, inputs: Inputs, name: keyof Inputs, i: number, step: number): number {
+  const unit = Object.fromEntries(names.map((n) => [n, new Float64Array(inputs[n].length)])) as Inputs;
+  unit[name][i] = 1;
+  return along(f, inputs, unit, step);
+}
+
+/** The same slope as a function of tensors, by tf.grads through the op. */
+function slopeOfTensors(t: Trial, data: Data, mask: FlashMask) {
+  const w = tf.tensor4d(Float32Array.from(data.w), [t.B, t.H, t.Sq, t.Dv]);
+  const wLse = tf.tensor3d(Float32Array.from(data.wLse), [t.B, t.H, t.Sq]);
+  const options = {layout: 'bhsd', dropout: t.dropout, seed: SEED, returnLogSumExp: true} as const;
+  const [q0, k0, v0] = toTensors(t, data.inputs);
+  const alive = flashMaskAttention(q0, k0, v0, mask, options)[1].greater(-1e30);
+  const objective = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor): tf.Tensor => {
+    const [out, lse] = flashMaskAttention(q, k, v, mask, options satisfies FlashMaskAttentionOptions);
+    const finite = tf.where(alive, lse, tf.zerosLike(lse));
+    return out.square().add(out).mul(w).sum().add(finite.square().mul(wLse).sum());
+  };
+  return timesDirection(objective, t, data.u);
+}
+
+type Scalars = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) => tf.Tensor;
+
+/** ∑ gradient of f · direction, which can be derived again. */
+function timesDirection(f: Scalars, t: Trial, direction: Inputs): Scalars {
+  const u = toTensors(t, direction);
+  return (q, k, v) =>
+    tf.addN(
+      tf
+        .grads(f as Variadic)([q, k, v])
+        .map((g, i) => g.mul(u[i]).sum()),
+    );
+}
+
+type Variadic = (...xs: tf.Tensor[]) => tf.Tensor;
+
+function toTensors({B, H, Hkv, Sq, Sk, D, Dv}: Trial, inputs: Inputs): tf.Tensor[] {
+  const shapes = {q: [B, H, Sq, D], k: [B, Hkv, Sk, D], v: [B, Hkv, Sk, Dv]};
+  return names.map((name) => tf.tensor(Float32Array.from(inputs[name]), shapes[name]));
+}
+
+function assertClose(got: number, expected: number, tolerance: number, what: string): void {
+  const difference = Math.abs(got - expected);
+  assert.ok(difference <= tolerance * (1 + Math.abs(expected)), `${what}: got ${got}, expected ${expected}`);
+}
+
+describe('second order', () => {
+  onEachDevice(() => {
+    const check = async (t: Trial, stride: number): Promise<void> => {
+      const data = makeData(t);
+      const mask = makeMask(t);
+      const exact = slopeInFloat64(t, data, mask);
+      const second = tf.tidy(() => tf.grads(slopeOfTensors(t, data, mask) as Variadic)(toTensors(t, data.inputs)));
+      for (const [at, name] of names.entries()) {
+        const got = await second[at].data();
+        for (let i = 0; i < got.length; i += stride) {
+          assertClose(got[i], inElement(exact, data.inputs, name, i, 1e-5), 1e-4, `second derivative in ${name}[${i}]`);
+        }
+      }
+      tf.dispose(second);
+    };
+
+    it('is the derivative of the gradient, grouped heads, log-sum-exp and rows without keys included', () =>
+      check(small, 1));
+
+    it('differentiates what dropout kept', () => check({...small, dropout: 0.4}, 5));
+
+    it('holds over several tiles', () => check({...small, B: 1, H: 2, Hkv: 1, Sq: 260, Sk: 270}, 211));
+
+    it('holds for the third derivative', async () => {
+      const t = {...small, B: 1, H: 2, Hkv: 1};
+      const data = makeData(t);
+      const mask = makeMask(t);
+      const exact = slopeInFloat64(t, data, mask);
+      const exactSecond = (inputs: Inputs): number => along(exact, inputs, data.u2, 1e-3);
+      const third = tf.tidy(() => {
+        const second = timesDirection(slopeOfTensors(t, data, mask), t, data.u2);
+        return tf.grads(second as Variadic)(toTensors(t, data.inputs));
+      });
+      for (const [at, name] of names.entries()) {
+        const got = await third[at].data();
+        for (let i = 0; i < got.length; i += 3) {
+          assertClose(
+            got[i],
+            inElement(exactSecond, data.inputs, name, i, 1e-3),
+            1e-3,
+            `third derivative in ${name}[${i}]`,
+          );
+        }
+      }
+      tf.dispose(third);
+    });
+
+    it('leaves no tensor behind', () => {
+      const data = makeData(small);
+      const mask = makeMask(small);
+      const run = (): void => {
+        tf.tidy(() => void tf.grads(slopeOfTensors(small, data, mask) as Variadic)(toTensors(small, data.inputs)));
+      };
+      run(); // The mask's bounds stay cached.
+      const {numTensors, numDataBuffers} = tf.memory();
+      for (let i = 0; i < 3; i++) run();
+      assert.deepEqual([tf.memory().numTensors, tf.memory().numDataBuffers], [numTensors, numDataBuffers]);
+    });
+  });
+});
