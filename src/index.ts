@@ -16,3 +16,4 @@ export {
   type Layout,
   type Precision,
 } from './kernel_names.js';
+export {type CreateWebGPUBackendOptions, type WebGPUKernelBackend, createWebGPUBackend} from './webgpu_backend.js';

@@ -178,7 +178,7 @@ export async function useWebGPU(options: UseWebGPUOptions = {}): Promise<WebGPUI
   try {
     return await setup.info;
   } catch (error) {
-    delete globals[SETUP];
+    globals[SETUP] = undefined;
     throw error;
   }
 }

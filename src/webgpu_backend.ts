@@ -39,6 +39,11 @@ export interface CreateWebGPUBackendOptions {
   device?: GPUDevice;
 }
 
+/** tfjs's WebGPU backend, as far as this library's users need it; its whole class is in an optional package. */
+export interface WebGPUKernelBackend extends tf.KernelBackend {
+  readonly device: GPUDevice;
+}
+
 /** The navigator's WebGPU, or an error that says how to get one. */
 function gpu(): GPU {
   const found = typeof navigator === 'undefined' ? undefined : (navigator as {gpu?: GPU}).gpu;
@@ -142,7 +147,7 @@ function copyKernels(name: string): void {
  * const out = flashMaskAttention(q, k, v, masks.causal(1024), {precision: 'float16'});
  * ```
  */
-export async function createWebGPUBackend(options: CreateWebGPUBackendOptions = {}): Promise<WebGPUBackend> {
+export async function createWebGPUBackend(options: CreateWebGPUBackendOptions = {}): Promise<WebGPUKernelBackend> {
   const {name = 'webgpu', setBackend = true, powerPreference = 'high-performance'} = options;
   if (options.device === undefined && options.adapter === undefined) {
     gpu();

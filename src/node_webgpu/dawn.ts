@@ -55,7 +55,7 @@ async function requestAdapter(gpu: GPU): Promise<FoundAdapter | null> {
 export function isSoftware(adapter: GPUAdapter): boolean {
   const {isFallbackAdapter, architecture, description} = adapter.info;
   return (
-    isFallbackAdapter === true ||
+    isFallbackAdapter ||
     /swiftshader|llvmpipe|lavapipe|warp|basic render/i.test(`${architecture} ${description}`)
   );
 }

@@ -70,7 +70,9 @@ class Poller {
       clearTimeout(timer);
       this.immediately(callback);
     }
-    const settled = () => void this.awaited--;
+    const settled = () => {
+      this.awaited--;
+    };
     try {
       const promise = operation();
       promise.then(settled, settled);
@@ -105,8 +107,15 @@ function destroyDevicesAtExit(dawn: Dawn): void {
   process.once('exit', () => devices.forEach((device) => device.destroy()));
 }
 
-/** Puts Dawn's polling under a {@link Poller}. Call it once, before Dawn's first device. */
+/** Set on Dawn's globals once they are wrapped. */
+const TAMED = Symbol.for('tfjs-flashmask.tameEventLoop');
+
+/** Puts Dawn's polling under a {@link Poller}, unless that is done already. Call it before Dawn's first device. */
 export function tameEventLoop(dawn: Dawn): void {
+  if (TAMED in dawn.globals) {
+    return;
+  }
+  Object.defineProperty(dawn.globals, TAMED, {value: true});
   const immediately = globalThis.setImmediate;
   const poller = new Poller(immediately);
   const polite = (callback: Callback, ...args: unknown[]) =>
