@@ -7,7 +7,7 @@ addChainedOp();
 
 export * from '../ops/index.js';
 export {masks} from './mask/builders.js';
-export {FlashMask} from './mask/flash_mask.js';
+export {FlashMask, type FlashMaskFields, type TileOptions} from './mask/flash_mask.js';
 export {clearBoundsCache} from './mask/bounds_cache.js';
 export {
   type FlashMaskAttentionAttrs,
@@ -17,3 +17,14 @@ export {
   type Precision,
 } from './kernel_names.js';
 export {type CreateWebGPUBackendOptions, type WebGPUKernelBackend, createWebGPUBackend} from './webgpu_backend.js';
+export type {Nested} from './mask/nested.js';
+export type {Numbers, PackedOptions, PerBatch} from './mask/arguments.js';
+export type {QueryOptions, Spans, WindowOptions} from './mask/builders.js';
+export type {DenseOptions, RowIndicesOptions, SegmentOptions} from './mask/conversions.js';
+export type {FlashMaskFields, TileOptions} from './mask/flash_mask.js';
+export type {Group} from './mask/packed_builders.js';
+export type {SVGOptions} from './mask/picture_svg.js';
+export type {TextOptions} from './mask/picture_text.js';
+export type {EvictionOptions} from './mask/selection_builders.js';
+export type {HostBounds, Vectors} from './mask/tile_map.js';
+export type {Sparsity} from './mask/visible.js';
