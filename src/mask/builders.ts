@@ -7,7 +7,7 @@ import {fromDense, fromSegmentIds, fromStartEndRowIndices} from './conversions.j
 import {type Numbers, type PerBatch, readLengths} from './arguments.js';
 import {checkInteger, fail, isArray} from './errors.js';
 import {FlashMask} from './flash_mask.js';
-import {hashSparse, randomEviction} from './selection_builders.js';
+import {hashOrder, hashSparse, randomEviction} from './selection_builders.js';
 import {buildMask, clampTo, readSizes} from './build.js';
 
 /** Lengths that may differ between queries and keys. */
@@ -199,6 +199,7 @@ function checkAtMost(who: string, what: string, value: number, most: number): vo
   if (value > most) fail(who, `${what} must be at most the length, ${most}`, value, 'Lower it.');
 }
 
+export {hashOrder};
 export type {PerBatch};
 
 /** All builders of masks. */
