@@ -21,7 +21,6 @@ export type {Nested} from './mask/nested.js';
 export type {Numbers, PackedOptions, PerBatch} from './mask/arguments.js';
 export type {QueryOptions, Spans, WindowOptions} from './mask/builders.js';
 export type {DenseOptions, RowIndicesOptions, SegmentOptions} from './mask/conversions.js';
-export type {FlashMaskFields, TileOptions} from './mask/flash_mask.js';
 export type {Group} from './mask/packed_builders.js';
 export type {SVGOptions} from './mask/picture_svg.js';
 export type {TextOptions} from './mask/picture_text.js';

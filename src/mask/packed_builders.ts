@@ -115,7 +115,7 @@ export function prefixLmDocument(lengths: PerBatch, prefixes: PerBatch, options:
 }
 
 /** Lengths of a question and its answers. */
-type Group = ArrayLike<number>;
+export type Group = ArrayLike<number>;
 
 /**
  * Questions with several answers each (as for reward models and DPO): every token sees its question and its own answer up to
