@@ -33,8 +33,8 @@ import type {TileKind} from '../mask/tile_map.js';
 import {dropoutOf, keepFactors} from '../philox.js';
 import {type Problem, problemOf} from '../problem.js';
 
-/** Rows and columns of a tile: enough work for each op's overhead, and 256 KiB of scores a head. */
-export const BLOCK = 256;
+/** Rows and columns of a tile. On wasm 64 and 512 were slower on full masks, and 256 on short documents, of which it skips less. */
+export const BLOCK = 128;
 
 /** Score of a hidden pair: exp() of it less any visible score or LEAST_SCORE is exactly 0. Finite: WGSL may assume no infinities. */
 export const HIDDEN_SCORE = -1e38;
