@@ -32,18 +32,20 @@ export interface Variant {
   dropout: boolean;
   /** The products read float16 (precision 'float16'; the device has shader-f16); else float32. */
   half: boolean;
+  /** At most FEW_QUERIES query rows, as in decoding. */
+  fewQueries: boolean;
 }
 
-/** Tile sides of one pass. `rows / threadsY` and `cols / threadsX` are multiples of 4: a thread's register tile. */
+/**
+ * Tile sides of one pass. `rows / threadsY` and `cols / threadsX` are multiples of 4: a thread's register tile. Heads stream through
+ * workgroup memory in chunks of `CHUNK` vec4s of channels, rows and columns alike: keeping whole heads there costs more (fewer
+ * workgroups on a core) than loading them again does, at every head size (bench/tune.ts).
+ */
 export interface TileShape {
   rows: number;
   cols: number;
   threadsX: number;
   threadsY: number;
-  /** vec4s of channels that workgroup memory holds at a time; the whole head when `resident`. */
-  chunk: number;
-  /** Whole heads stay in workgroup memory: rows for the whole pass, columns for their tile. Else both stream in chunks. */
-  resident: boolean;
 }
 
 export interface PassPlan extends Variant, TileShape {
@@ -57,41 +59,38 @@ export interface PassPlan extends Variant, TileShape {
   key: string;
 }
 
+/** Query rows up to which a pass over queries takes its smallest tile. */
+export const FEW_QUERIES = 16;
+
 /** Tiles that one classification round covers: two 32-bit words of live bits. */
 export const TILES_PER_ROUND = 64;
+
+/** vec4s of channels that a tile holds at a time: as many as threadsX, so that each thread of a row owns one. */
+export const CHUNK = 8;
 
 const FLOAT = 4;
 
 /** Workgroup bytes of a pass, one line an array of the shader (src/webgpu/wgsl). */
-export function workgroupBytes(pass: Pass, variant: Pick<Variant, 'D' | 'Dv' | 'half'>, t: TileShape): number {
-  const d4 = Math.ceil(variant.D / 4);
-  const dv4 = Math.ceil(variant.Dv / 4);
+export function workgroupBytes(pass: Pass, variant: Pick<Variant, 'half'>, t: TileShape): number {
   const vec4 = variant.half ? 8 : 16;
-  const tile = (side: number, planes: number): number => roundUp(planes, t.threadsX) * (side + 1) * vec4;
-  const rowTiles = pass === 'forward' ? [d4] : [d4, dv4];
-  const tiles = t.resident
-    ? sum(rowTiles.map((planes) => tile(t.rows, planes))) + tile(t.cols, d4) + tile(t.cols, dv4)
-    : tile(t.rows, t.chunk) + tile(t.cols, t.chunk);
-  const weights = (t.cols / 4) * (t.rows + 1) * vec4; // P or dS
+  const rowTile = CHUNK * (t.rows + 1) * vec4;
+  const colTile = CHUNK * (t.cols + 1) * vec4;
+  const weights = (t.cols / 4) * (t.rows + 1) * vec4;
   const rowMax = pass === 'forward' ? t.threadsX * t.rows * FLOAT : 0;
   const rowStats = pass === 'forward' ? 2 * t.rows * FLOAT : 0;
   const tileBits = 8 * FLOAT;
-  return tiles + weights + rowMax + rowStats + tileBits;
+  return rowTile + colTile + weights + rowMax + rowStats + tileBits;
 }
 
-/** Tile shapes to try, best first: the first whose bytes and threads the device allows is taken. */
-export function candidates(pass: Pass, variant: Pick<Variant, 'D' | 'Dv' | 'half'>): TileShape[] {
-  const head = Math.max(Math.ceil(variant.D / 4), Math.ceil(variant.Dv / 4));
-  const resident = (rows: number, cols: number, threadsX: number, threadsY: number): TileShape => ({
-    rows, cols, threadsX, threadsY, chunk: head, resident: true,
-  });
-  const streamed = (rows: number, cols: number, threadsX: number, threadsY: number, chunk: number): TileShape => ({
-    rows, cols, threadsX, threadsY, chunk, resident: false,
-  });
-  if (pass === 'forward') {
-    return [resident(64, 32, 8, 8), resident(32, 32, 8, 8), streamed(32, 32, 8, 8, 8)];
-  }
-  return [resident(32, 32, 8, 8), streamed(32, 32, 8, 8, 8)];
+/**
+ * Tile shapes to try, best first. The first reached the most TFLOP/s of 20 on an H100, at head sizes 64 and 128 and in every pass;
+ * the second fits 16 KiB. A few queries (decoding) take the third, which wastes fewest rows.
+ */
+export function candidates(pass: Pass, variant: Pick<Variant, 'fewQueries'>): TileShape[] {
+  const large = {rows: 64, cols: 32, threadsX: 8, threadsY: 16};
+  const small = {rows: 32, cols: 32, threadsX: 8, threadsY: 8};
+  const few = {rows: 16, cols: 32, threadsX: 8, threadsY: 4};
+  return variant.fewQueries && pass !== 'dkdv' ? [few] : [large, small];
 }
 
 /**
@@ -113,7 +112,11 @@ export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes 
   }
   const [blockQ, blockK] = pass === 'dkdv' ? [shape.cols, shape.rows] : [shape.rows, shape.cols];
   return {
-    ...variant, ...shape, pass, blockQ, blockK,
+    ...variant,
+    ...shape,
+    pass,
+    blockQ,
+    blockK,
     threads: shape.threadsX * shape.threadsY,
     workgroupBytes: workgroupBytes(pass, variant, shape),
     key: keyOf(pass, variant, shape),
@@ -121,15 +124,12 @@ export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes 
 }
 
 function keyOf(pass: Pass, v: Variant, t: TileShape): string {
-  const flags = [v.causal && 'causal', v.intervals && 'intervals', v.dropout && 'dropout', v.half && 'half', t.resident && 'resident'];
-  return [pass, `d${v.D}x${v.Dv}`, `t${t.rows}x${t.cols}`, `w${t.threadsX}x${t.threadsY}`, `c${t.chunk}`, ...flags]
-    .filter(Boolean).join('_');
+  const flags = [v.causal && 'causal', v.intervals && 'intervals', v.dropout && 'dropout', v.half && 'half'];
+  return [pass, `d${v.D}x${v.Dv}`, `t${t.rows}x${t.cols}`, `w${t.threadsX}x${t.threadsY}`, ...flags]
+    .filter(Boolean)
+    .join('_');
 }
 
 export function roundUp(x: number, multiple: number): number {
   return Math.ceil(x / multiple) * multiple;
-}
-
-function sum(xs: number[]): number {
-  return xs.reduce((a, b) => a + b, 0);
 }

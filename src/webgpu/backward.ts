@@ -14,13 +14,21 @@ import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from './wgsl/delta.
 
 /** dq, dk and dv. */
 export function backward(
-  backend: WebGPUBackend, inputs: FlashMaskAttentionGradInputs, attrs: FlashMaskAttentionAttrs,
+  backend: WebGPUBackend,
+  inputs: FlashMaskAttentionGradInputs,
+  attrs: FlashMaskAttentionAttrs,
 ): TensorInfo[] {
   const p = problemOf(inputs, attrs);
   const {q, k, v, out, lse, dOut, dLse} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [q, k, v].map(({shape}) => constant(backend, shape, 0));
   const statsBytes = 8 * p.B * p.H * p.Sq;
-  checkBindable(backend.device, {q: bytesOf(q), k: bytesOf(k), v: bytesOf(v), out: bytesOf(out), 'the row statistics': statsBytes});
+  checkBindable(backend.device, {
+    q: bytesOf(q),
+    k: bytesOf(k),
+    v: bytesOf(v),
+    out: bytesOf(out),
+    'the row statistics': statsBytes,
+  });
   const variant = variantOf(p, attrs);
   const {limits} = backend.device;
   return guarded(backend, 'FlashMaskAttentionGrad', () => {
@@ -28,17 +36,29 @@ export function backward(
     const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
     const rowStats = backend.bufferManager.acquireBuffer(statsBytes, GPUBufferUsage.STORAGE);
     const read = [q, k, v, dOut].map(buffer);
-    const passes: PassRun[] = [{
-      key: deltaKey(variant), code: () => deltaShader(variant), bindings: deltaBindings(variant),
-      buffers: [out, dOut, lse, dLse].map(buffer).concat(rowStats), uniforms: uniformsOf(p, attrs, 1),
-      items: p.B * p.H * p.Sq, itemsPerWorkgroup: DELTA_THREADS, flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,
-    }];
+    const passes: PassRun[] = [
+      {
+        key: deltaKey(variant),
+        code: () => deltaShader(variant),
+        bindings: deltaBindings(variant),
+        buffers: [out, dOut, lse, dLse].map(buffer).concat(rowStats),
+        uniforms: uniformsOf(p, attrs, 1),
+        items: p.B * p.H * p.Sq,
+        itemsPerWorkgroup: DELTA_THREADS,
+        flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,
+      },
+    ];
     const add = (pass: PassPlan, code: () => string, results: TensorInfo[]): void => {
       const uniforms = uniformsOf(p, attrs, pass.blockK);
       const mask = p.n > 0 ? [tileMap(backend, inputs.bounds, p, pass.blockK, uniforms, passes)] : [];
       passes.push({
-        key: pass.key, code, bindings: backwardBindings(pass),
-        buffers: [...read, rowStats, ...mask, ...results.map(buffer)], uniforms, itemsPerWorkgroup: 1, ...workOf(p, pass),
+        key: pass.key,
+        code,
+        bindings: backwardBindings(pass),
+        buffers: [...read, rowStats, ...mask, ...results.map(buffer)],
+        uniforms,
+        itemsPerWorkgroup: 1,
+        ...workOf(p, pass),
       });
     };
     const dqPlan = plan('dq', variant, limits);
@@ -55,7 +75,10 @@ export function backward(
 /** Workgroups of a pass, and an upper bound of what each computes: 3 products a pair for dq, 4 for dk and dv. */
 function workOf(p: Problem, pass: PassPlan): {items: number; flopsPerWorkgroup: number} {
   if (pass.pass === 'dq') {
-    return {items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ), flopsPerWorkgroup: 2 * pass.blockQ * p.Sk * (2 * p.D + p.Dv)};
+    return {
+      items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ),
+      flopsPerWorkgroup: 2 * pass.blockQ * p.Sk * (2 * p.D + p.Dv),
+    };
   }
   return {
     items: p.B * p.Hkv * Math.ceil(p.Sk / pass.blockK),

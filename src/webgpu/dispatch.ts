@@ -87,7 +87,11 @@ function measure(queue: GPUQueue, state: DeviceState, flops: number): void {
 
 /** Records workgroups first..first + count of a pass; returns the uniform buffer, to be released after the submission. */
 function recordDispatch(
-  {device, queue, bufferManager}: WebGPUBackend, encoder: GPUCommandEncoder, pass: PassRun, first: number, count: number,
+  {device, queue, bufferManager}: WebGPUBackend,
+  encoder: GPUCommandEncoder,
+  pass: PassRun,
+  first: number,
+  count: number,
 ): GPUBuffer {
   const gridX = Math.min(count, device.limits.maxComputeWorkgroupsPerDimension);
   const workEnd = Math.min(pass.items, (first + count) * pass.itemsPerWorkgroup);
@@ -129,7 +133,12 @@ function pipelineOf(device: GPUDevice, {key, code, bindings}: PassRun): GPUCompu
 }
 
 /** Compiles a shader with an explicit layout: an 'auto' one would leave out bindings that a variant does not use. */
-export function createPipeline(device: GPUDevice, key: string, code: string, bindings: readonly Binding[]): GPUComputePipeline {
+export function createPipeline(
+  device: GPUDevice,
+  key: string,
+  code: string,
+  bindings: readonly Binding[],
+): GPUComputePipeline {
   const layout = device.createBindGroupLayout({
     label: key,
     entries: [

@@ -40,7 +40,9 @@ export function guarded(backend: WebGPUBackend, kernel: string, body: () => Tens
     outputs = body();
   } finally {
     // Scopes nest: the last pushed is popped first.
-    const answers = [...SCOPES].reverse().map((scope) => device.popErrorScope().then((error) => error && {scope, error}));
+    const answers = [...SCOPES]
+      .reverse()
+      .map((scope) => device.popErrorScope().then((error) => error && {scope, error}));
     const pending = Promise.all(answers).then(
       (errors) => {
         const found = errors.find((e) => e !== null);
@@ -110,11 +112,21 @@ function newestId(backend: WebGPUBackend): number {
 }
 
 function fail(
-  backend: WebGPUBackend, watch: Watch, kernel: string, scope: (typeof SCOPES)[number], message: string, outputs: TensorInfo[],
+  backend: WebGPUBackend,
+  watch: Watch,
+  kernel: string,
+  scope: (typeof SCOPES)[number],
+  message: string,
+  outputs: TensorInfo[],
 ): void {
   const first = Math.min(...outputs.map(({dataId}) => (dataId as WebGPUDataId).id));
-  const remedy = scope === 'out-of-memory' ? ' Free tensors (tf.tidy, dispose) or use a shorter sequence or a smaller batch.' : '';
-  watch.failures.push({first, last: Infinity, message: `flashMaskAttention: ${kernel} failed on the WebGPU device (${scope}): ${message}${remedy}`});
+  const remedy =
+    scope === 'out-of-memory' ? ' Free tensors (tf.tidy, dispose) or use a shorter sequence or a smaller batch.' : '';
+  watch.failures.push({
+    first,
+    last: Infinity,
+    message: `flashMaskAttention: ${kernel} failed on the WebGPU device (${scope}): ${message}${remedy}`,
+  });
   if (scope === 'out-of-memory') outputs.forEach((output) => discardBuffer(backend, output));
 }
 
@@ -142,4 +154,3 @@ export function checkBindable(device: GPUDevice, bytes: Record<string, number>):
     }
   }
 }
-

@@ -1,7 +1,7 @@
 /** @file FlashMaskAttention on WebGPU: tile map, then the forward pass. */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../kernel_names.js';
-import {plan, type Variant} from '../plan.js';
+import {FEW_QUERIES, plan, type Variant} from '../plan.js';
 import {problemOf, shapeOf, type Problem} from '../problem.js';
 import {bufferOf, submitRecorded, type WebGPUBackend} from './backend.js';
 import {submitPasses, type PassRun} from './dispatch.js';
@@ -13,14 +13,24 @@ import {forwardBindings, forwardShader} from './wgsl/forward.js';
 /** What the shaders of a call depend on. */
 export function variantOf(p: Problem, attrs: FlashMaskAttentionAttrs): Variant {
   return {
-    D: p.D, Dv: p.Dv, causal: p.causal, intervals: p.n > 0, dropout: attrs.dropout > 0, half: attrs.precision === 'float16',
+    D: p.D,
+    Dv: p.Dv,
+    causal: p.causal,
+    intervals: p.n > 0,
+    dropout: attrs.dropout > 0,
+    half: attrs.precision === 'float16',
+    fewQueries: p.Sq <= FEW_QUERIES,
   };
 }
 
 export const bytesOf = ({shape}: TensorInfo): number => 4 * shape.reduce((a, b) => a * b, 1);
 
 /** out and lse; q, k, v and the bounds stay as they are. */
-export function forward(backend: WebGPUBackend, inputs: FlashMaskAttentionInputs, attrs: FlashMaskAttentionAttrs): TensorInfo[] {
+export function forward(
+  backend: WebGPUBackend,
+  inputs: FlashMaskAttentionInputs,
+  attrs: FlashMaskAttentionAttrs,
+): TensorInfo[] {
   const p = problemOf(inputs, attrs);
   const outShape = shapeOf(p, p.Sq, p.H, p.Dv);
   const lseShape = [p.B, p.H, p.Sq];
@@ -36,9 +46,13 @@ export function forward(backend: WebGPUBackend, inputs: FlashMaskAttentionInputs
     const passes: PassRun[] = [];
     const mask = p.n > 0 ? [tileMap(backend, bounds, p, pass.blockK, uniforms, passes)] : [];
     passes.push({
-      key: pass.key, code: () => forwardShader(pass), bindings: forwardBindings(pass),
+      key: pass.key,
+      code: () => forwardShader(pass),
+      bindings: forwardBindings(pass),
       buffers: [buffer(q), buffer(k), buffer(v), ...mask, buffer(out), buffer(lse)],
-      uniforms, items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ), itemsPerWorkgroup: 1,
+      uniforms,
+      items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ),
+      itemsPerWorkgroup: 1,
       flopsPerWorkgroup: 2 * pass.blockQ * p.Sk * (p.D + p.Dv),
     });
     submitRecorded(backend);

@@ -1,7 +1,10 @@
 /** @file The two kernels as tfjs registers them for the backend 'webgpu'. */
 import type {KernelConfig} from '@tensorflow/tfjs-core';
 import {
-  FlashMaskAttention, FlashMaskAttentionGrad, type FlashMaskAttentionAttrs, type FlashMaskAttentionGradInputs,
+  FlashMaskAttention,
+  FlashMaskAttentionGrad,
+  type FlashMaskAttentionAttrs,
+  type FlashMaskAttentionGradInputs,
   type FlashMaskAttentionInputs,
 } from '../kernel_names.js';
 import type {WebGPUBackend} from './backend.js';

@@ -25,21 +25,31 @@ const caches = new WeakMap<WebGPUBackend, Entry[]>();
  * The mask buffer of src/webgpu/wgsl/tiles.ts for `bounds`: from the cache, else with a pass that fills it pushed on `passes`.
  */
 export function tileMap(
-  backend: WebGPUBackend, bounds: TensorInfo, p: Problem, blockK: number, uniforms: UniformValues, passes: PassRun[],
+  backend: WebGPUBackend,
+  bounds: TensorInfo,
+  p: Problem,
+  blockK: number,
+  uniforms: UniformValues,
+  passes: PassRun[],
 ): GPUBuffer {
   const form = {causal: p.causal, n: p.n, blockK};
   const key = tileMapKey(form);
   const entries = evictDisposed(backend, caches.get(backend) ?? []);
   const found = entries.findIndex((e) => e.dataId === bounds.dataId && e.key === key);
-  const entry = found >= 0 ? entries.splice(found, 1)[0] : {dataId: bounds.dataId, key, buffer: acquire(backend, p, blockK)};
+  const entry =
+    found >= 0 ? entries.splice(found, 1)[0] : {dataId: bounds.dataId, key, buffer: acquire(backend, p, blockK)};
   entries.push(entry);
   if (entries.length > KEPT) backend.bufferManager.releaseBuffer(entries.shift()!.buffer);
   caches.set(backend, entries);
   if (found < 0) {
     passes.push({
-      key, code: () => tileMapShader(form), bindings: TILE_MAP_BINDINGS, buffers: [bufferOf(backend, bounds), entry.buffer],
+      key,
+      code: () => tileMapShader(form),
+      bindings: TILE_MAP_BINDINGS,
+      buffers: [bufferOf(backend, bounds), entry.buffer],
       uniforms: {...uniforms, keyBlocks: Math.ceil(p.Sk / blockK)},
-      items: p.maskB * p.Hm * Math.ceil(p.Sk / blockK), itemsPerWorkgroup: TILE_MAP_THREADS,
+      items: p.maskB * p.Hm * Math.ceil(p.Sk / blockK),
+      itemsPerWorkgroup: TILE_MAP_THREADS,
       flopsPerWorkgroup: TILE_MAP_THREADS * blockK * 16,
     });
   }

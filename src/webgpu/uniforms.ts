@@ -10,18 +10,31 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs, blockK: n
   const v = strides(p, p.Sk, p.Hkv, p.Dv);
   const o = strides(p, p.Sq, p.H, p.Dv);
   return {
-    H: p.H, Hkv: p.Hkv, Sq: p.Sq, Sk: p.Sk,
+    H: p.H,
+    Hkv: p.Hkv,
+    Sq: p.Sq,
+    Sk: p.Sk,
     groupSize: p.H / p.Hkv,
     maskGroup: p.H / p.Hm,
     maskBatchStride: p.maskB === 1 ? 0 : p.Hm,
     maskHeads: p.maskB * p.Hm,
     keyBlocks: Math.ceil(p.Sk / blockK),
     causalOffset: p.Sk - p.Sq,
-    firstWorkgroup: 0, gridX: 0, workEnd: 0,
-    qBatch: q.batch, qRow: q.row, qHead: q.head,
-    kBatch: k.batch, kRow: k.row, kHead: k.head,
-    vBatch: v.batch, vRow: v.row, vHead: v.head,
-    oBatch: o.batch, oRow: o.row, oHead: o.head,
+    firstWorkgroup: 0,
+    gridX: 0,
+    workEnd: 0,
+    qBatch: q.batch,
+    qRow: q.row,
+    qHead: q.head,
+    kBatch: k.batch,
+    kRow: k.row,
+    kHead: k.head,
+    vBatch: v.batch,
+    vRow: v.row,
+    vHead: v.head,
+    oBatch: o.batch,
+    oRow: o.row,
+    oHead: o.head,
     scale: attrs.scale,
     scaleLog2: attrs.scale * Math.LOG2E,
     negativeInfinity: -Infinity,
@@ -37,4 +50,3 @@ function strides(p: Problem, rows: number, heads: number, channels: number): Str
   const unit = elementType(channels) === 'vec4f' ? 4 : 1;
   return {batch: batch / unit, row: row / unit, head: head / unit};
 }
-

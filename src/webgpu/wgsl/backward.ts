@@ -6,8 +6,21 @@
 import type {PassPlan} from '../../plan.js';
 import {constants, declare, elementType, unroll, type Binding} from './header.js';
 import {
-  accumulate, colOf, declareAccumulator, declareScores, declareTiles, keepFunction, loadFunction, loadTile, registerTile, rowOf,
-  scores, storeAccumulator, storeWeights, visibleFunction, type Operand, type Place,
+  accumulate,
+  colOf,
+  declareAccumulator,
+  declareScores,
+  declareTiles,
+  keepFunction,
+  loadFunction,
+  registerTile,
+  rowOf,
+  scores,
+  storeAccumulator,
+  storeWeights,
+  visibleFunction,
+  type Operand,
+  type Place,
 } from './steps.js';
 import {classifyFunction, forEachLiveTile, TILE_BITS} from './tiles.js';
 
@@ -44,7 +57,7 @@ export function backwardBindings(p: PassPlan): Binding[] {
 }
 
 function preamble(p: PassPlan, tiles: Operand[]): string {
-  return `${declare(backwardBindings(p), p.half)}${constants(p)}${declareTiles(p, tiles)}${TILE_BITS}
+  return `${declare(backwardBindings(p), p.half)}${constants(p)}${declareTiles(p)}${TILE_BITS}
 ${tiles.map(loadFunction).join('\n')}
 ${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}
 // (lse in powers of two, delta - dLse) of query r; past the last query an lse that makes every weight vanish.
@@ -53,13 +66,6 @@ fn statsOf(bh: u32, r: u32) -> vec2f {
 }
 `;
 }
-
-const loads = (p: PassPlan, tiles: readonly Operand[], place: Place): string =>
-  tiles.map((t) => loadTile(p, t, place.first, place.limit, '')).join('\n');
-
-/** Column tiles of a resident pass, between barriers; a streamed pass loads what it multiplies. */
-const loadColumns = (p: PassPlan, tiles: readonly Operand[], place: Place): string =>
-  p.resident ? `workgroupBarrier();\n${loads(p, tiles, place)}\nworkgroupBarrier();` : '';
 
 /** dq: from scores s and dp of a tile to dS in s. Rows are queries, columns keys. */
 function scoreGradientOfRows(p: PassPlan): string {
@@ -90,7 +96,6 @@ export function dqShader(p: PassPlan): string {
 let kFirst = tile * BLOCK_K;
 ${declareScores(p, 's')}
 ${declareScores(p, 'dp')}
-${loadColumns(p, [k, v], KEYS)}
 ${scores(p, 's', q, k, QUERIES, KEYS)}
 ${scores(p, 'dp', dOut, v, QUERIES, KEYS)}
 ${scoreGradientOfRows(p)}
@@ -121,7 +126,6 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let lastTile = ${p.causal ? 'u32(clamp((r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K), 0, i32(u.keyBlocks)))' : 'u.keyBlocks'};
 ${unroll(rows, (i) => `  let stats_${i} = statsOf(bh, qFirst + ${rowOf(p, i)});`)}
 ${declareAccumulator(p, 'acc', p.D)}
-${p.resident ? loads(p, [q, dOut], QUERIES) : ''}
 ${forEachLiveTile('classify(maskHead, candidate, r0, r1)', body)}
 ${storeAccumulator(p, 'acc', dq, 'qFirst', 'u.Sq', () => 'u.scale')}
 }
@@ -180,7 +184,6 @@ export function dkdvShader(p: PassPlan): string {
 let qFirst = tile * BLOCK_Q;
 ${declareScores(p, 's')}
 ${declareScores(p, 'dp')}
-${loadColumns(p, [q, dOut], QUERIES)}
 ${scores(p, 's', k, q, KEYS, QUERIES)}
 ${scores(p, 'dp', v, dOut, KEYS, QUERIES)}
 ${weightsAndScoreGradient(p)}
@@ -211,7 +214,6 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let lastTile = queryBlocks;
 ${declareAccumulator(p, 'dkAcc', p.D)}
 ${declareAccumulator(p, 'dvAcc', p.Dv)}
-${p.resident ? loads(p, [k, v], KEYS) : ''}
   for (var member = 0u; member < u.groupSize; member++) {
     let h = hkv * u.groupSize + member;
     let bh = b * u.H + h;

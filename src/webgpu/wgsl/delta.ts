@@ -42,4 +42,3 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
 }
 `;
 }
-

@@ -5,8 +5,21 @@
 import type {PassPlan} from '../../plan.js';
 import {constants, declare, elementType, unroll, type Binding} from './header.js';
 import {
-  accumulate, accumulatorVec4s, colOf, declareAccumulator, declareScores, declareTiles, keepFunction, loadFunction, loadTile,
-  registerTile, rowOf, scores, storeAccumulator, storeWeights, visibleFunction, type Operand,
+  accumulate,
+  chunksOf,
+  colOf,
+  declareAccumulator,
+  declareScores,
+  declareTiles,
+  keepFunction,
+  loadFunction,
+  registerTile,
+  rowOf,
+  scores,
+  storeAccumulator,
+  storeWeights,
+  visibleFunction,
+  type Operand,
 } from './steps.js';
 import {classifyFunction, forEachLiveTile, TILE_BITS} from './tiles.js';
 
@@ -69,7 +82,7 @@ workgroupBarrier();`;
 /** Weights P = exp2(S - max), row sums, and the accumulator rescaled to the new maximum. */
 function weigh(p: PassPlan): string {
   const {rows, colGroups} = registerTile(p);
-  const vec4s = accumulatorVec4s(p, p.Dv);
+  const vec4s = chunksOf(p.Dv);
   const row = (i: number): string => `{
   let stats = rowStats[${rowOf(p, i)}];
   let m = select(stats.x, 0.0, stats.x <= MASKED);
@@ -110,7 +123,6 @@ export function forwardShader(p: PassPlan): string {
   const body = `
 let kFirst = tile * BLOCK_K;
 ${declareScores(p, 's')}
-${p.resident ? `workgroupBarrier();\n${loadTile(p, k, keys.first, keys.limit, '')}\n${loadTile(p, v, keys.first, keys.limit, '')}\nworkgroupBarrier();` : ''}
 ${scores(p, 's', q, k, queries, keys)}
 ${maskAndReduce(p)}
 ${UPDATE_STATS}
@@ -118,7 +130,7 @@ ${weigh(p)}
 ${storeWeights(p, 's')}
 ${accumulate(p, 'o', v, keys)}
 `;
-  return `${declare(forwardBindings(p), p.half)}${constants(p)}${declareTiles(p, [q, k, v])}${TILE_BITS}
+  return `${declare(forwardBindings(p), p.half)}${constants(p)}${declareTiles(p)}${TILE_BITS}
 var<workgroup> rowMax: array<f32, ${p.threadsX * p.rows}>;
 // Of each row: the maximum so far, and the factor of its sums.
 var<workgroup> rowStats: array<vec2f, ${p.rows}>;
@@ -148,7 +160,6 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
 ${unroll(rows, (i) => `  var sum_${i} = 0.0;`)}
 ${declareAccumulator(p, 'o', p.Dv)}
   for (var row = lid; row < ROWS; row += THREADS) { rowStats[row] = vec2f(MASKED, 0.0); }
-${p.resident ? loadTile(p, q, queries.first, queries.limit, '') : ''}
 ${forEachLiveTile('classify(maskHead, candidate, r0, r1)', body)}
 ${finish(p)}
 ${storeAccumulator(p, 'o', out, 'qFirst', 'u.Sq', (i) => `rowStats[${rowOf(p, i)}].y`)}

@@ -1,5 +1,5 @@
 /** @file What every shader starts with: the uniform struct, the constants of its plan and its storage bindings. */
-import type {PassPlan} from '../../plan.js';
+import {CHUNK, type PassPlan} from '../../plan.js';
 
 /** Uniforms of all passes, in order. Sizes that change from call to call live here, so that a new length never recompiles. */
 export const UNIFORMS = [
@@ -82,6 +82,7 @@ export function constants(p: PassPlan): string {
     COLS: p.cols,
     BLOCK_Q: p.blockQ,
     BLOCK_K: p.blockK,
+    CHUNK,
     THREADS: p.threads,
     THREADS_X: p.threadsX,
     THREADS_Y: p.threadsY,

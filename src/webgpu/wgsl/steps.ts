@@ -5,7 +5,7 @@
  * A tile is kept plane by plane: plane d holds channels 4d..4d+3 of all its rows as vec4s. A thread owns rows
  * 4(ty + a THREADS_Y) + i and columns 4(tx + g THREADS_X) + c, for i and c below 4.
  */
-import {roundUp, type PassPlan, type TileShape} from '../../plan.js';
+import {CHUNK, type PassPlan, type TileShape} from '../../plan.js';
 import {elementType, unroll} from './header.js';
 
 /** A tensor that a pass reads by tiles. */
@@ -31,31 +31,23 @@ export function registerTile(p: TileShape): RegisterTile {
   return {rows: p.rows / p.threadsY, colGroups: p.cols / p.threadsX / 4};
 }
 
-export const planesOf = (channels: number): number => Math.ceil(channels / 4);
+/** vec4s of a head. */
+const planesOf = (channels: number): number => Math.ceil(channels / 4);
 
-/** Planes of the tile that `operand` is loaded into, rounded up so that every thread of a row has channels to own. */
-export function tilePlanes(p: PassPlan, operand: Operand): number {
-  return roundUp(p.resident ? planesOf(operand.channels) : p.chunk, p.threadsX);
-}
+/** Name of the workgroup array that the chunks of `operand` stream through. */
+const tileName = (operand: Operand): string => (operand.side === 'row' ? 'rowTile' : 'colTile');
 
-/** Name of the workgroup array that holds `operand`: its own, or the one that all rows or columns stream through. */
-export function tileName(p: PassPlan, operand: Operand): string {
-  if (p.resident) return `${operand.name}Tile`;
-  return operand.side === 'row' ? 'rowTile' : 'colTile';
-}
+/** Chunks that a head of so many channels streams in. */
+export const chunksOf = (channels: number): number => Math.ceil(planesOf(channels) / CHUNK);
 
 /** Element of the workgroup tiles: what the products read; they accumulate in float32. */
 const tileType = (p: PassPlan): string => (p.half ? 'vec4h' : 'vec4f');
 
-/** Declares the workgroup arrays of a pass. */
-export function declareTiles(p: PassPlan, operands: readonly Operand[]): string {
-  const arrays = new Map<string, number>();
-  for (const operand of operands) {
-    const side = operand.side === 'row' ? p.rows : p.cols;
-    arrays.set(tileName(p, operand), tilePlanes(p, operand) * (side + 1));
-  }
-  arrays.set('weights', (p.cols / 4) * (p.rows + 1));
-  return [...arrays].map(([name, size]) => `var<workgroup> ${name}: array<${tileType(p)}, ${size}>;`).join('\n') + '\n';
+/** Declares the workgroup arrays that all passes have. */
+export function declareTiles(p: PassPlan): string {
+  const sizes = {rowTile: CHUNK * (p.rows + 1), colTile: CHUNK * (p.cols + 1), weights: (p.cols / 4) * (p.rows + 1)};
+  const lines = Object.entries(sizes).map(([name, size]) => `var<workgroup> ${name}: array<${tileType(p)}, ${size}>;`);
+  return lines.join('\n') + '\n';
 }
 
 /** Declares `load_x(base, d)`: channels 4d..4d+3 of the row that starts at `base`, zeros past the last channel. */
@@ -69,39 +61,43 @@ export function loadFunction({name, channels}: Operand): string {
 }`;
 }
 
+/** Where a tile lies: WGSL for its first row and for the number of rows that the tensor has. */
+export interface Place {
+  first: string;
+  limit: string;
+}
+
+/** Loads of a thread that are in flight together. */
+const LOADS_IN_FLIGHT = 8;
+
 /**
- * Copies a tile of `operand` to workgroup memory, zeros past `limit` rows and past the last channel. All of a thread's loads
- * come before its stores, so that they are in flight together.
+ * Copies a chunk of a tile of `operand` to workgroup memory, zeros past the last row and channel. A thread's loads come before
+ * its stores, so that they are in flight together.
  */
-export function loadTile(p: PassPlan, operand: Operand, firstRow: string, limit: string, chunk: string): string {
-  const side = operand.side === 'row' ? 'ROW' : 'COL';
-  const count = operand.side === 'row' ? p.rows : p.cols;
-  const planes = p.resident ? planesOf(operand.channels) : p.chunk;
-  const total = count * planes;
+export function loadTile(p: PassPlan, operand: Operand, {first, limit}: Place, chunk: string): string {
+  const [side, count] = operand.side === 'row' ? ['ROW', p.rows] : ['COL', p.cols];
+  const total = count * CHUNK;
   const trips = Math.ceil(total / p.threads);
-  const tile = tileName(p, operand);
-  const ragged = !p.resident && planesOf(operand.channels) % p.chunk !== 0;
-  const batch = 8;
+  const ragged = planesOf(operand.channels) % CHUNK !== 0;
   const fetch = (t: number): string => {
-    const guard = ragged ? `row${t} < ${limit} && d${t} < ${planesOf(operand.channels)}u` : `row${t} < ${limit}`;
-    const plane = p.resident ? `e${t} % ${planes}u` : `${chunk} * ${planes}u + e${t} % ${planes}u`;
+    const guard = `row${t} < ${limit}${ragged ? ` && d${t} < ${planesOf(operand.channels)}u` : ''}`;
     return `let e${t} = lid + ${t * p.threads}u;
-let row${t} = ${firstRow} + e${t} / ${planes}u;
-let d${t} = ${plane};
+let row${t} = ${first} + e${t} / CHUNK;
+let d${t} = ${chunk} * CHUNK + e${t} % CHUNK;
 let x${t} = select(vec4f(), load_${operand.name}(${operand.name}Base + row${t} * u.${operand.stride}Row, d${t}), ${guard});`;
   };
   const store = (t: number): string => {
-    const r = `(e${t} / ${planes}u)`;
-    const line = `${tile}[(e${t} % ${planes}u) * ${side}_STRIDE + (${r} & 3u) * ${side}_QUARTER + (${r} >> 2u)] = ${tileType(p)}(x${t});`;
+    const r = `(e${t} / CHUNK)`;
+    const at = `(e${t} % CHUNK) * ${side}_STRIDE + (${r} & 3u) * ${side}_QUARTER + (${r} >> 2u)`;
+    const line = `${tileName(operand)}[${at}] = ${tileType(p)}(x${t});`;
     return (t + 1) * p.threads > total ? `if (e${t} < ${total}u) { ${line} }` : line;
   };
-  const groups = Math.ceil(trips / batch);
-  return unroll(groups, (g) => {
-    const first = g * batch;
-    const n = Math.min(batch, trips - first);
+  return unroll(Math.ceil(trips / LOADS_IN_FLIGHT), (group) => {
+    const from = group * LOADS_IN_FLIGHT;
+    const n = Math.min(LOADS_IN_FLIGHT, trips - from);
     return `{
-${unroll(n, (t) => fetch(first + t))}
-${unroll(n, (t) => store(first + t))}
+${unroll(n, (t) => fetch(from + t))}
+${unroll(n, (t) => store(from + t))}
 }`;
   });
 }
@@ -113,15 +109,14 @@ export function declareScores(p: TileShape, name: string): string {
 }
 
 /** Adds rows · columns over the channels in the tiles to the scores `name`. */
-function addScores(p: PassPlan, name: string, row: Operand, col: Operand): string {
+function addScores(p: PassPlan, name: string, channels: number): string {
   const {rows, colGroups} = registerTile(p);
-  const planes = p.resident ? planesOf(row.channels) : p.chunk;
   const rowAt = (i: number): string => `rowAt + ${i % 4}u * ROW_QUARTER + ${Math.floor(i / 4) * p.threadsY}u`;
-  const colAt = (g: number, c: number): string => `vec4f(${tileName(p, col)}[colAt + ${c}u * COL_QUARTER + ${g * p.threadsX}u])`;
-  return `for (var d = 0u; d < ${planes}u; d++) {
+  const colAt = (g: number, c: number): string => `vec4f(colTile[colAt + ${c}u * COL_QUARTER + ${g * p.threadsX}u])`;
+  return `for (var d = 0u; d < ${Math.min(CHUNK, planesOf(channels))}u; d++) {
   let rowAt = d * ROW_STRIDE + ty;
   let colAt = d * COL_STRIDE + tx;
-${unroll(rows, (i) => `  let r${i} = vec4f(${tileName(p, row)}[${rowAt(i)}]);`)}
+${unroll(rows, (i) => `  let r${i} = vec4f(rowTile[${rowAt(i)}]);`)}
 ${unroll(
   colGroups,
   (g) => `  {
@@ -132,71 +127,53 @@ ${unroll(rows, (i) => unroll(4, (x) => `    ${name}_${i}_${g} = fma(vec4f(r${i}[
 }`;
 }
 
-/** Where a tile lies: WGSL for its first row and for the number of rows that the tensor has. */
-export interface Place {
-  first: string;
-  limit: string;
-}
-
-/** Scores of a whole tile: rows · columns over all channels, streamed in chunks unless the heads are resident. */
-export function scores(p: PassPlan, name: string, row: Operand, col: Operand, rowPlace: Place, colPlace: Place): string {
-  if (p.resident) return addScores(p, name, row, col);
-  return `for (var chunk = 0u; chunk < ${Math.ceil(planesOf(row.channels) / p.chunk)}u; chunk++) {
+/** Scores of a whole tile, added to `name`: rows · columns over all channels, chunk by chunk. */
+export function scores(
+  p: PassPlan,
+  name: string,
+  row: Operand,
+  col: Operand,
+  rowPlace: Place,
+  colPlace: Place,
+): string {
+  return `for (var chunk = 0u; chunk < ${chunksOf(row.channels)}u; chunk++) {
 workgroupBarrier();
-${loadTile(p, row, rowPlace.first, rowPlace.limit, 'chunk')}
-${loadTile(p, col, colPlace.first, colPlace.limit, 'chunk')}
+${loadTile(p, row, rowPlace, 'chunk')}
+${loadTile(p, col, colPlace, 'chunk')}
 workgroupBarrier();
-${addScores(p, name, row, col)}
+${addScores(p, name, row.channels)}
 }`;
 }
 
-/** vec4s of an accumulator row that a thread owns: channels 4(tx + m THREADS_X).. for m below this. */
-export function accumulatorVec4s(p: PassPlan, channels: number): number {
-  const perTile = roundUp(p.resident ? planesOf(channels) : p.chunk, p.threadsX) / p.threadsX;
-  return p.resident ? perTile : perTile * Math.ceil(planesOf(channels) / p.chunk);
-}
-
-/** Channel group (of four) of accumulator vec4 m, as WGSL. */
-export function accumulatorPlane(p: PassPlan, m: number): string {
-  const perTile = roundUp(p.chunk, p.threadsX) / p.threadsX;
-  if (p.resident) return `(tx + ${m * p.threadsX}u)`;
-  return `(${Math.floor(m / perTile) * p.chunk}u + tx + ${(m % perTile) * p.threadsX}u)`;
-}
-
+/**
+ * Declares an accumulator row by row: vec4 `name_i_m` holds channels 4(m CHUNK + tx).. of the thread's row i, those of chunk m.
+ */
 export function declareAccumulator(p: PassPlan, name: string, channels: number): string {
   const {rows} = registerTile(p);
-  return unroll(rows, (i) => unroll(accumulatorVec4s(p, channels), (m) => `var ${name}_${i}_${m} = vec4f();`));
+  return unroll(rows, (i) => unroll(chunksOf(channels), (m) => `var ${name}_${i}_${m} = vec4f();`));
 }
 
-/** Adds weights · columns, for the channels in the tile, to accumulator vec4s first.. of every row. */
-function addWeighted(p: PassPlan, name: string, col: Operand, first: number, count: number): string {
+/** Adds weights · columns, for the channels in the tile, to accumulator vec4 m of every row. */
+function addWeighted(p: PassPlan, name: string, m: number): string {
   const {rows} = registerTile(p);
   const weightAt = (i: number): string => `weightAt + ${i % 4}u * ROW_QUARTER + ${Math.floor(i / 4) * p.threadsY}u`;
   return `for (var k = 0u; k < COL_QUARTER; k++) {
   let weightAt = k * ROW_STRIDE + ty;
+  let at = tx * COL_STRIDE + k;
 ${unroll(rows, (i) => `  let w${i} = vec4f(weights[${weightAt(i)}]);`)}
-${unroll(
-  count,
-  (m) => `  {
-    let at = (tx + ${m * p.threadsX}u) * COL_STRIDE + k;
-${unroll(4, (c) => `    let c${c} = vec4f(${tileName(p, col)}[at + ${c}u * COL_QUARTER]);`)}
-${unroll(rows, (i) => unroll(4, (c) => `    ${name}_${i}_${first + m} = fma(vec4f(w${i}[${c}]), c${c}, ${name}_${i}_${first + m});`))}
-  }`,
-)}
+${unroll(4, (c) => `  let c${c} = vec4f(colTile[at + ${c}u * COL_QUARTER]);`)}
+${unroll(rows, (i) => unroll(4, (c) => `  ${name}_${i}_${m} = fma(vec4f(w${i}[${c}]), c${c}, ${name}_${i}_${m});`))}
 }`;
 }
 
 /** accumulator += weights · columns over all channels; the weights are in workgroup memory. Starts with a barrier. */
 export function accumulate(p: PassPlan, name: string, col: Operand, colPlace: Place): string {
-  const vec4s = accumulatorVec4s(p, col.channels);
-  if (p.resident) return `workgroupBarrier();\n${addWeighted(p, name, col, 0, vec4s)}`;
-  const chunks = Math.ceil(planesOf(col.channels) / p.chunk);
   return unroll(
-    chunks,
-    (chunk) => `workgroupBarrier();
-${loadTile(p, col, colPlace.first, colPlace.limit, `${chunk}u`)}
+    chunksOf(col.channels),
+    (m) => `workgroupBarrier();
+${loadTile(p, col, colPlace, `${m}u`)}
 workgroupBarrier();
-${addWeighted(p, name, col, (chunk * vec4s) / chunks, vec4s / chunks)}`,
+${addWeighted(p, name, m)}`,
   );
 }
 
@@ -220,14 +197,18 @@ export function colOf(p: TileShape, g: number): string {
 
 /** Stores an accumulator times `factor(i)` to `target`, whose row base is `base`, for rows below `limit`. */
 export function storeAccumulator(
-  p: PassPlan, name: string, target: Operand, firstRow: string, limit: string, factor: (i: number) => string,
+  p: PassPlan,
+  name: string,
+  target: Operand,
+  firstRow: string,
+  limit: string,
+  factor: (i: number) => string,
 ): string {
   const {rows} = registerTile(p);
   const {channels} = target;
-  const vec4s = accumulatorVec4s(p, channels);
   const put = (i: number, m: number): string => {
     const value = `${name}_${i}_${m} * ${factor(i)}`;
-    const plane = accumulatorPlane(p, m);
+    const plane = `(${m}u * CHUNK + tx)`;
     if (elementType(channels) === 'vec4f') {
       return `    if (${plane} < ${planesOf(channels)}u) { ${target.name}[at + ${plane}] = ${value}; }`;
     }
@@ -240,7 +221,7 @@ ${unroll(4, (c) => `      if (d + ${c}u < ${channels}u) { ${target.name}[at + d 
   let row = ${firstRow} + ${rowOf(p, i)};
   if (row < ${limit}) {
     let at = ${target.name}Base + row * u.${target.stride}Row;
-${unroll(vec4s, (m) => put(i, m))}
+${unroll(chunksOf(channels), (m) => put(i, m))}
   }
 }`,
   );

@@ -19,7 +19,8 @@ export const TILE_MAP_BINDINGS: readonly Binding[] = [
   {name: 'mask', type: 'vec4i', access: 'read_write'},
 ];
 
-export const tileMapKey = ({causal, n, blockK}: BoundsForm): string => `tilemap_n${n}_k${blockK}${causal ? '_causal' : ''}`;
+export const tileMapKey = ({causal, n, blockK}: BoundsForm): string =>
+  `tilemap_n${n}_k${blockK}${causal ? '_causal' : ''}`;
 
 /** (LTS, LTE, UTS, UTE) of the column whose bounds start at `at`; the table of docs/masks.md. */
 function canonical({causal, n}: BoundsForm): string {
