@@ -163,27 +163,27 @@ function assignments(columns: number, [min, max]: [number, number]): number[][] 
   return all.filter((chosen) => Math.min(...chosen) === min && Math.max(...chosen) === max);
 }
 
+/** Every choice of one element of each list. */
+function* product<T>(lists: T[][], chosen: T[] = []): Generator<T[]> {
+  if (chosen.length === lists.length) yield chosen;
+  else for (const value of lists[chosen.length]) yield* product(lists, [...chosen, value]);
+}
+
 /** What is true of every set of columns that agrees with what is known: the best that any rule on minima and maxima can say. */
 function provableKind(known: Known): TileKind {
   const {causal, offset, r0, r1, c0, columns, ranges} = known;
-  const [LTS, LTE, UTS, UTE] = ranges.map((range) => assignments(columns, range));
   let allEmpty = true;
   let allFull = true;
-  for (const a of LTS) {
-    for (const b of LTE) {
-      for (const c of UTS) {
-        for (const d of UTE) {
-          for (let i = 0; i < columns; i++) {
-            for (let r = r0; r < r1; r++) {
-              const masked = (causal && r < c0 + i - offset) || (r >= a[i] && r < b[i]) || (r >= c[i] && r < d[i]);
-              if (masked) allFull = false;
-              else allEmpty = false;
-            }
-          }
-          if (!allEmpty && !allFull) return 'partial';
-        }
+  for (const [a, b, c, d] of product(ranges.map((range) => assignments(columns, range)))) {
+    for (let i = 0; i < columns; i++) {
+      for (let r = r0; r < r1; r++) {
+        const inTriangle = causal && r < c0 + i - offset;
+        const masked = inTriangle || (r >= a[i] && r < b[i]) || (r >= c[i] && r < d[i]);
+        allFull &&= !masked;
+        allEmpty &&= masked;
       }
     }
+    if (!allEmpty && !allFull) return 'partial';
   }
   return allEmpty ? 'empty' : 'full';
 }

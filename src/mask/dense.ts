@@ -43,7 +43,7 @@ interface Column {
 interface Form {
   causal: boolean;
   vectors: Vectors;
-  fit(column: Column, rows: number): number[] | null;
+  fit: (column: Column, rows: number) => number[] | null;
 }
 
 /** From small to large. Columns that are masked as a whole get every interval, so that they do not weaken their tile's bounds. */

@@ -133,15 +133,16 @@ export class FlashMask implements HostBounds {
   /** This mask with its bounds on the host; itself if they are there already. */
   async download(): Promise<FlashMask> {
     if (!this.boundsTensor) return this;
+    const {name, causal, queryLength, keyLength, batch, heads, vectors} = this;
     const bounds = Int32Array.from(await this.boundsTensor.data());
-    return new FlashMask({...this, bounds, boundsTensor: null});
+    return new FlashMask({name, causal, queryLength, keyLength, batch, heads, vectors, bounds});
   }
 
   /** Sizes and form in a line. */
   private describe(): string {
-    const many = [this.batch > 1 && `${this.batch} batches`, this.heads > 1 && `${this.heads} heads`];
-    const form = [this.causal && 'causal', `${this.vectors} ${this.vectors === 1 ? 'vector' : 'vectors'}`];
-    const sizes = `${this.queryLength} queries × ${this.keyLength} keys`;
+    const many = [this.batch > 1 && count(this.batch, 'batch', 'batches'), this.heads > 1 && count(this.heads, 'head')];
+    const form = [this.causal && 'causal', count(this.vectors, 'vector')];
+    const sizes = `${count(this.queryLength, 'query', 'queries')} × ${count(this.keyLength, 'key')}`;
     return [this.name, sizes, ...many, ...form].filter(Boolean).join(', ');
   }
 
@@ -165,6 +166,10 @@ export class FlashMask implements HostBounds {
     const remedy = `Call it on the copy that \`await mask.download()\` gives.`;
     fail(`FlashMask.${method}`, 'the bounds must be on the host', 'a mask whose bounds live in a tensor', remedy);
   }
+}
+
+function count(number: number, one: string, many = `${one}s`): string {
+  return `${number} ${number === 1 ? one : many}`;
 }
 
 /** Throws unless masks of this causality can store this many bounds a column. */

@@ -60,7 +60,7 @@ export function document(lengths: PerBatch, options: PackedOptions = {}): FlashM
  */
 export function causalBlockwise(lengths: PerBatch, options: Pick<PackedOptions, 'total'> = {}): FlashMask {
   const who = 'masks.causalBlockwise';
-  if ('padTo' in options) {
+  if ((options as PackedOptions).padTo !== undefined) {
     fail(
       who,
       'rows cannot be padded',

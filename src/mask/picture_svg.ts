@@ -184,7 +184,7 @@ interface Fills {
   columns: number;
   height: number;
   width: number;
-  at(row: number, column: number): Fill;
+  at: (row: number, column: number) => Fill;
 }
 
 function pairFills({mask, batch, head, tiles, cell}: Frame): Fills {

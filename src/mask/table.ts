@@ -26,9 +26,9 @@ export interface MaskEntry {
   /** The builder itself takes S × S bytes: not for long sequences. */
   quadratic?: boolean;
   /** A mask of S tokens, drawn from `random` where it has something to draw. Any S of at least 1. */
-  sample(S: number, random: Random): MaskSample;
+  sample: (S: number, random: Random) => MaskSample;
   /** The mask of `sample` alone. */
-  build(S: number, random: Random): FlashMask;
+  build: (S: number, random: Random) => FlashMask;
 }
 
 function entry(row: Omit<MaskEntry, 'build'>): MaskEntry {
