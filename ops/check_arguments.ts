@@ -123,7 +123,7 @@ export function checkMask(mask: unknown, causal: boolean | undefined, sizes: Siz
   if (mask === null || mask === undefined) return causal ?? false;
   if (isFlashMask(mask)) return checkFlashMask(mask, causal, sizes);
   if (mask instanceof TensorClass) {
-    checkBoundsTensor(mask, causal ?? false, sizes);
+    checkBoundsTensor(mask as Tensor, causal ?? false, sizes);
     return causal ?? false;
   }
   return fail(
