@@ -1,4 +1,6 @@
 /** @file The package's main entry: exports, and the one side effect of importing it, which registers kernels and gradients. */
+// Once for its function and once more for its types: only this form stays in the declarations.
+import '../ops/chained.js';
 import {addChainedOp} from '../ops/chained.js';
 import {register} from './register.js';
 
