@@ -1,7 +1,8 @@
 /**
- * @file Draws every mask of the table into docs/images/masks, by the library itself.
+ * @file Draws every mask of the table into docs/images/masks, by the library itself, and lists them in docs/masks.md and README.md
+ * between `<!-- gallery -->` and `<!-- /gallery -->`.
  *
- *     npx tsx scripts/gallery.ts            writes the pictures
+ *     npx tsx scripts/gallery.ts            writes pictures and lists
  *     npx tsx scripts/gallery.ts --check    fails if the committed ones differ
  */
 import {existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
@@ -12,52 +13,84 @@ import {type MaskEntry, maskTable} from '../src/mask/table.js';
 /** Tokens, and tokens a tile, of a picture. */
 const LENGTH = 24;
 const TILE = 4;
-const folder = fileURLToPath(new URL('../docs/images/masks/', import.meta.url));
+/** A seed of the table whose documents show full, partial and empty tiles. */
+const SEED = 23;
+const COLUMNS = 3;
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const folder = 'docs/images/masks/';
 
 /** The picture of a row of the table, always the same. */
 export function galleryPicture({title, build}: MaskEntry): string {
-  return build(LENGTH, seededRandom(23)).toSVG({title, blockQ: TILE, blockK: TILE});
+  return build(LENGTH, seededRandom(SEED)).toSVG({title, blockQ: TILE, blockK: TILE});
 }
 
-/** File name to content. */
-function pictures(): Map<string, string> {
-  return new Map(maskTable.map((entry) => [`${entry.name}.svg`, galleryPicture(entry)]));
+/** An HTML table of the pictures, as they are reached from a document. */
+function galleryList(images: string): string {
+  const cells = maskTable.map(({name, title, description}) =>
+    [
+      `<td width="${Math.floor(100 / COLUMNS)}%" valign="top">`,
+      `<img src="${images}${name}.svg" alt="${title} mask"><br>`,
+      `<code>masks.${name}</code><br>${description}`,
+      '</td>',
+    ].join('\n'),
+  );
+  const rows: string[] = [];
+  for (let i = 0; i < cells.length; i += COLUMNS) rows.push(`<tr>\n${cells.slice(i, i + COLUMNS).join('\n')}\n</tr>`);
+  return `<table>\n${rows.join('\n')}\n</table>`;
 }
 
-function write(): void {
-  mkdirSync(folder, {recursive: true});
-  stray().forEach((name) => rmSync(folder + name));
-  pictures().forEach((svg, name) => writeFileSync(folder + name, svg));
-  console.log(`wrote ${maskTable.length} pictures to docs/images/masks`);
+/** Documents that list the gallery, and where they find its pictures. */
+const documents = {'docs/masks.md': 'images/masks/', 'README.md': folder};
+
+/** Everything that this script writes: path to content. */
+function outputs(): Map<string, string> {
+  const files = new Map(maskTable.map((entry) => [`${folder}${entry.name}.svg`, galleryPicture(entry)]));
+  for (const [path, images] of Object.entries(documents)) {
+    const text = readOr(path) ?? '';
+    const listed = text.replace(
+      /<!-- gallery -->[^]*<!-- \/gallery -->/,
+      () => `<!-- gallery -->\n${galleryList(images)}\n<!-- /gallery -->`,
+    );
+    if (text.includes('<!-- gallery -->')) files.set(path, listed);
+  }
+  return files;
 }
 
 /** Committed pictures that the table does not have. */
-function stray(): string[] {
-  return existsSync(folder) ? readdirSync(folder).filter((name) => !pictures().has(name)) : [];
+function stray(files: Map<string, string>): string[] {
+  const names = existsSync(root + folder) ? readdirSync(root + folder) : [];
+  return names.map((name) => folder + name).filter((path) => !files.has(path));
 }
 
-/** Names of pictures that are missing, stray or out of date. */
+/** Files that are missing, stray or out of date. */
 export function differences(): string[] {
-  const changed = [...pictures()].filter(([name, svg]) => readOr(folder + name) !== svg).map(([name]) => name);
-  return [...changed, ...stray()];
+  const files = outputs();
+  const changed = [...files].filter(([path, content]) => readOr(path) !== content).map(([path]) => path);
+  return [...changed, ...stray(files)];
 }
 
 function readOr(path: string): string | null {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return null;
-  }
+  return existsSync(root + path) ? readFileSync(root + path, 'utf8') : null;
+}
+
+function write(): void {
+  const files = outputs();
+  mkdirSync(root + folder, {recursive: true});
+  stray(files).forEach((path) => {
+    rmSync(root + path);
+  });
+  files.forEach((content, path) => {
+    writeFileSync(root + path, content);
+  });
+  console.log(`wrote ${[...files.keys()].join(', ')}`);
 }
 
 function check(): void {
   const different = differences();
-  if (different.length > 0) {
-    console.error(
-      `docs/images/masks differs from what the library draws: ${different.join(', ')}. Run scripts/gallery.ts.`,
-    );
-    process.exitCode = 1;
-  }
+  if (different.length === 0) return;
+  console.error(`Not what the library draws: ${different.join(', ')}. Run scripts/gallery.ts.`);
+  process.exitCode = 1;
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
