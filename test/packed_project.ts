@@ -97,7 +97,9 @@ export class Project {
   async run(name: string, script: string, env: NodeJS.ProcessEnv = {}): Promise<Finished> {
     const finished = await this.start([this.write(name, script)], env);
     if (finished.code !== 0) {
-      throw new Error(`${name}: exit code ${finished.code}, signal ${finished.signal}\n${finished.stdout}${finished.stderr}`);
+      throw new Error(
+        `${name}: exit code ${finished.code}, signal ${finished.signal}\n${finished.stdout}${finished.stderr}`,
+      );
     }
     return finished;
   }

@@ -54,10 +54,7 @@ async function requestAdapter(gpu: GPU): Promise<FoundAdapter | null> {
 /** Whether an adapter computes on the CPU. */
 export function isSoftware(adapter: GPUAdapter): boolean {
   const {isFallbackAdapter, architecture, description} = adapter.info;
-  return (
-    isFallbackAdapter ||
-    /swiftshader|llvmpipe|lavapipe|warp|basic render/i.test(`${architecture} ${description}`)
-  );
+  return isFallbackAdapter || /swiftshader|llvmpipe|lavapipe|warp|basic render/i.test(`${architecture} ${description}`);
 }
 
 async function systemAdapter(dawn: Dawn, flags: string[]): Promise<FoundAdapter | null> {
