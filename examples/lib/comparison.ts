@@ -1,0 +1,54 @@
+/** @file Dense masked attention beside flashMaskAttention in one run: the same losses, and what each step costs. */
+import type {Batch} from './batches.js';
+import {peakBytes} from './memory.js';
+import type {Trainer} from './trainer.js';
+
+/** The losses must agree to this, relative. */
+export const TOLERANCE = 1e-4;
+
+/** What one training step costs. */
+export interface Cost {
+  milliseconds: number;
+  /** Peak memory beyond weights, optimiser and batch. */
+  bytes: number;
+}
+
+/** Losses of both trainers, step by step. */
+export class LossComparison {
+  /** Largest relative difference so far. */
+  largest = 0;
+  steps = 0;
+
+  add(flash: number, dense: number): void {
+    this.steps++;
+    this.largest = Math.max(this.largest, Math.abs(flash - dense) / Math.abs(dense));
+  }
+
+  get agrees(): boolean {
+    return this.largest <= TOLERANCE;
+  }
+}
+
+/** One step on a batch that changes no weight, because its learning rate is 0. */
+export async function costOfStep(trainer: Trainer, batch: Batch): Promise<Cost> {
+  let milliseconds = 0;
+  const bytes = await peakBytes(async () => {
+    milliseconds = (await trainer.step(batch, 0)).milliseconds;
+  });
+  return {milliseconds, bytes};
+}
+
+/** Lines of a table of both costs. */
+export function costTable(flash: Cost, dense: Cost, tokens: string): string {
+  const seconds = ({milliseconds}: Cost): string => `${(milliseconds / 1000).toFixed(2)} s`.padStart(10);
+  const megabytes = ({bytes}: Cost): string => `${(bytes / 1e6).toFixed(1)} MB`.padStart(12);
+  const ratio = (a: number, b: number): string => `${(a / b).toFixed(1)}x`;
+  return [
+    `One training step on ${tokens}`.padEnd(46) + 'time'.padStart(10) + 'peak memory'.padStart(14),
+    '  flashMaskAttention'.padEnd(46) + seconds(flash) + `  ${megabytes(flash)}`,
+    '  dense masked attention'.padEnd(46) + seconds(dense) + `  ${megabytes(dense)}`,
+    '  dense / flashMaskAttention'.padEnd(46) +
+      ratio(dense.milliseconds, flash.milliseconds).padStart(10) +
+      ratio(dense.bytes, flash.bytes).padStart(14),
+  ].join('\n');
+}
