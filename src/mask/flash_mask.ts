@@ -36,7 +36,7 @@ export interface TileOptions {
 }
 
 /**
- * An immutable attention mask. Key column j hides the query rows `[LTS_j, LTE_j) ∪ [UTS_j, UTE_j)` (arXiv 2410.01359, section 3),
+ * An immutable attention mask. Key column j hides the query rows `[LTS_j, LTE_j) ∪ [UTS_j, UTE_j)` (arXiv 2410.01359, section 4.1),
  * and, if causal, the rows r < j - (keyLength - queryLength). The vectors stored per column:
  *
  * | causal | vectors | stored             | masked rows of a column                  |

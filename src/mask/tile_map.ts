@@ -1,6 +1,6 @@
 /**
  * @file Which tiles of a mask are empty, partial or full, told from the smallest and largest bounds of each block of key columns
- * alone (arXiv 2410.01359, section 4.1). Pure functions on host arrays; the WGSL tile map mirrors `classifyTile` line for line.
+ * alone (arXiv 2410.01359, section 4.2). Pure functions on host arrays; the WGSL tile map mirrors `classifyTile` line for line.
  */
 
 /** 'empty': every pair is masked. 'full': none is. 'partial': anything else, or not provable from the smallest and largest bounds. */
