@@ -149,7 +149,7 @@ class Bench {
     const repeats = Math.max(1, Math.min(20, Math.round(150 / once)));
     let best = once;
     for (let batch = 0; batch < 4; batch++)
-      best = Math.min(best, (await this.wait(Array(repeats).fill(run))) / repeats);
+      best = Math.min(best, (await this.wait(Array<PassRun>(repeats).fill(run))) / repeats);
     return {compile, ms: best};
   }
 

@@ -8,7 +8,7 @@ register();
 addChainedOp();
 
 export * from '../ops/index.js';
-export {masks} from './mask/builders.js';
+export {hashOrder, masks} from './mask/builders.js';
 export {FlashMask, type FlashMaskFields, type TileOptions} from './mask/flash_mask.js';
 export {clearBoundsCache} from './mask/bounds_cache.js';
 export {

@@ -1,0 +1,28 @@
+/** @file What a user would write instead: dense masked attention of tfjs ops, N x N scores and all. */
+import * as tf from '@tensorflow/tfjs-core';
+import type {FlashMask} from '../src/mask/flash_mask.js';
+
+export type Attention = (q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D) => tf.Tensor4D;
+
+/** Additive mask `[B or 1, Hm, N, N]`: 0 where a query sees a key, -1e9 where not. */
+export function denseBias(mask: FlashMask): tf.Tensor4D {
+  const {batch, heads, queryLength, keyLength} = mask;
+  const pairs = queryLength * keyLength;
+  const bias = new Float32Array(batch * heads * pairs);
+  for (let b = 0; b < batch; b++) {
+    for (let h = 0; h < heads; h++) {
+      const visible = mask.toDense(b, h);
+      const at = (b * heads + h) * pairs;
+      for (let i = 0; i < pairs; i++) if (!visible[i]) bias[at + i] = -1e9;
+    }
+  }
+  return tf.tensor4d(bias, [batch, heads, queryLength, keyLength]);
+}
+
+/** softmax(QKᵀ / √D + bias) V on `[B, H, N, D]` tensors. */
+export function denseAttention(bias: tf.Tensor4D): Attention {
+  return (q, k, v) => {
+    const scores = tf.mul(tf.matMul(q, k, false, true), 1 / Math.sqrt(q.shape[3]));
+    return tf.matMul(tf.softmax(tf.add(scores, bias)), v);
+  };
+}

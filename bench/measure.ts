@@ -1,0 +1,92 @@
+/** @file Milliseconds and peak bytes of a piece of tfjs work, on any backend. */
+import * as tf from '@tensorflow/tfjs-core';
+import {submitRecorded, type WebGPUBackend} from '../src/webgpu/backend.js';
+
+/** The backend, if its work runs on a WebGPU queue. */
+function webgpu(): WebGPUBackend | null {
+  return tf.getBackend() === 'webgpu' ? (tf.backend() as unknown as WebGPUBackend) : null;
+}
+
+/** Waits until the device has done all that was asked of it. */
+export async function settle(): Promise<void> {
+  const backend = webgpu();
+  if (!backend) return;
+  submitRecorded(backend);
+  await backend.queue.onSubmittedWorkDone();
+}
+
+export interface TimeOptions {
+  /** Seconds to spend, at least two runs after the first. */
+  seconds: number;
+}
+
+export interface Timing {
+  /** First run: it compiles the shaders. */
+  firstMs: number;
+  /** Best mean of a batch of runs after it. */
+  ms: number;
+}
+
+/** A batch fills this many milliseconds, so that one wait at its end costs nothing. */
+const BATCH_MS = 100;
+
+/** Times `run`, whose tensors are disposed. An idle GPU needs about half a second of work before it clocks up. */
+export async function time(run: () => tf.Tensor[], {seconds}: TimeOptions): Promise<Timing> {
+  const batch = async (repeats: number): Promise<number> => {
+    const start = performance.now();
+    for (let i = 0; i < repeats; i++) tf.dispose(run());
+    await settle();
+    return (performance.now() - start) / repeats;
+  };
+  const firstMs = await batch(1);
+  let ms = await batch(1);
+  const repeats = Math.max(1, Math.round(BATCH_MS / ms));
+  const end = performance.now() + 1000 * seconds;
+  do ms = Math.min(ms, await batch(repeats));
+  while (performance.now() < end);
+  await surfaceErrors(run);
+  return {firstMs, ms};
+}
+
+/** Reads a value of each result: an error of the device is thrown here rather than timed. */
+async function surfaceErrors(run: () => tf.Tensor[]): Promise<void> {
+  const results = run();
+  for (const result of results) {
+    const corner = tf.slice(
+      result,
+      result.shape.map(() => 0),
+      result.shape.map(() => 1),
+    );
+    const [value] = await corner.data();
+    if (!Number.isFinite(value)) throw new Error(`bench: a result must be finite, got ${String(value)}.`);
+    corner.dispose();
+  }
+  tf.dispose(results);
+}
+
+/** Most bytes that `run` holds at once beyond what was held before: device buffers on WebGPU, tensors elsewhere. */
+export async function peakBytes(run: () => tf.Tensor[]): Promise<number> {
+  await settle();
+  const backend = webgpu();
+  if (!backend) {
+    const before = tf.memory().numBytes;
+    const {peakBytes: peak} = await tf.profile(() => {
+      tf.dispose(run());
+      return [];
+    });
+    return peak - before;
+  }
+  const pool = backend.bufferManager as typeof backend.bufferManager & {numBytesUsed: number};
+  const before = pool.numBytesUsed;
+  let peak = before;
+  const acquire = pool.acquireBuffer.bind(pool);
+  pool.acquireBuffer = (...args) => {
+    const buffer = acquire(...args);
+    peak = Math.max(peak, pool.numBytesUsed);
+    return buffer;
+  };
+  tf.dispose(run());
+  await settle();
+  pool.acquireBuffer = acquire;
+  return peak - before;
+}

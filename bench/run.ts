@@ -1,0 +1,203 @@
+/**
+ * @file `npm run bench`: flashMaskAttention against dense masked attention of tfjs ops, in the same run, on any backend.
+ *
+ *     npm run bench -- --masks causal,causalDocument --lengths 512,1024 --heads 2 --dims 64 --documents 8
+ *
+ * Prints a table and writes records.jsonl, time.svg and memory.svg. On a machine with a GPU it runs on it through useWebGPU().
+ */
+import {mkdirSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import {Command} from 'commander';
+import {flashMaskAttention, masks, type FlashMask} from '../src/index.js';
+import {seededRandom} from '../src/mask/random.js';
+import {maskTable} from '../src/mask/table.js';
+import {useWebGPU} from '../src/node-webgpu.js';
+import type {WebGPUBackend} from '../src/webgpu/backend.js';
+import {denseAttention, denseBias, type Attention} from './dense.js';
+import {peakBytes, time} from './measure.js';
+import {memoryPlot, tableHeader, tableRow, timePlot, type BenchRecord} from './report.js';
+
+interface Options {
+  backend: string;
+  masks: string[];
+  lengths: number[];
+  heads: number;
+  dims: number[];
+  documents?: number;
+  dense: boolean;
+  forwardOnly?: boolean;
+  seconds: number;
+  out: string;
+}
+
+interface Case {
+  mask: FlashMask;
+  name: string;
+  N: number;
+  H: number;
+  D: number;
+}
+
+const list = (text: string): string[] => text.split(',').map((one) => one.trim());
+const numbers = (text: string): number[] => list(text).map(positive);
+
+function positive(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new Error(`bench: sizes must be positive integers, got '${text}'.`);
+  return value;
+}
+
+function readOptions(): Options {
+  return new Command('bench')
+    .option('--backend <name>', 'webgpu, cpu or wasm', 'webgpu')
+    .option('--masks <names>', `of ${maskTable.map(({name}) => name).join(', ')}`, list, [
+      'full',
+      'causal',
+      'slidingWindow',
+      'causalDocument',
+    ])
+    .option('--lengths <N,...>', 'sequence lengths', numbers, [512, 1024])
+    .option('--heads <H>', 'heads', positive, 2)
+    .option('--dims <D,...>', 'head sizes', numbers, [64])
+    .option('--documents <count>', 'equal documents in document masks, instead of drawn ones', positive)
+    .option('--no-dense', 'leave dense attention out')
+    .option('--forward-only', 'leave the backward out')
+    .option('--seconds <s>', 'seconds for each measurement', Number, 1)
+    .option('--out <folder>', 'where records.jsonl, time.svg and memory.svg go', join('bench', 'results'))
+    .parse()
+    .opts<Options>();
+}
+
+/** Sets the backend; returns the name of what it runs on. */
+async function useBackend(name: string): Promise<string> {
+  if (name === 'webgpu') return (await useWebGPU()).adapter;
+  if (name === 'wasm') await import('@tensorflow/tfjs-backend-wasm');
+  if (!(await tf.setBackend(name))) throw new Error(`bench: no tfjs backend '${name}'. Use webgpu, cpu or wasm.`);
+  return name;
+}
+
+function buildMask(name: string, N: number, documents?: number): FlashMask {
+  if (documents && (name === 'causalDocument' || name === 'document')) {
+    const lengths = Array.from(
+      {length: documents},
+      (_, i) => Math.floor(((i + 1) * N) / documents) - Math.floor((i * N) / documents),
+    );
+    return masks[name](lengths);
+  }
+  const entry = maskTable.find((row) => row.name === name);
+  if (!entry) throw new Error(`bench: no mask '${name}'. Use ${maskTable.map((row) => row.name).join(', ')}.`);
+  return entry.build(N, seededRandom(1));
+}
+
+/** Why dense attention cannot run here, or undefined: it holds B x H x N x N scores in one binding, several times over. */
+function denseObstacle({N, H}: Case): string | undefined {
+  const bytes = 4 * H * N * N;
+  const limit =
+    tf.getBackend() === 'webgpu'
+      ? (tf.backend() as unknown as WebGPUBackend).device.limits.maxStorageBufferBindingSize
+      : 2 ** 31;
+  return bytes > limit / 2 ? `its scores take ${(bytes / 2 ** 30).toFixed(1)} GiB` : undefined;
+}
+
+async function measure(
+  c: Case,
+  attention: Attention,
+  inputs: tf.Tensor4D[],
+  dOut: tf.Tensor4D,
+  options: Options,
+): Promise<Partial<BenchRecord>> {
+  const pairs = c.H * c.N * c.N * (1 - c.mask.sparsity().maskedPairs);
+  const run = (): tf.Tensor[] => [tf.tidy(() => attention(inputs[0], inputs[1], inputs[2]))];
+  const forward = await time(run, options);
+  const tflops = (flopsPerPair: number, ms: number): number => (flopsPerPair * c.D * pairs) / ms / 1e9;
+  const result = {compileMs: forward.firstMs - forward.ms, forwardMs: forward.ms, forwardTflops: tflops(4, forward.ms)};
+  if (options.forwardOnly) return {...result, peakBytes: await peakBytes(run)};
+  const grads = tf.grads((...x: tf.Tensor[]) =>
+    attention(x[0] as tf.Tensor4D, x[1] as tf.Tensor4D, x[2] as tf.Tensor4D),
+  );
+  const both = await time(() => grads(inputs, dOut), options);
+  const backwardMs = both.ms - forward.ms;
+  return {
+    ...result,
+    backwardMs,
+    backwardTflops: tflops(10, backwardMs),
+    peakBytes: await peakBytes(() => grads(inputs, dOut)),
+  };
+}
+
+/** Largest difference of two attentions, over the rows that see a key: dense attention averages over nothing in the others. */
+async function difference(mask: FlashMask, dense: Attention, [q, k, v]: tf.Tensor4D[]): Promise<number> {
+  const worst = tf.tidy(() => {
+    const [out, lse] = flashMaskAttention(q, k, v, mask, {layout: 'bhsd', returnLogSumExp: true});
+    const sees = tf.expandDims(tf.cast(tf.greater(lse, -1e30), 'float32'), 3);
+    return tf.max(tf.mul(tf.abs(tf.sub(out, dense(q, k, v))), sees));
+  });
+  const [value] = await worst.data();
+  worst.dispose();
+  return value;
+}
+
+async function runCase(
+  c: Case,
+  device: string,
+  options: Options,
+  emit: (r: BenchRecord, dense?: BenchRecord) => void,
+): Promise<void> {
+  const {mask, N, H, D} = c;
+  const noise = (seed: number): tf.Tensor4D => tf.randomNormal([1, H, N, D], 0, 1, 'float32', seed);
+  const inputs = [noise(1), noise(2), noise(3)];
+  const dOut = noise(4);
+  const common = {backend: options.backend, device, mask: c.name, N, H, D, sparsity: mask.sparsity().maskedPairs};
+  const flash: Attention = (q, k, v) => flashMaskAttention(q, k, v, mask, {layout: 'bhsd'});
+  const record: BenchRecord = {...common, attention: 'flash', ...(await measure(c, flash, inputs, dOut, options))};
+  const skipped = options.dense ? denseObstacle(c) : 'not asked for';
+  let dense: BenchRecord = {...common, attention: 'dense', skipped};
+  if (!skipped) {
+    const bias = denseBias(mask);
+    const attention = denseAttention(bias);
+    dense = {...common, attention: 'dense', ...(await measure(c, attention, inputs, dOut, options))};
+    record.difference = await difference(mask, attention, inputs);
+    bias.dispose();
+  }
+  if (options.dense) emit(dense);
+  emit(record, skipped ? undefined : dense);
+  tf.dispose([...inputs, dOut]);
+}
+
+async function main(): Promise<void> {
+  const options = readOptions();
+  const device = await useBackend(options.backend);
+  const records: BenchRecord[] = [];
+  console.log(`${options.backend} on ${device}; B 1, H ${options.heads}, float32\n${tableHeader()}`);
+  for (const D of options.dims) {
+    for (const N of options.lengths) {
+      for (const name of options.masks) {
+        await runCase(
+          {mask: buildMask(name, N, options.documents), name, N, H: options.heads, D},
+          device,
+          options,
+          (record, dense) => {
+            records.push(record);
+            console.log(tableRow(record, dense));
+          },
+        );
+      }
+    }
+  }
+  mkdirSync(options.out, {recursive: true});
+  const write = (file: string, text: string): void => {
+    writeFileSync(join(options.out, file), text);
+  };
+  write('records.jsonl', records.map((record) => JSON.stringify(record)).join('\n') + '\n');
+  write('time.svg', timePlot(records));
+  write('memory.svg', memoryPlot(records));
+  console.log(`\nwrote records.jsonl, time.svg and memory.svg to ${options.out}`);
+}
+
+try {
+  await main();
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  process.exitCode = 1;
+}
