@@ -7,9 +7,9 @@ import type {ActualResult} from './compare.js';
 
 /** Forward, and the gradients of `sum(out dOut) + sum(lse dLse)`. Frees all its tensors. */
 export async function attend({case: c, call, mask}: Prepared): Promise<ActualResult> {
-  const results = tf.tidy(() => {
+  const results = tf.tidy((): Record<string, tf.Tensor> => {
     const {q, k, v, dOut, dLse} = tensorsOf({case: c, call, mask});
-    const options = optionsOf({case: c, call, mask});
+    const options = optionsOf({case: c});
     const bounds = maskArgument(mask, c.Sk);
     const run = (qi: tf.Tensor, ki: tf.Tensor, vi: tf.Tensor): tf.Tensor4D =>
       flashMaskAttention(qi as tf.Tensor4D, ki as tf.Tensor4D, vi as tf.Tensor4D, bounds, options);
@@ -52,7 +52,7 @@ export function tensorsOf({call}: Prepared) {
 }
 
 /** Only what the case sets, so that defaults are tested too. */
-export function optionsOf({case: c}: Prepared): Omit<FlashMaskAttentionOptions, 'returnLogSumExp'> {
+export function optionsOf({case: c}: Pick<Prepared, 'case'>): Omit<FlashMaskAttentionOptions, 'returnLogSumExp'> {
   return {
     ...(c.causal === undefined ? {} : {causal: c.causal}),
     ...(c.scale === undefined ? {} : {scale: c.scale}),

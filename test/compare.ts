@@ -23,8 +23,7 @@ export interface Comparison {
 const FACTOR = 2;
 const EPSILON = 2 ** -23;
 /** Rounding steps of the absolute term. */
-const MAX_STEPS = 4;
-const RMS_STEPS = 2;
+const STEPS = 2;
 const SHOWN = 10;
 
 /**
@@ -51,8 +50,8 @@ function compareOne(
   const denseErrors = errorsOf(dense, expected);
   const maxError = maxOf(errors);
   const rmsError = rmsOf(errors);
-  const maxAllowed = FACTOR * maxOf(denseErrors) + MAX_STEPS * EPSILON * maxOf(magnitude);
-  const rmsAllowed = FACTOR * rmsOf(denseErrors) + RMS_STEPS * EPSILON * rmsOf(magnitude);
+  const maxAllowed = FACTOR * maxOf(denseErrors) + STEPS * EPSILON * maxOf(magnitude);
+  const rmsAllowed = FACTOR * rmsOf(denseErrors) + STEPS * EPSILON * rmsOf(magnitude);
   if (!Number.isFinite(maxAllowed)) {
     throw new Error(
       `${name}: dense attention itself is not finite here, so it gives no tolerance. Change the case's inputs.`,

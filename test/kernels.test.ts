@@ -9,6 +9,9 @@ import {denseFloat32} from './dense_float32.js';
 import {type Device, onEachDevice} from './devices.js';
 import {type OracleResult, oracle, resultNames} from './oracle.js';
 
+/** A comparison with the case that it is of. */
+type Named = Comparison & {of: string};
+
 const truths = new Map<Case, {prepared: Prepared; expected: OracleResult}>();
 
 /** The same for every device, so worked out once. */
@@ -22,7 +25,7 @@ function truthOf(c: Case) {
 
 describe('kernels against the oracle', () => {
   onEachDevice((device) => {
-    const comparisons: Comparison[] = [];
+    const comparisons: Named[] = [];
 
     for (const c of cases) {
       const unable = c.only && !c.only.devices.includes(device.name) ? c.only.reason : '';
@@ -30,7 +33,8 @@ describe('kernels against the oracle', () => {
         const {prepared, expected} = truthOf(c);
         const actual = await attend(prepared);
         await expectNoHiddenErrors(device);
-        comparisons.push(...compare(actual, expected, await denseFloat32(prepared.call)));
+        const found = compare(actual, expected, await denseFloat32(prepared.call));
+        comparisons.push(...found.map((x) => ({...x, of: `${c.group}: ${c.name}`})));
         if (c.deterministic) {
           expectSameBits(await attend(prepared), actual);
         }
@@ -96,12 +100,13 @@ function gradientForms(device: Device): void {
 }
 
 /** How far the worst case of each result is from failing. */
-function printLargestErrors(comparisons: Comparison[]): void {
+function printLargestErrors(comparisons: Named[]): void {
   for (const name of resultNames) {
-    const ratios = comparisons.filter((x) => x.name === name).map((x) => x.ratio);
-    if (ratios.length > 0) {
-      const mean = ratios.reduce((a, b) => a + b) / ratios.length;
-      console.log(`      ${name}: error / allowed, worst ${Math.max(...ratios).toFixed(2)}, mean ${mean.toFixed(2)}`);
+    const all = comparisons.filter((x) => x.name === name).sort((a, b) => b.ratio - a.ratio);
+    if (all.length > 0) {
+      const mean = all.reduce((sum, x) => sum + x.ratio, 0) / all.length;
+      const worst = `${all[0].ratio.toFixed(2)} in '${all[0].of}'`;
+      console.log(`      ${name.padEnd(3)} error / allowed: mean ${mean.toFixed(2)}, worst ${worst}`);
     }
   }
 }

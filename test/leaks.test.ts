@@ -78,12 +78,12 @@ describe('memory', () => {
 
     it('goes back at once, forward and backward, without tf.tidy', async () => {
       const shape: [number, number, number, number] = [1, S, H, D];
-      const q = tf.randomNormal<tf.Rank.R4>(shape, 0, 1, 'float32', 3);
+      const [q, k, v] = [3, 4, 5].map((seed) => tf.randomNormal<tf.Rank.R4>(shape, 0, 1, 'float32', seed));
       const mask = masks.causalDocument([10, 25, 5]);
-      flashMaskAttention(q, q, q, mask).dispose();
+      flashMaskAttention(q, k, v, mask).dispose();
       const before = await settled(device);
 
-      const [out, lse] = flashMaskAttention(q, q, q, mask, {returnLogSumExp: true});
+      const [out, lse] = flashMaskAttention(q, k, v, mask, {returnLogSumExp: true});
       await Promise.all([out.data(), lse.data()]);
       const during = await settled(device);
       expect(during.tensors - before.tensors, 'tensors of a call: out and lse').to.equal(2);
@@ -94,12 +94,12 @@ describe('memory', () => {
 
       const gradients = tf.grads((a, b, c) =>
         flashMaskAttention(a as tf.Tensor4D, b as tf.Tensor4D, c as tf.Tensor4D, mask),
-      )([q, q, q]);
+      )([q, k, v]);
       await Promise.all(gradients.map((x) => x.data()));
       expect((await settled(device)).tensors - before.tensors, 'tensors of a gradient').to.equal(3);
       tf.dispose(gradients);
       expect(await settled(device), 'after freeing the gradients').to.deep.equal(before);
-      q.dispose();
+      tf.dispose([q, k, v]);
     });
 
     it('stays bounded when every call has a new mask', async () => {

@@ -56,10 +56,10 @@ export interface OracleResult extends AttentionResult {
 }
 
 /**
- * The backward pass recomputes p = exp(s - lse) from an lse that was rounded to float32, which moves p by up to half a rounding step of
- * lse, relatively. Up to this lse that is less than what the tolerance grants anyway.
+ * The backward pass recomputes p = exp(s - lse) from an lse that was rounded to float32, which moves all p of a row by up to
+ * |lse| rounding steps, relatively. Up to this lse the tolerance grants as much anyway.
  */
-const LSE_STEPS = 4;
+const LSE_STEPS = 2;
 
 /** Index of channel 0 of (batch, row, head) in a `rows x heads x channels` tensor. */
 export function offsetOf(

@@ -1,0 +1,124 @@
+/**
+ * @file Random calls on every device, by fast-check: any intervals, sizes and options, against the oracle. A failure is shrunk to the
+ * smallest call that fails and printed with its seed; `FLASHMASK_SEED` runs other calls than the usual ones.
+ */
+import fc from 'fast-check';
+import {expect} from 'chai';
+import {maskTable} from '../src/mask/table.js';
+import {attend} from './attend.js';
+import {type Case, type Prepared, forms, prepare} from './cases.js';
+import {compare} from './compare.js';
+import {denseFloat32} from './dense_float32.js';
+import {type Device, onEachDevice} from './devices.js';
+import {type PairRule, oracle, visibleByBounds} from './oracle.js';
+
+const seed = Number(process.env.FLASHMASK_SEED ?? 20241001);
+
+/** Every new head size, and dropout, compiles shaders on webgpu, which takes a software GPU seconds: there they stay few. */
+const drawn = {
+  cpu: {runs: 150, channels: fc.integer({min: 1, max: 24}), dropout: true},
+  composed: {runs: 80, channels: fc.integer({min: 1, max: 24}), dropout: true},
+  webgpu: {runs: 60, channels: fc.constant(16), dropout: false},
+};
+
+interface Options {
+  channels: fc.Arbitrary<number>;
+  dropout: boolean;
+}
+
+/** Heads as key heads and queries a key head; the mask has one head, one a key head, or one a query head. */
+const heads = fc
+  .record({Hkv: fc.integer({min: 1, max: 2}), group: fc.integer({min: 1, max: 3})})
+  .chain(({Hkv, group}) =>
+    fc.record({Hkv: fc.constant(Hkv), H: fc.constant(Hkv * group), Hm: fc.constantFrom(1, Hkv, Hkv * group)}),
+  );
+
+/** Mostly near the rows, sometimes anywhere in int32. */
+const bound = (Sq: number) =>
+  fc.oneof(
+    {weight: 9, arbitrary: fc.integer({min: -2, max: Sq + 2})},
+    {weight: 1, arbitrary: fc.integer({min: -(2 ** 31), max: 2 ** 31 - 1})},
+  );
+
+/** Bounds `[rows, Sk, n]`: alike over runs of columns, so that whole tiles become empty or full, or independent. */
+const boundsData = (rows: number, Sq: number, Sk: number, n: number) =>
+  fc.oneof(
+    fc.array(bound(Sq), {minLength: rows * Sk * n, maxLength: rows * Sk * n}),
+    fc
+      .array(fc.array(bound(Sq), {minLength: n, maxLength: n}), {minLength: 1, maxLength: 4})
+      .map((runs) => Array.from({length: rows * Sk}, (_, i) => runs[Math.floor(((i % Sk) * runs.length) / Sk)]).flat()),
+  );
+
+/** Any call with a tensor of bounds. */
+const calls = ({channels, dropout}: Options): fc.Arbitrary<Prepared> =>
+  fc
+    .record({
+      heads,
+      form: fc.constantFrom(...forms),
+      B: fc.integer({min: 1, max: 2}),
+      Sq: fc.integer({min: 1, max: 70}),
+      Sk: fc.integer({min: 1, max: 70}),
+      D: channels,
+      Dv: channels,
+      shared: fc.boolean(),
+      layout: fc.constantFrom('bshd' as const, 'bhsd' as const),
+      scale: fc.constantFrom(undefined, 0.3, 1),
+      dropout: dropout ? fc.constantFrom(0, 0, 0.2, 0.7) : fc.constant(0),
+      seed: fc.maxSafeNat(),
+      lse: fc.boolean(),
+      deterministic: fc.boolean(),
+    })
+    .chain(({heads: {H, Hkv, Hm}, form, shared, ...rest}) => {
+      const maskB = shared ? 1 : rest.B;
+      return boundsData(maskB * Hm, rest.Sq, rest.Sk, form.n).map((data) => {
+        const bounds = {...form, maskB, Hm, data};
+        const visible = visibleByBounds(bounds, {H, ...rest});
+        return prepare({
+          ...rest, H, Hkv, spread: {}, group: 'property', name: String(rest.seed),
+          causal: form.causal, mask: () => ({mask: bounds, visible}),
+        }); // prettier-ignore
+      });
+    });
+
+/** Any builder of the table at any length. */
+const builderCalls: fc.Arbitrary<Prepared> = fc
+  .record({entry: fc.constantFrom(...maskTable), S: fc.integer({min: 1, max: 140}), name: fc.string()})
+  .map(({entry, S, name}) => {
+    const c: Omit<Case, 'mask'> = {
+      group: entry.name, name, B: 1, H: 1, Hkv: 1, Sq: S, Sk: S, D: 16, Dv: 16, layout: 'bshd', dropout: 0, seed: 0, lse: true, spread: {},
+    }; // prettier-ignore
+    const mask: Case['mask'] = (random) => {
+      const sample = entry.sample(S, random);
+      return {mask: sample.mask, visible: ((b, h, r, j) => sample.visible(r, j, b, h)) as PairRule};
+    };
+    return prepare({...c, mask});
+  });
+
+async function expectRight(device: Device, prepared: Prepared): Promise<void> {
+  const actual = await attend(prepared);
+  expect(await device.hiddenErrors()).to.deep.equal([]);
+  compare(actual, oracle(prepared.call), await denseFloat32(prepared.call));
+}
+
+/** Shows a call by its options and bounds: its tensors follow from them. */
+function show({case: c, mask}: Prepared): string {
+  return JSON.stringify({...c, mask});
+}
+
+describe('random calls', () => {
+  onEachDevice((device) => {
+    const {runs, ...options} = drawn[device.name];
+
+    it(`${runs} with any bounds, sizes and options`, async () => {
+      const arbitrary = calls(options).map((prepared) => ({prepared, toString: () => show(prepared)}));
+      const property = fc.asyncProperty(arbitrary, ({prepared}) => expectRight(device, prepared));
+      await fc.assert(property, {seed, numRuns: runs});
+    });
+
+    it(`${runs} with any builder and length`, async () => {
+      const arbitrary = builderCalls.map((prepared) => ({prepared, toString: () => show(prepared)}));
+      const property = fc.asyncProperty(arbitrary, ({prepared}) => expectRight(device, prepared));
+      await fc.assert(property, {seed, numRuns: runs});
+    });
+  });
+});

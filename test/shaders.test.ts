@@ -1,0 +1,149 @@
+/**
+ * @file Every shader that `plan()` can choose, compiled and validated on Dawn's null adapter: it checks WGSL, bindings and limits
+ * as a real device does, and executes nothing. With the limits of the weakest device that WebGPU allows.
+ */
+import {expect} from 'chai';
+import {create, globals} from 'webgpu';
+import {type Pass, type PassPlan, type Variant, candidates, plan} from '../src/plan.js';
+import {createPipeline} from '../src/webgpu/dispatch.js';
+import {backwardBindings, dkdvShader, dqShader} from '../src/webgpu/wgsl/backward.js';
+import {deltaBindings, deltaKey, deltaShader} from '../src/webgpu/wgsl/delta.js';
+import {forwardBindings, forwardShader} from '../src/webgpu/wgsl/forward.js';
+import type {Binding} from '../src/webgpu/wgsl/header.js';
+import {TILE_MAP_BINDINGS, tileMapKey, tileMapShader} from '../src/webgpu/wgsl/tile_map.js';
+import {forms} from './cases.js';
+
+/** Aligned, odd, the least, the most, and different for keys and values. */
+const channels = [
+  [1, 1], [3, 20], [4, 4], [33, 64], [64, 64], [80, 33], [128, 128], [128, 256], [192, 128], [256, 256],
+] as const; // prettier-ignore
+
+const booleans = [false, true];
+
+function variants(D: number, Dv: number): Variant[] {
+  return booleans.flatMap((causal) =>
+    booleans.flatMap((intervals) =>
+      booleans.flatMap((dropout) =>
+        booleans.flatMap((half) =>
+          booleans.map((fewQueries) => ({D, Dv, causal, intervals, dropout, half, fewQueries})),
+        ),
+      ),
+    ),
+  );
+}
+
+interface Shader {
+  key: string;
+  code: string;
+  bindings: readonly Binding[];
+  /** What the plan says that it takes of workgroup memory. */
+  workgroupBytes: number;
+}
+
+function shaderOf(p: PassPlan): Shader {
+  const code = {forward: forwardShader, dq: dqShader, dkdv: dkdvShader}[p.pass](p);
+  const bindings = p.pass === 'forward' ? forwardBindings(p) : backwardBindings(p);
+  return {key: p.key, code, bindings, workgroupBytes: p.workgroupBytes};
+}
+
+/** The limits that every WebGPU device has at least. */
+const leastLimits = {maxComputeWorkgroupStorageSize: 16384, maxComputeInvocationsPerWorkgroup: 256};
+const anyLimits = {maxComputeWorkgroupStorageSize: Infinity, maxComputeInvocationsPerWorkgroup: Infinity};
+
+/** Each plan that some device would be given: with all candidate tiles of the pass, not only the first. */
+function plansOf(pass: Pass, variant: Variant): PassPlan[] {
+  return candidates(pass, variant).map((shape) => plan(pass, variant, anyLimits, [shape]));
+}
+
+describe('shaders', () => {
+  // Dawn frees its devices with this object.
+  let gpu: GPU;
+  let device: GPUDevice;
+
+  before(async () => {
+    Object.assign(globalThis, globals);
+    gpu = create(['backend=null', 'enable-dawn-features=allow_unsafe_apis']);
+    const adapter = (await gpu.requestAdapter())!;
+    device = await adapter.requestDevice({requiredFeatures: adapter.features.has('shader-f16') ? ['shader-f16'] : []});
+  });
+
+  after(() => device.destroy());
+
+  it('are refused when they are wrong', async () => {
+    const bindings: Binding[] = [{name: 'x', type: 'f32', access: 'read_write'}];
+    const error = await problemOf({
+      key: 'wrong',
+      code: '@compute @workgroup_size(1) fn main() { x[0] = y; }',
+      bindings,
+      workgroupBytes: 0,
+    });
+    expect(error).to.match(/unresolved value 'x'/);
+  });
+
+  for (const [D, Dv] of channels) {
+    it(`D ${D}, Dv ${Dv}`, async () => {
+      const shaders = new Map<string, Shader>();
+      for (const variant of variants(D, Dv).filter((v) => !v.half || device.features.has('shader-f16'))) {
+        for (const pass of ['forward', 'dq', 'dkdv'] as const) {
+          for (const shader of plansOf(pass, variant).map(shaderOf)) {
+            expectSameCode(shaders.get(shader.key), shader);
+            shaders.set(shader.key, shader);
+          }
+        }
+        shaders.set(deltaKey(variant), {
+          key: deltaKey(variant),
+          code: deltaShader(variant),
+          bindings: deltaBindings(variant),
+          workgroupBytes: 0,
+        });
+      }
+      for (const shader of shaders.values()) {
+        await expectValid(shader);
+      }
+    });
+  }
+
+  it('fit 16 KiB of workgroup memory at every head size', () => {
+    for (const [D, Dv] of channels) {
+      for (const variant of variants(D, Dv)) {
+        for (const pass of ['forward', 'dq', 'dkdv'] as const) {
+          expect(plan(pass, variant, leastLimits).workgroupBytes).to.be.at.most(16384);
+        }
+      }
+    }
+  });
+
+  it('tile maps of all forms', async () => {
+    for (const form of forms) {
+      for (const blockK of [16, 32, 64]) {
+        const shader = {code: tileMapShader({...form, blockK}), bindings: TILE_MAP_BINDINGS, workgroupBytes: 0};
+        await expectValid({key: tileMapKey({...form, blockK}), ...shader});
+      }
+    }
+  });
+
+  /** What the device finds wrong with a shader; '' if nothing. */
+  async function problemOf({key, code, bindings}: Shader): Promise<string> {
+    device.pushErrorScope('validation');
+    createPipeline(device, key, code, bindings);
+    const error = await device.popErrorScope();
+    return error ? error.message : '';
+  }
+
+  /** The null device has the least limits: there, of larger plans everything but their size is checked, and that by the bytes. */
+  async function expectValid(shader: Shader): Promise<void> {
+    const problem = await problemOf(shader);
+    if (shader.workgroupBytes <= device.limits.maxComputeWorkgroupStorageSize) {
+      expect(problem, shader.key).to.equal('');
+    } else {
+      expect(problem, shader.key).to.include(`workgroup storage (${shader.workgroupBytes} bytes) is larger`);
+    }
+  }
+});
+
+/** Equal keys must mean equal code: the key is all that the pipeline cache sees. */
+function expectSameCode(known: Shader | undefined, shader: Shader): void {
+  if (known) {
+    expect(shader.code, `the code of two plans with the key ${shader.key}`).to.equal(known.code);
+  }
+}
