@@ -108,13 +108,13 @@ class Bench {
         key: deltaKey(variant),
         code: () => deltaShader(variant),
         bindings: deltaBindings(variant),
-        uniforms: uniformsOf(this.p, attrs, 1),
+        uniforms: uniformsOf(this.p, attrs),
         buffers: [this.buffer('out', floats, false), dOut, lse, this.buffer('dLse', B * H * Sq, false), stats],
         items: B * H * Sq,
         itemsPerWorkgroup: DELTA_THREADS,
       };
     }
-    const uniforms = uniformsOf(this.p, attrs, pass.blockK);
+    const uniforms = uniformsOf(this.p, attrs);
     const result = (name: string): GPUBuffer => this.buffer(name + suffix, floats, false);
     if (pass.pass === 'forward') {
       return {

@@ -62,6 +62,11 @@ export interface PassPlan extends Variant, TileShape {
 /** Query rows up to which a pass over queries takes its smallest tile. */
 export const FEW_QUERIES = 16;
 
+/**
+ * Key columns whose bounds the tile map reduces to minima and maxima. It divides every blockK, so that all passes read one map.
+ */
+export const MAP_BLOCK = 32;
+
 /** Tiles that one classification round covers: two 32-bit words of live bits. */
 export const TILES_PER_ROUND = 64;
 

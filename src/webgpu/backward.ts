@@ -36,21 +36,21 @@ export function backward(
     const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
     const rowStats = backend.bufferManager.acquireBuffer(statsBytes, GPUBufferUsage.STORAGE);
     const read = [q, k, v, dOut].map(buffer);
+    const uniforms = uniformsOf(p, attrs);
     const passes: PassRun[] = [
       {
         key: deltaKey(variant),
         code: () => deltaShader(variant),
         bindings: deltaBindings(variant),
         buffers: [out, dOut, lse, dLse].map(buffer).concat(rowStats),
-        uniforms: uniformsOf(p, attrs, 1),
+        uniforms: uniforms,
         items: p.B * p.H * p.Sq,
         itemsPerWorkgroup: DELTA_THREADS,
         flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,
       },
     ];
     const add = (pass: PassPlan, code: () => string, results: TensorInfo[]): void => {
-      const uniforms = uniformsOf(p, attrs, pass.blockK);
-      const mask = p.n > 0 ? [tileMap(backend, inputs.bounds, p, pass.blockK, uniforms, passes)] : [];
+      const mask = p.n > 0 ? [tileMap(backend, inputs.bounds, p, uniforms, passes)] : [];
       passes.push({
         key: pass.key,
         code,

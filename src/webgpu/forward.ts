@@ -42,9 +42,9 @@ export function forward(
     const out = backend.makeTensorInfo(outShape, 'float32');
     const lse = backend.makeTensorInfo(lseShape, 'float32');
     const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
-    const uniforms = uniformsOf(p, attrs, pass.blockK);
+    const uniforms = uniformsOf(p, attrs);
     const passes: PassRun[] = [];
-    const mask = p.n > 0 ? [tileMap(backend, bounds, p, pass.blockK, uniforms, passes)] : [];
+    const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes)] : [];
     passes.push({
       key: pass.key,
       code: () => forwardShader(pass),

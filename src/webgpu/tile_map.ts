@@ -3,6 +3,7 @@
  * It is cached by the identity of the bounds tensor's data; a few masks are kept.
  */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
+import {MAP_BLOCK} from '../plan.js';
 import type {Problem} from '../problem.js';
 import {bufferOf, type WebGPUBackend} from './backend.js';
 import {checkBindable} from './errors.js';
@@ -28,16 +29,14 @@ export function tileMap(
   backend: WebGPUBackend,
   bounds: TensorInfo,
   p: Problem,
-  blockK: number,
   uniforms: UniformValues,
   passes: PassRun[],
 ): GPUBuffer {
-  const form = {causal: p.causal, n: p.n, blockK};
+  const form = {causal: p.causal, n: p.n};
   const key = tileMapKey(form);
   const entries = evictDisposed(backend, caches.get(backend) ?? []);
   const found = entries.findIndex((e) => e.dataId === bounds.dataId && e.key === key);
-  const entry =
-    found >= 0 ? entries.splice(found, 1)[0] : {dataId: bounds.dataId, key, buffer: acquire(backend, p, blockK)};
+  const entry = found >= 0 ? entries.splice(found, 1)[0] : {dataId: bounds.dataId, key, buffer: acquire(backend, p)};
   entries.push(entry);
   if (entries.length > KEPT) backend.bufferManager.releaseBuffer(entries.shift()!.buffer);
   caches.set(backend, entries);
@@ -47,22 +46,22 @@ export function tileMap(
       code: () => tileMapShader(form),
       bindings: TILE_MAP_BINDINGS,
       buffers: [bufferOf(backend, bounds), entry.buffer],
-      uniforms: {...uniforms, keyBlocks: Math.ceil(p.Sk / blockK)},
-      items: p.maskB * p.Hm * Math.ceil(p.Sk / blockK),
+      uniforms,
+      items: p.maskB * p.Hm * Math.ceil(p.Sk / MAP_BLOCK),
       itemsPerWorkgroup: TILE_MAP_THREADS,
-      flopsPerWorkgroup: TILE_MAP_THREADS * blockK * 16,
+      flopsPerWorkgroup: TILE_MAP_THREADS * MAP_BLOCK * 16,
     });
   }
   return entry.buffer;
 }
 
 /** Bytes of the mask buffer: linear in the key length. */
-export function tileMapBytes(p: Problem, blockK: number): number {
-  return 16 * p.maskB * p.Hm * (2 * Math.ceil(p.Sk / blockK) + p.Sk);
+export function tileMapBytes(p: Problem): number {
+  return 16 * p.maskB * p.Hm * (2 * Math.ceil(p.Sk / MAP_BLOCK) + p.Sk);
 }
 
-function acquire(backend: WebGPUBackend, p: Problem, blockK: number): GPUBuffer {
-  const bytes = tileMapBytes(p, blockK);
+function acquire(backend: WebGPUBackend, p: Problem): GPUBuffer {
+  const bytes = tileMapBytes(p);
   checkBindable(backend.device, {'the tile map of the mask': bytes});
   return backend.bufferManager.acquireBuffer(bytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC);
 }

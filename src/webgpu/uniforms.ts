@@ -1,10 +1,11 @@
 /** @file Uniform values of a call: the sizes, strides and factors that all of its passes share. */
+import {MAP_BLOCK} from '../plan.js';
 import {stridesOf, type Problem, type Strides} from '../problem.js';
 import type {FlashMaskAttentionAttrs} from '../kernel_names.js';
 import {elementType, type UniformValues} from './wgsl/header.js';
 
 /** Everything but the dispatch's own fields, which dispatch.ts fills in. */
-export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs, blockK: number): UniformValues {
+export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformValues {
   const q = strides(p, p.Sq, p.H, p.D);
   const k = strides(p, p.Sk, p.Hkv, p.D);
   const v = strides(p, p.Sk, p.Hkv, p.Dv);
@@ -18,7 +19,7 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs, blockK: n
     maskGroup: p.H / p.Hm,
     maskBatchStride: p.maskB === 1 ? 0 : p.Hm,
     maskHeads: p.maskB * p.Hm,
-    keyBlocks: Math.ceil(p.Sk / blockK),
+    mapBlocks: Math.ceil(p.Sk / MAP_BLOCK),
     causalOffset: p.Sk - p.Sq,
     firstWorkgroup: 0,
     gridX: 0,

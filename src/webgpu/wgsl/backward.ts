@@ -122,8 +122,9 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let vBase = b * u.vBatch + (h / u.groupSize) * u.vHead;
   let r0 = i32(qFirst);
   let r1 = min(r0 + i32(BLOCK_Q), i32(u.Sq));
+  let keyBlocks = (u.Sk + BLOCK_K - 1u) / BLOCK_K;
   let firstTile = 0u;
-  let lastTile = ${p.causal ? 'u32(clamp((r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K), 0, i32(u.keyBlocks)))' : 'u.keyBlocks'};
+  let lastTile = ${p.causal ? 'u32(clamp((r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K), 0, i32(keyBlocks)))' : 'keyBlocks'};
 ${unroll(rows, (i) => `  let stats_${i} = statsOf(bh, qFirst + ${rowOf(p, i)});`)}
 ${declareAccumulator(p, 'acc', p.D)}
 ${forEachLiveTile('classify(maskHead, candidate, r0, r1)', body)}
@@ -198,8 +199,9 @@ ${accumulate(p, 'dkAcc', q, QUERIES)}
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
   if (workgroup >= u.workEnd) { return; }
-  let bhkv = workgroup / u.keyBlocks;
-  let keyBlock = workgroup % u.keyBlocks;
+  let keyBlocks = (u.Sk + BLOCK_K - 1u) / BLOCK_K;
+  let bhkv = workgroup / keyBlocks;
+  let keyBlock = workgroup % keyBlocks;
   let kFirst = keyBlock * BLOCK_K;
   let b = bhkv / u.Hkv;
   let hkv = bhkv % u.Hkv;

@@ -155,8 +155,9 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let outBase = b * u.oBatch + h * u.oHead;
   let r0 = i32(qFirst);
   let r1 = min(r0 + i32(BLOCK_Q), i32(u.Sq));
+  let keyBlocks = (u.Sk + BLOCK_K - 1u) / BLOCK_K;
   let firstTile = 0u;
-  let lastTile = ${p.causal ? 'u32(clamp((r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K), 0, i32(u.keyBlocks)))' : 'u.keyBlocks'};
+  let lastTile = ${p.causal ? 'u32(clamp((r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K), 0, i32(keyBlocks)))' : 'keyBlocks'};
 ${unroll(rows, (i) => `  var sum_${i} = 0.0;`)}
 ${declareAccumulator(p, 'o', p.Dv)}
   for (var row = lid; row < ROWS; row += THREADS) { rowStats[row] = vec2f(MASKED, 0.0); }

@@ -1,5 +1,5 @@
 /** @file What every shader starts with: the uniform struct, the constants of its plan and its storage bindings. */
-import {CHUNK, type PassPlan} from '../../plan.js';
+import {CHUNK, MAP_BLOCK, type PassPlan} from '../../plan.js';
 
 /** Uniforms of all passes, in order. Sizes that change from call to call live here, so that a new length never recompiles. */
 export const UNIFORMS = [
@@ -15,8 +15,8 @@ export const UNIFORMS = [
   ['maskBatchStride', 'u32'],
   /** All mask heads: mask batches times Hm. */
   ['maskHeads', 'u32'],
-  /** ceil(Sk / blockK) */
-  ['keyBlocks', 'u32'],
+  /** ceil(Sk / MAP_BLOCK): blocks of key columns in the tile map. */
+  ['mapBlocks', 'u32'],
   /** Sk - Sq: the causal triangle is aligned to the bottom right. */
   ['causalOffset', 'i32'],
   /** This dispatch starts at workgroup firstWorkgroup, gridX to a row, and ends before work item workEnd. */
@@ -82,6 +82,8 @@ export function constants(p: PassPlan): string {
     COLS: p.cols,
     BLOCK_Q: p.blockQ,
     BLOCK_K: p.blockK,
+    // Blocks of the tile map in a key block.
+    MAP_SPAN: p.blockK / MAP_BLOCK,
     CHUNK,
     THREADS: p.threads,
     THREADS_X: p.threadsX,

@@ -233,7 +233,7 @@ ${unroll(chunksOf(channels), (m) => put(i, m))}
  */
 export function visibleFunction(p: PassPlan): string {
   const outside = (start: string, end: string): string => ` & !((r >= bounds.${start}) & (r < bounds.${end}))`;
-  const columns = '2u * u.maskHeads * u.keyBlocks + maskHead * u.Sk';
+  const columns = '2u * u.maskHeads * u.mapBlocks + maskHead * u.Sk';
   return `
 struct Bounds { ${p.intervals ? 'lowerStart: vec4i, lowerEnd: vec4i, upperStart: vec4i, upperEnd: vec4i' : 'none: u32'} }
 

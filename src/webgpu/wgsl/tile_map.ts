@@ -1,7 +1,8 @@
 /**
- * @file The tile map pass (paper section 4.2): from the mask's bounds to the buffer of src/webgpu/wgsl/tiles.ts: per key block
- * the minima and maxima of the bounds, and per column its four bounds, whatever form the mask came in.
+ * @file The tile map pass (paper section 4.2): from the mask's bounds to the buffer of src/webgpu/wgsl/tiles.ts: per block of
+ * keys the minima and maxima of the bounds, and per column its four bounds, whatever form the mask came in.
  */
+import {MAP_BLOCK} from '../../plan.js';
 import {declare, type Binding} from './header.js';
 
 export const TILE_MAP_THREADS = 64;
@@ -11,7 +12,6 @@ export interface BoundsForm {
   causal: boolean;
   /** Bounds per column: 1, 2 or 4. */
   n: number;
-  blockK: number;
 }
 
 export const TILE_MAP_BINDINGS: readonly Binding[] = [
@@ -19,8 +19,7 @@ export const TILE_MAP_BINDINGS: readonly Binding[] = [
   {name: 'mask', type: 'vec4i', access: 'read_write'},
 ];
 
-export const tileMapKey = ({causal, n, blockK}: BoundsForm): string =>
-  `tilemap_n${n}_k${blockK}${causal ? '_causal' : ''}`;
+export const tileMapKey = ({causal, n}: BoundsForm): string => `tilemap_n${n}${causal ? '_causal' : ''}`;
 
 /** (LTS, LTE, UTS, UTE) of the column whose bounds start at `at`; the table of docs/masks.md. */
 function canonical({causal, n}: BoundsForm): string {
@@ -32,19 +31,19 @@ function canonical({causal, n}: BoundsForm): string {
   throw new Error(`flashMaskAttention: bounds with causal ${causal} take n of ${causal ? '1, 2' : '2, 4'}, got ${n}.`);
 }
 
-/** One thread a key block of one mask head. */
+/** One thread a block of MAP_BLOCK keys of one mask head. */
 export function tileMapShader(form: BoundsForm): string {
   return `${declare(TILE_MAP_BINDINGS)}
 @compute @workgroup_size(${TILE_MAP_THREADS})
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let index = (u.firstWorkgroup + id.y * u.gridX + id.x) * ${TILE_MAP_THREADS}u + lid;
   if (index >= u.workEnd) { return; }
-  let maskHead = index / u.keyBlocks;
-  let first = (index % u.keyBlocks) * ${form.blockK}u;
-  let columns = 2u * u.maskHeads * u.keyBlocks + maskHead * u.Sk;
+  let maskHead = index / u.mapBlocks;
+  let first = (index % u.mapBlocks) * ${MAP_BLOCK}u;
+  let columns = 2u * u.maskHeads * u.mapBlocks + maskHead * u.Sk;
   var least = vec4i(2147483647);
   var most = vec4i(-2147483647 - 1);
-  for (var j = first; j < min(first + ${form.blockK}u, u.Sk); j++) {
+  for (var j = first; j < min(first + ${MAP_BLOCK}u, u.Sk); j++) {
     let at = (maskHead * u.Sk + j) * ${form.n}u;
     let column = ${canonical(form)};
     least = min(least, column);

@@ -1,8 +1,8 @@
 /**
  * @file Which tiles a workgroup visits: the WGSL twin of `classifyTile` in src/mask/tile_map.ts, and the loop over live tiles.
  *
- * The mask arrives as one buffer of vec4i, made by the tile map pass: for each mask head and key block two vec4i with
- * (min, max) of (LTS, LTE) and of (UTS, UTE); then for each mask head and key column its (LTS, LTE, UTS, UTE).
+ * The mask arrives as one buffer of vec4i, made by the tile map pass: for each mask head and block of MAP_BLOCK keys
+ * two vec4i with (min, max) of (LTS, LTE) and of (UTS, UTE); then for each mask head and key column its (LTS, LTE, UTS, UTE).
  */
 import {TILES_PER_ROUND, type PassPlan} from '../../plan.js';
 
@@ -13,20 +13,35 @@ export function classifyFunction(p: PassPlan): string {
   full = r0 >= c1 - 1 - u.causalOffset;`
     : '';
   const intervals = p.intervals
-    ? `  let lower = mask[2u * (maskHead * u.keyBlocks + keyBlock)];
-  let upper = mask[2u * (maskHead * u.keyBlocks + keyBlock) + 1u];
+    ? `  let first = keyBlock * MAP_SPAN;
+  var lower = mapped(maskHead, first, 0u);
+  var upper = mapped(maskHead, first, 1u);
+  for (var block = first + 1u; block < min(first + MAP_SPAN, u.mapBlocks); block++) {
+    lower = join(lower, mapped(maskHead, block, 0u));
+    upper = join(upper, mapped(maskHead, block, 1u));
+  }
   for (var again = 0u; again < 2u; again++) {
     reach = select(reach, max(reach, lower.z), lower.y <= reach);
     reach = select(reach, max(reach, upper.z), upper.y <= reach);
   }
   full = full && misses(lower, r0, r1) && misses(upper, r0, r1);`
     : '';
-  return `
-// bounds = (start min, start max, end min, end max) of one interval over a block of columns: does no column's meet the rows?
+  const map = `
+// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the tile map.
+fn mapped(maskHead: u32, block: u32, interval: u32) -> vec4i {
+  return mask[2u * (maskHead * u.mapBlocks + block) + interval];
+}
+
+fn join(a: vec4i, b: vec4i) -> vec4i {
+  return vec4i(min(a.x, b.x), max(a.y, b.y), min(a.z, b.z), max(a.w, b.w));
+}
+
+// Does no column's interval meet the rows?
 fn misses(bounds: vec4i, r0: i32, r1: i32) -> bool {
   return r1 <= bounds.x || r0 >= bounds.w || bounds.x >= bounds.w;
 }
-
+`;
+  return `${p.intervals ? map : ''}
 // Rows below reach are masked in every column of the block; a start at or above reach extends it to the interval's end.
 fn classify(maskHead: u32, keyBlock: u32, r0: i32, r1: i32) -> u32 {
   let c0 = i32(keyBlock * BLOCK_K);
