@@ -159,6 +159,32 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     tf.dispose([poison, q, out, gradients]);
   });
 
+  it('float16 reads halves and stays within their rounding', async function () {
+    const current = tf.getBackend();
+    const adapter = (await navigator.gpu.requestAdapter())!;
+    if (!adapter.features.has('shader-f16')) {
+      console.log('      skipped: the adapter has no shader-f16');
+      this.skip();
+    }
+    await createWebGPUBackend({name: 'webgpu-half'});
+    const mask = masks.causalDocument([100, 60]);
+    const x = noise([1, 160, 2, 64], 5);
+    const call = (precision: 'float16' | 'float32'): tf.Tensor[] => [
+      flashMaskAttention(x, x, x, mask, {precision}),
+      tf.grad((q) => flashMaskAttention(q as tf.Tensor4D, x, x, mask, {precision}))(x),
+    ];
+    const [half, full] = [call('float16'), call('float32')];
+    for (const [i, result] of half.entries()) {
+      const error = tf.max(tf.abs(tf.sub(result, full[i])));
+      // Halves carry 11 bits; the results are of the order of 1 to 4.
+      expect((await error.data())[0]).to.be.within(1e-6, 0.02);
+      error.dispose();
+    }
+    tf.dispose([x, ...half, ...full]);
+    await tf.setBackend(current);
+    tf.removeBackend('webgpu-half');
+  });
+
   it('splits long work over submissions without losing or repeating any', async () => {
     const backend = backendNow();
     const bindings: Binding[] = [{name: 'counts', type: 'u32', access: 'read_write'}];
