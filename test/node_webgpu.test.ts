@@ -171,6 +171,34 @@ describe('useWebGPU', () => {
     });
   });
 
+  describe("with a Vulkan loader of the system's", () => {
+    const cache = () => temporaryFolder();
+    const driver = async (folder: string) => {
+      await project.start(['sum.mjs'], {XDG_CACHE_HOME: folder});
+      return join(folder, 'tfjs-flashmask', driverFolders(folder)[0]);
+    };
+    const auto = `${START} await useWebGPU(); ${SUM} console.log('DRIVER ' + process.env.VK_DRIVER_FILES);`;
+
+    it('takes SwiftShader where that finds no driver', async () => {
+      const folder = await driver(cache());
+      const env = {LD_LIBRARY_PATH: folder, VK_DRIVER_FILES: join(folder, 'none.json'), XDG_CACHE_HOME: cache()};
+      const {stdout} = await project.run('auto.mjs', auto, env);
+      expect(stdout).to.include('SUM 300').and.include(`DRIVER ${env.XDG_CACHE_HOME}`);
+    });
+
+    it('takes the software driver that the user has chosen', async () => {
+      const folder = await driver(cache());
+      const chosen = join(folder, 'vk_swiftshader_icd.json');
+      const env = {LD_LIBRARY_PATH: folder, VK_DRIVER_FILES: chosen, XDG_CACHE_HOME: cache()};
+      const {stdout, stderr} = await project.run('auto.mjs', auto, env);
+      expect(stdout).to.include('SUM 300').and.include(`DRIVER ${chosen}`);
+      expect(stderr).to.include('software: runs on the CPU');
+      expect(driverFolders(env.XDG_CACHE_HOME)).to.deep.equal([]);
+      const refused = project.write('gpu.mjs', `${START} await useWebGPU({software: false});`);
+      expectError(await project.start([refused], env), /needs a GPU, got only the software adapter SwiftShader/);
+    });
+  });
+
   describe('errors', () => {
     it('names a package that is not installed, and how to install it', async () => {
       const missing = (name: string) => new Project({without: [name]});

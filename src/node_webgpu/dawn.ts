@@ -86,13 +86,26 @@ export async function nullAdapter(dawn: Dawn, flags: string[]): Promise<FoundAda
   return {...found, software: true};
 }
 
+/** Whether the user has chosen the Vulkan driver; a software one among them then is no reason to take SwiftShader. */
+function choseDriver(): boolean {
+  return Boolean(process.env.VK_DRIVER_FILES || process.env.VK_ICD_FILENAMES);
+}
+
+/** Whether the system's adapter is one that `software` allows, rather than SwiftShader. */
+function isAllowed(system: FoundAdapter, software: boolean | 'auto'): boolean {
+  if (!system.software) {
+    return software !== true;
+  }
+  return software !== false && (swiftShaderUnsupported() !== null || (software === 'auto' && choseDriver()));
+}
+
 /**
  * The adapter for `software`: false = a GPU or an error, true = the software adapter, 'auto' = a GPU if there is one.
  */
 export async function findAdapter(dawn: Dawn, flags: string[], software: boolean | 'auto'): Promise<FoundAdapter> {
   const noSwiftShader = swiftShaderUnsupported();
   const system = software === true && noSwiftShader === null ? null : await systemAdapter(dawn, flags);
-  if (system !== null && (!system.software ? software !== true : noSwiftShader !== null && software !== false)) {
+  if (system !== null && isAllowed(system, software)) {
     return system;
   }
   if (software === false) {
@@ -103,9 +116,10 @@ export async function findAdapter(dawn: Dawn, flags: string[], software: boolean
     );
   }
   if (noSwiftShader !== null) {
+    const kind = software === true ? 'software WebGPU adapter' : 'WebGPU adapter';
     throw new Error(
-      `useWebGPU: no ${software === true ? 'software' : ''} WebGPU adapter was found, and ${noSwiftShader}. ` +
-        'Install a GPU driver, or use another tfjs backend.',
+      `useWebGPU: an adapter is needed, got no ${kind} from the system, and ${noSwiftShader}. Install a GPU driver, or ` +
+        'use another tfjs backend.',
     );
   }
   return swiftShaderAdapter(dawn, flags);
