@@ -3,6 +3,7 @@
  * flashMaskAttention, and compares it with dense masked attention on the way. docs/main-job.md shows what one sees.
  */
 import {Command, InvalidArgumentError, Option} from 'commander';
+import {setImmediate} from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import {learningRate} from './lib/adamw.js';
 import {rowsOfStep, taughtPositions, toBatch} from './lib/batches.js';
@@ -210,6 +211,8 @@ async function train(run: Run, trainer: Trainer, twin: Trainer | null): Promise<
       tokensPerSecond: tokens / (milliseconds.flash / 1000),
       secondsLeft: (flashLeft + (milliseconds.dense / Math.max(1, comparison.steps)) * denseLeft) / 1000,
     });
+    // On the cpu backend nothing else lets Node look for Ctrl-C.
+    await setImmediate();
     if ((step + 1) % options.saveEvery === 0) {
       await save(run, trainer, losses);
     }
@@ -325,8 +328,8 @@ function percent(fraction: number): string {
 
 main().then(
   (code) => (process.exitCode = code),
-  (error: Error) => {
-    console.error(`Error: ${error.message}`);
+  (error: unknown) => {
+    console.error(`Error: ${error instanceof Error ? error.message : String(error)}`);
     process.exitCode = 1;
   },
 );

@@ -14,7 +14,7 @@ export async function peakBytes(work: () => Promise<void>): Promise<number> {
   const pool = (tf.backend() as {bufferManager?: Pool}).bufferManager;
   if (pool === undefined) {
     const before = tf.memory().numBytes;
-    return (await tf.profile(async () => void (await work()))).peakBytes - before;
+    return (await tf.profile(work)).peakBytes - before;
   }
   const before = pool.numBytesUsed;
   let peak = before;

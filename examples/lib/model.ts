@@ -114,8 +114,8 @@ export class Decoder {
     for (const [name, shape] of weightShapes(config)) {
       const array = weights.get(name);
       if (array === undefined || !tf.util.arraysEqual(array.shape, shape)) {
-        const got = array === undefined ? 'nothing' : `[${array.shape}]`;
-        throw new Error(`The model file should hold ${name} of shape [${shape}], got ${got}.`);
+        const got = array === undefined ? 'nothing' : `[${array.shape.join()}]`;
+        throw new Error(`The model file should hold ${name} of shape [${shape.join()}], got ${got}.`);
       }
       this.weights.set(
         name,

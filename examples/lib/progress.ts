@@ -12,8 +12,8 @@ export interface TrainingStatus {
 }
 
 export interface TrainingBar {
-  update(status: TrainingStatus): void;
-  stop(): void;
+  update: (status: TrainingStatus) => void;
+  stop: () => void;
 }
 
 /** A bar over `steps` steps, of which `done` are done, with loss, tokens/s and time left. */
@@ -49,9 +49,9 @@ function plainBar(steps: number, line: (status: TrainingStatus) => string): Trai
 }
 
 export interface DownloadBar {
-  update(bytes: number): void;
-  say(text: string): void;
-  stop(): void;
+  update: (bytes: number) => void;
+  say: (text: string) => void;
+  stop: () => void;
 }
 
 /** A bar over the bytes of a download. It appears with the first byte, so that a cached file shows none. */

@@ -49,7 +49,7 @@ function matMul(
   const batchesOf = (x: tf.TensorInfo): number => tf.util.sizeFromShape(x.shape.slice(0, -2));
   for (const x of [a, b]) {
     // One matrix for the whole batch, or one for each: what attention and linear layers need.
-    tf.util.assert([1, batch].includes(batchesOf(x)), () => `matMul cannot broadcast a batch of [${x.shape}].`);
+    tf.util.assert([1, batch].includes(batchesOf(x)), () => `matMul cannot broadcast a batch of [${x.shape.join()}].`);
   }
   const uniforms = [
     [M, N, K, batchesOf(a) === 1 ? 0 : rowsA * columnsA, batchesOf(b) === 1 ? 0 : rowsB * columnsB],

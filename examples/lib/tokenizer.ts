@@ -1,6 +1,12 @@
 /** @file GlassLM's character byte-pair encoding, run by @huggingface/tokenizers and trained here when there is none. */
 import {Tokenizer as HuggingFaceTokenizer} from '@huggingface/tokenizers';
 
+/** What is used of the package, whose own types do not resolve in Node's ESM. */
+interface BytePairEncoder {
+  encode(text: string, options: {add_special_tokens: boolean}): {ids: number[]};
+}
+const Encoder = HuggingFaceTokenizer as unknown as new (tokenizer: object, config: object) => BytePairEncoder;
+
 const SPACE = '▁';
 const UNKNOWN_TEXT = '⁇';
 const SPECIALS = ['<pad>', '<unk>', '<bos>', '<eos>'] as const;
@@ -17,14 +23,14 @@ export class Tokenizer {
   static readonly EOS = 3;
 
   readonly vocab: readonly string[];
-  private readonly bpe: HuggingFaceTokenizer;
+  private readonly bpe: BytePairEncoder;
 
   constructor(
     readonly alphabet: readonly string[],
     readonly merges: readonly Merge[],
   ) {
     this.vocab = [...SPECIALS, ...alphabet, ...merges.map(([left, right]) => left + right)];
-    this.bpe = new HuggingFaceTokenizer(tokenizerJson(this.vocab, merges), {});
+    this.bpe = new Encoder(tokenizerJson(this.vocab, merges), {});
   }
 
   /** Reads glassllm's `<language>.tokenizer.json`. */
