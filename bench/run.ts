@@ -28,10 +28,17 @@ interface Options {
   dense: boolean;
   forwardOnly?: boolean;
   seconds: number;
+  machine?: string;
   out: string;
 }
 
-interface Case {
+/** Tensors that all masks of a length share. */
+interface Inputs {
+  qkv: tf.Tensor4D[];
+  dOut: tf.Tensor4D;
+}
+
+interface Case extends Inputs {
   mask: FlashMask;
   name: string;
   N: number;
@@ -64,6 +71,7 @@ function readOptions(): Options {
     .option('--no-dense', 'leave dense attention out')
     .option('--forward-only', 'leave the backward out')
     .option('--seconds <s>', 'seconds for each measurement', Number, 1)
+    .option('--machine <name>', 'name of the device in the records, where the adapter does not tell it')
     .option('--out <folder>', 'where records.jsonl, time.svg and memory.svg go', join('bench', 'results'))
     .parse()
     .opts<Options>();
@@ -100,13 +108,8 @@ function denseObstacle({N, H}: Case): string | undefined {
   return bytes > limit / 2 ? `its scores take ${(bytes / 2 ** 30).toFixed(1)} GiB` : undefined;
 }
 
-async function measure(
-  c: Case,
-  attention: Attention,
-  inputs: tf.Tensor4D[],
-  dOut: tf.Tensor4D,
-  options: Options,
-): Promise<Partial<BenchRecord>> {
+async function measure(c: Case, attention: Attention, options: Options): Promise<Partial<BenchRecord>> {
+  const {qkv: inputs, dOut} = c;
   const pairs = c.H * c.N * c.N * (1 - c.mask.sparsity().maskedPairs);
   const run = (): tf.Tensor[] => [tf.tidy(() => attention(inputs[0], inputs[1], inputs[2]))];
   const forward = await time(run, options);
@@ -138,6 +141,14 @@ async function difference(mask: FlashMask, dense: Attention, [q, k, v]: tf.Tenso
   return value;
 }
 
+/** Rows of noise that are drawn; longer sequences repeat them, since drawing takes the host a microsecond a number. */
+const NOISE_ROWS = 512;
+
+function noise(H: number, N: number, D: number, seed: number): tf.Tensor4D {
+  const rows = N % NOISE_ROWS === 0 ? NOISE_ROWS : N;
+  return tf.tidy(() => tf.tile(tf.randomNormal([1, H, rows, D], 0, 1, 'float32', seed), [1, 1, N / rows, 1]));
+}
+
 async function runCase(
   c: Case,
   device: string,
@@ -145,44 +156,41 @@ async function runCase(
   emit: (r: BenchRecord, dense?: BenchRecord) => void,
 ): Promise<void> {
   const {mask, N, H, D} = c;
-  const noise = (seed: number): tf.Tensor4D => tf.randomNormal([1, H, N, D], 0, 1, 'float32', seed);
-  const inputs = [noise(1), noise(2), noise(3)];
-  const dOut = noise(4);
   const common = {backend: options.backend, device, mask: c.name, N, H, D, sparsity: mask.sparsity().maskedPairs};
   const flash: Attention = (q, k, v) => flashMaskAttention(q, k, v, mask, {layout: 'bhsd'});
-  const record: BenchRecord = {...common, attention: 'flash', ...(await measure(c, flash, inputs, dOut, options))};
+  const record: BenchRecord = {...common, attention: 'flash', ...(await measure(c, flash, options))};
   const skipped = options.dense ? denseObstacle(c) : 'not asked for';
   let dense: BenchRecord = {...common, attention: 'dense', skipped};
   if (!skipped) {
     const bias = denseBias(mask);
     const attention = denseAttention(bias);
-    dense = {...common, attention: 'dense', ...(await measure(c, attention, inputs, dOut, options))};
-    record.difference = await difference(mask, attention, inputs);
+    dense = {...common, attention: 'dense', ...(await measure(c, attention, options))};
+    record.difference = await difference(mask, attention, c.qkv);
     bias.dispose();
   }
   if (options.dense) emit(dense);
   emit(record, skipped ? undefined : dense);
-  tf.dispose([...inputs, dOut]);
 }
 
 async function main(): Promise<void> {
   const options = readOptions();
-  const device = await useBackend(options.backend);
+  const adapter = await useBackend(options.backend);
+  const device = options.machine ?? adapter;
   const records: BenchRecord[] = [];
   console.log(`${options.backend} on ${device}; B 1, H ${options.heads}, float32\n${tableHeader()}`);
+  const emit = (record: BenchRecord, dense?: BenchRecord): void => {
+    records.push(record);
+    console.log(tableRow(record, dense));
+  };
+  const H = options.heads;
   for (const D of options.dims) {
     for (const N of options.lengths) {
+      const [q, k, v, dOut] = [1, 2, 3, 4].map((seed) => noise(H, N, D, seed));
       for (const name of options.masks) {
-        await runCase(
-          {mask: buildMask(name, N, options.documents), name, N, H: options.heads, D},
-          device,
-          options,
-          (record, dense) => {
-            records.push(record);
-            console.log(tableRow(record, dense));
-          },
-        );
+        const mask = buildMask(name, N, options.documents);
+        await runCase({mask, name, N, H, D, qkv: [q, k, v], dOut}, device, options, emit);
       }
+      tf.dispose([q, k, v, dOut]);
     }
   }
   mkdirSync(options.out, {recursive: true});
