@@ -35,8 +35,6 @@ export interface Case extends Sizes {
   /** Also ask for the log-sum-exp, and send a gradient through it. */
   lse: boolean;
   spread: {q?: Spread; k?: Spread; v?: Spread; dOut?: Spread; dLse?: Spread};
-  /** Devices that can run the case, where not all can, and why the others cannot. */
-  only?: {devices: string[]; reason: string};
 }
 
 export interface Prepared {
