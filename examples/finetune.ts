@@ -9,7 +9,7 @@ import {learningRate} from './lib/adamw.js';
 import {rowsOfStep, taughtPositions, toBatch} from './lib/batches.js';
 import {lossChart} from './lib/chart.js';
 import {type Checkpoint, type Settings, checkpointPath, loadCheckpoint, saveCheckpoint} from './lib/checkpoint.js';
-import {LossComparison, TOLERANCE, costOfStep, costTable} from './lib/comparison.js';
+import {LossComparison, TOLERANCE, costTable, costsOfStep} from './lib/comparison.js';
 import {type BackendName, type Defaults, startBackend} from './lib/device.js';
 import {generate} from './lib/generate.js';
 import {type Row, packDocuments} from './lib/packing.js';
@@ -250,10 +250,12 @@ async function sample({model, heldOut, options}: Run, trainer: Trainer): Promise
 async function compareCosts(run: Run, flash: Trainer, dense: Trainer): Promise<string> {
   const rows = rowsOfStep(run.timed, run.settings.batch, run.settings.seed, 0);
   const batch = toBatch(rows);
+  const [flashCost, denseCost] = await costsOfStep([flash, dense], batch);
+  const documents = rows.flatMap((row) => row.lengths).length;
   const table = costTable(
-    await costOfStep(flash, batch),
-    await costOfStep(dense, batch),
-    `${rows.length} x ${batch.ids.shape[1]} tokens, ${rows.flatMap((row) => row.lengths).length} documents`,
+    flashCost,
+    denseCost,
+    `${rows.length} x ${batch.ids.shape[1]} tokens, documents: ${documents}`,
   );
   batch.dispose();
   return table;

@@ -19,8 +19,13 @@ interface MatMulBackend extends tf.KernelBackend {
   ): tf.TensorInfo;
 }
 
-/** Replaces the webgpu kernel of `tf.matMul`. Call it once, after the backend is ready and only on a software adapter. */
-export function useSoftwareMatMul(): void {
+/**
+ * Replaces the webgpu kernel of `tf.matMul`. Call it after the backend is ready, and only on a software adapter.
+ *
+ * @returns a function that puts tfjs's own kernel back
+ */
+export function useSoftwareMatMul(): () => void {
+  const own = tf.getKernel('BatchMatMul', 'webgpu');
   tf.unregisterKernel('BatchMatMul', 'webgpu');
   tf.registerKernel({
     kernelName: 'BatchMatMul',
@@ -31,6 +36,10 @@ export function useSoftwareMatMul(): void {
       return matMul(backend as MatMulBackend, a, b, transposeA, transposeB);
     },
   });
+  return () => {
+    tf.unregisterKernel('BatchMatMul', 'webgpu');
+    tf.registerKernel(own);
+  };
 }
 
 function matMul(
