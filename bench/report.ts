@@ -68,62 +68,83 @@ function speedUp(flash: BenchRecord, dense: BenchRecord): string {
 
 const measured = (records: readonly BenchRecord[]): BenchRecord[] => records.filter((r) => r.forwardMs !== undefined);
 
-/** Forward + backward milliseconds against the fraction of masked pairs, a panel a length. */
+const COLORS = {domain: ['flash', 'dense'], range: ['#1f6feb', '#d1242f']};
+
+/** Who is which colour, in the top left corner of a panel. */
+function legend(data: readonly object[]): Plot.Markish[] {
+  const first = data.slice(0, 1);
+  const label = (text: string, fill: string, dy: number): Plot.Markish =>
+    Plot.text(first, {text: () => text, fill, frameAnchor: 'top-left', dx: 6, dy, fontWeight: 'bold', fy: 'panel'});
+  return [label('● flashMaskAttention', COLORS.range[0], 4), label('● dense tfjs attention', COLORS.range[1], 18)];
+}
+
+/** Forward + backward milliseconds against the fraction of masked pairs, a panel a length and head size. */
 export function timePlot(records: readonly BenchRecord[]): string {
   const data = measured(records).map((r) => ({
     ...r,
     ms: (r.forwardMs ?? 0) + (r.backwardMs ?? 0),
-    length: `N ${r.N}, D ${r.D}`,
+    panel: `N ${String(r.N)}\nH ${String(r.H)}\nD ${String(r.D)}`,
   }));
+  const flash = data.filter((r) => r.attention === 'flash');
   return svg({
     title: 'Forward + backward time against sparsity',
     width: 760,
-    height: 420,
+    height: 60 + 220 * new Set(data.map(({panel}) => panel)).size,
     marginLeft: 60,
+    marginRight: 70,
+    insetTop: 40,
+    insetBottom: 16,
     x: {label: 'masked pairs →', tickFormat: '.0%', domain: [0, 1]},
     y: {label: '↑ ms, forward + backward', type: 'log', grid: true},
-    color: {legend: false, domain: ['flash', 'dense'], range: ['#1f6feb', '#d1242f']},
-    fy: {label: null},
+    color: COLORS,
+    fy: {label: null, domain: [...new Set(data.map(({panel}) => panel))]},
     marks: [
-      Plot.dot(data, {x: 'sparsity', y: 'ms', fill: 'attention', r: 4, fy: 'length'}),
-      Plot.text(
-        data.filter((r) => r.attention === 'flash'),
-        {x: 'sparsity', y: 'ms', text: 'mask', dy: -9, fontSize: 9, fy: 'length'},
-      ),
+      Plot.dot(data, {x: 'sparsity', y: 'ms', fill: 'attention', r: 4, fy: 'panel'}),
+      Plot.text(flash, {
+        x: 'sparsity',
+        y: 'ms',
+        text: 'mask',
+        dx: 5,
+        dy: 6,
+        fontSize: 9,
+        rotate: 25,
+        textAnchor: 'start',
+        fy: 'panel',
+      }),
+      ...legend(data),
     ],
   });
 }
 
-/** Peak MiB of forward + backward against the length, a line an attention and mask. */
+/** Peak MiB of forward + backward against the length, a panel a number of heads and head size. */
 export function memoryPlot(records: readonly BenchRecord[]): string {
   const data = measured(records).map((r) => ({
     ...r,
     MiB: (r.peakBytes ?? 0) / 2 ** 20,
-    line: `${r.attention} ${r.mask} D${r.D}`,
+    panel: `H ${String(r.H)}\nD ${String(r.D)}`,
   }));
   return svg({
     title: 'Peak memory against length',
     width: 760,
-    height: 420,
+    height: 60 + 300 * new Set(data.map(({panel}) => panel)).size,
     marginLeft: 60,
-    x: {label: 'N →', type: 'log', base: 2},
+    marginRight: 70,
+    insetTop: 40,
+    insetBottom: 16,
+    x: {label: 'N →', type: 'log', base: 2, tickFormat: 'd', ticks: [...new Set(data.map(({N}) => N))]},
     y: {label: '↑ peak MiB, forward + backward', type: 'log', grid: true},
-    color: {domain: ['flash', 'dense'], range: ['#1f6feb', '#d1242f']},
+    color: COLORS,
+    fy: {label: null, domain: [...new Set(data.map(({panel}) => panel))]},
     marks: [
-      Plot.line(data, {x: 'N', y: 'MiB', z: 'line', stroke: 'attention', marker: true}),
-      Plot.text(
-        data,
-        Plot.selectLast({
-          x: 'N',
-          y: 'MiB',
-          z: 'attention',
-          text: 'attention',
-          dx: 6,
-          dy: -6,
-          textAnchor: 'start',
-          fill: 'attention',
-        }),
-      ),
+      Plot.line(data, {
+        x: 'N',
+        y: 'MiB',
+        z: (r: BenchRecord) => r.attention + r.mask,
+        stroke: 'attention',
+        marker: true,
+        fy: 'panel',
+      }),
+      ...legend(data),
     ],
   });
 }
