@@ -1,0 +1,227 @@
+/**
+ * @file `npm run bench:readme`: from the committed records, docs/benchmarks/*.jsonl, to the tables in README.md and docs/benchmarks.md
+ * between `<!-- benchmark -->` and `<!-- /benchmark -->`, and to the plots. Where there are no records, the documents say nothing.
+ *
+ *     npm run bench -- --out bench/results      measures; copy bench/results/records.jsonl to docs/benchmarks/<name>.jsonl
+ *     npm run bench:readme                      writes the tables and plots
+ *     npm run bench:readme -- --check           fails if the committed ones differ
+ */
+import {existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
+import {fileURLToPath} from 'node:url';
+import {format, resolveConfig} from 'prettier';
+import {memoryPlot, timePlot, type BenchRecord} from './report.js';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const RECORDS = 'docs/benchmarks/';
+const PLOTS = 'docs/images/benchmarks/';
+
+/** A call that flashMaskAttention made, and dense attention too where it could. */
+interface Pair {
+  flash: BenchRecord;
+  dense?: BenchRecord;
+}
+
+interface RecordFile {
+  /** Of the file, without its ending. */
+  name: string;
+  records: BenchRecord[];
+}
+
+type Column = [title: string, cell: (pair: Pair) => string];
+
+function readFiles(): RecordFile[] {
+  const folder = root + RECORDS;
+  const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith('.jsonl')) : [];
+  return names.sort().map((name) => {
+    const lines = readFileSync(folder + name, 'utf8')
+      .split('\n')
+      .filter(Boolean);
+    return {name: name.replace(/\.jsonl$/, ''), records: lines.map((line) => JSON.parse(line) as BenchRecord)};
+  });
+}
+
+const callOf = (r: BenchRecord): string => [r.backend, r.device, r.mask, r.N, r.H, r.D].join(' ');
+
+/** Flash records with their dense partners, in the order of the files. */
+function pairsOf(records: readonly BenchRecord[]): Pair[] {
+  const byCall = new Map<string, Partial<Pair>>();
+  for (const record of records) {
+    const call = callOf(record);
+    const pair = byCall.get(call) ?? {};
+    const earlier = pair[record.attention];
+    if (earlier && !earlier.skipped && !record.skipped) {
+      throw new Error(`${RECORDS}: each call must be measured once, got two of ${call}. Delete one of the lines.`);
+    }
+    if (!earlier || earlier.skipped) pair[record.attention] = record;
+    byCall.set(call, pair);
+  }
+  const pairs = [...byCall.values()].filter((pair): pair is Pair => pair.flash !== undefined);
+  return pairs.map(({flash, dense}) => ({flash, dense: dense?.skipped ? undefined : dense}));
+}
+
+const MIB = 2 ** 20;
+const total = ({forwardMs = NaN, backwardMs = 0}: BenchRecord): number => forwardMs + backwardMs;
+const digits = (x: number): string => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x.toFixed(2));
+const ms = (x?: number): string => (x === undefined ? '–' : digits(x));
+const times = (x: number): string => (Number.isFinite(x) ? `${digits(x)}×` : '–');
+const mebibytes = ({peakBytes}: BenchRecord): string => (peakBytes === undefined ? '–' : digits(peakBytes / MIB));
+
+const CALL: Column[] = [
+  ['mask', ({flash}) => `\`${flash.mask}\``],
+  ['N', ({flash}) => String(flash.N)],
+  ['H', ({flash}) => String(flash.H)],
+  ['D', ({flash}) => String(flash.D)],
+  ['masked', ({flash}) => `${(100 * flash.sparsity).toFixed(1)}%`],
+];
+
+const AGAINST_DENSE: Column[] = [
+  ...CALL,
+  ['ms', ({flash}) => ms(total(flash))],
+  ['dense ms', ({dense}) => ms(total(dense!))],
+  ['faster', ({flash, dense}) => times(total(dense!) / total(flash))],
+  ['peak MiB', ({flash}) => mebibytes(flash)],
+  ['dense MiB', ({dense}) => mebibytes(dense!)],
+  ['less memory', ({flash, dense}) => times((dense!.peakBytes ?? NaN) / (flash.peakBytes ?? NaN))],
+];
+
+const SPEED: Column[] = [
+  ...CALL,
+  ['forward ms', ({flash}) => ms(flash.forwardMs)],
+  ['TFLOP/s', ({flash}) => ms(flash.forwardTflops)],
+  ['backward ms', ({flash}) => ms(flash.backwardMs)],
+  ['TFLOP/s', ({flash}) => ms(flash.backwardTflops)],
+  ['peak MiB', ({flash}) => mebibytes(flash)],
+];
+
+const DETAILS: Column[] = [
+  ...AGAINST_DENSE,
+  ['forward ms', ({flash}) => ms(flash.forwardMs)],
+  ['dense', ({dense}) => ms(dense!.forwardMs)],
+  ['backward ms', ({flash}) => ms(flash.backwardMs)],
+  ['dense', ({dense}) => ms(dense!.backwardMs)],
+  ['differs by', ({flash}) => (flash.difference ?? NaN).toExponential(1)],
+];
+
+function table(columns: readonly Column[], pairs: readonly Pair[]): string {
+  const line = (cells: string[]): string => `| ${cells.join(' | ')} |`;
+  const align = columns.map((_, i) => (i === 0 ? '---' : '---:'));
+  const rows = pairs.map((pair) => line(columns.map(([, cell]) => cell(pair))));
+  return [line(columns.map(([title]) => title)), line(align), ...rows].join('\n');
+}
+
+/** The pairs of the shortest and the longest sequences, of which README.md has room. */
+function extremes(pairs: readonly Pair[]): Pair[] {
+  const lengths = pairs.map(({flash}) => flash.N);
+  return pairs.filter(({flash: {N}}) => N === Math.min(...lengths) || N === Math.max(...lengths));
+}
+
+/** TFLOP/s of forward and backward, a row for all head sizes of a mask. */
+function speedTable(pairs: readonly Pair[]): string {
+  const of = ({flash: {mask, N, H}}: Pair): string => `${mask} ${N} ${H}`;
+  const rows = pairs.filter((pair, i) => pairs.findIndex((other) => of(other) === of(pair)) === i);
+  const dims = [...new Set(pairs.map(({flash}) => flash.D))].sort((a, b) => a - b);
+  const speed = (D: number): Column => [
+    `D ${D}: TFLOP/s`,
+    (row) => {
+      const flash = pairs.find((pair) => of(pair) === of(row) && pair.flash.D === D)?.flash;
+      return flash ? `${ms(flash.forwardTflops)} / ${ms(flash.backwardTflops)}` : '–';
+    },
+  ];
+  return table([...CALL.filter(([title]) => title !== 'D'), ...dims.map(speed)], rows);
+}
+
+/** The tables of one device. `whole` for docs/benchmarks.md, else the shorter ones of README.md. */
+function deviceTables(pairs: readonly Pair[], whole: boolean): string[] {
+  const {backend, device} = pairs[0].flash;
+  const against = pairs.filter(({dense}) => dense);
+  const alone = pairs.filter(({dense}) => !dense);
+  const name = device === backend ? `\`${backend}\`` : `${device}, \`${backend}\``;
+  const parts = [];
+  if (against.length > 0) {
+    parts.push(
+      `**${name}**, forward and backward, against dense masked attention of tfjs:`,
+      whole ? table(DETAILS, against) : table(AGAINST_DENSE, extremes(against)),
+    );
+  }
+  if (alone.length > 0) {
+    parts.push(
+      `**${name}**, by itself${whole ? '' : ', TFLOP/s forward / backward over visible pairs'}:`,
+      whole ? table(SPEED, alone) : speedTable(extremes(alone)),
+    );
+  }
+  return parts;
+}
+
+function tables(pairs: readonly Pair[], whole: boolean): string {
+  const deviceOf = ({flash}: Pair): string => `${flash.backend} ${flash.device}`;
+  const devices = [...new Set(pairs.map(deviceOf))];
+  const own = (device: string): Pair[] => pairs.filter((pair) => deviceOf(pair) === device);
+  return devices.flatMap((device) => deviceTables(own(device), whole)).join('\n\n');
+}
+
+/** Plots of each file: time against sparsity, and where it has several lengths, memory against length. */
+function plotsOf({name, records}: RecordFile): [path: string, svg: string][] {
+  const plots: [string, string][] = [[`${PLOTS}${name}-time.svg`, timePlot(records)]];
+  if (new Set(records.map(({N}) => N)).size > 1) plots.push([`${PLOTS}${name}-memory.svg`, memoryPlot(records)]);
+  return plots;
+}
+
+function plotList(paths: readonly string[]): string {
+  return paths
+    .map((path) => {
+      const name = path.slice(PLOTS.length).replace(/\.svg$/, '');
+      return `![${name.replace(/-(time|memory)$/, ': $1')}](${path.slice('docs/'.length)})`;
+    })
+    .join('\n\n');
+}
+
+async function withTables(path: string, content: string): Promise<string> {
+  const text = readFileSync(root + path, 'utf8');
+  const pattern = /<!-- benchmark -->[^]*<!-- \/benchmark -->/;
+  if (!pattern.test(text)) throw new Error(`${path} must have <!-- benchmark --> and <!-- /benchmark -->.`);
+  const replaced = text.replace(pattern, () => `<!-- benchmark -->\n\n${content}\n\n<!-- /benchmark -->`);
+  return format(replaced, {...(await resolveConfig(root + path)), filepath: path});
+}
+
+/** Everything that this script writes: path to content. */
+async function outputs(): Promise<Map<string, string>> {
+  const files = readFiles();
+  const pairs = pairsOf(files.flatMap(({records}) => records));
+  const plots = new Map(files.flatMap(plotsOf));
+  const details = [tables(pairs, true), plotList([...plots.keys()])].filter(Boolean).join('\n\n');
+  return new Map([
+    ...plots,
+    ['README.md', await withTables('README.md', tables(pairs, false))],
+    ['docs/benchmarks.md', await withTables('docs/benchmarks.md', details)],
+  ]);
+}
+
+/** Committed plots of records that are gone. */
+function stray(files: ReadonlyMap<string, string>): string[] {
+  const names = existsSync(root + PLOTS) ? readdirSync(root + PLOTS) : [];
+  return names.map((name) => PLOTS + name).filter((path) => !files.has(path));
+}
+
+function check(files: ReadonlyMap<string, string>): void {
+  const current = (path: string): string | null => (existsSync(root + path) ? readFileSync(root + path, 'utf8') : null);
+  const changed = [...files].filter(([path, content]) => current(path) !== content).map(([path]) => path);
+  const different = [...changed, ...stray(files)];
+  if (different.length === 0) return;
+  console.error(`Not what ${RECORDS} says: ${different.join(', ')}. Run \`npm run bench:readme\`.`);
+  process.exitCode = 1;
+}
+
+function write(files: ReadonlyMap<string, string>): void {
+  mkdirSync(root + PLOTS, {recursive: true});
+  stray(files).forEach((path) => {
+    rmSync(root + path);
+  });
+  files.forEach((content, path) => {
+    writeFileSync(root + path, content);
+  });
+  console.log(`wrote ${[...files.keys()].join(', ')}`);
+}
+
+const files = await outputs();
+if (process.argv.includes('--check')) check(files);
+else write(files);
