@@ -103,13 +103,14 @@ class Bench {
     const lse = this.buffer('lse' + suffix, B * H * Sq, false);
     const common = {itemsPerWorkgroup: 1, flopsPerWorkgroup: 1};
     if (pass === 'delta') {
+      const delta = {Dv: D, lseGradient: false};
       return {
         ...common,
-        key: deltaKey(variant),
-        code: () => deltaShader(variant),
-        bindings: deltaBindings(variant),
+        key: deltaKey(delta),
+        code: () => deltaShader(delta),
+        bindings: deltaBindings(delta),
         uniforms: uniformsOf(this.p, attrs),
-        buffers: [this.buffer('out', floats, false), dOut, lse, this.buffer('dLse', B * H * Sq, false), stats],
+        buffers: [this.buffer('out', floats, false), dOut, lse, stats],
         items: B * H * Sq,
         itemsPerWorkgroup: DELTA_THREADS,
       };

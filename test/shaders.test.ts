@@ -90,12 +90,11 @@ describe('shaders', () => {
             shaders.set(shader.key, shader);
           }
         }
-        shaders.set(deltaKey(variant), {
-          key: deltaKey(variant),
-          code: deltaShader(variant),
-          bindings: deltaBindings(variant),
-          workgroupBytes: 0,
-        });
+      }
+      for (const lseGradient of booleans) {
+        const delta = {Dv, lseGradient};
+        const code = deltaShader(delta);
+        shaders.set(deltaKey(delta), {key: deltaKey(delta), code, bindings: deltaBindings(delta), workgroupBytes: 0});
       }
       for (const shader of shaders.values()) {
         await expectValid(shader);

@@ -10,9 +10,10 @@ export interface BufferPool {
   releaseBuffer(buffer: GPUBuffer, reuse?: boolean): void;
 }
 
-/** A tensor's entry: `resource` is its buffer once it is on the device. */
+/** A tensor's entry: `resource` is its buffer once it is on the device, `values` what the host still holds. */
 export interface TensorEntry {
   resource?: GPUBuffer | null;
+  values?: ArrayLike<unknown> | null;
 }
 
 /** Identity of a tensor's data; the backend numbers them in the order of their making. */
@@ -41,6 +42,15 @@ export interface WebGPUBackend {
 export function bufferOf(backend: WebGPUBackend, tensor: TensorInfo): GPUBuffer {
   backend.uploadToGPU(tensor.dataId);
   return backend.tensorMap.get(tensor.dataId).resource!;
+}
+
+/**
+ * Whether the tensor is zeros that never left the host. tfjs makes such a tensor for every output that a gradient does not come
+ * through, and uploading it takes longer than a short attention.
+ */
+export function isHostZeros(backend: WebGPUBackend, {dataId}: TensorInfo): boolean {
+  const {resource, values} = backend.tensorMap.get(dataId);
+  return !resource && values instanceof Float32Array && values.every((value) => value === 0);
 }
 
 /** Submits what tfjs has recorded, so that a submission of ours runs after it. */

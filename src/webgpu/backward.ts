@@ -3,7 +3,7 @@ import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../kernel_names.js';
 import {plan, type PassPlan} from '../plan.js';
 import {problemOf, type Problem} from '../problem.js';
-import {bufferOf, submitRecorded, type WebGPUBackend} from './backend.js';
+import {bufferOf, isHostZeros, submitRecorded, type WebGPUBackend} from './backend.js';
 import {submitPasses, type PassRun} from './dispatch.js';
 import {checkBindable, guarded} from './errors.js';
 import {bytesOf, constant, variantOf} from './forward.js';
@@ -37,13 +37,14 @@ export function backward(
     const rowStats = backend.bufferManager.acquireBuffer(statsBytes, GPUBufferUsage.STORAGE);
     const read = [q, k, v, dOut].map(buffer);
     const uniforms = uniformsOf(p, attrs);
+    const delta = {Dv: p.Dv, lseGradient: !isHostZeros(backend, dLse)};
     const passes: PassRun[] = [
       {
-        key: deltaKey(variant),
-        code: () => deltaShader(variant),
-        bindings: deltaBindings(variant),
-        buffers: [out, dOut, lse, dLse].map(buffer).concat(rowStats),
-        uniforms: uniforms,
+        key: deltaKey(delta),
+        code: () => deltaShader(delta),
+        bindings: deltaBindings(delta),
+        buffers: [...[out, dOut, lse, ...(delta.lseGradient ? [dLse] : [])].map(buffer), rowStats],
+        uniforms,
         items: p.B * p.H * p.Sq,
         itemsPerWorkgroup: DELTA_THREADS,
         flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,

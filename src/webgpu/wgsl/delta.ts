@@ -2,26 +2,32 @@
  * @file The pass before the backward ones: per query row, rowStats = (lse in powers of two, delta - dLse), where
  * delta = rowsum(dO ∘ O) (paper section 4.3, algorithm 2).
  */
-import type {Variant} from '../../plan.js';
 import {declare, elementType, type Binding} from './header.js';
 
 export const DELTA_THREADS = 64;
 
-export function deltaBindings(v: Variant): Binding[] {
+/** What the delta shader depends on. */
+export interface DeltaVariant {
+  Dv: number;
+  /** Whether a gradient comes through lse; else dLse is not bound. */
+  lseGradient: boolean;
+}
+
+export function deltaBindings(v: DeltaVariant): Binding[] {
   return [
     {name: 'out', type: elementType(v.Dv), access: 'read'},
     {name: 'dOut', type: elementType(v.Dv), access: 'read'},
     {name: 'lse', type: 'f32', access: 'read'},
-    {name: 'dLse', type: 'f32', access: 'read'},
+    ...(v.lseGradient ? [{name: 'dLse', type: 'f32', access: 'read'} as const] : []),
     {name: 'rowStats', type: 'vec2f', access: 'read_write'},
   ];
 }
 
-/** Pipeline key of the delta pass: it depends on Dv alone. */
-export const deltaKey = (v: Variant): string => `delta_d${v.Dv}`;
+/** Pipeline key of the delta pass. */
+export const deltaKey = (v: DeltaVariant): string => `delta_d${v.Dv}${v.lseGradient ? '_lse' : ''}`;
 
 /** One thread a row of one head. */
-export function deltaShader(v: Variant): string {
+export function deltaShader(v: DeltaVariant): string {
   const vector = elementType(v.Dv) === 'vec4f';
   const steps = vector ? v.Dv / 4 : v.Dv;
   return `${declare(deltaBindings(v))}
@@ -38,7 +44,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   }
   // A row that saw no key: a huge lse makes every weight exp2(s - lse) vanish, whatever comes in as dLse.
   let sawNone = bitcast<u32>(lse[index]) == 0xff800000u;
-  rowStats[index] = select(vec2f(lse[index] * 1.4426950408889634, delta - dLse[index]), vec2f(3.0e38, 0.0), sawNone);
+  rowStats[index] = select(vec2f(lse[index] * 1.4426950408889634, delta${v.lseGradient ? ' - dLse[index]' : ''}), vec2f(3.0e38, 0.0), sawNone);
 }
 `;
 }
