@@ -50,7 +50,10 @@ export function bufferOf(backend: WebGPUBackend, tensor: TensorInfo): GPUBuffer 
  */
 export function isHostZeros(backend: WebGPUBackend, {dataId}: TensorInfo): boolean {
   const {resource, values} = backend.tensorMap.get(dataId);
-  return !resource && values instanceof Float32Array && values.every((value) => value === 0);
+  if (resource || !(values instanceof Float32Array)) return false;
+  // A loop: `every` with its callback takes ten times as long.
+  for (let i = 0; i < values.length; i++) if (values[i] !== 0) return false;
+  return true;
 }
 
 /** Submits what tfjs has recorded, so that a submission of ours runs after it. */
