@@ -16,6 +16,7 @@ export default {
   excludeExternals: true,
   disableSources: true,
   blockTags: [...OptionDefaults.blockTags, ...SILENT_TAGS],
+  highlightLanguages: [...OptionDefaults.highlightLanguages, 'python'],
   excludeTags: [...OptionDefaults.excludeTags, ...SILENT_TAGS],
   treatWarningsAsErrors: true,
 };
