@@ -4,7 +4,14 @@ import {dirname, join} from 'node:path';
 import {expect} from 'chai';
 import {Project, root} from './packed_project.js';
 
-const DOCUMENTS = ['README.md', 'CHANGELOG.md', 'docs/masks.md', 'docs/design.md', 'docs/benchmarks.md'];
+const DOCUMENTS = [
+  'README.md',
+  'CHANGELOG.md',
+  'docs/masks.md',
+  'docs/design.md',
+  'docs/benchmarks.md',
+  'docs/main-job.md',
+];
 
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
 
