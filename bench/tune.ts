@@ -8,7 +8,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import {Command} from 'commander';
 import {useWebGPU} from '../src/node-webgpu.js';
-import {plan, workgroupBytes, type Pass, type PassPlan, type TileShape, type Variant} from '../src/plan.js';
+import {MAP_BLOCK, plan, workgroupBytes, type Pass, type PassPlan, type TileShape, type Variant} from '../src/plan.js';
 import type {WebGPUBackend} from '../src/webgpu/backend.js';
 import {submitPasses, type PassRun} from '../src/webgpu/dispatch.js';
 import {uniformsOf} from '../src/webgpu/uniforms.js';
@@ -203,7 +203,10 @@ async function main(): Promise<void> {
     .opts<Options>();
   await useWebGPU(options.dawn ? {dawnFlags: [`enable-dawn-features=${options.dawn}`]} : {});
   const {device} = tf.backend() as unknown as WebGPUBackend;
-  device.addEventListener('uncapturederror', (event) => console.log('ERROR', event.error.message));
+  device.addEventListener('uncapturederror', (event) => {
+    console.error(event.error.message);
+    process.exit(1);
+  });
   const causal = options.mask === 'causal';
   const [N, H] = [Number(options.n), Number(options.heads)];
   for (const D of options.d.split(',').map(Number)) {
@@ -236,6 +239,11 @@ async function tune(
     const bytes = workgroupBytes(pass, variant, tiles);
     if (bytes > device.limits.maxComputeWorkgroupStorageSize) {
       console.log(`${name.padEnd(40)} needs ${bytes} bytes`);
+      continue;
+    }
+    const keys = pass === 'dkdv' ? tiles.rows : tiles.cols;
+    if (keys % MAP_BLOCK !== 0) {
+      console.log(`${name.padEnd(40)} has blocks of ${keys} keys, not multiples of ${MAP_BLOCK}`);
       continue;
     }
     const run = bench.run(plan(pass, variant, device.limits, [tiles]), variant, '_tune');
