@@ -93,6 +93,16 @@ const SPEED: Column[] = [
   ['peak MiB', ({flash}) => mebibytes(flash)],
 ];
 
+/** For CPUs, whose absolute times say more about the machine and its other work than about attention. */
+const RATIOS: Column[] = [
+  ...CALL,
+  ['faster', ({flash, dense}) => times(total(dense!) / total(flash))],
+  ['less memory', ({flash, dense}) => times((dense!.peakBytes ?? NaN) / (flash.peakBytes ?? NaN))],
+  ['differs by', ({flash}) => (flash.difference ?? NaN).toExponential(1)],
+];
+
+const isCpu = ({backend, device}: BenchRecord): boolean => backend !== 'webgpu' || /swiftshader/i.test(device);
+
 const DETAILS: Column[] = [
   ...AGAINST_DENSE,
   ['forward ms', ({flash}) => ms(flash.forwardMs)],
@@ -136,6 +146,12 @@ function deviceTables(pairs: readonly Pair[], whole: boolean): string[] {
   const against = pairs.filter(({dense}) => dense);
   const alone = pairs.filter(({dense}) => !dense);
   const name = device === backend ? `\`${backend}\`` : `${device}, \`${backend}\``;
+  if (isCpu(pairs[0].flash)) {
+    return [
+      `**${name}**, how many times faster and smaller than dense masked attention of tfjs:`,
+      table(RATIOS, against),
+    ];
+  }
   const parts = [];
   if (against.length > 0) {
     parts.push(
@@ -161,6 +177,7 @@ function tables(pairs: readonly Pair[], whole: boolean): string {
 
 /** Plots of each file: time against sparsity, and where it has several lengths, memory against length. */
 function plotsOf({name, records}: RecordFile): [path: string, svg: string][] {
+  if (records.every(isCpu)) return [];
   const plots: [string, string][] = [[`${PLOTS}${name}-time.svg`, timePlot(records)]];
   if (new Set(records.map(({N}) => N)).size > 1) plots.push([`${PLOTS}${name}-memory.svg`, memoryPlot(records)]);
   return plots;

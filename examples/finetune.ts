@@ -39,8 +39,6 @@ interface Run {
   rows: Row[];
   /** Held out: never trained on. */
   heldOut: Row[];
-  /** The documents again, in rows of the length that is timed. */
-  timed: Row[];
   options: Options;
   /** What a resumed run continues. */
   before: Checkpoint | null;
@@ -72,9 +70,9 @@ function commandLine(): Options {
     .option('--model <file>', 'a .npz (with .tokenizer.json), .whl or .safetensors file instead of the download')
     .option('--data <file>', 'a .json or .jsonl file of instructions, or a .txt or .md text, instead of the download')
     .option('--from-scratch', "train fresh weights on this repository's documentation; downloads nothing")
-    .option('--steps <number>', 'training steps (GPU 300, software WebGPU 40, cpu 24)', whole(1))
+    .option('--steps <number>', 'training steps (GPU 300, software WebGPU 20, cpu 24)', whole(1))
     .option('--batch <rows>', 'rows of a step (GPU 8, else 1)', whole(1))
-    .option('--row-tokens <number>', 'tokens of a row (GPU 1024, software WebGPU 512, cpu 256)', whole(2))
+    .option('--row-tokens <number>', 'tokens of a row (WebGPU 1024, cpu 256)', whole(2))
     .option('--lr, --learning-rate <number>', `peak learning rate (${LEARNING_RATE})`, positive)
     .option('--seed <number>', 'of fresh weights and of the order of rows (0)', whole(0))
     .addOption(new Option('--backend <name>', 'tfjs backend').choices(['webgpu', 'cpu']).default('webgpu'))
@@ -155,8 +153,7 @@ async function prepare(options: Options, defaults: Defaults): Promise<Run> {
     `Packing  ${rows.length} rows of ${rowTokens} tokens, ${percent(used / (rows.length * rowTokens))} full, ` +
       `${percent(taughtPositions(rows) / (rows.length * rowTokens))} with a label; 1 row held out`,
   );
-  const timedTokens = options.rowTokens ?? Math.max(rowTokens, defaults.timedTokens);
-  return {model, settings, rows, heldOut: [heldOut], timed: packDocuments(documents, timedTokens), options, before};
+  return {model, settings, rows, heldOut: [heldOut], options, before};
 }
 
 /** Set by Ctrl-C: the run stops after the present step. */
@@ -246,9 +243,9 @@ async function sample({model, heldOut, options}: Run, trainer: Trainer): Promise
   return {heldOutLoss, text: await generate(trainer.model, model.tokenizer, options.prompt, SAMPLE_TOKENS)};
 }
 
-/** Times one step of each attention on a row of `timedTokens`. */
+/** Measures one more step of each attention. */
 async function compareCosts(run: Run, flash: Trainer, dense: Trainer): Promise<string> {
-  const rows = rowsOfStep(run.timed, run.settings.batch, run.settings.seed, 0);
+  const rows = rowsOfStep(run.rows, run.settings.batch, run.settings.seed, 0);
   const batch = toBatch(rows);
   const [flashCost, denseCost] = await costsOfStep([flash, dense], batch);
   const documents = rows.flatMap((row) => row.lengths).length;

@@ -52,7 +52,7 @@ export function checkPrecision(precision: Precision, name: string, backend: obje
     fail(
       "precision 'float16' needs a WebGPU device with the feature shader-f16",
       'a device without it',
-      "Use 'auto', or make the device with requiredFeatures: ['shader-f16'] where the adapter offers it.",
+      "Use 'auto', or, where the adapter offers it, make the device with createWebGPUBackend() (in Node: useWebGPU({device: 'full'})).",
     );
   }
 }

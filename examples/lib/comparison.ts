@@ -29,19 +29,15 @@ export class LossComparison {
   }
 }
 
-/**
- * The cost of a step of each trainer: the faster of two, in turns. The steps change no weight, because their learning rate is 0.
- */
+/** The cost of a step of each trainer after training has warmed them up. No weight changes: the learning rate is 0. */
 export async function costsOfStep(trainers: readonly Trainer[], batch: Batch): Promise<Cost[]> {
-  const costs: Cost[] = trainers.map(() => ({milliseconds: Infinity, bytes: 0}));
-  for (let round = 0; round < 2; round++) {
-    for (const [i, trainer] of trainers.entries()) {
-      let spent = 0;
-      const bytes = await peakBytes(async () => {
-        spent = (await trainer.step(batch, 0)).milliseconds;
-      });
-      costs[i] = {milliseconds: Math.min(costs[i].milliseconds, spent), bytes: Math.max(costs[i].bytes, bytes)};
-    }
+  const costs: Cost[] = [];
+  for (const trainer of trainers) {
+    let milliseconds = 0;
+    const bytes = await peakBytes(async () => {
+      ({milliseconds} = await trainer.step(batch, 0));
+    });
+    costs.push({milliseconds, bytes});
   }
   return costs;
 }
