@@ -1,5 +1,6 @@
 /** @file Milliseconds and peak bytes of a piece of tfjs work, on any backend. */
 import * as tf from '@tensorflow/tfjs-core';
+import {peakBytes} from '../examples/lib/memory.js';
 import {submitRecorded, type WebGPUBackend} from '../src/webgpu/backend.js';
 
 /** The backend, if its work runs on a WebGPU queue. */
@@ -64,29 +65,11 @@ async function surfaceErrors(run: () => tf.Tensor[]): Promise<void> {
   tf.dispose(results);
 }
 
-/** Most bytes that `run` holds at once beyond what was held before: device buffers on WebGPU, tensors elsewhere. */
-export async function peakBytes(run: () => tf.Tensor[]): Promise<number> {
+/** Most bytes that `run` holds at once beyond what was held before. */
+export async function peakBytesOf(run: () => tf.Tensor[]): Promise<number> {
   await settle();
-  const backend = webgpu();
-  if (!backend) {
-    const before = tf.memory().numBytes;
-    const {peakBytes: peak} = await tf.profile(() => {
-      tf.dispose(run());
-      return [];
-    });
-    return peak - before;
-  }
-  const pool = backend.bufferManager as typeof backend.bufferManager & {numBytesUsed: number};
-  const before = pool.numBytesUsed;
-  let peak = before;
-  const acquire = pool.acquireBuffer.bind(pool);
-  pool.acquireBuffer = (...args) => {
-    const buffer = acquire(...args);
-    peak = Math.max(peak, pool.numBytesUsed);
-    return buffer;
-  };
-  tf.dispose(run());
-  await settle();
-  pool.acquireBuffer = acquire;
-  return peak - before;
+  return peakBytes(async () => {
+    tf.dispose(run());
+    await settle();
+  });
 }

@@ -15,7 +15,7 @@ import {maskTable} from '../src/mask/table.js';
 import {useWebGPU} from '../src/node-webgpu.js';
 import type {WebGPUBackend} from '../src/webgpu/backend.js';
 import {denseAttention, denseBias, type Attention} from './dense.js';
-import {peakBytes, time} from './measure.js';
+import {peakBytesOf, time} from './measure.js';
 import {memoryPlot, tableHeader, tableRow, timePlot, type BenchRecord} from './report.js';
 
 interface Options {
@@ -115,7 +115,7 @@ async function measure(c: Case, attention: Attention, options: Options): Promise
   const forward = await time(run, options);
   const tflops = (flopsPerPair: number, ms: number): number => (flopsPerPair * c.D * pairs) / ms / 1e9;
   const result = {compileMs: forward.firstMs - forward.ms, forwardMs: forward.ms, forwardTflops: tflops(4, forward.ms)};
-  if (options.forwardOnly) return {...result, peakBytes: await peakBytes(run)};
+  if (options.forwardOnly) return {...result, peakBytes: await peakBytesOf(run)};
   const grads = tf.grads((...x: tf.Tensor[]) =>
     attention(x[0] as tf.Tensor4D, x[1] as tf.Tensor4D, x[2] as tf.Tensor4D),
   );
@@ -125,7 +125,7 @@ async function measure(c: Case, attention: Attention, options: Options): Promise
     ...result,
     backwardMs,
     backwardTflops: tflops(10, backwardMs),
-    peakBytes: await peakBytes(() => grads(inputs, dOut)),
+    peakBytes: await peakBytesOf(() => grads(inputs, dOut)),
   };
 }
 
