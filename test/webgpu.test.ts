@@ -140,6 +140,30 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     x.dispose();
   });
 
+  it('compiles nothing for a new length, batch, head count or mask of the same form', async () => {
+    const {device} = backendNow();
+    const call = async (B: number, N: number, H: number): Promise<void> => {
+      const x = noise([B, N, H, 8], N);
+      const mask = masks.causalDocument([N - 20, 20]);
+      const gradient = tf.grad((q) => flashMaskAttention(q as tf.Tensor4D, x, x, mask))(x);
+      await gradient.data();
+      tf.dispose([x, gradient]);
+    };
+    await call(1, 70, 2);
+    const compiled: string[] = [];
+    const create = device.createComputePipeline.bind(device);
+    device.createComputePipeline = (descriptor) => {
+      const label = descriptor.label ?? '';
+      // tfjs compiles its own too, for the noise.
+      if (/^(forward|delta|dq|dkdv|tilemap)/.test(label)) compiled.push(label);
+      return create(descriptor);
+    };
+    await call(1, 101, 2);
+    await call(2, 133, 3);
+    device.createComputePipeline = create;
+    expect(compiled).to.deep.equal([]);
+  });
+
   it('neither loads nor computes empty tiles', async () => {
     // Keys and values of the second document are NaN: one product with them would show in the first.
     const mask = masks.document([64, 64]);
