@@ -134,7 +134,7 @@ function copyKernels(name: string): void {
 /**
  * Makes the tfjs WebGPU backend on a device with float16, subgroups and, where the adapter offers them, subgroup
  * matrices, and with the adapter's own limits; registers it and makes it current. Stock tfjs requests none of these
- * features, so attention and its `precision: 'float16'` are faster, or possible, only here.
+ * features, so `precision: 'float16'` is possible only here.
  *
  * Call it before the first WebGPU tensor, in a page or, after `useWebGPU()`, in Node.
  *
