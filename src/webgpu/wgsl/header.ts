@@ -104,7 +104,6 @@ export function constants(p: PassPlan): string {
     'const FULL = 2u;',
     '// Stands for -Infinity where arithmetic follows: WGSL lets an implementation assume that none occurs.',
     'const MASKED = -3.0e38f;',
-    'const LOG2_E = 1.4426950408889634f;',
     'const LN_2 = 0.6931471805599453f;',
     '',
   ].join('\n');
