@@ -1,0 +1,464 @@
+"""Checks the CUDA kernels against dense attention in float64, over some thousand calls:
+
+    python3 bench/cuda/check.py LIB.so [--forward-only] [--sixteen] [--filter TEXT] [--list] [--device cpu]
+
+A result's error (norm over the tensor) may be twice that of dense attention in the precision under test, plus a small part of a
+rounding step of the terms that are added up; elements to which nothing is added must be exactly 0 (lse -inf), NaN never passes, and
+no byte beyond outputs and scratch may change. The last line is `N passed, M failed`.
+"""
+import argparse
+import math
+import sys
+import time
+import traceback
+from collections import defaultdict
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from zlib import crc32
+
+import numpy
+import torch
+
+from flashmask_torch import Call, Library, Mask
+from reference import UNIT, Dense, heads_first, kept, visible
+
+FACTOR = 2
+SHOWN = 40
+NAMES = ('out', 'lse', 'dq', 'dk', 'dv')
+FORMS = {'full': (False, 0), 'causal': (True, 0), 'lts': (True, 1), 'lts-lte': (True, 2), 'lts-ute': (False, 2), 'four': (False, 4)}
+BOUNDED = [name for name, (_, n) in FORMS.items() if n]
+
+
+@dataclass
+class Case:
+    group: str
+    name: str
+    B: int = 1
+    H: int = 2
+    Hkv: int = 2
+    Sq: int = 67
+    Sk: int = 67
+    D: int = 64
+    Dv: int = 64
+    form: str = 'full'
+    style: str = 'blocky'  # how bounds are drawn, or a function (j, Sq, Sk) -> bounds of column j
+    maskB: int = 1
+    Hm: int = 1
+    layout: str = 'bshd'
+    scale: float | None = None
+    dropout: float = 0.0
+    seed: int = 0
+    precision: str = 'auto'
+    deterministic: bool = False
+    d_lse: bool = True
+    spread: dict | None = None  # 'q', 'k', 'v', 'dOut', 'dLse' -> (deviation, mean)
+    zero_d_out: bool = False
+
+    @property
+    def title(self):
+        return f'{self.group}: {self.name}'
+
+
+# ---- the table of cases ----
+
+
+def case(group, name, **options):
+    """A case; S sets both lengths, heads without Hkv have as many key heads."""
+    if 'S' in options:
+        options['Sq'] = options['Sk'] = options.pop('S')
+    if 'DD' in options:
+        options['D'] = options['Dv'] = options.pop('DD')
+    if 'H' in options:
+        options.setdefault('Hkv', options['H'])
+    return Case(group, name, **options)
+
+
+def all_forms(group, name, **options):
+    return [case(group, f'{name}, {form}', form=form, **options) for form in FORMS]
+
+
+def length_cases():
+    lengths = [1, 2, 7, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 95, 96, 97, 127, 128, 129, 191, 192, 193, 255, 256, 257, 385, 511]
+    for S in lengths:
+        yield from all_forms('length', f'S {S}', S=S, DD=64 if S % 2 else 128)
+
+
+def cross_cases():
+    pairs = [(1, 2), (1, 37), (1, 64), (1, 65), (1, 1000), (3, 131), (5, 70), (33, 65), (64, 128), (128, 64), (127, 257), (257, 127)]
+    pairs += [(16, 200), (17, 300), (70, 5), (65, 33), (131, 1), (1000, 1), (2, 2113), (2113, 2), (7, 4097), (4097, 7), (1, 9000), (300, 700)]
+    for i, (Sq, Sk) in enumerate(pairs):
+        yield from all_forms('cross', f'{Sq} queries, {Sk} keys', Sq=Sq, Sk=Sk, DD=64 if i % 2 else 128, layout='bhsd' if i % 3 else 'bshd')
+
+
+def head_cases():
+    for H, Hkv in [(1, 1), (2, 2), (4, 2), (3, 1), (6, 3), (8, 1), (16, 2), (32, 4)]:
+        for Hm in sorted({1, Hkv, H}):
+            for i, layout in enumerate(['bshd', 'bhsd']):
+                for maskB in (1, 3):
+                    form = BOUNDED[(H + Hm + i + maskB) % 4]
+                    name = f'H {H}, Hkv {Hkv}, mask heads {Hm}, mask batches {maskB}, {layout}, {form}'
+                    yield case('heads', name, Sq=143, Sk=171, B=3, H=H, Hkv=Hkv, Hm=Hm, maskB=maskB, layout=layout, form=form, DD=64)
+
+
+DIMS = [1, 3, 8, 16, 24, 32, 33, 40, 48, 64, 72, 80, 96, 100, 112, 128, 136, 144, 160, 176, 192, 200, 224, 240, 255, 256]
+
+
+def channel_cases(sixteen):
+    dims = [D for D in DIMS if D % 8 == 0] if sixteen else DIMS
+    for i, D in enumerate(dims):
+        for form in ('causal', 'four'):
+            yield case('channels', f'D {D}, {form}', DD=D, Sq=131, Sk=203, form=form, H=4, Hkv=2, layout='bhsd' if i % 2 else 'bshd')
+        for jump in (1, 4, 7, 11):
+            Dv = dims[(i + jump) % len(dims)]
+            form = list(FORMS)[(i + jump) % 6]
+            layout = 'bhsd' if jump % 2 else 'bshd'
+            yield case('channels', f'D {D}, Dv {Dv}, {form}, {layout}', D=D, Dv=Dv, Sq=131, Sk=131, form=form, H=2, Hkv=1, layout=layout)
+
+
+def form_cases():
+    for style in ('blocky', 'any', 'extreme', 'documents', 'padding'):
+        for form in BOUNDED:
+            for S in (131, 300):
+                for DD in (64, 128):
+                    yield case('form', f'{form}, {style}, {S} tokens, D {DD}', form=form, style=style, Sq=S, Sk=S - 34, Hm=2, DD=DD)
+
+
+def empty_cases():
+    S = 297
+    far = lambda low, high, inside, outside: lambda j, Sq, Sk: inside if low <= j < high else outside
+    table = {
+        'every pair masked, causal': ('lts', lambda j, Sq, Sk: [0]),
+        'every pair masked, full': ('four', lambda j, Sq, Sk: [0, 150, 150, Sq]),
+        'padding at the end': ('lts', lambda j, Sq, Sk: [200 if j < 200 else j]),
+        'rows 140 to 279': ('four', lambda j, Sq, Sk: [140, 160, 160, 280]),
+        'rows 140 to 279, intervals swapped': ('four', lambda j, Sq, Sk: [155, 280, 140, 162]),
+        'columns 130 to 269': ('lts-lte', far(130, 270, [0, S], [S, S])),
+        'one visible pair': ('four', far(166, 167, [0, 165, 166, S], [0, S, 0, 0])),
+        'first 64 rows': ('four', lambda j, Sq, Sk: [0, 64, 0, 0]),
+        'odd columns': ('lts', lambda j, Sq, Sk: [0 if j % 2 else S]),
+        'odd rows of every tile but the last': ('four', lambda j, Sq, Sk: [0, 256, 290, 291]),
+    }
+    for name, (form, style) in table.items():
+        for DD in (64, 128, 192):
+            yield case('empty', f'{name}, D {DD}', S=S, form=form, style=style, DD=DD)
+    for DD in (64, 128, 192):
+        yield case('empty', f'causal with more queries than keys, D {DD}', Sq=331, Sk=40, form='causal', DD=DD)
+
+
+def magnitude_cases(sixteen):
+    tiny = 1e-3 if sixteen else 1e-6
+    spreads = {
+        'scores to several hundreds': {'q': (12, 0), 'k': (12, 0)},
+        'queries times 50': {'q': (50, 0)},
+        'scores near -3200': {'q': (1, 20), 'k': (1, -20)},
+        'scores near +3200': {'q': (1, 20), 'k': (1, 20)},
+        'tiny': {name: (tiny, 0) for name in ('q', 'k', 'v', 'dOut', 'dLse')},
+        'zero queries': {'q': (0, 0)},
+        'values far from zero': {'v': (1, 100)},
+    }
+    if not sixteen:
+        spreads |= {
+            'huge values': {'v': (1e6, 0), 'dOut': (1e6, 0), 'dLse': (1e12, 0)},
+            'huge queries, tiny keys': {'q': (1e8, 0), 'k': (1e-8, 0)},
+            'tiny queries, huge keys': {'q': (1e-12, 0), 'k': (1e12, 0)},
+            'dOut near 1e-20': {'dOut': (1e-20, 0), 'dLse': (1e-20, 0)},
+            'dOut near 1e-20, dLse near 1': {'dOut': (1e-20, 0)},
+            'dOut near 1, dLse near 1e-20': {'dLse': (1e-20, 0)},
+            'dOut near 1e10': {'dOut': (1e10, 0), 'dLse': (1e10, 0)},
+            'values near 1e-20': {'v': (1e-20, 0)},
+            'one large value': {'v': (1, 0, 1e5)},
+            'one large key': {'k': (1, 0, 300)},
+            'one large gradient': {'dOut': (1, 0, 1e5)},
+        }
+    for name, spread in spreads.items():
+        for precision in precisions(sixteen):
+            for DD in (64, 128):
+                yield case('magnitude', f'{name}, {precision}, D {DD}', S=131, form='lts', spread=spread, precision=precision, DD=DD)
+    for scale in (0, 1, 0.01, -0.3):
+        yield case('magnitude', f'scale {scale}', S=131, form='lts', scale=scale)
+    for precision in precisions(sixteen):
+        options = {'S': 131, 'form': 'four', 'precision': precision}
+        yield case('magnitude', f'dOut 0, dLse alone, {precision}', zero_d_out=True, **options)
+        yield case('magnitude', f'dOut 0, dLse 0, {precision}', zero_d_out=True, d_lse=False, **options)
+
+
+def dropout_cases(sixteen):
+    for dropout, seed in [(0.5, 1), (0.1, 0), (0.25, 2**32 + 7), (0.3, 2**53 - 1), (0.95, 3)]:
+        for form in FORMS:
+            for DD in (64, 128, 192):
+                options = {'dropout': dropout, 'seed': seed, 'form': form, 'DD': DD}
+                yield case('dropout', f'{dropout}, {form}, D {DD}', Sq=133, Sk=150, **options)
+                yield case('dropout', f'{dropout}, {form}, D {DD}, grouped', Sq=143, Sk=159, B=2, H=4, Hkv=2, Hm=4 if FORMS[form][1] else 1, layout='bhsd', **options)
+    for precision in precisions(sixteen):
+        yield case('dropout', f'precision {precision}', S=200, dropout=0.2, seed=9, form='lts', precision=precision)
+
+
+def precisions(sixteen):
+    return ('bfloat16', 'float16') if sixteen else ('auto', 'float32', 'bfloat16', 'float16')
+
+
+def precision_cases(sixteen):
+    for precision in precisions(sixteen):
+        for DD in (16, 40, 64, 96, 128, 160, 192, 256):
+            for form in ('full', 'causal', 'four'):
+                yield case('precision', f'{precision}, D {DD}, {form}', S=193, DD=DD, form=form, precision=precision, H=4, Hkv=2)
+
+
+def option_cases():
+    for DD in (64, 128, 256):
+        for form in FORMS:
+            yield case('option', f'no dLse, D {DD}, {form}', S=165, form=form, d_lse=False, DD=DD)
+            for H, Hkv in [(2, 2), (4, 1)]:
+                name = f'deterministic, D {DD}, {form}, H {H}, Hkv {Hkv}'
+                yield case('option', name, Sq=331, Sk=417, form=form, deterministic=True, DD=DD, H=H, Hkv=Hkv)
+        yield case('option', f'deterministic, dropout, D {DD}', S=300, form='lts', deterministic=True, dropout=0.2, DD=DD)
+
+
+def long_cases():
+    for form in FORMS:
+        for style in ('documents', 'any') if FORMS[form][1] else ('',):
+            for S, DD in [(1024, 64), (1500, 128), (2048, 128), (1111, 256)]:
+                yield case('long', f'{form} {style} {S} tokens, D {DD}', S=S, form=form, style=style, DD=DD, H=4, Hkv=2)
+    yield case('long', 'two intervals, many tiles', Sq=300, Sk=20000, form='four', style='documents', H=1)
+    yield case('long', 'causal, many heads', S=300, form='causal', B=4, H=32, Hkv=8, DD=128)
+
+
+def all_cases(sixteen):
+    groups = [length_cases(), cross_cases(), head_cases(), channel_cases(sixteen), form_cases(), empty_cases()]
+    groups += [magnitude_cases(sixteen), dropout_cases(sixteen), precision_cases(sixteen), option_cases(), long_cases()]
+    cases = [c for group in groups for c in group]
+    if not sixteen:
+        return cases
+    both = [replace(c, precision=p, name=f'{c.name} [{p}]') for c in cases for p in precisions(True) if c.precision == 'auto']
+    return both + [c for c in cases if c.precision != 'auto']
+
+
+# ---- inputs ----
+
+
+def draw_bounds(random, c):
+    """int32 [maskB, Hm, Sk, n] as randomBounds in test/cases.ts, documents, or right padding."""
+    n, rows = FORMS[c.form][1], c.maskB * c.Hm
+    if callable(c.style):
+        return numpy.array([[c.style(j, c.Sq, c.Sk) for j in range(c.Sk)]] * rows).reshape(c.maskB, c.Hm, c.Sk, n)
+    shape = (rows, c.Sk, n)
+    values = random.integers(-3, c.Sq + 4, shape)
+    if c.style in ('blocky', 'documents'):
+        start = random.random((rows, c.Sk)) < 1 / (40 if c.style == 'blocky' else 150)
+        start[:, 0] = True
+        at = numpy.maximum.accumulate(numpy.where(start, numpy.arange(c.Sk), 0), 1)
+        values = numpy.take_along_axis(values, at[..., None], 1)
+    if c.style == 'blocky':
+        values = values + numpy.where(random.random(shape) < 0.1, random.integers(-2, 3, shape), 0)
+    if c.style == 'extreme':
+        far = numpy.array([-(2**31), -1000, -1, 0, c.Sq, c.Sq + 1, c.Sq + 1000, 2**31 - 1])
+        values = numpy.where(random.random(shape) < 0.5, random.choice(far, shape), values)
+    if c.style == 'documents':
+        values = document_bounds(at, c, n)
+    if c.style == 'padding':
+        # The last third of the rows and columns is padding, which sees nothing and is seen by none.
+        pad, column = c.Sq * 2 // 3, numpy.arange(c.Sk)[None, :, None] + numpy.zeros((rows, 1, 1), int)
+        start = numpy.where(column < c.Sk * 2 // 3, pad, 0)
+        parts = {1: [start], 2: [start, c.Sq + 0 * start if c.form == 'lts-lte' else 0 * start], 4: [start, c.Sq + 0 * start, 0 * start, 0 * start]}
+        values = numpy.concatenate(parts[n], 2)
+    return values.reshape(c.maskB, c.Hm, c.Sk, n)
+
+
+def document_bounds(start, c, n):
+    """Documents that begin at column start[j], at the same fraction of the rows."""
+    starts = [numpy.append(numpy.unique(row), c.Sk) for row in start]
+    ends = numpy.array([next_[numpy.searchsorted(next_, row, 'right')] for next_, row in zip(starts, start)])
+    top, bottom = (x * c.Sq // c.Sk for x in (start, ends))
+    parts = {'lts': [bottom], 'lts-lte': [bottom, 0 * bottom + c.Sq - 5], 'lts-ute': [bottom, top]}
+    return numpy.stack(parts.get(c.form, [bottom, 0 * bottom + c.Sq, 0 * bottom, top]), -1)
+
+
+class Inputs:
+    def __init__(self, c, device, sixteen):
+        seed = crc32(c.title.split(' [')[0].encode())
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.case, self.device = c, device
+        causal, n = FORMS[c.form]
+        bounds = torch.tensor(draw_bounds(numpy.random.default_rng(seed), c), dtype=torch.int32, device=device) if n else None
+        self.mask = Mask(bounds, causal)
+        dtype = getattr(torch, c.precision) if sixteen else torch.float32
+        self.q, self.k, self.v, self.d_out = (
+            self.tensor(name, self.shape(rows, heads, channels)).to(dtype)
+            for name, rows, heads, channels in [('q', c.Sq, c.H, c.D), ('k', c.Sk, c.Hkv, c.D), ('v', c.Sk, c.Hkv, c.Dv), ('dOut', c.Sq, c.H, c.Dv)]
+        )
+        if c.zero_d_out:
+            self.d_out = torch.zeros_like(self.d_out)
+        self.d_lse = self.tensor('dLse', (c.B, c.H, c.Sq)) * c.d_lse
+
+    def shape(self, rows, heads, channels):
+        return (self.case.B, rows, heads, channels) if self.case.layout == 'bshd' else (self.case.B, heads, rows, channels)
+
+    def tensor(self, name, shape):
+        deviation, mean, *outlier = (self.case.spread or {}).get(name, (1, 0))
+        x = torch.randn(shape, generator=self.generator, device=self.device) * deviation + mean
+        if outlier:
+            x.view(-1)[x.numel() // 2] = outlier[0]
+        return x
+
+
+class Guarded:
+    """Allocates tensors of NaN (bytes of 255) with a guard behind each, and tells whether a guard was written to."""
+
+    BYTES = 4096
+
+    def __init__(self):
+        self.guards = []
+
+    def __call__(self, shape, dtype, device):
+        count = math.prod(shape)
+        guard = self.BYTES // dtype.itemsize
+        whole = torch.full(((count + guard) * dtype.itemsize,), 255, dtype=torch.uint8, device=device).view(dtype)
+        self.guards.append(whole[count:])
+        return whole[:count].view(shape)
+
+    def broken(self):
+        return torch.stack([(g.view(torch.uint8) != 255).any() for g in self.guards]).any()
+
+
+# ---- one case ----
+
+
+def actual_results(library, c, x, forward_only):
+    """The kernels' results, heads first, and what was wrong with the buffers."""
+    guarded = Guarded()
+    call = Call(library, x.q, x.k, x.v, x.mask, layout=c.layout, scale=c.scale, dropout=c.dropout, seed=c.seed,
+                precision=c.precision, deterministic=c.deterministic, allocate=guarded)  # fmt: skip
+    names = NAMES[:2] if forward_only else NAMES
+    runs = []
+    for _ in range(2 if c.deterministic else 1):
+        call.forward()
+        if not forward_only:
+            call.backward(x.d_out, x.d_lse)
+        runs.append({name: getattr(call, name).clone() for name in names})
+    problems = []
+    if guarded.broken():
+        problems.append('wrote beyond a buffer')
+    for name in names if c.deterministic else ():
+        if not torch.equal(runs[0][name].view(torch.int32), runs[1][name].view(torch.int32)):
+            problems.append(f'{name} differs between two runs')
+    return {n: y if n == 'lse' else heads_first(y, c.layout) for n, y in runs[0].items()}, problems
+
+
+def dense_results(c, x, see, keep, precision, forward_only):
+    q, k, v, d_out = (heads_first(t, c.layout) for t in (x.q, x.k, x.v, x.d_out))
+    scale = 1 / math.sqrt(c.D) if c.scale is None else c.scale
+    dense = Dense(q, k, v, see, scale, keep, c.dropout, precision)
+    out, lse = dense.forward()
+    result = {'out': out, 'lse': lse}
+    if not forward_only:
+        result |= dict(zip(('dq', 'dk', 'dv'), dense.backward(d_out, x.d_lse)))
+    sizes = dense.sizes(*(() if forward_only else (d_out, x.d_lse))) if precision == 'float64' else None
+    return result, sizes
+
+
+def norm(x):
+    return torch.linalg.vector_norm(x.double())
+
+
+def judge(actual, truth, dense, size, precision, factor):
+    """Tensor of [NaN or inexact elements, error / allowed, relative error]."""
+    actual = actual.double()
+    infinite = torch.isinf(truth)
+    exact = infinite | ((size == 0) & (truth == 0))
+    wrong = torch.where(exact, actual != truth, ~torch.isfinite(actual)).sum()
+    zero = torch.zeros_like(truth)
+    error, dense_error = (torch.where(exact, zero, y.double() - truth) for y in (actual, dense))
+    size, value = torch.where(exact, zero, size), torch.where(infinite, zero, truth)
+    unit = UNIT[precision]
+    few = 0.1 + 4 / math.sqrt(truth.numel())
+    allowed = factor * norm(dense_error) + few * unit * norm(size) + 2.0**-22 * norm(value)
+    allowed_max = 2 * factor * dense_error.abs().max() + 4 * unit * size.abs().max() + 2.0**-22 * value.abs().max()
+    ratio = torch.maximum(ratio_of(norm(error), allowed), ratio_of(error.abs().max(), allowed_max))
+    return torch.stack([wrong.double(), ratio, norm(error) / norm(value).clamp_min(1e-300)])
+
+
+def ratio_of(error, allowed):
+    return torch.where(error == 0, 0.0, error / allowed)
+
+
+def check_case(library, c, options):
+    """Problems in words, and {result: [wrong, ratio, relative error]}."""
+    with torch.no_grad():
+        x = Inputs(c, options.device, options.sixteen)
+        see = visible(x.mask, c.B, c.H, c.Sq, c.Sk, options.device)
+        keep = kept(c.B, c.H, c.Sq, c.Sk, c.dropout, c.seed, options.device) if c.dropout else None
+        actual, problems = actual_results(library, c, x, options.forward_only)
+        truth, sizes = dense_results(c, x, see, keep, 'float64', options.forward_only)
+        dense, _ = dense_results(c, x, see, keep, c.precision, options.forward_only)
+        factor = options.factor32 if c.precision == 'float32' else FACTOR
+        rows = torch.stack([judge(actual[n], truth[n], dense[n], sizes[n], c.precision, factor) for n in actual]).tolist()
+    found = dict(zip(actual, rows))
+    for name, (wrong, ratio, error) in found.items():
+        if wrong or not ratio <= 1:
+            what = f'{wrong:.0f} elements NaN or inexact' if wrong else f'error {ratio:.2f} x allowed (relative {error:.1e})'
+            problems.append(f'{name} {what}')
+    return problems, found
+
+
+# ---- all of them ----
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('library')
+    parser.add_argument('--filter', default='', help='only cases whose title has this text (several: a|b)')
+    parser.add_argument('--every', type=int, default=1, help='only every n-th case')
+    parser.add_argument('--forward-only', action='store_true')
+    parser.add_argument('--sixteen', action='store_true', help='the 16-bit entry points')
+    parser.add_argument('--factor32', type=float, default=FACTOR, help="what 'float32' may err, in errors of dense float32")
+    parser.add_argument('--device', default='cuda')
+    parser.add_argument('--list', action='store_true', help='print the cases')
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
+    wanted = options.filter.split('|')
+    cases = [c for c in all_cases(options.sixteen) if any(text in c.title for text in wanted)][:: options.every]
+    if options.list:
+        print('\n'.join(c.title for c in cases))
+        return
+    started, library = time.time(), Library(options.library)
+    failures, worst = [], defaultdict(lambda: [0.0, 0.0, ''])
+    stream = torch.cuda.stream(torch.cuda.Stream()) if options.device == 'cuda' else nullcontext()
+    with stream:
+        for c in cases:
+            try:
+                problems, found = check_case(library, c, options)
+            except Exception as error:  # a CUDA error, which may well be the last
+                problems, found = [''.join(traceback.format_exception_only(error)).strip()[:300]], {}
+                failures.append((c, problems))
+                if 'CUDA error' in problems[0] or 'cudaError' in problems[0]:
+                    print('stopped at the first CUDA error')
+                    break
+                continue
+            if problems:
+                failures.append((c, problems))
+            for name, (_, ratio, error) in found.items():
+                if ratio > worst[c.precision, name][0]:
+                    worst[c.precision, name] = [ratio, error, c.title]
+    report(cases, failures, worst, time.time() - started)
+
+
+def report(cases, failures, worst, seconds):
+    for (precision, name), (ratio, error, title) in sorted(worst.items(), key=lambda x: (x[0][0], NAMES.index(x[0][1]))):
+        print(f'{precision:9} {name:4} worst error {ratio:5.2f} of allowed (relative {error:.1e}) in {title}')
+    by_group = defaultdict(int)
+    for c, _ in failures:
+        by_group[c.group] += 1
+    for c, problems in failures[:SHOWN]:
+        print(f'FAILED {c.title}: {"; ".join(problems)}')
+    if len(failures) > SHOWN:
+        print(f'... and {len(failures) - SHOWN} more; by group: {dict(by_group)}')
+    print(f'{seconds:.0f} s')
+    print(f'{len(cases) - len(failures)} passed, {len(failures)} failed')
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,159 @@
+"""The benchmark's masks: bounds for our kernels, and the same as a rule for FlexAttention and for tests (python3 masks.py compares)."""
+import random
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+
+from flashmask_torch import Mask
+from reference import intervals
+
+
+@dataclass
+class BenchMask:
+    name: str  # of the builder in src/mask/builders.ts
+    mask: Mask
+    rule: Callable | None  # mask_mod(b, h, q, k) of FlexAttention; None sees all
+    per_batch: bool  # whether the rule depends on b
+
+
+def split(rng, total, parts):
+    cuts = sorted(rng.sample(range(1, total), parts - 1))
+    return [b - a for a, b in zip([0, *cuts], [*cuts, total])]
+
+
+def per_token(parts, values):
+    return torch.repeat_interleave(torch.tensor(values), torch.tensor(parts))
+
+
+class Builder:
+    """Masks of N tokens in B batches; documents differ from batch to batch."""
+
+    DOCUMENTS, QUESTIONS, WINDOW = 8, 4, 16
+
+    def __init__(self, N, B, device, seed=0):
+        self.N, self.B, self.device = N, B, device
+        self.rng = random.Random(seed)
+        self.j = torch.arange(N)
+        self.window = max(1, N // self.WINDOW)
+
+    def make(self, name, causal, vectors, rule, per_batch=False):
+        """Vectors: list of [N] or [B, N] tensors."""
+        bounds = None
+        if vectors:
+            columns = torch.stack([v if v.dim() == 2 else v[None] for v in torch.broadcast_tensors(*vectors)], -1)
+            bounds = columns[:, None].to(torch.int32).contiguous().to(self.device)
+        return BenchMask(name, Mask(bounds, causal), rule, per_batch)
+
+    def full(self):
+        return self.make('full', False, [], None)
+
+    def causal(self):
+        return self.make('causal', True, [], lambda b, h, q, k: q >= k)
+
+    def slidingWindow(self):
+        W = self.window
+        return self.make('slidingWindow', True, [self.j + W], lambda b, h, q, k: (q >= k) & (q - k < W))
+
+    def documents(self):
+        """Start, end and number of each token's document, [B, N]."""
+        starts, ends, ids = [], [], []
+        for _ in range(self.B):
+            lengths = split(self.rng, self.N, self.DOCUMENTS)
+            end = torch.tensor(lengths).cumsum(0).tolist()
+            starts.append(per_token(lengths, [e - n for e, n in zip(end, lengths)]))
+            ends.append(per_token(lengths, end))
+            ids.append(per_token(lengths, list(range(len(lengths)))))
+        return [torch.stack(x) for x in (starts, ends, ids)]
+
+    def causalDocument(self):
+        _, ends, ids = self.documents()
+        doc = ids.to(self.device)
+        return self.make('causalDocument', True, [ends], lambda b, h, q, k: (q >= k) & (doc[b, q] == doc[b, k]), True)
+
+    def document(self):
+        starts, ends, ids = self.documents()
+        doc = ids.to(self.device)
+        return self.make('document', False, [ends, starts], lambda b, h, q, k: doc[b, q] == doc[b, k], True)
+
+    def sharedQuestion(self):
+        """Documents of a question (a tenth) and two answers, which do not see each other."""
+        rows = []
+        for _ in range(self.B):
+            lengths = split(self.rng, self.N, self.QUESTIONS)
+            parts, ends, part, doc, at = [], [], [], [], 0
+            for i, n in enumerate(lengths):
+                question = max(1, n // 10)
+                first = (n - question) // 2
+                parts += [question, first, n - question - first]
+                ends += [at + n, at + question + first, at + n]
+                part += [-1, 0, 1]
+                doc += [i] * 3
+                at += n
+            rows.append([per_token(parts, x) for x in (ends, part, doc)])
+        ends, part, doc = (torch.stack(x) for x in zip(*rows))
+        part, doc = part.to(self.device), doc.to(self.device)
+        rule = lambda b, h, q, k: (q >= k) & (doc[b, q] == doc[b, k]) & ((part[b, k] == -1) | (part[b, k] == part[b, q]))
+        return self.make('sharedQuestion', True, [ends], rule, True)
+
+    def globalSlidingWindow(self):
+        """The first W tokens see all and are seen by all; the others see W - 1 on both sides."""
+        N, W, j = self.N, self.window, self.j
+        is_global = j < W
+        zero = torch.zeros_like(j)
+        lts = torch.where(is_global, N, (j + W).clamp(max=N))
+        uts = torch.where(is_global, zero, zero + W)
+        ute = torch.where(is_global, zero, j - W + 1)
+        rule = lambda b, h, q, k: ((q - k).abs() < W) | (k < W) | (q < W)
+        return self.make('globalSlidingWindow', False, [lts, zero + N, uts, ute], rule)
+
+    def prefixLmCausal(self):
+        N, j = self.N, self.j
+        prefix = N // 2
+        ute = torch.where(j < prefix, torch.zeros_like(j), j)
+        return self.make('prefixLmCausal', False, [torch.full_like(j, N), ute], lambda b, h, q, k: (q >= k) | (k < prefix))
+
+
+NAMES = ['full', 'causal', 'slidingWindow', 'causalDocument', 'document', 'sharedQuestion', 'globalSlidingWindow', 'prefixLmCausal']
+
+
+def build(name, N, B, device):
+    return getattr(Builder(N, B, device), name)()
+
+
+def visible_pairs(mask, B, N):
+    """Visible pairs of all batches, of one head: rows less the union of the column's two intervals and its causal triangle."""
+    j = torch.arange(N)
+    parts = [(torch.zeros_like(j), j)] if mask.causal else []
+    if mask.bounds is not None:
+        lts, lte, uts, ute = (x[:, 0] for x in intervals(mask.bounds.cpu(), mask.causal))
+        parts += [(lts, lte), (uts, ute)]
+    parts = [(low.clamp(0, N), high.clamp(0, N)) for low, high in parts]
+    masked = 0
+    for chosen in range(1, 1 << len(parts)):
+        some = [part for i, part in enumerate(parts) if chosen >> i & 1]
+        low, high = some[0]
+        for a, b in some[1:]:
+            low, high = torch.maximum(low, a), torch.minimum(high, b)
+        common = (high - low).clamp(min=0)
+        total = int(common.sum()) * (1 if common.dim() == 2 and common.shape[0] == B else B)
+        masked += total if len(some) % 2 else -total
+    return B * N * N - masked
+
+
+def test():
+    from reference import visible
+
+    for N, B in [(64, 1), (200, 3)]:
+        for name in NAMES:
+            m = build(name, N, B, 'cpu')
+            see = visible(m.mask, B, 1, N, N, 'cpu')[:, 0]
+            b, q, k = torch.meshgrid(torch.arange(B), torch.arange(N), torch.arange(N), indexing='ij')
+            rule = m.rule(b, 0, q, k) if m.rule else torch.ones_like(see)
+            assert torch.equal(see, rule), f'{name}: bounds and rule differ at N {N}, B {B}'
+            assert visible_pairs(m.mask, B, N) == int(see.sum()), f'{name}: wrong count of pairs at N {N}, B {B}'
+    print('bounds, rules and counts agree')
+
+
+if __name__ == '__main__':
+    test()
