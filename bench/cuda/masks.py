@@ -1,6 +1,7 @@
 """The benchmark's masks: bounds for our kernels, and the same as a rule for FlexAttention and for tests (python3 masks.py compares)."""
-import random
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable
 
 import torch
@@ -17,9 +18,15 @@ class BenchMask:
     per_batch: bool  # whether the rule depends on b
 
 
-def split(rng, total, parts):
-    cuts = sorted(rng.sample(range(1, total), parts - 1))
-    return [b - a for a, b in zip([0, *cuts], [*cuts, total])]
+LENGTHS = json.loads((Path(__file__).parent.parent / 'masks.json').read_text())
+
+
+def scaled(lengths, N, turn):
+    """Lengths of the same proportions that sum to N, in an order turned by so many."""
+    turn %= len(lengths)
+    lengths = lengths[turn:] + lengths[:turn]
+    ends = [(2 * N * sum(lengths[:i]) + sum(lengths)) // (2 * sum(lengths)) for i in range(len(lengths) + 1)]
+    return [b - a for a, b in zip(ends, ends[1:])]
 
 
 def per_token(parts, values):
@@ -29,13 +36,10 @@ def per_token(parts, values):
 class Builder:
     """Masks of N tokens in B batches; documents differ from batch to batch."""
 
-    DOCUMENTS, QUESTIONS, WINDOW = 8, 4, 16
-
-    def __init__(self, N, B, device, seed=0):
+    def __init__(self, N, B, device):
         self.N, self.B, self.device = N, B, device
-        self.rng = random.Random(seed)
         self.j = torch.arange(N)
-        self.window = max(1, N // self.WINDOW)
+        self.window = max(1, N // 16)
 
     def make(self, name, causal, vectors, rule, per_batch=False):
         """Vectors: list of [N] or [B, N] tensors."""
@@ -58,8 +62,8 @@ class Builder:
     def documents(self):
         """Start, end and number of each token's document, [B, N]."""
         starts, ends, ids = [], [], []
-        for _ in range(self.B):
-            lengths = split(self.rng, self.N, self.DOCUMENTS)
+        for b in range(self.B):
+            lengths = scaled(LENGTHS['documents'], self.N, b)
             end = torch.tensor(lengths).cumsum(0).tolist()
             starts.append(per_token(lengths, [e - n for e, n in zip(end, lengths)]))
             ends.append(per_token(lengths, end))
@@ -79,8 +83,8 @@ class Builder:
     def sharedQuestion(self):
         """Documents of a question (a tenth) and two answers, which do not see each other."""
         rows = []
-        for _ in range(self.B):
-            lengths = split(self.rng, self.N, self.QUESTIONS)
+        for b in range(self.B):
+            lengths = scaled(LENGTHS['questions'], self.N, b)
             parts, ends, part, doc, at = [], [], [], [], 0
             for i, n in enumerate(lengths):
                 question = max(1, n // 10)
