@@ -1,6 +1,6 @@
 /** @file What a user would write instead: dense masked attention of tfjs ops, N x N scores and all. */
 import * as tf from '@tensorflow/tfjs-core';
-import type {FlashMask} from '../src/mask/flash_mask.js';
+import {flashMaskAttention, type FlashMask, type FlashMaskAttentionOptions} from '../src/index.js';
 
 export type Attention = (q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D) => tf.Tensor4D;
 
@@ -25,4 +25,21 @@ export function denseAttention(bias: tf.Tensor4D): Attention {
     const scores = tf.mul(tf.matMul(q, k, false, true), 1 / Math.sqrt(q.shape[3]));
     return tf.matMul(tf.softmax(tf.add(scores, bias)), v);
   };
+}
+
+/** Largest difference of two attentions, over the rows that see a key: dense attention averages over nothing in the others. */
+export async function difference(
+  mask: FlashMask,
+  dense: Attention,
+  [q, k, v]: tf.Tensor4D[],
+  options: FlashMaskAttentionOptions = {},
+): Promise<number> {
+  const worst = tf.tidy(() => {
+    const [out, lse] = flashMaskAttention(q, k, v, mask, {...options, layout: 'bhsd', returnLogSumExp: true});
+    const sees = tf.expandDims(tf.cast(tf.greater(lse, -1e30), 'float32'), 3);
+    return tf.max(tf.mul(tf.abs(tf.sub(out, dense(q, k, v))), sees));
+  });
+  const [value] = await worst.data();
+  worst.dispose();
+  return value;
 }

@@ -11,6 +11,12 @@ function webgpu(): WebGPUBackend | null {
 /** Waits until the device has done all that was asked of it. */
 export async function settle(): Promise<void> {
   const backend = webgpu();
+  if (tf.getBackend() === 'tensorflow') {
+    // On a GPU a read waits for all that TensorFlow's stream was given before it.
+    const one = tf.tidy(() => tf.add(tf.scalar(1), 1));
+    await one.data();
+    one.dispose();
+  }
   if (!backend) return;
   submitRecorded(backend);
   await backend.queue.onSubmittedWorkDone();

@@ -13,6 +13,8 @@ export interface BenchRecord {
   /** Fraction of masked pairs. */
   sparsity: number;
   attention: 'flash' | 'dense';
+  /** Of the library's products, where it is not `'auto'` or the backend has several. */
+  precision?: string;
   /** Why there are no figures: dense attention does not fit, say. */
   skipped?: string;
   compileMs?: number;

@@ -14,7 +14,8 @@ import {seededRandom} from '../src/mask/random.js';
 import {maskTable} from '../src/mask/table.js';
 import {useWebGPU} from '../src/node-webgpu.js';
 import type {WebGPUBackend} from '../src/webgpu/backend.js';
-import {denseAttention, denseBias, type Attention} from './dense.js';
+import {denseAttention, denseBias, difference, type Attention} from './dense.js';
+import {noise} from './inputs.js';
 import {peakBytesOf, time} from './measure.js';
 import {memoryPlot, tableHeader, tableRow, timePlot, type BenchRecord} from './report.js';
 
@@ -127,26 +128,6 @@ async function measure(c: Case, attention: Attention, options: Options): Promise
     backwardTflops: tflops(10, backwardMs),
     peakBytes: await peakBytesOf(() => grads(inputs, dOut)),
   };
-}
-
-/** Largest difference of two attentions, over the rows that see a key: dense attention averages over nothing in the others. */
-async function difference(mask: FlashMask, dense: Attention, [q, k, v]: tf.Tensor4D[]): Promise<number> {
-  const worst = tf.tidy(() => {
-    const [out, lse] = flashMaskAttention(q, k, v, mask, {layout: 'bhsd', returnLogSumExp: true});
-    const sees = tf.expandDims(tf.cast(tf.greater(lse, -1e30), 'float32'), 3);
-    return tf.max(tf.mul(tf.abs(tf.sub(out, dense(q, k, v))), sees));
-  });
-  const [value] = await worst.data();
-  worst.dispose();
-  return value;
-}
-
-/** Rows of noise that are drawn; longer sequences repeat them, since drawing takes the host a microsecond a number. */
-const NOISE_ROWS = 512;
-
-function noise(H: number, N: number, D: number, seed: number): tf.Tensor4D {
-  const rows = N % NOISE_ROWS === 0 ? NOISE_ROWS : N;
-  return tf.tidy(() => tf.tile(tf.randomNormal([1, H, rows, D], 0, 1, 'float32', seed), [1, 1, N / rows, 1]));
 }
 
 async function runCase(

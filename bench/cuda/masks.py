@@ -106,8 +106,8 @@ class Builder:
         is_global = j < W
         zero = torch.zeros_like(j)
         lts = torch.where(is_global, N, (j + W).clamp(max=N))
-        uts = torch.where(is_global, zero, zero + W)
-        ute = torch.where(is_global, zero, j - W + 1)
+        uts = zero + W
+        ute = torch.where(is_global, uts, (j - W + 1).clamp(min=W))
         rule = lambda b, h, q, k: ((q - k).abs() < W) | (k < W) | (q < W)
         return self.make('globalSlidingWindow', False, [lts, zero + N, uts, ute], rule)
 
