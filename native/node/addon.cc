@@ -1,0 +1,143 @@
+// The Node addon: `register()` gives the loaded TensorFlow the ops, `info()` says what was built and what the machine
+// has.
+#include <node_api.h>
+
+#include <string>
+
+#include "../attention.h"
+#include "../cpu/parallel.h"
+#include "../tensorflow/cuda_driver.h"
+#include "../tensorflow/ops.h"
+
+// Given by scripts/build_native.mjs.
+#ifndef FLASHMASK_VERSION
+#define FLASHMASK_VERSION "unknown"
+#endif
+#ifndef FLASHMASK_CUDA_VERSION
+#define FLASHMASK_CUDA_VERSION ""
+#endif
+#ifndef FLASHMASK_CUDA_ARCHS
+#define FLASHMASK_CUDA_ARCHS ""
+#endif
+
+namespace {
+
+// Values of JavaScript. Calls that fail leave an exception pending or a null value; neither needs a reaction here.
+class Js {
+ public:
+  explicit Js(napi_env env) : env_(env) {}
+
+  napi_value String(const std::string& text) const {
+    napi_value value = nullptr;
+    napi_create_string_utf8(env_, text.c_str(), text.size(), &value);
+    return value;
+  }
+  // Null for an empty text.
+  napi_value StringOrNull(const std::string& text) const {
+    if (!text.empty()) return String(text);
+    napi_value value = nullptr;
+    napi_get_null(env_, &value);
+    return value;
+  }
+  napi_value Number(double number) const {
+    napi_value value = nullptr;
+    napi_create_double(env_, number, &value);
+    return value;
+  }
+  napi_value Bool(bool truth) const {
+    napi_value value = nullptr;
+    napi_get_boolean(env_, truth, &value);
+    return value;
+  }
+  napi_value Object() const {
+    napi_value value = nullptr;
+    napi_create_object(env_, &value);
+    return value;
+  }
+  napi_value Array() const {
+    napi_value value = nullptr;
+    napi_create_array(env_, &value);
+    return value;
+  }
+  void Set(napi_value object, const char* name, napi_value value) const {
+    napi_set_named_property(env_, object, name, value);
+  }
+  void Push(napi_value array, napi_value value) const {
+    uint32_t length = 0;
+    napi_get_array_length(env_, array, &length);
+    napi_set_element(env_, array, length, value);
+  }
+
+ private:
+  napi_env env_;
+};
+
+std::string CudaVersionText(int version) {
+  return version == 0 ? "" : std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+// "80,90,90-ptx" as an array.
+napi_value Archs(const Js& js) {
+  napi_value archs = js.Array();
+  const std::string all = FLASHMASK_CUDA_ARCHS;
+  for (size_t start = 0; start < all.size();) {
+    const size_t comma = all.find(',', start);
+    const size_t end = comma == std::string::npos ? all.size() : comma;
+    js.Push(archs, js.String(all.substr(start, end - start)));
+    start = end + 1;
+  }
+  return archs;
+}
+
+napi_value CudaInfo(const Js& js) {
+  napi_value cuda = js.Object();
+  const std::string built = FLASHMASK_CUDA_VERSION;
+  js.Set(cuda, "built", js.Bool(!built.empty()));
+  js.Set(cuda, "runtime", js.StringOrNull(built));
+  js.Set(cuda, "archs", Archs(js));
+  return cuda;
+}
+
+napi_value DeviceList(const Js& js) {
+  napi_value devices = js.Array();
+  for (const flashmask::cuda::DeviceInfo& device : flashmask::cuda::Devices()) {
+    napi_value entry = js.Object();
+    js.Set(entry, "name", js.String(device.name));
+    js.Set(entry, "computeCapability", js.String(std::to_string(device.major) + "." + std::to_string(device.minor)));
+    js.Push(devices, entry);
+  }
+  return devices;
+}
+
+// {version, cuda: {built, runtime, archs}, driver, devices: [{name, computeCapability}], instructionSet, threads}
+napi_value Info(napi_env env, napi_callback_info) {
+  const Js js(env);
+  napi_value info = js.Object();
+  js.Set(info, "version", js.String(FLASHMASK_VERSION));
+  js.Set(info, "cuda", CudaInfo(js));
+  js.Set(info, "driver", js.StringOrNull(CudaVersionText(flashmask::cuda::DriverVersion())));
+  js.Set(info, "devices", DeviceList(js));
+  js.Set(info, "instructionSet", js.String(flashmask::cpu::InstructionSet()));
+  js.Set(info, "threads", js.Number(flashmask::cpu::ThreadCount(0)));
+  return info;
+}
+
+napi_value Register(napi_env env, napi_callback_info) {
+  const std::string error = flashmask::tensorflow::Register();
+  if (!error.empty()) napi_throw_error(env, nullptr, error.c_str());
+  return nullptr;
+}
+
+void Export(napi_env env, napi_value exports, const char* name, napi_callback callback) {
+  napi_value function = nullptr;
+  napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function);
+  napi_set_named_property(env, exports, name, function);
+}
+
+}  // namespace
+
+NAPI_MODULE_INIT() {
+  Export(env, exports, "register", Register);
+  Export(env, exports, "info", Info);
+  return exports;
+}

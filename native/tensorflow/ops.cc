@@ -1,0 +1,153 @@
+#include "ops.h"
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "c_api.h"
+
+namespace flashmask {
+namespace tensorflow {
+
+namespace {
+
+const char* const kForward = "FlashMaskAttention";
+const char* const kBackward = "FlashMaskAttentionGrad";
+
+// Those that do not change from call to call; `seed` does, and TensorFlow keeps a kernel for every set of attributes
+// that it ever saw, so the seed is an input.
+const char* const kAttrs[] = {
+    "causal: bool",
+    "scale: float",
+    "layout: {'bshd', 'bhsd'} = 'bshd'",
+    "dropout_threshold: int >= 0 = 0",
+    "keep_scale: float = 1.0",
+    "precision: {'auto', 'float32', 'float16', 'bfloat16'} = 'auto'",
+    "deterministic: bool = false",
+    "threads: int >= 0 = 0",
+};
+
+// Shapes that a shape function reads and builds. After the first failure the status says so and nothing more is done.
+class Shapes {
+ public:
+  Shapes(ShapeInferenceContext* context, Status* status) : context_(context), status_(status) {}
+  ~Shapes() {
+    for (ShapeHandle* handle : made_) api.DeleteShapeHandle(handle);
+  }
+
+  ShapeHandle* Input(int index, int64_t rank) {
+    ShapeHandle* shape = Make();
+    if (ok()) api.ShapeInferenceContextGetInput(context_, index, shape, status_);
+    if (ok()) api.ShapeInferenceContextWithRank(context_, shape, rank, shape, status_);
+    return shape;
+  }
+
+  ShapeHandle* Slice(ShapeHandle* shape, int64_t start, int64_t end) {
+    ShapeHandle* slice = Make();
+    if (ok()) api.ShapeInferenceContextSubshape(context_, shape, start, end, slice, status_);
+    return slice;
+  }
+
+  ShapeHandle* Concatenate(ShapeHandle* a, ShapeHandle* b) {
+    ShapeHandle* both = Make();
+    if (ok()) api.ShapeInferenceContextConcatenateShapes(context_, a, b, both, status_);
+    return both;
+  }
+
+  // One axis of unknown size.
+  ShapeHandle* Unknown() {
+    made_.push_back(api.ShapeInferenceContextVectorFromSize(context_, static_cast<size_t>(-1)));
+    return made_.back();
+  }
+
+  void SetOutput(int index, ShapeHandle* shape) {
+    if (ok()) api.ShapeInferenceContextSetOutput(context_, index, shape, status_);
+  }
+
+ private:
+  bool ok() const { return api.GetCode(status_) == kOk; }
+
+  ShapeHandle* Make() {
+    made_.push_back(api.NewShapeHandle());
+    return made_.back();
+  }
+
+  ShapeInferenceContext* context_;
+  Status* status_;
+  std::vector<ShapeHandle*> made_;
+};
+
+// out has the axes of q but for the channels of v. The order of the two other axes of lse depends on the layout, which
+// the C API does not show to shape functions.
+void ForwardShapes(ShapeInferenceContext* context, Status* status) {
+  Shapes shapes(context, status);
+  ShapeHandle* q = shapes.Input(0, 4);
+  shapes.Input(1, 4);
+  ShapeHandle* v = shapes.Input(2, 4);
+  shapes.Input(3, 4);
+  shapes.Input(4, 1);
+  shapes.SetOutput(0, shapes.Concatenate(shapes.Slice(q, 0, 3), shapes.Slice(v, 3, 4)));
+  shapes.SetOutput(1,
+                   shapes.Concatenate(shapes.Slice(q, 0, 1), shapes.Concatenate(shapes.Unknown(), shapes.Unknown())));
+}
+
+void BackwardShapes(ShapeInferenceContext* context, Status* status) {
+  Shapes shapes(context, status);
+  for (int i = 0; i < 3; i++) shapes.SetOutput(i, shapes.Input(i, 4));
+}
+
+using Specs = std::vector<const char*>;
+
+std::string RegisterOp(const char* name, const Specs& inputs, const Specs& outputs,
+                       void (*shapes)(ShapeInferenceContext*, Status*)) {
+  OpDefinitionBuilder* builder = api.NewOpDefinitionBuilder(name);
+  for (const char* input : inputs) api.OpDefinitionBuilderAddInput(builder, input);
+  for (const char* output : outputs) api.OpDefinitionBuilderAddOutput(builder, output);
+  for (const char* attr : kAttrs) api.OpDefinitionBuilderAddAttr(builder, attr);
+  api.OpDefinitionBuilderSetShapeInferenceFunction(builder, shapes);
+  OwnStatus status;
+  api.RegisterOpDefinition(builder, status.get());  // Frees the builder.
+  return status.ok() ? "" : "TensorFlow must register the op " + std::string(name) + ", got: " + status.message();
+}
+
+// Whether TensorFlow knows the op: another copy of the addon may have registered it, and doing so twice ends the
+// process.
+bool IsRegistered(const char* name) {
+  OwnStatus status;
+  Graph* graph = api.NewGraph();
+  Buffer* definition = api.NewBuffer();
+  api.GraphGetOpDef(graph, name, definition, status.get());
+  api.DeleteBuffer(definition);
+  api.DeleteGraph(graph);
+  return status.ok();
+}
+
+std::string RegisterAll() {
+  if (IsRegistered(kBackward)) return "";
+  const Specs qkv = {"q: float", "k: float", "v: float", "bounds: int32", "seed: int32"};
+  Specs all = qkv;
+  for (const char* more : {"out: float", "lse: float", "d_out: float", "d_lse: float"}) all.push_back(more);
+  std::string error = RegisterOp(kForward, qkv, {"out: float", "lse: float"}, ForwardShapes);
+  if (error.empty()) error = RegisterOp(kBackward, all, {"dq: float", "dk: float", "dv: float"}, BackwardShapes);
+  return error.empty() ? RegisterKernels() : error;
+}
+
+}  // namespace
+
+std::string Register() {
+  // Workers of one process each load the addon; the lock is for two that do so at once.
+  static std::mutex mutex;
+  static bool tried = false;
+  static std::string error;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (tried) return error;
+  // Before libtensorflow is loaded nothing is tried: a later call may succeed.
+  const std::string missing = LoadApi();
+  if (!missing.empty()) return missing;
+  tried = true;
+  error = RegisterAll();
+  return error;
+}
+
+}  // namespace tensorflow
+}  // namespace flashmask

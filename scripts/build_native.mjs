@@ -1,0 +1,361 @@
+/**
+ * @file Builds the Node addon from native/: the CPU kernels always, the CUDA kernels where nvcc is found.
+ *
+ *     node scripts/build_native.mjs             build/Release/tfjs_flashmask.node, for this machine
+ *       --no-cuda                               without the CUDA kernels
+ *       --cuda                                  an error if nvcc is missing
+ *       --arch 90                               CUDA code for these architectures alone (a comma between), for quick builds
+ *       --prebuild                              prebuilds/<platform>-<arch>/tfjs-flashmask.node, for the package
+ *       --install                               as the package's install step: only where nothing that loads is there; never fails
+ *       --jobs 4                                compilers at a time; one a core unless told
+ *
+ * $CXX and $NVCC choose the compilers. Plain JavaScript without dependencies but the headers of Node-API: it also runs in users'
+ * projects. Neither node-gyp (which downloads headers) nor CMake is needed.
+ */
+import {execFile, spawnSync} from 'node:child_process';
+import {createHash} from 'node:crypto';
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import {createRequire} from 'node:module';
+import {availableParallelism} from 'node:os';
+import {delimiter, dirname, join, relative} from 'node:path';
+import {fileURLToPath} from 'node:url';
+import {parseArgs} from 'node:util';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const require = createRequire(import.meta.url);
+const NATIVE = join(root, 'native');
+const CACHE = join(root, '.cache', 'native');
+const LOCAL = join(root, 'build', 'Release', 'tfjs_flashmask.node');
+const PREBUILD = join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'tfjs-flashmask.node');
+const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+
+/** Every GPU from sm_80 on: code for these, and PTX of the newest, which the driver compiles for later ones. */
+const CUDA_ARCHS = ['80', '86', '89', '90'];
+/** The first that knows all of them. */
+const OLDEST_CUDA = 11.8;
+const STALE_OBJECT_MS = 14 * 24 * 3600 * 1000;
+const LOG_LINES = 30;
+
+const COMPILE = ['-std=c++17', '-O3', '-DNDEBUG', '-fPIC', '-pthread', '-fvisibility=hidden', '-Wall', '-Wextra'];
+const SECTIONS = ['-ffunction-sections', '-fdata-sections'];
+/** Flags of files that are compiled for one instruction set; which of them runs is decided at run time. */
+const INSTRUCTION_SETS = [
+  [/_avx2\.cc$/, ['-mavx2', '-mfma', '-mf16c']],
+  [/_avx512\.cc$/, ['-mavx512f', '-mavx512vl', '-mavx512dq', '-mavx512bw', '-mavx2', '-mfma', '-mf16c']],
+];
+
+/** An error whose message is all that the user needs. */
+class BuildError extends Error {}
+
+function log(line) {
+  console.error(`tfjs-flashmask: ${line}`);
+}
+
+// ---- Compilers ----
+
+/** What a command prints, or null where it cannot be run. */
+function output(command, args) {
+  const {status, stdout} = spawnSync(command, args, {encoding: 'utf8'});
+  return status === 0 ? stdout.trim() : null;
+}
+
+function findCompiler() {
+  const candidates = process.env.CXX ? [process.env.CXX] : ['g++', 'clang++', 'c++'];
+  for (const command of candidates) {
+    const about = output(command, ['--version']);
+    if (about !== null) return {command, about};
+  }
+  const remedy = 'Install one (Debian, Ubuntu: `apt-get install g++`; macOS: `xcode-select --install`), or set CXX.';
+  throw new BuildError(`a C++ compiler must be there, got none of ${candidates.join(', ')}. ${remedy}`);
+}
+
+/** nvcc, its version and the folder of its toolkit; or why there is none. */
+function findCuda() {
+  const {NVCC, CUDA_HOME, CUDA_PATH, PATH = ''} = process.env;
+  const homes = [CUDA_HOME, CUDA_PATH].filter(Boolean).map((home) => join(home, 'bin', 'nvcc'));
+  const onPath = PATH.split(delimiter).map((folder) => join(folder, 'nvcc'));
+  const candidates = NVCC ? [NVCC] : [...homes, ...onPath, '/usr/local/cuda/bin/nvcc'];
+  const command = candidates.find((path) => existsSync(path));
+  if (!command) return {missing: 'nvcc is not found'};
+  const about = output(command, ['--version']) ?? '';
+  const found = /release (\d+\.\d+)/.exec(about)?.[1];
+  if (!found) return {missing: `${command} cannot be run`};
+  if (Number(found) < OLDEST_CUDA) return {missing: `nvcc is ${found}, older than ${OLDEST_CUDA}`};
+  const home = toolkitOf(command);
+  return home
+    ? {command, about, version: found, home}
+    : {missing: `the toolkit of ${command} has no libcudart_static.a`};
+}
+
+const CUDA_LIBRARIES = ['lib64', 'lib', join('targets', 'x86_64-linux', 'lib'), join('targets', 'sbsa-linux', 'lib')];
+
+/** The folder of libcudart_static.a: nvcc says where its toolkit is, for it may itself be a link or a script. */
+function toolkitOf(nvcc) {
+  const {stdout, stderr} = spawnSync(nvcc, ['--dryrun', '-x', 'cu', '/dev/null', '-o', '/dev/null'], {
+    encoding: 'utf8',
+  });
+  const top = /TOP=(.*)/.exec(stdout + stderr)?.[1].trim();
+  const homes = [top, join(dirname(nvcc), '..'), '/usr/local/cuda'].filter(Boolean);
+  const folders = homes.flatMap((home) => CUDA_LIBRARIES.map((library) => join(home, library)));
+  return folders.find((folder) => existsSync(join(folder, 'libcudart_static.a')));
+}
+
+// ---- Sources ----
+
+function filesBelow(folder) {
+  return readdirSync(folder, {withFileTypes: true})
+    .flatMap((entry) => {
+      const path = join(folder, entry.name);
+      return entry.isDirectory() ? filesBelow(path) : [path];
+    })
+    .sort();
+}
+
+/** What is compiled, relative to native/. native/test has programs of its own. */
+function sources(withCuda) {
+  const all = filesBelow(NATIVE).map((path) => relative(NATIVE, path));
+  const part = (path) => path.split(/[\\/]/)[0];
+  const isSource = (path) => path.endsWith('.cc') || path.endsWith('.cu');
+  const isCuda = (path) => part(path) === 'cuda' || /cuda_order\.cc$/.test(path);
+  return all.filter((path) => isSource(path) && part(path) !== 'test' && (withCuda || !isCuda(path)));
+}
+
+/** Feeds a file and all that it includes by quotes to the hash. */
+function hashSource(hash, path, seen = new Set()) {
+  if (seen.has(path) || !existsSync(path)) return;
+  seen.add(path);
+  const text = readFileSync(path, 'utf8');
+  hash.update(`${relative(root, path)}\0${text}\0`);
+  for (const [, included] of text.matchAll(/^\s*#\s*include\s+"([^"]+)"/gm)) {
+    hashSource(hash, join(dirname(path), included), seen);
+    hashSource(hash, join(NATIVE, included), seen);
+  }
+}
+
+// ---- Plan ----
+
+function nodeHeaders() {
+  try {
+    return require('node-api-headers').include_dir;
+  } catch {
+    const own = join(dirname(process.execPath), '..', 'include', 'node');
+    if (existsSync(join(own, 'node_api.h'))) return own;
+    throw new BuildError('the package node-api-headers must be installed, got none. Run `npm install` again.');
+  }
+}
+
+/** `-gencode` flags; `archs` lists what they make, PTX last. */
+function cudaCode(archs) {
+  const newest = archs.at(-1);
+  const code = archs.map((arch) => `-gencode=arch=compute_${arch},code=sm_${arch}`);
+  return {
+    flags: [...code, `-gencode=arch=compute_${newest},code=compute_${newest}`],
+    archs: [...archs, `${newest}-ptx`],
+  };
+}
+
+function planCuda(options) {
+  if (options['no-cuda']) return null;
+  const cuda = filesBelow(NATIVE).some((path) => path.endsWith('.cu')) ? findCuda() : {missing: 'native/cuda is empty'};
+  if (cuda.missing) {
+    if (options.cuda)
+      throw new BuildError(`--cuda needs nvcc, but ${cuda.missing}. Install the CUDA toolkit, or set NVCC.`);
+    log(`${cuda.missing}: building the CPU kernels alone, without the CUDA kernels`);
+    return null;
+  }
+  return {...cuda, ...cudaCode(options.arch ? options.arch.split(',') : CUDA_ARCHS)};
+}
+
+/** The command that compiles one source, but for its output. */
+function commandFor(path, compiler, cuda) {
+  const file = join(NATIVE, path);
+  const defines = [`-I${NATIVE}`];
+  if (cuda) defines.push('-DFLASHMASK_CUDA');
+  if (path.endsWith('.cu')) {
+    const host = [...COMPILE.filter((flag) => /^-[fp]/.test(flag)), '-Wall'].join(',');
+    const flags = ['-std=c++17', '-O3', '-DNDEBUG', '-ccbin', compiler.command, `-Xcompiler=${host}`, ...cuda.flags];
+    return {command: cuda.command, args: [...flags, ...defines, '-c', file], about: cuda.about + compiler.about};
+  }
+  const extra = INSTRUCTION_SETS.filter(([pattern]) => pattern.test(path) && process.arch === 'x64');
+  const flags = [...COMPILE, ...SECTIONS, ...extra.flatMap(([, more]) => more)];
+  if (path.startsWith('node')) {
+    flags.push('-DNAPI_VERSION=8', '-isystem', nodeHeaders(), `-DFLASHMASK_VERSION="${version}"`);
+    if (cuda)
+      flags.push(`-DFLASHMASK_CUDA_VERSION="${cuda.version}"`, `-DFLASHMASK_CUDA_ARCHS="${cuda.archs.join(',')}"`);
+  }
+  return {command: compiler.command, args: [...flags, ...defines, '-c', file], about: compiler.about};
+}
+
+/** A job with the place of its object, which is named after all that it depends on. */
+function jobFor(path, compiler, cuda) {
+  const {command, args, about} = commandFor(path, compiler, cuda);
+  const hash = createHash('sha256').update([about, command, ...args.map((arg) => arg.replace(root, ''))].join('\0'));
+  hashSource(hash, join(NATIVE, path));
+  return {path, command, args, object: join(CACHE, `${hash.digest('hex').slice(0, 32)}.o`)};
+}
+
+// ---- Work ----
+
+/** Runs a command to its end; an error has the last lines that it printed. */
+function run(command, args) {
+  return new Promise((resolve, reject) => {
+    execFile(command, args, {maxBuffer: 2 ** 28}, (error, stdout, stderr) => {
+      const printed = `${stdout}${stderr}`.trim();
+      if (!error) resolve(printed);
+      else
+        reject(
+          new BuildError(`${command} failed:\n${printed.split('\n').slice(0, LOG_LINES).join('\n') || error.message}`),
+        );
+    });
+  });
+}
+
+async function compile({path, command, args, object}) {
+  if (existsSync(object)) {
+    const now = new Date();
+    utimesSync(object, now, now);
+    return;
+  }
+  const start = Date.now();
+  // Renamed when whole, so that neither an interrupt nor a second build leaves half an object in the cache.
+  const unfinished = object.replace(/\.o$/, `.${process.pid}.tmp.o`);
+  const warnings = await run(command, [...args, '-o', unfinished]);
+  renameSync(unfinished, object);
+  log(`compiled native/${path} in ${((Date.now() - start) / 1000).toFixed(1)} s`);
+  if (warnings) console.error(warnings);
+}
+
+/** Longest first: CUDA files take minutes. */
+async function compileAll(jobs, atOnce) {
+  const queue = [...jobs].sort((a, b) => Number(b.path.endsWith('.cu')) - Number(a.path.endsWith('.cu')));
+  const worker = async () => {
+    for (let job = queue.shift(); job; job = queue.shift()) await compile(job);
+  };
+  await Promise.all(Array.from({length: atOnce}, worker));
+}
+
+function linkFlags(cuda) {
+  if (process.platform === 'darwin') return ['-bundle', '-undefined', 'dynamic_lookup'];
+  return [
+    '-shared',
+    '-pthread',
+    '-static-libstdc++',
+    '-static-libgcc',
+    `-Wl,--version-script=${join(NATIVE, 'node', 'exports.map')}`,
+    // TensorFlow keeps pointers to the kernels for as long as the process runs, but Node unloads the addons of a worker that ends.
+    '-Wl,-z,nodelete',
+    '-Wl,-z,now',
+    '-Wl,--gc-sections',
+    '-s',
+    ...(cuda ? [`-L${cuda.home}`, '-lcudart_static'] : []),
+    '-lrt',
+    '-ldl',
+  ];
+}
+
+async function link(compiler, jobs, cuda, target) {
+  mkdirSync(dirname(target), {recursive: true});
+  const unfinished = `${target}.${process.pid}.tmp`;
+  await run(compiler.command, ['-o', unfinished, ...jobs.map(({object}) => object), ...linkFlags(cuda)]);
+  requireLoads(unfinished);
+  renameSync(unfinished, target);
+}
+
+/** Loads an addon in a process of its own; null if it can be, else why not. */
+function loadError(path) {
+  const script = 'process.dlopen({exports: {}}, process.argv[1])';
+  const {status, stderr} = spawnSync(process.execPath, ['-e', script, path], {encoding: 'utf8'});
+  return status === 0 ? null : (/^Error: (.*)$/m.exec(stderr)?.[1] ?? stderr.trim());
+}
+
+function requireLoads(path) {
+  const error = loadError(path);
+  if (error === null) return;
+  rmSync(path, {force: true});
+  throw new BuildError(`what was built does not load: ${error}`);
+}
+
+function dropStaleObjects() {
+  for (const name of readdirSync(CACHE)) {
+    const path = join(CACHE, name);
+    if (Date.now() - statSync(path).mtimeMs > STALE_OBJECT_MS) rmSync(path, {force: true});
+  }
+}
+
+async function build(options, target) {
+  if (process.platform === 'win32') throw new BuildError('the addon is for Linux and macOS, got Windows. Use WSL.');
+  const start = Date.now();
+  const compiler = findCompiler();
+  const cuda = planCuda(options);
+  mkdirSync(CACHE, {recursive: true});
+  const jobs = sources(cuda !== null).map((path) => jobFor(path, compiler, cuda));
+  await compileAll(jobs, Number(options.jobs ?? availableParallelism()));
+  await link(compiler, jobs, cuda, target);
+  dropStaleObjects();
+  const seconds = ((Date.now() - start) / 1000).toFixed(1);
+  const parts = cuda ? `CPU, and CUDA ${cuda.version} for ${cuda.archs.join(', ')}` : 'CPU';
+  log(`${relative(root, target)} in ${seconds} s: ${parts}`);
+}
+
+/** What node-gyp-build would load, or null. */
+function existing() {
+  try {
+    return require('node-gyp-build').path(root);
+  } catch {
+    return null;
+  }
+}
+
+/** The package's install step. The package is of use without the addon, so whatever happens, installing goes on. */
+async function install(options) {
+  const there = existing();
+  if (there !== null && loadError(there) === null) return;
+  try {
+    await build(options, LOCAL);
+  } catch (error) {
+    const [line, ...more] = (error instanceof BuildError ? error.message : String(error)).split('\n');
+    log(`without the native kernels for tfjs-node: ${line}${more.length > 0 ? ` see ${writeLog(more)}` : ''}`);
+  } finally {
+    rmSync(CACHE, {recursive: true, force: true});
+  }
+}
+
+function writeLog(lines) {
+  const path = join(root, 'build', 'build.log');
+  mkdirSync(dirname(path), {recursive: true});
+  writeFileSync(path, lines.join('\n'));
+  return path;
+}
+
+const {values: options} = parseArgs({
+  options: {
+    'no-cuda': {type: 'boolean'},
+    cuda: {type: 'boolean'},
+    arch: {type: 'string'},
+    prebuild: {type: 'boolean'},
+    install: {type: 'boolean'},
+    jobs: {type: 'string'},
+  },
+});
+
+if (options.install) {
+  await install(options);
+} else {
+  try {
+    await build(options, options.prebuild ? PREBUILD : LOCAL);
+  } catch (error) {
+    if (!(error instanceof BuildError)) throw error;
+    log(error.message);
+    process.exitCode = 1;
+  }
+}
