@@ -65,7 +65,8 @@ function speedUp(flash: BenchRecord, dense: BenchRecord): string {
   const total = (r: BenchRecord): number => (r.forwardMs ?? NaN) + (r.backwardMs ?? NaN);
   const times = total(dense) / total(flash);
   const bytes = (dense.peakBytes ?? NaN) / (flash.peakBytes ?? NaN);
-  return `${times.toFixed(1)}x faster, ${bytes.toFixed(1)}x less memory; differs by ${(flash.difference ?? NaN).toExponential(1)}`;
+  const memory = Number.isNaN(bytes) ? '' : `, ${bytes.toFixed(1)}x less memory`;
+  return `${times.toFixed(1)}x faster${memory}; differs by ${(flash.difference ?? NaN).toExponential(1)}`;
 }
 
 const measured = (records: readonly BenchRecord[]): BenchRecord[] => records.filter((r) => r.forwardMs !== undefined);

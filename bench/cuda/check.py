@@ -220,6 +220,8 @@ def long_cases():
             for S, DD in [(1024, 64), (1500, 128), (2048, 128), (1111, 256)]:
                 yield case('long', f'{form} {style} {S} tokens, D {DD}', S=S, form=form, style=style, DD=DD, H=4, Hkv=2)
     yield case('long', 'two intervals, many tiles', Sq=300, Sk=20000, form='four', style='documents', H=1)
+    yield case('long', '70,016 heads of all batches', S=3, form='causal', B=2188, H=32, Hkv=16, DD=16)
+    yield case('long', '70,016 heads of all batches, intervals', S=3, form='four', B=2188, H=32, maskB=2188, DD=8)
     yield case('long', 'causal, many heads', S=300, form='causal', B=4, H=32, Hkv=8, DD=128)
 
 
