@@ -5,9 +5,10 @@ import {
   type Tensor4D,
   type TensorLike,
   engine,
+  getKernel,
   tensor,
 } from '@tensorflow/tfjs-core';
-import type {Precision} from '../src/kernel_names.js';
+import {FlashMaskAttention, type KernelWithPrecisions, type Precision} from '../src/kernel_names.js';
 import type {FlashMask} from '../src/mask/flash_mask.js';
 import {type ReadOptions, describe, fail} from './options.js';
 
@@ -43,6 +44,8 @@ export function readyBackend(): {name: string; backend: object} {
 /** Refuses half precisions where the backend or device has none. */
 export function checkPrecision(precision: Precision, name: string, backend: object): void {
   if (precision === 'auto' || precision === 'float32') return;
+  const kernel = getKernel(FlashMaskAttention, name) as KernelWithPrecisions | undefined;
+  if (kernel?.precisionsOn?.(backend).includes(precision)) return;
   const features = (backend as {device?: {features?: {has(name: string): boolean}}}).device?.features;
   if (!features || precision === 'bfloat16') {
     const has = features ? "'auto', 'float32' and, on devices with shader-f16, 'float16'" : "'auto' and 'float32'";

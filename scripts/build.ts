@@ -70,7 +70,10 @@ async function buildCommonJs(): Promise<void> {
   const useIndex: Plugin = {
     name: 'use-built-index',
     setup: (build) => {
-      build.onResolve({filter: /^\.\/index\.js$/}, () => ({path: '../cjs/index.js', external: true}));
+      // `./index.js` of src/, `../index.js` of its folders; ops/ has an index too.
+      build.onResolve({filter: /^\.\.?\/index\.js$/}, ({path, resolveDir}) =>
+        join(resolveDir, path) === join(root, 'src', 'index.js') ? {path: '../cjs/index.js', external: true} : null,
+      );
     },
   };
   await build({...commonJs, entryPoints: ['src/index.ts'], outfile: outfile('cjs/index.js')});
@@ -81,13 +84,13 @@ async function buildCommonJs(): Promise<void> {
     outfile: outfile('node/attach.cjs'),
     plugins: [useIndex],
   });
-  await build({
+  const withUrl: BuildOptions = {
     ...commonJs,
-    entryPoints: ['src/node-webgpu.ts'],
-    outfile: outfile('cjs/node-webgpu.js'),
     define: {'import.meta.url': 'importMetaUrl'},
     banner: {js: "const importMetaUrl = require('node:url').pathToFileURL(__filename).href;"},
-  });
+  };
+  await build({...withUrl, entryPoints: ['src/node-webgpu.ts'], outfile: outfile('cjs/node-webgpu.js')});
+  await build({...withUrl, entryPoints: ['src/node.ts'], outfile: outfile('cjs/node.js'), plugins: [useIndex]});
 }
 
 /** In Node, ES modules wrap the CommonJS build: a program that mixes the two then still has one FlashMask class. */
@@ -95,6 +98,8 @@ function writeNodeEntries(): void {
   const files = {
     'index.cjs': "require('./attach.cjs');\nmodule.exports = require('../cjs/index.js');\n",
     'index.js': "import './attach.cjs';\nexport * from '../cjs/index.js';\n",
+    'node.cjs': "require('./attach.cjs');\nmodule.exports = require('../cjs/node.js');\n",
+    'node.js': "import './attach.cjs';\nexport * from '../cjs/node.js';\n",
     'tf.cjs': "require('./attach.cjs');\nmodule.exports = require('../cjs/tf.js');\n",
     'tf.js':
       "import './attach.cjs';\nexport * from '@tensorflow/tfjs';\n" +

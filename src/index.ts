@@ -11,6 +11,7 @@ export * from '../ops/index.js';
 export {hashOrder, masks} from './mask/builders.js';
 export {FlashMask, type FlashMaskFields, type TileOptions} from './mask/flash_mask.js';
 export {clearBoundsCache} from './mask/bounds_cache.js';
+export {composedConfigs} from './composed/kernel.js';
 export {
   type FlashMaskAttentionAttrs,
   FlashMaskAttention,

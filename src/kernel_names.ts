@@ -3,7 +3,7 @@
  *
  * Shapes below are for layout 'bshd'; layout 'bhsd' swaps the sequence and head axes of q, k, v, out and dOut.
  */
-import type {NamedTensorInfoMap, TensorInfo} from '@tensorflow/tfjs-core';
+import type {KernelConfig, NamedTensorInfoMap, TensorInfo} from '@tensorflow/tfjs-core';
 
 export const FlashMaskAttention = 'FlashMaskAttention';
 export const FlashMaskAttentionGrad = 'FlashMaskAttentionGrad';
@@ -52,4 +52,9 @@ export interface FlashMaskAttentionAttrs {
   precision: Precision;
   /** Bit-identical gradients from run to run. */
   deterministic: boolean;
+}
+
+/** A registered kernel that reads other precisions than 'auto' and 'float32' says so itself. */
+export interface KernelWithPrecisions extends KernelConfig {
+  precisionsOn?(backend: object): readonly Precision[];
 }

@@ -28,7 +28,12 @@ export function composedConfigs(backendName: string): KernelConfig[] {
 
 /** Gives a backend that has no kernels of its own the composed ones. Called before a kernel runs. */
 export function ensureKernels(backendName: string): void {
-  for (const config of composedConfigs(backendName)) {
-    if (!getKernel(config.kernelName, backendName)) registerKernel(config);
+  const missing = composedConfigs(backendName).filter(({kernelName}) => !getKernel(kernelName, backendName));
+  if (missing.length > 0 && backendName === 'tensorflow') {
+    console.warn(
+      "flashMaskAttention: the backend 'tensorflow' must have the native kernels to be fast, got none registered. Add " +
+        "`import 'tfjs-flashmask/node'`. Until then the kernels composed from tfjs ops run.",
+    );
   }
+  missing.forEach(registerKernel);
 }

@@ -1,0 +1,119 @@
+/**
+ * @file Finds the Node addon (native/node/addon.cc), and says whether its kernels can run on a tfjs-node backend: the addon must be
+ * built, libtensorflow loaded, and, on a GPU, the CUDA kernels fit driver and device.
+ */
+import {existsSync, readFileSync} from 'node:fs';
+import {createRequire} from 'node:module';
+import {dirname, join} from 'node:path';
+import {fileURLToPath} from 'node:url';
+
+/** What was built into the addon, and what it finds on this machine. */
+export interface AddonInfo {
+  /** Of this package, when the addon was built. */
+  version: string;
+  /** The CUDA kernels: whether they were built, by which CUDA version, for which architectures (`'90'`, `'90-ptx'`). */
+  cuda: {built: boolean; runtime: string | null; archs: string[]};
+  /** CUDA version of the NVIDIA driver; null without one. */
+  driver: string | null;
+  devices: {name: string; computeCapability: string}[];
+  /** What the CPU kernels use here. */
+  instructionSet: 'avx512' | 'avx2' | 'neon' | 'generic';
+  /** Threads of the CPU kernels, unless `setThreads` says otherwise. */
+  threads: number;
+}
+
+interface Addon {
+  /** Registers the ops with the loaded libtensorflow; throws where there is none, or too old a one. */
+  register(): void;
+  info(): AddonInfo;
+}
+
+/** What this library needs of tfjs-node's backend. */
+export interface TensorFlowBackend {
+  isUsingGpuDevice: boolean;
+}
+
+/** The addon and its path, or why there is none. */
+export type FoundAddon = {addon: Addon; path: string} | {addon: null; reason: string};
+
+/** GPUs before sm_80 have no bfloat16 and no asynchronous copies. */
+const OLDEST_GPU = 8;
+
+let found: FoundAddon | undefined;
+
+/** Loads the addon, once. It needs neither TensorFlow nor a GPU. */
+export function findAddon(): FoundAddon {
+  found ??= loadAddon();
+  return found;
+}
+
+function loadAddon(): FoundAddon {
+  const require = createRequire(import.meta.url);
+  const gypBuild = require('node-gyp-build') as {path(folder: string): string};
+  let path: string;
+  try {
+    path = gypBuild.path(packageFolder());
+  } catch {
+    return {addon: null, reason: `no addon for ${process.platform}-${process.arch}`};
+  }
+  try {
+    return {addon: require(path) as Addon, path};
+  } catch (error) {
+    return {addon: null, reason: `an addon that does not load (${messageOf(error)})`};
+  }
+}
+
+/** From here up to this package's package.json, wherever in it the code was built to. */
+function packageFolder(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!isPackage(folder) && dirname(folder) !== folder) folder = dirname(folder);
+  return folder;
+}
+
+function isPackage(folder: string): boolean {
+  const path = join(folder, 'package.json');
+  return existsSync(path) && (JSON.parse(readFileSync(path, 'utf8')) as {name?: string}).name === 'tfjs-flashmask';
+}
+
+const reasons = new WeakMap<TensorFlowBackend, {reason: string | null}>();
+
+/** Registers the ops if that has not been done. Gives null if the native kernels run on this backend, else why they cannot. */
+export function whyNotNative(backend: TensorFlowBackend): string | null {
+  let known = reasons.get(backend);
+  if (!known) {
+    known = {reason: tryToRegister(backend)};
+    reasons.set(backend, known);
+  }
+  return known.reason;
+}
+
+function tryToRegister(backend: TensorFlowBackend): string | null {
+  const result = findAddon();
+  if (!result.addon) return result.reason;
+  const reason = backend.isUsingGpuDevice ? whyNotOnGpu(result.addon.info()) : null;
+  if (reason !== null) return reason;
+  try {
+    result.addon.register();
+    return null;
+  } catch (error) {
+    return `an addon that TensorFlow does not take (${messageOf(error)})`;
+  }
+}
+
+/** Why the CUDA kernels would not run here, or null. */
+export function whyNotOnGpu({cuda, driver, devices}: AddonInfo): string | null {
+  if (!cuda.built) return 'an addon without the CUDA kernels';
+  // A CUDA runtime runs on every driver of its own major version and on later ones.
+  if (parseInt(driver ?? '0') < parseInt(cuda.runtime!)) {
+    return `an addon built with CUDA ${cuda.runtime} on a driver for CUDA ${driver ?? 'none'}`;
+  }
+  if (!devices.some(({computeCapability}) => parseFloat(computeCapability) >= OLDEST_GPU)) {
+    const names = devices.map(({name, computeCapability}) => `${name} (${computeCapability})`);
+    return `no GPU of compute capability ${OLDEST_GPU}.0 or newer but ${names.join(', ') || 'none'}`;
+  }
+  return null;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message.split('\n')[0] : String(error);
+}
