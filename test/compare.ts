@@ -2,7 +2,9 @@
  * @file The one tolerance rule of the tests. Against the float64 oracle, the largest and the root-mean-square error of a kernel may
  * each be at most twice those of dense attention on the same device and inputs, plus a tiny absolute term: a few rounding steps of
  * the sum of absolute values that the element adds up, so that it scales with the inputs. Infinities, and zeros to which nothing
- * is added (empty rows, unseen columns), are compared exactly; a NaN never passes.
+ * is added (empty rows, unseen columns), are compared exactly; a NaN never passes. Where products read fewer bits than float32's,
+ * so do those of dense attention; their largest error may come from a single rounding, and those of few elements from few, so the
+ * term then has a step for the largest, and more the fewer there are.
  */
 import {type AttentionResult, type OracleResult, resultNames} from './oracle.js';
 
@@ -24,17 +26,26 @@ const FACTOR = 2;
 const EPSILON = 2 ** -23;
 /** Rounding steps of the absolute term. */
 const STEPS = 2;
+const FLOAT32_BITS = 24;
+/** Rounding steps of the products that a tensor of one element is given, where these read few bits; n elements get this over √n. */
+const STEPS_OF_ONE = 4;
 const SHOWN = 10;
 
 /**
  * Compares every result that `actual` has.
  *
+ * @param bits Of precision of what the products read; dense attention must read the same.
  * @throws Error that names the result and shows up to ten of its worst elements.
  */
-export function compare(actual: ActualResult, expected: OracleResult, dense: AttentionResult): Comparison[] {
+export function compare(
+  actual: ActualResult,
+  expected: OracleResult,
+  dense: AttentionResult,
+  bits = FLOAT32_BITS,
+): Comparison[] {
   return resultNames
     .filter((name) => actual[name] !== undefined)
-    .map((name) => compareOne(name, actual[name]!, expected[name], expected.magnitude[name], dense[name]));
+    .map((name) => compareOne(name, actual[name]!, expected[name], expected.magnitude[name], dense[name], bits));
 }
 
 function compareOne(
@@ -43,6 +54,7 @@ function compareOne(
   expected: Float64Array,
   magnitude: Float64Array,
   dense: Float64Array,
+  bits: number,
 ): Comparison {
   requireLength(name, actual, expected);
   requireExact(name, actual, expected, magnitude);
@@ -50,8 +62,11 @@ function compareOne(
   const denseErrors = errorsOf(dense, expected);
   const maxError = maxOf(errors);
   const rmsError = rmsOf(errors);
-  const maxAllowed = FACTOR * maxOf(denseErrors) + STEPS * EPSILON * maxOf(magnitude);
-  const rmsAllowed = FACTOR * rmsOf(denseErrors) + STEPS * EPSILON * rmsOf(magnitude);
+  // The unit of rounding of products that read few bits.
+  const unit = bits < FLOAT32_BITS ? 2 ** -bits : 0;
+  const steps = STEPS * EPSILON + (STEPS_OF_ONE * unit) / Math.sqrt(expected.length);
+  const maxAllowed = FACTOR * maxOf(denseErrors) + (steps + unit) * maxOf(magnitude);
+  const rmsAllowed = FACTOR * rmsOf(denseErrors) + steps * rmsOf(magnitude);
   if (!Number.isFinite(maxAllowed)) {
     throw new Error(
       `${name}: dense attention itself is not finite here, so it gives no tolerance. Change the case's inputs.`,

@@ -1,14 +1,21 @@
 /**
  * @file Dense masked attention from tfjs ops, as a user without this library writes it, with tfjs's own automatic gradient. Its
- * error against the oracle, on the device under test, sets the tolerance of the kernels.
+ * error against the oracle, on the device under test, sets the tolerance of the kernels. Where these read fewer bits in their
+ * products, so does it.
  */
 import * as tf from '@tensorflow/tfjs';
+import type {Precision} from '../src/kernel_names.js';
 import type {AttentionCall, AttentionResult} from './oracle.js';
 
 const MASKED = -1e30;
 
-/** Forward and gradients of `sum(out dOut) + sum(lse dLse)` on the current tfjs backend. */
-export async function denseFloat32(call: AttentionCall): Promise<AttentionResult> {
+/**
+ * Forward and gradients of `sum(out dOut) + sum(lse dLse)` on the current tfjs backend.
+ *
+ * @param bits Of precision of what the matrix multiplications read.
+ */
+export async function denseFloat32(call: AttentionCall, bits = 24): Promise<AttentionResult> {
+  const matMul = bits < 24 ? matMulOfBits(bits) : tf.matMul;
   const results = tf.tidy(() => {
     const {B, H, Hkv, Sq, Sk, D, Dv} = call;
     const tensor = (data: ArrayLike<number>, S: number, heads: number, channels: number) =>
@@ -19,7 +26,7 @@ export async function denseFloat32(call: AttentionCall): Promise<AttentionResult
     const dOut = tensor(call.dOut, Sq, H, Dv);
     const dLse = tf.tensor3d(Float32Array.from(call.dLse), [B, H, Sq]);
     const weights = pairWeights(call);
-    const forward = (qi: tf.Tensor, ki: tf.Tensor, vi: tf.Tensor) => attention(qi, ki, vi, weights, call);
+    const forward = (qi: tf.Tensor, ki: tf.Tensor, vi: tf.Tensor) => attention(qi, ki, vi, weights, call, matMul);
     const {out, lse} = forward(q, k, v);
     const [dq, dk, dv] = tf.grads((qi, ki, vi) => {
       const result = forward(qi, ki, vi);
@@ -80,17 +87,53 @@ function emptyRows({visible}: PairWeights): {empty: tf.Tensor} {
 }
 
 /** All of shape `[B, heads, S, channels]`. The log-sum-exp of an empty row is left finite, so that no gradient becomes NaN. */
-function attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, weights: PairWeights, call: AttentionCall) {
+function attention(
+  q: tf.Tensor,
+  k: tf.Tensor,
+  v: tf.Tensor,
+  weights: PairWeights,
+  call: AttentionCall,
+  matMul: MatMul,
+) {
   const {visible, keep} = weights;
-  const products = tf.matMul(q, perQueryHead(k, call), false, true);
+  const products = matMul(q, perQueryHead(k, call), false, true);
   const scores = tf.where(tf.cast(visible, 'bool'), tf.mul(products, call.scale), tf.fill(products.shape, MASKED));
   const max = withoutGradient(scores, (x) => tf.max(x, -1, true));
   const exponentials = tf.mul(tf.exp(tf.sub(scores, max)), visible);
   const sum = tf.add(tf.sum(exponentials, -1, true), tf.expandDims(emptyRows(weights).empty, -1));
   const p = tf.div(exponentials, sum);
   return {
-    out: tf.matMul(keep ? tf.mul(p, keep) : p, perQueryHead(v, call)),
+    out: matMul(keep ? tf.mul(p, keep) : p, perQueryHead(v, call)),
     lse: tf.squeeze(tf.add(tf.log(sum), max), [-1]),
+  };
+}
+
+type MatMul = (a: tf.Tensor, b: tf.Tensor, transposeA?: boolean, transposeB?: boolean) => tf.Tensor;
+
+/** A matrix multiplication that rounds what it reads to so many bits, in its gradient too, as tensor cores do. */
+function matMulOfBits(bits: number): MatMul {
+  // x and a large multiple of it: the sum's rounding leaves the upper bits (Veltkamp's splitting).
+  const keep = (x: tf.Tensor) => {
+    const large = tf.mul(x, 2 ** (24 - bits) + 1);
+    return tf.sub(large, tf.sub(large, x));
+  };
+  return (a, b, transposeA = false, transposeB = false) => {
+    if (transposeA) {
+      throw new Error('matMulOfBits: transposeA must be false. Transpose the tensor before.');
+    }
+    const product = tf.customGrad((...args) => {
+      const save = args.pop() as tf.GradSaveFunc;
+      const [x, y] = args.map((t) => keep(t as tf.Tensor));
+      save([x, y]);
+      const gradFunc = (dz: tf.Tensor, saved: tf.Tensor[]): tf.Tensor[] => {
+        const [g, [u, w]] = [keep(dz), saved];
+        return transposeB
+          ? [tf.matMul(g, w), tf.matMul(g, u, true)]
+          : [tf.matMul(g, w, false, true), tf.matMul(u, g, true)];
+      };
+      return {value: tf.matMul(x, y, false, transposeB), gradFunc};
+    });
+    return product(a, b);
   };
 }
 

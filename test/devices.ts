@@ -1,14 +1,25 @@
 /**
- * @file The devices that tests run on: `cpu` and `webgpu` with their own kernels, and `composed`, the form that any other backend
- * gets, on tfjs's wasm backend. `FLASHMASK_DEVICES=cpu,webgpu` in the environment runs only those.
+ * @file The devices that tests run on: `cpu`, `webgpu` and tfjs-node's `tensorflow` with their own kernels, and `composed`, the form
+ * that any other backend gets, on tfjs's wasm backend. `FLASHMASK_DEVICES=cpu,webgpu` in the environment runs only those.
+ * `tensorflow` runs on the CPU; `tensorflow-gpu`, which has to be asked for, is the same backend on a GPU.
  */
+import {existsSync} from 'node:fs';
+import {createRequire} from 'node:module';
+import {dirname, join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
+import type {Precision} from '../src/kernel_names.js';
+import {nativeInfo} from '../src/node.js';
+import {type TensorFlowBackend, whyNotNative, whyNotOnGpu} from '../src/node/load.js';
 
 export interface Device {
-  name: 'cpu' | 'webgpu' | 'composed';
+  name: 'cpu' | 'webgpu' | 'composed' | 'tensorflow' | 'tensorflow-gpu';
+  /** What the table of cases is run with beside the default. */
+  precisions?: readonly Precision[];
   /** Makes it the current tfjs backend. */
   setup(): Promise<void>;
+  /** Bits of precision of what its products read, where these are fewer than float32's 24: TF32 and float16 have 11. */
+  bits?: number;
   /** Why its tests do not run here. */
   skip?: string;
   /** What went wrong on the device without an exception since the last call, once all its work is done. */
@@ -21,12 +32,26 @@ function withChoice(device: Device): Device {
   return wanted && !wanted.includes(device.name) ? {...device, skip: 'FLASHMASK_DEVICES leaves it out'} : device;
 }
 
+/** How much further off than with products of float32 a result on this device may be. */
+export function slackOf({bits = 24}: Device): number {
+  return bits === 24 ? 1 : 2 ** (20 - bits);
+}
+
 const none = async () => [];
 
 export const devices: readonly Device[] = [
   {name: 'cpu' as const, setup: () => use('cpu'), hiddenErrors: none},
   {name: 'composed' as const, setup: setupWasm, hiddenErrors: none},
   {name: 'webgpu' as const, setup: setupWebGPU, hiddenErrors: webgpuErrors},
+  {name: 'tensorflow' as const, setup: () => setupTensorFlow(false), skip: whyNoTensorFlow(), hiddenErrors: none},
+  {
+    name: 'tensorflow-gpu' as const,
+    setup: () => setupTensorFlow(true),
+    skip: whyNoTensorFlow() ?? whyNoGpu(),
+    bits: 11,
+    precisions: ['float32', 'float16', 'bfloat16'] as const,
+    hiddenErrors: none,
+  },
 ].map(withChoice);
 
 /** Defines the tests of every device; those of a device that cannot run are shown as skipped, with the reason. */
@@ -41,6 +66,41 @@ export function onEachDevice(define: (device: Device) => void): void {
       define(device);
     });
   }
+}
+
+/** Why tfjs-node or the addon cannot be used here. tfjs-node itself is loaded only when it is needed: it takes a second. */
+function whyNoTensorFlow(): string | undefined {
+  const info = nativeInfo();
+  if (info.path === null) return `${info.reason}: npm run build:native`;
+  try {
+    const folder = dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-node/package.json'));
+    const binding = join(folder, 'lib', 'napi-v8', 'tfjs_binding.node');
+    return existsSync(binding) ? undefined : 'tfjs-node has no binding: npx tfjs-flashmask setup-node';
+  } catch {
+    return 'tfjs-node is not installed';
+  }
+}
+
+function whyNoGpu(): string | undefined {
+  const info = nativeInfo();
+  if (!wanted?.includes('tensorflow-gpu')) return 'FLASHMASK_DEVICES=tensorflow-gpu asks for it';
+  return info.path === null ? info.reason : (whyNotOnGpu(info) ?? undefined);
+}
+
+/** A process has one tfjs-node, on the CPU or on a GPU. */
+async function setupTensorFlow(gpu: boolean): Promise<void> {
+  if (!gpu) process.env.CUDA_VISIBLE_DEVICES = '-1';
+  process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
+  await import('@tensorflow/tfjs-node');
+  await use('tensorflow');
+  const backend = tf.backend() as unknown as TensorFlowBackend;
+  if (backend.isUsingGpuDevice !== gpu) {
+    throw new Error(
+      `tfjs-node must use the ${gpu ? 'GPU' : 'CPU'}, and does not: run each device in a process of its own.`,
+    );
+  }
+  const reason = whyNotNative(backend);
+  if (reason !== null) throw new Error(`The native kernels must run, but there is ${reason}.`);
 }
 
 async function use(backend: string): Promise<void> {

@@ -2,6 +2,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {flashMaskAttention} from '../src/index.js';
+import type {Precision} from '../src/kernel_names.js';
 import {attend, maskArgument, optionsOf, tensorsOf} from './attend.js';
 import {type Case, type Prepared, cases, prepare} from './cases.js';
 import {type ActualResult, type Comparison, compare} from './compare.js';
@@ -32,11 +33,16 @@ describe('kernels against the oracle', () => {
         const {prepared, expected} = truthOf(c);
         const actual = await attend(prepared);
         await expectNoHiddenErrors(device);
-        const found = compare(actual, expected, await denseFloat32(prepared.call));
+        const found = compare(actual, expected, await denseFloat32(prepared.call, device.bits), device.bits);
         comparisons.push(...found.map((x) => ({...x, of: `${c.group}: ${c.name}`})));
         if (c.deterministic) {
           expectSameBits(await attend(prepared), actual);
         }
+      });
+    }
+    for (const precision of device.precisions ?? []) {
+      describe(`precision '${precision}'`, () => {
+        inPrecision(device, precision);
       });
     }
 
@@ -44,6 +50,26 @@ describe('kernels against the oracle', () => {
     after(() => printLargestErrors(comparisons));
   });
 });
+
+/** Bits of precision of what the products read. */
+const BITS = {auto: 24, float32: 24, float16: 11, bfloat16: 8} as const;
+
+/** The cases once more, held against dense attention of that precision. */
+function inPrecision(device: Device, precision: Precision): void {
+  const bits = BITS[precision];
+  for (const c of cases) {
+    it(`${c.group}: ${c.name}`, async () => {
+      const {prepared, expected} = truthOf(c);
+      const actual = await attend(prepared, precision);
+      await expectNoHiddenErrors(device);
+      // On tfjs's own cpu: the device's products may read fewer bits (TensorFlow's read TF32 on a GPU).
+      await tf.setBackend('cpu');
+      const dense = await denseFloat32(prepared.call, bits);
+      await device.setup();
+      compare(actual, expected, dense, bits);
+    });
+  }
+}
 
 async function expectNoHiddenErrors(device: Device): Promise<void> {
   expect(await device.hiddenErrors(), 'errors that the device reported and tfjs swallowed').to.deep.equal([]);
@@ -77,7 +103,7 @@ function gradientForms(device: Device): void {
       return tf.sum(tf.mul(out, dOut));
     });
     const [dq, dk, dv] = await Promise.all([qv, kv, vv].map((x) => grads[x.name].data()));
-    compare({dq, dk, dv}, expected, await denseFloat32(prepared.call));
+    compare({dq, dk, dv}, expected, await denseFloat32(prepared.call, device.bits), device.bits);
     tf.dispose([q, k, v, dOut, dLse, mask as tf.Tensor, qv, kv, vv, value, grads]);
     await expectNoHiddenErrors(device);
   });
@@ -91,7 +117,7 @@ function gradientForms(device: Device): void {
         const inputs = [q, k, v].map((tensor, i) => (i === position ? (x as tf.Tensor4D) : tensor));
         return flashMaskAttention(inputs[0], inputs[1], inputs[2], mask, optionsOf(prepared));
       })([q, k, v][position], dOut);
-      compare({[name]: await gradient.data()}, expected, await denseFloat32(prepared.call));
+      compare({[name]: await gradient.data()}, expected, await denseFloat32(prepared.call, device.bits), device.bits);
       tf.dispose([q, k, v, dOut, dLse, mask as tf.Tensor, gradient]);
       await expectNoHiddenErrors(device);
     });

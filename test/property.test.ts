@@ -97,7 +97,7 @@ const builderCalls: fc.Arbitrary<Prepared> = fc
 async function expectRight(device: Device, prepared: Prepared): Promise<void> {
   const actual = await attend(prepared);
   expect(await device.hiddenErrors()).to.deep.equal([]);
-  compare(actual, oracle(prepared.call), await denseFloat32(prepared.call));
+  compare(actual, oracle(prepared.call), await denseFloat32(prepared.call, device.bits), device.bits);
 }
 
 /** Shows a call by its options and bounds: its tensors follow from them. */

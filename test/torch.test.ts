@@ -59,7 +59,8 @@ const reason = reasonToSkip();
         const actual = await attend(prepared);
         expect(await device.hiddenErrors()).to.deep.equal([]);
         const truth = {...judgement, magnitude: expected.magnitude};
-        const found = compare(actual as Required<ActualResult>, truth, await denseFloat32(prepared.call));
+        const dense = await denseFloat32(prepared.call, device.bits);
+        const found = compare(actual as Required<ActualResult>, truth, dense, device.bits);
         const errors = found.map((x) => `${x.name} ${x.maxError.toExponential(1)} of ${x.maxAllowed.toExponential(1)}`);
         console.log(`      ${name.padEnd(60)} ${errors.join('  ')}`);
       }
