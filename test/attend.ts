@@ -1,15 +1,16 @@
 /** @file Runs a case of the table through the library on the current tfjs backend. */
 import * as tf from '@tensorflow/tfjs';
 import {flashMaskAttention, type FlashMaskAttentionOptions} from '../src/index.js';
+import type {Precision} from '../src/kernel_names.js';
 import {FlashMask} from '../src/mask/flash_mask.js';
 import type {CaseMask, Prepared} from './cases.js';
 import type {ActualResult} from './compare.js';
 
 /** Forward, and the gradients of `sum(out dOut) + sum(lse dLse)`. Frees all its tensors. */
-export async function attend({case: c, call, mask}: Prepared): Promise<ActualResult> {
+export async function attend({case: c, call, mask}: Prepared, precision?: Precision): Promise<ActualResult> {
   const results = tf.tidy((): Record<string, tf.Tensor> => {
     const {q, k, v, dOut, dLse} = tensorsOf({case: c, call, mask});
-    const options = optionsOf({case: c});
+    const options = {...optionsOf({case: c}), ...(precision === undefined ? {} : {precision})};
     const bounds = maskArgument(mask, c.Sk);
     const run = (qi: tf.Tensor, ki: tf.Tensor, vi: tf.Tensor): tf.Tensor4D =>
       flashMaskAttention(qi as tf.Tensor4D, ki as tf.Tensor4D, vi as tf.Tensor4D, bounds, options);

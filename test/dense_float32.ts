@@ -4,7 +4,6 @@
  * products, so does it.
  */
 import * as tf from '@tensorflow/tfjs';
-import type {Precision} from '../src/kernel_names.js';
 import type {AttentionCall, AttentionResult} from './oracle.js';
 
 const MASKED = -1e30;
