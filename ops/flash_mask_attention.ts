@@ -10,7 +10,6 @@ import {
   fill,
   op,
   zeros,
-  zerosLike,
 } from '@tensorflow/tfjs-core';
 import {ensureKernels} from '../src/composed/kernel.js';
 import {type FlashMaskAttentionAttrs, FlashMaskAttention} from '../src/kernel_names.js';
@@ -74,7 +73,7 @@ function hasPairs({B, Sq, Sk}: Sizes): boolean {
 
 /** Without rows or keys there is nothing to run: rows, if any, see no key. Backends need no kernels for empty buffers. */
 const runWithoutPairs: Run = ([q, k, v], _mask, {B, H, Sq, Dv}, {layout}) => {
-  const noGradient = (): Tensor[] => [zerosLike(q), zerosLike(k), zerosLike(v)];
+  const noGradient = (): Tensor[] => [zeros(q.shape), zeros(k.shape), zeros(v.shape)];
   const constant = <T extends Tensor>(make: () => T): T =>
     customGrad(() => ({value: make(), gradFunc: noGradient}))(q, k, v) as T;
   const out = constant(() => zeros(layout === 'bshd' ? [B, Sq, H, Dv] : [B, H, Sq, Dv]) as Tensor4D);

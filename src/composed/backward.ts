@@ -54,7 +54,8 @@ export function readQueryBlock(blocks: Blocks, inputs: BackwardTensors, i: numbe
 function seesNoKey(lse: Tensor4D): Tensor4D {
   return customGrad((x) => ({
     value: less(x as Tensor4D, scalar(LEAST_SCORE)) as Tensor,
-    gradFunc: () => zerosLike(x as Tensor4D),
+    // Not zerosLike: x may be gone by then, and tfjs-node reads it.
+    gradFunc: () => zeros(lse.shape),
   }))(lse) as Tensor4D;
 }
 
