@@ -1,6 +1,7 @@
 """Checks the CUDA kernels against dense attention in float64, over some thousand calls:
 
     python3 bench/cuda/check.py LIB.so [--forward-only] [--sixteen] [--filter TEXT] [--list] [--device cpu]
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python3 bench/cuda/check.py LIB.so --sanitize --every 9
 
 A result's error (norm over the tensor) may be twice that of dense attention in the precision under test, plus a small part of a
 rounding step of the terms that are added up; elements to which nothing is added must be exactly 0 (lse -inf), NaN never passes, and
@@ -306,14 +307,12 @@ class Inputs:
 class Guarded:
     """Allocates tensors of NaN (bytes of 255) with a guard behind each, and tells whether a guard was written to."""
 
-    BYTES = 4096
-
-    def __init__(self):
-        self.guards = []
+    def __init__(self, guard_bytes):
+        self.guards, self.guard_bytes = [], guard_bytes
 
     def __call__(self, shape, dtype, device):
         count = math.prod(shape)
-        guard = self.BYTES // dtype.itemsize
+        guard = self.guard_bytes // dtype.itemsize
         whole = torch.full(((count + guard) * dtype.itemsize,), 255, dtype=torch.uint8, device=device).view(dtype)
         self.guards.append(whole[count:])
         return whole[:count].view(shape)
@@ -325,9 +324,9 @@ class Guarded:
 # ---- one case ----
 
 
-def actual_results(library, c, x, forward_only):
+def actual_results(library, c, x, forward_only, guard_bytes=4096):
     """The kernels' results, heads first, and what was wrong with the buffers."""
-    guarded = Guarded()
+    guarded = Guarded(guard_bytes)
     call = Call(library, x.q, x.k, x.v, x.mask, layout=c.layout, scale=c.scale, dropout=c.dropout, seed=c.seed,
                 precision=c.precision, deterministic=c.deterministic, allocate=guarded)  # fmt: skip
     names = NAMES[:2] if forward_only else NAMES
@@ -344,6 +343,14 @@ def actual_results(library, c, x, forward_only):
         if not torch.equal(runs[0][name].view(torch.int32), runs[1][name].view(torch.int32)):
             problems.append(f'{name} differs between two runs')
     return {n: y if n == 'lse' else heads_first(y, c.layout) for n, y in runs[0].items()}, problems
+
+
+def run_alone(library, c, options):
+    """Under compute-sanitizer: the kernels on tensors that end where their allocations do, and nothing else."""
+    with torch.no_grad():
+        results, _ = actual_results(library, c, Inputs(c, options.device, options.sixteen), options.forward_only, guard_bytes=0)
+        bad = [name for name, x in results.items() if torch.isnan(x).any()]
+    return [f'{name} has NaN' for name in bad], {}
 
 
 def dense_results(c, x, see, keep, precision, forward_only):
@@ -414,6 +421,7 @@ def arguments():
     parser.add_argument('--sixteen', action='store_true', help='the 16-bit entry points')
     parser.add_argument('--factor32', type=float, default=FACTOR, help="what 'float32' may err, in errors of dense float32")
     parser.add_argument('--device', default='cuda')
+    parser.add_argument('--sanitize', action='store_true', help='run small cases without the reference, for compute-sanitizer')
     parser.add_argument('--list', action='store_true', help='print the cases')
     return parser.parse_args()
 
@@ -421,7 +429,10 @@ def arguments():
 def main():
     options = arguments()
     wanted = options.filter.split('|')
-    cases = [c for c in all_cases(options.sixteen) if any(text in c.title for text in wanted)][:: options.every]
+    cases = [c for c in all_cases(options.sixteen) if any(text in c.title for text in wanted)]
+    if options.sanitize:
+        cases = [c for c in cases if c.B * c.H * c.Sq * c.Sk <= 200_000]
+    cases = cases[:: options.every]
     if options.list:
         print('\n'.join(c.title for c in cases))
         return
@@ -431,7 +442,7 @@ def main():
     with stream:
         for c in cases:
             try:
-                problems, found = check_case(library, c, options)
+                problems, found = (run_alone if options.sanitize else check_case)(library, c, options)
             except Exception as error:  # a CUDA error, which may well be the last
                 problems, found = [''.join(traceback.format_exception_only(error)).strip()[:300]], {}
                 failures.append((c, problems))
