@@ -24,6 +24,9 @@ function truthOf(c: Case) {
   return truths.get(c)!;
 }
 
+/** Bits of precision of what the products read. */
+const BITS = {auto: 24, float32: 24, float16: 11, bfloat16: 8} as const;
+
 describe('kernels against the oracle', () => {
   onEachDevice((device) => {
     const comparisons: Named[] = [];
@@ -50,9 +53,6 @@ describe('kernels against the oracle', () => {
     after(() => printLargestErrors(comparisons));
   });
 });
-
-/** Bits of precision of what the products read. */
-const BITS = {auto: 24, float32: 24, float16: 11, bfloat16: 8} as const;
 
 /** The cases once more, held against dense attention of that precision. */
 function inPrecision(device: Device, precision: Precision): void {
