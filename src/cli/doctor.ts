@@ -1,0 +1,242 @@
+/** @file `tfjs-flashmask doctor`: per backend, what is there, which kernels would run, and how to mend what is missing. */
+import {readFileSync} from 'node:fs';
+import {createRequire} from 'node:module';
+import {dirname, join} from 'node:path';
+import {fileURLToPath} from 'node:url';
+import {findPackageFolder} from '../node_webgpu/packages.js';
+import {swiftShaderUnsupported} from '../node_webgpu/swiftshader.js';
+import {type Machine, thisMachine} from './machine.js';
+import {packageRoot} from './package_root.js';
+import {PROBE_MARK, type ProbeResult} from './probe_result.js';
+import {run} from './run.js';
+import {
+  CPU_PACKAGE,
+  GPU_PACKAGE,
+  TFJS_NODE_VERSION,
+  type TfjsNode,
+  errorOf,
+  findTfjsNode,
+  tryTfjsNode,
+} from './tfjs_node.js';
+
+/** `missing`: not installed, which is no fault. `broken`: installed and does not work. */
+export type Status = 'ok' | 'missing' | 'broken';
+
+export interface BackendReport {
+  name: string;
+  status: Status;
+  /** The packages and libraries that it is made of. */
+  versions: Record<string, string>;
+  /** Which kernels of attention run on it; null where it does not work. */
+  kernel: string | null;
+  /** What else is worth knowing. */
+  facts: string[];
+  /** What is wrong, missing or slower than it could be. */
+  problem: string | null;
+  /** Commands and steps that mend it. */
+  mend: string[];
+}
+
+export interface DoctorReport {
+  version: string;
+  machine: Machine;
+  backends: BackendReport[];
+}
+
+const SETUP = 'npx tfjs-flashmask setup-node';
+const INSTALL_TFJS = 'npm install @tensorflow/tfjs';
+const WEBGPU_PACKAGES = {
+  '@tensorflow/tfjs-backend-webgpu': '@tensorflow/tfjs-backend-webgpu',
+  webgpu: 'webgpu@0.3.8',
+};
+
+function versionOf(name: string): string | null {
+  const folder = findPackageFolder(name);
+  if (folder === null) {
+    return null;
+  }
+  return (JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as {version: string}).version;
+}
+
+/** Of those packages that are installed. */
+function versionsOf(names: string[]): Record<string, string> {
+  const versions = names.map((name) => [name, versionOf(name)] as const);
+  return Object.fromEntries(versions.filter((pair): pair is [string, string] => pair[1] !== null));
+}
+
+/** How a probe ended: what it found, or its error. */
+type Probed = {result: ProbeResult; error: null} | {result: null; error: string};
+
+async function probe(backend: string, ...args: string[]): Promise<Probed> {
+  // In the repository this file is TypeScript, run by a loader that the other process needs too.
+  const file = new URL(`./probe${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
+  const env = {NODE_OPTIONS: '', TF_CPP_MIN_LOG_LEVEL: process.env.TF_CPP_MIN_LOG_LEVEL ?? '1'};
+  const {code, signal, stdout, stderr} = await run(
+    process.execPath,
+    [...process.execArgv, fileURLToPath(file), backend, ...args],
+    {env},
+  );
+  const line = stdout.split('\n').find((line) => line.startsWith(PROBE_MARK));
+  if (code === 0 && line !== undefined) {
+    return {result: JSON.parse(line.slice(PROBE_MARK.length)) as ProbeResult, error: null};
+  }
+  return {result: null, error: signal ? `the process ended by ${signal}` : errorOf(stderr)};
+}
+
+function report(name: string, status: Status, rest: Partial<BackendReport>): BackendReport {
+  return {name, status, versions: {}, kernel: null, facts: [], problem: null, mend: [], ...rest};
+}
+
+function fromProbe(name: string, versions: Record<string, string>, probed: Probed, mend: string[]): BackendReport {
+  return probed.result
+    ? report(name, 'ok', {versions, kernel: probed.result.kernel, facts: probed.result.facts})
+    : report(name, 'broken', {versions, problem: probed.error, mend});
+}
+
+/** A backend that any of the packages brings. */
+async function checkSimple(name: 'cpu' | 'wasm', packages: string[], install: string): Promise<BackendReport> {
+  const versions = versionsOf(['@tensorflow/tfjs-core', ...packages]);
+  if (!packages.some((package_) => package_ in versions)) {
+    return report(name, 'missing', {versions, problem: `${packages.join(' or ')} is not installed`, mend: [install]});
+  }
+  return fromProbe(name, versions, await probe(name), [`${install} (again)`]);
+}
+
+function checkWebGL(): BackendReport {
+  const name = '@tensorflow/tfjs-backend-webgl';
+  const versions = versionsOf([name]);
+  const facts = ['in pages only: Node has no WebGL'];
+  return name in versions
+    ? report('webgl', 'ok', {versions, kernel: 'composed from tfjs ops, 128 x 128 tiles', facts})
+    : report('webgl', 'missing', {facts, problem: `${name} is not installed`, mend: [INSTALL_TFJS]});
+}
+
+/** What Dawn needs beside itself where there is no GPU. */
+const SOFTWARE = '@sparticuz/chromium';
+
+async function checkWebGPU(): Promise<BackendReport> {
+  const names = Object.keys(WEBGPU_PACKAGES);
+  const versions = versionsOf(['@tensorflow/tfjs-core', ...names, SOFTWARE]);
+  const missing = names.filter((name) => !(name in versions));
+  const software = swiftShaderUnsupported() === null ? [`${SOFTWARE}@143.0.4`] : [];
+  const install = `npm install ${[...Object.values(WEBGPU_PACKAGES), ...software].join(' ')}`;
+  if (missing.length > 0) {
+    return report('webgpu', 'missing', {versions, problem: `${missing.join(' and ')} not installed`, mend: [install]});
+  }
+  const probed = await probe('webgpu');
+  // Without a GPU and without the software driver nothing that is installed is at fault.
+  if (probed.error !== null && !(SOFTWARE in versions) && software.length > 0) {
+    return report('webgpu', 'missing', {versions, problem: probed.error, mend: [install]});
+  }
+  return fromProbe('webgpu', versions, probed, [install]);
+}
+
+/** Whether this package and tfjs-node share one tfjs-core: two would not know each other's backends. */
+function otherCore({name, folder}: TfjsNode): string | null {
+  try {
+    const ours = createRequire(import.meta.url).resolve('@tensorflow/tfjs-core/package.json');
+    const theirs = createRequire(join(folder, 'x.js')).resolve('@tensorflow/tfjs-core/package.json');
+    return ours === theirs ? null : `${name} has a tfjs-core of its own: ${dirname(theirs)} beside ${dirname(ours)}`;
+  } catch {
+    return null;
+  }
+}
+
+const BUILD_ADDON = `node ${join('node_modules', 'tfjs-flashmask', 'scripts', 'build_native.mjs')}`;
+
+/** The command that builds the addon, from the folder that the user is in. */
+function buildAddon(): string {
+  return fileURLToPath(packageRoot()).includes('node_modules') ? BUILD_ADDON : 'npm run build:native';
+}
+
+function missingTensorFlow(): BackendReport {
+  return report('tensorflow', 'missing', {
+    problem: `neither ${CPU_PACKAGE} nor ${GPU_PACKAGE} is installed`,
+    mend: [`npm install --ignore-scripts ${CPU_PACKAGE}@${TFJS_NODE_VERSION}`, SETUP],
+  });
+}
+
+/** What is known of one tfjs-node. */
+interface Checked {
+  report: BackendReport;
+  usesGpu: boolean;
+}
+
+async function checkTfjsNode(tfjsNode: TfjsNode): Promise<Checked> {
+  const versions: Record<string, string> = {[tfjsNode.name]: tfjsNode.version};
+  const gpuFlag = tfjsNode.name === GPU_PACKAGE ? ' --gpu' : '';
+  const broken = (problem: string, mend: string): Checked => ({
+    report: report('tensorflow', 'broken', {versions, problem, mend: [mend]}),
+    usesGpu: false,
+  });
+  const trial = await tryTfjsNode(tfjsNode);
+  if (!trial.works) {
+    return broken(trial.reason, SETUP + gpuFlag);
+  }
+  const {tensorflow, library, usesGpu} = trial.loaded;
+  versions.libtensorflow = tensorflow;
+  const core = otherCore(tfjsNode);
+  if (core !== null) {
+    return broken(core, 'npm dedupe');
+  }
+  const {result, error} = await probe('tensorflow', tfjsNode.folder);
+  if (result === null) {
+    return broken(error, `${SETUP + gpuFlag} --force`);
+  }
+  const facts = library === null ? [] : [library];
+  if (result.addon) {
+    versions['addon of tfjs-flashmask'] = result.addon.version;
+    facts.push(result.addon.path);
+  }
+  const problem = result.notNative ? `the native kernels are not used: there is ${result.notNative}` : null;
+  const mend = problem === null ? [] : [buildAddon()];
+  return {report: report('tensorflow', 'ok', {versions, kernel: result.kernel, facts, problem, mend}), usesGpu};
+}
+
+/** The same op on a GPU: what runs there, or what is missing for it. */
+function checkGpu(checked: Checked | null, {nvidia}: Machine): BackendReport {
+  const name = 'tensorflow, GPU';
+  if (checked?.report.status === 'ok' && checked.usesGpu) {
+    return {...checked.report, name};
+  }
+  const withCuda = checked?.report.facts.some((fact) => fact.includes('-gpu-linux-')) ?? false;
+  const gpuSetup = `${SETUP} --gpu${checked?.report.status === 'ok' ? ' --force' : ''}`;
+  if (nvidia === null) {
+    const problem = 'no NVIDIA GPU, or no driver for it, on this machine (nvidia-smi does not run)';
+    const driver = "install NVIDIA's driver 525 or newer where there is a GPU";
+    return report(name, 'missing', {problem, mend: withCuda ? [driver] : [driver, gpuSetup]});
+  }
+  if (checked === null || checked.report.status !== 'ok') {
+    return report(name, checked?.report.status ?? 'missing', {
+      problem: 'the backend tensorflow does not work',
+      mend: [gpuSetup],
+    });
+  }
+  return withCuda
+    ? report(name, 'broken', {
+        problem: `TensorFlow does not use ${nvidia.gpus[0].name} with driver ${nvidia.driver}; it says why at its start`,
+        mend: ["update NVIDIA's driver (525 or newer)", `TF_CPP_MIN_LOG_LEVEL=0 node -e "require('${CPU_PACKAGE}')"`],
+      })
+    : report(name, 'missing', {problem: 'the TensorFlow that is loaded uses no GPU', mend: [gpuSetup]});
+}
+
+async function checkTensorFlow(machine: Machine): Promise<BackendReport[]> {
+  const [tfjsNode] = findTfjsNode(process.cwd(), machine.nvidia !== null);
+  const checked = tfjsNode === undefined ? null : await checkTfjsNode(tfjsNode);
+  const gpu = checkGpu(checked, machine);
+  const cpu = checked?.report ?? missingTensorFlow();
+  return checked?.usesGpu ? [gpu] : [cpu, gpu];
+}
+
+/** Looks at everything; runs a small attention on each backend that is there. */
+export async function examine(): Promise<DoctorReport> {
+  const {version} = JSON.parse(readFileSync(new URL('package.json', packageRoot()), 'utf8')) as {version: string};
+  const machine = await thisMachine();
+  const [tensorflow, ...others] = await Promise.all([
+    checkTensorFlow(machine),
+    checkSimple('cpu', ['@tensorflow/tfjs', '@tensorflow/tfjs-backend-cpu'], INSTALL_TFJS),
+    checkSimple('wasm', ['@tensorflow/tfjs-backend-wasm'], 'npm install @tensorflow/tfjs-backend-wasm'),
+    checkWebGPU(),
+  ] as const);
+  return {version, machine, backends: [...others, checkWebGL(), ...tensorflow]};
+}

@@ -1,0 +1,26 @@
+/** @file Small helpers for files. */
+import {readFileSync, readdirSync, renameSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+
+/** Paths of all files below a folder. */
+export function filesBelow(folder: string): string[] {
+  return readdirSync(folder, {withFileTypes: true}).flatMap((entry) => {
+    const path = join(folder, entry.name);
+    return entry.isDirectory() ? filesBelow(path) : [path];
+  });
+}
+
+/** The content of a JSON file, or null where there is none or a damaged one. */
+export function readJson(path: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8')) as unknown;
+  } catch {
+    return null;
+  }
+}
+
+/** Writes a JSON file whole: whoever reads it meanwhile gets the old one. */
+export function writeJson(path: string, value: unknown): void {
+  writeFileSync(`${path}.new`, `${JSON.stringify(value, null, 2)}\n`);
+  renameSync(`${path}.new`, path);
+}

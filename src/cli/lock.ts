@@ -1,0 +1,108 @@
+/** @file A lock between processes: a file that its holder touches while it lives. */
+import {linkSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync} from 'node:fs';
+import {hostname} from 'node:os';
+import {dirname} from 'node:path';
+import {setTimeout as sleep} from 'node:timers/promises';
+import {onInterrupt} from './run.js';
+
+const TOUCH_MS = 5000;
+/** Longer than a holder on a busy machine may be late. */
+const STALE_MS = 60_000;
+const POLL_MS = 300;
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+/** Whether its holder is gone: ended, where that can be seen from this machine, or silent for long. */
+function isStale(path: string): boolean {
+  const stat = statSync(path, {throwIfNoEntry: false});
+  if (stat === undefined) {
+    return false;
+  }
+  let holder: string[] = [];
+  try {
+    holder = readFileSync(path, 'utf8').split(' ');
+  } catch {
+    return false; // Released just now.
+  }
+  const [host, pid] = holder;
+  return (host === hostname() && !isAlive(Number(pid))) || Date.now() - stat.mtimeMs > STALE_MS;
+}
+
+/** Written whole and then linked to its name, so that nobody ever reads half of it. */
+function tryToTake(path: string): boolean {
+  const draft = `${path}.${process.pid}`;
+  writeFileSync(draft, `${hostname()} ${process.pid}`);
+  try {
+    linkSync(draft, path);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') {
+      throw error;
+    }
+    return false;
+  } finally {
+    rmSync(draft, {force: true});
+  }
+}
+
+function removeStale(path: string): void {
+  const aside = `${path}.stale.${process.pid}`;
+  try {
+    renameSync(path, aside);
+  } catch {
+    return; // Another process was first.
+  }
+  // It may have been taken anew between the look and the renaming; then it goes back.
+  if (!isStale(aside)) {
+    tryToRestore(aside, path);
+  }
+  rmSync(aside, {force: true});
+}
+
+function tryToRestore(aside: string, path: string): void {
+  try {
+    linkSync(aside, path);
+  } catch {
+    // Taken once more; its holder works on a folder that both leave whole.
+  }
+}
+
+/** Runs `work` while no other process does so under the same lock; calls `onWait` once where it has to wait. */
+export async function withLock<T>(path: string, onWait: () => void, work: () => Promise<T>): Promise<T> {
+  mkdirSync(dirname(path), {recursive: true});
+  for (let attempt = 0; !tryToTake(path); attempt++) {
+    if (isStale(path)) {
+      removeStale(path);
+      continue;
+    }
+    if (attempt === 0) {
+      onWait();
+    }
+    await sleep(POLL_MS);
+  }
+  const release = () => {
+    rmSync(path, {force: true});
+  };
+  const forget = onInterrupt(release);
+  const timer = setInterval(() => {
+    try {
+      utimesSync(path, new Date(), new Date());
+    } catch {
+      // Somebody emptied the cache; the work itself will fail or make it anew.
+    }
+  }, TOUCH_MS);
+  try {
+    return await work();
+  } finally {
+    clearInterval(timer);
+    forget();
+    release();
+  }
+}

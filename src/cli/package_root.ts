@@ -1,0 +1,11 @@
+/** @file Where this package is: the repository, or its folder in a project's node_modules. */
+import {existsSync} from 'node:fs';
+
+/** The folder of this package's package.json, with a slash at its end. */
+export function packageRoot(): URL {
+  let folder = new URL('.', import.meta.url);
+  while (!existsSync(new URL('package.json', folder))) {
+    folder = new URL('..', folder);
+  }
+  return folder;
+}

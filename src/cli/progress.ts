@@ -1,0 +1,53 @@
+/** @file Shows how far a download or an unpacking is: a bar in a terminal, else one line at its start. */
+import cliProgress from 'cli-progress';
+import {formatBytes} from './platform.js';
+
+/** Where a command says what it does. */
+export interface Console {
+  /** One line on standard error. */
+  say(line: string): void;
+  /** Starts to show a piece of work of `total` bytes, or of a number that is not known yet. */
+  start(task: string, total?: number): Progress;
+}
+
+export interface Progress {
+  /** Bytes done so far and, once it is known, of how many. */
+  update(done: number, total?: number): void;
+  stop(): void;
+}
+
+const FORMAT = '{task} [{bar}] {done} of {all}';
+
+function startBar(task: string, total: number): Progress {
+  const bar = new cliProgress.SingleBar(
+    {format: FORMAT, clearOnComplete: false, hideCursor: false, barsize: 24, stream: process.stderr},
+    cliProgress.Presets.shades_classic,
+  );
+  let done = 0;
+  const payload = (all: number) => ({task, done: formatBytes(done), all: all ? formatBytes(all) : '?'});
+  bar.start(total || 1, 0, payload(total));
+  return {
+    update(bytes, all = total) {
+      done = bytes;
+      total = all;
+      bar.setTotal(Math.max(total, done, 1));
+      bar.update(total ? done : 0, payload(total));
+    },
+    stop() {
+      bar.stop();
+    },
+  };
+}
+
+function startLine(task: string, total: number): Progress {
+  console.error(`${task}${total ? ` (${formatBytes(total)})` : ''} ...`);
+  return {update: () => undefined, stop: () => undefined};
+}
+
+/** The real one, on standard error. */
+export const terminal: Console = {
+  say: (line) => {
+    console.error(line);
+  },
+  start: (task, total = 0) => (process.stderr.isTTY ? startBar(task, total) : startLine(task, total)),
+};

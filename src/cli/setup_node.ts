@@ -1,0 +1,77 @@
+/** @file `tfjs-flashmask setup-node`: makes tfjs-node work, where it does not, with TensorFlow from the Python package index. */
+import {buildBinding, findCompiler} from './binding.js';
+import {findPip} from './pip.js';
+import {type Platform, thisPlatform, unsupported} from './platform.js';
+import {type Console, terminal} from './progress.js';
+import {TENSORFLOW_VERSION, isComplete, provideTensorFlow, tensorFlowFolder} from './tensorflow.js';
+import {type LoadedTfjsNode, type TfjsNode, requireTfjsNode, tryTfjsNode} from './tfjs_node.js';
+import {UserError} from './user_error.js';
+
+export interface SetupNodeOptions {
+  /** TensorFlow with CUDA. */
+  gpu?: boolean;
+  /** Version of TensorFlow; {@link TENSORFLOW_VERSION} unless told. */
+  tensorflow?: string;
+  /** Set up anew although tfjs-node works. */
+  force?: boolean;
+}
+
+/** @example '@tensorflow/tfjs-node 4.22.0 with TensorFlow 2.21.0 on the CPU' */
+export function describeLoaded({name, version}: TfjsNode, {tensorflow, usesGpu}: LoadedTfjsNode): string {
+  return `${name} ${version} with TensorFlow ${tensorflow} on the ${usesGpu ? 'GPU' : 'CPU'}`;
+}
+
+function sayItWorks(tfjsNode: TfjsNode, loaded: LoadedTfjsNode, options: SetupNodeOptions, output: Console): void {
+  output.say(`${describeLoaded(tfjsNode, loaded)} works already; nothing was changed.`);
+  const other = options.tensorflow !== undefined && options.tensorflow !== loaded.tensorflow;
+  if (other || (options.gpu && !loaded.usesGpu)) {
+    const wish = options.gpu ? 'TensorFlow with CUDA' : `TensorFlow ${options.tensorflow ?? ''}`;
+    output.say(`To replace its TensorFlow by ${wish}, add --force.`);
+  }
+}
+
+function checkOptions({tensorflow = TENSORFLOW_VERSION, gpu = false}: SetupNodeOptions, platform: Platform): void {
+  if (!/^2\.\d+\.\d+\w*$/.test(tensorflow)) {
+    throw new UserError(
+      `setup-node: --tensorflow must be a version of TensorFlow 2, such as ${TENSORFLOW_VERSION}, got '${tensorflow}'.`,
+    );
+  }
+  const reason = unsupported(platform, gpu);
+  if (reason !== null) {
+    throw new UserError(`setup-node: ${reason}`);
+  }
+}
+
+/**
+ * Makes the tfjs-node of a project work. Where it does already, it says so and changes nothing.
+ *
+ * @throws UserError, with the remedy.
+ */
+export async function setupNode(project: string, options: SetupNodeOptions, output: Console = terminal): Promise<void> {
+  const platform = thisPlatform();
+  const {gpu = false, tensorflow: version = TENSORFLOW_VERSION} = options;
+  const tfjsNode = requireTfjsNode(project, gpu);
+  const before = await tryTfjsNode(tfjsNode);
+  if (before.works && !options.force) {
+    sayItWorks(tfjsNode, before.loaded, options, output);
+    return;
+  }
+  checkOptions(options, platform);
+  const compiler = await findCompiler();
+  const choice = {version, gpu, platform};
+  if (!isComplete(tensorFlowFolder(choice))) {
+    await findPip(); // Before anything is said to begin.
+  }
+  const tensorflow = await provideTensorFlow(choice, output);
+  output.say(`Building the addon of ${tfjsNode.name} ${tfjsNode.version} with ${compiler.version} ...`);
+  const after = await buildBinding(compiler, tfjsNode, tensorflow);
+  if (after.works) {
+    output.say(`${describeLoaded(tfjsNode, after.loaded)} works: a matMul gave the right numbers.`);
+    if (gpu && !after.loaded.usesGpu) {
+      output.say(
+        'No NVIDIA GPU was found on this machine, or its driver is too old; "npx tfjs-flashmask doctor" tells.',
+      );
+    }
+  }
+  output.say(`TensorFlow is in ${tensorflow.folder}, the addon in ${tfjsNode.binding}.`);
+}

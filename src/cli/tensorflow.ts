@@ -1,0 +1,325 @@
+/**
+ * @file TensorFlow's C++ libraries and headers, out of its Python wheels, in the user's cache.
+ *
+ * A set of wheels is unpacked into one folder as in Python's site-packages, since TensorFlow looks for CUDA's libraries beside
+ * itself (`$ORIGIN/../nvidia/cublas/lib`). The folder is made under another name, wheel by wheel, and renamed when it is complete:
+ * a process that was interrupted leaves the wheels that it finished to the next.
+ */
+import {createHash} from 'node:crypto';
+import {
+  createReadStream,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
+import {join} from 'node:path';
+import {pipeline} from 'node:stream/promises';
+import {cacheFolder} from '../node_webgpu/swiftshader.js';
+import {filesBelow, readJson, writeJson} from './files.js';
+import {withLock} from './lock.js';
+import {downloadWheel, findPip} from './pip.js';
+import type {Platform} from './platform.js';
+import {requireSpace} from './platform.js';
+import type {Console} from './progress.js';
+import {type ZipEntry, unzip, zipEntries} from './unzip.js';
+import {UserError} from './user_error.js';
+
+/** The version that is built and tested against. */
+export const TENSORFLOW_VERSION = '2.21.0';
+
+/** SHA-256 of the wheels of {@link TENSORFLOW_VERSION}, so that they are right even where an index tells no checksums. */
+const CHECKSUMS: Record<string, string> = {
+  'tensorflow_cpu-2.21.0-cp312-cp312-manylinux_2_27_x86_64.whl':
+    'dcc8afd32930e42d5296b6ee19078b773706830af4ea97fbe503b9f5e0f820cb',
+  'tensorflow-2.21.0-cp312-cp312-manylinux_2_27_x86_64.whl':
+    'b3b95643c4e70eb925839938fb35cbe142f317ec84af6844ee61513713bb13c0',
+  'tensorflow-2.21.0-cp312-cp312-manylinux_2_27_aarch64.whl':
+    'b07d15737406533898e36c7ef7944b1be18e9028dc521b9229952c537bbc5552',
+};
+
+/** What the libraries are called in the wheel and in the cache. */
+export const LIBRARIES = ['libtensorflow_cc.so.2', 'libtensorflow_framework.so.2'];
+
+/** Bytes to be free on the disk: what is unpacked, plus the largest wheel twice, since pip keeps a copy. */
+const SPACE = {cpu: 1.5e9, gpu: 7e9};
+
+/** Written last: the sizes of the files, so that a damaged cache is noticed. */
+const MANIFEST = 'manifest.json';
+/** In a folder that is being made: the wheels that are unpacked in it. */
+const FINISHED = 'finished.json';
+
+export interface TensorFlowChoice {
+  version: string;
+  gpu: boolean;
+  platform: Platform;
+}
+
+export interface TensorFlow extends TensorFlowChoice {
+  /** With `tensorflow/` and, for the GPU, `nvidia/` in it. */
+  folder: string;
+}
+
+interface Manifest {
+  version: string;
+  gpu: boolean;
+  /** Wheels by file name, with their SHA-256. */
+  wheels: Record<string, string>;
+  /** Sizes of the files, by path. */
+  sizes: Record<string, number>;
+}
+
+type Finished = Record<string, {wheel: string; sha256: string}>;
+
+/** @example 'tensorflow-2.21.0-cpu-linux-x64' */
+function folderName({version, gpu, platform}: TensorFlowChoice): string {
+  return `tensorflow-${version}-${gpu ? 'gpu' : 'cpu'}-${platform.os}-${platform.arch}`;
+}
+
+export function tensorFlowFolder(choice: TensorFlowChoice): string {
+  return join(cacheFolder(), folderName(choice));
+}
+
+/** Whether all files of a folder are there with their sizes. */
+export function isComplete(folder: string): boolean {
+  const manifest = readJson(join(folder, MANIFEST)) as Manifest | null;
+  return (
+    manifest !== null &&
+    Object.entries(manifest.sizes).every(
+      ([path, size]) => statSync(join(folder, path), {throwIfNoEntry: false})?.size === size,
+    )
+  );
+}
+
+/** Folders of the shared libraries, for the linker and for the binding. */
+export function libraryFolders(folder: string): string[] {
+  const nvidia = join(folder, 'nvidia');
+  const parts = existsSync(nvidia) ? readdirSync(nvidia).map((part) => join(nvidia, part, 'lib')) : [];
+  return [join(folder, 'tensorflow'), ...parts.filter((part) => existsSync(part)).sort()];
+}
+
+async function sha256(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(path, {highWaterMark: 1 << 20}), hash);
+  return hash.digest('hex');
+}
+
+/** What of a wheel is kept: libraries, the C API's headers and those that they include, and what a CUDA library is run with. */
+const KEPT = [
+  /^tensorflow\/libtensorflow_(cc|framework)\.so\.2$/,
+  /^tensorflow\/include\/(tensorflow|xla\/tsl|tsl)\/c\/.*\.h$/,
+  /^tensorflow\/include\/(tensorflow\/core|tsl|xla\/tsl)\/platform\/ctstring(_internal)?\.h$/,
+  /^nvidia\/[^/]+\/lib\/[^/]+\.so[.\d]*$/,
+  /^nvidia\/cuda_nvcc\/(bin|nvvm)\//,
+  /^[^/]+\.dist-info\/METADATA$/,
+  /^[^/]+\.dist-info\/.*(LICENSE|License|NOTICE)[^/]*$/,
+];
+
+function keptEntries(entries: ZipEntry[]): ZipEntry[] {
+  const safe = entries.filter(({name}) => !name.startsWith('/') && !name.split('/').includes('..'));
+  return safe.filter(({name}) => KEPT.some((pattern) => pattern.test(name)));
+}
+
+/** Fetches the wheels of one choice into a folder. */
+class Fetching {
+  private readonly finished: Finished;
+  private readonly downloads: string;
+
+  constructor(
+    private readonly choice: TensorFlowChoice,
+    private readonly folder: string,
+    private readonly output: Console,
+  ) {
+    this.downloads = join(folder, 'downloads');
+    mkdirSync(this.downloads, {recursive: true});
+    this.finished = (readJson(join(folder, FINISHED)) as Finished | null) ?? {};
+  }
+
+  /** Downloads and unpacks the wheel of a requirement, unless an earlier run did. */
+  async fetch(requirement: string): Promise<void> {
+    if (requirement in this.finished) {
+      return;
+    }
+    const {wheel, sum} = await this.download(requirement);
+    await this.unpack(wheel);
+    this.finished[requirement] = {wheel: wheel.split('/').at(-1)!, sha256: sum};
+    writeJson(join(this.folder, FINISHED), this.finished);
+    rmSync(wheel);
+  }
+
+  /** The wheel that an earlier run downloaded whole but did not unpack, or null. */
+  private kept(requirement: string): string | null {
+    const name = /^[\w.-]*\w/.exec(requirement)![0].replace(/[-.]+/g, '_').toLowerCase();
+    const wheel = readdirSync(this.downloads).find((file) => file.toLowerCase().startsWith(`${name}-`));
+    return wheel === undefined ? null : join(this.downloads, wheel);
+  }
+
+  private async download(requirement: string): Promise<{wheel: string; sum: string}> {
+    const kept = this.kept(requirement);
+    if (kept !== null) {
+      const sum = await sha256(kept);
+      if ((await this.damage(kept, sum)) === null) {
+        this.output.say(`Using ${kept.split('/').at(-1)}, which an earlier run downloaded.`);
+        return {wheel: kept, sum};
+      }
+      rmSync(kept);
+    }
+    const wanted = {requirement, platform: this.choice.platform, folder: this.downloads};
+    const wheel = await downloadWheel(await findPip(), wanted, this.output);
+    const sum = await sha256(wheel);
+    const damage = await this.damage(wheel, sum);
+    if (damage !== null) {
+      rmSync(wheel);
+      throw new UserError(
+        `setup-node: the wheel of ${requirement} must be whole, got ${damage}. Run "python3 -m pip cache purge", then the ` +
+          `same command again; if that does not help, the package index that pip uses has a wrong file.`,
+      );
+    }
+    return {wheel, sum};
+  }
+
+  /** What is wrong with a wheel, or null. */
+  private async damage(wheel: string, sum: string): Promise<string | null> {
+    const expected = CHECKSUMS[wheel.split('/').at(-1)!];
+    if (expected !== undefined && expected !== sum) {
+      return `SHA-256 ${sum.slice(0, 12)}... in place of ${expected.slice(0, 12)}...`;
+    }
+    try {
+      await zipEntries(wheel);
+      return null;
+    } catch (error) {
+      return (error as Error).message;
+    }
+  }
+
+  private async unpack(wheel: string): Promise<void> {
+    const entries = keptEntries(await zipEntries(wheel));
+    const total = entries.reduce((sum, {size}) => sum + size, 0);
+    const progress = this.output.start(`Unpacking ${wheel.split('/').at(-1)!.split('-').slice(0, 2).join(' ')}`, total);
+    let done = 0;
+    const onBytes = (bytes: number) => {
+      progress.update((done += bytes));
+    };
+    try {
+      for (const entry of entries) {
+        await unzip(wheel, entry, join(this.folder, entry.name), onBytes);
+      }
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== undefined) {
+        throw error; // Of the disk, not of the wheel.
+      }
+      rmSync(wheel);
+      throw new UserError(
+        `setup-node: ${wheel} must be whole, got a damaged one: ${(error as Error).message}. It is deleted; run the same ` +
+          `command again.`,
+      );
+    } finally {
+      progress.stop();
+    }
+  }
+
+  /** What the wheel of TensorFlow names for CUDA, as pip takes it: `nvidia-cublas-cu12<13.0,>=12.5.3.2`. */
+  cudaRequirements(): string[] {
+    const info = readdirSync(this.folder).find((name) => /^tensorflow.*\.dist-info$/.test(name));
+    const metadata = info ? readFileSync(join(this.folder, info, 'METADATA'), 'utf8') : '';
+    const pattern = /^Requires-Dist: (nvidia-[^;\s]+)\s*;\s*extra == ["']and-cuda["']/gm;
+    return [...metadata.matchAll(pattern)].map(([, requirement]) => requirement);
+  }
+
+  /** Every file but the records, with its size. */
+  manifest(): Manifest {
+    const sizes: Record<string, number> = {};
+    rmSync(this.downloads, {recursive: true});
+    rmSync(join(this.folder, FINISHED));
+    for (const path of filesBelow(this.folder)) {
+      sizes[path.slice(this.folder.length + 1)] = statSync(path).size;
+    }
+    const wheels = Object.fromEntries(Object.values(this.finished).map(({wheel, sha256}) => [wheel, sha256]));
+    return {version: this.choice.version, gpu: this.choice.gpu, wheels, sizes};
+  }
+}
+
+function tensorFlowRequirement({version, gpu, platform}: TensorFlowChoice): string {
+  // For arm64 there is one wheel, without CUDA.
+  return `${gpu || platform.arch === 'arm64' ? 'tensorflow' : 'tensorflow-cpu'}==${version}`;
+}
+
+function checkLibraries(folder: string, {version}: TensorFlowChoice): void {
+  const missing = LIBRARIES.filter((name) => !existsSync(join(folder, 'tensorflow', name)));
+  if (missing.length > 0) {
+    throw new UserError(
+      `setup-node: the wheel of TensorFlow must have ${LIBRARIES.join(' and ')}, got ${version} without ` +
+        `${missing.join(' and ')}. Choose a newer one with --tensorflow, such as ${TENSORFLOW_VERSION}.`,
+    );
+  }
+}
+
+async function fetchAll(choice: TensorFlowChoice, partial: string, output: Console): Promise<void> {
+  requireSpace(cacheFolder(), choice.gpu ? SPACE.gpu : SPACE.cpu);
+  const fetching = new Fetching(choice, partial, output);
+  await fetching.fetch(tensorFlowRequirement(choice));
+  try {
+    checkLibraries(partial, choice);
+  } catch (error) {
+    rmSync(partial, {recursive: true, force: true});
+    throw error;
+  }
+  for (const requirement of choice.gpu ? fetching.cudaRequirements() : []) {
+    await fetching.fetch(requirement);
+  }
+  writeJson(join(partial, MANIFEST), fetching.manifest());
+}
+
+/** Turns errors of the disk into ones that say what to do. */
+function explain(error: unknown): unknown {
+  const {code, path} = error as NodeJS.ErrnoException;
+  if (code === 'ENOSPC' || code === 'EDQUOT') {
+    return new UserError(
+      `setup-node: the disk must have room for TensorFlow, got none left at ${cacheFolder()}. Free some, or set ` +
+        `XDG_CACHE_HOME to a folder on a larger disk, then run the same command again.`,
+    );
+  }
+  if (['EACCES', 'EPERM', 'EROFS', 'ENOTDIR'].includes(code ?? '')) {
+    return new UserError(
+      `setup-node: the cache folder must be writable, got ${code} at ${path ?? cacheFolder()}. Mend its permissions, or ` +
+        `set XDG_CACHE_HOME to a folder that you can write.`,
+    );
+  }
+  return error;
+}
+
+/**
+ * TensorFlow in the cache, downloaded and unpacked if it is not there yet or damaged. Safe when several processes do so at once and
+ * when one is interrupted.
+ *
+ * @throws UserError, with the remedy.
+ */
+export async function provideTensorFlow(choice: TensorFlowChoice, output: Console): Promise<TensorFlow> {
+  const folder = tensorFlowFolder(choice);
+  if (isComplete(folder)) {
+    return {...choice, folder};
+  }
+  const partial = join(cacheFolder(), `.${folderName(choice)}.partial`);
+  const wait = () => {
+    output.say('Another process is fetching TensorFlow; waiting for it ...');
+  };
+  try {
+    await withLock(`${partial}.lock`, wait, async () => {
+      if (isComplete(folder)) {
+        return;
+      }
+      if (existsSync(folder)) {
+        output.say(`${folder} is damaged; it is made again.`);
+        rmSync(folder, {recursive: true, force: true});
+      }
+      await fetchAll(choice, partial, output);
+      renameSync(partial, folder);
+    });
+  } catch (error) {
+    throw explain(error);
+  }
+  return {...choice, folder};
+}

@@ -1,0 +1,16 @@
+/** @file The error that a command prints without a stack: it says by itself what is wrong and how to mend it. */
+
+/** What, the rule, the values got, the remedy: one or more whole sentences. */
+export class UserError extends Error {
+  override readonly name = 'UserError';
+}
+
+/** The last lines of a program's output, indented, for the end of a message. */
+export function tail(output: string, lines = 8): string {
+  const kept = output
+    .split('\n')
+    .map((line) => line.trimEnd())
+    .filter((line) => line !== '')
+    .slice(-lines);
+  return kept.map((line) => `\n    ${line}`).join('');
+}
