@@ -26,7 +26,7 @@ interface Shape {
 function inputsOf({B, S, H, Hkv, D}: Shape, seed: number): Four {
   const make = (heads: number, i: number) =>
     tf.tidy(() => {
-      const normal = (...sizes: number[]) => tf.randomNormal(sizes, 0, 3, 'float32', 10 * seed + i);
+      const normal = (...sizes: number[]) => tf.randomNormal(sizes, 0, 3, 'float32', 10 * seed + i + 1);
       return tf.sin(tf.add(tf.mul(normal(B, S, 1, 1), normal(1, 1, heads, D)), normal(B, 1, heads, 1)));
     });
   return [make(H, 0), make(Hkv, 1), make(Hkv, 2), make(H, 3)] as Four;
