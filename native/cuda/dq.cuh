@@ -1,0 +1,101 @@
+// The gradient of the queries on its own, without atomics (deterministic: true): a thread block keeps kBlockQ queries and their gradients
+// and walks over the live key blocks, as the forward kernel does.
+#pragma once
+
+#include "backward.cuh"
+
+namespace flashmask::cuda {
+
+template <class T, class Tile>
+__device__ inline void Dq(const BackwardParams& p) {
+  constexpr int kBlockQ = Tile::kBlockQ;
+  constexpr int kBlockK = Tile::kBlockK;
+  constexpr int kM = Tile::kRowBlocks;
+  constexpr int kParts = Tile::kParts;
+  using Queries = Operand<kBlockQ, false, Tile::kQueryBytes / kParts>;
+  using Keys = Operand<kBlockK, false, Tile::kKeyBytes / kParts>;
+  extern __shared__ __align__(1024) uint8_t shared[];
+  const uint32_t qShared = SharedAddress(shared);
+  const uint32_t dOutShared = qShared + Tile::kQueryBytes;
+  const uint32_t kShared = dOutShared + Tile::kQueryBytes;
+  const uint32_t vShared = kShared + Tile::kKeyBytes;
+  const uint32_t columnsShared = vShared + Tile::kKeyBytes;
+  const int4* columns = p.mask.columns == nullptr
+                            ? nullptr
+                            : reinterpret_cast<const int4*>(shared + 2 * Tile::kQueryBytes + 2 * Tile::kKeyBytes);
+
+  const RowBlock at = RowBlockOf<kBlockQ>(p.sizes, p.mask);
+  const int Sq = p.sizes.Sq;
+  const int Sk = p.sizes.Sk;
+  const int warpRow = threadIdx.x / kWarp * (kM * 16);
+  const T* q = static_cast<const T*>(p.q.data) + at.b * p.q.batch + at.h * p.q.head + at.r0 * p.q.row;
+  const T* dOut = static_cast<const T*>(p.dOut.data) + at.b * p.dOut.batch + at.h * p.dOut.head + at.r0 * p.dOut.row;
+  const T* k = static_cast<const T*>(p.k.data) + at.b * p.k.batch + at.keyHead * p.k.head;
+  const T* v = static_cast<const T*>(p.v.data) + at.b * p.v.batch + at.keyHead * p.v.head;
+  const auto copyKeys = [&](int block) {
+    const int c0 = block * kBlockK;
+    CopyParts<kParts, kBlockK, Tile::kD, Tile::kThreads>(kShared, k + c0 * p.k.row, p.k, Sk - c0);
+    CopyParts<kParts, kBlockK, Tile::kD, Tile::kThreads>(vShared, v + c0 * p.v.row, p.v, Sk - c0);
+    CopyColumns<kBlockK, Tile::kThreads>(columnsShared, p.mask, at.maskIndex, c0, Sk);
+    CommitCopies();
+  };
+
+  LiveBlocks live = LiveKeyBlocks<kBlockK>(at, p.sizes, p.mask, p.ranges);
+  const auto classify = [&](int block) { return ClassifyKeyBlock<kBlockK>(at, p.sizes, p.mask, block); };
+  bool partial = false;
+  int block = live.Next(&partial, classify);
+  if (block >= 0) {
+    CopyParts<kParts, kBlockQ, Tile::kD, Tile::kThreads>(qShared, q, p.q, at.r1 - at.r0);
+    CopyParts<kParts, kBlockQ, Tile::kD, Tile::kThreads>(dOutShared, dOut, p.dOut, at.r1 - at.r0);
+    copyKeys(block);
+  }
+
+  const Factors factors = FactorsOf<T, kParts>(p, at.keyBatchHead);
+  float lse2[kM][2];
+  float delta[kM][2];
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = at.r0 + warpRow + ElementRow(m, 2 * half);
+      const int64_t index = static_cast<int64_t>(at.batchHead) * Sq + row;
+      lse2[m][half] = row < at.r1 ? p.lse2[index] : kInfinity;
+      delta[m][half] = row < at.r1 ? p.delta[index] : 0.f;
+    }
+  }
+  float dq[kM][Tile::kD / 8][4];
+  Clear(dq);
+  const uint32_t qLane = LaneAddress<kBlockQ>(qShared, warpRow / 16, 0, true);
+  const uint32_t dOutLane = LaneAddress<kBlockQ>(dOutShared, warpRow / 16, 0, true);
+  const uint32_t kLane = LaneAddress<kBlockK>(kShared, 0, 0, false);
+  const uint32_t vLane = LaneAddress<kBlockK>(vShared, 0, 0, false);
+  const uint32_t kSumLane = LaneAddress<kBlockK>(kShared, 0, 0, true);
+  while (block >= 0) {
+    const int c0 = block * kBlockK;
+    WaitCopies<0>();
+    __syncthreads();
+    float scores[kM][kBlockK / 8][4];
+    float gradients[kM][kBlockK / 8][4];
+    Clear(scores);
+    Clear(gradients);
+    Product<T, kParts, Queries, Keys, Tile::kD / 16>(scores, qLane, kLane);
+    if (partial) HideMasked(scores, columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
+    Product<T, kParts, Queries, Keys, Tile::kD / 16>(gradients, dOutLane, vLane);
+    WeightsAndGradients(scores, gradients, lse2, delta, factors, p.dropout, at.batchHead, at.r0 + warpRow, c0);
+    ProductFromRegisters<T, kParts, Operand<kBlockK, true, Tile::kKeyBytes / kParts>, kBlockK / 16>(dq, gradients, kSumLane);
+    block = live.Next(&partial, classify);
+    __syncthreads();
+    if (block >= 0) copyKeys(block);
+  }
+
+  float* dqHead = p.dq.data + at.b * p.dq.batch + at.h * p.dq.head + at.r0 * p.dq.row;
+  StoreRows(dqHead, p.dq, dq, factors.dq, warpRow, 0, at.r1 - at.r0);
+}
+
+template <class T, int kD, int kParts, bool kLarge>
+__global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Dq::kThreads)
+    DqKernel(const __grid_constant__ BackwardParams p) {
+  if constexpr (kCompiled<kLarge>) Dq<T, typename Tiles<kD, kParts, kLarge>::Dq>(p);
+}
+
+}  // namespace flashmask::cuda

@@ -1,0 +1,51 @@
+// The powers of two that keep float32 tensors within the range of half precision. Tensors are divided by one power for each batch and key
+// head (of q and dO: for all query heads that share it), which their largest magnitude tells, so that all kernels agree on it.
+#pragma once
+
+#include "params.h"
+#include "primitives.cuh"
+
+namespace flashmask::cuda {
+
+// The largest number of a scaled tensor lies in [2^kTop, 2^(kTop + 1)): products of 256 channels stay finite, and numbers down to 2^-22
+// of the largest are normal.
+constexpr int kTop = 8;
+
+// Tensors of one part whose largest magnitude lies in [2^kLeast, 2^kMost] are rounded as they are, which spares a second look at them.
+constexpr int kLeast = -2;
+constexpr int kMost = 10;
+
+// floor(log2(magnitude)); 0 gives a very small number.
+__device__ inline int Log2Of(uint32_t magnitudeBits) {
+  return magnitudeBits == 0 ? -200 : static_cast<int>(magnitudeBits >> 23) - 127;
+}
+
+template <int kParts>
+__device__ inline int ExponentOf(uint32_t magnitudeBits) {
+  const int log2 = Log2Of(magnitudeBits);
+  const bool unusable = magnitudeBits == 0 || log2 > 127;  // zeros, infinities, NaN
+  const bool asItIs = kParts == 1 && log2 >= kLeast && log2 <= kMost;
+  return unusable || asItIs ? 0 : log2 - kTop;
+}
+
+template <int kParts>
+__device__ inline int ExponentOf(Magnitudes magnitudes, int keyBatchHead) {
+  return magnitudes == nullptr ? 0 : ExponentOf<kParts>(__ldg(&magnitudes[keyBatchHead]));
+}
+
+// The exponent of a unit in which no gradient of a score, p (dO·v - delta), exceeds 2^15.
+__device__ inline int GradientExponent(const BackwardParams& p, int keyBatchHead) {
+  if (p.dOutMagnitudes == nullptr) return 0;
+  const int products = Log2Of(p.dOutMagnitudes[keyBatchHead]) + Log2Of(p.vMagnitudes[keyBatchHead]) + 2 +
+                       static_cast<int>(ceilf(log2f(p.v.channels * p.dropout.keepScale)));
+  const int deltas = Log2Of(p.deltaMagnitudes[keyBatchHead]) + 1;
+  return min(max(max(products, deltas) + 1 - 15, -100), 100);
+}
+
+// What products of q and k are multiplied by to give scores in powers of two. Never 0 or infinite: masked scores are infinite.
+__device__ inline float ScaleOfScores(float scale, int exponent) {
+  constexpr float kTiny = 1e-37f;
+  return fmaxf(scale * kLog2E * PowerOfTwo(exponent), kTiny);
+}
+
+}  // namespace flashmask::cuda

@@ -1,0 +1,130 @@
+// Which tiles of the mask are live, and which pairs of a partial one are hidden. Mirrors src/mask/tile_map.ts.
+#pragma once
+
+#include "params.h"
+#include "primitives.cuh"
+
+namespace flashmask::cuda {
+
+enum class TileKind { kEmpty, kPartial, kFull };
+
+// The smallest and largest bounds of some key columns.
+struct BlockBounds {
+  int ltsMin, ltsMax, lteMin, lteMax, utsMin, utsMax, uteMin, uteMax;
+};
+
+__device__ inline int64_t MaskIndex(const Mask& mask, int b, int h, int H) {
+  return static_cast<int64_t>(mask.maskB == 1 ? 0 : b) * mask.Hm + h / (H / mask.Hm);
+}
+
+// The bounds of kBlockK key columns from the ones of each kMapColumns. `index` is the mask's (batch, head).
+template <int kBlockK>
+__device__ inline BlockBounds ReadBlockBounds(const Mask& mask, int64_t index, int keyBlock) {
+  if (mask.columns == nullptr) return {0, 0, 0, 0, 0, 0, 0, 0};
+  constexpr int kBlocks = kBlockK / kMapColumns;
+  const int4* blocks = mask.blocks + index * mask.mapBlocks * 2;
+  const int first = keyBlock * kBlocks;
+  const int4 lower = __ldg(&blocks[first * 2]);
+  const int4 upper = __ldg(&blocks[first * 2 + 1]);
+  BlockBounds all = {lower.x, lower.y, lower.z, lower.w, upper.x, upper.y, upper.z, upper.w};
+#pragma unroll
+  for (int i = 1; i < kBlocks; ++i) {
+    const int at = min(first + i, mask.mapBlocks - 1);
+    const int4 lt = __ldg(&blocks[at * 2]);
+    const int4 ut = __ldg(&blocks[at * 2 + 1]);
+    all = {min(all.ltsMin, lt.x), max(all.ltsMax, lt.y), min(all.lteMin, lt.z), max(all.lteMax, lt.w),
+           min(all.utsMin, ut.x), max(all.utsMax, ut.y), min(all.uteMin, ut.z), max(all.uteMax, ut.w)};
+  }
+  return all;
+}
+
+// Whether no interval from the smallest start to the largest end has a row in [r0, r1).
+__device__ inline bool Misses(int startMin, int endMax, int r0, int r1) {
+  return r1 <= startMin || r0 >= endMax || startMin >= endMax;
+}
+
+// The kind of the tile of rows [r0, r1) and columns [c0, c1), both within the problem. A tile with fewer than its kBlockK columns is
+// never full: the rest must be hidden.
+__device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int r0, int r1, int c0, int c1, bool short_,
+                                    int offset) {
+  int reached = causal ? max(r0, c0 - offset) : r0;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (bounds.ltsMax <= reached) reached = max(reached, bounds.lteMin);
+    if (bounds.utsMax <= reached) reached = max(reached, bounds.uteMin);
+  }
+  if (reached >= r1) return TileKind::kEmpty;
+  const bool belowTriangle = !causal || r0 >= c1 - 1 - offset;
+  const bool full = belowTriangle && !short_ && Misses(bounds.ltsMin, bounds.lteMax, r0, r1) &&
+                    Misses(bounds.utsMin, bounds.uteMax, r0, r1);
+  return full ? TileKind::kFull : TileKind::kPartial;
+}
+
+// Walks over the live ones among blocks [begin, end). Lanes classify 32 blocks at a time; all warps come to the same results.
+struct LiveBlocks {
+  int base;  // of the 32 that the bits stand for
+  int end;
+  uint32_t live = 0;
+  uint32_t full = 0;
+
+  __device__ LiveBlocks(int begin, int end) : base(begin - kWarp), end(end) {}
+
+  // The next live block, or -1. `classify(block)` gives a block's kind.
+  template <class ClassifyBlock>
+  __device__ int Next(bool* partial, ClassifyBlock classify) {
+    while (live == 0) {
+      base += kWarp;
+      if (base >= end) return -1;
+      const int block = base + static_cast<int>(threadIdx.x % kWarp);
+      const TileKind kind = block < end ? classify(block) : TileKind::kEmpty;
+      live = __ballot_sync(~0u, kind != TileKind::kEmpty);
+      full = __ballot_sync(~0u, kind == TileKind::kFull);
+    }
+    const int bit = __ffs(live) - 1;
+    live &= live - 1;
+    *partial = (full >> bit & 1) == 0;
+    return base + bit;
+  }
+};
+
+// Sets the masked scores of a partial tile to minus infinity. `columns` are the tile's intervals in shared memory (null: none);
+// row0 and column0 are the first of this warp.
+template <int kM, int kN>
+__device__ inline void HideMasked(float (&scores)[kM][kN][4], const int4* columns, bool causal, int row0, int column0,
+                                  int tileColumn0, int Sq, int Sk) {
+  const int offset = Sk - Sq;
+#pragma unroll
+  for (int n = 0; n < kN; ++n) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int local = column0 + ElementColumn(n, e);
+      const int column = tileColumn0 + local;
+      const int4 hidden = columns == nullptr ? int4{0, 0, 0, 0} : columns[local];
+      const int firstRow = column >= Sk ? 0x7fffffff : causal ? column - offset : -0x7fffffff;
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int row = row0 + ElementRow(m, 2 * half);
+          // One comparison for both ends: a row before the start wraps around to a large number.
+          const bool masked = row < firstRow || static_cast<uint32_t>(row - hidden.x) < static_cast<uint32_t>(hidden.y) ||
+                              static_cast<uint32_t>(row - hidden.z) < static_cast<uint32_t>(hidden.w);
+          if (masked) scores[m][n][2 * half + e] = -kInfinity;
+        }
+      }
+    }
+  }
+}
+
+// Starts the copy of a tile's intervals to shared memory.
+template <int kBlockK, int kThreads>
+__device__ inline void CopyColumns(uint32_t shared, const Mask& mask, int64_t index, int column0, int Sk) {
+  if (mask.columns == nullptr) return;
+  for (int i = threadIdx.x; i < kBlockK; i += kThreads) {
+    const bool valid = column0 + i < Sk;
+    const int4* column = mask.columns + index * Sk + (valid ? column0 + i : 0);
+    CopyAsync16(shared + i * sizeof(int4), column, valid);
+  }
+}
+
+}  // namespace flashmask::cuda

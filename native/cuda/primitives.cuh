@@ -1,0 +1,267 @@
+// The instructions that the kernels are built from: asynchronous copies, ldmatrix, mma, and the swizzled tiles that they address.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace flashmask::cuda {
+
+constexpr int kWarp = 32;
+constexpr float kInfinity = __builtin_huge_valf();
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+__device__ inline uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Copies 16 bytes from global to shared memory, or writes zeros there.
+__device__ inline void CopyAsync16(uint32_t shared, const void* global, bool valid) {
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes));
+}
+
+// The same for 4 bytes.
+__device__ inline void CopyAsync4(uint32_t shared, const void* global, bool valid) {
+  const int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(bytes));
+}
+
+// Closes the group of copies that this thread has issued.
+__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;"); }
+
+// Waits until at most kPending of this thread's groups are on their way.
+template <int kPending>
+__device__ inline void WaitCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+template <bool kTransposed>
+__device__ inline void LoadMatrix(uint32_t (&r)[4], uint32_t shared) {
+  if constexpr (kTransposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared));
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared));
+  }
+}
+
+__device__ inline void StoreShared(uint32_t shared, uint32_t value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(shared), "r"(value) : "memory");
+}
+
+// c[16 x 8] += a[16 x 16] b[16 x 8], accumulated in float32.
+template <class T>
+__device__ void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+template <>
+__device__ inline void Mma<__half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+template <>
+__device__ inline void Mma<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two floats rounded to T, the first in the low half.
+template <class T>
+__device__ uint32_t Pack(float low, float high);
+
+template <>
+__device__ inline uint32_t Pack<__half>(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+template <>
+__device__ inline uint32_t Pack<__nv_bfloat16>(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+template <class T>
+__device__ float2 Unpack(uint32_t packed);
+
+template <>
+__device__ inline float2 Unpack<__half>(uint32_t packed) {
+  return __half22float2(*reinterpret_cast<__half2*>(&packed));
+}
+
+template <>
+__device__ inline float2 Unpack<__nv_bfloat16>(uint32_t packed) {
+  return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&packed));
+}
+
+// Two floats as kParts numbers of type T each, whose sum is the float: high, then what rounding left.
+template <class T, int kParts>
+__device__ inline void Split(uint32_t (&parts)[kParts], float low, float high) {
+  parts[0] = Pack<T>(low, high);
+  if constexpr (kParts == 2) {
+    const float2 rounded = Unpack<T>(parts[0]);
+    parts[1] = Pack<T>(low - rounded.x, high - rounded.y);
+  }
+}
+
+__device__ inline float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 2^exponent, kept within the normal floats.
+__device__ inline float PowerOfTwo(int exponent) { return __int_as_float((min(max(exponent, -126), 126) + 127) << 23); }
+
+// A tile of kRows rows in shared memory lies in pages of 64 channels: a row of a page is 128 bytes, that is eight chunks of 16, and
+// chunk c of row r lies at place c ^ (r & 7), so that eight rows of one chunk, which ldmatrix reads at once, are in different banks.
+constexpr int kPageRowBytes = 128;
+
+template <int kRows>
+__device__ inline uint32_t ChunkOffset(int row, int chunk) {
+  return (chunk >> 3) * (kRows * kPageRowBytes) + row * kPageRowBytes + (((chunk & 7) ^ (row & 7)) << 4);
+}
+
+// Where a lane's ldmatrix addresses begin for the 16 x 16 block at (row16, column16), in units of 16. With `alongRows`, matrices
+// follow one another down the rows first (left operands, and right operands that are transposed); else along the columns.
+template <int kRows>
+__device__ inline uint32_t LaneAddress(uint32_t tile, int row16, int column16, bool alongRows) {
+  const int lane = threadIdx.x % kWarp;
+  const int row = alongRows ? lane & 15 : (lane & 7) + ((lane >> 4) << 3);
+  const int half = alongRows ? lane >> 4 : (lane >> 3) & 1;
+  return tile + ChunkOffset<kRows>(row16 * 16 + row, column16 * 2 + half);
+}
+
+// The address of the block that is (row16, column16) further. Since the swizzle is an exclusive or, so is the step within a page;
+// column16 and the column of `address` may have no bit of a page in common.
+template <int kRows>
+__device__ inline uint32_t BlockAddress(uint32_t address, int row16, int column16) {
+  return (address ^ ((column16 & 3) << 5)) + (column16 >> 2) * (kRows * kPageRowBytes) + row16 * (16 * kPageRowBytes);
+}
+
+// Starts the copy of a tile of kRows x kChannels from rows that are `stride` elements apart; rows and channels past the valid ones
+// become zeros. Channels are a multiple of 8.
+template <int kRows, int kChannels, int kThreads, class T>
+__device__ inline void CopyTile(uint32_t tile, const T* global, int64_t stride, int rows, int channels) {
+  constexpr int kChunks = kChannels / 8;
+  static_assert(kRows * kChunks % kThreads == 0, "each thread copies as many chunks");
+#pragma unroll
+  for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
+    const int index = threadIdx.x + i * kThreads;
+    const int row = index / kChunks;
+    const int chunk = index % kChunks;
+    const bool valid = row < rows && chunk * 8 < channels;
+    CopyAsync16(tile + ChunkOffset<kRows>(row, chunk), valid ? global + row * stride + chunk * 8 : global, valid);
+  }
+}
+
+// c += a b for one step of 16 channels: with two parts a number, the three products that matter.
+template <class T, int kParts>
+__device__ inline void MmaParts(float (&c)[4], const uint32_t (&a)[kParts][4], const uint32_t (&b)[kParts][4], int which) {
+  Mma<T>(c, a[0], b[0][2 * which], b[0][2 * which + 1]);
+  if constexpr (kParts == 2) {
+    Mma<T>(c, a[0], b[1][2 * which], b[1][2 * which + 1]);
+    Mma<T>(c, a[1], b[0][2 * which], b[0][2 * which + 1]);
+  }
+}
+
+// How an operand of Product lies in shared memory.
+template <int kRows_, bool kTransposed_, int kPartBytes_>
+struct Operand {
+  static constexpr int kRows = kRows_;
+  static constexpr bool kTransposed = kTransposed_;  // the channels that are summed over go down the rows
+  static constexpr int kPartBytes = kPartBytes_;     // from the high parts to the low ones
+
+  // Block `outer` of the operand's own side, `inner` of the side that is summed over.
+  __device__ static void Load(uint32_t (&r)[4], uint32_t address, int outer, int inner, int part) {
+    LoadMatrix<kTransposed>(r, BlockAddress<kRows>(address, kTransposed ? inner : outer, kTransposed ? outer : inner) +
+                                   part * kPartBytes);
+  }
+};
+
+// acc[m][n] += A B over kSteps of 16: A of kM blocks of 16, B of kN blocks of 8, both in shared memory.
+template <class T, int kParts, class A, class B, int kSteps, int kM, int kN>
+__device__ inline void Product(float (&acc)[kM][kN][4], uint32_t a, uint32_t b) {
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+    uint32_t left[kM][kParts][4];
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) A::Load(left[m][part], a, m, k, part);
+    }
+#pragma unroll
+    for (int n = 0; n < kN / 2; ++n) {
+      uint32_t right[kParts][4];
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) B::Load(right[part], b, n, k, part);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        MmaParts<T, kParts>(acc[m][2 * n], left[m], right, 0);
+        MmaParts<T, kParts>(acc[m][2 * n + 1], left[m], right, 1);
+      }
+    }
+  }
+}
+
+// acc[m][n] += W B, where W are accumulators of an earlier product, of kSteps * 2 blocks of 8 columns: they hold their numbers as
+// the left operand of the next product has them.
+template <class T, int kParts, class B, int kSteps, int kM, int kN>
+__device__ inline void ProductFromRegisters(float (&acc)[kM][kN][4], const float (&w)[kM][kSteps * 2][4], uint32_t b) {
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+    uint32_t left[kM][kParts][4];
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float(&block)[4] = w[m][2 * k + i / 2];
+        uint32_t parts[kParts];
+        Split<T, kParts>(parts, block[2 * (i % 2)], block[2 * (i % 2) + 1]);
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) left[m][part][i] = parts[part];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kN / 2; ++n) {
+      uint32_t right[kParts][4];
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) B::Load(right[part], b, n, k, part);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        MmaParts<T, kParts>(acc[m][2 * n], left[m], right, 0);
+        MmaParts<T, kParts>(acc[m][2 * n + 1], left[m], right, 1);
+      }
+    }
+  }
+}
+
+template <int kM, int kN>
+__device__ inline void Clear(float (&acc)[kM][kN][4]) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) acc[m][n][i] = 0;
+    }
+  }
+}
+
+// Rows and columns of accumulator element i of block (m, n): its warp's first row and column, plus these.
+__device__ inline int ElementRow(int m, int i) { return m * 16 + (threadIdx.x % kWarp) / 4 + (i / 2) * 8; }
+__device__ inline int ElementColumn(int n, int i) { return n * 8 + (threadIdx.x % 4) * 2 + i % 2; }
+
+}  // namespace flashmask::cuda

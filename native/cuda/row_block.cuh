@@ -1,0 +1,63 @@
+// What the forward and dq kernels have in common: a block of queries of one head, and the key blocks that it sees.
+#pragma once
+
+#include "mask.cuh"
+#include "params.h"
+#include "tiles.h"
+
+namespace flashmask::cuda {
+
+struct RowBlock {
+  int b, h, keyHead;
+  int batchHead, keyBatchHead;
+  int queryBlock, queryBlocks;
+  int r0, r1;  // rows [r0, r1)
+  int64_t maskIndex;
+};
+
+// The one of this thread block. Later rows first: a causal mask gives them the most work, and the last to run should have little.
+template <int kBlockQ>
+__device__ inline RowBlock RowBlockOf(const Sizes& s, const Mask& mask) {
+  RowBlock at;
+  at.queryBlocks = (s.Sq + kBlockQ - 1) / kBlockQ;
+  at.queryBlock = at.queryBlocks - 1 - static_cast<int>(blockIdx.x % at.queryBlocks);
+  at.batchHead = blockIdx.x / at.queryBlocks;
+  at.b = at.batchHead / s.H;
+  at.h = at.batchHead % s.H;
+  at.keyHead = at.h / (s.H / s.Hkv);
+  at.keyBatchHead = at.b * s.Hkv + at.keyHead;
+  at.r0 = at.queryBlock * kBlockQ;
+  at.r1 = min(at.r0 + kBlockQ, s.Sq);
+  at.maskIndex = MaskIndex(mask, at.b, at.h, s.H);
+  return at;
+}
+
+template <int kBlockK>
+__device__ inline TileKind ClassifyKeyBlock(const RowBlock& at, const Sizes& s, const Mask& mask, int block) {
+  const int c0 = block * kBlockK;
+  return Classify(ReadBlockBounds<kBlockK>(mask, at.maskIndex, block), mask.causal, at.r0, at.r1, c0,
+                  min(c0 + kBlockK, s.Sk), c0 + kBlockK > s.Sk, s.Sk - s.Sq);
+}
+
+// The key blocks that may be live: those of the ranges kernel, or all up to the triangle.
+template <int kBlockK>
+__device__ inline LiveBlocks LiveKeyBlocks(const RowBlock& at, const Sizes& s, const Mask& mask, const int2* ranges) {
+  if (ranges != nullptr) {
+    const int2 range = ranges[at.maskIndex * at.queryBlocks + at.queryBlock];
+    return LiveBlocks(range.x, range.y);
+  }
+  const int columns = mask.causal ? min(max(at.r1 + s.Sk - s.Sq, 0), s.Sk) : s.Sk;
+  return LiveBlocks(0, (columns + kBlockK - 1) / kBlockK);
+}
+
+// Starts the copy of all parts of a tile.
+template <int kParts, int kRows, int kD, int kThreads, class T>
+__device__ inline void CopyParts(uint32_t to, const T* from, const Tensor16& tensor, int rows) {
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+    CopyTile<kRows, kD, kThreads>(to + part * kTileBytes<kRows, kD>, from + part * tensor.part, tensor.row, rows,
+                                  tensor.channels);
+  }
+}
+
+}  // namespace flashmask::cuda

@@ -1,0 +1,70 @@
+// The tile map of a call: intervals and their smallest and largest per kMapColumns key columns (arXiv 2410.01359, section 4.2).
+#pragma once
+
+#include "mask.cuh"
+#include "params.h"
+
+namespace flashmask::cuda {
+
+// Row bounds in the four-number form: LTS, LTE, UTS, UTE (src/mask/tile_map.ts, intervalsAt).
+__device__ inline int4 IntervalsAt(const int* bounds, int n, bool causal, int64_t index) {
+  constexpr int kMax = 0x7fffffff;
+  constexpr int kMin = -kMax - 1;
+  const int* at = bounds + index * n;
+  if (n == 4) return {at[0], at[1], at[2], at[3]};
+  if (n == 1) return {at[0], kMax, 0, 0};
+  return causal ? int4{at[0], at[1], 0, 0} : int4{at[0], kMax, kMin, at[1]};
+}
+
+// A warp for each kMapColumns columns of one (batch, head) of the mask.
+template <int kThreads>
+__global__ void ColumnsKernel(const int* bounds, int n, bool causal, int Sk, int mapBlocks, int4* columns, int4* blocks) {
+  const int block = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
+  const int64_t index = blockIdx.y;
+  if (block >= mapBlocks) return;
+  // Lanes past the last column repeat it: smallest and largest stay what they are.
+  const int own = block * kMapColumns + static_cast<int>(threadIdx.x % kWarp);
+  const int64_t column = index * Sk + min(own, Sk - 1);
+  const int4 interval = IntervalsAt(bounds, n, causal, column);
+  const int4 lower = {__reduce_min_sync(~0u, interval.x), __reduce_max_sync(~0u, interval.x),
+                      __reduce_min_sync(~0u, interval.y), __reduce_max_sync(~0u, interval.y)};
+  const int4 upper = {__reduce_min_sync(~0u, interval.z), __reduce_max_sync(~0u, interval.z),
+                      __reduce_min_sync(~0u, interval.w), __reduce_max_sync(~0u, interval.w)};
+  if (own < Sk) {
+    // A length as an unsigned number: it may exceed the largest int.
+    const auto length = [](int start, int end) { return end > start ? static_cast<int>(unsigned(end) - unsigned(start)) : 0; };
+    columns[column] = {interval.x, length(interval.x, interval.y), interval.z, length(interval.z, interval.w)};
+  }
+  if (threadIdx.x % kWarp == 0) {
+    blocks[(index * mapBlocks + block) * 2] = lower;
+    blocks[(index * mapBlocks + block) * 2 + 1] = upper;
+  }
+}
+
+// A warp for each query block: the first of its live key blocks and the end of them, so that long rows with few live tiles do not
+// look at all others.
+template <int kThreads>
+__global__ void RangesKernel(Mask mask, int Sq, int Sk, int blockQ, int blockK, int queryBlocks, int2* ranges) {
+  const int queryBlock = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
+  const int64_t index = blockIdx.y;
+  if (queryBlock >= queryBlocks) return;
+  const int r0 = queryBlock * blockQ;
+  const int r1 = min(r0 + blockQ, Sq);
+  int firstColumn = Sk;
+  int endColumn = 0;
+  for (int block = threadIdx.x % kWarp; block < mask.mapBlocks; block += kWarp) {
+    const BlockBounds bounds = ReadBlockBounds<kMapColumns>(mask, index, block);
+    const int c0 = block * kMapColumns;
+    const int c1 = min(c0 + kMapColumns, Sk);
+    if (Classify(bounds, mask.causal, r0, r1, c0, c1, false, Sk - Sq) == TileKind::kEmpty) continue;
+    firstColumn = min(firstColumn, c0);
+    endColumn = c1;
+  }
+  firstColumn = __reduce_min_sync(~0u, firstColumn);
+  endColumn = __reduce_max_sync(~0u, endColumn);
+  if (threadIdx.x % kWarp == 0) {
+    ranges[index * queryBlocks + queryBlock] = {firstColumn / blockK, (endColumn + blockK - 1) / blockK};
+  }
+}
+
+}  // namespace flashmask::cuda

@@ -1,0 +1,144 @@
+// The tile geometry of every kernel, in one place. Sides are in queries and keys; head sizes are rounded up to kD.
+#pragma once
+
+namespace flashmask::cuda {
+
+// Shared memory that a thread block may use: sm_80 and sm_90 have at least 163 KB, sm_86, sm_89 and sm_120 99 KB.
+constexpr int kLargeShared = 166912;
+constexpr int kSmallShared = 101376;
+
+// Code for an architecture holds the kernels of its own tiles alone. Newer ones run the portable code made for sm_89.
+#ifdef __CUDA_ARCH__
+constexpr bool kLargeArchitecture = __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900;
+template <bool kLarge>
+constexpr bool kCompiled = kLarge == kLargeArchitecture;
+#else
+template <bool kLarge>
+constexpr bool kCompiled = true;
+#endif
+
+// Bytes of a tile of 16-bit numbers: pages of 64 channels (primitives.cuh).
+template <int kRows, int kChannels>
+constexpr int kTileBytes = kRows * 128 * ((kChannels + 63) / 64);
+
+// Forward and deterministic dq: a warp keeps blockQ / warps queries and walks over key blocks.
+template <int kD_, int kParts_, int kBlockQ_, int kBlockK_, int kWarps_, int kMinBlocks_ = 1>
+struct RowTile {
+  static constexpr int kD = kD_;
+  static constexpr int kParts = kParts_;
+  static constexpr int kBlockQ = kBlockQ_;
+  static constexpr int kBlockK = kBlockK_;
+  static constexpr int kWarps = kWarps_;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kMinBlocks = kMinBlocks_;
+  static constexpr int kRowBlocks = kBlockQ / kWarps / 16;  // of 16 queries a warp
+  static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
+  static constexpr int kKeyBytes = kParts * kTileBytes<kBlockK, kD>;
+  static constexpr int kColumnBytes = kBlockK * 16;
+  static constexpr int kSharedBytes(int queryTensors) { return queryTensors * kQueryBytes + 2 * kKeyBytes + kColumnBytes; }
+};
+
+// Backward: a thread block keeps blockK keys and walks over query blocks. Warps divide the scores as kScoreRows x (the rest), dk and dv
+// as kKeyRows x (the rest) and dq as kQueryRows x (the rest).
+template <int kD_, int kParts_, int kBlockQ_, int kBlockK_, int kWarps_, int kStages_, int kScoreRows_, int kKeyRows_,
+          int kQueryRows_>
+struct ColumnTile {
+  static constexpr int kD = kD_;
+  static constexpr int kParts = kParts_;
+  static constexpr int kBlockQ = kBlockQ_;
+  static constexpr int kBlockK = kBlockK_;
+  static constexpr int kWarps = kWarps_;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kStages = kStages_;  // query blocks in shared memory: with 2, one is on its way while the other is used
+  static constexpr int kScoreRows = kScoreRows_;
+  static constexpr int kScoreColumns = kWarps / kScoreRows;
+  static constexpr int kKeyRows = kKeyRows_;
+  static constexpr int kKeyColumns = kWarps / kKeyRows;
+  static constexpr int kQueryRows = kQueryRows_;
+  static constexpr int kQueryColumns = kWarps / kQueryRows;
+  static constexpr int kKeyBytes = kParts * kTileBytes<kBlockK, kD>;
+  static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
+  static constexpr int kWeightBytes = kParts * kTileBytes<kBlockQ, kBlockK>;
+  static constexpr int kStatBytes = kBlockQ * 4;
+  static constexpr int kColumnBytes = kBlockK * 16;
+  static constexpr int kSharedBytes =
+      2 * kKeyBytes + kStages * 2 * (kQueryBytes + kStatBytes) + 2 * kWeightBytes + kColumnBytes;
+};
+
+// Tiles of head size kD with kParts 16-bit numbers for each float, on devices with large or small shared memory.
+template <int kD, int kParts, bool kLarge>
+struct Tiles;
+
+template <>
+struct Tiles<64, 1, true> {
+  using Forward = RowTile<64, 1, 128, 128, 4>;
+  using Dq = RowTile<64, 1, 64, 64, 4>;
+  using Backward = ColumnTile<64, 1, 64, 128, 8, 2, 2, 4, 4>;
+};
+template <>
+struct Tiles<128, 1, true> {
+  using Forward = RowTile<128, 1, 128, 64, 4>;
+  using Dq = RowTile<128, 1, 64, 64, 4>;
+  using Backward = ColumnTile<128, 1, 64, 128, 8, 2, 2, 4, 2>;
+};
+template <>
+struct Tiles<256, 1, true> {
+  using Forward = RowTile<256, 1, 64, 64, 4>;
+  using Dq = RowTile<256, 1, 64, 32, 4>;
+  using Backward = ColumnTile<256, 1, 64, 64, 8, 1, 4, 2, 2>;
+};
+template <>
+struct Tiles<64, 2, true> {
+  using Forward = RowTile<64, 2, 64, 64, 4>;
+  using Dq = RowTile<64, 2, 64, 64, 4>;
+  using Backward = ColumnTile<64, 2, 64, 64, 8, 1, 4, 4, 4>;
+};
+template <>
+struct Tiles<128, 2, true> {
+  using Forward = RowTile<128, 2, 64, 64, 4>;
+  using Dq = RowTile<128, 2, 64, 32, 4>;
+  using Backward = ColumnTile<128, 2, 64, 64, 8, 1, 4, 2, 2>;
+};
+template <>
+struct Tiles<256, 2, true> {
+  using Forward = RowTile<256, 2, 64, 32, 4>;
+  using Dq = RowTile<256, 2, 32, 32, 2>;
+  using Backward = ColumnTile<256, 2, 32, 32, 4, 1, 2, 2, 2>;
+};
+
+template <>
+struct Tiles<64, 1, false> {
+  using Forward = RowTile<64, 1, 128, 64, 4>;
+  using Dq = RowTile<64, 1, 64, 64, 4>;
+  using Backward = ColumnTile<64, 1, 64, 64, 8, 2, 4, 4, 4>;
+};
+template <>
+struct Tiles<128, 1, false> {
+  using Forward = RowTile<128, 1, 64, 64, 4>;
+  using Dq = RowTile<128, 1, 64, 32, 4>;
+  using Backward = ColumnTile<128, 1, 64, 64, 8, 1, 4, 2, 2>;
+};
+template <>
+struct Tiles<256, 1, false> {
+  using Forward = RowTile<256, 1, 64, 64, 4>;
+  using Dq = RowTile<256, 1, 32, 32, 2>;
+  using Backward = ColumnTile<256, 1, 32, 32, 4, 1, 2, 2, 2>;
+};
+template <>
+struct Tiles<64, 2, false> {
+  using Forward = RowTile<64, 2, 64, 32, 4>;
+  using Dq = RowTile<64, 2, 32, 32, 2>;
+  using Backward = ColumnTile<64, 2, 32, 32, 4, 1, 2, 2, 2>;
+};
+template <>
+struct Tiles<128, 2, false> {
+  using Forward = RowTile<128, 2, 64, 32, 4>;
+  using Dq = RowTile<128, 2, 32, 32, 2>;
+  using Backward = ColumnTile<128, 2, 32, 32, 4, 1, 2, 2, 2>;
+};
+
+// Tiles of floats of 256 channels fit no small shared memory; these are never launched (attention.cu refuses them).
+template <>
+struct Tiles<256, 2, false> : Tiles<128, 2, false> {};
+
+}  // namespace flashmask::cuda
