@@ -1,7 +1,7 @@
-/** @file `npm test [-- files and mocha options]`: sets up, then runs mocha over all tests, or over the files given. */
+/** @file `npm test [-- files and mocha options]`: sets up, tfjs-node and the native addon too, then runs mocha over all tests, or over the files given. */
 import {spawnSync} from 'node:child_process';
 import {fileURLToPath} from 'node:url';
-import './setup.mjs';
+import './setup_native.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const args = process.argv.slice(2);

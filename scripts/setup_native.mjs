@@ -1,0 +1,40 @@
+/**
+ * @file Set-up of the backend 'tensorflow' for the tests: tfjs-node by `tfjs-flashmask setup-node`, and the native addon. Where pip, a
+ * compiler or the network is missing, it says so and goes on: the tests of that backend are then skipped.
+ */
+import {spawnSync} from 'node:child_process';
+import {existsSync, readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {fileURLToPath} from 'node:url';
+import './setup.mjs';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+/** setup-node writes this beside the binding that it builds: with which TensorFlow, and in which folder that is. */
+const RECORD = join(root, 'node_modules', '@tensorflow', 'tfjs-node', 'lib', 'napi-v8', 'tfjs-flashmask.json');
+const BUILD = join(root, 'scripts', 'build_native.mjs');
+
+/** Whether an earlier run did it, as far as a glance shows. */
+function isSetUp() {
+  try {
+    const {folder} = JSON.parse(readFileSync(RECORD, 'utf8'));
+    return existsSync(join(folder, 'tensorflow', 'libtensorflow_cc.so.2'));
+  } catch {
+    return false;
+  }
+}
+
+/** Runs a script of this repository, whose failure is no failure of ours. */
+function tryTo(what, args) {
+  const {status} = spawnSync(process.execPath, args, {cwd: root, stdio: ['ignore', 'inherit', 'inherit']});
+  if (status !== 0) {
+    console.error(`SKIPPED: ${what} (the reason is above). Tests that need it are skipped, with this reason.`);
+  }
+}
+
+if (!isSetUp()) {
+  console.error('Setting up tfjs-node (once; TensorFlow is a download of 274 MB)...');
+  tryTo('tfjs-node', ['--import=tsx', 'src/cli/main.ts', 'setup-node']);
+}
+if (existsSync(BUILD)) {
+  tryTo('the native addon', [BUILD]);
+}
