@@ -7,8 +7,8 @@ import {fileURLToPath} from 'node:url';
 
 export const root = fileURLToPath(new URL('..', import.meta.url));
 
-/** What a user of every entry would have installed; links, since they are on this disk already. */
-const PEERS = ['@tensorflow', '@sparticuz', '@types', '@webgpu', 'webgpu', 'undici-types'];
+/** What a user of every entry would have installed, npm's own choice among it; links, since they are on this disk already. */
+const PEERS = ['node-gyp-build', '@tensorflow', '@sparticuz', '@types', '@webgpu', 'webgpu', 'undici-types'];
 
 export interface Finished {
   code: number | null;

@@ -7,9 +7,9 @@ import {
   type NamedAttrMap,
   type Tensor,
   type TensorInfo,
+  engine,
   getKernel,
   registerKernel,
-  tensor1d,
   unregisterKernel,
 } from '@tensorflow/tfjs-core';
 import {FlashMaskAttention, composedConfigs} from '../index.js';
@@ -66,10 +66,11 @@ function attributesOf({binding}: Backend, attrs: FlashMaskAttentionAttrs): Attri
   ];
 }
 
-/** The seed changes with every call, and TensorFlow keeps a kernel for each set of attributes: it is a tensor. */
+/** The seed changes with every call, and TensorFlow keeps a kernel (3 KB) for each set of attributes: so it is a tensor. */
 function seedTensor({dropout, seed}: FlashMaskAttentionAttrs): Tensor {
   const {key0, key1} = dropoutOf(dropout, seed);
-  return tensor1d(dropout > 0 ? [key0 | 0, key1 | 0] : [0, 0], 'int32');
+  // Not by tensor1d, whose checks take longer than a short kernel.
+  return engine().makeTensor(Int32Array.of(key0, key1), [2], 'int32');
 }
 
 type Inputs = FlashMaskAttentionInputs | FlashMaskAttentionGradInputs;
