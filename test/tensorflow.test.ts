@@ -165,13 +165,13 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
       collectGarbage();
       return process.memoryUsage().rss;
     };
-    rssAfter(500);
+    rssAfter(2000);
     const {numTensors, numBytes} = tf.memory();
     const before = rssAfter(500);
     const after = rssAfter(4000);
     expect(tf.memory()).to.include({numTensors, numBytes});
-    // One output of 1 KB left behind by each call, or a TensorFlow kernel of 3 KB for each seed, would be 4 to 24 MiB.
-    expect((after - before) / 2 ** 20, 'MiB more').to.be.below(3);
+    // The outputs of each step left behind (2 KB), or a TensorFlow kernel of 3 KB for each seed, would be 8 to 24 MiB.
+    expect((after - before) / 2 ** 20, 'MiB more').to.be.below(5);
     x.dispose();
   });
 
