@@ -1,4 +1,7 @@
-/** @file `npm test [-- files and mocha options]`: sets up, tfjs-node and the native addon too, then runs mocha over all tests, or over the files given. */
+/**
+ * @file `npm test [-- files and mocha options]`: sets up, with tfjs-node and the native addon, then runs mocha over all tests, or over
+ * the files given.
+ */
 import {spawnSync} from 'node:child_process';
 import {fileURLToPath} from 'node:url';
 import './setup_native.mjs';
