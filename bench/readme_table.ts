@@ -3,13 +3,16 @@
  * between `<!-- benchmark -->` and `<!-- /benchmark -->`, and to the plots. Where there are no records, the documents say nothing.
  *
  *     npm run bench -- --out bench/results      measures; copy bench/results/records.jsonl to docs/benchmarks/<name>.jsonl
+ *     (bench:gpu, and bench/cuda/bench.py with --out, write such files too)
  *     npm run bench:readme                      writes the tables and plots
  *     npm run bench:readme -- --check           fails if the committed ones differ
  */
 import {existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
 import {fileURLToPath} from 'node:url';
 import {format, resolveConfig} from 'prettier';
+import {type CudaRecord, cudaTables, isCudaRecord, nodeTables} from './cuda_tables.js';
 import {memoryPlot, timePlot, type BenchRecord} from './report.js';
+import {type Column, digits, figure as ms, table, times} from './tables.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const RECORDS = 'docs/benchmarks/';
@@ -25,9 +28,9 @@ interface RecordFile {
   /** Of the file, without its ending. */
   name: string;
   records: BenchRecord[];
+  /** Of bench/cuda/bench.py. */
+  cuda: CudaRecord[];
 }
-
-type Column = [title: string, cell: (pair: Pair) => string];
 
 function readFiles(): RecordFile[] {
   const folder = root + RECORDS;
@@ -36,11 +39,13 @@ function readFiles(): RecordFile[] {
     const lines = readFileSync(folder + name, 'utf8')
       .split('\n')
       .filter(Boolean);
-    return {name: name.replace(/\.jsonl$/, ''), records: lines.map((line) => JSON.parse(line) as BenchRecord)};
+    const all = lines.map((line) => JSON.parse(line) as BenchRecord | CudaRecord);
+    const records = all.filter((record): record is BenchRecord => !isCudaRecord(record));
+    return {name: name.replace(/\.jsonl$/, ''), records, cuda: all.filter(isCudaRecord)};
   });
 }
 
-const callOf = (r: BenchRecord): string => [r.backend, r.device, r.mask, r.N, r.H, r.D].join(' ');
+const callOf = (r: BenchRecord): string => [r.backend, r.device, r.mask, r.N, r.H, r.D, r.precision ?? ''].join(' ');
 
 /** Flash records with their dense partners, in the order of the files. */
 function pairsOf(records: readonly BenchRecord[]): Pair[] {
@@ -61,12 +66,9 @@ function pairsOf(records: readonly BenchRecord[]): Pair[] {
 
 const MIB = 2 ** 20;
 const total = ({forwardMs = NaN, backwardMs = 0}: BenchRecord): number => forwardMs + backwardMs;
-const digits = (x: number): string => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x.toFixed(2));
-const ms = (x?: number): string => (x === undefined ? '–' : digits(x));
-const times = (x: number): string => (Number.isFinite(x) ? `${digits(x)}×` : '–');
 const mebibytes = ({peakBytes}: BenchRecord): string => (peakBytes === undefined ? '–' : digits(peakBytes / MIB));
 
-const CALL: Column[] = [
+const CALL: Column<Pair>[] = [
   ['mask', ({flash}) => `\`${flash.mask}\``],
   ['N', ({flash}) => String(flash.N)],
   ['H', ({flash}) => String(flash.H)],
@@ -74,7 +76,7 @@ const CALL: Column[] = [
   ['masked', ({flash}) => `${(100 * flash.sparsity).toFixed(1)}%`],
 ];
 
-const AGAINST_DENSE: Column[] = [
+const AGAINST_DENSE: Column<Pair>[] = [
   ...CALL,
   ['ms', ({flash}) => ms(total(flash))],
   ['dense ms', ({dense}) => ms(total(dense!))],
@@ -84,7 +86,7 @@ const AGAINST_DENSE: Column[] = [
   ['less memory', ({flash, dense}) => times((dense!.peakBytes ?? NaN) / (flash.peakBytes ?? NaN))],
 ];
 
-const SPEED: Column[] = [
+const SPEED: Column<Pair>[] = [
   ...CALL,
   ['forward ms', ({flash}) => ms(flash.forwardMs)],
   ['TFLOP/s', ({flash}) => ms(flash.forwardTflops)],
@@ -94,16 +96,17 @@ const SPEED: Column[] = [
 ];
 
 /** For CPUs, whose absolute times say more about the machine and its other work than about attention. */
-const RATIOS: Column[] = [
+const RATIOS: Column<Pair>[] = [
   ...CALL,
   ['faster', ({flash, dense}) => times(total(dense!) / total(flash))],
   ['less memory', ({flash, dense}) => times((dense!.peakBytes ?? NaN) / (flash.peakBytes ?? NaN))],
   ['differs by', ({flash}) => (flash.difference ?? NaN).toExponential(1)],
 ];
 
-const isCpu = ({backend, device}: BenchRecord): boolean => backend !== 'webgpu' || /swiftshader/i.test(device);
+const isCpu = ({backend, device}: BenchRecord): boolean =>
+  backend === 'tensorflow' ? !/nvidia/i.test(device) : backend !== 'webgpu' || /swiftshader/i.test(device);
 
-const DETAILS: Column[] = [
+const DETAILS: Column<Pair>[] = [
   ...AGAINST_DENSE,
   ['forward ms', ({flash}) => ms(flash.forwardMs)],
   ['dense', ({dense}) => ms(dense!.forwardMs)],
@@ -111,13 +114,6 @@ const DETAILS: Column[] = [
   ['dense', ({dense}) => ms(dense!.backwardMs)],
   ['differs by', ({flash}) => (flash.difference ?? NaN).toExponential(1)],
 ];
-
-function table(columns: readonly Column[], pairs: readonly Pair[]): string {
-  const line = (cells: string[]): string => `| ${cells.join(' | ')} |`;
-  const align = columns.map((_, i) => (i === 0 ? '---' : '---:'));
-  const rows = pairs.map((pair) => line(columns.map(([, cell]) => cell(pair))));
-  return [line(columns.map(([title]) => title)), line(align), ...rows].join('\n');
-}
 
 /** The pairs of the shortest and the longest sequences, of which README.md has room. */
 function extremes(pairs: readonly Pair[]): Pair[] {
@@ -130,7 +126,7 @@ function speedTable(pairs: readonly Pair[]): string {
   const of = ({flash: {mask, N, H}}: Pair): string => `${mask} ${N} ${H}`;
   const rows = pairs.filter((pair, i) => pairs.findIndex((other) => of(other) === of(pair)) === i);
   const dims = [...new Set(pairs.map(({flash}) => flash.D))].sort((a, b) => a - b);
-  const speed = (D: number): Column => [
+  const speed = (D: number): Column<Pair> => [
     `D ${D}: TFLOP/s`,
     (row) => {
       const flash = pairs.find((pair) => of(pair) === of(row) && pair.flash.D === D)?.flash;
@@ -177,7 +173,7 @@ function tables(pairs: readonly Pair[], whole: boolean): string {
 
 /** Plots of each file: time against sparsity, and where it has several lengths, memory against length. */
 function plotsOf({name, records}: RecordFile): [path: string, svg: string][] {
-  if (records.every(isCpu)) return [];
+  if (records.length === 0 || records.every(isCpu)) return [];
   const plots: [string, string][] = [[`${PLOTS}${name}-time.svg`, timePlot(records)]];
   if (new Set(records.map(({N}) => N)).size > 1) plots.push([`${PLOTS}${name}-memory.svg`, memoryPlot(records)]);
   return plots;
@@ -203,12 +199,18 @@ async function withTables(path: string, content: string): Promise<string> {
 /** Everything that this script writes: path to content. */
 async function outputs(): Promise<Map<string, string>> {
   const files = readFiles();
-  const pairs = pairsOf(files.flatMap(({records}) => records));
+  const records = files.flatMap((file) => file.records);
+  const cuda = files.flatMap((file) => file.cuda);
+  const pairs = pairsOf(records);
   const plots = new Map(files.flatMap(plotsOf));
-  const details = [tables(pairs, true), plotList([...plots.keys()])].filter(Boolean).join('\n\n');
+  const beside = nodeTables(records, cuda);
+  const short = [tables(pairs, false), ...beside, ...cudaTables(cuda, false)].join('\n\n');
+  const details = [tables(pairs, true), ...beside, ...cudaTables(cuda, true), plotList([...plots.keys()])]
+    .filter(Boolean)
+    .join('\n\n');
   return new Map([
     ...plots,
-    ['README.md', await withTables('README.md', tables(pairs, false))],
+    ['README.md', await withTables('README.md', short)],
     ['docs/benchmarks.md', await withTables('docs/benchmarks.md', details)],
   ]);
 }
