@@ -8,7 +8,8 @@ import {runInNewContext} from 'node:vm';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {FlashMaskAttention, type FlashMaskAttentionOptions, flashMaskAttention, masks} from '../src/index.js';
-import {nativeInfo, setThreads} from '../src/node.js';
+import {type AddonInfo, nativeInfo, setThreads} from '../src/node.js';
+import {whyNotOnGpu} from '../src/node/load.js';
 import {devices} from './devices.js';
 import {type Finished, Project, root} from './packed_project.js';
 import {integer, seeded} from './random.js';
@@ -62,6 +63,25 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
     expect(info.cuda.built).to.equal(info.cuda.runtime !== null);
     expect(info.cuda.archs.length > 0).to.equal(info.cuda.built);
     expect(info.devices).to.be.an('array');
+  });
+
+  it('says why CUDA kernels cannot run', () => {
+    const gpu = {name: 'A GPU', computeCapability: '8.6'};
+    const good: AddonInfo = {
+      version: '',
+      cuda: {built: true, runtime: '12.4', archs: ['80', '90', '90-ptx']},
+      driver: '13.0',
+      devices: [{name: 'Old', computeCapability: '7.5'}, gpu],
+      instructionSet: 'avx2',
+      threads: 1,
+    };
+    const without = {...good, cuda: {built: false, runtime: null, archs: []}};
+    expect(whyNotOnGpu(good)).to.equal(null);
+    expect(whyNotOnGpu({...good, driver: '12.2'}), 'an older driver of the same major version').to.equal(null);
+    expect(whyNotOnGpu(without)).to.equal('an addon without the CUDA kernels');
+    expect(whyNotOnGpu({...good, driver: '11.8'})).to.match(/built with CUDA 12.4 on a driver for CUDA 11.8/);
+    expect(whyNotOnGpu({...good, driver: null})).to.match(/a driver for CUDA none/);
+    expect(whyNotOnGpu({...good, devices: good.devices.slice(0, 1)})).to.match(/8.0 or newer but Old \(7.5\)/);
   });
 
   describe('errors', () => {
@@ -227,7 +247,7 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
         console.log(JSON.stringify(flashmask.nativeInfo()));`;
       const finished = await new Project().run('main.mjs', script, withoutAddon);
       expectResults(finished, 1);
-      expect(finished.stderr).to.include('`npm rebuild tfjs-flashmask`').and.include('`npx tfjs-flashmask doctor`');
+      expect(finished.stderr).to.include('`npx tfjs-flashmask doctor`').and.include('scripts/build_native.mjs`');
       expect(finished.stdout).to.include(
         "precision on the backend 'tensorflow' must be one of its own ('auto' and 'float32')",
       );

@@ -119,8 +119,8 @@ function warnOnce(reason: string): void {
   warned = true;
   console.warn(
     `flashMaskAttention: the backend 'tensorflow' must have the native kernels to be fast, got ${reason}. Run ` +
-      '`npm rebuild tfjs-flashmask` to build them; `npx tfjs-flashmask doctor` says what is missing. Until then the ' +
-      'kernels composed from tfjs ops run.',
+      '`npx tfjs-flashmask doctor`: it says how to mend that; `node node_modules/tfjs-flashmask/scripts/build_native.mjs` ' +
+      'builds them. Until then the kernels composed from tfjs ops run.',
   );
 }
 
