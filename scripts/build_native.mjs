@@ -50,8 +50,8 @@ const COMPILE = ['-std=c++17', '-O3', '-DNDEBUG', '-fPIC', '-pthread', '-fvisibi
 const SECTIONS = ['-ffunction-sections', '-fdata-sections'];
 /** Flags of files that are compiled for one instruction set; which of them runs is decided at run time. */
 const INSTRUCTION_SETS = [
-  [/_avx2\.cc$/, ['-mavx2', '-mfma', '-mf16c']],
-  [/_avx512\.cc$/, ['-mavx512f', '-mavx512vl', '-mavx512dq', '-mavx512bw', '-mavx2', '-mfma', '-mf16c']],
+  [/(^|[_/])avx2\.cc$/, ['-mavx2', '-mfma']],
+  [/(^|[_/])avx512\.cc$/, ['-mavx512f', '-mavx512vl', '-mavx512dq', '-mavx512bw', '-mavx2', '-mfma']],
 ];
 
 /** An error whose message is all that the user needs. */
