@@ -40,7 +40,7 @@ type Timed = Pick<BenchRecord, 'forwardMs' | 'backwardMs' | 'forwardTflops' | 'b
 const both = ({forwardMs = NaN, backwardMs = NaN}: Timed): number => forwardMs + backwardMs;
 const callOf = ({device, mask, B, N, H, Hkv, D, input}: CudaRecord): string =>
   [device, input, mask, B, N, H, Hkv, D].join(' ');
-const speeds = (x?: Timed): string => `${figure(x?.forwardTflops)} / ${figure(x?.backwardTflops)}`;
+const speeds = (x?: Timed): string => (x ? `${figure(x.forwardTflops)} / ${figure(x.backwardTflops)}` : '–');
 const faster = (ours: Timed, theirs?: Timed): string => (theirs ? times(both(theirs) / both(ours)) : '–');
 
 /** Where a call was measured twice, the later line counts. */
