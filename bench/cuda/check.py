@@ -173,6 +173,8 @@ def magnitude_cases(sixteen):
         }
     for name, spread in spreads.items():
         for precision in precisions(sixteen):
+            if sixteen and precision == 'float16' and name == 'tiny':
+                continue  # the weights' gradients are below float16's range: whoever passes float16 scales their loss
             for DD in (64, 128):
                 yield case('magnitude', f'{name}, {precision}, D {DD}', S=131, form='lts', spread=spread, precision=precision, DD=DD)
     for scale in (0, 1, 0.01, -0.3):
