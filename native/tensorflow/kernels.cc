@@ -1,6 +1,7 @@
 // TensorFlow's kernels: they read a call's attributes and tensors, and run the kernels of native/cpu or native/cuda on
 // them.
 #include <array>
+#include <cstddef>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -141,7 +142,7 @@ class Call {
   void* Scratch(size_t bytes) {
     if (bytes == 0) return nullptr;
     const auto length = static_cast<int64_t>(bytes);
-    AllocatorAttributes attributes = {sizeof(AllocatorAttributes), 0};
+    AllocatorAttributes attributes = {offsetof(AllocatorAttributes, onHost) + 1, 0};
     return Keep(api.AllocateTemp(context_, kUint8, &length, 1, &attributes, status_.get()));
   }
 
