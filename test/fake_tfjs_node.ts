@@ -1,0 +1,183 @@
+/**
+ * @file Stand-ins for what `setup-node` puts together, small enough to be made in a moment: wheels of TensorFlow with libraries of a
+ * few kilobytes, and a tfjs-node whose C++ sources are a few lines. pip, the compiler and Node are the real ones.
+ */
+import {spawn, spawnSync} from 'node:child_process';
+import {chmodSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {dirname, join} from 'node:path';
+import {pathToFileURL} from 'node:url';
+import {type Zippable, strToU8, zipSync} from 'fflate';
+import {type Finished, root, temporaryFolder} from './packed_project.js';
+
+export const FAKE_VERSION = '2.99.0';
+export const MACHINE = process.arch === 'arm64' ? 'aarch64' : 'x86_64';
+/** For arm64 there is one wheel. */
+export const CPU_WHEEL = process.arch === 'arm64' ? 'tensorflow' : 'tensorflow_cpu';
+
+const CLI = join(root, 'src', 'cli', 'main.ts');
+const TSX = pathToFileURL(join(root, 'node_modules', 'tsx', 'dist', 'loader.mjs')).href;
+
+/** Why the whole way cannot be gone here, or undefined. */
+export function whyNotHere(): string | undefined {
+  const runs = (command: string, ...args: string[]) => spawnSync(command, args).status === 0;
+  if (process.platform !== 'linux') return 'setup-node is for Linux';
+  if (!runs('python3', '-m', 'pip', '--version')) return 'no pip';
+  return runs('g++', '--version') ? undefined : 'no g++';
+}
+
+function write(path: string, content: string | Uint8Array): void {
+  mkdirSync(dirname(path), {recursive: true});
+  writeFileSync(path, content);
+}
+
+/** A folder of programs to be first, or alone, on PATH. */
+export function programs(scripts: Record<string, string>): string {
+  const folder = temporaryFolder();
+  for (const [name, script] of Object.entries(scripts)) {
+    write(join(folder, name), `#!/bin/sh\n${script}\n`);
+    chmodSync(join(folder, name), 0o755);
+  }
+  return folder;
+}
+
+const INDEX = `
+const binding = require('./lib/napi-v8/tfjs_binding.node');
+const {usesGpu = false} = binding;
+exports.version = {'tfjs-node': '4.22.0'};
+exports.tensor2d = (rows) => rows;
+exports.matMul = (a, b) => ({dataSync: () => a.flatMap((row) => b[0].map((_, j) => row[0] * b[0][j] + row[1] * b[1][j]))});
+exports.backend = () => ({binding, isUsingGpuDevice: usesGpu});
+`;
+
+const BACKEND = `
+#include "tensorflow/c/c_api.h"
+const char* Version() { return TF_Version(); }
+`;
+
+const BINDING = `
+#include <node_api.h>
+const char* Version();
+static napi_value Init(napi_env env, napi_value exports) {
+  napi_value version;
+  napi_create_string_utf8(env, Version(), NAPI_AUTO_LENGTH, &version);
+  napi_set_named_property(env, exports, "TF_Version", version);
+  return exports;
+}
+NAPI_MODULE(tfjs_binding, Init)
+`;
+
+/** A project with the small tfjs-node. */
+export class FakeProject {
+  readonly folder = temporaryFolder();
+  readonly cache = temporaryFolder();
+  readonly tfjsNode: string;
+  readonly binding: string;
+
+  constructor(name = 'tfjs-node') {
+    this.tfjsNode = join(this.folder, 'node_modules', '@tensorflow', name);
+    this.binding = join(this.tfjsNode, 'lib', 'napi-v8', 'tfjs_binding.node');
+    const binary = {
+      module_name: 'tfjs_binding',
+      module_path: './lib/napi-v{napi_build_version}',
+      napi_versions: [7, 8],
+    };
+    this.source(
+      'package.json',
+      JSON.stringify({name: `@tensorflow/${name}`, version: '4.22.0', main: 'index.js', binary}),
+    );
+    this.source('index.js', INDEX);
+    this.source('binding/tfjs_backend.cc', BACKEND);
+    this.source('binding/tfjs_binding.cc', BINDING);
+  }
+
+  /** Replaces a file of tfjs-node. */
+  source(name: string, content: string): void {
+    write(join(this.tfjsNode, name), content);
+  }
+
+  /** Runs the command there, with wheels from `wheels` alone. */
+  start(args: string[], {wheels = '', env = {}}: {wheels?: string; env?: NodeJS.ProcessEnv} = {}): RunningCommand {
+    const pip = {PIP_NO_INDEX: '1', PIP_FIND_LINKS: wheels, PIP_CONFIG_FILE: '/dev/null', PIP_NO_CACHE_DIR: '1'};
+    return startCommand(this.folder, args, {...pip, XDG_CACHE_HOME: this.cache, CXX: '', ...env});
+  }
+}
+
+export type RunningCommand = Promise<Finished> & {kill: (signal: NodeJS.Signals) => void};
+
+/** Runs `tfjs-flashmask` from the sources, in a folder. */
+export function startCommand(cwd: string, args: string[], env: NodeJS.ProcessEnv = {}): RunningCommand {
+  const child = spawn(process.execPath, ['--import', TSX, CLI, ...args], {
+    cwd,
+    env: {...process.env, NODE_OPTIONS: '', ...env},
+  });
+  const finished: Finished = {code: null, signal: null, stdout: '', stderr: ''};
+  child.stdout.on('data', (data: Buffer) => (finished.stdout += data.toString()));
+  child.stderr.on('data', (data: Buffer) => (finished.stderr += data.toString()));
+  const promise = new Promise<Finished>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', (code, signal) => {
+      resolve({...finished, code, signal});
+    });
+  });
+  return Object.assign(promise, {kill: (signal: NodeJS.Signals) => child.kill(signal)});
+}
+
+/** Writes a wheel with these files and returns its path. `tag` is such as `cp312-cp312-manylinux_2_17_x86_64`. */
+export function writeWheel(
+  folder: string,
+  name: string,
+  version: string,
+  tag: string,
+  files: Zippable,
+  requires = '',
+): string {
+  const info = `${name}-${version}.dist-info`;
+  const metadata = `Metadata-Version: 2.1\nName: ${name.replaceAll('_', '-')}\nVersion: ${version}\n${requires}`;
+  const wheel = `Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: ${tag}\n`;
+  const path = join(folder, `${name}-${version}-${tag}.whl`);
+  write(
+    path,
+    zipSync({
+      ...files,
+      [`${info}/METADATA`]: strToU8(metadata),
+      [`${info}/WHEEL`]: strToU8(wheel),
+      [`${info}/RECORD`]: strToU8(''),
+    }),
+  );
+  return path;
+}
+
+/** A shared library out of one line of C. */
+function library(name: string, code: string): Uint8Array {
+  const folder = temporaryFolder();
+  const [source, out] = [join(folder, 'source.c'), join(folder, name)];
+  writeFileSync(source, code);
+  const {status, stderr} = spawnSync('g++', ['-x', 'c', '-shared', '-fPIC', `-Wl,-soname,${name}`, source, '-o', out]);
+  if (status !== 0) {
+    throw new Error(stderr.toString());
+  }
+  return readFileSync(out);
+}
+
+let libraries: Zippable | undefined;
+
+/** What a wheel of TensorFlow has in it, as far as it is used, and something that is not. */
+export function tensorFlowFiles(): Zippable {
+  libraries ??= {
+    'tensorflow/libtensorflow_cc.so.2': library(
+      'libtensorflow_cc.so.2',
+      `const char* TF_Version(void) { return "${FAKE_VERSION}"; }`,
+    ),
+    'tensorflow/libtensorflow_framework.so.2': library('libtensorflow_framework.so.2', 'int framework;'),
+    'tensorflow/include/tensorflow/c/c_api.h': strToU8('extern "C" const char* TF_Version(void);\n'),
+    'tensorflow/python/large.py': strToU8('not used'),
+  };
+  return libraries;
+}
+
+/** A folder with the wheel of the small TensorFlow. */
+export function wheelFolder({name = CPU_WHEEL, python = 'cp312', requires = '', version = FAKE_VERSION} = {}): string {
+  const folder = temporaryFolder();
+  writeWheel(folder, name, version, `${python}-${python}-manylinux_2_17_${MACHINE}`, tensorFlowFiles(), requires);
+  return folder;
+}
