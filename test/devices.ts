@@ -58,7 +58,9 @@ export const devices: readonly Device[] = [
 export function onEachDevice(define: (device: Device) => void): void {
   for (const device of devices) {
     if (device.skip) {
-      describe.skip(`on ${device.name} (${device.skip})`, () => define(device));
+      // One line, not hundreds, for a device that only some machines have and that has to be asked for.
+      const all = device.name === 'tensorflow-gpu' ? () => it('all tests') : () => define(device);
+      describe.skip(`on ${device.name} (${device.skip})`, all);
       continue;
     }
     describe(`on ${device.name}`, () => {

@@ -29,6 +29,7 @@ import {createWebGPUBackend, FlashMask, flashMaskAttention, masks} from 'tfjs-fl
 import type {CreateWebGPUBackendOptions, FlashMaskAttentionOptions} from 'tfjs-flashmask';
 import * as withOp from 'tfjs-flashmask/tf';
 import {useWebGPU, type WebGPUInfo} from 'tfjs-flashmask/node-webgpu';
+import {nativeInfo, setThreads, type NativeInfo} from 'tfjs-flashmask/node';
 
 const wave = (shape: [number, number, number, number], step: number): tf.Tensor4D =>
   tf.tensor4d(Float32Array.from({length: shape.reduce((a, b) => a * b)}, (_, i) => Math.sin(step * i)), shape);
@@ -37,6 +38,9 @@ const ask: CreateWebGPUBackendOptions = {setBackend: false};
 export const unused: [() => Promise<WebGPUInfo>, () => Promise<{device: GPUDevice}>] = [useWebGPU, () => createWebGPUBackend(ask)];
 
 async function main(): Promise<void> {
+  const native: NativeInfo = nativeInfo();
+  if (native.path !== null && native.threads < 1) throw new Error();
+  setThreads(0);
   await tf.setBackend('cpu');
   const q = wave([1, 6, 2, 4], 1), k = wave([1, 6, 1, 4], 2), v = wave([1, 6, 1, 4], 3);
   const mask: FlashMask = masks.causalDocument([2, 4]);
@@ -89,10 +93,20 @@ describe('the packed package', () => {
   it('holds what its users need and nothing else', () => {
     const {stdout} = spawnSync('tar', ['-tzf', packedTarball()], {encoding: 'utf8'});
     const files = stdout.trim().split('\n');
-    for (const needed of ['LICENSE', 'README.md', 'CHANGELOG.md', 'package.json', 'dist/tfjs-flashmask.min.js']) {
+    const root = ['LICENSE', 'README.md', 'CHANGELOG.md', 'package.json'];
+    const native = [
+      'native/attention.h',
+      'native/node/addon.cc',
+      'native/node/exports.map',
+      'scripts/build_native.mjs',
+    ];
+    for (const needed of [...root, ...native, 'dist/tfjs-flashmask.min.js', 'dist/node/node.js']) {
       expect(files).to.include(`package/${needed}`);
     }
-    const others = files.filter((name) => !/^package\/(dist\/|[A-Z]+(\.md)?$|package\.json$)/.test(name));
+    const others = files.filter(
+      (name) =>
+        !/^package\/((dist|native|prebuilds)\/|scripts\/build_native\.mjs$|[A-Z]+(\.md)?$|package\.json$)/.test(name),
+    );
     expect(others).to.deep.equal([]);
   });
 

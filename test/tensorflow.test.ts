@@ -2,6 +2,7 @@
  * @file What is particular to the backend 'tensorflow': the Node addon and its op beside TensorFlow's own, errors of theirs, threads,
  * and the warnings where the native kernels do not run. The tables of cases run on it too, in the other files.
  */
+import {readFileSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {setFlagsFromString} from 'node:v8';
 import {runInNewContext} from 'node:vm';
@@ -41,6 +42,16 @@ async function attend([q, k, v, dOut]: Four, options: FlashMaskAttentionOptions 
   const results = await Promise.all([value, ...grads].map((x) => x.data<'float32'>()));
   tf.dispose([value, ...grads]);
   return results;
+}
+
+const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {version: string};
+
+/** A project as on a platform that the package has no addon for. */
+function projectWithoutPrebuild(): Project {
+  const project = new Project();
+  rmSync(join(project.folder, 'node_modules/tfjs-flashmask/prebuilds'), {recursive: true, force: true});
+  project.link('node-api-headers');
+  return project;
 }
 
 setFlagsFromString('--expose_gc');
@@ -292,6 +303,41 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
       const finished = await new Project().run('main.mjs', script, env);
       expectResults(finished, 0);
       expect(finished.stdout).to.include('libtensorflow must be loaded before the addon, got none');
+    });
+  });
+
+  describe('the install step', () => {
+    const BUILD = 'node_modules/tfjs-flashmask/scripts/build_native.mjs';
+    const install = (project: Project, env: NodeJS.ProcessEnv = {}) =>
+      project.start([BUILD, '--install', '--no-cuda'], env);
+
+    it('says in one line that there is no compiler, and lets the installation go on', async () => {
+      const finished = await install(projectWithoutPrebuild(), {CXX: 'no-such-compiler'});
+      expect(finished.code).to.equal(0);
+      expect(finished.stderr.trim().split('\n')).to.have.length(1);
+      expect(finished.stderr).to.match(
+        /without the native kernels for tfjs-node: a C\+\+ compiler must be there, got none/,
+      );
+    });
+
+    it('says where to read what a compiler had against the sources', async () => {
+      const project = projectWithoutPrebuild();
+      project.write('node_modules/tfjs-flashmask/native/tensorflow/ops.cc', 'not C++');
+      const finished = await install(project);
+      expect(finished.code).to.equal(0);
+      expect(finished.stderr).to.match(/without the native kernels for tfjs-node: \S+ failed: see (\S+)build\.log/);
+    });
+
+    it('builds the addon where none is there, and does nothing where one is', async () => {
+      const project = projectWithoutPrebuild();
+      expect((await install(project)).stderr).to.match(/build\/Release\/tfjs_flashmask\.node in [\d.]+ s: CPU\n$/);
+      const show = "import {nativeInfo} from 'tfjs-flashmask/node'; console.log(JSON.stringify(nativeInfo()));";
+      const {stdout} = await project.run('main.mjs', show);
+      expect(JSON.parse(stdout))
+        .to.include({version})
+        .and.to.have.property('path')
+        .that.includes('tfjs_flashmask.node');
+      expect(await install(project, {CXX: 'no-such-compiler'})).to.include({code: 0, stdout: '', stderr: ''});
     });
   });
 });
