@@ -4,7 +4,9 @@
  */
 import {registerNativeKernels} from './node/kernel.js';
 import {type AddonInfo, findAddon} from './node/load.js';
+import {restoreRemovedUtil} from './node/removed_util.js';
 
+restoreRemovedUtil();
 registerNativeKernels();
 
 export * from './index.js';

@@ -5,7 +5,6 @@
  */
 import {createRequire} from 'node:module';
 import {join} from 'node:path';
-import util from 'node:util';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
 import {flashMaskAttention, masks} from '../index.js';
@@ -89,8 +88,6 @@ function nativeKernel(onGpu: boolean, {cuda, instructionSet, threads}: AddonInfo
 }
 
 async function probeTensorFlow(folder: string): Promise<ProbeResult> {
-  // As `tfjs-flashmask/node` does; tfjs-node calls them while it is loaded.
-  Object.assign(util, {isNullOrUndefined: (x: unknown) => x == null, isArray: Array.isArray});
   fromHere(folder);
   await import('../node.js');
   const {findAddon, whyNotNative} = await import('../node/load.js');
