@@ -1,0 +1,227 @@
+// Included in the anonymous namespace of an instruction set. The backward pass (arXiv 2410.01359, algorithm 2): chunk by chunk of
+// keys over the live tiles of all panels, weights recomputed from lse. dk and dv of a chunk stay in the cache; dq of a panel is added
+// to the output, or to one of several partial outputs, once a chunk.
+
+struct BackwardItem {
+  int64_t b;
+  int64_t keyHead;
+  int64_t keySplit;
+  int64_t panelSplit;
+};
+
+inline BackwardItem BackwardItemAt(const BackwardPlan& plan, int64_t index) {
+  BackwardItem item;
+  // The first keys and the last rows of a causal mask have most pairs: long items first.
+  item.keySplit = index % plan.keySplits;
+  item.panelSplit = plan.panelSplits - 1 - index / plan.keySplits % plan.panelSplits;
+  const int64_t head = index / plan.keySplits / plan.panelSplits;
+  item.b = head / plan.problem.Hkv;
+  item.keyHead = head % plan.problem.Hkv;
+  return item;
+}
+
+// Some tiles of one key head, packed.
+struct Chunk {
+  int64_t firstTile;
+  int64_t endTile;
+  int64_t keys;
+};
+
+inline Chunk BeginChunk(const BackwardPlan& plan, const BackwardItem& item, int64_t firstTile, int64_t endTile, const BackwardScratch& s) {
+  const Problem& p = plan.problem;
+  Chunk chunk;
+  chunk.firstTile = firstTile;
+  chunk.endTile = Least(firstTile + plan.chunkTiles, endTile);
+  const int64_t first = firstTile * kKeyTile;
+  chunk.keys = Least(chunk.endTile * kKeyTile, p.Sk) - first;
+  const float* keys = plan.tensors.k + item.b * plan.k.batch + item.keyHead * plan.k.head + first * plan.k.row;
+  const float* values = plan.tensors.v + item.b * plan.v.batch + item.keyHead * plan.v.head + first * plan.v.row;
+  PackGroups(keys, plan.k.row, chunk.keys, p.D, s.keys);
+  PackGroups(values, plan.v.row, chunk.keys, p.Dv, s.values);
+  for (int64_t i = 0; i < chunk.keys; ++i) {
+    const float* row = keys + i * plan.k.row;
+    PackRows(&row, 1, p.D, s.keyRows + i * PackedRow(p.D), PackedRow(p.D));
+  }
+  const int64_t tileKeys = (chunk.endTile - firstTile) * kKeyTile;
+  __builtin_memset(s.dKeys, 0, sizeof(float) * static_cast<size_t>(tileKeys * PackedRow(p.D)));
+  __builtin_memset(s.dValues, 0, sizeof(float) * static_cast<size_t>(tileKeys * PackedRow(p.Dv)));
+  return chunk;
+}
+
+// Writes rows times a factor to a tensor.
+inline void EndChunk(const float* rows, int64_t packed, int64_t count, int64_t channels, float factor, float* to, int64_t stride) {
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t c = 0; c < channels; ++c) to[r * stride + c] = rows[r * packed + c] * factor;
+  }
+}
+
+inline void WriteKeyGradients(const BackwardPlan& plan, const BackwardItem& item, const Chunk& chunk, const BackwardScratch& s) {
+  const Problem& p = plan.problem;
+  const int64_t part = item.panelSplit - 1;
+  float* dk = item.panelSplit == 0 ? plan.tensors.dk : plan.dkPartials + part * p.B * plan.k.batch;
+  float* dv = item.panelSplit == 0 ? plan.tensors.dv : plan.dvPartials + part * p.B * plan.v.batch;
+  const int64_t first = chunk.firstTile * kKeyTile;
+  EndChunk(s.dKeys, PackedRow(p.D), chunk.keys, p.D, p.scale, dk + item.b * plan.k.batch + item.keyHead * plan.k.head + first * plan.k.row,
+           plan.k.row);
+  EndChunk(s.dValues, PackedRow(p.Dv), chunk.keys, p.Dv, 1.0f,
+           dv + item.b * plan.v.batch + item.keyHead * plan.v.head + first * plan.v.row, plan.v.row);
+}
+
+// Packs queries and gradients of a panel. Rows that see no key become zeros with an lse of infinity: their weights are exactly 0,
+// whatever flows into them.
+inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& rows, const BackwardScratch& s) {
+  const Problem& p = plan.problem;
+  const float* queries[kPanel];
+  const float* dOuts[kPanel];
+  RowPointers(plan.tensors.q, plan.q, b, rows, queries);
+  RowPointers(plan.tensors.dOut, plan.out, b, rows, dOuts);
+  for (int i = 0; i < kPanel; ++i) {
+    const int64_t at = (b * p.H + rows.head[i]) * p.Sq + rows.row[i];
+    const bool empty = i >= rows.count || plan.tensors.lse[at] == -INFINITY;
+    s.lse[i] = empty ? INFINITY : plan.tensors.lse[at];
+    s.shift[i] = empty ? 0.0f : plan.rowShift[at];
+    if (empty) queries[i] = dOuts[i] = kZeros;
+  }
+  const int lanes = VectorsOf(rows.count) * kLanes;
+  PackColumns(queries, lanes, p.D, s.queries, kPanel);
+  PackColumns(dOuts, lanes, p.Dv, s.dOuts, kPanel);
+  PackRows(queries, rows.count, p.D, s.queryRows, PackedRow(p.D));
+  PackRows(dOuts, rows.count, p.Dv, s.dOutRows, PackedRow(p.Dv));
+  __builtin_memset(s.dQueries, 0, sizeof(float) * static_cast<size_t>(kPanel * PackedRow(p.D)));
+}
+
+// Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores, of one vector of rows.
+template <bool kMasked, bool kDropout>
+inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows& rows, int vector, int64_t tile, int64_t count,
+                           const BackwardScratch& s) {
+  const int lane = vector * kLanes;
+  const F lse = Load(s.lse + lane);
+  const F shift = Load(s.shift + lane);
+  DropLanes drop = {};
+  if (kDropout) drop = DropLanesOf(plan, b, rows, vector);
+  F factors[4];
+  for (int64_t key = 0; key < count; ++key) {
+    float* weightAt = s.weights + key * kPanel + lane;
+    float* gradientAt = s.dScores + key * kPanel + lane;
+    const F score = Load(weightAt);
+    const F weight = Exp(Sub(score, lse));
+    F gradient = Load(gradientAt);
+    F dropped = weight;
+    if (kDropout) {
+      if (key % 4 == 0) KeepFactors(plan.problem, drop, (tile * kKeyTile + key) / 4, factors);
+      gradient = Mul(gradient, factors[key % 4]);
+      dropped = Mul(weight, factors[key % 4]);
+    }
+    gradient = Mul(weight, Sub(gradient, shift));
+    // 0 times NaN would be NaN.
+    if (kMasked) gradient = Select(Equal(score, Set(-INFINITY)), Zero(), gradient);
+    Store(weightAt, dropped);
+    Store(gradientAt, gradient);
+  }
+}
+
+inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows& rows, int vector, const LiveTile& tile,
+                           int64_t count, const BackwardScratch& s) {
+  if (plan.problem.dropoutThreshold != 0) {
+    ScoreGradients<true, true>(plan, b, rows, vector, tile.index, count, s);
+  } else if (tile.partial) {
+    ScoreGradients<true, false>(plan, b, rows, vector, tile.index, count, s);
+  } else {
+    ScoreGradients<false, false>(plan, b, rows, vector, tile.index, count, s);
+  }
+}
+
+// One tile of one panel: five products.
+inline void BackwardTile(const BackwardPlan& plan, int64_t b, const PanelRows& rows, const Chunk& chunk, const LiveTile& tile,
+                         const BackwardScratch& s) {
+  const Problem& p = plan.problem;
+  const int64_t begin = (tile.index - chunk.firstTile) * kKeyTile;
+  const int64_t count = Least(kKeyTile, chunk.keys - begin);
+  const int64_t groups = CeilDiv(count, kMicroRows);
+  const int vectors = VectorsOf(rows.count);
+  const int64_t rowD = PackedRow(p.D);
+  const int64_t rowDv = PackedRow(p.Dv);
+  Scores<false>(groups, vectors, p.D, s.keys + begin * p.D, s.queries, p.scale, s.weights, nullptr);
+  Scores<false>(groups, vectors, p.Dv, s.values + begin * p.Dv, s.dOuts, 1.0f, s.dScores, nullptr);
+  float unused[kPanel];
+  if (tile.partial) MaskScores(plan, rows, vectors, tile.index, count, s.weights, unused);
+  for (int v = 0; v < vectors; ++v) ScoreGradients(plan, b, rows, v, tile, count, s);
+  AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(p.Dv)), rows.count, s.weights, 1, s.dOutRows, rowDv,
+                     s.dValues + begin * rowDv, rowDv);
+  AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(p.D)), rows.count, s.dScores, 1, s.queryRows, rowD,
+                     s.dKeys + begin * rowD, rowD);
+  AddProduct<1>(CeilDiv(rows.count, kMicroRows), kMicroRows, VectorsOf(static_cast<int>(p.D)), count, s.dScores, kPanel,
+                s.keyRows + begin * rowD, rowD, s.dQueries, rowD);
+}
+
+// Adds a panel's dq to the output of its key split; the first chunk stores it.
+inline void AddQueryGradients(const BackwardPlan& plan, const BackwardItem& item, const PanelRows& rows, bool live, bool first,
+                              const BackwardScratch& s) {
+  const Problem& p = plan.problem;
+  float* dq = item.keySplit == 0 ? plan.tensors.dq : plan.dqPartials + (item.keySplit - 1) * p.B * plan.q.batch;
+  if (!live && !first) return;
+  for (int i = 0; i < rows.count; ++i) {
+    float* to = dq + item.b * plan.q.batch + rows.head[i] * plan.q.head + rows.row[i] * plan.q.row;
+    const float* from = s.dQueries + i * PackedRow(p.D);
+    for (int64_t c = 0; c < p.D; ++c) {
+      const float gradient = live ? from[c] * p.scale : 0.0f;
+      to[c] = first ? gradient : to[c] + gradient;
+    }
+  }
+}
+
+// All live tiles of one panel in a chunk.
+inline void BackwardPanel(const BackwardPlan& plan, const BackwardItem& item, int64_t panel, const Chunk& chunk, bool first,
+                          const BackwardScratch& s) {
+  PanelRows rows;
+  ListRows(plan, item.b, item.keyHead, panel, &rows);
+  const auto next = [&](int64_t from) {
+    return NextLiveTile(plan.mask, rows.maskHead, rows.firstRow, rows.endRow, from, chunk.endTile);
+  };
+  LiveTile tile = next(chunk.firstTile);
+  const bool live = tile.index < chunk.endTile;
+  if (live) BeginPanel(plan, item.b, rows, s);
+  for (; tile.index < chunk.endTile; tile = next(tile.index + 1)) BackwardTile(plan, item.b, rows, chunk, tile, s);
+  AddQueryGradients(plan, item, rows, live, first, s);
+}
+
+void RunBackward(const BackwardPlan& plan, int64_t index, int thread) {
+  const BackwardItem item = BackwardItemAt(plan, index);
+  const BackwardScratch scratch = BackwardScratchOf(plan, thread);
+  const int64_t firstTile = item.keySplit * plan.tilesPerSplit;
+  const int64_t endTile = Least(firstTile + plan.tilesPerSplit, plan.tiles);
+  const int64_t firstPanel = item.panelSplit * plan.panelsPerSplit;
+  const int64_t endPanel = Least(firstPanel + plan.panelsPerSplit, plan.panels.count);
+  for (int64_t tile = firstTile; tile < endTile; tile += plan.chunkTiles) {
+    const Chunk chunk = BeginChunk(plan, item, tile, endTile, scratch);
+    for (int64_t panel = firstPanel; panel < endPanel; ++panel) {
+      BackwardPanel(plan, item, panel, chunk, tile == firstTile, scratch);
+    }
+    WriteKeyGradients(plan, item, chunk, scratch);
+  }
+}
+
+// rowsum(dO * out) - dLse of the rows of one panel.
+void RunRowShift(const BackwardPlan& plan, int64_t index, int thread) {
+  (void)thread;
+  const Problem& p = plan.problem;
+  const int64_t head = index / plan.panels.count;
+  const int64_t b = head / p.Hkv;
+  PanelRows rows;
+  ListRows(plan, b, head % p.Hkv, index % plan.panels.count, &rows);
+  for (int i = 0; i < rows.count; ++i) {
+    const int64_t offset = b * plan.out.batch + rows.head[i] * plan.out.head + rows.row[i] * plan.out.row;
+    const float* dOut = plan.tensors.dOut + offset;
+    const float* out = plan.tensors.out + offset;
+    F sums = Zero();
+    int64_t c = 0;
+    for (; c + kLanes <= p.Dv; c += kLanes) sums = Fma(Load(dOut + c), Load(out + c), sums);
+    float lanes[kLanes];
+    Store(lanes, sums);
+    float delta = 0.0f;
+    for (int lane = 0; lane < kLanes; ++lane) delta += lanes[lane];
+    for (; c < p.Dv; ++c) delta += dOut[c] * out[c];
+    const int64_t at = (b * p.H + rows.head[i]) * p.Sq + rows.row[i];
+    plan.rowShift[at] = delta - plan.tensors.dLse[at];
+  }
+}

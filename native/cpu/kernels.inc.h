@@ -1,0 +1,31 @@
+// The kernels of one instruction set, compiled once for each: a file kernels_<set>.cc defines FLASHMASK_ISA and includes its vectors
+// (simd/<set>.h), then this. All is in an anonymous namespace and calls no inline function of the standard library: the linker keeps
+// one of several equal inline functions, and must not keep one that older machines cannot run.
+#include <math.h>
+
+#include "../philox.h"
+#include "kernels.h"
+
+namespace flashmask {
+namespace cpu {
+namespace FLASHMASK_ISA {
+namespace {
+
+#include "exp.inc.h"
+#include "transpose.inc.h"
+#include "product.inc.h"
+#include "mask.inc.h"
+#include "dropout.inc.h"
+#include "forward.inc.h"
+#include "backward.inc.h"
+
+}  // namespace
+
+#define FLASHMASK_TEXT(x) #x
+#define FLASHMASK_NAME(x) FLASHMASK_TEXT(x)
+
+const Kernels kKernels = {FLASHMASK_NAME(FLASHMASK_ISA), RunForward, RunCombine, RunRowShift, RunBackward};
+
+}  // namespace FLASHMASK_ISA
+}  // namespace cpu
+}  // namespace flashmask

@@ -1,0 +1,6 @@
+// Compiled with the flags of this instruction set (scripts/build_native.mjs); runs only where the machine has it.
+#if defined(__x86_64__)
+#define FLASHMASK_ISA avx512
+#include "simd/avx512.h"
+#include "kernels.inc.h"
+#endif

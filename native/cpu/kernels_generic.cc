@@ -1,0 +1,6 @@
+// Runs on every machine.
+#include <cstdint>
+
+#define FLASHMASK_ISA generic
+#include "simd/generic.h"
+#include "kernels.inc.h"

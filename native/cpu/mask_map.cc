@@ -1,0 +1,143 @@
+#include "mask_map.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "geometry.h"
+#include "parallel.h"
+
+namespace flashmask {
+namespace cpu {
+namespace {
+
+constexpr int kBlockBounds = 8;
+constexpr int32_t kNone[kBlockBounds] = {0};
+
+enum class Kind { kEmpty, kPartial, kFull };
+
+// The four bounds that a column's n bounds stand for (docs/design.md section 3).
+Intervals IntervalsOf(const int32_t* bounds, int64_t n, bool causal) {
+  constexpr int32_t kMin = std::numeric_limits<int32_t>::min();
+  constexpr int32_t kMax = std::numeric_limits<int32_t>::max();
+  if (n == 1) return {{bounds[0], kMax, 0, 0}};
+  if (n == 4) return {{bounds[0], bounds[1], bounds[2], bounds[3]}};
+  return causal ? Intervals{{bounds[0], bounds[1], 0, 0}} : Intervals{{bounds[0], kMax, kMin, bounds[1]}};
+}
+
+void Widen(int32_t* range, int32_t low, int32_t high) {
+  range[0] = std::min(range[0], low);
+  range[1] = std::max(range[1], high);
+}
+
+void StartRange(int32_t* blockBounds) {
+  for (int i = 0; i < kBlockBounds; i += 2) {
+    blockBounds[i] = std::numeric_limits<int32_t>::max();
+    blockBounds[i + 1] = std::numeric_limits<int32_t>::min();
+  }
+}
+
+// Whether no interval from the smallest start to the largest end has a row in [r0, r1).
+bool Misses(const int32_t* range, int64_t r0, int64_t r1) {
+  return r1 <= range[0] || r0 >= range[3] || range[0] >= range[3];
+}
+
+// The kind of the tile of rows [r0, r1) and columns [c0, c1). Never kEmpty or kFull when it is not; src/mask/tile_map.ts says why.
+Kind Classify(const MaskMap& map, const int32_t* at, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+  const int64_t offset = map.keys - map.rows;
+  int64_t reached = map.causal ? std::max(r0, c0 - offset) : r0;
+  // Twice: the upper interval may carry on to where the lower one begins, or the other way round.
+  for (int i = 0; i < 2; ++i) {
+    if (at[1] <= reached) reached = std::max<int64_t>(reached, at[2]);
+    if (at[5] <= reached) reached = std::max<int64_t>(reached, at[6]);
+  }
+  if (reached >= r1) return Kind::kEmpty;
+  const bool belowTriangle = !map.causal || r0 >= c1 - 1 - offset;
+  return belowTriangle && Misses(at, r0, r1) && Misses(at + 4, r0, r1) ? Kind::kFull : Kind::kPartial;
+}
+
+const int32_t* TileBounds(const MaskMap& map, int64_t maskHead, int64_t tile) {
+  return map.n == 0 ? kNone : map.byTile + (maskHead * map.tiles + tile) * kBlockBounds;
+}
+
+const int32_t* GroupBounds(const MaskMap& map, int64_t maskHead, int64_t group) {
+  return map.n == 0 ? kNone : map.byGroup + (maskHead * map.groups + group) * kBlockBounds;
+}
+
+// Fills the bounds of one group of tiles, and of the tiles in it.
+void FillGroup(const MaskMap& map, int64_t maskHead, int64_t group) {
+  int32_t* ofGroup = map.byGroup + (maskHead * map.groups + group) * kBlockBounds;
+  StartRange(ofGroup);
+  const int64_t lastTile = std::min((group + 1) * kGroupTiles, map.tiles);
+  for (int64_t tile = group * kGroupTiles; tile < lastTile; ++tile) {
+    int32_t* ofTile = map.byTile + (maskHead * map.tiles + tile) * kBlockBounds;
+    StartRange(ofTile);
+    const int64_t end = std::min((tile + 1) * kKeyTile, map.keys);
+    for (int64_t j = tile * kKeyTile; j < end; ++j) {
+      const Intervals column = IntervalsOf(map.bounds + (maskHead * map.keys + j) * map.n, map.n, map.causal);
+      for (int i = 0; i < 4; ++i) Widen(ofTile + 2 * i, column.v[i], column.v[i]);
+    }
+    for (int i = 0; i < kBlockBounds; i += 2) Widen(ofGroup + i, ofTile[i], ofTile[i + 1]);
+  }
+}
+
+}  // namespace
+
+size_t MaskMapBytes(const Problem& problem) {
+  if (problem.n == 0) return 0;
+  const int64_t tiles = CeilDiv(problem.Sk, kKeyTile);
+  const int64_t groups = CeilDiv(tiles, kGroupTiles);
+  return static_cast<size_t>(problem.maskB * problem.Hm * (tiles + groups) * kBlockBounds) * sizeof(int32_t);
+}
+
+MaskMap BuildMaskMap(const Problem& problem, const int32_t* bounds, void* memory, int threads) {
+  MaskMap map = {};
+  map.bounds = bounds;
+  map.rows = problem.Sq;
+  map.keys = problem.Sk;
+  map.n = problem.n;
+  map.causal = problem.causal;
+  map.tiles = CeilDiv(problem.Sk, kKeyTile);
+  map.groups = CeilDiv(map.tiles, kGroupTiles);
+  if (map.n == 0) return map;
+  const int64_t heads = problem.maskB * problem.Hm;
+  map.byTile = static_cast<int32_t*>(memory);
+  map.byGroup = map.byTile + heads * map.tiles * kBlockBounds;
+  constexpr int64_t kSmall = 16;  // A group takes a microsecond: waking a thread for a few takes longer.
+  const int64_t items = heads * map.groups;
+  ParallelFor(items < kSmall ? 1 : threads, items,
+              [&](int64_t item, int) { FillGroup(map, item / map.groups, item % map.groups); });
+  return map;
+}
+
+int64_t MaskHead(const Problem& p, int64_t b, int64_t h) {
+  return (p.maskB == 1 ? 0 : b) * p.Hm + h / (p.H / p.Hm);
+}
+
+LiveTile NextLiveTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, int64_t from, int64_t to) {
+  int64_t end = to;
+  if (map.causal) end = std::min(end, CeilDiv(std::max<int64_t>(r1 + map.keys - map.rows, 0), kKeyTile));
+  for (int64_t tile = from; tile < end; ++tile) {
+    const int64_t c0 = tile * kKeyTile;
+    if (tile % kGroupTiles == 0) {
+      const int64_t groupEnd = std::min(c0 + kGroupTiles * kKeyTile, map.keys);
+      if (Classify(map, GroupBounds(map, maskHead, tile / kGroupTiles), r0, r1, c0, groupEnd) == Kind::kEmpty) {
+        tile += kGroupTiles - 1;
+        continue;
+      }
+    }
+    const int64_t c1 = std::min(c0 + kKeyTile, map.keys);
+    const Kind kind = Classify(map, TileBounds(map, maskHead, tile), r0, r1, c0, c1);
+    if (kind != Kind::kEmpty) return {tile, kind == Kind::kPartial};
+  }
+  return {to, false};
+}
+
+void ColumnIntervals(const MaskMap& map, int64_t maskHead, int64_t begin, int64_t count, Intervals* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t* column = map.bounds + (maskHead * map.keys + begin + i) * map.n;
+    out[i] = map.n == 0 ? Intervals{{0, 0, 0, 0}} : IntervalsOf(column, map.n, map.causal);
+  }
+}
+
+}  // namespace cpu
+}  // namespace flashmask
