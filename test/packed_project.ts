@@ -7,8 +7,10 @@ import {fileURLToPath} from 'node:url';
 
 export const root = fileURLToPath(new URL('..', import.meta.url));
 
-/** What a user of every entry would have installed, npm's own choice among it; links, since they are on this disk already. */
-const PEERS = ['node-gyp-build', '@tensorflow', '@sparticuz', '@types', '@webgpu', 'webgpu', 'undici-types'];
+/** What a user of every entry would have installed; links, since they are on this disk already. */
+const PEERS = ['@tensorflow', '@sparticuz', '@types', '@webgpu', 'webgpu', 'undici-types'];
+/** What npm installs with the package itself. */
+const DEPENDENCIES = ['cli-progress', 'commander', 'node-api-headers', 'node-gyp-build'];
 
 export interface Finished {
   code: number | null;
@@ -60,8 +62,8 @@ export class Project {
     mkdirSync(join(modules, 'tfjs-flashmask'), {recursive: true});
     this.write('package.json', JSON.stringify({name: 'a-project', private: true, type}));
     mustRun('tar', ['-xzf', packedTarball(), '--strip-components=1', '-C', join(modules, 'tfjs-flashmask')], root);
-    PEERS.filter((peer) => !without.includes(peer)).forEach((peer) => {
-      this.link(peer);
+    [...DEPENDENCIES, ...PEERS.filter((peer) => !without.includes(peer))].forEach((name) => {
+      this.link(name);
     });
   }
 
