@@ -21,6 +21,7 @@ import {
   readdirSync,
   renameSync,
   rmSync,
+  rmdirSync,
   statSync,
   utimesSync,
   writeFileSync,
@@ -328,7 +329,9 @@ async function install(options) {
     const [line, ...more] = (error instanceof BuildError ? error.message : String(error)).split('\n');
     log(`without the native kernels for tfjs-node: ${line}${more.length > 0 ? ` see ${writeLog(more)}` : ''}`);
   } finally {
+    // Nobody builds here twice.
     rmSync(CACHE, {recursive: true, force: true});
+    if (existsSync(dirname(CACHE)) && readdirSync(dirname(CACHE)).length === 0) rmdirSync(dirname(CACHE));
   }
 }
 
