@@ -7,7 +7,7 @@ const SILENT_TAGS = ['@file', '@doc'];
 
 /** @type {Partial<import('typedoc').TypeDocOptions>} */
 export default {
-  entryPoints: ['src/index.ts', 'src/node-webgpu.ts'],
+  entryPoints: ['src/index.ts', 'src/node.ts', 'src/node-webgpu.ts'],
   tsconfig: 'tsconfig.build.json',
   out: 'docs/api',
   name: 'tfjs-flashmask',

@@ -11,6 +11,7 @@ const DOCUMENTS = [
   'docs/design.md',
   'docs/benchmarks.md',
   'docs/main-job.md',
+  'docs/native.md',
 ];
 
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
