@@ -340,7 +340,7 @@ describe('setup-node', () => {
       const requires =
         'Requires-Dist: numpy>=1.26\n' +
         'Requires-Dist: nvidia-parts-cu12<13.0,>=12.5; extra == "and-cuda"\n' +
-        "Requires-Dist: nvidia-more-cu12<10,>=9 ; extra == 'and-cuda'\n";
+        "Requires-Dist: nvidia-more-cu12 (<10,>=9) ; extra == 'and-cuda'\n";
       const wheels = wheelFolder({name: 'tensorflow', requires});
       const files = (part: string) => ({
         [`nvidia/${part}/lib/lib${part}.so.12`]: strToU8(part),

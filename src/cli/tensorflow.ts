@@ -110,8 +110,8 @@ async function sha256(path: string): Promise<string> {
 /** What of a wheel is kept: libraries, the C API's headers and those that they include, and what a CUDA library is run with. */
 const KEPT = [
   /^tensorflow\/libtensorflow_(cc|framework)\.so\.2$/,
-  /^tensorflow\/include\/(tensorflow|xla\/tsl|tsl)\/c\/.*\.h$/,
-  /^tensorflow\/include\/(tensorflow\/core|tsl|xla\/tsl)\/platform\/ctstring(_internal)?\.h$/,
+  /^tensorflow\/include\/(tensorflow|(tensorflow\/|xla\/)?tsl)\/c\/.*\.h$/,
+  /^tensorflow\/include\/(tensorflow\/core|(tensorflow\/|xla\/)?tsl)\/platform\/ctstring(_internal)?\.h$/,
   /^nvidia\/[^/]+\/lib\/[^/]+\.so[.\d]*$/,
   /^nvidia\/cuda_nvcc\/(bin|nvvm)\//,
   /^[^/]+\.dist-info\/METADATA$/,
@@ -226,8 +226,9 @@ class Fetching {
   cudaRequirements(): string[] {
     const info = readdirSync(this.folder).find((name) => /^tensorflow.*\.dist-info$/.test(name));
     const metadata = info ? readFileSync(join(this.folder, info, 'METADATA'), 'utf8') : '';
-    const pattern = /^Requires-Dist: (nvidia-[^;\s]+)\s*;\s*extra == ["']and-cuda["']/gm;
-    return [...metadata.matchAll(pattern)].map(([, requirement]) => requirement);
+    // Older wheels write `nvidia-cublas-cu12 (==12.2.5.6) ; extra == 'and-cuda'`.
+    const pattern = /^Requires-Dist: (nvidia-[^;]+);\s*extra == ["']and-cuda["']/gm;
+    return [...metadata.matchAll(pattern)].map(([, requirement]) => requirement.replace(/[\s()]/g, ''));
   }
 
   /** Every file but the records, with its size. */
@@ -268,7 +269,11 @@ async function fetchAll(choice: TensorFlowChoice, partial: string, output: Conso
     rmSync(partial, {recursive: true, force: true});
     throw error;
   }
-  for (const requirement of choice.gpu ? fetching.cudaRequirements() : []) {
+  const cuda = choice.gpu ? fetching.cudaRequirements() : [];
+  if (choice.gpu && cuda.length === 0) {
+    output.say(`TensorFlow ${choice.version} names no wheels of CUDA: its CUDA and cuDNN must be on this machine.`);
+  }
+  for (const requirement of cuda) {
     await fetching.fetch(requirement);
   }
   writeJson(join(partial, MANIFEST), fetching.manifest());
