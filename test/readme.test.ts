@@ -12,6 +12,7 @@ const DOCUMENTS = [
   'docs/benchmarks.md',
   'docs/main-job.md',
   'docs/native.md',
+  'docs/tfjs-node.md',
 ];
 
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
