@@ -69,10 +69,11 @@ void Backward(const Problem& problem, const BackwardTensors& tensors, void* scra
   plan.tensors = tensors;
   plan.mask = BuildMaskMap(problem, tensors.bounds, plan.maskMemory, plan.threads);
   const Kernels& kernels = SelectedKernels();
-  RunItems(plan, problem.B * problem.Hkv * plan.panels.count, kernels.rowShift);
-  RunItems(plan, plan.items, kernels.backward);
   const Problem& p = problem;
-  AddPartials(tensors.dq, plan.dqPartials, plan.keySplits - 1, p.B * p.H * p.Sq * p.D, plan.threads);
+  const int64_t panels = p.B * p.Hkv * plan.panels.count;
+  RunItems(plan, panels, kernels.rowShift);
+  RunItems(plan, plan.items, kernels.backward);
+  RunItems(plan, panels, kernels.addParts);
   AddPartials(tensors.dk, plan.dkPartials, plan.panelSplits - 1, p.B * p.Hkv * p.Sk * p.D, plan.threads);
   AddPartials(tensors.dv, plan.dvPartials, plan.panelSplits - 1, p.B * p.Hkv * p.Sk * p.Dv, plan.threads);
 }

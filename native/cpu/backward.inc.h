@@ -92,7 +92,7 @@ inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& row
 
 // Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores, of one vector of rows.
 template <bool kMasked, bool kDropout>
-inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows& rows, int vector, int64_t tile, int64_t count,
+inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows& rows, int vector, int64_t firstKey, int64_t count,
                            const BackwardScratch& s) {
   const int lane = vector * kLanes;
   const F lse = Load(s.lse + lane);
@@ -108,7 +108,7 @@ inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows&
     F gradient = Load(gradientAt);
     F dropped = weight;
     if (kDropout) {
-      if (key % 4 == 0) KeepFactors(plan.problem, drop, (tile * kKeyTile + key) / 4, factors);
+      if (key % 4 == 0) KeepFactors(plan.problem, drop, (firstKey + key) / 4, factors);
       gradient = Mul(gradient, factors[key % 4]);
       dropped = Mul(weight, factors[key % 4]);
     }
@@ -120,14 +120,14 @@ inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows&
   }
 }
 
-inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows& rows, int vector, const LiveTile& tile,
-                           int64_t count, const BackwardScratch& s) {
+inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows& rows, int vector, int64_t firstKey,
+                           const TileKeys& keys, const BackwardScratch& s) {
   if (plan.problem.dropoutThreshold != 0) {
-    ScoreGradients<true, true>(plan, b, rows, vector, tile.index, count, s);
-  } else if (tile.partial) {
-    ScoreGradients<true, false>(plan, b, rows, vector, tile.index, count, s);
+    ScoreGradients<true, true>(plan, b, rows, vector, firstKey, keys.count, s);
+  } else if (keys.partial) {
+    ScoreGradients<true, false>(plan, b, rows, vector, firstKey, keys.count, s);
   } else {
-    ScoreGradients<false, false>(plan, b, rows, vector, tile.index, count, s);
+    ScoreGradients<false, false>(plan, b, rows, vector, firstKey, keys.count, s);
   }
 }
 
@@ -135,43 +135,77 @@ inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows&
 inline void BackwardTile(const BackwardPlan& plan, int64_t b, const PanelRows& rows, const Chunk& chunk, const LiveTile& tile,
                          const BackwardScratch& s) {
   const Problem& p = plan.problem;
-  const int64_t begin = (tile.index - chunk.firstTile) * kKeyTile;
-  const int64_t count = Least(kKeyTile, chunk.keys - begin);
-  const int64_t groups = CeilDiv(count, kMicroRows);
+  TileKeys keys;
+  ReadTile(plan.mask, rows.maskHead, rows.firstRow, rows.endRow, tile, &keys);
+  if (keys.count == 0) return;
+  const int64_t firstKey = tile.index * kKeyTile + keys.begin;
+  const int64_t begin = firstKey - chunk.firstTile * kKeyTile;
+  const int64_t groups = CeilDiv(keys.count, kMicroRows);
   const int vectors = VectorsOf(rows.count);
   const int64_t rowD = PackedRow(p.D);
   const int64_t rowDv = PackedRow(p.Dv);
   Scores<false>(groups, vectors, p.D, s.keys + begin * p.D, s.queries, p.scale, s.weights, nullptr);
   Scores<false>(groups, vectors, p.Dv, s.values + begin * p.Dv, s.dOuts, 1.0f, s.dScores, nullptr);
   float unused[kPanel];
-  if (tile.partial) MaskScores(plan, rows, vectors, tile.index, count, s.weights, unused);
-  for (int v = 0; v < vectors; ++v) ScoreGradients(plan, b, rows, v, tile, count, s);
+  if (keys.partial) MaskScores(plan, rows, vectors, firstKey, keys, s.weights, unused);
+  for (int v = 0; v < vectors; ++v) ScoreGradients(plan, b, rows, v, firstKey, keys, s);
   AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(p.Dv)), rows.count, s.weights, 1, s.dOutRows, rowDv,
                      s.dValues + begin * rowDv, rowDv);
   AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(p.D)), rows.count, s.dScores, 1, s.queryRows, rowD,
                      s.dKeys + begin * rowD, rowD);
-  AddProduct<1>(CeilDiv(rows.count, kMicroRows), kMicroRows, VectorsOf(static_cast<int>(p.D)), count, s.dScores, kPanel,
+  AddProduct<1>(CeilDiv(rows.count, kMicroRows), kMicroRows, VectorsOf(static_cast<int>(p.D)), keys.count, s.dScores, kPanel,
                 s.keyRows + begin * rowD, rowD, s.dQueries, rowD);
 }
 
-// Adds a panel's dq to the output of its key split; the first chunk stores it.
-inline void AddQueryGradients(const BackwardPlan& plan, const BackwardItem& item, const PanelRows& rows, bool live, bool first,
+inline uint8_t* HasPart(const BackwardPlan& plan, int64_t split, int64_t b, int64_t keyHead, int64_t panel) {
+  const Problem& p = plan.problem;
+  return plan.hasPart + ((split * p.B + b) * p.Hkv + keyHead) * plan.panels.count + panel;
+}
+
+// Where the dq of a row of a panel lies: in the output, or in a key split's part of it.
+inline float* QueryGradient(const BackwardPlan& plan, int64_t split, int64_t b, const PanelRows& rows, int i) {
+  float* dq = split == 0 ? plan.tensors.dq : plan.dqPartials + (split - 1) * plan.problem.B * plan.q.batch;
+  return dq + b * plan.q.batch + rows.head[i] * plan.q.head + rows.row[i] * plan.q.row;
+}
+
+// Adds a panel's dq in one chunk to that of its key split.
+inline void AddQueryGradients(const BackwardPlan& plan, const BackwardItem& item, const PanelRows& rows, uint8_t* hasPart,
                               const BackwardScratch& s) {
   const Problem& p = plan.problem;
-  float* dq = item.keySplit == 0 ? plan.tensors.dq : plan.dqPartials + (item.keySplit - 1) * p.B * plan.q.batch;
-  if (!live && !first) return;
   for (int i = 0; i < rows.count; ++i) {
-    float* to = dq + item.b * plan.q.batch + rows.head[i] * plan.q.head + rows.row[i] * plan.q.row;
+    float* to = QueryGradient(plan, item.keySplit, item.b, rows, i);
     const float* from = s.dQueries + i * PackedRow(p.D);
-    for (int64_t c = 0; c < p.D; ++c) {
-      const float gradient = live ? from[c] * p.scale : 0.0f;
-      to[c] = first ? gradient : to[c] + gradient;
+    if (*hasPart) {
+      for (int64_t c = 0; c < p.D; ++c) to[c] += from[c] * p.scale;
+    } else {
+      for (int64_t c = 0; c < p.D; ++c) to[c] = from[c] * p.scale;
+    }
+  }
+  *hasPart = 1;
+}
+
+// Adds up the parts of one panel's dq, always in their order.
+void RunAddParts(const BackwardPlan& plan, int64_t index, int thread) {
+  (void)thread;
+  const Problem& p = plan.problem;
+  const int64_t panel = index % plan.panels.count;
+  const int64_t b = index / plan.panels.count / p.Hkv;
+  const int64_t keyHead = index / plan.panels.count % p.Hkv;
+  PanelRows rows;
+  ListRows(plan, b, keyHead, panel, &rows);
+  for (int i = 0; i < rows.count; ++i) {
+    float* dq = QueryGradient(plan, 0, b, rows, i);
+    if (!*HasPart(plan, 0, b, keyHead, panel)) __builtin_memset(dq, 0, static_cast<size_t>(p.D) * sizeof(float));
+    for (int64_t split = 1; split < plan.keySplits; ++split) {
+      if (!*HasPart(plan, split, b, keyHead, panel)) continue;
+      const float* part = QueryGradient(plan, split, b, rows, i);
+      for (int64_t c = 0; c < p.D; ++c) dq[c] += part[c];
     }
   }
 }
 
 // All live tiles of one panel in a chunk.
-inline void BackwardPanel(const BackwardPlan& plan, const BackwardItem& item, int64_t panel, const Chunk& chunk, bool first,
+inline void BackwardPanel(const BackwardPlan& plan, const BackwardItem& item, int64_t panel, const Chunk& chunk,
                           const BackwardScratch& s) {
   PanelRows rows;
   ListRows(plan, item.b, item.keyHead, panel, &rows);
@@ -179,10 +213,10 @@ inline void BackwardPanel(const BackwardPlan& plan, const BackwardItem& item, in
     return NextLiveTile(plan.mask, rows.maskHead, rows.firstRow, rows.endRow, from, chunk.endTile);
   };
   LiveTile tile = next(chunk.firstTile);
-  const bool live = tile.index < chunk.endTile;
-  if (live) BeginPanel(plan, item.b, rows, s);
+  if (tile.index == chunk.endTile) return;
+  BeginPanel(plan, item.b, rows, s);
   for (; tile.index < chunk.endTile; tile = next(tile.index + 1)) BackwardTile(plan, item.b, rows, chunk, tile, s);
-  AddQueryGradients(plan, item, rows, live, first, s);
+  AddQueryGradients(plan, item, rows, HasPart(plan, item.keySplit, item.b, item.keyHead, panel), s);
 }
 
 void RunBackward(const BackwardPlan& plan, int64_t index, int thread) {
@@ -192,10 +226,11 @@ void RunBackward(const BackwardPlan& plan, int64_t index, int thread) {
   const int64_t endTile = Least(firstTile + plan.tilesPerSplit, plan.tiles);
   const int64_t firstPanel = item.panelSplit * plan.panelsPerSplit;
   const int64_t endPanel = Least(firstPanel + plan.panelsPerSplit, plan.panels.count);
+  for (int64_t panel = firstPanel; panel < endPanel; ++panel) *HasPart(plan, item.keySplit, item.b, item.keyHead, panel) = 0;
   for (int64_t tile = firstTile; tile < endTile; tile += plan.chunkTiles) {
     const Chunk chunk = BeginChunk(plan, item, tile, endTile, scratch);
     for (int64_t panel = firstPanel; panel < endPanel; ++panel) {
-      BackwardPanel(plan, item, panel, chunk, tile == firstTile, scratch);
+      BackwardPanel(plan, item, panel, chunk, scratch);
     }
     WriteKeyGradients(plan, item, chunk, scratch);
   }

@@ -92,12 +92,12 @@ inline void Softmax(const ForwardRows& at, int64_t channels, int64_t count, floa
 }
 
 // Multiplies the weights of a tile by their dropout factors.
-inline void DropWeights(const ForwardPlan& plan, int64_t b, const ForwardRows& at, int64_t tile, float* weights) {
+inline void DropWeights(const ForwardPlan& plan, int64_t b, const ForwardRows& at, int64_t firstKey, int64_t count, float* weights) {
   for (int v = 0; v < at.vectors; ++v) {
     const DropLanes lanes = DropLanesOf(plan, b, at.rows, v);
-    for (int64_t group = 0; group < kKeyTile / 4; ++group) {
+    for (int64_t group = 0; group * 4 < count; ++group) {
       F factors[4];
-      KeepFactors(plan.problem, lanes, tile * (kKeyTile / 4) + group, factors);
+      KeepFactors(plan.problem, lanes, firstKey / 4 + group, factors);
       for (int i = 0; i < 4; ++i) {
         float* weight = weights + (4 * group + i) * kPanel + v * kLanes;
         Store(weight, Mul(Load(weight), factors[i]));
@@ -109,17 +109,25 @@ inline void DropWeights(const ForwardPlan& plan, int64_t b, const ForwardRows& a
 // One tile of one panel; keys and values of the tile are packed.
 inline void ForwardTile(const ForwardPlan& plan, int64_t b, ForwardRows* at, const LiveTile& tile, const ForwardScratch& scratch) {
   const Problem& p = plan.problem;
-  const int64_t count = Least(kKeyTile, p.Sk - tile.index * kKeyTile);
   const int64_t padded = RoundUp(p.Dv, kColumnPad);
-  float tileMax[kPanel];
-  for (int i = 0; i < kPanel; ++i) tileMax[i] = -INFINITY;
-  Scores<true>(CeilDiv(count, kMicroRows), at->vectors, p.D, scratch.keys, at->panel.queries, p.scale, scratch.scores, tileMax);
-  // In the last tile, packed keys that do not exist must not count in the maximum either.
-  if (tile.partial || count < kKeyTile) MaskScores(plan, at->rows, at->vectors, tile.index, count, scratch.scores, tileMax);
-  Softmax(*at, padded, count, scratch.scores, tileMax);
-  if (p.dropoutThreshold != 0) DropWeights(plan, b, *at, tile.index, scratch.scores);
-  AddProduct<1>(CeilDiv(p.Dv, kMicroRows), kMicroRows, at->vectors, count, scratch.values, padded, scratch.scores, kPanel,
-                at->panel.out, kPanel);
+  TileKeys keys;
+  ReadTile(plan.mask, at->rows.maskHead, at->rows.firstRow, at->rows.endRow, tile, &keys);
+  if (keys.count == 0) return;
+  const int64_t firstKey = tile.index * kKeyTile + keys.begin;
+  float* scores = scratch.scores;
+  float max[kPanel];
+  for (int i = 0; i < kPanel; ++i) max[i] = -INFINITY;
+  Scores<true>(CeilDiv(keys.count, kMicroRows), at->vectors, p.D, scratch.keys + keys.begin * p.D, at->panel.queries, p.scale,
+               scores, max);
+  if (keys.partial) {
+    MaskScores(plan, at->rows, at->vectors, firstKey, keys, scores, max);
+  } else if (keys.count < kKeyTile) {
+    LargestScores(at->vectors, keys.count, scores, max);
+  }
+  Softmax(*at, padded, keys.count, scores, max);
+  if (p.dropoutThreshold != 0) DropWeights(plan, b, *at, firstKey, keys.count, scores);
+  AddProduct<1>(CeilDiv(p.Dv, kMicroRows), kMicroRows, at->vectors, keys.count, scratch.values + keys.begin * padded, padded, scores,
+                kPanel, at->panel.out, kPanel);
 }
 
 inline void PackKeyTile(const ForwardPlan& plan, const ForwardItem& item, int64_t tile, const ForwardScratch& scratch) {

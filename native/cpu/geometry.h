@@ -17,6 +17,9 @@ constexpr int kKeyTile = 64;
 // Tiles whose bounds are summed up once more, so that long runs of empty tiles are skipped at once.
 constexpr int kGroupTiles = 16;
 
+// Keys that no row of a panel sees are cut off a tile's ends in multiples of this, the most rows of a micro-kernel.
+constexpr int kTrim = 8;
+
 // Largest number of channels of a head.
 constexpr int kMaxChannels = 256;
 
@@ -37,8 +40,8 @@ constexpr size_t kChunkBytes = 512 * 1024;
 constexpr int kMaxChunkTiles = 16;
 
 // Work is divided until there are this many items (fewer if they would be too small). A fixed number, whatever the number of threads:
-// the order in which partial results are added depends on it.
-constexpr int64_t kWantedItems = 64;
+// the order in which partial results are added depends on it, and so does their memory.
+constexpr int64_t kWantedItems = 32;
 constexpr int64_t kMaxSplits = 8;
 constexpr int64_t kMinSplitRows = 512;
 

@@ -14,6 +14,8 @@ struct Kernels {
   // Row shifts of the rows of one panel.
   void (*rowShift)(const BackwardPlan& plan, int64_t item, int thread);
   void (*backward)(const BackwardPlan& plan, int64_t item, int thread);
+  // Adds up the parts of dq of one panel.
+  void (*addParts)(const BackwardPlan& plan, int64_t item, int thread);
 };
 
 namespace avx512 {

@@ -24,7 +24,8 @@ namespace {
 #define FLASHMASK_TEXT(x) #x
 #define FLASHMASK_NAME(x) FLASHMASK_TEXT(x)
 
-const Kernels kKernels = {FLASHMASK_NAME(FLASHMASK_ISA), RunForward, RunCombine, RunRowShift, RunBackward};
+const Kernels kKernels = {FLASHMASK_NAME(FLASHMASK_ISA), RunForward, RunCombine, RunRowShift, RunBackward,
+                          RunAddParts};
 
 }  // namespace FLASHMASK_ISA
 }  // namespace cpu

@@ -41,17 +41,25 @@ bool Misses(const int32_t* range, int64_t r0, int64_t r1) {
   return r1 <= range[0] || r0 >= range[3] || range[0] >= range[3];
 }
 
+// The first row from `reached` on that neither interval [start, end) covers. Twice: the upper interval may carry on to where the lower
+// one begins, or the other way round.
+int64_t SkipIntervals(int64_t reached, int32_t start, int32_t end, int32_t upperStart, int32_t upperEnd) {
+  for (int i = 0; i < 2; ++i) {
+    if (start <= reached) reached = std::max<int64_t>(reached, end);
+    if (upperStart <= reached) reached = std::max<int64_t>(reached, upperEnd);
+  }
+  return reached;
+}
+
+// The first row that the causal triangle leaves to key j, r0 at least.
+int64_t FirstRow(const MaskMap& map, int64_t r0, int64_t j) {
+  return map.causal ? std::max(r0, j - (map.keys - map.rows)) : r0;
+}
+
 // The kind of the tile of rows [r0, r1) and columns [c0, c1). Never kEmpty or kFull when it is not; src/mask/tile_map.ts says why.
 Kind Classify(const MaskMap& map, const int32_t* at, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
-  const int64_t offset = map.keys - map.rows;
-  int64_t reached = map.causal ? std::max(r0, c0 - offset) : r0;
-  // Twice: the upper interval may carry on to where the lower one begins, or the other way round.
-  for (int i = 0; i < 2; ++i) {
-    if (at[1] <= reached) reached = std::max<int64_t>(reached, at[2]);
-    if (at[5] <= reached) reached = std::max<int64_t>(reached, at[6]);
-  }
-  if (reached >= r1) return Kind::kEmpty;
-  const bool belowTriangle = !map.causal || r0 >= c1 - 1 - offset;
+  if (SkipIntervals(FirstRow(map, r0, c0), at[1], at[2], at[5], at[6]) >= r1) return Kind::kEmpty;
+  const bool belowTriangle = !map.causal || FirstRow(map, r0, c1 - 1) == r0;
   return belowTriangle && Misses(at, r0, r1) && Misses(at + 4, r0, r1) ? Kind::kFull : Kind::kPartial;
 }
 
@@ -132,11 +140,32 @@ LiveTile NextLiveTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t 
   return {to, false};
 }
 
-void ColumnIntervals(const MaskMap& map, int64_t maskHead, int64_t begin, int64_t count, Intervals* out) {
-  for (int64_t i = 0; i < count; ++i) {
-    const int32_t* column = map.bounds + (maskHead * map.keys + begin + i) * map.n;
-    out[i] = map.n == 0 ? Intervals{{0, 0, 0, 0}} : IntervalsOf(column, map.n, map.causal);
+void ReadTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, const LiveTile& tile, TileKeys* keys) {
+  const int64_t first = tile.index * kKeyTile;
+  keys->begin = 0;
+  keys->count = std::min<int64_t>(kKeyTile, map.keys - first);
+  keys->partial = tile.partial;
+  if (!tile.partial) return;
+  const auto column = [&](int64_t i) {
+    const int32_t* at = map.bounds + (maskHead * map.keys + first + i) * map.n;
+    return map.n == 0 ? Intervals{{0, 0, 0, 0}} : IntervalsOf(at, map.n, map.causal);
+  };
+  const auto unseen = [&](int64_t i) {
+    const Intervals at = column(i);
+    return SkipIntervals(FirstRow(map, r0, first + i), at.v[0], at.v[1], at.v[2], at.v[3]) >= r1;
+  };
+  int64_t begin = 0;
+  int64_t end = keys->count;
+  const int64_t all = end;
+  while (end > 0 && unseen(end - 1)) --end;
+  while (begin < end && unseen(begin)) ++begin;
+  if (begin == end) {
+    keys->count = 0;
+    return;
   }
+  keys->begin = begin / kTrim * kTrim;
+  keys->count = std::min(RoundUp(end, kTrim), all) - keys->begin;
+  for (int64_t i = 0; i < keys->count; ++i) keys->columns[i] = column(keys->begin + i);
 }
 
 }  // namespace cpu

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../attention.h"
+#include "geometry.h"
 
 namespace flashmask {
 namespace cpu {
@@ -43,8 +44,16 @@ int64_t MaskHead(const Problem& problem, int64_t b, int64_t h);
 // The first tile in [from, to) that is not empty for the query rows [r0, r1).
 LiveTile NextLiveTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, int64_t from, int64_t to);
 
-// Writes the intervals of `count` columns from key `begin` on.
-void ColumnIntervals(const MaskMap& map, int64_t maskHead, int64_t begin, int64_t count, Intervals* out);
+// The keys of a tile that a panel works on, and their masks if it is partial.
+struct TileKeys {
+  int64_t begin;  // within the tile, a multiple of kTrim
+  int64_t count;  // 0 if no row sees any
+  bool partial;
+  Intervals columns[kKeyTile];  // of keys begin on
+};
+
+// Reads a live tile for the query rows [r0, r1). Of a partial one, keys that no row sees are cut off at both ends.
+void ReadTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, const LiveTile& tile, TileKeys* keys);
 
 }  // namespace cpu
 }  // namespace flashmask

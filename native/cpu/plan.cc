@@ -95,7 +95,7 @@ void SplitKeys(ForwardPlan* plan) {
   const Problem& p = plan->problem;
   const int64_t panels = Most(1, p.B * p.Hkv * plan->panels.count);
   const int64_t most = Most(1, Least(4 * kMaxSplits, plan->tiles * kKeyTile / kMinSplitRows));
-  plan->splits = Least(most, CeilDiv(kWantedItems / 2, panels));
+  plan->splits = Least(most, CeilDiv(kWantedItems, panels));
   plan->tilesPerSplit = CeilDiv(plan->tiles, plan->splits);
   plan->splits = Most(1, CeilDiv(plan->tiles, Most(1, plan->tilesPerSplit)));
 }
@@ -184,6 +184,7 @@ BackwardPlan PlanBackward(const Problem& p, int threads, void* scratch, size_t* 
   Arena arena(scratch);
   plan.maskMemory = arena.Take(MaskMapBytes(p));
   plan.rowShift = arena.Floats(p.B * p.H * p.Sq);
+  plan.hasPart = reinterpret_cast<uint8_t*>(arena.Take(static_cast<size_t>(plan.keySplits * p.B * p.Hkv * plan.panels.count)));
   plan.dqPartials = arena.Floats((plan.keySplits - 1) * p.B * p.H * p.Sq * p.D);
   plan.dkPartials = arena.Floats((plan.panelSplits - 1) * p.B * p.Hkv * p.Sk * p.D);
   plan.dvPartials = arena.Floats((plan.panelSplits - 1) * p.B * p.Hkv * p.Sk * p.Dv);

@@ -85,6 +85,7 @@ struct BackwardPlan : Plan {
   int64_t panelsPerSplit;
   int64_t chunkTiles;
   float* rowShift;    // [B, H, Sq]: rowsum(dO * out) - dLse
+  uint8_t* hasPart;   // [keySplits, B, Hkv, panels]: whether the split has a part of the panel's dq
   float* dqPartials;  // [keySplits - 1] tensors like dq: the first split writes dq itself
   float* dkPartials;  // [panelSplits - 1] like dk
   float* dvPartials;
