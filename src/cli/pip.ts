@@ -87,9 +87,12 @@ function announcedSize(output: string): number | undefined {
 /** Shows the growth of what pip writes; pip's own bar is not there where its output is read by a program. */
 function follow(folder: string, progress: Progress): {onOutput: (text: string) => void; stop: () => void} {
   let total: number | undefined;
+  let bytes = 0;
   const timer = setInterval(() => {
     try {
-      progress.update(wheelBytes(folder), total);
+      // pip moves a wheel elsewhere when it is complete.
+      bytes = Math.max(bytes, wheelBytes(folder));
+      progress.update(bytes, total);
     } catch {
       // pip removes its folders while they are listed.
     }
