@@ -81,17 +81,14 @@ Status StatusOf(cudaError_t error) {
   return {cudaGetErrorName(error), cudaGetErrorString(error)};
 }
 
-// sm_80 and sm_90 have the shared memory of the large tiles; all others take the small ones.
 cudaError_t VariantOf(const Problem& p, Variant* variant) {
   int device = 0;
   int major = 0;
-  int minor = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
   if (error != cudaSuccess) return error;
   const int64_t channels = std::max(p.D, p.Dv);
-  *variant = {channels <= 64 ? 64 : channels <= 128 ? 128 : 256, minor == 0 && (major == 8 || major == 9)};
+  *variant = {channels <= 64 ? 64 : channels <= 128 ? 128 : 256, major == 9};
   const bool fits = variant->large || variant->kD < 256 || PartsOf(p) == 1;
   return major >= 8 && fits ? cudaSuccess : cudaErrorNotSupported;
 }

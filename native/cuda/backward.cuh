@@ -47,26 +47,53 @@ __device__ inline Factors FactorsOf(const BackwardParams& p, int keyBatchHead) {
   return factors;
 }
 
-// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS; both lose what dropout drops.
+// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS.
 template <int kM, int kN>
 __device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4], const float (&lse2)[kM][2],
-                                           const float (&delta)[kM][2], const Factors& factors, const Dropout& dropout,
-                                           int batchHead, int row0, int column0) {
+                                           const float (&delta)[kM][2], const Factors& factors) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float base = factors.shift - lse2[m][half];
+      const float offset = -delta[m][half] * factors.offset;
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& weight = scores[m][n][2 * half + e];
+          float& gradient = gradients[m][n][2 * half + e];
+          weight = Exp2(fmaf(weight, factors.scale2, base));
+          gradient = weight * fmaf(gradient, factors.gradient, offset);
+        }
+      }
+    }
+  }
+}
+
+// The same with dropout: dropped pairs lose their weight, and their product, but not the rest of their gradient.
+template <int kM, int kN>
+__device__ inline void DroppedWeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
+                                                  const float (&lse2)[kM][2], const float (&delta)[kM][2],
+                                                  const Factors& factors, const Dropout& dropout, int batchHead, int row0,
+                                                  int column0) {
+  uint32_t kept[kM][kN];
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
-      uint32_t kept = 15;
-      if (dropout.threshold != 0) {
-        kept = KeptElements(dropout, batchHead, row0 + ElementRow(m, 0), column0 + ElementColumn(n, 0));
-      }
+      kept[m][n] = KeptElements(dropout, batchHead, row0 + ElementRow(m, 0), column0 + ElementColumn(n, 0));
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float weight = Exp2(fmaf(scores[m][n][i], factors.scale2, factors.shift - lse2[m][i / 2]));
-        const float product = kept >> i & 1 ? gradients[m][n][i] : 0.f;
-        gradients[m][n][i] = weight * fmaf(product, factors.gradient, -delta[m][i / 2] * factors.offset);
-        scores[m][n][i] = kept >> i & 1 ? weight : 0.f;
-      }
+      for (int i = 0; i < 4; ++i) gradients[m][n][i] = kept[m][n] >> i & 1 ? gradients[m][n][i] : 0.f;
+    }
+  }
+  WeightsAndGradients(scores, gradients, lse2, delta, factors);
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[m][n][i] = kept[m][n] >> i & 1 ? scores[m][n][i] : 0.f;
     }
   }
 }
@@ -91,19 +118,78 @@ __device__ inline void StoreTile(uint32_t tile, const float (&x)[kM][kN][4], int
   }
 }
 
-// Adds two neighbouring channels to memory.
-__device__ inline void AddPair(float* row, int channel, int channels, float x, float y) {
+// Adds two neighbouring floats to memory.
+__device__ inline void AddPair(float* at, float x, float y) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if (channels % 2 == 0) {
-    if (channel < channels) {
-      asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(row + channel), "f"(x), "f"(y) : "memory");
-    }
-    return;
-  }
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(x), "f"(y) : "memory");
+#else
+  atomicAdd(at, x);
+  atomicAdd(at + 1, y);
 #endif
-  if (channel < channels) atomicAdd(row + channel, x);
-  if (channel + 1 < channels) atomicAdd(row + channel + 1, y);
 }
+
+// Adds a warp's part of dq to memory. Whole parts take no branches, which would keep the compiler from mixing this with products.
+template <int kM, int kN>
+__device__ inline void AddRows(float* head, const Tensor32& to, const float (&x)[kM][kN][4], float factor, int row0, int channel0,
+                               int rows) {
+  const bool whole = to.channels % 2 == 0 && channel0 + kN * 8 <= to.channels && row0 + kM * 16 <= rows;
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row0 + ElementRow(m, 2 * half);
+      const int channel = channel0 + ElementColumn(0, 0);
+      float* at = head + row * to.row + channel;
+      if (whole) {
+#pragma unroll
+        for (int n = 0; n < kN; ++n) AddPair(at + n * 8, x[m][n][2 * half] * factor, x[m][n][2 * half + 1] * factor);
+      } else if (row < rows) {
+#pragma unroll
+        for (int n = 0; n < kN; ++n) {
+          if (channel + n * 8 < to.channels) atomicAdd(at + n * 8, x[m][n][2 * half] * factor);
+          if (channel + n * 8 + 1 < to.channels) atomicAdd(at + n * 8 + 1, x[m][n][2 * half + 1] * factor);
+        }
+      }
+    }
+  }
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// Writes a warp's part of dq to shared memory, from where AddBulkRow adds it to memory: whole rows at a time, by an engine of its own.
+template <int kRowBytes, int kM, int kN>
+__device__ inline void StageRows(uint32_t tile, const float (&x)[kM][kN][4], float factor, int row0, int channel0) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t row = tile + (row0 + ElementRow(m, 2 * half)) * kRowBytes + (channel0 + ElementColumn(0, 0)) * 4;
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(row + n * 32), "f"(x[m][n][2 * half] * factor),
+                     "f"(x[m][n][2 * half + 1] * factor)
+                     : "memory");
+      }
+    }
+  }
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ inline void AddBulkRow(float* to, uint32_t from, int bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes)
+               : "memory");
+}
+
+__device__ inline void CommitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Until this thread's bulk operations have read shared memory.
+__device__ inline void WaitBulkRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+#else
+template <int kRowBytes, int kM, int kN>
+__device__ inline void StageRows(uint32_t, const float (&)[kM][kN][4], float, int, int) {}
+__device__ inline void AddBulkRow(float*, uint32_t, int) {}
+__device__ inline void CommitBulk() {}
+__device__ inline void WaitBulkRead() {}
+#endif
 
 // Stores a warp's part of dk or dv.
 template <int kM, int kN>
@@ -164,6 +250,7 @@ __device__ inline void Backward(const BackwardParams& p) {
   constexpr int kWeightsAt = kQueriesAt + kStages * kStageBytes;
   constexpr int kColumnsAt = kWeightsAt + 2 * Tile::kWeightBytes;
   constexpr int kStatsAt = kColumnsAt + Tile::kColumnBytes;
+  constexpr int kDqAt = kStatsAt + kStages * 2 * Tile::kStatBytes;
   const uint32_t base = SharedAddress(shared);
   const uint32_t kShared = base;
   const uint32_t vShared = base + Tile::kKeyBytes;
@@ -179,8 +266,10 @@ __device__ inline void Backward(const BackwardParams& p) {
   const int offset = Sk - Sq;
   const int keyBlocks = (Sk + kBlockK - 1) / kBlockK;
   const int queryBlocks = (Sq + kBlockQ - 1) / kBlockQ;
-  const int keyBlock = blockIdx.x % keyBlocks;  // the first have the most work under a causal mask
-  const int keyBatchHead = blockIdx.x / keyBlocks;
+  // The first key blocks have the most work under a causal mask, and where some keys are seen by all.
+  const BlockOfHead place = BlockOfHeadAt(blockIdx.x, keyBlocks, p.sizes.B * Hkv, p.mask.columns != nullptr);
+  const int keyBlock = place.block;
+  const int keyBatchHead = place.batchHead;
   const int b = keyBatchHead / Hkv;
   const int keyHead = keyBatchHead % Hkv;
   const int c0 = keyBlock * kBlockK;
@@ -210,21 +299,19 @@ __device__ inline void Backward(const BackwardParams& p) {
   // The walk over query heads of the group, and over the live query blocks of each.
   const int firstBlock = p.mask.causal ? max(c0 - offset, 0) / kBlockQ : 0;
   int head = 0;
-  int64_t maskIndex = MaskIndex(p.mask, b, keyHead * group, H);
-  BlockBounds bounds = ReadBlockBounds<kBlockK>(p.mask, maskIndex, keyBlock);
   LiveBlocks live(firstBlock, queryBlocks);
-  const auto classify = [&](int block) {
+  const auto classify = [&](int head, int block) {
+    const int64_t maskIndex = MaskIndex(p.mask, b, keyHead * group + head, H);
     const int r0 = block * kBlockQ;
-    return Classify(bounds, p.mask.causal, r0, min(r0 + kBlockQ, Sq), c0, c1, c0 + kBlockK > Sk, offset);
+    return Classify(ReadBlockBounds<kBlockK>(p.mask, maskIndex, keyBlock), p.mask.causal, r0, min(r0 + kBlockQ, Sq), c0, c1,
+                    c0 + kBlockK > Sk, offset);
   };
   const auto next = [&]() -> QueryBlock {
     while (true) {
       bool partial;
-      const int block = live.Next(&partial, classify);
+      const int block = live.Next(&partial, [&](int block) { return classify(head, block); });
       if (block >= 0) return {head, block, partial};
       if (++head >= group) return {-1, -1, false};
-      maskIndex = MaskIndex(p.mask, b, keyHead * group + head, H);
-      bounds = ReadBlockBounds<kBlockK>(p.mask, maskIndex, keyBlock);
       live = LiveBlocks(firstBlock, queryBlocks);
     }
   };
@@ -243,11 +330,25 @@ __device__ inline void Backward(const BackwardParams& p) {
   const int queryRow = warp % Tile::kQueryRows * (kQueryM * 16);
   const int queryChannel = warp / Tile::kQueryRows * (kQueryN * 8);
   const uint32_t kScoreLane = LaneAddress<kBlockK>(kShared, scoreColumn / 16, 0, false);
-  const uint32_t vScoreLane = LaneAddress<kBlockK>(vShared, scoreColumn / 16, 0, false);
+  const uint32_t vScoreLane = kScoreLane + Tile::kKeyBytes;
   const uint32_t kQueryLane = LaneAddress<kBlockK>(kShared, 0, queryChannel / 16, true);
   const uint32_t weightsLane = LaneAddress<kBlockQ>(weightsShared, 0, keyRow / 16, false);
-  const uint32_t gradientsKeyLane = LaneAddress<kBlockQ>(gradientsShared, 0, keyRow / 16, false);
+  const uint32_t gradientsKeyLane = weightsLane + Tile::kWeightBytes;
   const uint32_t gradientsQueryLane = LaneAddress<kBlockQ>(gradientsShared, queryRow / 16, 0, true);
+
+  // Bulk additions take rows of whole 16 bytes. The dq of a query block is handed over after the barrier that follows it.
+  const bool bulk = Tile::kBulk && p.accumulateDq && p.dq.channels % 4 == 0;
+  QueryBlock staged = {-1, -1, false};
+  const auto addStaged = [&]() {
+    if (!bulk || staged.block < 0) return;
+    const int row = threadIdx.x;
+    const int r0 = staged.block * kBlockQ;
+    if (row < kBlockQ && r0 + row < Sq) {
+      float* to = p.dq.data + b * p.dq.batch + (keyHead * group + staged.head) * p.dq.head + (r0 + row) * p.dq.row;
+      AddBulkRow(to, base + kDqAt + row * Tile::kDqRowBytes, p.dq.channels * 4);
+    }
+    CommitBulk();
+  };
 
   QueryBlock at = next();
   if (at.block >= 0) {
@@ -267,8 +368,8 @@ __device__ inline void Backward(const BackwardParams& p) {
     }
     WaitCopies<0>();
     __syncthreads();
+    addStaged();
     const QueryBlock following = next();
-    if (kStages == 2 && following.block >= 0) copyQueries(following, stage ^ 1);
 
     const uint32_t qShared = base + kQueriesAt + stage * kStageBytes;
     const uint32_t dOutShared = qShared + Tile::kQueryBytes;
@@ -279,7 +380,10 @@ __device__ inline void Backward(const BackwardParams& p) {
       float scores[kScoreM][kScoreN][4];
       Clear(scores);
       Product<T, kParts, Queries, Keys, kD / 16>(scores, LaneAddress<kBlockQ>(qShared, scoreRow / 16, 0, true), kScoreLane);
-      if (at.partial) HideMasked(scores, columns, p.mask.causal, r0 + scoreRow, scoreColumn, c0, Sq, Sk);
+    if (kStages == 2 && following.block >= 0) copyQueries(following, stage ^ 1);
+      if (at.partial) {
+        HideMasked(scores, classify(at.head, at.block), columns, p.mask.causal, r0 + scoreRow, scoreColumn, c0, Sq, Sk);
+      }
       float gradients[kScoreM][kScoreN][4];
       Clear(gradients);
       Product<T, kParts, Queries, Keys, kD / 16>(gradients, LaneAddress<kBlockQ>(dOutShared, scoreRow / 16, 0, true),
@@ -295,10 +399,16 @@ __device__ inline void Backward(const BackwardParams& p) {
           delta[m][half] = stats[kBlockQ + row];
         }
       }
-      WeightsAndGradients(scores, gradients, lse2, delta, factors, p.dropout, b * H + h, r0 + scoreRow, c0 + scoreColumn);
+      if (p.dropout.threshold == 0) {
+        WeightsAndGradients(scores, gradients, lse2, delta, factors);
+      } else {
+        DroppedWeightsAndGradients(scores, gradients, lse2, delta, factors, p.dropout, b * H + h, r0 + scoreRow,
+                                   c0 + scoreColumn);
+      }
       StoreTile<T, kParts, kBlockQ, kWeightPart>(weightsShared, scores, scoreRow, scoreColumn);
       StoreTile<T, kParts, kBlockQ, kWeightPart>(gradientsShared, gradients, scoreRow, scoreColumn);
     }
+    if (bulk) WaitBulkRead();
     __syncthreads();
     using Weights = Operand<kBlockQ, true, kWeightPart>;
     using Queries = Operand<kBlockQ, true, kQueryPart>;
@@ -309,19 +419,12 @@ __device__ inline void Backward(const BackwardParams& p) {
       Clear(dq);
       Product<T, kParts, Operand<kBlockQ, false, kWeightPart>, Operand<kBlockK, true, kKeyPart>, kBlockK / 16>(
           dq, gradientsQueryLane, kQueryLane);
-      float* dqHead = p.dq.data + b * p.dq.batch + h * p.dq.head;
-#pragma unroll
-      for (int m = 0; m < kQueryM; ++m) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int row = r0 + queryRow + ElementRow(m, 2 * half);
-          if (row >= Sq) continue;
-#pragma unroll
-          for (int n = 0; n < kQueryN; ++n) {
-            AddPair(dqHead + row * p.dq.row, queryChannel + ElementColumn(n, 0), p.dq.channels, dq[m][n][2 * half] * factors.dq,
-                    dq[m][n][2 * half + 1] * factors.dq);
-          }
-        }
+      if (bulk) {
+        StageRows<Tile::kDqRowBytes>(base + kDqAt, dq, factors.dq, queryRow, queryChannel);
+        staged = at;
+      } else {
+        float* dqHead = p.dq.data + b * p.dq.batch + h * p.dq.head + r0 * p.dq.row;
+        AddRows(dqHead, p.dq, dq, factors.dq, queryRow, queryChannel, Sq - r0);
       }
     }
     Product<T, kParts, Weights, Queries, kBlockQ / 16>(dk, gradientsKeyLane,
@@ -334,11 +437,18 @@ __device__ inline void Backward(const BackwardParams& p) {
     at = following;
   }
 
+  if (bulk) {
+    __syncthreads();
+    addStaged();
+  }
+
+  const Factors last = FactorsOf<T, kParts>(p, keyBatchHead);  // read again, to need fewer registers in the loop
   const int rows = Sk - c0;
   float* dkHead = p.dk.data + b * p.dk.batch + keyHead * p.dk.head + c0 * p.dk.row;
   float* dvHead = p.dv.data + b * p.dv.batch + keyHead * p.dv.head + c0 * p.dv.row;
-  StoreRows(dkHead, p.dk, dk, factors.dk, keyRow, keyChannel, rows);
-  StoreRows(dvHead, p.dv, dv, factors.dv, keyRow, keyChannel, rows);
+  StoreRows(dkHead, p.dk, dk, last.dk, keyRow, keyChannel, rows);
+  StoreRows(dvHead, p.dv, dv, last.dv, keyRow, keyChannel, rows);
+  if (bulk) WaitBulkRead();
 }
 
 template <class T, int kD, int kParts, bool kLarge>

@@ -79,9 +79,13 @@ __device__ inline void Dq(const BackwardParams& p) {
     Clear(scores);
     Clear(gradients);
     Product<T, kParts, Queries, Keys, Tile::kD / 16>(scores, qLane, kLane);
-    if (partial) HideMasked(scores, columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
+    if (partial) HideMasked(scores, classify(block), columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
     Product<T, kParts, Queries, Keys, Tile::kD / 16>(gradients, dOutLane, vLane);
-    WeightsAndGradients(scores, gradients, lse2, delta, factors, p.dropout, at.batchHead, at.r0 + warpRow, c0);
+    if (p.dropout.threshold == 0) {
+      WeightsAndGradients(scores, gradients, lse2, delta, factors);
+    } else {
+      DroppedWeightsAndGradients(scores, gradients, lse2, delta, factors, p.dropout, at.batchHead, at.r0 + warpRow, c0);
+    }
     ProductFromRegisters<T, kParts, Operand<kBlockK, true, Tile::kKeyBytes / kParts>, kBlockK / 16>(dq, gradients, kSumLane);
     block = live.Next(&partial, classify);
     __syncthreads();

@@ -98,7 +98,6 @@ __device__ inline void ScoresToWeights(RowStats<kM>& stats, float (&scores)[kM][
 
 template <int kM, int kN>
 __device__ inline void DropWeights(float (&weights)[kM][kN][4], const Dropout& dropout, int batchHead, int row0, int column0) {
-  if (dropout.threshold == 0) return;
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -182,9 +181,8 @@ __device__ inline void Forward(const ForwardParams& p) {
     float scores[kM][kBlockK / 8][4];
     Clear(scores);
     Product<T, kParts, Queries, Keys, Tile::kD / 16>(scores, qLane, kLane);
-    if (partial) HideMasked(scores, columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
-    bool nextPartial = false;
-    const int nextBlock = live.Next(&nextPartial, classify);
+    if (partial) HideMasked(scores, classify(block), columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
+    const int nextBlock = live.Next(&partial, classify);
 
     WaitCopies<0>();
     __syncthreads();
@@ -193,10 +191,9 @@ __device__ inline void Forward(const ForwardParams& p) {
 
     RaiseMaxima(stats, out, scores, scale2);
     ScoresToWeights(stats, scores, scale2, kForwardWeightShift<T>);
-    DropWeights(scores, p.dropout, at.batchHead, at.r0 + warpRow, c0);
+    if (p.dropout.threshold != 0) DropWeights(scores, p.dropout, at.batchHead, at.r0 + warpRow, c0);
     ProductFromRegisters<T, kParts, Values, kBlockK / 16>(out, scores, vLane);
     block = nextBlock;
-    partial = nextPartial;
   }
 
   const float unit = PowerOfTwo(ExponentOf<kParts>(p.vMagnitudes, at.keyBatchHead)) * p.dropout.keepScale;

@@ -6,7 +6,13 @@
 
 namespace flashmask::cuda {
 
-enum class TileKind { kEmpty, kPartial, kFull };
+// What a tile is: empty, or live and hiding pairs by any of the other bits; live alone is full.
+using TileKind = uint32_t;
+constexpr TileKind kEmpty = 0;
+constexpr TileKind kLive = 1;
+constexpr TileKind kHidesEdge = 2;   // the causal triangle, or columns that do not exist
+constexpr TileKind kHidesLower = 4;  // lower intervals
+constexpr TileKind kHidesUpper = 8;  // upper intervals
 
 // The smallest and largest bounds of some key columns.
 struct BlockBounds {
@@ -43,9 +49,8 @@ __device__ inline bool Misses(int startMin, int endMax, int r0, int r1) {
   return r1 <= startMin || r0 >= endMax || startMin >= endMax;
 }
 
-// The kind of the tile of rows [r0, r1) and columns [c0, c1), both within the problem. A tile with fewer than its kBlockK columns is
-// never full: the rest must be hidden.
-__device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int r0, int r1, int c0, int c1, bool short_,
+// The kind of the tile of rows [r0, r1) and columns [c0, c1), both within the problem; `cut` if the tile has more columns than these.
+__device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int r0, int r1, int c0, int c1, bool cut,
                                     int offset) {
   int reached = causal ? max(r0, c0 - offset) : r0;
 #pragma unroll
@@ -53,11 +58,10 @@ __device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int 
     if (bounds.ltsMax <= reached) reached = max(reached, bounds.lteMin);
     if (bounds.utsMax <= reached) reached = max(reached, bounds.uteMin);
   }
-  if (reached >= r1) return TileKind::kEmpty;
+  if (reached >= r1) return kEmpty;
   const bool belowTriangle = !causal || r0 >= c1 - 1 - offset;
-  const bool full = belowTriangle && !short_ && Misses(bounds.ltsMin, bounds.lteMax, r0, r1) &&
-                    Misses(bounds.utsMin, bounds.uteMax, r0, r1);
-  return full ? TileKind::kFull : TileKind::kPartial;
+  return kLive | (belowTriangle && !cut ? 0 : kHidesEdge) | (Misses(bounds.ltsMin, bounds.lteMax, r0, r1) ? 0 : kHidesLower) |
+         (Misses(bounds.utsMin, bounds.uteMax, r0, r1) ? 0 : kHidesUpper);
 }
 
 // Walks over the live ones among blocks [begin, end). Lanes classify 32 blocks at a time; all warps come to the same results.
@@ -76,9 +80,9 @@ struct LiveBlocks {
       base += kWarp;
       if (base >= end) return -1;
       const int block = base + static_cast<int>(threadIdx.x % kWarp);
-      const TileKind kind = block < end ? classify(block) : TileKind::kEmpty;
-      live = __ballot_sync(~0u, kind != TileKind::kEmpty);
-      full = __ballot_sync(~0u, kind == TileKind::kFull);
+      const TileKind kind = block < end ? classify(block) : kEmpty;
+      live = __ballot_sync(~0u, kind != kEmpty);
+      full = __ballot_sync(~0u, kind == kLive);
     }
     const int bit = __ffs(live) - 1;
     live &= live - 1;
@@ -87,33 +91,44 @@ struct LiveBlocks {
   }
 };
 
-// Sets the masked scores of a partial tile to minus infinity. `columns` are the tile's intervals in shared memory (null: none);
-// row0 and column0 are the first of this warp.
-template <int kM, int kN>
-__device__ inline void HideMasked(float (&scores)[kM][kN][4], const int4* columns, bool causal, int row0, int column0,
-                                  int tileColumn0, int Sq, int Sk) {
-  const int offset = Sk - Sq;
+// Sets scores to minus infinity where hides(row, column state) holds. Rows count from row0; `stateOf(column)` is asked once a column.
+template <int kM, int kN, class StateOf, class Hides>
+__device__ inline void HideWhere(float (&scores)[kM][kN][4], int row0, StateOf stateOf, Hides hides) {
 #pragma unroll
   for (int n = 0; n < kN; ++n) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      const int local = column0 + ElementColumn(n, e);
-      const int column = tileColumn0 + local;
-      const int4 hidden = columns == nullptr ? int4{0, 0, 0, 0} : columns[local];
-      const int firstRow = column >= Sk ? 0x7fffffff : causal ? column - offset : -0x7fffffff;
+      const auto state = stateOf(ElementColumn(n, e));
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int row = row0 + ElementRow(m, 2 * half);
-          // One comparison for both ends: a row before the start wraps around to a large number.
-          const bool masked = row < firstRow || static_cast<uint32_t>(row - hidden.x) < static_cast<uint32_t>(hidden.y) ||
-                              static_cast<uint32_t>(row - hidden.z) < static_cast<uint32_t>(hidden.w);
-          if (masked) scores[m][n][2 * half + e] = -kInfinity;
+          if (hides(row0 + ElementRow(m, 2 * half), state)) scores[m][n][2 * half + e] = -kInfinity;
         }
       }
     }
   }
+}
+
+// Sets the masked scores of a tile to minus infinity: of a warp's part, which begins at row0 of the problem and at column0 of the tile's
+// columns, which begin at tileColumn0. `columns` are the tile's intervals in shared memory.
+template <int kM, int kN>
+__device__ inline void HideMasked(float (&scores)[kM][kN][4], TileKind kind, const int4* columns, bool causal, int row0,
+                                  int column0, int tileColumn0, int Sq, int Sk) {
+  if (kind & kHidesEdge) {
+    const auto firstRow = [&](int column) {
+      column += tileColumn0 + column0;
+      return column >= Sk ? 0x7fffffff : causal ? column - (Sk - Sq) : -0x7fffffff;
+    };
+    HideWhere(scores, row0, firstRow, [](int row, int first) { return row < first; });
+  }
+  // One comparison for both ends: a row before the start wraps around to a large number.
+  const auto within = [](int row, int2 interval) {
+    return static_cast<uint32_t>(row - interval.x) < static_cast<uint32_t>(interval.y);
+  };
+  const int2* intervals = reinterpret_cast<const int2*>(columns + column0);
+  if (kind & kHidesLower) HideWhere(scores, row0, [&](int column) { return intervals[2 * column]; }, within);
+  if (kind & kHidesUpper) HideWhere(scores, row0, [&](int column) { return intervals[2 * column + 1]; }, within);
 }
 
 // Starts the copy of a tile's intervals to shared memory.

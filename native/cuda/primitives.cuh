@@ -156,14 +156,17 @@ __device__ inline uint32_t BlockAddress(uint32_t address, int row16, int column1
 template <int kRows, int kChannels, int kThreads, class T>
 __device__ inline void CopyTile(uint32_t tile, const T* global, int64_t stride, int rows, int channels) {
   constexpr int kChunks = kChannels / 8;
-  static_assert(kRows * kChunks % kThreads == 0, "each thread copies as many chunks");
+  constexpr int kStep = kThreads / kChunks;
+  static_assert(kThreads % kChunks == 0 && kRows % kStep == 0, "each thread copies one chunk of as many rows");
+  const int row = threadIdx.x / kChunks;
+  const int chunk = threadIdx.x % kChunks;
+  const T* from = global + row * stride + chunk * 8;
+  const int64_t step = kStep * stride;
+  const int validRows = chunk * 8 < channels ? rows - row : 0;
 #pragma unroll
-  for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
-    const int index = threadIdx.x + i * kThreads;
-    const int row = index / kChunks;
-    const int chunk = index % kChunks;
-    const bool valid = row < rows && chunk * 8 < channels;
-    CopyAsync16(tile + ChunkOffset<kRows>(row, chunk), valid ? global + row * stride + chunk * 8 : global, valid);
+  for (int i = 0; i < kRows / kStep; ++i) {
+    CopyAsync16(tile + ChunkOffset<kRows>(row + i * kStep, chunk), from, i * kStep < validRows);
+    from += step;
   }
 }
 

@@ -7,6 +7,23 @@
 
 namespace flashmask::cuda {
 
+// Heads whose blocks take turns under a mask with intervals, so that the blocks with most work, often the same of each head, do not
+// come last; not so many that their tensors leave the L2 cache.
+constexpr int kHeadsInTurn = 8;
+
+struct BlockOfHead {
+  int block, batchHead;
+};
+
+// The block and head of a thread block: all blocks of a head one after another, or those of kHeadsInTurn heads in turn.
+__device__ inline BlockOfHead BlockOfHeadAt(int index, int blocks, int batchHeads, bool inTurn) {
+  if (!inTurn) return {index % blocks, index / blocks};
+  const int first = index / (blocks * kHeadsInTurn) * kHeadsInTurn;
+  const int heads = min(kHeadsInTurn, batchHeads - first);
+  const int rest = index - first * blocks;
+  return {rest / heads, first + rest % heads};
+}
+
 struct RowBlock {
   int b, h, keyHead;
   int batchHead, keyBatchHead;
@@ -15,13 +32,14 @@ struct RowBlock {
   int64_t maskIndex;
 };
 
-// The one of this thread block. Later rows first: a causal mask gives them the most work, and the last to run should have little.
+// The one of this thread block. Under a causal mask later rows come first: they have the most work, and the last to run should have little.
 template <int kBlockQ>
 __device__ inline RowBlock RowBlockOf(const Sizes& s, const Mask& mask) {
   RowBlock at;
   at.queryBlocks = (s.Sq + kBlockQ - 1) / kBlockQ;
-  at.queryBlock = at.queryBlocks - 1 - static_cast<int>(blockIdx.x % at.queryBlocks);
-  at.batchHead = blockIdx.x / at.queryBlocks;
+  const BlockOfHead place = BlockOfHeadAt(blockIdx.x, at.queryBlocks, s.B * s.H, mask.columns != nullptr);
+  at.queryBlock = mask.causal ? at.queryBlocks - 1 - place.block : place.block;
+  at.batchHead = place.batchHead;
   at.b = at.batchHead / s.H;
   at.h = at.batchHead % s.H;
   at.keyHead = at.h / (s.H / s.Hkv);

@@ -56,7 +56,7 @@ __global__ void RangesKernel(Mask mask, int Sq, int Sk, int blockQ, int blockK, 
     const BlockBounds bounds = ReadBlockBounds<kMapColumns>(mask, index, block);
     const int c0 = block * kMapColumns;
     const int c1 = min(c0 + kMapColumns, Sk);
-    if (Classify(bounds, mask.causal, r0, r1, c0, c1, false, Sk - Sq) == TileKind::kEmpty) continue;
+    if (Classify(bounds, mask.causal, r0, r1, c0, c1, false, Sk - Sq) == kEmpty) continue;
     firstColumn = min(firstColumn, c0);
     endColumn = c1;
   }

@@ -3,15 +3,14 @@
 
 namespace flashmask::cuda {
 
-// Shared memory that a thread block may use: sm_80 and sm_90 have at least 163 KB, sm_86, sm_89 and sm_120 99 KB.
-constexpr int kLargeShared = 166912;
+// Shared memory that a thread block may use: 227 KB on sm_90, 99 KB at least elsewhere. Large tiles are those of sm_90.
+constexpr int kLargeShared = 232448;
 constexpr int kSmallShared = 101376;
 
 // Code for an architecture holds the kernels of its own tiles alone. Newer ones run the portable code made for sm_89.
 #ifdef __CUDA_ARCH__
-constexpr bool kLargeArchitecture = __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900;
 template <bool kLarge>
-constexpr bool kCompiled = kLarge == kLargeArchitecture;
+constexpr bool kCompiled = kLarge == (__CUDA_ARCH__ == 900);
 #else
 template <bool kLarge>
 constexpr bool kCompiled = true;
@@ -39,9 +38,9 @@ struct RowTile {
 };
 
 // Backward: a thread block keeps blockK keys and walks over query blocks. Warps divide the scores as kScoreRows x (the rest), dk and dv
-// as kKeyRows x (the rest) and dq as kQueryRows x (the rest).
-template <int kD_, int kParts_, int kBlockQ_, int kBlockK_, int kWarps_, int kStages_, int kScoreRows_, int kKeyRows_,
-          int kQueryRows_>
+// as kKeyRows x (the rest) and dq as kQueryRows x (the rest). With kBulk (sm_90), dq goes to memory through shared memory.
+template <bool kBulk_, int kD_, int kParts_, int kBlockQ_, int kBlockK_, int kWarps_, int kStages_, int kScoreRows_,
+          int kKeyRows_, int kQueryRows_>
 struct ColumnTile {
   static constexpr int kD = kD_;
   static constexpr int kParts = kParts_;
@@ -61,8 +60,11 @@ struct ColumnTile {
   static constexpr int kWeightBytes = kParts * kTileBytes<kBlockQ, kBlockK>;
   static constexpr int kStatBytes = kBlockQ * 4;
   static constexpr int kColumnBytes = kBlockK * 16;
+  static constexpr bool kBulk = kBulk_;
+  static constexpr int kDqRowBytes = kD * 4 + 32;  // so that the rows of a store begin in different banks
+  static constexpr int kDqBytes = kBulk ? kBlockQ * kDqRowBytes : 0;
   static constexpr int kSharedBytes =
-      2 * kKeyBytes + kStages * 2 * (kQueryBytes + kStatBytes) + 2 * kWeightBytes + kColumnBytes;
+      2 * kKeyBytes + kStages * 2 * (kQueryBytes + kStatBytes) + 2 * kWeightBytes + kColumnBytes + kDqBytes;
 };
 
 // Tiles of head size kD with kParts 16-bit numbers for each float, on devices with large or small shared memory.
@@ -73,68 +75,68 @@ template <>
 struct Tiles<64, 1, true> {
   using Forward = RowTile<64, 1, 128, 128, 4>;
   using Dq = RowTile<64, 1, 64, 64, 4>;
-  using Backward = ColumnTile<64, 1, 64, 128, 8, 2, 2, 4, 4>;
+  using Backward = ColumnTile<true, 64, 1, 128, 128, 8, 2, 4, 4, 4>;
 };
 template <>
 struct Tiles<128, 1, true> {
   using Forward = RowTile<128, 1, 128, 64, 4>;
   using Dq = RowTile<128, 1, 64, 64, 4>;
-  using Backward = ColumnTile<128, 1, 64, 128, 8, 2, 2, 4, 2>;
+  using Backward = ColumnTile<true, 128, 1, 64, 128, 8, 2, 2, 4, 2>;
 };
 template <>
 struct Tiles<256, 1, true> {
   using Forward = RowTile<256, 1, 64, 64, 4>;
   using Dq = RowTile<256, 1, 64, 32, 4>;
-  using Backward = ColumnTile<256, 1, 64, 64, 8, 1, 4, 2, 2>;
+  using Backward = ColumnTile<true, 256, 1, 64, 64, 8, 1, 4, 2, 2>;
 };
 template <>
 struct Tiles<64, 2, true> {
   using Forward = RowTile<64, 2, 64, 64, 4>;
   using Dq = RowTile<64, 2, 64, 64, 4>;
-  using Backward = ColumnTile<64, 2, 64, 64, 8, 1, 4, 4, 4>;
+  using Backward = ColumnTile<true, 64, 2, 64, 64, 8, 1, 4, 4, 4>;
 };
 template <>
 struct Tiles<128, 2, true> {
   using Forward = RowTile<128, 2, 64, 64, 4>;
   using Dq = RowTile<128, 2, 64, 32, 4>;
-  using Backward = ColumnTile<128, 2, 64, 64, 8, 1, 4, 2, 2>;
+  using Backward = ColumnTile<true, 128, 2, 64, 64, 8, 1, 4, 2, 2>;
 };
 template <>
 struct Tiles<256, 2, true> {
   using Forward = RowTile<256, 2, 64, 32, 4>;
   using Dq = RowTile<256, 2, 32, 32, 2>;
-  using Backward = ColumnTile<256, 2, 32, 32, 4, 1, 2, 2, 2>;
+  using Backward = ColumnTile<true, 256, 2, 32, 32, 4, 1, 2, 2, 2>;
 };
 
 template <>
 struct Tiles<64, 1, false> {
   using Forward = RowTile<64, 1, 128, 64, 4>;
   using Dq = RowTile<64, 1, 64, 64, 4>;
-  using Backward = ColumnTile<64, 1, 64, 64, 8, 2, 4, 4, 4>;
+  using Backward = ColumnTile<false, 64, 1, 64, 64, 8, 2, 4, 4, 4>;
 };
 template <>
 struct Tiles<128, 1, false> {
-  using Forward = RowTile<128, 1, 64, 64, 4>;
+  using Forward = RowTile<128, 1, 128, 64, 4>;
   using Dq = RowTile<128, 1, 64, 32, 4>;
-  using Backward = ColumnTile<128, 1, 64, 64, 8, 1, 4, 2, 2>;
+  using Backward = ColumnTile<false, 128, 1, 64, 64, 8, 1, 4, 2, 2>;
 };
 template <>
 struct Tiles<256, 1, false> {
   using Forward = RowTile<256, 1, 64, 64, 4>;
   using Dq = RowTile<256, 1, 32, 32, 2>;
-  using Backward = ColumnTile<256, 1, 32, 32, 4, 1, 2, 2, 2>;
+  using Backward = ColumnTile<false, 256, 1, 32, 32, 4, 1, 2, 2, 2>;
 };
 template <>
 struct Tiles<64, 2, false> {
   using Forward = RowTile<64, 2, 64, 32, 4>;
   using Dq = RowTile<64, 2, 32, 32, 2>;
-  using Backward = ColumnTile<64, 2, 32, 32, 4, 1, 2, 2, 2>;
+  using Backward = ColumnTile<false, 64, 2, 32, 32, 4, 1, 2, 2, 2>;
 };
 template <>
 struct Tiles<128, 2, false> {
   using Forward = RowTile<128, 2, 64, 32, 4>;
   using Dq = RowTile<128, 2, 32, 32, 2>;
-  using Backward = ColumnTile<128, 2, 32, 32, 4, 1, 2, 2, 2>;
+  using Backward = ColumnTile<false, 128, 2, 32, 32, 4, 1, 2, 2, 2>;
 };
 
 // Tiles of floats of 256 channels fit no small shared memory; these are never launched (attention.cu refuses them).
