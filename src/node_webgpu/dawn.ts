@@ -1,5 +1,6 @@
 /** @file Loads Dawn, the WebGPU implementation in npm's `webgpu`, and finds an adapter: the GPU's or a software one. */
 import {existsSync} from 'node:fs';
+import {constants} from 'node:os';
 import {dirname, join} from 'node:path';
 import {pathToFileURL} from 'node:url';
 import {tameEventLoop} from './event_loop.js';
@@ -19,6 +20,20 @@ export interface FoundAdapter {
   software: boolean;
 }
 
+/** The first Node known to export what Dawn has in another version. */
+const NODE_WITH_ABSEIL = 24;
+
+/**
+ * Node 24 exports the C++ library abseil, and Dawn, which brings one of its own, would be bound to Node's and abort. Whoever loads a
+ * library first decides what it is bound to.
+ */
+function bindToItself(binary: string): void {
+  if (process.platform === 'linux' && parseInt(process.versions.node) >= NODE_WITH_ABSEIL) {
+    const {RTLD_NOW, RTLD_DEEPBIND} = constants.dlopen;
+    process.dlopen({exports: {}}, binary, RTLD_NOW | RTLD_DEEPBIND);
+  }
+}
+
 /** Loads npm's `webgpu`. Throws, with the remedy, when it is not installed or has no binary for this platform. */
 export async function loadDawn(): Promise<Dawn> {
   const main = findPackage('webgpu');
@@ -34,6 +49,7 @@ export async function loadDawn(): Promise<Dawn> {
     );
   }
   try {
+    bindToItself(binary);
     const dawn = (await import(pathToFileURL(main).href)) as Dawn;
     tameEventLoop(dawn);
     return dawn;
