@@ -9,6 +9,7 @@ constexpr float kRescale = 8.0f;
 struct ForwardRows {
   PanelRows rows;
   ForwardPanel panel;
+  float* few;  // queries and outputs row by row, if there are few
   int vectors;
 };
 
@@ -60,25 +61,33 @@ inline void BeginPanel(const ForwardPlan& plan, int64_t b, ForwardRows* at) {
 // -infinity stands for "nothing seen yet", for which any finite maximum will do: -infinity less -infinity would be NaN.
 inline F FiniteMax(F max) { return Select(Equal(max, Set(-INFINITY)), Zero(), max); }
 
-// Raises the maximum of one vector of rows and scales what was summed under the former one.
-inline void Rescale(const ForwardPanel& panel, int64_t channels, int vector, F max, F tileMax) {
+// Raises the maximum of one vector of rows; returns the factor of what was summed up under the former one.
+inline F RaiseMax(const ForwardPanel& panel, int vector, F tileMax) {
   const int at = vector * kLanes;
+  const F max = Load(panel.max + at);
   const F raised = Max(tileMax, max);
   const F factor = Exp(Sub(max, FiniteMax(raised)));
   Store(panel.max + at, raised);
   Store(panel.sum + at, Mul(Load(panel.sum + at), factor));
+  return factor;
+}
+
+// Multiplies one vector of rows of the output.
+inline void ScaleOutput(const ForwardPanel& panel, int64_t channels, int vector, F factor) {
   for (int64_t c = 0; c < channels; ++c) {
-    float* out = panel.out + c * kPanel + at;
+    float* out = panel.out + c * kPanel + vector * kLanes;
     Store(out, Mul(Load(out), factor));
   }
 }
 
-// Turns the scores of a tile into exp(score - max), and adds these to the sums.
-inline void Softmax(const ForwardRows& at, int64_t channels, int64_t count, float* scores, const float* tileMax) {
+// Turns the scores of a tile into exp(score - max), and adds these to the sums. Calls scaleOutput(vector, factor) where the maximum
+// was raised.
+template <typename ScaleOutputs>
+inline void Softmax(const ForwardRows& at, int64_t count, float* scores, const float* tileMax, ScaleOutputs scaleOutput) {
   for (int v = 0; v < at.vectors; ++v) {
     const F largest = Load(tileMax + v * kLanes);
     const F before = Load(at.panel.max + v * kLanes);
-    if (Any(Less(Add(before, Set(kRescale)), largest))) Rescale(at.panel, channels, v, before, largest);
+    if (Any(Less(Add(before, Set(kRescale)), largest))) scaleOutput(v, RaiseMax(at.panel, v, largest));
     const F max = FiniteMax(Load(at.panel.max + v * kLanes));
     F sum = Load(at.panel.sum + v * kLanes);
     for (int64_t key = 0; key < count; ++key) {
@@ -124,11 +133,13 @@ inline void ForwardTile(const ForwardPlan& plan, int64_t b, ForwardRows* at, con
   } else if (keys.count < kKeyTile) {
     LargestScores(at->vectors, keys.count, scores, max);
   }
-  Softmax(*at, padded, keys.count, scores, max);
+  Softmax(*at, keys.count, scores, max, [&](int v, F factor) { ScaleOutput(at->panel, padded, v, factor); });
   if (p.dropoutThreshold != 0) DropWeights(plan, b, *at, firstKey, keys.count, scores);
   AddProduct<1>(CeilDiv(p.Dv, kMicroRows), kMicroRows, at->vectors, keys.count, scratch.values + keys.begin * padded, padded, scores,
                 kPanel, at->panel.out, kPanel);
 }
+
+#include "few_rows.inc.h"
 
 inline void PackKeyTile(const ForwardPlan& plan, const ForwardItem& item, int64_t tile, const ForwardScratch& scratch) {
   const Problem& p = plan.problem;
@@ -170,36 +181,49 @@ inline float* PartialAt(const ForwardPlan& plan, int64_t b, int64_t keyHead, int
   return plan.partials + index * PanelFloats(plan.problem);
 }
 
-void RunForward(const ForwardPlan& plan, int64_t index, int thread) {
+// Lists the panels of an item and packs their queries.
+inline void BeginItem(const ForwardPlan& plan, const ForwardItem& item, const ForwardScratch& scratch, ForwardRows* rows) {
   const Problem& p = plan.problem;
-  const ForwardItem item = ForwardItemAt(plan, index);
-  const ForwardScratch scratch = ForwardScratchOf(plan, thread);
-  const int64_t endTile = Least((item.split + 1) * plan.tilesPerSplit, plan.tiles);
-  const int64_t panels = item.endPanel - item.firstPanel;
-  ForwardRows rows[kMaxPanelsPerItem];
-  LiveTile next[kMaxPanelsPerItem];
-  for (int64_t i = 0; i < panels; ++i) {
+  for (int64_t i = 0; i < item.endPanel - item.firstPanel; ++i) {
     float* memory = plan.splits > 1 ? PartialAt(plan, item.b, item.keyHead, item.firstPanel + i, item.split)
                                     : scratch.panels + i * PanelFloats(p);
     rows[i].panel = PanelAt(p, memory);
+    rows[i].few = scratch.rows + i * FewRowsFloats(p);
     ListRows(plan, item.b, item.keyHead, item.firstPanel + i, &rows[i].rows);
     BeginPanel(plan, item.b, &rows[i]);
-    const PanelRows& of = rows[i].rows;
-    next[i] = NextLiveTile(plan.mask, of.maskHead, of.firstRow, of.endRow, item.split * plan.tilesPerSplit, endTile);
+    if (HasFewRows(plan)) BeginFewRows(plan, item.b, &rows[i]);
   }
+}
+
+void RunForward(const ForwardPlan& plan, int64_t index, int thread) {
+  const ForwardItem item = ForwardItemAt(plan, index);
+  const ForwardScratch scratch = ForwardScratchOf(plan, thread);
+  const int64_t panels = item.endPanel - item.firstPanel;
+  const int64_t endTile = Least((item.split + 1) * plan.tilesPerSplit, plan.tiles);
+  ForwardRows rows[kMaxPanelsPerItem];
+  BeginItem(plan, item, scratch, rows);
+  const bool few = HasFewRows(plan);
+  LiveTile next[kMaxPanelsPerItem];
+  const auto advance = [&](int64_t i, int64_t from) {
+    const PanelRows& of = rows[i].rows;
+    next[i] = NextLiveTile(plan.mask, of.maskHead, of.firstRow, of.endRow, from, endTile);
+  };
+  for (int64_t i = 0; i < panels; ++i) advance(i, item.split * plan.tilesPerSplit);
   for (;;) {
     int64_t tile = endTile;
     for (int64_t i = 0; i < panels; ++i) tile = Least(tile, next[i].index);
     if (tile == endTile) break;
-    PackKeyTile(plan, item, tile, scratch);
+    if (!few) PackKeyTile(plan, item, tile, scratch);
     for (int64_t i = 0; i < panels; ++i) {
       if (next[i].index != tile) continue;
-      ForwardTile(plan, item.b, &rows[i], next[i], scratch);
-      const PanelRows& of = rows[i].rows;
-      next[i] = NextLiveTile(plan.mask, of.maskHead, of.firstRow, of.endRow, tile + 1, endTile);
+      few ? FewRowsTile(plan, item, &rows[i], next[i], scratch) : ForwardTile(plan, item.b, &rows[i], next[i], scratch);
+      advance(i, tile + 1);
     }
   }
-  for (int64_t i = 0; plan.splits == 1 && i < panels; ++i) EndPanel(plan, item.b, rows[i]);
+  for (int64_t i = 0; i < panels; ++i) {
+    if (few) EndFewRows(plan, rows[i]);
+    if (plan.splits == 1) EndPanel(plan, item.b, rows[i]);
+  }
 }
 
 // Adds the parts of one panel to the first, in their order, and ends it.
@@ -217,7 +241,7 @@ void RunCombine(const ForwardPlan& plan, int64_t index, int thread) {
     for (int v = 0; v < at.vectors; ++v) {
       const int lane = v * kLanes;
       const F partMax = Load(part.max + lane);
-      Rescale(at.panel, p.Dv, v, Load(at.panel.max + lane), partMax);
+      ScaleOutput(at.panel, p.Dv, v, RaiseMax(at.panel, v, partMax));
       const F factor = Exp(Sub(partMax, FiniteMax(Load(at.panel.max + lane))));
       Store(at.panel.sum + lane, Fma(Load(part.sum + lane), factor, Load(at.panel.sum + lane)));
       for (int64_t c = 0; c < p.Dv; ++c) {

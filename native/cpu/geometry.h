@@ -32,6 +32,9 @@ constexpr int kRowPad = 16;
 // Packed columns of V, in the forward pass, are padded to this many, the most rows of a micro-kernel.
 constexpr int kColumnPad = 8;
 
+// Panels of at most this many rows, as in decoding, may be multiplied row by row, straight from K and V (few_rows.inc.h).
+constexpr int kMaxFewRows = 8;
+
 // Panels that share a packed tile of K and V in the forward pass.
 constexpr int kMaxPanelsPerItem = 8;
 

@@ -64,6 +64,7 @@ ForwardScratch CarveForward(const ForwardPlan& plan, Arena* arena) {
   s.values = arena->Floats(kKeyTile * PaddedDv(p));
   s.scores = arena->Floats(kKeyTile * kPanel);
   s.panels = arena->Floats(plan.panelsPerItem * PanelFloats(p));
+  s.rows = arena->Floats(plan.panelsPerItem * FewRowsFloats(p));
   return s;
 }
 
@@ -122,6 +123,8 @@ void SplitBackward(BackwardPlan* plan) {
 }
 
 }  // namespace
+
+int64_t FewRowsFloats(const Problem& p) { return kMaxFewRows * (PackedRow(p.D) + PackedRow(p.Dv)); }
 
 int64_t PanelFloats(const Problem& p) { return kPanel * (RoundUp(p.D, kColumnPad) + PaddedDv(p) + 8); }
 

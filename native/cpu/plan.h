@@ -74,6 +74,7 @@ struct ForwardScratch {
   float* values;  // [kKeyTile, padded Dv]
   float* scores;  // [kKeyTile, kPanel]
   float* panels;  // [panelsPerItem, PanelFloats]
+  float* rows;    // [panelsPerItem, FewRowsFloats]: queries and outputs of panels of few rows
 };
 
 // An item is a run of panels of one key head by a run of its tiles.
@@ -110,6 +111,9 @@ struct BackwardScratch {
   float* weights;    // [kKeyTile, kPanel]: scores, then dropped weights
   float* dScores;    // [kKeyTile, kPanel]: gradients of dropped weights, then of scores
 };
+
+// Floats of the queries and outputs, row by row, of a panel of few rows.
+int64_t FewRowsFloats(const Problem& problem);
 
 // Floats of a ForwardPanel.
 int64_t PanelFloats(const Problem& problem);
