@@ -40,7 +40,7 @@ const LOCAL = join(root, 'build', 'Release', 'tfjs_flashmask.node');
 const PREBUILD = join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'tfjs-flashmask.node');
 const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 
-/** Every GPU from sm_80 on: code for these, and PTX of the newest, which the driver compiles for later ones. */
+/** Every GPU from sm_80 on: code for these, and PTX, which the driver compiles for later ones. */
 const CUDA_ARCHS = ['80', '86', '89', '90'];
 /** The first that knows all of them. */
 const OLDEST_CUDA = 11.8;
@@ -155,13 +155,18 @@ function nodeHeaders() {
   }
 }
 
-/** `-gencode` flags; `archs` lists what they make, PTX last. */
+/**
+ * `-gencode` flags; `archs` lists what they make, PTX last. Code for sm_90 has tiles for that architecture's shared memory alone
+ * (native/cuda/tiles.h), so the PTX that GPUs to come compile is that of the newest one before it.
+ */
 function cudaCode(archs) {
-  const newest = archs.at(-1);
-  const code = archs.map((arch) => `-gencode=arch=compute_${arch},code=sm_${arch}`);
+  const portable = archs.filter((arch) => arch !== '90').slice(-1);
   return {
-    flags: [...code, `-gencode=arch=compute_${newest},code=compute_${newest}`],
-    archs: [...archs, `${newest}-ptx`],
+    flags: [
+      ...archs.map((arch) => `-gencode=arch=compute_${arch},code=sm_${arch}`),
+      ...portable.map((arch) => `-gencode=arch=compute_${arch},code=compute_${arch}`),
+    ],
+    archs: [...archs, ...portable.map((arch) => `${arch}-ptx`)],
   };
 }
 

@@ -412,8 +412,10 @@ __device__ inline void Backward(const BackwardParams& p) {
     __syncthreads();
     using Weights = Operand<kBlockQ, true, kWeightPart>;
     using Queries = Operand<kBlockQ, true, kQueryPart>;
-    Product<T, kParts, Weights, Queries, kBlockQ / 16>(dv, weightsLane,
-                                                       LaneAddress<kBlockQ>(dOutShared, 0, keyChannel / 16, true));
+    Accumulate<kParts>(dv, [&](auto& sum) {
+      const uint32_t dOutLane = LaneAddress<kBlockQ>(dOutShared, 0, keyChannel / 16, true);
+      Product<T, kParts, Weights, Queries, kBlockQ / 16>(sum, weightsLane, dOutLane);
+    });
     if (p.accumulateDq) {
       float dq[kQueryM][kQueryN][4];
       Clear(dq);
@@ -427,8 +429,10 @@ __device__ inline void Backward(const BackwardParams& p) {
         AddRows(dqHead, p.dq, dq, factors.dq, queryRow, queryChannel, Sq - r0);
       }
     }
-    Product<T, kParts, Weights, Queries, kBlockQ / 16>(dk, gradientsKeyLane,
-                                                       LaneAddress<kBlockQ>(qShared, 0, keyChannel / 16, true));
+    Accumulate<kParts>(dk, [&](auto& sum) {
+      const uint32_t qLane = LaneAddress<kBlockQ>(qShared, 0, keyChannel / 16, true);
+      Product<T, kParts, Weights, Queries, kBlockQ / 16>(sum, gradientsKeyLane, qLane);
+    });
     if (kStages == 1 && following.block >= 0) {
       __syncthreads();
       copyQueries(following, 0);
@@ -454,7 +458,11 @@ __device__ inline void Backward(const BackwardParams& p) {
 template <class T, int kD, int kParts, bool kLarge>
 __global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Backward::kThreads, 1)
     BackwardKernel(const __grid_constant__ BackwardParams p) {
-  if constexpr (kCompiled<kLarge>) Backward<T, typename Tiles<kD, kParts, kLarge>::Backward>(p);
+  if constexpr (kCompiled<kLarge>) {
+    Backward<T, typename Tiles<kD, kParts, kLarge>::Backward>(p);
+  } else {
+    __trap();
+  }
 }
 
 }  // namespace flashmask::cuda

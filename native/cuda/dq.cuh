@@ -86,7 +86,10 @@ __device__ inline void Dq(const BackwardParams& p) {
     } else {
       DroppedWeightsAndGradients(scores, gradients, lse2, delta, factors, p.dropout, at.batchHead, at.r0 + warpRow, c0);
     }
-    ProductFromRegisters<T, kParts, Operand<kBlockK, true, Tile::kKeyBytes / kParts>, kBlockK / 16>(dq, gradients, kSumLane);
+    Accumulate<kParts>(dq, [&](auto& sum) {
+      using KeyRows = Operand<kBlockK, true, Tile::kKeyBytes / kParts>;
+      ProductFromRegisters<T, kParts, KeyRows, kBlockK / 16>(sum, gradients, kSumLane);
+    });
     block = live.Next(&partial, classify);
     __syncthreads();
     if (block >= 0) copyKeys(block);
@@ -99,7 +102,11 @@ __device__ inline void Dq(const BackwardParams& p) {
 template <class T, int kD, int kParts, bool kLarge>
 __global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Dq::kThreads)
     DqKernel(const __grid_constant__ BackwardParams p) {
-  if constexpr (kCompiled<kLarge>) Dq<T, typename Tiles<kD, kParts, kLarge>::Dq>(p);
+  if constexpr (kCompiled<kLarge>) {
+    Dq<T, typename Tiles<kD, kParts, kLarge>::Dq>(p);
+  } else {
+    __trap();
+  }
 }
 
 }  // namespace flashmask::cuda

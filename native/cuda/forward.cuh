@@ -192,7 +192,7 @@ __device__ inline void Forward(const ForwardParams& p) {
     RaiseMaxima(stats, out, scores, scale2);
     ScoresToWeights(stats, scores, scale2, kForwardWeightShift<T>);
     if (p.dropout.threshold != 0) DropWeights(scores, p.dropout, at.batchHead, at.r0 + warpRow, c0);
-    ProductFromRegisters<T, kParts, Values, kBlockK / 16>(out, scores, vLane);
+    Accumulate<kParts>(out, [&](auto& sum) { ProductFromRegisters<T, kParts, Values, kBlockK / 16>(sum, scores, vLane); });
     block = nextBlock;
   }
 
@@ -223,7 +223,11 @@ template <class T, int kD, int kParts, bool kLarge>
 __global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Forward::kThreads,
                                   Tiles<kD, kParts, kLarge>::Forward::kMinBlocks)
     ForwardKernel(const __grid_constant__ ForwardParams p) {
-  if constexpr (kCompiled<kLarge>) Forward<T, typename Tiles<kD, kParts, kLarge>::Forward>(p);
+  if constexpr (kCompiled<kLarge>) {
+    Forward<T, typename Tiles<kD, kParts, kLarge>::Forward>(p);
+  } else {
+    __trap();
+  }
 }
 
 }  // namespace flashmask::cuda

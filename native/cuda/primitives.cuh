@@ -263,6 +263,27 @@ __device__ inline void Clear(float (&acc)[kM][kN][4]) {
   }
 }
 
+// acc += what `product` adds to zeros. Tensor cores cut off what they add, so long sums of split floats are rounded here, tile by tile;
+// sums of 16-bit numbers stay where they are.
+template <int kParts, int kM, int kN, class AddProduct>
+__device__ inline void Accumulate(float (&acc)[kM][kN][4], AddProduct product) {
+  if constexpr (kParts == 1) {
+    product(acc);
+  } else {
+    float tile[kM][kN][4];
+    Clear(tile);
+    product(tile);
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) acc[m][n][i] += tile[m][n][i];
+      }
+    }
+  }
+}
+
 // Rows and columns of accumulator element i of block (m, n): its warp's first row and column, plus these.
 __device__ inline int ElementRow(int m, int i) { return m * 16 + (threadIdx.x % kWarp) / 4 + (i / 2) * 8; }
 __device__ inline int ElementColumn(int n, int i) { return n * 8 + (threadIdx.x % 4) * 2 + i % 2; }
