@@ -23,12 +23,17 @@ export interface FoundAdapter {
 /** The first Node known to export what Dawn has in another version. */
 const NODE_WITH_ABSEIL = 24;
 
+/** Set on the process once Dawn is bound: a second loading would start Dawn anew under what runs on it. */
+const BOUND = Symbol.for('tfjs-flashmask.dawnIsBound');
+
 /**
  * Node 24 exports the C++ library abseil, and Dawn, which brings one of its own, would be bound to Node's and abort. Whoever loads a
  * library first decides what it is bound to.
  */
 function bindToItself(binary: string): void {
-  if (process.platform === 'linux' && parseInt(process.versions.node) >= NODE_WITH_ABSEIL) {
+  const needed = process.platform === 'linux' && parseInt(process.versions.node) >= NODE_WITH_ABSEIL;
+  if (needed && !(BOUND in process)) {
+    Object.defineProperty(process, BOUND, {value: true});
     const {RTLD_NOW, RTLD_DEEPBIND} = constants.dlopen;
     process.dlopen({exports: {}}, binary, RTLD_NOW | RTLD_DEEPBIND);
   }
