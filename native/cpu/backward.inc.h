@@ -144,7 +144,12 @@ inline void BackwardTile(const BackwardPlan& plan, int64_t b, const PanelRows& r
   const int vectors = VectorsOf(rows.count);
   const int64_t rowD = PackedRow(p.D);
   const int64_t rowDv = PackedRow(p.Dv);
-  Scores<false>(groups, vectors, p.D, s.keys + begin * p.D, s.queries, p.scale, s.weights, nullptr);
+  if (HasFewRows(plan)) {
+    // In the forward pass's order of additions: a row that sees one key must get its score as lse, to the bit.
+    FewRowsScores(p, rows.count, s.queryRows, s.keyRows + begin * rowD, rowD, keys.count, s.weights);
+  } else {
+    Scores<false>(groups, vectors, p.D, s.keys + begin * p.D, s.queries, p.scale, s.weights, nullptr);
+  }
   Scores<false>(groups, vectors, p.Dv, s.values + begin * p.Dv, s.dOuts, 1.0f, s.dScores, nullptr);
   float unused[kPanel];
   if (keys.partial) MaskScores(plan, rows, vectors, firstKey, keys, s.weights, unused);

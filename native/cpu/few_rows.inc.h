@@ -5,7 +5,7 @@ constexpr int kFewRows = kLanes / 2 < kMaxFewRows ? kLanes / 2 : kMaxFewRows;
 
 // Asked of the call, not of a panel: the last panel of a head may have few rows too, and would be computed one way or the other
 // depending on which others are in its item.
-inline bool HasFewRows(const ForwardPlan& plan) {
+inline bool HasFewRows(const Plan& plan) {
   const Problem& p = plan.problem;
   return (plan.panels.folded ? p.H / p.Hkv * p.Sq : p.Sq) <= kFewRows;
 }
@@ -60,16 +60,17 @@ inline Float4 DotProducts(const float* query, const float* const keys[4], int64_
   return products;
 }
 
-// scores[key, row]; lanes without a row are 0.
-inline void FewRowsScores(const Problem& p, const ForwardRows& at, const float* keys, int64_t stride, int64_t count, float* scores) {
+// scores[key, row] of rows whose queries are PackedRow(D) apart; lanes without a row are 0.
+inline void FewRowsScores(const Problem& p, int rows, const float* queries, const float* keys, int64_t stride, int64_t count,
+                          float* scores) {
   for (int64_t key = 0; key < count; key += 4) {
-    const float* rows[4];
+    const float* four[4];
     for (int64_t i = 0; i < 4; ++i) {
-      rows[i] = keys + Least(key + i, count - 1) * stride;
+      four[i] = keys + Least(key + i, count - 1) * stride;
       Store(scores + (key + i) * kPanel, Zero());
     }
-    for (int r = 0; r < at.rows.count; ++r) {
-      const Float4 products = DotProducts(FewQuery(p, at, r), rows, p.D);
+    for (int r = 0; r < rows; ++r) {
+      const Float4 products = DotProducts(queries + r * PackedRow(p.D), four, p.D);
       for (int i = 0; i < 4; ++i) scores[(key + i) * kPanel + r] = products[i] * p.scale;
     }
   }
@@ -117,7 +118,7 @@ inline void FewRowsTile(const ForwardPlan& plan, const ForwardItem& item, Forwar
   const float* k = plan.tensors.k + item.b * plan.k.batch + item.keyHead * plan.k.head + firstKey * plan.k.row;
   const float* v = plan.tensors.v + item.b * plan.v.batch + item.keyHead * plan.v.head + firstKey * plan.v.row;
   float max[kPanel];
-  FewRowsScores(p, *at, k, plan.k.row, keys.count, scratch.scores);
+  FewRowsScores(p, at->rows.count, FewQuery(p, *at, 0), k, plan.k.row, keys.count, scratch.scores);
   if (keys.partial) {
     MaskScores(plan, at->rows, 1, firstKey, keys, scratch.scores, max);
   } else {
