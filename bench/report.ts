@@ -22,6 +22,8 @@ export interface BenchRecord {
   backwardMs?: number;
   forwardTflops?: number;
   backwardTflops?: number;
+  /** Of tf.matMul in the same process, on CPUs. */
+  matMulTflops?: number;
   /** Peak bytes of forward and backward beyond the inputs. */
   peakBytes?: number;
   /** Largest difference of the output from dense attention, where both ran. */
