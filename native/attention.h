@@ -57,7 +57,7 @@ struct BackwardTensors {
   const float* out;
   const float* lse;
   const float* dOut;  // [B, Sq, H, Dv]
-  const float* dLse;  // [B, H, Sq]
+  const float* dLse;  // [B, H, Sq]; null: zeros
   float* dq;          // [B, Sq, H, D]
   float* dk;          // [B, Sk, Hkv, D]
   float* dv;          // [B, Sk, Hkv, Dv]

@@ -22,7 +22,8 @@ export interface Comparison {
   ratio: number;
 }
 
-const FACTOR = 2;
+/** Errors may be this many times those of dense attention. */
+export const FACTOR = 2;
 const EPSILON = 2 ** -23;
 /** Rounding steps of the absolute term. */
 const STEPS = 2;
@@ -35,6 +36,7 @@ const SHOWN = 10;
  * Compares every result that `actual` has.
  *
  * @param bits Of precision of what the products read; dense attention must read the same.
+ * @param factor Times the errors of dense attention.
  * @throws Error that names the result and shows up to ten of its worst elements.
  */
 export function compare(
@@ -42,10 +44,11 @@ export function compare(
   expected: OracleResult,
   dense: AttentionResult,
   bits = FLOAT32_BITS,
+  factor = FACTOR,
 ): Comparison[] {
   return resultNames
     .filter((name) => actual[name] !== undefined)
-    .map((name) => compareOne(name, actual[name]!, expected[name], expected.magnitude[name], dense[name], bits));
+    .map((name) => compareOne(name, actual[name]!, expected[name], expected.magnitude[name], dense[name], bits, factor));
 }
 
 function compareOne(
@@ -55,6 +58,7 @@ function compareOne(
   magnitude: Float64Array,
   dense: Float64Array,
   bits: number,
+  factor: number,
 ): Comparison {
   requireLength(name, actual, expected);
   requireExact(name, actual, expected, magnitude);
@@ -65,8 +69,8 @@ function compareOne(
   // The unit of rounding of products that read few bits.
   const unit = bits < FLOAT32_BITS ? 2 ** -bits : 0;
   const steps = STEPS * EPSILON + (STEPS_OF_ONE * unit) / Math.sqrt(expected.length);
-  const maxAllowed = FACTOR * maxOf(denseErrors) + (steps + unit) * maxOf(magnitude);
-  const rmsAllowed = FACTOR * rmsOf(denseErrors) + steps * rmsOf(magnitude);
+  const maxAllowed = factor * maxOf(denseErrors) + (steps + unit) * maxOf(magnitude);
+  const rmsAllowed = factor * rmsOf(denseErrors) + steps * rmsOf(magnitude);
   if (!Number.isFinite(maxAllowed)) {
     throw new Error(
       `${name}: dense attention itself is not finite here, so it gives no tolerance. Change the case's inputs.`,

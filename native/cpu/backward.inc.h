@@ -262,6 +262,6 @@ void RunRowShift(const BackwardPlan& plan, int64_t index, int thread) {
     for (int lane = 0; lane < kLanes; ++lane) delta += lanes[lane];
     for (; c < p.Dv; ++c) delta += dOut[c] * out[c];
     const int64_t at = (b * p.H + rows.head[i]) * p.Sq + rows.row[i];
-    plan.rowShift[at] = delta - plan.tensors.dLse[at];
+    plan.rowShift[at] = plan.tensors.dLse == nullptr ? delta : delta - plan.tensors.dLse[at];
   }
 }

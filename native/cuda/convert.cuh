@@ -109,7 +109,7 @@ struct RowsParams {
   const void* dOut;  // float32, or T with the strides of dOut16
   Tensor16 dOut16;
   const float* lse;   // [B, H, Sq]
-  const float* dLse;  // [B, H, Sq]
+  const float* dLse;  // [B, H, Sq]; null: zeros
   float* lse2;
   float* delta;
   Magnitudes deltaMagnitudes;  // null: not asked for
@@ -140,7 +140,8 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
   if (threadIdx.x % kWarp != 0) return;
   // A row that sees no key has weights of exactly 0, whatever gradient comes in.
-  const float delta = seesKeys ? sum - p.dLse[index] : 0.f;
+  const float dLse = p.dLse == nullptr ? 0.f : p.dLse[index];
+  const float delta = seesKeys ? sum - dLse : 0.f;
   p.lse2[index] = seesKeys ? lse * kLog2E : kInfinity;
   p.delta[index] = delta;
   if (p.deltaMagnitudes != nullptr) {

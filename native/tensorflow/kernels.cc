@@ -241,12 +241,15 @@ BackwardTensors BackwardTensorsOf(Call* call, const Problem& p) {
   const Shape rows = {p.B, p.H, p.Sq};
   for (const int i : {kOut, kDOut})
     Require(call->InputShape(i) == OutShape(p), "out must fit q and v", call->InputShape(i));
-  for (const int i : {kLse, kDLse}) Require(call->InputShape(i) == rows, "lse must be [B, H, Sq]", call->InputShape(i));
+  // No numbers stand for zeros: gradients seldom come through lse.
+  const bool noDLse = call->InputShape(kDLse) == Shape{0};
+  Require(call->InputShape(kLse) == rows, "lse must be [B, H, Sq]", call->InputShape(kLse));
+  Require(noDLse || call->InputShape(kDLse) == rows, "d_lse must be [B, H, Sq] or empty", call->InputShape(kDLse));
   auto tensors = InputsOf<BackwardTensors>(call);
   tensors.out = static_cast<const float*>(call->Input(kOut));
   tensors.lse = static_cast<const float*>(call->Input(kLse));
   tensors.dOut = static_cast<const float*>(call->Input(kDOut));
-  tensors.dLse = static_cast<const float*>(call->Input(kDLse));
+  tensors.dLse = noDLse ? nullptr : static_cast<const float*>(call->Input(kDLse));
   tensors.dq = call->Output(0, call->InputShape(kQ));
   tensors.dk = call->Output(1, call->InputShape(kK));
   tensors.dv = call->Output(2, call->InputShape(kV));

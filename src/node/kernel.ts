@@ -32,6 +32,8 @@ interface Attribute {
 
 /** tfjs-node's backend, as far as an op needs it. */
 interface Backend extends TensorFlowBackend {
+  /** `values` are there until TensorFlow has the tensor. */
+  tensorMap: {get(dataId: object): {values?: unknown}};
   binding: Record<'TF_ATTR_BOOL' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_ATTR_STRING', number>;
   executeMultipleOutputs(name: string, attributes: Attribute[], inputs: TensorInfo[], outputs: number): Tensor[];
 }
@@ -75,17 +77,31 @@ function seedTensor({dropout, seed}: FlashMaskAttentionAttrs): Tensor {
 
 type Inputs = FlashMaskAttentionInputs | FlashMaskAttentionGradInputs;
 
-/** What the gradient kernel reads beside the forward kernel's inputs. */
-function gradientInputs({out, lse, dOut, dLse}: FlashMaskAttentionGradInputs): TensorInfo[] {
-  return [out, lse, dOut, dLse];
+/**
+ * Whether the tensor is zeros that TensorFlow has not been given. tfjs makes such a tensor for every output that a gradient does not
+ * come through, and copying it to a GPU takes as long as a short kernel.
+ */
+function isHostZeros({tensorMap}: Backend, {dataId}: TensorInfo): boolean {
+  const {values} = tensorMap.get(dataId);
+  if (!(values instanceof Float32Array)) return false;
+  // A loop: `every` with its callback takes ten times as long.
+  for (let i = 0; i < values.length; i++) if (values[i] !== 0) return false;
+  return true;
+}
+
+/** What the gradient kernel reads beside the forward kernel's inputs; `none` stands for a dLse of zeros. */
+function gradientInputs(backend: Backend, inputs: FlashMaskAttentionGradInputs, none: TensorInfo): TensorInfo[] {
+  const {out, lse, dOut, dLse} = inputs;
+  return [out, lse, dOut, isHostZeros(backend, dLse) ? none : dLse];
 }
 
 /** Runs one op: its inputs are the kernel's, with the seed after the bounds. */
 function execute(name: string, inputs: Inputs, attrs: FlashMaskAttentionAttrs, backend: Backend): Tensor[] {
   const isForward = name === FlashMaskAttention;
   const {q, k, v, bounds} = inputs;
-  const rest = isForward ? [] : gradientInputs(inputs as FlashMaskAttentionGradInputs);
   const seed = seedTensor(attrs);
+  const none = engine().makeTensor(new Float32Array(0), [0], 'float32');
+  const rest = isForward ? [] : gradientInputs(backend, inputs as FlashMaskAttentionGradInputs, none);
   const all = [q, k, v, bounds, seed, ...rest];
   try {
     return backend.executeMultipleOutputs(name, attributesOf(backend, attrs), all, isForward ? 2 : 3);
@@ -93,6 +109,7 @@ function execute(name: string, inputs: Inputs, attrs: FlashMaskAttentionAttrs, b
     throw readable(error);
   } finally {
     seed.dispose();
+    none.dispose();
   }
 }
 
