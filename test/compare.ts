@@ -48,7 +48,9 @@ export function compare(
 ): Comparison[] {
   return resultNames
     .filter((name) => actual[name] !== undefined)
-    .map((name) => compareOne(name, actual[name]!, expected[name], expected.magnitude[name], dense[name], bits, factor));
+    .map((name) =>
+      compareOne(name, actual[name]!, expected[name], expected.magnitude[name], dense[name], bits, factor),
+    );
 }
 
 function compareOne(
