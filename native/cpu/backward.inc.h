@@ -1,6 +1,6 @@
-// Included in the anonymous namespace of an instruction set. The backward pass (arXiv 2410.01359, algorithm 2): chunk by chunk of
-// keys over the live tiles of all panels, weights recomputed from lse. dk and dv of a chunk stay in the cache; dq of a panel is added
-// to the output, or to one of several partial outputs, once a chunk.
+// Included in the anonymous namespace of an instruction set. The backward pass (arXiv 2410.01359, algorithm 2): chunk
+// by chunk of keys over the live tiles of all panels, weights recomputed from lse. dk and dv of a chunk stay in the
+// cache; dq of a panel is added to the output, or to one of several partial outputs, once a chunk.
 
 struct BackwardItem {
   int64_t b;
@@ -27,7 +27,8 @@ struct Chunk {
   int64_t keys;
 };
 
-inline Chunk BeginChunk(const BackwardPlan& plan, const BackwardItem& item, int64_t firstTile, int64_t endTile, const BackwardScratch& s) {
+inline Chunk BeginChunk(const BackwardPlan& plan, const BackwardItem& item, int64_t firstTile, int64_t endTile,
+                        const BackwardScratch& s) {
   const Problem& p = plan.problem;
   Chunk chunk;
   chunk.firstTile = firstTile;
@@ -49,26 +50,28 @@ inline Chunk BeginChunk(const BackwardPlan& plan, const BackwardItem& item, int6
 }
 
 // Writes rows times a factor to a tensor.
-inline void EndChunk(const float* rows, int64_t packed, int64_t count, int64_t channels, float factor, float* to, int64_t stride) {
+inline void EndChunk(const float* rows, int64_t packed, int64_t count, int64_t channels, float factor, float* to,
+                     int64_t stride) {
   for (int64_t r = 0; r < count; ++r) {
     for (int64_t c = 0; c < channels; ++c) to[r * stride + c] = rows[r * packed + c] * factor;
   }
 }
 
-inline void WriteKeyGradients(const BackwardPlan& plan, const BackwardItem& item, const Chunk& chunk, const BackwardScratch& s) {
+inline void WriteKeyGradients(const BackwardPlan& plan, const BackwardItem& item, const Chunk& chunk,
+                              const BackwardScratch& s) {
   const Problem& p = plan.problem;
   const int64_t part = item.panelSplit - 1;
   float* dk = item.panelSplit == 0 ? plan.tensors.dk : plan.dkPartials + part * p.B * plan.k.batch;
   float* dv = item.panelSplit == 0 ? plan.tensors.dv : plan.dvPartials + part * p.B * plan.v.batch;
   const int64_t first = chunk.firstTile * kKeyTile;
-  EndChunk(s.dKeys, PackedRow(p.D), chunk.keys, p.D, p.scale, dk + item.b * plan.k.batch + item.keyHead * plan.k.head + first * plan.k.row,
-           plan.k.row);
+  EndChunk(s.dKeys, PackedRow(p.D), chunk.keys, p.D, p.scale,
+           dk + item.b * plan.k.batch + item.keyHead * plan.k.head + first * plan.k.row, plan.k.row);
   EndChunk(s.dValues, PackedRow(p.Dv), chunk.keys, p.Dv, 1.0f,
            dv + item.b * plan.v.batch + item.keyHead * plan.v.head + first * plan.v.row, plan.v.row);
 }
 
-// Packs queries and gradients of a panel. Rows that see no key become zeros with an lse of infinity: their weights are exactly 0,
-// whatever flows into them.
+// Packs queries and gradients of a panel. Rows that see no key become zeros with an lse of infinity: their weights are
+// exactly 0, whatever flows into them.
 inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& rows, const BackwardScratch& s) {
   const Problem& p = plan.problem;
   const float* queries[kPanel];
@@ -90,10 +93,11 @@ inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& row
   __builtin_memset(s.dQueries, 0, sizeof(float) * static_cast<size_t>(kPanel * PackedRow(p.D)));
 }
 
-// Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores, of one vector of rows.
+// Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores, of one vector
+// of rows.
 template <bool kMasked, bool kDropout>
-inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows& rows, int vector, int64_t firstKey, int64_t count,
-                           const BackwardScratch& s) {
+inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows& rows, int vector, int64_t firstKey,
+                           int64_t count, const BackwardScratch& s) {
   const int lane = vector * kLanes;
   const F lse = Load(s.lse + lane);
   const F shift = Load(s.shift + lane);
@@ -132,8 +136,8 @@ inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows&
 }
 
 // One tile of one panel: five products.
-inline void BackwardTile(const BackwardPlan& plan, int64_t b, const PanelRows& rows, const Chunk& chunk, const LiveTile& tile,
-                         const BackwardScratch& s) {
+inline void BackwardTile(const BackwardPlan& plan, int64_t b, const PanelRows& rows, const Chunk& chunk,
+                         const LiveTile& tile, const BackwardScratch& s) {
   const Problem& p = plan.problem;
   TileKeys keys;
   ReadTile(plan.mask, rows.maskHead, rows.firstRow, rows.endRow, tile, &keys);
@@ -154,12 +158,12 @@ inline void BackwardTile(const BackwardPlan& plan, int64_t b, const PanelRows& r
   float unused[kPanel];
   if (keys.partial) MaskScores(plan, rows, vectors, firstKey, keys, s.weights, unused);
   for (int v = 0; v < vectors; ++v) ScoreGradients(plan, b, rows, v, firstKey, keys, s);
-  AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(p.Dv)), rows.count, s.weights, 1, s.dOutRows, rowDv,
-                     s.dValues + begin * rowDv, rowDv);
-  AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(p.D)), rows.count, s.dScores, 1, s.queryRows, rowD,
-                     s.dKeys + begin * rowD, rowD);
-  AddProduct<1>(CeilDiv(rows.count, kMicroRows), kMicroRows, VectorsOf(static_cast<int>(p.D)), keys.count, s.dScores, kPanel,
-                s.keyRows + begin * rowD, rowD, s.dQueries, rowD);
+  AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(p.Dv)), rows.count, s.weights, 1,
+                     s.dOutRows, rowDv, s.dValues + begin * rowDv, rowDv);
+  AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(p.D)), rows.count, s.dScores, 1,
+                     s.queryRows, rowD, s.dKeys + begin * rowD, rowD);
+  AddProduct<1>(CeilDiv(rows.count, kMicroRows), kMicroRows, VectorsOf(static_cast<int>(p.D)), keys.count, s.dScores,
+                kPanel, s.keyRows + begin * rowD, rowD, s.dQueries, rowD);
 }
 
 inline uint8_t* HasPart(const BackwardPlan& plan, int64_t split, int64_t b, int64_t keyHead, int64_t panel) {
@@ -174,8 +178,8 @@ inline float* QueryGradient(const BackwardPlan& plan, int64_t split, int64_t b, 
 }
 
 // Adds a panel's dq in one chunk to that of its key split.
-inline void AddQueryGradients(const BackwardPlan& plan, const BackwardItem& item, const PanelRows& rows, uint8_t* hasPart,
-                              const BackwardScratch& s) {
+inline void AddQueryGradients(const BackwardPlan& plan, const BackwardItem& item, const PanelRows& rows,
+                              uint8_t* hasPart, const BackwardScratch& s) {
   const Problem& p = plan.problem;
   for (int i = 0; i < rows.count; ++i) {
     float* to = QueryGradient(plan, item.keySplit, item.b, rows, i);
@@ -231,7 +235,8 @@ void RunBackward(const BackwardPlan& plan, int64_t index, int thread) {
   const int64_t endTile = Least(firstTile + plan.tilesPerSplit, plan.tiles);
   const int64_t firstPanel = item.panelSplit * plan.panelsPerSplit;
   const int64_t endPanel = Least(firstPanel + plan.panelsPerSplit, plan.panels.count);
-  for (int64_t panel = firstPanel; panel < endPanel; ++panel) *HasPart(plan, item.keySplit, item.b, item.keyHead, panel) = 0;
+  for (int64_t panel = firstPanel; panel < endPanel; ++panel)
+    *HasPart(plan, item.keySplit, item.b, item.keyHead, panel) = 0;
   for (int64_t tile = firstTile; tile < endTile; tile += plan.chunkTiles) {
     const Chunk chunk = BeginChunk(plan, item, tile, endTile, scratch);
     for (int64_t panel = firstPanel; panel < endPanel; ++panel) {

@@ -1,6 +1,7 @@
 // Included in the anonymous namespace of an instruction set.
 
-// e^x to about one unit in the last place. 0 below -87 (where results become denormal) and of -infinity, NaN of NaN; x is at most 80.
+// e^x to about one unit in the last place. 0 below -87 (where results become denormal) and of -infinity, NaN of NaN; x
+// is at most 80.
 inline F Exp(F x) {
   constexpr float kLog2E = 1.44269504088896341f;
   constexpr float kLn2High = 0.693359375f;  // exact products with whole numbers to 2^15

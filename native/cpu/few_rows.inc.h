@@ -1,10 +1,11 @@
-// Included in the anonymous namespace of an instruction set. The products of panels of few rows, as in decoding: vectors hold channels
-// of K and V as they lie in memory, which nothing then copies. Everything else is as for other panels.
+// Included in the anonymous namespace of an instruction set. The products of panels of few rows, as in decoding:
+// vectors hold channels of K and V as they lie in memory, which nothing then copies. Everything else is as for other
+// panels.
 
 constexpr int kFewRows = kLanes / 2 < kMaxFewRows ? kLanes / 2 : kMaxFewRows;
 
-// Asked of the call, not of a panel: the last panel of a head may have few rows too, and would be computed one way or the other
-// depending on which others are in its item.
+// Asked of the call, not of a panel: the last panel of a head may have few rows too, and would be computed one way or
+// the other depending on which others are in its item.
 inline bool HasFewRows(const Plan& plan) {
   const Problem& p = plan.problem;
   return (plan.panels.folded ? p.H / p.Hkv * p.Sq : p.Sq) <= kFewRows;
@@ -61,8 +62,8 @@ inline Float4 DotProducts(const float* query, const float* const keys[4], int64_
 }
 
 // scores[key, row] of rows whose queries are PackedRow(D) apart; lanes without a row are 0.
-inline void FewRowsScores(const Problem& p, int rows, const float* queries, const float* keys, int64_t stride, int64_t count,
-                          float* scores) {
+inline void FewRowsScores(const Problem& p, int rows, const float* queries, const float* keys, int64_t stride,
+                          int64_t count, float* scores) {
   for (int64_t key = 0; key < count; key += 4) {
     const float* four[4];
     for (int64_t i = 0; i < 4; ++i) {
@@ -88,7 +89,8 @@ inline void AddValues(const float* weights, const float* values, int64_t stride,
   for (int v = 0; v < kWidth; ++v) Store(output + v * kLanes, sums[v]);
 }
 
-inline void FewRowsOutput(const float* weights, const float* values, int64_t stride, int64_t count, int64_t channels, float* output) {
+inline void FewRowsOutput(const float* weights, const float* values, int64_t stride, int64_t count, int64_t channels,
+                          float* output) {
   int64_t c = 0;
   for (; c + 8 * kLanes <= channels; c += 8 * kLanes) AddValues<8>(weights, values + c, stride, count, output + c);
   for (; c + 4 * kLanes <= channels; c += 4 * kLanes) AddValues<4>(weights, values + c, stride, count, output + c);

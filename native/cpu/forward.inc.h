@@ -1,8 +1,8 @@
-// Included in the anonymous namespace of an instruction set. The forward pass: online softmax over the live tiles of each panel
-// (arXiv 2410.01359, algorithm 1).
+// Included in the anonymous namespace of an instruction set. The forward pass: online softmax over the live tiles of
+// each panel (arXiv 2410.01359, algorithm 1).
 
-// Maxima are raised only when a score exceeds them by more than this: weights may be as large as e^8, which costs no precision, and
-// sums are rescaled in few tiles.
+// Maxima are raised only when a score exceeds them by more than this: weights may be as large as e^8, which costs no
+// precision, and sums are rescaled in few tiles.
 constexpr float kRescale = 8.0f;
 
 // A panel with what one item keeps of it.
@@ -39,9 +39,11 @@ inline ForwardItem ForwardItemAt(const ForwardPlan& plan, int64_t index) {
 inline int VectorsOf(int rows) { return (rows + kLanes - 1) / kLanes; }
 
 // Pointers to a panel's rows in one tensor; spare lanes point to zeros.
-inline void RowPointers(const float* tensor, const Strides& strides, int64_t b, const PanelRows& rows, const float** pointers) {
+inline void RowPointers(const float* tensor, const Strides& strides, int64_t b, const PanelRows& rows,
+                        const float** pointers) {
   for (int i = 0; i < kPanel; ++i) {
-    pointers[i] = i < rows.count ? tensor + b * strides.batch + rows.head[i] * strides.head + rows.row[i] * strides.row : kZeros;
+    pointers[i] =
+        i < rows.count ? tensor + b * strides.batch + rows.head[i] * strides.head + rows.row[i] * strides.row : kZeros;
   }
 }
 
@@ -80,10 +82,11 @@ inline void ScaleOutput(const ForwardPanel& panel, int64_t channels, int vector,
   }
 }
 
-// Turns the scores of a tile into exp(score - max), and adds these to the sums. Calls scaleOutput(vector, factor) where the maximum
-// was raised.
+// Turns the scores of a tile into exp(score - max), and adds these to the sums. Calls scaleOutput(vector, factor) where
+// the maximum was raised.
 template <typename ScaleOutputs>
-inline void Softmax(const ForwardRows& at, int64_t count, float* scores, const float* tileMax, ScaleOutputs scaleOutput) {
+inline void Softmax(const ForwardRows& at, int64_t count, float* scores, const float* tileMax,
+                    ScaleOutputs scaleOutput) {
   for (int v = 0; v < at.vectors; ++v) {
     const F largest = Load(tileMax + v * kLanes);
     const F before = Load(at.panel.max + v * kLanes);
@@ -101,7 +104,8 @@ inline void Softmax(const ForwardRows& at, int64_t count, float* scores, const f
 }
 
 // Multiplies the weights of a tile by their dropout factors.
-inline void DropWeights(const ForwardPlan& plan, int64_t b, const ForwardRows& at, int64_t firstKey, int64_t count, float* weights) {
+inline void DropWeights(const ForwardPlan& plan, int64_t b, const ForwardRows& at, int64_t firstKey, int64_t count,
+                        float* weights) {
   for (int v = 0; v < at.vectors; ++v) {
     const DropLanes lanes = DropLanesOf(plan, b, at.rows, v);
     for (int64_t group = 0; group * 4 < count; ++group) {
@@ -116,7 +120,8 @@ inline void DropWeights(const ForwardPlan& plan, int64_t b, const ForwardRows& a
 }
 
 // One tile of one panel; keys and values of the tile are packed.
-inline void ForwardTile(const ForwardPlan& plan, int64_t b, ForwardRows* at, const LiveTile& tile, const ForwardScratch& scratch) {
+inline void ForwardTile(const ForwardPlan& plan, int64_t b, ForwardRows* at, const LiveTile& tile,
+                        const ForwardScratch& scratch) {
   const Problem& p = plan.problem;
   const int64_t padded = RoundUp(p.Dv, kColumnPad);
   TileKeys keys;
@@ -126,8 +131,8 @@ inline void ForwardTile(const ForwardPlan& plan, int64_t b, ForwardRows* at, con
   float* scores = scratch.scores;
   float max[kPanel];
   for (int i = 0; i < kPanel; ++i) max[i] = -INFINITY;
-  Scores<true>(CeilDiv(keys.count, kMicroRows), at->vectors, p.D, scratch.keys + keys.begin * p.D, at->panel.queries, p.scale,
-               scores, max);
+  Scores<true>(CeilDiv(keys.count, kMicroRows), at->vectors, p.D, scratch.keys + keys.begin * p.D, at->panel.queries,
+               p.scale, scores, max);
   if (keys.partial) {
     MaskScores(plan, at->rows, at->vectors, firstKey, keys, scores, max);
   } else if (keys.count < kKeyTile) {
@@ -135,8 +140,8 @@ inline void ForwardTile(const ForwardPlan& plan, int64_t b, ForwardRows* at, con
   }
   Softmax(*at, keys.count, scores, max, [&](int v, F factor) { ScaleOutput(at->panel, padded, v, factor); });
   if (p.dropoutThreshold != 0) DropWeights(plan, b, *at, firstKey, keys.count, scores);
-  AddProduct<1>(CeilDiv(p.Dv, kMicroRows), kMicroRows, at->vectors, keys.count, scratch.values + keys.begin * padded, padded, scores,
-                kPanel, at->panel.out, kPanel);
+  AddProduct<1>(CeilDiv(p.Dv, kMicroRows), kMicroRows, at->vectors, keys.count, scratch.values + keys.begin * padded,
+                padded, scores, kPanel, at->panel.out, kPanel);
 }
 
 #include "few_rows.inc.h"
@@ -182,7 +187,8 @@ inline float* PartialAt(const ForwardPlan& plan, int64_t b, int64_t keyHead, int
 }
 
 // Lists the panels of an item and packs their queries.
-inline void BeginItem(const ForwardPlan& plan, const ForwardItem& item, const ForwardScratch& scratch, ForwardRows* rows) {
+inline void BeginItem(const ForwardPlan& plan, const ForwardItem& item, const ForwardScratch& scratch,
+                      ForwardRows* rows) {
   const Problem& p = plan.problem;
   for (int64_t i = 0; i < item.endPanel - item.firstPanel; ++i) {
     float* memory = plan.splits > 1 ? PartialAt(plan, item.b, item.keyHead, item.firstPanel + i, item.split)

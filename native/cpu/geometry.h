@@ -1,5 +1,5 @@
-// Sizes of the blocks that the CPU kernels work on. They do not depend on the instruction set, so that plans and results' order of
-// additions are the same everywhere.
+// Sizes of the blocks that the CPU kernels work on. They do not depend on the instruction set, so that plans and
+// results' order of additions are the same everywhere.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,8 @@ constexpr int kRowPad = 16;
 // Packed columns of V, in the forward pass, are padded to this many, the most rows of a micro-kernel.
 constexpr int kColumnPad = 8;
 
-// Panels of at most this many rows, as in decoding, may be multiplied row by row, straight from K and V (few_rows.inc.h).
+// Panels of at most this many rows, as in decoding, may be multiplied row by row, straight from K and V
+// (few_rows.inc.h).
 constexpr int kMaxFewRows = 8;
 
 // Panels that share a packed tile of K and V in the forward pass.
@@ -42,8 +43,8 @@ constexpr int kMaxPanelsPerItem = 8;
 constexpr size_t kChunkBytes = 512 * 1024;
 constexpr int kMaxChunkTiles = 16;
 
-// Work is divided until there are this many items (fewer if they would be too small). A fixed number, whatever the number of threads:
-// the order in which partial results are added depends on it, and so does their memory.
+// Work is divided until there are this many items (fewer if they would be too small). A fixed number, whatever the
+// number of threads: the order in which partial results are added depends on it, and so does their memory.
 constexpr int64_t kWantedItems = 32;
 constexpr int64_t kMaxSplits = 8;
 constexpr int64_t kMinSplitRows = 512;
@@ -51,10 +52,9 @@ constexpr int64_t kMinSplitRows = 512;
 // Scratch of each thread and buffer begins at a multiple of this.
 constexpr size_t kAlign = 64;
 
-// Floats in a packed row of `channels`. An odd number of cache lines: rows a power of two apart would share a few cache sets.
-static constexpr int64_t PackedRow(int64_t channels) {
-  return (((channels + kRowPad - 1) / kRowPad) | 1) * kRowPad;
-}
+// Floats in a packed row of `channels`. An odd number of cache lines: rows a power of two apart would share a few cache
+// sets.
+static constexpr int64_t PackedRow(int64_t channels) { return (((channels + kRowPad - 1) / kRowPad) | 1) * kRowPad; }
 
 static constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

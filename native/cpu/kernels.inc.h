@@ -1,6 +1,7 @@
-// The kernels of one instruction set, compiled once for each: a file kernels_<set>.cc defines FLASHMASK_ISA and includes its vectors
-// (simd/<set>.h), then this. All is in an anonymous namespace and calls no inline function of the standard library: the linker keeps
-// one of several equal inline functions, and must not keep one that older machines cannot run.
+// The kernels of one instruction set, compiled once for each: a file kernels_<set>.cc defines FLASHMASK_ISA and
+// includes its vectors (simd/<set>.h), then this. All is in an anonymous namespace and calls no inline function of the
+// standard library: the linker keeps one of several equal inline functions, and must not keep one that older machines
+// cannot run.
 #include <math.h>
 
 #include "../philox.h"
@@ -11,6 +12,8 @@ namespace cpu {
 namespace FLASHMASK_ISA {
 namespace {
 
+// In this order: each uses those before it.
+// clang-format off
 #include "exp.inc.h"
 #include "transpose.inc.h"
 #include "product.inc.h"
@@ -18,14 +21,14 @@ namespace {
 #include "dropout.inc.h"
 #include "forward.inc.h"
 #include "backward.inc.h"
+// clang-format on
 
 }  // namespace
 
 #define FLASHMASK_TEXT(x) #x
 #define FLASHMASK_NAME(x) FLASHMASK_TEXT(x)
 
-const Kernels kKernels = {FLASHMASK_NAME(FLASHMASK_ISA), RunForward, RunCombine, RunRowShift, RunBackward,
-                          RunAddParts};
+const Kernels kKernels = {FLASHMASK_NAME(FLASHMASK_ISA), RunForward, RunCombine, RunRowShift, RunBackward, RunAddParts};
 
 }  // namespace FLASHMASK_ISA
 }  // namespace cpu

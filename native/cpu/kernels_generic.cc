@@ -2,5 +2,8 @@
 #include <cstdint>
 
 #define FLASHMASK_ISA generic
+// In this order: the vectors first.
+// clang-format off
 #include "simd/generic.h"
 #include "kernels.inc.h"
+// clang-format on

@@ -9,9 +9,10 @@ inline M Between(I row, int32_t begin, int32_t end) {
   return AndNot(LessInts(row, SetInt(end)), LessInts(row, SetInt(begin)));
 }
 
-// Writes -infinity over the masked scores of a tile whose first key is `firstKey`, and the largest of each row's others to `max`.
-inline void MaskScores(const Plan& plan, const PanelRows& rows, int vectors, int64_t firstKey, const TileKeys& keys, float* scores,
-                       float* max) {
+// Writes -infinity over the masked scores of a tile whose first key is `firstKey`, and the largest of each row's others
+// to `max`.
+inline void MaskScores(const Plan& plan, const PanelRows& rows, int vectors, int64_t firstKey, const TileKeys& keys,
+                       float* scores, float* max) {
   const int64_t offset = plan.problem.Sk - plan.problem.Sq;
   const F hidden = Set(-INFINITY);
   for (int v = 0; v < vectors; ++v) {

@@ -41,8 +41,8 @@ bool Misses(const int32_t* range, int64_t r0, int64_t r1) {
   return r1 <= range[0] || r0 >= range[3] || range[0] >= range[3];
 }
 
-// The first row from `reached` on that neither interval [start, end) covers. Twice: the upper interval may carry on to where the lower
-// one begins, or the other way round.
+// The first row from `reached` on that neither interval [start, end) covers. Twice: the upper interval may carry on to
+// where the lower one begins, or the other way round.
 int64_t SkipIntervals(int64_t reached, int32_t start, int32_t end, int32_t upperStart, int32_t upperEnd) {
   for (int i = 0; i < 2; ++i) {
     if (start <= reached) reached = std::max<int64_t>(reached, end);
@@ -56,7 +56,8 @@ int64_t FirstRow(const MaskMap& map, int64_t r0, int64_t j) {
   return map.causal ? std::max(r0, j - (map.keys - map.rows)) : r0;
 }
 
-// The kind of the tile of rows [r0, r1) and columns [c0, c1). Never kEmpty or kFull when it is not; src/mask/tile_map.ts says why.
+// The kind of the tile of rows [r0, r1) and columns [c0, c1). Never kEmpty or kFull when it is not;
+// src/mask/tile_map.ts says why.
 Kind Classify(const MaskMap& map, const int32_t* at, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
   if (SkipIntervals(FirstRow(map, r0, c0), at[1], at[2], at[5], at[6]) >= r1) return Kind::kEmpty;
   const bool belowTriangle = !map.causal || FirstRow(map, r0, c1 - 1) == r0;
@@ -117,9 +118,7 @@ MaskMap BuildMaskMap(const Problem& problem, const int32_t* bounds, void* memory
   return map;
 }
 
-int64_t MaskHead(const Problem& p, int64_t b, int64_t h) {
-  return (p.maskB == 1 ? 0 : b) * p.Hm + h / (p.H / p.Hm);
-}
+int64_t MaskHead(const Problem& p, int64_t b, int64_t h) { return (p.maskB == 1 ? 0 : b) * p.Hm + h / (p.H / p.Hm); }
 
 LiveTile NextLiveTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, int64_t from, int64_t to) {
   int64_t end = to;

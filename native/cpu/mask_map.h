@@ -1,4 +1,5 @@
-// Which tiles of a mask are empty, partial or full: smallest and largest bounds of each tile of keys, as src/mask/tile_map.ts has it.
+// Which tiles of a mask are empty, partial or full: smallest and largest bounds of each tile of keys, as
+// src/mask/tile_map.ts has it.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +17,8 @@ struct MaskMap {
   int64_t keys;           // Sk
   int64_t n;
   bool causal;
-  int64_t tiles;    // tiles of kKeyTile keys
-  int64_t groups;   // groups of kGroupTiles tiles
+  int64_t tiles;     // tiles of kKeyTile keys
+  int64_t groups;    // groups of kGroupTiles tiles
   int32_t* byTile;   // [maskB, Hm, tiles, 8]: LTSmin LTSmax LTEmin LTEmax UTSmin UTSmax UTEmin UTEmax; null if n is 0
   int32_t* byGroup;  // [maskB, Hm, groups, 8]
 };

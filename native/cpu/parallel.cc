@@ -55,8 +55,8 @@ void Work(Job* job, int thread) {
   }
 }
 
-// Threads that live as long as the process, started when first wanted. A caller does all the work that no worker takes, so jobs of
-// several callers never wait for each other.
+// Threads that live as long as the process, started when first wanted. A caller does all the work that no worker takes,
+// so jobs of several callers never wait for each other.
 class Pool {
  public:
   // Never destroyed: its threads may still wait when the process ends.

@@ -187,7 +187,8 @@ BackwardPlan PlanBackward(const Problem& p, int threads, void* scratch, size_t* 
   Arena arena(scratch);
   plan.maskMemory = arena.Take(MaskMapBytes(p));
   plan.rowShift = arena.Floats(p.B * p.H * p.Sq);
-  plan.hasPart = reinterpret_cast<uint8_t*>(arena.Take(static_cast<size_t>(plan.keySplits * p.B * p.Hkv * plan.panels.count)));
+  plan.hasPart =
+      reinterpret_cast<uint8_t*>(arena.Take(static_cast<size_t>(plan.keySplits * p.B * p.Hkv * plan.panels.count)));
   plan.dqPartials = arena.Floats((plan.keySplits - 1) * p.B * p.H * p.Sq * p.D);
   plan.dkPartials = arena.Floats((plan.panelSplits - 1) * p.B * p.Hkv * p.Sk * p.D);
   plan.dvPartials = arena.Floats((plan.panelSplits - 1) * p.B * p.Hkv * p.Sk * p.Dv);

@@ -1,5 +1,5 @@
-// How a call is divided into items of work, and where in the scratch everything lies. Plain data: kernels of all instruction sets
-// read it.
+// How a call is divided into items of work, and where in the scratch everything lies. Plain data: kernels of all
+// instruction sets read it.
 #pragma once
 
 #include <cstddef>
@@ -94,11 +94,11 @@ struct BackwardPlan : Plan {
 
 struct BackwardScratch {
   // Of a chunk of key tiles.
-  float* keys;       // [chunk / kMicroRows, D, kMicroRows]
-  float* values;     // [chunk / kMicroRows, Dv, kMicroRows]
-  float* keyRows;    // [chunk, PackedRow(D)]
-  float* dKeys;      // [chunk, PackedRow(D)]
-  float* dValues;    // [chunk, PackedRow(Dv)]
+  float* keys;     // [chunk / kMicroRows, D, kMicroRows]
+  float* values;   // [chunk / kMicroRows, Dv, kMicroRows]
+  float* keyRows;  // [chunk, PackedRow(D)]
+  float* dKeys;    // [chunk, PackedRow(D)]
+  float* dValues;  // [chunk, PackedRow(Dv)]
   // Of a panel.
   float* queries;    // [D, kPanel]
   float* dOuts;      // [Dv, kPanel]
@@ -108,8 +108,8 @@ struct BackwardScratch {
   float* lse;        // [kPanel], infinity for rows that see no key
   float* shift;      // [kPanel]
   // Of a tile.
-  float* weights;    // [kKeyTile, kPanel]: scores, then dropped weights
-  float* dScores;    // [kKeyTile, kPanel]: gradients of dropped weights, then of scores
+  float* weights;  // [kKeyTile, kPanel]: scores, then dropped weights
+  float* dScores;  // [kKeyTile, kPanel]: gradients of dropped weights, then of scores
 };
 
 // Floats of the queries and outputs, row by row, of a panel of few rows.

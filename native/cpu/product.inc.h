@@ -1,5 +1,5 @@
-// Included in the anonymous namespace of an instruction set. Matrix products of kMicroRows rows by up to three vectors of columns,
-// whose sums stay in registers. The left factor is read number by number, the right one as vectors.
+// Included in the anonymous namespace of an instruction set. Matrix products of kMicroRows rows by up to three vectors
+// of columns, whose sums stay in registers. The left factor is read number by number, the right one as vectors.
 
 // A number that is a type, so that a lambda can be compiled for each.
 template <int kValue>
@@ -20,11 +20,12 @@ inline void ForPieces(int vectors, Function f) {
   }
 }
 
-// Adds the product of kMicroRows rows by kWidth vectors to `sums`. Row m of the left factor begins kRowStep floats behind row m - 1,
-// its elements are `step` apart.
+// Adds the product of kMicroRows rows by kWidth vectors to `sums`. Row m of the left factor begins kRowStep floats
+// behind row m - 1, its elements are `step` apart.
 template <int kWidth, int kRowStep>
-inline __attribute__((always_inline)) void MultiplyAdd(int64_t length, const float* left, int64_t step, const float* right,
-                                                       int64_t rightStride, F sums[kMicroRows][kWidth]) {
+inline __attribute__((always_inline)) void MultiplyAdd(int64_t length, const float* left, int64_t step,
+                                                       const float* right, int64_t rightStride,
+                                                       F sums[kMicroRows][kWidth]) {
   for (int64_t i = 0; i < length; ++i) {
     F b[kWidth];
     for (int v = 0; v < kWidth; ++v) b[v] = Load(right + v * kLanes);
@@ -57,8 +58,8 @@ inline void AddProduct(int64_t groups, int64_t groupStep, int vectors, int64_t l
   });
 }
 
-// product[key, row] = factor * keys · rows, over `channels`; keys as PackGroups packs them, rows [channels, kPanel]. If kMax, also
-// raises max[row] to the largest product.
+// product[key, row] = factor * keys · rows, over `channels`; keys as PackGroups packs them, rows [channels, kPanel]. If
+// kMax, also raises max[row] to the largest product.
 template <bool kMax>
 inline void Scores(int64_t groups, int vectors, int64_t channels, const float* keys, const float* rows, float factor,
                    float* product, float* max) {
@@ -70,7 +71,8 @@ inline void Scores(int64_t groups, int vectors, int64_t channels, const float* k
       for (int m = 0; m < kMicroRows; ++m) {
         for (int v = 0; v < kWidth; ++v) sums[m][v] = Zero();
       }
-      MultiplyAdd<kWidth, 1>(channels, keys + group * channels * kMicroRows, kMicroRows, rows + first * kLanes, kPanel, sums);
+      MultiplyAdd<kWidth, 1>(channels, keys + group * channels * kMicroRows, kMicroRows, rows + first * kLanes, kPanel,
+                             sums);
       float* to = product + group * kMicroRows * kPanel + first * kLanes;
       for (int v = 0; v < kWidth; ++v) {
         F largest = Set(-INFINITY);

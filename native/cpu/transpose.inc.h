@@ -72,7 +72,8 @@ inline void PackRows(const float* const* rows, int64_t count, int64_t channels, 
   }
 }
 
-// Groups of kMicroRows rows, each [channels, kMicroRows]: what the rows of a micro-kernel read. The last group is filled up with zeros.
+// Groups of kMicroRows rows, each [channels, kMicroRows]: what the rows of a micro-kernel read. The last group is
+// filled up with zeros.
 inline void PackGroups(const float* from, int64_t stride, int64_t count, int64_t channels, float* to) {
   for (int64_t group = 0; group * kMicroRows < count; ++group) {
     const float* rows[kMicroRows];

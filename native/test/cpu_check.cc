@@ -1,10 +1,11 @@
 // Checks the CPU kernels against plain loops in double precision, on random problems:
 //
 //   node scripts/build_native.mjs ... builds the addon; this program is built by hand:
-//   g++ -std=c++17 -O2 native/test/cpu_check.cc <objects of native/cpu> -lpthread -o /tmp/cpu_check && /tmp/cpu_check [problems]
+//   g++ -std=c++17 -O2 native/test/cpu_check.cc <objects of native/cpu> -lpthread -o /tmp/cpu_check && /tmp/cpu_check
+//   [problems]
 //
-// The tests of the addon (test/kernels.test.ts) judge accuracy; this finds errors without Node or TensorFlow, and works with
-// sanitizers and emulators. FLASHMASK_CPU=avx2 or generic checks other instruction sets.
+// The tests of the addon (test/kernels.test.ts) judge accuracy; this finds errors without Node or TensorFlow, and works
+// with sanitizers and emulators. FLASHMASK_CPU=avx2 or generic checks other instruction sets.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -57,7 +58,8 @@ std::vector<int32_t> DrawBounds(const Problem& p) {
   for (size_t i = 0; i < bounds.size(); ++i) {
     const bool same = blocky && i >= static_cast<size_t>(p.n) && static_cast<int64_t>(i) / p.n % run != 0;
     bounds[i] = same ? bounds[i - static_cast<size_t>(p.n)] : static_cast<int32_t>(Draw(-2, p.Sq + 2));
-    if (Draw(0, 500) == 0) bounds[i] = Choose({std::numeric_limits<int32_t>::min(), std::numeric_limits<int32_t>::max()});
+    if (Draw(0, 500) == 0)
+      bounds[i] = Choose({std::numeric_limits<int32_t>::min(), std::numeric_limits<int32_t>::max()});
   }
   return bounds;
 }
@@ -96,9 +98,7 @@ Call DrawCall() {
 
 // Memory with guards, full of NaN: nothing may be read before it is written.
 struct Scratch {
-  explicit Scratch(size_t bytes) : size(bytes), memory(bytes + 192) {
-    std::memset(memory.data(), 0xff, memory.size());
-  }
+  explicit Scratch(size_t bytes) : size(bytes), memory(bytes + 192) { std::memset(memory.data(), 0xff, memory.size()); }
   void* data() { return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.data()) + 127) / 64 * 64); }
   bool intact() { return static_cast<unsigned char*>(data())[size] == 0xff; }
   size_t size;
@@ -124,7 +124,8 @@ bool Run(Call* c, int threads) {
 }
 
 size_t At(const Problem& p, int64_t b, int64_t rows, int64_t r, int64_t heads, int64_t h, int64_t channels) {
-  return static_cast<size_t>(p.bhsd ? ((b * heads + h) * rows + r) * channels : ((b * rows + r) * heads + h) * channels);
+  return static_cast<size_t>(p.bhsd ? ((b * heads + h) * rows + r) * channels
+                                    : ((b * rows + r) * heads + h) * channels);
 }
 
 bool Masked(const Call& c, int64_t b, int64_t h, int64_t r, int64_t j) {
@@ -160,7 +161,10 @@ void TrueRow(const Head& head, int64_t r, Truth* t) {
   for (int64_t j = 0; j < p.Sk; ++j) {
     const uint32_t batchHead = static_cast<uint32_t>(head.b * p.H + head.h);
     if (p.dropoutThreshold != 0) {
-      keep[j] = flashmask::Dropped(p.seed, p.dropoutThreshold, batchHead, static_cast<uint32_t>(r), static_cast<uint32_t>(j)) ? 0 : p.keepScale;
+      keep[j] =
+          flashmask::Dropped(p.seed, p.dropoutThreshold, batchHead, static_cast<uint32_t>(r), static_cast<uint32_t>(j))
+              ? 0
+              : p.keepScale;
     }
     if (Masked(c, head.b, head.h, r, j)) continue;
     const size_t kAt = At(p, head.b, p.Sk, j, p.Hkv, head.hkv, p.D);
@@ -227,18 +231,22 @@ double ErrorOf(const Floats& actual, const std::vector<double>& expected) {
 
 std::string Describe(const Problem& p) {
   char text[256];
-  std::snprintf(text, sizeof text, "B %d H %d Hkv %d Sq %d Sk %d D %d Dv %d maskB %d Hm %d n %d causal %d bhsd %d scale %g dropout %d",
-                int(p.B), int(p.H), int(p.Hkv), int(p.Sq), int(p.Sk), int(p.D), int(p.Dv), int(p.maskB), int(p.Hm), int(p.n),
-                int(p.causal), int(p.bhsd), double(p.scale), int(p.dropoutThreshold != 0));
+  std::snprintf(text, sizeof text,
+                "B %d H %d Hkv %d Sq %d Sk %d D %d Dv %d maskB %d Hm %d n %d causal %d bhsd %d scale %g dropout %d",
+                int(p.B), int(p.H), int(p.Hkv), int(p.Sq), int(p.Sk), int(p.D), int(p.Dv), int(p.maskB), int(p.Hm),
+                int(p.n), int(p.causal), int(p.bhsd), double(p.scale), int(p.dropoutThreshold != 0));
   return text;
 }
 
-bool SameBits(const Floats& a, const Floats& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
+bool SameBits(const Floats& a, const Floats& b) {
+  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
 
 bool Check(Call* c) {
   const bool intact = Run(c, 1);
   const Truth t = TrueResults(*c);
-  const double errors[] = {ErrorOf(c->out, t.out), ErrorOf(c->lse, t.lse), ErrorOf(c->dq, t.dq), ErrorOf(c->dk, t.dk), ErrorOf(c->dv, t.dv)};
+  const double errors[] = {ErrorOf(c->out, t.out), ErrorOf(c->lse, t.lse), ErrorOf(c->dq, t.dq), ErrorOf(c->dk, t.dk),
+                           ErrorOf(c->dv, t.dv)};
   Call again = *c;
   const bool intactAgain = Run(&again, 3);
   const bool same = SameBits(c->out, again.out) && SameBits(c->lse, again.lse) && SameBits(c->dq, again.dq) &&
@@ -246,8 +254,10 @@ bool Check(Call* c) {
   bool right = same && intact && intactAgain;
   for (double error : errors) right = right && error < kTolerance;
   if (!right) {
-    std::printf("wrong: %s\n  errors of out %g lse %g dq %g dk %g dv %g, same bits on three threads: %d, scratch intact: %d %d\n",
-                Describe(c->p).c_str(), errors[0], errors[1], errors[2], errors[3], errors[4], same, intact, intactAgain);
+    std::printf(
+        "wrong: %s\n  errors of out %g lse %g dq %g dk %g dv %g, same bits on three threads: %d, scratch intact: %d "
+        "%d\n",
+        Describe(c->p).c_str(), errors[0], errors[1], errors[2], errors[3], errors[4], same, intact, intactAgain);
   }
   return right;
 }

@@ -1,4 +1,5 @@
-// Vectors of 16 bytes in the compiler's own notation (GCC, Clang), for any other machine. The names are explained in avx512.h.
+// Vectors of 16 bytes in the compiler's own notation (GCC, Clang), for any other machine. The names are explained in
+// avx512.h.
 
 namespace flashmask {
 namespace cpu {
@@ -28,7 +29,9 @@ inline F Fma(F a, F b, F c) { return a * b + c; }
 inline F Div(F a, F b) { return a / b; }
 inline M Less(F a, F b) { return a < b; }
 inline M Equal(F a, F b) { return a == b; }
-inline F Select(M m, F a, F b) { return reinterpret_cast<F>((m & reinterpret_cast<I>(a)) | (~m & reinterpret_cast<I>(b))); }
+inline F Select(M m, F a, F b) {
+  return reinterpret_cast<F>((m & reinterpret_cast<I>(a)) | (~m & reinterpret_cast<I>(b)));
+}
 inline F Max(F a, F b) { return Select(b < a, a, b); }
 inline bool Any(M m) { return (m[0] | m[1] | m[2] | m[3]) != 0; }
 inline M Or(M a, M b) { return a | b; }
