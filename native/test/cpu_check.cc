@@ -1,11 +1,9 @@
-// Checks the CPU kernels against plain loops in double precision, on random problems:
+// Checks the CPU kernels against plain loops in double precision, on random problems. test/native_cpu.test.ts builds and
+// runs it; test/kernels.test.ts judges accuracy. This finds errors without Node or TensorFlow, and works with sanitizers
+// and emulators:
 //
-//   node scripts/build_native.mjs ... builds the addon; this program is built by hand:
-//   g++ -std=c++17 -O2 native/test/cpu_check.cc <objects of native/cpu> -lpthread -o /tmp/cpu_check && /tmp/cpu_check
-//   [problems]
-//
-// The tests of the addon (test/kernels.test.ts) judge accuracy; this finds errors without Node or TensorFlow, and works
-// with sanitizers and emulators. FLASHMASK_CPU=avx2 or generic checks other instruction sets.
+//   aarch64-linux-gnu-g++ -std=c++17 -O2 -static native/cpu/*.cc native/test/cpu_check.cc -o check
+//   qemu-aarch64 ./check 30
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
