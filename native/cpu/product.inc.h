@@ -58,6 +58,29 @@ inline void AddProduct(int64_t groups, int64_t groupStep, int vectors, int64_t l
   });
 }
 
+template <int kWidth>
+inline __attribute__((always_inline)) void SetZero(F sums[kMicroRows][kWidth]) {
+  for (int m = 0; m < kMicroRows; ++m) {
+    for (int v = 0; v < kWidth; ++v) sums[m][v] = Zero();
+  }
+}
+
+// One micro-kernel of scores. Where products are rounded, the channels are summed up in two halves, to be as exact.
+template <int kWidth>
+inline __attribute__((always_inline)) void ScoreSums(int64_t channels, const float* keys, const float* rows,
+                                                     F sums[kMicroRows][kWidth]) {
+  SetZero<kWidth>(sums);
+  if (kFused) return MultiplyAdd<kWidth, 1>(channels, keys, kMicroRows, rows, kPanel, sums);
+  const int64_t half = channels / 2;
+  F others[kMicroRows][kWidth];
+  SetZero<kWidth>(others);
+  MultiplyAdd<kWidth, 1>(half, keys, kMicroRows, rows, kPanel, others);
+  MultiplyAdd<kWidth, 1>(channels - half, keys + half * kMicroRows, kMicroRows, rows + half * kPanel, kPanel, sums);
+  for (int m = 0; m < kMicroRows; ++m) {
+    for (int v = 0; v < kWidth; ++v) sums[m][v] = Add(sums[m][v], others[m][v]);
+  }
+}
+
 // product[key, row] = factor * keys · rows, over `channels`; keys as PackGroups packs them, rows [channels, kPanel]. If
 // kMax, also raises max[row] to the largest product.
 template <bool kMax>
@@ -68,11 +91,7 @@ inline void Scores(int64_t groups, int vectors, int64_t channels, const float* k
     const F scale = Set(factor);
     for (int64_t group = 0; group < groups; ++group) {
       F sums[kMicroRows][kWidth];
-      for (int m = 0; m < kMicroRows; ++m) {
-        for (int v = 0; v < kWidth; ++v) sums[m][v] = Zero();
-      }
-      MultiplyAdd<kWidth, 1>(channels, keys + group * channels * kMicroRows, kMicroRows, rows + first * kLanes, kPanel,
-                             sums);
+      ScoreSums<kWidth>(channels, keys + group * channels * kMicroRows, rows + first * kLanes, sums);
       float* to = product + group * kMicroRows * kPanel + first * kLanes;
       for (int v = 0; v < kWidth; ++v) {
         F largest = Set(-INFINITY);

@@ -12,6 +12,7 @@ using F = __m256;
 using I = __m256i;
 using M = __m256;
 
+constexpr bool kFused = true;
 constexpr int kLanes = 8;
 // Rows of a micro-kernel: 4 x 3 accumulators, 3 vectors and a broadcast of 16 registers.
 constexpr int kMicroRows = 4;

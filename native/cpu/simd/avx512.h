@@ -17,6 +17,7 @@ using F = __m512;     // floats
 using I = __m512i;    // 32-bit integers
 using M = __mmask16;  // one truth value a lane
 
+constexpr bool kFused = true;  // whether Fma rounds once
 constexpr int kLanes = 16;
 // Rows of a micro-kernel: 8 x 3 accumulators, 3 vectors and a broadcast of 32 registers.
 constexpr int kMicroRows = 8;

@@ -11,6 +11,7 @@ using I = int32_t __attribute__((vector_size(16)));
 using U = uint32_t __attribute__((vector_size(16)));
 using M = I;  // all bits of a lane
 
+constexpr bool kFused = false;
 constexpr int kLanes = 4;
 constexpr int kMicroRows = 4;
 

@@ -12,6 +12,7 @@ using F = float32x4_t;
 using I = int32x4_t;
 using M = uint32x4_t;
 
+constexpr bool kFused = true;
 constexpr int kLanes = 4;
 // Rows of a micro-kernel: 8 x 3 accumulators, 3 vectors and a broadcast of 32 registers.
 constexpr int kMicroRows = 8;
