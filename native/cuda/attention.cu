@@ -267,10 +267,10 @@ BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
 }
 
 template <class DOut>
-void LaunchRows(const Problem& p, const float* out, const void* dOut, const float* lse, const float* dLse,
-                const BackwardScratch& s, Magnitudes deltaMagnitudes, cudaStream_t stream) {
-  const RowsParams params = {SizesOf(p), TensorIn(p, out, p.Sq, p.H, p.Dv), dOut, Tensor16In(p, nullptr, p.Sq, p.H, p.Dv),
-                             lse,        dLse,                              s.lse2, s.delta, deltaMagnitudes};
+void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, Magnitudes dOutMagnitudes, const float* lse,
+                const float* dLse, const BackwardScratch& s, Magnitudes deltaMagnitudes, cudaStream_t stream) {
+  const RowsParams params = {SizesOf(p), TensorIn(p, out, p.Sq, p.H, p.Dv), dOut, dOutMagnitudes, lse, dLse, s.lse2, s.delta,
+                             deltaMagnitudes};
   const int64_t blocks = CeilDivide(p.B * p.H * p.Sq, kRowsThreads / 32);
   RowsKernel<DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
 }
@@ -389,7 +389,14 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   ConvertParams dOutConvert = ConvertOf(p, t.dOut, dOut, params.dOutMagnitudes, p.Sq, p.H, p.Dv);
   dOutConvert.lse = t.lse;
   LaunchConvert(p, {dOutConvert}, stream);
-  LaunchRows<float>(p, t.out, t.dOut, t.lse, t.dLse, s, params.deltaMagnitudes, stream);
+  if (PartsOf(p) == 2) {
+    const Tensor16 whole = Tensor16In(p, t.dOut, p.Sq, p.H, p.Dv);
+    LaunchRows<float>(p, t.out, whole, nullptr, t.lse, t.dLse, s, params.deltaMagnitudes, stream);
+  } else if (IsBfloat16(p)) {
+    LaunchRows<__nv_bfloat16>(p, t.out, dOut, nullptr, t.lse, t.dLse, s, nullptr, stream);
+  } else {
+    LaunchRows<__half>(p, t.out, dOut, params.dOutMagnitudes, t.lse, t.dLse, s, params.deltaMagnitudes, stream);
+  }
   return StatusOf(RunBackward(p, variant, IsBfloat16(p), PartsOf(p), t.bounds, s.mask, params, stream));
 }
 
@@ -426,13 +433,13 @@ Status Backward16(const Problem& p, bool bfloat16, const void* q, const void* k,
   if (error != cudaSuccess) return StatusOf(error);
   Scratch scratch(base);
   const BackwardScratch s = TakeBackward(p, scratch);
+  const Tensor16 dOut16 = Tensor16In(p, dOut, p.Sq, p.H, p.Dv);
   if (bfloat16) {
-    LaunchRows<__nv_bfloat16>(p, out, dOut, lse, dLse, s, nullptr, stream);
+    LaunchRows<__nv_bfloat16>(p, out, dOut16, nullptr, lse, dLse, s, nullptr, stream);
   } else {
-    LaunchRows<__half>(p, out, dOut, lse, dLse, s, nullptr, stream);
+    LaunchRows<__half>(p, out, dOut16, nullptr, lse, dLse, s, nullptr, stream);
   }
-  const BackwardParams params =
-      BackwardParamsOf(p, GivenInputs(p, q, k, v), Tensor16In(p, dOut, p.Sq, p.H, p.Dv), s, dq, dk, dv);
+  const BackwardParams params = BackwardParamsOf(p, GivenInputs(p, q, k, v), dOut16, s, dq, dk, dv);
   return StatusOf(RunBackward(p, variant, bfloat16, 1, bounds, s.mask, params, stream));
 }
 

@@ -22,7 +22,6 @@ constexpr int kBackwardWeightShift<__half> = 14;
 // in units of 2^gradientExponent.
 struct Factors {
   float scale2;  // of products of q and k
-  float shift;
   float gradient;
   float offset;
   float dq, dk, dv;  // of the results
@@ -38,7 +37,6 @@ __device__ inline Factors FactorsOf(const BackwardParams& p, int keyBatchHead) {
   const int gradient = GradientExponent(p, keyBatchHead);
   Factors factors;
   factors.scale2 = ScaleOfScores(p.scale, q + k);
-  factors.shift = kShift;
   factors.offset = PowerOfTwo(-gradient - kShift);
   factors.gradient = p.dropout.keepScale * PowerOfTwo(dOut + v - gradient - kShift);
   factors.dq = p.scale * PowerOfTwo(gradient + k);
@@ -47,15 +45,15 @@ __device__ inline Factors FactorsOf(const BackwardParams& p, int keyBatchHead) {
   return factors;
 }
 
-// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS.
-template <int kM, int kN>
+// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS. Split floats are shifted by a product of their own.
+template <int kParts, int kShift, int kM, int kN>
 __device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4], const float (&lse2)[kM][2],
                                            const float (&delta)[kM][2], const Factors& factors) {
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float base = factors.shift - lse2[m][half];
+      const float base = (kParts == 1 ? kShift : 0) - lse2[m][half];
       const float offset = -delta[m][half] * factors.offset;
 #pragma unroll
       for (int n = 0; n < kN; ++n) {
@@ -64,6 +62,7 @@ __device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&g
           float& weight = scores[m][n][2 * half + e];
           float& gradient = gradients[m][n][2 * half + e];
           weight = Exp2(fmaf(weight, factors.scale2, base));
+          if constexpr (kParts == 2) weight *= 1 << kShift;
           gradient = weight * fmaf(gradient, factors.gradient, offset);
         }
       }
@@ -72,7 +71,7 @@ __device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&g
 }
 
 // The same with dropout: dropped pairs lose their weight, and their product, but not the rest of their gradient.
-template <int kM, int kN>
+template <int kParts, int kShift, int kM, int kN>
 __device__ inline void DroppedWeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
                                                   const float (&lse2)[kM][2], const float (&delta)[kM][2],
                                                   const Factors& factors, const Dropout& dropout, int batchHead, int row0,
@@ -87,7 +86,7 @@ __device__ inline void DroppedWeightsAndGradients(float (&scores)[kM][kN][4], fl
       for (int i = 0; i < 4; ++i) gradients[m][n][i] = kept[m][n] >> i & 1 ? gradients[m][n][i] : 0.f;
     }
   }
-  WeightsAndGradients(scores, gradients, lse2, delta, factors);
+  WeightsAndGradients<kParts, kShift>(scores, gradients, lse2, delta, factors);
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -400,9 +399,9 @@ __device__ inline void Backward(const BackwardParams& p) {
         }
       }
       if (p.dropout.threshold == 0) {
-        WeightsAndGradients(scores, gradients, lse2, delta, factors);
+        WeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors);
       } else {
-        DroppedWeightsAndGradients(scores, gradients, lse2, delta, factors, p.dropout, b * H + h, r0 + scoreRow,
+        DroppedWeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors, p.dropout, b * H + h, r0 + scoreRow,
                                    c0 + scoreColumn);
       }
       StoreTile<T, kParts, kBlockQ, kWeightPart>(weightsShared, scores, scoreRow, scoreColumn);

@@ -106,8 +106,9 @@ __global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_co
 struct RowsParams {
   Sizes sizes;
   ConstTensor32 out;
-  const void* dOut;  // float32, or T with the strides of dOut16
-  Tensor16 dOut16;
+  // dO as the products read it, of which float32 has but one part: delta then cancels them as exactly as a sum of them would.
+  Tensor16 dOut;
+  Magnitudes dOutMagnitudes;
   const float* lse;   // [B, H, Sq]
   const float* dLse;  // [B, H, Sq]; null: zeros
   float* lse2;
@@ -115,7 +116,7 @@ struct RowsParams {
   Magnitudes deltaMagnitudes;  // null: not asked for
 };
 
-// lse2 and delta of each row, a warp for each: see BackwardParams.
+// lse2 and delta of each row, a warp for each: see BackwardParams. DOut is the type of dO, scaled if it is __half.
 template <class DOut, int kThreads>
 __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ RowsParams p) {
   const int H = p.sizes.H;
@@ -126,8 +127,8 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   const int h = index / Sq % H;
   const int b = index / Sq / H;
   const float* out = p.out.data + b * p.out.batch + h * p.out.head + row * p.out.row;
-  const Tensor16& t = p.dOut16;
-  const DOut* dOut = static_cast<const DOut*>(p.dOut) + b * t.batch + h * t.head + row * t.row;
+  const DOut* dOut = static_cast<const DOut*>(p.dOut.data) + b * p.dOut.batch + h * p.dOut.head + row * p.dOut.row;
+  const int keyBatchHead = b * p.sizes.Hkv + h / (H / p.sizes.Hkv);
   const float lse = p.lse[index];
   const bool seesKeys = lse != -kInfinity;
   float sum = 0;
@@ -141,11 +142,12 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   if (threadIdx.x % kWarp != 0) return;
   // A row that sees no key has weights of exactly 0, whatever gradient comes in.
   const float dLse = p.dLse == nullptr ? 0.f : p.dLse[index];
-  const float delta = seesKeys ? sum - dLse : 0.f;
+  const float unit = PowerOfTwo(ExponentOf<1>(p.dOutMagnitudes, keyBatchHead));
+  const float delta = seesKeys ? sum * unit - dLse : 0.f;
   p.lse2[index] = seesKeys ? lse * kLog2E : kInfinity;
   p.delta[index] = delta;
   if (p.deltaMagnitudes != nullptr) {
-    RaiseMagnitude(&p.deltaMagnitudes[b * p.sizes.Hkv + h / (H / p.sizes.Hkv)], fabsf(delta));
+    RaiseMagnitude(&p.deltaMagnitudes[keyBatchHead], fabsf(delta));
   }
 }
 

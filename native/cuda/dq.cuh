@@ -82,9 +82,9 @@ __device__ inline void Dq(const BackwardParams& p) {
     if (partial) HideMasked(scores, classify(block), columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
     Product<T, kParts, Queries, Keys, Tile::kD / 16>(gradients, dOutLane, vLane);
     if (p.dropout.threshold == 0) {
-      WeightsAndGradients(scores, gradients, lse2, delta, factors);
+      WeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors);
     } else {
-      DroppedWeightsAndGradients(scores, gradients, lse2, delta, factors, p.dropout, at.batchHead, at.r0 + warpRow, c0);
+      DroppedWeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors, p.dropout, at.batchHead, at.r0 + warpRow, c0);
     }
     Accumulate<kParts>(dq, [&](auto& sum) {
       using KeyRows = Operand<kBlockK, true, Tile::kKeyBytes / kParts>;

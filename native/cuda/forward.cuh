@@ -74,21 +74,24 @@ __device__ inline void RaiseMaxima(RowStats<kM>& stats, float (&out)[kM][kOut][4
   }
 }
 
-// Turns scores into weights, 2^(score - max + shift), and adds them to the sums.
-template <int kM, int kN>
-__device__ inline void ScoresToWeights(RowStats<kM>& stats, float (&scores)[kM][kN][4], float scale2, float shift) {
+// Turns scores into weights, 2^(score - max + kShift), and adds them to the sums. Split floats are shifted by a product of their own: in
+// the exponent the shift would cost bits of it.
+template <int kParts, int kShift, int kM, int kN>
+__device__ inline void ScoresToWeights(RowStats<kM>& stats, float (&scores)[kM][kN][4], float scale2) {
+  constexpr int kInExponent = kParts == 1 ? kShift : 0;
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float max = stats.max[m][half];
-      const float base = max == -kInfinity ? 0.f : shift - max;
+      const float base = max == -kInfinity ? 0.f : kInExponent - max;
 #pragma unroll
       for (int n = 0; n < kN; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& x = scores[m][n][2 * half + e];
           x = Exp2(fmaf(x, scale2, base));
+          if constexpr (kParts == 2) x *= 1 << kShift;
           stats.sum[m][half] += x;
         }
       }
@@ -190,7 +193,7 @@ __device__ inline void Forward(const ForwardParams& p) {
     CommitCopies();
 
     RaiseMaxima(stats, out, scores, scale2);
-    ScoresToWeights(stats, scores, scale2, kForwardWeightShift<T>);
+    ScoresToWeights<kParts, kForwardWeightShift<T>>(stats, scores, scale2);
     if (p.dropout.threshold != 0) DropWeights(scores, p.dropout, at.batchHead, at.r0 + warpRow, c0);
     Accumulate<kParts>(out, [&](auto& sum) { ProductFromRegisters<T, kParts, Values, kBlockK / 16>(sum, scores, vLane); });
     block = nextBlock;
