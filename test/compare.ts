@@ -36,7 +36,7 @@ const SHOWN = 10;
  * Compares every result that `actual` has.
  *
  * @param bits Of precision of what the products read; dense attention must read the same.
- * @param factor Times the errors of dense attention.
+ * @param factor Times the errors of dense attention; the absolute term grows with it.
  * @throws Error that names the result and shows up to ten of its worst elements.
  */
 export function compare(
@@ -70,7 +70,7 @@ function compareOne(
   const rmsError = rmsOf(errors);
   // The unit of rounding of products that read few bits.
   const unit = bits < FLOAT32_BITS ? 2 ** -bits : 0;
-  const steps = STEPS * EPSILON + (STEPS_OF_ONE * unit) / Math.sqrt(expected.length);
+  const steps = (factor / FACTOR) * STEPS * EPSILON + (STEPS_OF_ONE * unit) / Math.sqrt(expected.length);
   const maxAllowed = factor * maxOf(denseErrors) + (steps + unit) * maxOf(magnitude);
   const rmsAllowed = factor * rmsOf(denseErrors) + steps * rmsOf(magnitude);
   if (!Number.isFinite(maxAllowed)) {

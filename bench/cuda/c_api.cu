@@ -1,9 +1,12 @@
-// The native kernels behind C names, for Python's ctypes (flashmask_torch.py): benchmarks and checks without TensorFlow.
+// The native kernels behind C names, for Python's ctypes (flashmask_torch.py): benchmarks and checks without
+// TensorFlow.
 //
 //   nvcc -std=c++17 -O3 -arch=sm_90 -shared -Xcompiler -fPIC bench/cuda/c_api.cu native/cuda/*.cu -o LIB.so
-//   g++ -x c++ -std=c++17 -O3 -shared -fPIC -pthread -DFLASHMASK_CPU bench/cuda/c_api.cu native/cpu/*.cc -o LIB.so    (those of the CPU)
+//   g++ -x c++ -std=c++17 -O3 -shared -fPIC -pthread -DFLASHMASK_CPU bench/cuda/c_api.cu native/cpu/*.cc -o LIB.so
+//   (those of the CPU)
 //
-// Every function takes a Problem as native/attention.h lays it out; flashmask_problem_bytes tells whether the caller's has its size.
+// Every function takes a Problem as native/attention.h lays it out; flashmask_problem_bytes tells whether the caller's
+// has its size.
 #include "../../native/attention.h"
 
 #if !defined(FLASHMASK_CPU) && __has_include("../../native/cuda/attention16.h")
@@ -54,14 +57,14 @@ size_t flashmask_forward_scratch_bytes(const Problem* problem) { return kernels:
 
 size_t flashmask_backward_scratch_bytes(const Problem* problem) { return kernels::BackwardScratchBytes(*problem); }
 
-const char* flashmask_forward(const Problem* problem, const float* q, const float* k, const float* v, const int32_t* bounds,
-                              float* out, float* lse, void* scratch, void* stream) {
+const char* flashmask_forward(const Problem* problem, const float* q, const float* k, const float* v,
+                              const int32_t* bounds, float* out, float* lse, void* scratch, void* stream) {
   return Message(kernels::Forward(*problem, ForwardTensors{q, k, v, bounds, out, lse}, scratch, stream));
 }
 
-const char* flashmask_backward(const Problem* problem, const float* q, const float* k, const float* v, const int32_t* bounds,
-                               const float* out, const float* lse, const float* d_out, const float* d_lse, float* dq,
-                               float* dk, float* dv, void* scratch, void* stream) {
+const char* flashmask_backward(const Problem* problem, const float* q, const float* k, const float* v,
+                               const int32_t* bounds, const float* out, const float* lse, const float* d_out,
+                               const float* d_lse, float* dq, float* dk, float* dv, void* scratch, void* stream) {
   const BackwardTensors tensors{q, k, v, bounds, out, lse, d_out, d_lse, dq, dk, dv};
   return Message(kernels::Backward(*problem, tensors, scratch, stream));
 }
@@ -84,8 +87,8 @@ const char* flashmask_forward16(const Problem* problem, int bfloat16, const void
 const char* flashmask_backward16(const Problem* problem, int bfloat16, const void* q, const void* k, const void* v,
                                  const int32_t* bounds, const float* out, const float* lse, const void* d_out,
                                  const float* d_lse, float* dq, float* dk, float* dv, void* scratch, void* stream) {
-  return Message(flashmask::cuda::Backward16(*problem, bfloat16 != 0, q, k, v, bounds, out, lse, d_out, d_lse, dq, dk, dv,
-                                             scratch, stream));
+  return Message(flashmask::cuda::Backward16(*problem, bfloat16 != 0, q, k, v, bounds, out, lse, d_out, d_lse, dq, dk,
+                                             dv, scratch, stream));
 }
 
 #endif

@@ -177,7 +177,7 @@ def magnitude_cases(sixteen):
                 continue  # the weights' gradients are below float16's range: whoever passes float16 scales their loss
             for DD in (64, 128):
                 yield case('magnitude', f'{name}, {precision}, D {DD}', S=131, form='lts', spread=spread, precision=precision, DD=DD)
-    for scale in (0, 1, 0.01, -0.3):
+    for scale in (0, 1, 0.01):
         yield case('magnitude', f'scale {scale}', S=131, form='lts', scale=scale)
     for precision in precisions(sixteen):
         options = {'S': 131, 'form': 'four', 'precision': precision}

@@ -1,9 +1,8 @@
 // The entry points of attention.h and attention16.h: scratch memory, conversions, and the order of the kernels.
-#include "../attention.h"
-
 #include <algorithm>
 #include <initializer_list>
 
+#include "../attention.h"
 #include "attention16.h"
 #include "convert.cuh"
 #include "launch.h"
@@ -60,7 +59,12 @@ Tensor16 Tensor16In(const Problem& p, const void* data, int64_t rows, int64_t he
 Tensor16 TakeTensor16(Scratch& scratch, int parts, int64_t B, int64_t heads, int64_t rows, int64_t channels) {
   const int64_t padded = CeilDivide(channels, 8) * 8;
   const int64_t part = B * heads * rows * padded;
-  return {scratch.Take<uint16_t>(parts * part), heads * rows * padded, padded, rows * padded, part, static_cast<int>(padded)};
+  return {scratch.Take<uint16_t>(parts * part),
+          heads * rows * padded,
+          padded,
+          rows * padded,
+          part,
+          static_cast<int>(padded)};
 }
 
 int PartsOf(const Problem& p) { return p.precision == Precision::kFloat32 ? 2 : 1; }
@@ -73,7 +77,8 @@ Sizes SizesOf(const Problem& p) {
 
 Dropout DropoutOf(const Problem& p) {
   const bool drops = p.dropoutThreshold != 0;
-  return {p.dropoutThreshold, drops ? p.keepScale : 1.f, static_cast<uint32_t>(p.seed), static_cast<uint32_t>(p.seed >> 32)};
+  return {p.dropoutThreshold, drops ? p.keepScale : 1.f, static_cast<uint32_t>(p.seed),
+          static_cast<uint32_t>(p.seed >> 32)};
 }
 
 Status StatusOf(cudaError_t error) {
@@ -114,8 +119,8 @@ MaskScratch TakeMask(const Problem& p, Scratch& scratch) {
 }
 
 Mask MaskOf(const Problem& p, const MaskScratch& scratch) {
-  return {scratch.columns,           scratch.blocks, static_cast<int>(CeilDivide(p.Sk, kMapColumns)), static_cast<int>(p.maskB),
-          static_cast<int>(p.Hm), p.causal};
+  return {scratch.columns,           scratch.blocks,         static_cast<int>(CeilDivide(p.Sk, kMapColumns)),
+          static_cast<int>(p.maskB), static_cast<int>(p.Hm), p.causal};
 }
 
 // Fills in columns and blocks.
@@ -124,8 +129,8 @@ void LaunchColumns(const Problem& p, const int32_t* bounds, const MaskScratch& s
   constexpr int kThreads = 128;
   const int mapBlocks = static_cast<int>(CeilDivide(p.Sk, kMapColumns));
   const dim3 grid(static_cast<unsigned>(CeilDivide(mapBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  ColumnsKernel<kThreads><<<grid, kThreads, 0, stream>>>(bounds, static_cast<int>(p.n), p.causal, static_cast<int>(p.Sk),
-                                                         mapBlocks, scratch.columns, scratch.blocks);
+  ColumnsKernel<kThreads><<<grid, kThreads, 0, stream>>>(
+      bounds, static_cast<int>(p.n), p.causal, static_cast<int>(p.Sk), mapBlocks, scratch.columns, scratch.blocks);
 }
 
 // Fills in the ranges of a kernel with these block sides.
@@ -134,8 +139,8 @@ void LaunchRanges(const Problem& p, const MaskScratch& scratch, int blockQ, int 
   constexpr int kThreads = 128;
   const int queryBlocks = static_cast<int>(CeilDivide(p.Sq, blockQ));
   const dim3 grid(static_cast<unsigned>(CeilDivide(queryBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  RangesKernel<kThreads><<<grid, kThreads, 0, stream>>>(MaskOf(p, scratch), static_cast<int>(p.Sq), static_cast<int>(p.Sk),
-                                                        blockQ, blockK, queryBlocks, scratch.ranges);
+  RangesKernel<kThreads><<<grid, kThreads, 0, stream>>>(
+      MaskOf(p, scratch), static_cast<int>(p.Sq), static_cast<int>(p.Sk), blockQ, blockK, queryBlocks, scratch.ranges);
 }
 
 template <class Get>
@@ -192,8 +197,13 @@ void LaunchConvert(const Problem& p, std::initializer_list<ConvertParams> tensor
 
 ConvertParams ConvertOf(const Problem& p, const float* from, const Tensor16& to, Magnitudes magnitudes, int64_t rows,
                         int64_t heads, int64_t channels) {
-  return {TensorIn(p, from, rows, heads, channels), to, magnitudes, nullptr, static_cast<int>(heads),
-          static_cast<int>(heads / p.Hkv), static_cast<int>(rows)};
+  return {TensorIn(p, from, rows, heads, channels),
+          to,
+          magnitudes,
+          nullptr,
+          static_cast<int>(heads),
+          static_cast<int>(heads / p.Hkv),
+          static_cast<int>(rows)};
 }
 
 // q, k and v in 16 bits.
@@ -269,14 +279,14 @@ BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
 template <class DOut>
 void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, Magnitudes dOutMagnitudes, const float* lse,
                 const float* dLse, const BackwardScratch& s, Magnitudes deltaMagnitudes, cudaStream_t stream) {
-  const RowsParams params = {SizesOf(p), TensorIn(p, out, p.Sq, p.H, p.Dv), dOut, dOutMagnitudes, lse, dLse, s.lse2, s.delta,
-                             deltaMagnitudes};
+  const RowsParams params = {
+      SizesOf(p), TensorIn(p, out, p.Sq, p.H, p.Dv), dOut, dOutMagnitudes, lse, dLse, s.lse2, s.delta, deltaMagnitudes};
   const int64_t blocks = CeilDivide(p.B * p.H * p.Sq, kRowsThreads / 32);
   RowsKernel<DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
 }
 
-BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tensor16& dOut, const BackwardScratch& s, float* dq,
-                                float* dk, float* dv) {
+BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tensor16& dOut, const BackwardScratch& s,
+                                float* dq, float* dk, float* dv) {
   BackwardParams params = {};
   params.sizes = SizesOf(p);
   params.q = in.q;
@@ -406,8 +416,8 @@ size_t Forward16ScratchBytes(const Problem& p) {
   return scratch.bytes();
 }
 
-Status Forward16(const Problem& p, bool bfloat16, const void* q, const void* k, const void* v, const int32_t* bounds, float* out,
-                 float* lse, void* base, void* stream_) {
+Status Forward16(const Problem& p, bool bfloat16, const void* q, const void* k, const void* v, const int32_t* bounds,
+                 float* out, float* lse, void* base, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   Variant variant;
   const cudaError_t error = VariantOf(p, &variant);
@@ -425,8 +435,8 @@ size_t Backward16ScratchBytes(const Problem& p) {
 }
 
 Status Backward16(const Problem& p, bool bfloat16, const void* q, const void* k, const void* v, const int32_t* bounds,
-                  const float* out, const float* lse, const void* dOut, const float* dLse, float* dq, float* dk, float* dv,
-                  void* base, void* stream_) {
+                  const float* out, const float* lse, const void* dOut, const float* dLse, float* dq, float* dk,
+                  float* dv, void* base, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   Variant variant;
   const cudaError_t error = VariantOf(p, &variant);

@@ -1,5 +1,5 @@
-// The kernels on 16-bit tensors, as other frameworks have them: for benchmarks beside theirs. D and Dv are multiples of 8, q, k, v and dOut
-// contiguous in the problem's layout; results are float32.
+// The kernels on 16-bit tensors, as other frameworks have them: for benchmarks beside theirs. D and Dv are multiples of
+// 8, q, k, v and dOut contiguous in the problem's layout; results are float32.
 #pragma once
 
 #include "../attention.h"
@@ -7,11 +7,11 @@
 namespace flashmask::cuda {
 
 size_t Forward16ScratchBytes(const Problem& problem);
-Status Forward16(const Problem& problem, bool bfloat16, const void* q, const void* k, const void* v, const int32_t* bounds,
-                 float* out, float* lse, void* scratch, void* stream);
+Status Forward16(const Problem& problem, bool bfloat16, const void* q, const void* k, const void* v,
+                 const int32_t* bounds, float* out, float* lse, void* scratch, void* stream);
 size_t Backward16ScratchBytes(const Problem& problem);
-Status Backward16(const Problem& problem, bool bfloat16, const void* q, const void* k, const void* v, const int32_t* bounds,
-                  const float* out, const float* lse, const void* dOut, const float* dLse, float* dq, float* dk, float* dv,
-                  void* scratch, void* stream);
+Status Backward16(const Problem& problem, bool bfloat16, const void* q, const void* k, const void* v,
+                  const int32_t* bounds, const float* out, const float* lse, const void* dOut, const float* dLse,
+                  float* dq, float* dk, float* dv, void* scratch, void* stream);
 
 }  // namespace flashmask::cuda

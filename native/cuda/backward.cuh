@@ -1,5 +1,6 @@
-// The backward kernel: a thread block keeps kBlockK keys of one key head and walks over the live query blocks of all its query heads. dk and
-// dv stay in registers; dq is added up in memory by atomics, unless the kernel of dq.cuh computes it.
+// The backward kernel: a thread block keeps kBlockK keys of one key head and walks over the live query blocks of all
+// its query heads. dk and dv stay in registers; dq is added up in memory by atomics, unless the kernel of dq.cuh
+// computes it.
 #pragma once
 
 #include "dropout.cuh"
@@ -18,8 +19,8 @@ constexpr int kBackwardWeightShift = 0;
 template <>
 constexpr int kBackwardWeightShift<__half> = 14;
 
-// The factors of a batch and key head. With weights pS = p 2^shift, gradients of scores are dS = pS (product gradient - delta offset),
-// in units of 2^gradientExponent.
+// The factors of a batch and key head. With weights pS = p 2^shift, gradients of scores are dS = pS (product gradient -
+// delta offset), in units of 2^gradientExponent.
 struct Factors {
   float scale2;  // of products of q and k
   float gradient;
@@ -45,10 +46,12 @@ __device__ inline Factors FactorsOf(const BackwardParams& p, int keyBatchHead) {
   return factors;
 }
 
-// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS. Split floats are shifted by a product of their own.
+// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS. Split floats are shifted by a product
+// of their own.
 template <int kParts, int kShift, int kM, int kN>
-__device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4], const float (&lse2)[kM][2],
-                                           const float (&delta)[kM][2], const Factors& factors) {
+__device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
+                                           const float (&lse2)[kM][2], const float (&delta)[kM][2],
+                                           const Factors& factors) {
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -74,8 +77,8 @@ __device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&g
 template <int kParts, int kShift, int kM, int kN>
 __device__ inline void DroppedWeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
                                                   const float (&lse2)[kM][2], const float (&delta)[kM][2],
-                                                  const Factors& factors, const Dropout& dropout, int batchHead, int row0,
-                                                  int column0) {
+                                                  const Factors& factors, const Dropout& dropout, int batchHead,
+                                                  int row0, int column0) {
   uint32_t kept[kM][kN];
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
@@ -127,10 +130,11 @@ __device__ inline void AddPair(float* at, float x, float y) {
 #endif
 }
 
-// Adds a warp's part of dq to memory. Whole parts take no branches, which would keep the compiler from mixing this with products.
+// Adds a warp's part of dq to memory. Whole parts take no branches, which would keep the compiler from mixing this with
+// products.
 template <int kM, int kN>
-__device__ inline void AddRows(float* head, const Tensor32& to, const float (&x)[kM][kN][4], float factor, int row0, int channel0,
-                               int rows) {
+__device__ inline void AddRows(float* head, const Tensor32& to, const float (&x)[kM][kN][4], float factor, int row0,
+                               int channel0, int rows) {
   const bool whole = to.channels % 2 == 0 && channel0 + kN * 8 <= to.channels && row0 + kM * 16 <= rows;
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
@@ -154,7 +158,8 @@ __device__ inline void AddRows(float* head, const Tensor32& to, const float (&x)
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-// Writes a warp's part of dq to shared memory, from where AddBulkRow adds it to memory: whole rows at a time, by an engine of its own.
+// Writes a warp's part of dq to shared memory, from where AddBulkRow adds it to memory: whole rows at a time, by an
+// engine of its own.
 template <int kRowBytes, int kM, int kN>
 __device__ inline void StageRows(uint32_t tile, const float (&x)[kM][kN][4], float factor, int row0, int channel0) {
 #pragma unroll
@@ -174,7 +179,8 @@ __device__ inline void StageRows(uint32_t tile, const float (&x)[kM][kN][4], flo
 }
 
 __device__ inline void AddBulkRow(float* to, uint32_t from, int bytes) {
-  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes)
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(from),
+               "r"(bytes)
                : "memory");
 }
 
@@ -192,8 +198,8 @@ __device__ inline void WaitBulkRead() {}
 
 // Stores a warp's part of dk or dv.
 template <int kM, int kN>
-__device__ inline void StoreRows(float* head, const Tensor32& to, const float (&x)[kM][kN][4], float factor, int row0, int channel0,
-                                 int rows) {
+__device__ inline void StoreRows(float* head, const Tensor32& to, const float (&x)[kM][kN][4], float factor, int row0,
+                                 int channel0, int rows) {
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -302,8 +308,8 @@ __device__ inline void Backward(const BackwardParams& p) {
   const auto classify = [&](int head, int block) {
     const int64_t maskIndex = MaskIndex(p.mask, b, keyHead * group + head, H);
     const int r0 = block * kBlockQ;
-    return Classify(ReadBlockBounds<kBlockK>(p.mask, maskIndex, keyBlock), p.mask.causal, r0, min(r0 + kBlockQ, Sq), c0, c1,
-                    c0 + kBlockK > Sk, offset);
+    return Classify(ReadBlockBounds<kBlockK>(p.mask, maskIndex, keyBlock), p.mask.causal, r0, min(r0 + kBlockQ, Sq), c0,
+                    c1, c0 + kBlockK > Sk, offset);
   };
   const auto next = [&]() -> QueryBlock {
     while (true) {
@@ -335,7 +341,8 @@ __device__ inline void Backward(const BackwardParams& p) {
   const uint32_t gradientsKeyLane = weightsLane + Tile::kWeightBytes;
   const uint32_t gradientsQueryLane = LaneAddress<kBlockQ>(gradientsShared, queryRow / 16, 0, true);
 
-  // Bulk additions take rows of whole 16 bytes. The dq of a query block is handed over after the barrier that follows it.
+  // Bulk additions take rows of whole 16 bytes. The dq of a query block is handed over after the barrier that follows
+  // it.
   const bool bulk = Tile::kBulk && p.accumulateDq && p.dq.channels % 4 == 0;
   QueryBlock staged = {-1, -1, false};
   const auto addStaged = [&]() {
@@ -378,8 +385,9 @@ __device__ inline void Backward(const BackwardParams& p) {
       using Keys = Operand<kBlockK, false, kKeyPart>;
       float scores[kScoreM][kScoreN][4];
       Clear(scores);
-      Product<T, kParts, Queries, Keys, kD / 16>(scores, LaneAddress<kBlockQ>(qShared, scoreRow / 16, 0, true), kScoreLane);
-    if (kStages == 2 && following.block >= 0) copyQueries(following, stage ^ 1);
+      Product<T, kParts, Queries, Keys, kD / 16>(scores, LaneAddress<kBlockQ>(qShared, scoreRow / 16, 0, true),
+                                                 kScoreLane);
+      if (kStages == 2 && following.block >= 0) copyQueries(following, stage ^ 1);
       if (at.partial) {
         HideMasked(scores, classify(at.head, at.block), columns, p.mask.causal, r0 + scoreRow, scoreColumn, c0, Sq, Sk);
       }
@@ -401,8 +409,8 @@ __device__ inline void Backward(const BackwardParams& p) {
       if (p.dropout.threshold == 0) {
         WeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors);
       } else {
-        DroppedWeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors, p.dropout, b * H + h, r0 + scoreRow,
-                                   c0 + scoreColumn);
+        DroppedWeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors, p.dropout,
+                                                                    b * H + h, r0 + scoreRow, c0 + scoreColumn);
       }
       StoreTile<T, kParts, kBlockQ, kWeightPart>(weightsShared, scores, scoreRow, scoreColumn);
       StoreTile<T, kParts, kBlockQ, kWeightPart>(gradientsShared, gradients, scoreRow, scoreColumn);

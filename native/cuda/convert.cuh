@@ -1,4 +1,5 @@
-// Rounds float32 tensors to 16-bit numbers, one or two for each, and prepares what the backward kernels need to know of a row.
+// Rounds float32 tensors to 16-bit numbers, one or two for each, and prepares what the backward kernels need to know of
+// a row.
 #pragma once
 
 #include "exponents.cuh"
@@ -62,7 +63,8 @@ __device__ inline void RaiseMagnitude(uint32_t* magnitude, float x) {
 constexpr int kConvertThreads = 256;
 constexpr int kConvertRows = 64;
 
-// kRound: rounds numbers as they are, and finds the largest. kScale: rounds again where the largest demands a power of two.
+// kRound: rounds numbers as they are, and finds the largest. kScale: rounds again where the largest demands a power of
+// two.
 enum class ConvertStep { kRound, kScale };
 
 // A thread block for each kConvertRows rows of one head: blockIdx.x = b * heads + h, y = block of rows, z = tensor.
@@ -106,7 +108,8 @@ __global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_co
 struct RowsParams {
   Sizes sizes;
   ConstTensor32 out;
-  // dO as the products read it, of which float32 has but one part: delta then cancels them as exactly as a sum of them would.
+  // As the products read it (in float32 where they split it), so that delta cancels them: dS of a row with a single key
+  // is 0.
   Tensor16 dOut;
   Magnitudes dOutMagnitudes;
   const float* lse;   // [B, H, Sq]

@@ -1,5 +1,5 @@
-// The gradient of the queries on its own, without atomics (deterministic: true): a thread block keeps kBlockQ queries and their gradients
-// and walks over the live key blocks, as the forward kernel does.
+// The gradient of the queries on its own, without atomics (deterministic: true): a thread block keeps kBlockQ queries
+// and their gradients and walks over the live key blocks, as the forward kernel does.
 #pragma once
 
 #include "backward.cuh"
@@ -84,7 +84,8 @@ __device__ inline void Dq(const BackwardParams& p) {
     if (p.dropout.threshold == 0) {
       WeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors);
     } else {
-      DroppedWeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors, p.dropout, at.batchHead, at.r0 + warpRow, c0);
+      DroppedWeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors, p.dropout,
+                                                                  at.batchHead, at.r0 + warpRow, c0);
     }
     Accumulate<kParts>(dq, [&](auto& sum) {
       using KeyRows = Operand<kBlockK, true, Tile::kKeyBytes / kParts>;

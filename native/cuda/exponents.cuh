@@ -1,5 +1,6 @@
-// The powers of two that keep float32 tensors within the range of half precision. Tensors are divided by one power for each batch and key
-// head (of q and dO: for all query heads that share it), which their largest magnitude tells, so that all kernels agree on it.
+// The powers of two that keep float32 tensors within the range of half precision. Tensors are divided by one power for
+// each batch and key head (of q and dO: for all query heads that share it), which their largest magnitude tells, so
+// that all kernels agree on it.
 #pragma once
 
 #include "params.h"
@@ -7,11 +8,12 @@
 
 namespace flashmask::cuda {
 
-// The largest number of a scaled tensor lies in [2^kTop, 2^(kTop + 1)): products of 256 channels stay finite, and numbers down to 2^-22
-// of the largest are normal.
+// The largest number of a scaled tensor lies in [2^kTop, 2^(kTop + 1)): products of 256 channels stay finite, and
+// numbers down to 2^-22 of the largest are normal.
 constexpr int kTop = 8;
 
-// Tensors of one part whose largest magnitude lies in [2^kLeast, 2^kMost] are rounded as they are, which spares a second look at them.
+// Tensors of one part whose largest magnitude lies in [2^kLeast, 2^kMost] are rounded as they are, which spares a
+// second look at them.
 constexpr int kLeast = -2;
 constexpr int kMost = 10;
 
@@ -42,7 +44,8 @@ __device__ inline int GradientExponent(const BackwardParams& p, int keyBatchHead
   return min(max(max(products, deltas) + 1 - 15, -100), 100);
 }
 
-// What products of q and k are multiplied by to give scores in powers of two. Never 0 or infinite: masked scores are infinite.
+// What products of q and k are multiplied by to give scores in powers of two. Never 0 or infinite: masked scores are
+// infinite.
 __device__ inline float ScaleOfScores(float scale, int exponent) {
   constexpr float kTiny = 1e-37f;
   return fmaxf(scale * kLog2E * PowerOfTwo(exponent), kTiny);

@@ -1,4 +1,5 @@
-// The forward kernel: a thread block keeps kBlockQ queries of one head and walks over the live key blocks, with an online softmax.
+// The forward kernel: a thread block keeps kBlockQ queries of one head and walks over the live key blocks, with an
+// online softmax.
 #pragma once
 
 #include "dropout.cuh"
@@ -11,8 +12,8 @@
 
 namespace flashmask::cuda {
 
-// The running maximum of a row is raised only when a score exceeds it by 2^kSlack: weights up to that do no harm, and the
-// accumulators are rescaled seldom.
+// The running maximum of a row is raised only when a score exceeds it by 2^kSlack: weights up to that do no harm, and
+// the accumulators are rescaled seldom.
 constexpr float kSlack = 8;
 
 // Weights are multiplied by 2^shift before they are rounded to T: small ones then are normal numbers.
@@ -74,8 +75,8 @@ __device__ inline void RaiseMaxima(RowStats<kM>& stats, float (&out)[kM][kOut][4
   }
 }
 
-// Turns scores into weights, 2^(score - max + kShift), and adds them to the sums. Split floats are shifted by a product of their own: in
-// the exponent the shift would cost bits of it.
+// Turns scores into weights, 2^(score - max + kShift), and adds them to the sums. Split floats are shifted by a product
+// of their own: in the exponent the shift would cost bits of it.
 template <int kParts, int kShift, int kM, int kN>
 __device__ inline void ScoresToWeights(RowStats<kM>& stats, float (&scores)[kM][kN][4], float scale2) {
   constexpr int kInExponent = kParts == 1 ? kShift : 0;
@@ -100,7 +101,8 @@ __device__ inline void ScoresToWeights(RowStats<kM>& stats, float (&scores)[kM][
 }
 
 template <int kM, int kN>
-__device__ inline void DropWeights(float (&weights)[kM][kN][4], const Dropout& dropout, int batchHead, int row0, int column0) {
+__device__ inline void DropWeights(float (&weights)[kM][kN][4], const Dropout& dropout, int batchHead, int row0,
+                                   int column0) {
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -157,7 +159,8 @@ __device__ inline void Forward(const ForwardParams& p) {
   const auto classify = [&](int block) { return ClassifyKeyBlock<kBlockK>(at, p.sizes, p.mask, block); };
   bool partial = false;
   int block = live.Next(&partial, classify);
-  const int scoreExponent = ExponentOf<kParts>(p.qMagnitudes, at.keyBatchHead) + ExponentOf<kParts>(p.kMagnitudes, at.keyBatchHead);
+  const int scoreExponent =
+      ExponentOf<kParts>(p.qMagnitudes, at.keyBatchHead) + ExponentOf<kParts>(p.kMagnitudes, at.keyBatchHead);
   const float scale2 = ScaleOfScores(p.scale, scoreExponent);
   if (block >= 0) {
     CopyParts<kParts, kBlockQ, Tile::kD, Tile::kThreads>(qShared, q, p.q, at.r1 - at.r0);
@@ -195,7 +198,8 @@ __device__ inline void Forward(const ForwardParams& p) {
     RaiseMaxima(stats, out, scores, scale2);
     ScoresToWeights<kParts, kForwardWeightShift<T>>(stats, scores, scale2);
     if (p.dropout.threshold != 0) DropWeights(scores, p.dropout, at.batchHead, at.r0 + warpRow, c0);
-    Accumulate<kParts>(out, [&](auto& sum) { ProductFromRegisters<T, kParts, Values, kBlockK / 16>(sum, scores, vLane); });
+    Accumulate<kParts>(out,
+                       [&](auto& sum) { ProductFromRegisters<T, kParts, Values, kBlockK / 16>(sum, scores, vLane); });
     block = nextBlock;
   }
 
@@ -215,7 +219,9 @@ __device__ inline void Forward(const ForwardParams& p) {
                   out[m][n][2 * half + 1] * factor);
       }
       if (threadIdx.x % 4 == 0) {
-        const float lse2 = stats.max[m][half] + log2f(sum) - kForwardWeightShift<T>;
+        // Scores times a scale of 0 are 0, not the tiny numbers that ScaleOfScores makes of them.
+        const float max = p.scale == 0 ? 0.f : stats.max[m][half];
+        const float lse2 = max + log2f(sum) - kForwardWeightShift<T>;
         p.lse[static_cast<int64_t>(at.batchHead) * Sq + row] = sum == 0 ? -kInfinity : lse2 * kLn2;
       }
     }

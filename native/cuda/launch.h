@@ -1,4 +1,5 @@
-// Launchers of the kernels, one for each type of numbers. The source of each is a file of its own, so that they compile side by side.
+// Launchers of the kernels, one for each type of numbers. The source of each is a file of its own, so that they compile
+// side by side.
 #pragma once
 
 #include "params.h"

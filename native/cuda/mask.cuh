@@ -49,7 +49,8 @@ __device__ inline bool Misses(int startMin, int endMax, int r0, int r1) {
   return r1 <= startMin || r0 >= endMax || startMin >= endMax;
 }
 
-// The kind of the tile of rows [r0, r1) and columns [c0, c1), both within the problem; `cut` if the tile has more columns than these.
+// The kind of the tile of rows [r0, r1) and columns [c0, c1), both within the problem; `cut` if the tile has more
+// columns than these.
 __device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int r0, int r1, int c0, int c1, bool cut,
                                     int offset) {
   int reached = causal ? max(r0, c0 - offset) : r0;
@@ -60,11 +61,13 @@ __device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int 
   }
   if (reached >= r1) return kEmpty;
   const bool belowTriangle = !causal || r0 >= c1 - 1 - offset;
-  return kLive | (belowTriangle && !cut ? 0 : kHidesEdge) | (Misses(bounds.ltsMin, bounds.lteMax, r0, r1) ? 0 : kHidesLower) |
+  return kLive | (belowTriangle && !cut ? 0 : kHidesEdge) |
+         (Misses(bounds.ltsMin, bounds.lteMax, r0, r1) ? 0 : kHidesLower) |
          (Misses(bounds.utsMin, bounds.uteMax, r0, r1) ? 0 : kHidesUpper);
 }
 
-// Walks over the live ones among blocks [begin, end). Lanes classify 32 blocks at a time; all warps come to the same results.
+// Walks over the live ones among blocks [begin, end). Lanes classify 32 blocks at a time; all warps come to the same
+// results.
 struct LiveBlocks {
   int base;  // of the 32 that the bits stand for
   int end;
@@ -91,7 +94,8 @@ struct LiveBlocks {
   }
 };
 
-// Sets scores to minus infinity where hides(row, column state) holds. Rows count from row0; `stateOf(column)` is asked once a column.
+// Sets scores to minus infinity where hides(row, column state) holds. Rows count from row0; `stateOf(column)` is asked
+// once a column.
 template <int kM, int kN, class StateOf, class Hides>
 __device__ inline void HideWhere(float (&scores)[kM][kN][4], int row0, StateOf stateOf, Hides hides) {
 #pragma unroll
@@ -110,8 +114,8 @@ __device__ inline void HideWhere(float (&scores)[kM][kN][4], int row0, StateOf s
   }
 }
 
-// Sets the masked scores of a tile to minus infinity: of a warp's part, which begins at row0 of the problem and at column0 of the tile's
-// columns, which begin at tileColumn0. `columns` are the tile's intervals in shared memory.
+// Sets the masked scores of a tile to minus infinity: of a warp's part, which begins at row0 of the problem and at
+// column0 of the tile's columns, which begin at tileColumn0. `columns` are the tile's intervals in shared memory.
 template <int kM, int kN>
 __device__ inline void HideMasked(float (&scores)[kM][kN][4], TileKind kind, const int4* columns, bool causal, int row0,
                                   int column0, int tileColumn0, int Sq, int Sk) {
@@ -127,8 +131,12 @@ __device__ inline void HideMasked(float (&scores)[kM][kN][4], TileKind kind, con
     return static_cast<uint32_t>(row - interval.x) < static_cast<uint32_t>(interval.y);
   };
   const int2* intervals = reinterpret_cast<const int2*>(columns + column0);
-  if (kind & kHidesLower) HideWhere(scores, row0, [&](int column) { return intervals[2 * column]; }, within);
-  if (kind & kHidesUpper) HideWhere(scores, row0, [&](int column) { return intervals[2 * column + 1]; }, within);
+  if (kind & kHidesLower)
+    HideWhere(
+        scores, row0, [&](int column) { return intervals[2 * column]; }, within);
+  if (kind & kHidesUpper)
+    HideWhere(
+        scores, row0, [&](int column) { return intervals[2 * column + 1]; }, within);
 }
 
 // Starts the copy of a tile's intervals to shared memory.

@@ -16,8 +16,8 @@ struct Tensor16 {
   int64_t batch;
   int64_t row;
   int64_t head;
-  int64_t part;   // from the high parts to the low ones, where a number has two
-  int channels;   // a multiple of 8
+  int64_t part;  // from the high parts to the low ones, where a number has two
+  int channels;  // a multiple of 8
 };
 
 // A float32 tensor in the layout of the problem.
@@ -32,8 +32,9 @@ struct TensorOf {
 using Tensor32 = TensorOf<float>;
 using ConstTensor32 = TensorOf<const float>;
 
-// Largest magnitudes of float32 tensors, as the bits of a float, for each batch and key head (of q and dO: over the query heads that share
-// it). They tell the powers of two by which tensors were divided before they were rounded to 16 bits (exponents.cuh); null: by none.
+// Largest magnitudes of float32 tensors, as the bits of a float, for each batch and key head (of q and dO: over the
+// query heads that share it). They tell the powers of two by which tensors were divided before they were rounded to 16
+// bits (exponents.cuh); null: by none.
 using Magnitudes = uint32_t*;
 
 struct Sizes {
@@ -42,9 +43,11 @@ struct Sizes {
 
 // The mask as the tile map kernel leaves it.
 struct Mask {
-  const int4* columns;  // [maskB, Hm, Sk]: start and length of the lower interval of masked rows, then of the upper; null: none
-  const int4* blocks;   // [maskB, Hm, mapBlocks, 2]: smallest and largest LTS, smallest and largest LTE; the same of UTS, UTE
-  int mapBlocks;        // ceil(Sk / kMapColumns)
+  const int4*
+      columns;  // [maskB, Hm, Sk]: start and length of the lower interval of masked rows, then of the upper; null: none
+  const int4*
+      blocks;     // [maskB, Hm, mapBlocks, 2]: smallest and largest LTS, smallest and largest LTE; the same of UTS, UTE
+  int mapBlocks;  // ceil(Sk / kMapColumns)
   int maskB, Hm;
   bool causal;
 };

@@ -1,4 +1,5 @@
-// The instructions that the kernels are built from: asynchronous copies, ldmatrix, mma, and the swizzled tiles that they address.
+// The instructions that the kernels are built from: asynchronous copies, ldmatrix, mma, and the swizzled tiles that
+// they address.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -62,7 +63,8 @@ __device__ void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
 template <>
 __device__ inline void Mma<__half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -70,7 +72,8 @@ __device__ inline void Mma<__half>(float (&c)[4], const uint32_t (&a)[4], uint32
 template <>
 __device__ inline void Mma<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -125,8 +128,9 @@ __device__ inline float Exp2(float x) {
 // 2^exponent, kept within the normal floats.
 __device__ inline float PowerOfTwo(int exponent) { return __int_as_float((min(max(exponent, -126), 126) + 127) << 23); }
 
-// A tile of kRows rows in shared memory lies in pages of 64 channels: a row of a page is 128 bytes, that is eight chunks of 16, and
-// chunk c of row r lies at place c ^ (r & 7), so that eight rows of one chunk, which ldmatrix reads at once, are in different banks.
+// A tile of kRows rows in shared memory lies in pages of 64 channels: a row of a page is 128 bytes, that is eight
+// chunks of 16, and chunk c of row r lies at place c ^ (r & 7), so that eight rows of one chunk, which ldmatrix reads
+// at once, are in different banks.
 constexpr int kPageRowBytes = 128;
 
 template <int kRows>
@@ -134,8 +138,9 @@ __device__ inline uint32_t ChunkOffset(int row, int chunk) {
   return (chunk >> 3) * (kRows * kPageRowBytes) + row * kPageRowBytes + (((chunk & 7) ^ (row & 7)) << 4);
 }
 
-// Where a lane's ldmatrix addresses begin for the 16 x 16 block at (row16, column16), in units of 16. With `alongRows`, matrices
-// follow one another down the rows first (left operands, and right operands that are transposed); else along the columns.
+// Where a lane's ldmatrix addresses begin for the 16 x 16 block at (row16, column16), in units of 16. With `alongRows`,
+// matrices follow one another down the rows first (left operands, and right operands that are transposed); else along
+// the columns.
 template <int kRows>
 __device__ inline uint32_t LaneAddress(uint32_t tile, int row16, int column16, bool alongRows) {
   const int lane = threadIdx.x % kWarp;
@@ -144,15 +149,15 @@ __device__ inline uint32_t LaneAddress(uint32_t tile, int row16, int column16, b
   return tile + ChunkOffset<kRows>(row16 * 16 + row, column16 * 2 + half);
 }
 
-// The address of the block that is (row16, column16) further. Since the swizzle is an exclusive or, so is the step within a page;
-// column16 and the column of `address` may have no bit of a page in common.
+// The address of the block that is (row16, column16) further. Since the swizzle is an exclusive or, so is the step
+// within a page; column16 and the column of `address` may have no bit of a page in common.
 template <int kRows>
 __device__ inline uint32_t BlockAddress(uint32_t address, int row16, int column16) {
   return (address ^ ((column16 & 3) << 5)) + (column16 >> 2) * (kRows * kPageRowBytes) + row16 * (16 * kPageRowBytes);
 }
 
-// Starts the copy of a tile of kRows x kChannels from rows that are `stride` elements apart; rows and channels past the valid ones
-// become zeros. Channels are a multiple of 8.
+// Starts the copy of a tile of kRows x kChannels from rows that are `stride` elements apart; rows and channels past the
+// valid ones become zeros. Channels are a multiple of 8.
 template <int kRows, int kChannels, int kThreads, class T>
 __device__ inline void CopyTile(uint32_t tile, const T* global, int64_t stride, int rows, int channels) {
   constexpr int kChunks = kChannels / 8;
@@ -172,7 +177,8 @@ __device__ inline void CopyTile(uint32_t tile, const T* global, int64_t stride, 
 
 // c += a b for one step of 16 channels: with two parts a number, the three products that matter.
 template <class T, int kParts>
-__device__ inline void MmaParts(float (&c)[4], const uint32_t (&a)[kParts][4], const uint32_t (&b)[kParts][4], int which) {
+__device__ inline void MmaParts(float (&c)[4], const uint32_t (&a)[kParts][4], const uint32_t (&b)[kParts][4],
+                                int which) {
   Mma<T>(c, a[0], b[0][2 * which], b[0][2 * which + 1]);
   if constexpr (kParts == 2) {
     Mma<T>(c, a[0], b[1][2 * which], b[1][2 * which + 1]);
@@ -189,8 +195,8 @@ struct Operand {
 
   // Block `outer` of the operand's own side, `inner` of the side that is summed over.
   __device__ static void Load(uint32_t (&r)[4], uint32_t address, int outer, int inner, int part) {
-    LoadMatrix<kTransposed>(r, BlockAddress<kRows>(address, kTransposed ? inner : outer, kTransposed ? outer : inner) +
-                                   part * kPartBytes);
+    LoadMatrix<kTransposed>(
+        r, BlockAddress<kRows>(address, kTransposed ? inner : outer, kTransposed ? outer : inner) + part * kPartBytes);
   }
 };
 
@@ -219,8 +225,8 @@ __device__ inline void Product(float (&acc)[kM][kN][4], uint32_t a, uint32_t b) 
   }
 }
 
-// acc[m][n] += W B, where W are accumulators of an earlier product, of kSteps * 2 blocks of 8 columns: they hold their numbers as
-// the left operand of the next product has them.
+// acc[m][n] += W B, where W are accumulators of an earlier product, of kSteps * 2 blocks of 8 columns: they hold their
+// numbers as the left operand of the next product has them.
 template <class T, int kParts, class B, int kSteps, int kM, int kN>
 __device__ inline void ProductFromRegisters(float (&acc)[kM][kN][4], const float (&w)[kM][kSteps * 2][4], uint32_t b) {
 #pragma unroll
@@ -263,8 +269,8 @@ __device__ inline void Clear(float (&acc)[kM][kN][4]) {
   }
 }
 
-// acc += what `product` adds to zeros. Tensor cores cut off what they add, so long sums of split floats are rounded here, tile by tile;
-// sums of 16-bit numbers stay where they are.
+// acc += what `product` adds to zeros. Tensor cores cut off what they add, so long sums of split floats are rounded
+// here, tile by tile; sums of 16-bit numbers stay where they are.
 template <int kParts, int kM, int kN, class AddProduct>
 __device__ inline void Accumulate(float (&acc)[kM][kN][4], AddProduct product) {
   if constexpr (kParts == 1) {

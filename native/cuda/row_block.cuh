@@ -7,8 +7,8 @@
 
 namespace flashmask::cuda {
 
-// Heads whose blocks take turns under a mask with intervals, so that the blocks with most work, often the same of each head, do not
-// come last; not so many that their tensors leave the L2 cache.
+// Heads whose blocks take turns under a mask with intervals, so that the blocks with most work, often the same of each
+// head, do not come last; not so many that their tensors leave the L2 cache.
 constexpr int kHeadsInTurn = 8;
 
 struct BlockOfHead {
@@ -32,7 +32,8 @@ struct RowBlock {
   int64_t maskIndex;
 };
 
-// The one of this thread block. Under a causal mask later rows come first: they have the most work, and the last to run should have little.
+// The one of this thread block. Under a causal mask later rows come first: they have the most work, and the last to run
+// should have little.
 template <int kBlockQ>
 __device__ inline RowBlock RowBlockOf(const Sizes& s, const Mask& mask) {
   RowBlock at;

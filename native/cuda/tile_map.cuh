@@ -1,4 +1,5 @@
-// The tile map of a call: intervals and their smallest and largest per kMapColumns key columns (arXiv 2410.01359, section 4.2).
+// The tile map of a call: intervals and their smallest and largest per kMapColumns key columns (arXiv 2410.01359,
+// section 4.2).
 #pragma once
 
 #include "mask.cuh"
@@ -18,7 +19,8 @@ __device__ inline int4 IntervalsAt(const int* bounds, int n, bool causal, int64_
 
 // A warp for each kMapColumns columns of one (batch, head) of the mask.
 template <int kThreads>
-__global__ void ColumnsKernel(const int* bounds, int n, bool causal, int Sk, int mapBlocks, int4* columns, int4* blocks) {
+__global__ void ColumnsKernel(const int* bounds, int n, bool causal, int Sk, int mapBlocks, int4* columns,
+                              int4* blocks) {
   const int block = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
   const int64_t index = blockIdx.y;
   if (block >= mapBlocks) return;
@@ -32,7 +34,9 @@ __global__ void ColumnsKernel(const int* bounds, int n, bool causal, int Sk, int
                       __reduce_min_sync(~0u, interval.w), __reduce_max_sync(~0u, interval.w)};
   if (own < Sk) {
     // A length as an unsigned number: it may exceed the largest int.
-    const auto length = [](int start, int end) { return end > start ? static_cast<int>(unsigned(end) - unsigned(start)) : 0; };
+    const auto length = [](int start, int end) {
+      return end > start ? static_cast<int>(unsigned(end) - unsigned(start)) : 0;
+    };
     columns[column] = {interval.x, length(interval.x, interval.y), interval.z, length(interval.z, interval.w)};
   }
   if (threadIdx.x % kWarp == 0) {
@@ -41,8 +45,8 @@ __global__ void ColumnsKernel(const int* bounds, int n, bool causal, int Sk, int
   }
 }
 
-// A warp for each query block: the first of its live key blocks and the end of them, so that long rows with few live tiles do not
-// look at all others.
+// A warp for each query block: the first of its live key blocks and the end of them, so that long rows with few live
+// tiles do not look at all others.
 template <int kThreads>
 __global__ void RangesKernel(Mask mask, int Sq, int Sk, int blockQ, int blockK, int queryBlocks, int2* ranges) {
   const int queryBlock = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;

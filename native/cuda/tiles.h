@@ -34,11 +34,14 @@ struct RowTile {
   static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
   static constexpr int kKeyBytes = kParts * kTileBytes<kBlockK, kD>;
   static constexpr int kColumnBytes = kBlockK * 16;
-  static constexpr int kSharedBytes(int queryTensors) { return queryTensors * kQueryBytes + 2 * kKeyBytes + kColumnBytes; }
+  static constexpr int kSharedBytes(int queryTensors) {
+    return queryTensors * kQueryBytes + 2 * kKeyBytes + kColumnBytes;
+  }
 };
 
-// Backward: a thread block keeps blockK keys and walks over query blocks. Warps divide the scores as kScoreRows x (the rest), dk and dv
-// as kKeyRows x (the rest) and dq as kQueryRows x (the rest). With kBulk (sm_90), dq goes to memory through shared memory.
+// Backward: a thread block keeps blockK keys and walks over query blocks. Warps divide the scores as kScoreRows x (the
+// rest), dk and dv as kKeyRows x (the rest) and dq as kQueryRows x (the rest). With kBulk (sm_90), dq goes to memory
+// through shared memory.
 template <bool kBulk_, int kD_, int kParts_, int kBlockQ_, int kBlockK_, int kWarps_, int kStages_, int kScoreRows_,
           int kKeyRows_, int kQueryRows_>
 struct ColumnTile {
@@ -48,7 +51,8 @@ struct ColumnTile {
   static constexpr int kBlockK = kBlockK_;
   static constexpr int kWarps = kWarps_;
   static constexpr int kThreads = kWarps * 32;
-  static constexpr int kStages = kStages_;  // query blocks in shared memory: with 2, one is on its way while the other is used
+  static constexpr int kStages =
+      kStages_;  // query blocks in shared memory: with 2, one is on its way while the other is used
   static constexpr int kScoreRows = kScoreRows_;
   static constexpr int kScoreColumns = kWarps / kScoreRows;
   static constexpr int kKeyRows = kKeyRows_;
