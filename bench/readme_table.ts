@@ -171,11 +171,16 @@ function tables(pairs: readonly Pair[], whole: boolean): string {
   return devices.flatMap((device) => deviceTables(own(device), whole)).join('\n\n');
 }
 
+/** Records that are worth a plot. */
+const LEAST_PLOTTED = 3;
+
 /** Plots of each file: time against sparsity, and where it has several lengths, memory against length. */
 function plotsOf({name, records}: RecordFile): [path: string, svg: string][] {
-  if (records.length === 0 || records.every(isCpu)) return [];
+  const own = records.filter(({attention}) => attention === 'flash');
+  if (own.length < LEAST_PLOTTED || records.every(isCpu)) return [];
   const plots: [string, string][] = [[`${PLOTS}${name}-time.svg`, timePlot(records)]];
-  if (new Set(records.map(({N}) => N)).size > 1) plots.push([`${PLOTS}${name}-memory.svg`, memoryPlot(records)]);
+  const measured = records.filter(({peakBytes}) => peakBytes !== undefined);
+  if (new Set(measured.map(({N}) => N)).size > 1) plots.push([`${PLOTS}${name}-memory.svg`, memoryPlot(records)]);
   return plots;
 }
 
