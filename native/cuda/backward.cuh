@@ -472,4 +472,25 @@ __global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Backward::kThreads,
   }
 }
 
+// For launch.cuh.
+struct BackwardLaunch {
+  using Params = BackwardParams;
+
+  template <class AllTiles>
+  using Tile = typename AllTiles::Backward;
+
+  template <class Tile>
+  static constexpr int kSharedBytes = Tile::kSharedBytes;
+
+  template <class T, int kD, int kParts, bool kLarge>
+  static constexpr auto Kernel() {
+    return BackwardKernel<T, kD, kParts, kLarge>;
+  }
+
+  template <class Tile>
+  static int64_t Blocks(const Sizes& s) {
+    return int64_t{s.B} * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
+  }
+};
+
 }  // namespace flashmask::cuda

@@ -1,10 +1,11 @@
 // The backward kernels on half precision.
-#include "launch_backward.cuh"
+#include "backward.cuh"
+#include "launch.cuh"
 
 namespace flashmask::cuda {
 
 cudaError_t LaunchBackwardHalf(const Variant& variant, const BackwardParams& params, cudaStream_t stream) {
-  return LaunchBackward<__half, 1>(variant, params, stream);
+  return LaunchVariant<BackwardLaunch, __half, 1>(variant, params, stream);
 }
 
 }  // namespace flashmask::cuda

@@ -1,10 +1,11 @@
 // The backward kernels on floats split into two halves.
-#include "launch_backward.cuh"
+#include "backward.cuh"
+#include "launch.cuh"
 
 namespace flashmask::cuda {
 
 cudaError_t LaunchBackwardSplit(const Variant& variant, const BackwardParams& params, cudaStream_t stream) {
-  return LaunchBackward<__half, 2>(variant, params, stream);
+  return LaunchVariant<BackwardLaunch, __half, 2>(variant, params, stream);
 }
 
 }  // namespace flashmask::cuda

@@ -110,4 +110,25 @@ __global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Dq::kThreads)
   }
 }
 
+// For launch.cuh.
+struct DqLaunch {
+  using Params = BackwardParams;
+
+  template <class AllTiles>
+  using Tile = typename AllTiles::Dq;
+
+  template <class Tile>
+  static constexpr int kSharedBytes = Tile::kSharedBytes(2);
+
+  template <class T, int kD, int kParts, bool kLarge>
+  static constexpr auto Kernel() {
+    return DqKernel<T, kD, kParts, kLarge>;
+  }
+
+  template <class Tile>
+  static int64_t Blocks(const Sizes& s) {
+    return int64_t{s.B} * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
+  }
+};
+
 }  // namespace flashmask::cuda

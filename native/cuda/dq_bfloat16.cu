@@ -1,10 +1,11 @@
 // The dq kernels on bfloat16.
-#include "launch_dq.cuh"
+#include "dq.cuh"
+#include "launch.cuh"
 
 namespace flashmask::cuda {
 
 cudaError_t LaunchDqBfloat16(const Variant& variant, const BackwardParams& params, cudaStream_t stream) {
-  return LaunchDq<__nv_bfloat16, 1>(variant, params, stream);
+  return LaunchVariant<DqLaunch, __nv_bfloat16, 1>(variant, params, stream);
 }
 
 }  // namespace flashmask::cuda

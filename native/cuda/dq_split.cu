@@ -1,10 +1,11 @@
 // The dq kernels on floats split into two halves.
-#include "launch_dq.cuh"
+#include "dq.cuh"
+#include "launch.cuh"
 
 namespace flashmask::cuda {
 
 cudaError_t LaunchDqSplit(const Variant& variant, const BackwardParams& params, cudaStream_t stream) {
-  return LaunchDq<__half, 2>(variant, params, stream);
+  return LaunchVariant<DqLaunch, __half, 2>(variant, params, stream);
 }
 
 }  // namespace flashmask::cuda

@@ -239,4 +239,25 @@ __global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Forward::kThreads,
   }
 }
 
+// For launch.cuh.
+struct ForwardLaunch {
+  using Params = ForwardParams;
+
+  template <class AllTiles>
+  using Tile = typename AllTiles::Forward;
+
+  template <class Tile>
+  static constexpr int kSharedBytes = Tile::kSharedBytes(1);
+
+  template <class T, int kD, int kParts, bool kLarge>
+  static constexpr auto Kernel() {
+    return ForwardKernel<T, kD, kParts, kLarge>;
+  }
+
+  template <class Tile>
+  static int64_t Blocks(const Sizes& s) {
+    return int64_t{s.B} * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
+  }
+};
+
 }  // namespace flashmask::cuda

@@ -200,6 +200,22 @@ struct Operand {
   }
 };
 
+// acc[m][n] += left B over step k of 16.
+template <class T, int kParts, class B, int kM, int kN>
+__device__ inline void ProductStep(float (&acc)[kM][kN][4], const uint32_t (&left)[kM][kParts][4], uint32_t b, int k) {
+#pragma unroll
+  for (int n = 0; n < kN / 2; ++n) {
+    uint32_t right[kParts][4];
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) B::Load(right[part], b, n, k, part);
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      MmaParts<T, kParts>(acc[m][2 * n], left[m], right, 0);
+      MmaParts<T, kParts>(acc[m][2 * n + 1], left[m], right, 1);
+    }
+  }
+}
+
 // acc[m][n] += A B over kSteps of 16: A of kM blocks of 16, B of kN blocks of 8, both in shared memory.
 template <class T, int kParts, class A, class B, int kSteps, int kM, int kN>
 __device__ inline void Product(float (&acc)[kM][kN][4], uint32_t a, uint32_t b) {
@@ -211,17 +227,7 @@ __device__ inline void Product(float (&acc)[kM][kN][4], uint32_t a, uint32_t b) 
 #pragma unroll
       for (int part = 0; part < kParts; ++part) A::Load(left[m][part], a, m, k, part);
     }
-#pragma unroll
-    for (int n = 0; n < kN / 2; ++n) {
-      uint32_t right[kParts][4];
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) B::Load(right[part], b, n, k, part);
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-        MmaParts<T, kParts>(acc[m][2 * n], left[m], right, 0);
-        MmaParts<T, kParts>(acc[m][2 * n + 1], left[m], right, 1);
-      }
-    }
+    ProductStep<T, kParts, B>(acc, left, b, k);
   }
 }
 
@@ -243,17 +249,7 @@ __device__ inline void ProductFromRegisters(float (&acc)[kM][kN][4], const float
         for (int part = 0; part < kParts; ++part) left[m][part][i] = parts[part];
       }
     }
-#pragma unroll
-    for (int n = 0; n < kN / 2; ++n) {
-      uint32_t right[kParts][4];
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) B::Load(right[part], b, n, k, part);
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-        MmaParts<T, kParts>(acc[m][2 * n], left[m], right, 0);
-        MmaParts<T, kParts>(acc[m][2 * n + 1], left[m], right, 1);
-      }
-    }
+    ProductStep<T, kParts, B>(acc, left, b, k);
   }
 }
 
