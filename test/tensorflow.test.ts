@@ -50,7 +50,6 @@ const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) a
 function projectWithoutPrebuild(): Project {
   const project = new Project();
   rmSync(join(project.folder, 'node_modules/tfjs-flashmask/prebuilds'), {recursive: true, force: true});
-  project.link('node-api-headers');
   return project;
 }
 

@@ -3,232 +3,16 @@
 // computes it.
 #pragma once
 
-#include "dropout.cuh"
-#include "exponents.cuh"
+#include "column_block.cuh"
+#include "gradients.cuh"
 #include "mask.cuh"
 #include "params.h"
 #include "primitives.cuh"
 #include "row_block.cuh"
+#include "rows.cuh"
 #include "tiles.h"
 
 namespace flashmask::cuda {
-
-// Weights are multiplied by 2^shift before they are rounded to T: small ones then are normal numbers.
-template <class T>
-constexpr int kBackwardWeightShift = 0;
-template <>
-constexpr int kBackwardWeightShift<__half> = 14;
-
-// The factors of a batch and key head. With weights pS = p 2^shift, gradients of scores are dS = pS (product gradient -
-// delta offset), in units of 2^gradientExponent.
-struct Factors {
-  float scale2;  // of products of q and k
-  float gradient;
-  float offset;
-  float dq, dk, dv;  // of the results
-};
-
-template <class T, int kParts>
-__device__ inline Factors FactorsOf(const BackwardParams& p, int keyBatchHead) {
-  constexpr int kShift = kBackwardWeightShift<T>;
-  const int q = ExponentOf<kParts>(p.qMagnitudes, keyBatchHead);
-  const int k = ExponentOf<kParts>(p.kMagnitudes, keyBatchHead);
-  const int v = ExponentOf<kParts>(p.vMagnitudes, keyBatchHead);
-  const int dOut = ExponentOf<kParts>(p.dOutMagnitudes, keyBatchHead);
-  const int gradient = GradientExponent(p, keyBatchHead);
-  Factors factors;
-  factors.scale2 = ScaleOfScores(p.scale, q + k);
-  factors.offset = PowerOfTwo(-gradient - kShift);
-  factors.gradient = p.dropout.keepScale * PowerOfTwo(dOut + v - gradient - kShift);
-  factors.dq = p.scale * PowerOfTwo(gradient + k);
-  factors.dk = p.scale * PowerOfTwo(gradient + q);
-  factors.dv = p.dropout.keepScale * PowerOfTwo(dOut - kShift);
-  return factors;
-}
-
-// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS. Split floats are shifted by a product
-// of their own.
-template <int kParts, int kShift, int kM, int kN>
-__device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
-                                           const float (&lse2)[kM][2], const float (&delta)[kM][2],
-                                           const Factors& factors) {
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float base = (kParts == 1 ? kShift : 0) - lse2[m][half];
-      const float offset = -delta[m][half] * factors.offset;
-#pragma unroll
-      for (int n = 0; n < kN; ++n) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& weight = scores[m][n][2 * half + e];
-          float& gradient = gradients[m][n][2 * half + e];
-          weight = Exp2(fmaf(weight, factors.scale2, base));
-          if constexpr (kParts == 2) weight *= 1 << kShift;
-          gradient = weight * fmaf(gradient, factors.gradient, offset);
-        }
-      }
-    }
-  }
-}
-
-// The same with dropout: dropped pairs lose their weight, and their product, but not the rest of their gradient.
-template <int kParts, int kShift, int kM, int kN>
-__device__ inline void DroppedWeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
-                                                  const float (&lse2)[kM][2], const float (&delta)[kM][2],
-                                                  const Factors& factors, const Dropout& dropout, int batchHead,
-                                                  int row0, int column0) {
-  uint32_t kept[kM][kN];
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-#pragma unroll
-    for (int n = 0; n < kN; ++n) {
-      kept[m][n] = KeptElements(dropout, batchHead, row0 + ElementRow(m, 0), column0 + ElementColumn(n, 0));
-#pragma unroll
-      for (int i = 0; i < 4; ++i) gradients[m][n][i] = kept[m][n] >> i & 1 ? gradients[m][n][i] : 0.f;
-    }
-  }
-  WeightsAndGradients<kParts, kShift>(scores, gradients, lse2, delta, factors);
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-#pragma unroll
-    for (int n = 0; n < kN; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) scores[m][n][i] = kept[m][n] >> i & 1 ? scores[m][n][i] : 0.f;
-    }
-  }
-}
-
-// Rounds a warp's part of a tile to T and stores it to shared memory.
-template <class T, int kParts, int kRows, int kPartBytes, int kM, int kN>
-__device__ inline void StoreTile(uint32_t tile, const float (&x)[kM][kN][4], int row0, int column0) {
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-#pragma unroll
-    for (int n = 0; n < kN; ++n) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = row0 + ElementRow(m, 2 * half);
-        const uint32_t at = tile + ChunkOffset<kRows>(row, column0 / 8 + n) + threadIdx.x % 4 * 4;
-        uint32_t parts[kParts];
-        Split<T, kParts>(parts, x[m][n][2 * half], x[m][n][2 * half + 1]);
-#pragma unroll
-        for (int part = 0; part < kParts; ++part) StoreShared(at + part * kPartBytes, parts[part]);
-      }
-    }
-  }
-}
-
-// Adds two neighbouring floats to memory.
-__device__ inline void AddPair(float* at, float x, float y) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(x), "f"(y) : "memory");
-#else
-  atomicAdd(at, x);
-  atomicAdd(at + 1, y);
-#endif
-}
-
-// Adds a warp's part of dq to memory. Whole parts take no branches, which would keep the compiler from mixing this with
-// products.
-template <int kM, int kN>
-__device__ inline void AddRows(float* head, const Tensor32& to, const float (&x)[kM][kN][4], float factor, int row0,
-                               int channel0, int rows) {
-  const bool whole = to.channels % 2 == 0 && channel0 + kN * 8 <= to.channels && row0 + kM * 16 <= rows;
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = row0 + ElementRow(m, 2 * half);
-      const int channel = channel0 + ElementColumn(0, 0);
-      float* at = head + row * to.row + channel;
-      if (whole) {
-#pragma unroll
-        for (int n = 0; n < kN; ++n) AddPair(at + n * 8, x[m][n][2 * half] * factor, x[m][n][2 * half + 1] * factor);
-      } else if (row < rows) {
-#pragma unroll
-        for (int n = 0; n < kN; ++n) {
-          if (channel + n * 8 < to.channels) atomicAdd(at + n * 8, x[m][n][2 * half] * factor);
-          if (channel + n * 8 + 1 < to.channels) atomicAdd(at + n * 8 + 1, x[m][n][2 * half + 1] * factor);
-        }
-      }
-    }
-  }
-}
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-// Writes a warp's part of dq to shared memory, from where AddBulkRow adds it to memory: whole rows at a time, by an
-// engine of its own.
-template <int kRowBytes, int kM, int kN>
-__device__ inline void StageRows(uint32_t tile, const float (&x)[kM][kN][4], float factor, int row0, int channel0) {
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t row = tile + (row0 + ElementRow(m, 2 * half)) * kRowBytes + (channel0 + ElementColumn(0, 0)) * 4;
-#pragma unroll
-      for (int n = 0; n < kN; ++n) {
-        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(row + n * 32), "f"(x[m][n][2 * half] * factor),
-                     "f"(x[m][n][2 * half + 1] * factor)
-                     : "memory");
-      }
-    }
-  }
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-__device__ inline void AddBulkRow(float* to, uint32_t from, int bytes) {
-  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(from),
-               "r"(bytes)
-               : "memory");
-}
-
-__device__ inline void CommitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-
-// Until this thread's bulk operations have read shared memory.
-__device__ inline void WaitBulkRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
-#else
-template <int kRowBytes, int kM, int kN>
-__device__ inline void StageRows(uint32_t, const float (&)[kM][kN][4], float, int, int) {}
-__device__ inline void AddBulkRow(float*, uint32_t, int) {}
-__device__ inline void CommitBulk() {}
-__device__ inline void WaitBulkRead() {}
-#endif
-
-// Stores a warp's part of dk or dv.
-template <int kM, int kN>
-__device__ inline void StoreRows(float* head, const Tensor32& to, const float (&x)[kM][kN][4], float factor, int row0,
-                                 int channel0, int rows) {
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = row0 + ElementRow(m, 2 * half);
-      if (row >= rows) continue;
-#pragma unroll
-      for (int n = 0; n < kN; ++n) {
-        const int channel = channel0 + ElementColumn(n, 0);
-        const float first = x[m][n][2 * half] * factor;
-        const float second = x[m][n][2 * half + 1] * factor;
-        float* at = head + row * to.row;
-        if (to.channels % 2 == 0) {
-          if (channel < to.channels) *reinterpret_cast<float2*>(at + channel) = {first, second};
-        } else {
-          if (channel < to.channels) at[channel] = first;
-          if (channel + 1 < to.channels) at[channel + 1] = second;
-        }
-      }
-    }
-  }
-}
-
-// A query block of one of the query heads that share the key head.
-struct QueryBlock {
-  int head;  // within the group
-  int block;
-  bool partial;
-};
 
 template <class T, class Tile>
 __device__ inline void Backward(const BackwardParams& p) {
@@ -264,21 +48,16 @@ __device__ inline void Backward(const BackwardParams& p) {
   const int4* columns = p.mask.columns == nullptr ? nullptr : reinterpret_cast<const int4*>(shared + kColumnsAt);
 
   const int H = p.sizes.H;
-  const int Hkv = p.sizes.Hkv;
   const int Sq = p.sizes.Sq;
   const int Sk = p.sizes.Sk;
-  const int group = H / Hkv;
   const int offset = Sk - Sq;
-  const int keyBlocks = (Sk + kBlockK - 1) / kBlockK;
   const int queryBlocks = (Sq + kBlockQ - 1) / kBlockQ;
-  // The first key blocks have the most work under a causal mask, and where some keys are seen by all.
-  const BlockOfHead place = BlockOfHeadAt(blockIdx.x, keyBlocks, p.sizes.B * Hkv, p.mask.columns != nullptr);
-  const int keyBlock = place.block;
-  const int keyBatchHead = place.batchHead;
-  const int b = keyBatchHead / Hkv;
-  const int keyHead = keyBatchHead % Hkv;
-  const int c0 = keyBlock * kBlockK;
-  const int c1 = min(c0 + kBlockK, Sk);
+  const KeyBlock keys = KeyBlockOf<kBlockK>(p.sizes, p.mask);
+  const int b = keys.b;
+  const int keyHead = keys.keyHead;
+  const int group = keys.group;
+  const int keyBatchHead = keys.keyBatchHead;
+  const int c0 = keys.c0;
   const int warp = threadIdx.x / kWarp;
 
   const T* k = static_cast<const T*>(p.k.data) + b * p.k.batch + keyHead * p.k.head + c0 * p.k.row;
@@ -308,8 +87,8 @@ __device__ inline void Backward(const BackwardParams& p) {
   const auto classify = [&](int head, int block) {
     const int64_t maskIndex = MaskIndex(p.mask, b, keyHead * group + head, H);
     const int r0 = block * kBlockQ;
-    return Classify(ReadBlockBounds<kBlockK>(p.mask, maskIndex, keyBlock), p.mask.causal, r0, min(r0 + kBlockQ, Sq), c0,
-                    c1, c0 + kBlockK > Sk, offset);
+    return Classify(ReadBlockBounds<kBlockK>(p.mask, maskIndex, keys.block), p.mask.causal, r0, min(r0 + kBlockQ, Sq),
+                    c0, keys.c1, c0 + kBlockK > Sk, offset);
   };
   const auto next = [&]() -> QueryBlock {
     while (true) {

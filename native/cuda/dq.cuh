@@ -2,7 +2,10 @@
 // and their gradients and walks over the live key blocks, as the forward kernel does.
 #pragma once
 
-#include "backward.cuh"
+#include "gradients.cuh"
+#include "row_block.cuh"
+#include "rows.cuh"
+#include "tiles.h"
 
 namespace flashmask::cuda {
 

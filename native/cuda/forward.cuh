@@ -8,6 +8,7 @@
 #include "params.h"
 #include "primitives.cuh"
 #include "row_block.cuh"
+#include "rows.cuh"
 #include "tiles.h"
 
 namespace flashmask::cuda {
@@ -112,16 +113,6 @@ __device__ inline void DropWeights(float (&weights)[kM][kN][4], const Dropout& d
       for (int i = 0; i < 4; ++i) weights[m][n][i] = kept >> i & 1 ? weights[m][n][i] : 0.f;
     }
   }
-}
-
-// Two neighbouring channels of a row.
-__device__ inline void StorePair(float* row, int channel, int channels, float x, float y) {
-  if (channels % 2 == 0) {
-    if (channel < channels) *reinterpret_cast<float2*>(row + channel) = {x, y};
-    return;
-  }
-  if (channel < channels) row[channel] = x;
-  if (channel + 1 < channels) row[channel + 1] = y;
 }
 
 template <class T, class Tile>

@@ -1,0 +1,40 @@
+// What the backward kernel keeps and walks over: a block of keys of one key head, and the query blocks that see it.
+#pragma once
+
+#include "mask.cuh"
+#include "params.h"
+#include "row_block.cuh"
+
+namespace flashmask::cuda {
+
+struct KeyBlock {
+  int b, keyHead, keyBatchHead;
+  int group;  // query heads that share the key head
+  int block;
+  int c0, c1;  // columns [c0, c1)
+};
+
+// The one of this thread block. The first have the most work under a causal mask, and where some keys are seen by all.
+template <int kBlockK>
+__device__ inline KeyBlock KeyBlockOf(const Sizes& s, const Mask& mask) {
+  KeyBlock keys;
+  keys.group = s.H / s.Hkv;
+  const int blocks = (s.Sk + kBlockK - 1) / kBlockK;
+  const BlockOfHead place = BlockOfHeadAt(blockIdx.x, blocks, s.B * s.Hkv, mask.columns != nullptr);
+  keys.block = place.block;
+  keys.keyBatchHead = place.batchHead;
+  keys.b = keys.keyBatchHead / s.Hkv;
+  keys.keyHead = keys.keyBatchHead % s.Hkv;
+  keys.c0 = keys.block * kBlockK;
+  keys.c1 = min(keys.c0 + kBlockK, s.Sk);
+  return keys;
+}
+
+// A query block of one of the query heads that share the key head.
+struct QueryBlock {
+  int head;   // within the group
+  int block;  // -1: there is none
+  bool partial;
+};
+
+}  // namespace flashmask::cuda

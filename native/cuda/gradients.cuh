@@ -1,0 +1,98 @@
+// Gradients of scores, which the backward and dq kernels have in common.
+#pragma once
+
+#include "dropout.cuh"
+#include "exponents.cuh"
+#include "params.h"
+#include "primitives.cuh"
+
+namespace flashmask::cuda {
+
+// Weights are multiplied by 2^shift before they are rounded to T: small ones then are normal numbers.
+template <class T>
+constexpr int kBackwardWeightShift = 0;
+template <>
+constexpr int kBackwardWeightShift<__half> = 14;
+
+// The factors of a batch and key head. With weights pS = p 2^shift, gradients of scores are dS = pS (product gradient -
+// delta offset), in units of 2^gradientExponent.
+struct Factors {
+  float scale2;  // of products of q and k
+  float gradient;
+  float offset;
+  float dq, dk, dv;  // of the results
+};
+
+template <class T, int kParts>
+__device__ inline Factors FactorsOf(const BackwardParams& p, int keyBatchHead) {
+  constexpr int kShift = kBackwardWeightShift<T>;
+  const int q = ExponentOf<kParts>(p.qMagnitudes, keyBatchHead);
+  const int k = ExponentOf<kParts>(p.kMagnitudes, keyBatchHead);
+  const int v = ExponentOf<kParts>(p.vMagnitudes, keyBatchHead);
+  const int dOut = ExponentOf<kParts>(p.dOutMagnitudes, keyBatchHead);
+  const int gradient = GradientExponent(p, keyBatchHead);
+  Factors factors;
+  factors.scale2 = ScaleOfScores(p.scale, q + k);
+  factors.offset = PowerOfTwo(-gradient - kShift);
+  factors.gradient = p.dropout.keepScale * PowerOfTwo(dOut + v - gradient - kShift);
+  factors.dq = p.scale * PowerOfTwo(gradient + k);
+  factors.dk = p.scale * PowerOfTwo(gradient + q);
+  factors.dv = p.dropout.keepScale * PowerOfTwo(dOut - kShift);
+  return factors;
+}
+
+// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS. Split floats are shifted by a product
+// of their own.
+template <int kParts, int kShift, int kM, int kN>
+__device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
+                                           const float (&lse2)[kM][2], const float (&delta)[kM][2],
+                                           const Factors& factors) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float base = (kParts == 1 ? kShift : 0) - lse2[m][half];
+      const float offset = -delta[m][half] * factors.offset;
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& weight = scores[m][n][2 * half + e];
+          float& gradient = gradients[m][n][2 * half + e];
+          weight = Exp2(fmaf(weight, factors.scale2, base));
+          if constexpr (kParts == 2) weight *= 1 << kShift;
+          gradient = weight * fmaf(gradient, factors.gradient, offset);
+        }
+      }
+    }
+  }
+}
+
+// The same with dropout: dropped pairs lose their weight, and their product, but not the rest of their gradient.
+template <int kParts, int kShift, int kM, int kN>
+__device__ inline void DroppedWeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
+                                                  const float (&lse2)[kM][2], const float (&delta)[kM][2],
+                                                  const Factors& factors, const Dropout& dropout, int batchHead,
+                                                  int row0, int column0) {
+  uint32_t kept[kM][kN];
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      kept[m][n] = KeptElements(dropout, batchHead, row0 + ElementRow(m, 0), column0 + ElementColumn(n, 0));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) gradients[m][n][i] = kept[m][n] >> i & 1 ? gradients[m][n][i] : 0.f;
+    }
+  }
+  WeightsAndGradients<kParts, kShift>(scores, gradients, lse2, delta, factors);
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[m][n][i] = kept[m][n] >> i & 1 ? scores[m][n][i] : 0.f;
+    }
+  }
+}
+
+}  // namespace flashmask::cuda

@@ -1,0 +1,142 @@
+// From accumulators to memory: tiles of 16-bit numbers in shared memory, rows of float32 tensors, and sums of rows.
+#pragma once
+
+#include "params.h"
+#include "primitives.cuh"
+
+namespace flashmask::cuda {
+
+// Rounds a warp's part of a tile to T and stores it to shared memory.
+template <class T, int kParts, int kRows, int kPartBytes, int kM, int kN>
+__device__ inline void StoreTile(uint32_t tile, const float (&x)[kM][kN][4], int row0, int column0) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = row0 + ElementRow(m, 2 * half);
+        const uint32_t at = tile + ChunkOffset<kRows>(row, column0 / 8 + n) + threadIdx.x % 4 * 4;
+        uint32_t parts[kParts];
+        Split<T, kParts>(parts, x[m][n][2 * half], x[m][n][2 * half + 1]);
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) StoreShared(at + part * kPartBytes, parts[part]);
+      }
+    }
+  }
+}
+
+// Two neighbouring channels of a row.
+__device__ inline void StorePair(float* row, int channel, int channels, float x, float y) {
+  if (channels % 2 == 0) {
+    if (channel < channels) *reinterpret_cast<float2*>(row + channel) = {x, y};
+    return;
+  }
+  if (channel < channels) row[channel] = x;
+  if (channel + 1 < channels) row[channel + 1] = y;
+}
+
+// Adds two neighbouring floats to memory.
+__device__ inline void AddPair(float* at, float x, float y) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(x), "f"(y) : "memory");
+#else
+  atomicAdd(at, x);
+  atomicAdd(at + 1, y);
+#endif
+}
+
+// Adds a warp's part of dq to memory. Whole parts take no branches, which would keep the compiler from mixing this with
+// products.
+template <int kM, int kN>
+__device__ inline void AddRows(float* head, const Tensor32& to, const float (&x)[kM][kN][4], float factor, int row0,
+                               int channel0, int rows) {
+  const bool whole = to.channels % 2 == 0 && channel0 + kN * 8 <= to.channels && row0 + kM * 16 <= rows;
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row0 + ElementRow(m, 2 * half);
+      const int channel = channel0 + ElementColumn(0, 0);
+      float* at = head + row * to.row + channel;
+      if (whole) {
+#pragma unroll
+        for (int n = 0; n < kN; ++n) AddPair(at + n * 8, x[m][n][2 * half] * factor, x[m][n][2 * half + 1] * factor);
+      } else if (row < rows) {
+#pragma unroll
+        for (int n = 0; n < kN; ++n) {
+          if (channel + n * 8 < to.channels) atomicAdd(at + n * 8, x[m][n][2 * half] * factor);
+          if (channel + n * 8 + 1 < to.channels) atomicAdd(at + n * 8 + 1, x[m][n][2 * half + 1] * factor);
+        }
+      }
+    }
+  }
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// Writes a warp's part of dq to shared memory, from where AddBulkRow adds it to memory: whole rows at a time, by an
+// engine of its own.
+template <int kRowBytes, int kM, int kN>
+__device__ inline void StageRows(uint32_t tile, const float (&x)[kM][kN][4], float factor, int row0, int channel0) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t row = tile + (row0 + ElementRow(m, 2 * half)) * kRowBytes + (channel0 + ElementColumn(0, 0)) * 4;
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(row + n * 32), "f"(x[m][n][2 * half] * factor),
+                     "f"(x[m][n][2 * half + 1] * factor)
+                     : "memory");
+      }
+    }
+  }
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ inline void AddBulkRow(float* to, uint32_t from, int bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(from),
+               "r"(bytes)
+               : "memory");
+}
+
+__device__ inline void CommitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Until this thread's bulk operations have read shared memory.
+__device__ inline void WaitBulkRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+#else
+template <int kRowBytes, int kM, int kN>
+__device__ inline void StageRows(uint32_t, const float (&)[kM][kN][4], float, int, int) {}
+__device__ inline void AddBulkRow(float*, uint32_t, int) {}
+__device__ inline void CommitBulk() {}
+__device__ inline void WaitBulkRead() {}
+#endif
+
+// Stores a warp's part of dk or dv.
+template <int kM, int kN>
+__device__ inline void StoreRows(float* head, const Tensor32& to, const float (&x)[kM][kN][4], float factor, int row0,
+                                 int channel0, int rows) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row0 + ElementRow(m, 2 * half);
+      if (row >= rows) continue;
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+        const int channel = channel0 + ElementColumn(n, 0);
+        const float first = x[m][n][2 * half] * factor;
+        const float second = x[m][n][2 * half + 1] * factor;
+        float* at = head + row * to.row;
+        if (to.channels % 2 == 0) {
+          if (channel < to.channels) *reinterpret_cast<float2*>(at + channel) = {first, second};
+        } else {
+          if (channel < to.channels) at[channel] = first;
+          if (channel + 1 < to.channels) at[channel + 1] = second;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace flashmask::cuda
