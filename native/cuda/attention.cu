@@ -224,10 +224,32 @@ Inputs16 GivenInputs(const Problem& p, const void* q, const void* k, const void*
 // All magnitudes of a call: of q, k, v, dOut and delta, B * Hkv of each.
 constexpr int kMagnitudeTensors = 5;
 
-struct ForwardScratch {
-  Magnitudes magnitudes;
-  MaskScratch mask;
-};
+// Clears them. bfloat16 has the range of float32 and needs none: then they are null.
+cudaError_t ClearMagnitudes(const Problem& p, Magnitudes* magnitudes, cudaStream_t stream) {
+  if (IsBfloat16(p)) {
+    *magnitudes = nullptr;
+    return cudaSuccess;
+  }
+  return cudaMemsetAsync(*magnitudes, 0, kMagnitudeTensors * p.B * p.Hkv * sizeof(uint32_t), stream);
+}
+
+// Those of one of the tensors.
+Magnitudes MagnitudesOf(const Problem& p, Magnitudes all, int tensor) {
+  return all == nullptr ? nullptr : all + tensor * p.B * p.Hkv;
+}
+
+// Rounds q, k and v, and tells a kernel's parameters their magnitudes.
+template <class Params, class Tensors>
+void ConvertInputs(const Problem& p, const Tensors& t, Magnitudes magnitudes, Params* params, cudaStream_t stream) {
+  params->qMagnitudes = MagnitudesOf(p, magnitudes, 0);
+  params->kMagnitudes = MagnitudesOf(p, magnitudes, 1);
+  params->vMagnitudes = MagnitudesOf(p, magnitudes, 2);
+  LaunchConvert(p,
+                {ConvertOf(p, t.q, params->q, params->qMagnitudes, p.Sq, p.H, p.D),
+                 ConvertOf(p, t.k, params->k, params->kMagnitudes, p.Sk, p.Hkv, p.D),
+                 ConvertOf(p, t.v, params->v, params->vMagnitudes, p.Sk, p.Hkv, p.Dv)},
+                stream);
+}
 
 ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskScratch& mask, float* out, float* lse) {
   ForwardParams params = {};
@@ -348,19 +370,10 @@ Status Forward(const Problem& p, const ForwardTensors& t, void* scratch, void* s
   MaskScratch mask;
   Magnitudes magnitudes;
   LayOutForward(p, scratch, &in, &mask, &magnitudes);
-  const int64_t heads = p.B * p.Hkv;
-  error = cudaMemsetAsync(magnitudes, 0, kMagnitudeTensors * heads * sizeof(uint32_t), stream);
+  error = ClearMagnitudes(p, &magnitudes, stream);
   if (error != cudaSuccess) return StatusOf(error);
-  if (IsBfloat16(p)) magnitudes = nullptr;
   ForwardParams params = ForwardParamsOf(p, in, mask, t.out, t.lse);
-  params.qMagnitudes = magnitudes;
-  params.kMagnitudes = magnitudes == nullptr ? nullptr : magnitudes + heads;
-  params.vMagnitudes = magnitudes == nullptr ? nullptr : magnitudes + 2 * heads;
-  LaunchConvert(p,
-                {ConvertOf(p, t.q, in.q, params.qMagnitudes, p.Sq, p.H, p.D),
-                 ConvertOf(p, t.k, in.k, params.kMagnitudes, p.Sk, p.Hkv, p.D),
-                 ConvertOf(p, t.v, in.v, params.vMagnitudes, p.Sk, p.Hkv, p.Dv)},
-                stream);
+  ConvertInputs(p, t, magnitudes, &params, stream);
   return StatusOf(RunForward(p, variant, IsBfloat16(p), PartsOf(p), t.bounds, mask, params, stream));
 }
 
@@ -380,22 +393,12 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   Tensor16 dOut;
   BackwardScratch s;
   LayOutBackward(p, scratch, &in, &dOut, &s);
-  const int64_t heads = p.B * p.Hkv;
-  error = cudaMemsetAsync(s.magnitudes, 0, kMagnitudeTensors * heads * sizeof(uint32_t), stream);
+  error = ClearMagnitudes(p, &s.magnitudes, stream);
   if (error != cudaSuccess) return StatusOf(error);
   BackwardParams params = BackwardParamsOf(p, in, dOut, s, t.dq, t.dk, t.dv);
-  if (!IsBfloat16(p)) {
-    params.qMagnitudes = s.magnitudes;
-    params.kMagnitudes = s.magnitudes + heads;
-    params.vMagnitudes = s.magnitudes + 2 * heads;
-    params.dOutMagnitudes = s.magnitudes + 3 * heads;
-    params.deltaMagnitudes = s.magnitudes + 4 * heads;
-  }
-  LaunchConvert(p,
-                {ConvertOf(p, t.q, in.q, params.qMagnitudes, p.Sq, p.H, p.D),
-                 ConvertOf(p, t.k, in.k, params.kMagnitudes, p.Sk, p.Hkv, p.D),
-                 ConvertOf(p, t.v, in.v, params.vMagnitudes, p.Sk, p.Hkv, p.Dv)},
-                stream);
+  params.dOutMagnitudes = MagnitudesOf(p, s.magnitudes, 3);
+  params.deltaMagnitudes = MagnitudesOf(p, s.magnitudes, 4);
+  ConvertInputs(p, t, s.magnitudes, &params, stream);
   ConvertParams dOutConvert = ConvertOf(p, t.dOut, dOut, params.dOutMagnitudes, p.Sq, p.H, p.Dv);
   dOutConvert.lse = t.lse;
   LaunchConvert(p, {dOutConvert}, stream);

@@ -220,8 +220,7 @@ __device__ inline void Forward(const ForwardParams& p) {
 }
 
 template <class T, int kD, int kParts, bool kLarge>
-__global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Forward::kThreads,
-                                  Tiles<kD, kParts, kLarge>::Forward::kMinBlocks)
+__global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Forward::kThreads, 1)
     ForwardKernel(const __grid_constant__ ForwardParams p) {
   if constexpr (kCompiled<kLarge>) {
     Forward<T, typename Tiles<kD, kParts, kLarge>::Forward>(p);

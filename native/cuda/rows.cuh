@@ -124,16 +124,8 @@ __device__ inline void StoreRows(float* head, const Tensor32& to, const float (&
       if (row >= rows) continue;
 #pragma unroll
       for (int n = 0; n < kN; ++n) {
-        const int channel = channel0 + ElementColumn(n, 0);
-        const float first = x[m][n][2 * half] * factor;
-        const float second = x[m][n][2 * half + 1] * factor;
-        float* at = head + row * to.row;
-        if (to.channels % 2 == 0) {
-          if (channel < to.channels) *reinterpret_cast<float2*>(at + channel) = {first, second};
-        } else {
-          if (channel < to.channels) at[channel] = first;
-          if (channel + 1 < to.channels) at[channel + 1] = second;
-        }
+        StorePair(head + row * to.row, channel0 + ElementColumn(n, 0), to.channels, x[m][n][2 * half] * factor,
+                  x[m][n][2 * half + 1] * factor);
       }
     }
   }

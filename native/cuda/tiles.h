@@ -21,7 +21,7 @@ template <int kRows, int kChannels>
 constexpr int kTileBytes = kRows * 128 * ((kChannels + 63) / 64);
 
 // Forward and deterministic dq: a warp keeps blockQ / warps queries and walks over key blocks.
-template <int kD_, int kParts_, int kBlockQ_, int kBlockK_, int kWarps_, int kMinBlocks_ = 1>
+template <int kD_, int kParts_, int kBlockQ_, int kBlockK_, int kWarps_>
 struct RowTile {
   static constexpr int kD = kD_;
   static constexpr int kParts = kParts_;
@@ -29,7 +29,6 @@ struct RowTile {
   static constexpr int kBlockK = kBlockK_;
   static constexpr int kWarps = kWarps_;
   static constexpr int kThreads = kWarps * 32;
-  static constexpr int kMinBlocks = kMinBlocks_;
   static constexpr int kRowBlocks = kBlockQ / kWarps / 16;  // of 16 queries a warp
   static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
   static constexpr int kKeyBytes = kParts * kTileBytes<kBlockK, kD>;
