@@ -27,6 +27,10 @@ export function denseAttention(bias: tf.Tensor4D): Attention {
   };
 }
 
+/** The gradient of an attention in q, k and v. */
+export const gradsOf = (attention: Attention) =>
+  tf.grads((...x: tf.Tensor[]) => attention(x[0] as tf.Tensor4D, x[1] as tf.Tensor4D, x[2] as tf.Tensor4D));
+
 /** Largest difference of two attentions, over the rows that see a key: dense attention averages over nothing in the others. */
 export async function difference(
   mask: FlashMask,

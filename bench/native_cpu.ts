@@ -17,7 +17,8 @@ import {fileURLToPath} from 'node:url';
 import * as tf from '@tensorflow/tfjs';
 import {Command} from 'commander';
 import {flashMaskAttention, masks, type FlashMask} from '../src/index.js';
-import {denseAttention, denseBias, difference, type Attention} from './dense.js';
+import {denseAttention, denseBias, difference, gradsOf, type Attention} from './dense.js';
+import {type Setting, list, numbers} from './settings.js';
 import {noise} from './inputs.js';
 import {time, type TimeOptions} from './measure.js';
 import {nativeMasks} from './native_masks.js';
@@ -38,17 +39,6 @@ interface Options extends TimeOptions {
   machine?: string;
   out?: string;
 }
-
-interface Setting {
-  name: string;
-  mask: FlashMask;
-  N: number;
-  H: number;
-  D: number;
-}
-
-const list = (text: string): string[] => text.split(',').map((one) => one.trim());
-const numbers = (text: string): number[] => list(text).map(Number);
 
 function readOptions(): Options {
   return new Command('bench:cpu')
@@ -100,9 +90,6 @@ function statusBytes(name: string): number {
   const line = new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(readFileSync('/proc/self/status', 'utf8'));
   return 1024 * Number(line?.[1]);
 }
-
-const gradsOf = (attention: Attention) =>
-  tf.grads((...x: tf.Tensor[]) => attention(x[0] as tf.Tensor4D, x[1] as tf.Tensor4D, x[2] as tf.Tensor4D));
 
 function attentionOf(kind: Kind, {mask}: Setting): [Attention, () => void] {
   if (kind === 'flash') return [(q, k, v) => flashMaskAttention(q, k, v, mask, {layout: 'bhsd'}), () => undefined];

@@ -13,8 +13,9 @@ import {dirname} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import * as tf from '@tensorflow/tfjs';
 import {Command} from 'commander';
-import {flashMaskAttention, type FlashMask} from '../src/index.js';
-import {denseAttention, denseBias, difference, type Attention} from './dense.js';
+import {flashMaskAttention} from '../src/index.js';
+import {denseAttention, denseBias, difference, gradsOf, type Attention} from './dense.js';
+import {type Setting, list, numbers} from './settings.js';
 import {noise} from './inputs.js';
 import {settle, time} from './measure.js';
 import {nativeMasks} from './native_masks.js';
@@ -37,17 +38,6 @@ interface Options {
   out?: string;
   child?: Kind;
 }
-
-interface Setting {
-  name: string;
-  mask: FlashMask;
-  N: number;
-  H: number;
-  D: number;
-}
-
-const list = (text: string): string[] => text.split(',').map((one) => one.trim());
-const numbers = (text: string): number[] => list(text).map(Number);
 
 function readOptions(): Options {
   return new Command('bench:gpu')
@@ -89,9 +79,6 @@ function attentionOf(kind: Kind, {mask}: Setting, {precision, deterministic}: Op
   const bias = denseBias(mask);
   return [denseAttention(bias), () => bias.dispose()];
 }
-
-const gradsOf = (attention: Attention) =>
-  tf.grads((...x: tf.Tensor[]) => attention(x[0] as tf.Tensor4D, x[1] as tf.Tensor4D, x[2] as tf.Tensor4D));
 
 /** Times one attention, forward and forward + backward. */
 async function measure(kind: Kind, s: Setting, inputs: tf.Tensor4D[], options: Options): Promise<Partial<BenchRecord>> {

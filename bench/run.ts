@@ -14,7 +14,8 @@ import {seededRandom} from '../src/mask/random.js';
 import {maskTable} from '../src/mask/table.js';
 import {useWebGPU} from '../src/node-webgpu.js';
 import type {WebGPUBackend} from '../src/webgpu/backend.js';
-import {denseAttention, denseBias, difference, type Attention} from './dense.js';
+import {denseAttention, denseBias, difference, gradsOf, type Attention} from './dense.js';
+import {type Setting, list, numbers, positive} from './settings.js';
 import {noise} from './inputs.js';
 import {peakBytesOf, time} from './measure.js';
 import {memoryPlot, tableHeader, tableRow, timePlot, type BenchRecord} from './report.js';
@@ -39,22 +40,7 @@ interface Inputs {
   dOut: tf.Tensor4D;
 }
 
-interface Case extends Inputs {
-  mask: FlashMask;
-  name: string;
-  N: number;
-  H: number;
-  D: number;
-}
-
-const list = (text: string): string[] => text.split(',').map((one) => one.trim());
-const numbers = (text: string): number[] => list(text).map(positive);
-
-function positive(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new Error(`bench: sizes must be positive integers, got '${text}'.`);
-  return value;
-}
+interface Case extends Inputs, Setting {}
 
 function readOptions(): Options {
   return new Command('bench')
@@ -117,9 +103,7 @@ async function measure(c: Case, attention: Attention, options: Options): Promise
   const tflops = (flopsPerPair: number, ms: number): number => (flopsPerPair * c.D * pairs) / ms / 1e9;
   const result = {compileMs: forward.firstMs - forward.ms, forwardMs: forward.ms, forwardTflops: tflops(4, forward.ms)};
   if (options.forwardOnly) return {...result, peakBytes: await peakBytesOf(run)};
-  const grads = tf.grads((...x: tf.Tensor[]) =>
-    attention(x[0] as tf.Tensor4D, x[1] as tf.Tensor4D, x[2] as tf.Tensor4D),
-  );
+  const grads = gradsOf(attention);
   const both = await time(() => grads(inputs, dOut), options);
   const backwardMs = both.ms - forward.ms;
   return {

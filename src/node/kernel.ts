@@ -12,6 +12,7 @@ import {
   registerKernel,
   unregisterKernel,
 } from '@tensorflow/tfjs-core';
+import {areZeros} from '../host_zeros.js';
 import {FlashMaskAttention, composedConfigs} from '../index.js';
 import type {
   FlashMaskAttentionAttrs,
@@ -77,22 +78,10 @@ function seedTensor({dropout, seed}: FlashMaskAttentionAttrs): Tensor {
 
 type Inputs = FlashMaskAttentionInputs | FlashMaskAttentionGradInputs;
 
-/**
- * Whether the tensor is zeros that TensorFlow has not been given. tfjs makes such a tensor for every output that a gradient does not
- * come through, and copying it to a GPU takes as long as a short kernel.
- */
-function isHostZeros({tensorMap}: Backend, {dataId}: TensorInfo): boolean {
-  const {values} = tensorMap.get(dataId);
-  if (!(values instanceof Float32Array)) return false;
-  // A loop: `every` with its callback takes ten times as long.
-  for (let i = 0; i < values.length; i++) if (values[i] !== 0) return false;
-  return true;
-}
-
 /** What the gradient kernel reads beside the forward kernel's inputs; `none` stands for a dLse of zeros. */
 function gradientInputs(backend: Backend, inputs: FlashMaskAttentionGradInputs, none: TensorInfo): TensorInfo[] {
   const {out, lse, dOut, dLse} = inputs;
-  return [out, lse, dOut, isHostZeros(backend, dLse) ? none : dLse];
+  return [out, lse, dOut, areZeros(backend.tensorMap.get(dLse.dataId).values) ? none : dLse];
 }
 
 /** Runs one op: its inputs are the kernel's, with the seed after the bounds. */
@@ -100,8 +89,8 @@ function execute(name: string, inputs: Inputs, attrs: FlashMaskAttentionAttrs, b
   const isForward = name === FlashMaskAttention;
   const {q, k, v, bounds} = inputs;
   const seed = seedTensor(attrs);
-  const none = engine().makeTensor(new Float32Array(0), [0], 'float32');
-  const rest = isForward ? [] : gradientInputs(backend, inputs as FlashMaskAttentionGradInputs, none);
+  const none = isForward ? null : engine().makeTensor(new Float32Array(0), [0], 'float32');
+  const rest = none === null ? [] : gradientInputs(backend, inputs as FlashMaskAttentionGradInputs, none);
   const all = [q, k, v, bounds, seed, ...rest];
   try {
     return backend.executeMultipleOutputs(name, attributesOf(backend, attrs), all, isForward ? 2 : 3);
@@ -109,7 +98,7 @@ function execute(name: string, inputs: Inputs, attrs: FlashMaskAttentionAttrs, b
     throw readable(error);
   } finally {
     seed.dispose();
-    none.dispose();
+    none?.dispose();
   }
 }
 
