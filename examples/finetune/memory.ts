@@ -1,0 +1,34 @@
+/** @file Peak memory of a piece of work, in bytes. */
+import * as tf from '@tensorflow/tfjs';
+
+interface Pool {
+  numBytesUsed: number;
+  acquireBuffer(...args: unknown[]): unknown;
+}
+
+/**
+ * Runs `work` and returns the most memory it held beyond what was held before. On webgpu this counts GPU buffers, those that
+ * wait for a submission included: what the device really has to have. Elsewhere it counts tensors.
+ */
+export async function peakBytes(work: () => Promise<void>): Promise<number> {
+  const pool = (tf.backend() as {bufferManager?: Pool}).bufferManager;
+  if (pool === undefined) {
+    const before = tf.memory().numBytes;
+    return (await tf.profile(work)).peakBytes - before;
+  }
+  const before = pool.numBytesUsed;
+  let peak = before;
+  const acquire = pool.acquireBuffer.bind(pool);
+  pool.acquireBuffer = (...args) => {
+    const buffer = acquire(...args);
+    peak = Math.max(peak, pool.numBytesUsed);
+    return buffer;
+  };
+  try {
+    await work();
+  } finally {
+    // Back to the method of the class.
+    delete (pool as Partial<Pool>).acquireBuffer;
+  }
+  return peak - before;
+}

