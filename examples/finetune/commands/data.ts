@@ -1,0 +1,112 @@
+/** @file The data of a run: rows for its steps, held-out batches, and how many steps the epochs make. */
+import {existsSync} from 'node:fs';
+import {type Batch, toBatch} from '../data/batch.js';
+import {type Position, type RowSettings, type RowStatistics, RowSource} from '../data/rows.js';
+import type {Row} from '../data/sample.js';
+import type {ChatTokenizer} from '../data/tokenizer.js';
+import type {LlamaConfig} from '../model/config.js';
+import {isDataset, openDataset} from '../weights/pypi.js';
+import type {TrainOptions} from './train_options.js';
+
+/** Problems of data that are told one by one before only their number is. */
+const PROBLEMS_SHOWN = 3;
+
+export async function dataPath(name: string): Promise<string> {
+  if (existsSync(name)) {
+    return name;
+  }
+  if (!isDataset(name)) {
+    throw new Error(`--data: there is no ${name}. Give a .jsonl or .json file, alpaca_en_demo or dpo_en_demo.`);
+  }
+  return openDataset(name);
+}
+
+/** What the rows of a run are made of. */
+export function rowSettings(file: string, options: TrainOptions, config: LlamaConfig): RowSettings {
+  const {rowTokens, tooLong, seed, objective, evalSamples} = options;
+  const maxTokens = Math.min(options.maxTokens ?? rowTokens, rowTokens, config.maxPositions);
+  const windows = config.slidingWindows.filter((window) => window !== null);
+  // Answers that share a question cannot have a window shorter than themselves: their distances in the row are not those of the text.
+  const fits = windows.every((window) => window >= maxTokens);
+  let told = 0;
+  return {
+    file,
+    objective,
+    rowTokens,
+    maxTokens,
+    tooLong,
+    layout: options.shareQuestions && fits ? 'shared' : 'separate',
+    seed,
+    firstRecord: evalSamples,
+    onBad: options.skipBad ? (problem) => ++told <= PROBLEMS_SHOWN && console.warn(`Skipped  ${problem}`) : undefined,
+  };
+}
+
+/** Counts of a whole epoch. Reads the data once. */
+export async function countEpoch(settings: RowSettings, tokenizer: ChatTokenizer): Promise<RowStatistics> {
+  const source = new RowSource({...settings, epochs: 1}, tokenizer);
+  const rows = source[Symbol.asyncIterator]();
+  while (!(await rows.next()).done);
+  return source.statistics;
+}
+
+/** The held-out records as batches of one row. The caller disposes them. */
+export async function heldOutBatches(
+  settings: RowSettings,
+  tokenizer: ChatTokenizer,
+  records: number,
+): Promise<Batch[]> {
+  if (records === 0) {
+    return [];
+  }
+  const batches: Batch[] = [];
+  const held = {
+    ...settings,
+    firstRecord: 0,
+    endRecord: records,
+    epochs: 1,
+    seed: 0,
+    onBad: settings.onBad && (() => {}),
+  };
+  for await (const row of new RowSource(held, tokenizer)) {
+    batches.push(toBatch([row], settings.rowTokens));
+  }
+  return batches;
+}
+
+/** The batches of one step after another, and where the data stands after each. */
+export class BatchSource {
+  private readonly source: RowSource;
+  private readonly rows: AsyncIterator<Row>;
+
+  constructor(
+    private readonly settings: RowSettings,
+    tokenizer: ChatTokenizer,
+    private readonly options: Pick<TrainOptions, 'batchRows' | 'accumulate'>,
+    start?: Position,
+  ) {
+    this.source = new RowSource(settings, tokenizer, start);
+    this.rows = this.source[Symbol.asyncIterator]();
+  }
+
+  get position(): Position {
+    return this.source.position;
+  }
+
+  /** The caller disposes the batches. */
+  async next(): Promise<Batch[]> {
+    const batches: Batch[] = [];
+    while (batches.length < this.options.accumulate) {
+      const rows: Row[] = [];
+      while (rows.length < this.options.batchRows) {
+        rows.push((await this.rows.next()).value as Row);
+      }
+      batches.push(toBatch(rows, this.settings.rowTokens));
+    }
+    return batches;
+  }
+
+  async close(): Promise<void> {
+    await this.rows.return?.();
+  }
+}

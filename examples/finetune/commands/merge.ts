@@ -1,0 +1,59 @@
+/** @file The command merge: adds an adapter to its base model and writes the sum as a Hugging Face folder. */
+import {existsSync} from 'node:fs';
+import * as tf from '@tensorflow/tfjs';
+import type {HostTensor} from '../host_tensor.js';
+import {type BackendName, startDevice} from '../device.js';
+import {weightShapes} from '../model/config.js';
+import {rewardModelConfig, writeModelFolder} from '../train/model_folder.js';
+import {type Trained, openTrained, weightReader} from './trained.js';
+
+export interface MergeOptions {
+  model?: string;
+  adapter: string;
+  output: string;
+  backend: BackendName;
+}
+
+export async function merge(options: MergeOptions): Promise<void> {
+  const {output} = options;
+  if (existsSync(output)) {
+    throw new Error(`--output: ${output} is there already. Give a folder that is not.`);
+  }
+  await startDevice(options.backend);
+  const trained = await openTrained(options);
+  const {files, rewardModel} = trained;
+  if (trained.adapter === null) {
+    throw new Error(`--adapter: ${options.adapter} holds no adapter.`);
+  }
+  const shapes = weightShapes({...files.config, scoreHead: rewardModel});
+  await writeModelFolder(output, {
+    configJson: rewardModel && !files.config.scoreHead ? rewardModelConfig(files.configJson) : files.configJson,
+    tokenizerJson: files.tokenizerJson,
+    tokenizerConfig: files.tokenizerConfig,
+    shapes,
+    tensors: mergedWeights(trained, shapes.keys()),
+  });
+  await files.close();
+  console.log(`Saved    ${output}: ${files.origin} with ${options.adapter}`);
+}
+
+/** Every weight, W + s·B·A where it has an adapter. */
+async function* mergedWeights(trained: Trained, names: Iterable<string>): AsyncGenerator<[string, HostTensor]> {
+  const read = weightReader(trained);
+  const {rank, alpha, useRslora, tensors} = trained.adapter!;
+  const scale = alpha / (useRslora ? Math.sqrt(rank) : rank);
+  for (const name of names) {
+    const weight = await read(name);
+    const projection = name.replace(/\.weight$/, '');
+    const [a, b] = [tensors.get(`${projection}.lora_A.weight`), tensors.get(`${projection}.lora_B.weight`)];
+    yield [name, a && b ? await add(weight, a, b, scale) : weight];
+  }
+}
+
+async function add(weight: HostTensor, a: HostTensor, b: HostTensor, scale: number): Promise<HostTensor> {
+  const upload = ({data, shape}: HostTensor): tf.Tensor2D => tf.tensor2d(data, shape as [number, number]);
+  const sum = tf.tidy(() => upload(weight).add(tf.matMul(upload(b), upload(a)).mul(scale)));
+  const data = (await sum.data()) as Float32Array;
+  sum.dispose();
+  return {shape: weight.shape, data};
+}

@@ -1,0 +1,56 @@
+/** @file What a run says about itself before its first step. */
+import type {TrainedModel} from '../train/trained_model.js';
+import type {Run} from './run.js';
+
+/** Model, data, packing and plan, a line each. */
+export function describeRun(run: Run, model: TrainedModel): string {
+  return [
+    `Model    ${describeModel(run, model)}`,
+    `Data     ${describeData(run)}`,
+    `Packing  ${describePacking(run)}`,
+    `Training ${describePlan(run)}`,
+  ].join('\n');
+}
+
+export function percent(fraction: number): string {
+  return `${(100 * fraction).toFixed(1)} %`;
+}
+
+function describeModel({files, options}: Run, {network, trainable}: TrainedModel): string {
+  const size = (weights: Iterable<{size: number}>): number => [...weights].reduce((sum, {size: each}) => sum + each, 0);
+  const millions = (count: number): string => `${(count / 1e6).toFixed(2)} M`;
+  const trained = options.lora
+    ? `${millions(size(trainable.values()))} trained: LoRA of rank ${options.loraRank} on ${options.loraTargets.join()}`
+    : 'all trained';
+  return `${files.origin}: ${millions(size(network.weights.values()))} parameters, ${trained}`;
+}
+
+/** Nothing that was left out or changed goes unsaid. */
+function describeData({options, rows, epoch: {counts}, heldOut}: Run): string {
+  const parts = [
+    counts.cut > 0 && `${counts.cut} cut to ${rows.maxTokens} tokens`,
+    counts.droppedTooLong > 0 && `${counts.droppedTooLong} longer than ${rows.maxTokens} tokens left out`,
+    counts.droppedBad > 0 && `${counts.droppedBad} unreadable ones skipped`,
+    counts.noAnswer > 0 && `${counts.noAnswer} without an answer left out`,
+    counts.tiedAnswers > 0 && `${counts.tiedAnswers} answers as good as another left out`,
+    counts.unlabelledAnswers > 0 && `${counts.unlabelledAnswers} earlier answers read, not learned`,
+    heldOut.length > 0 && `the first ${options.evalSamples} held out`,
+  ].filter((part) => part !== false);
+  return `${options.data}: ${counts.used} samples of ${counts.read} records${parts.map((part) => `; ${part}`).join('')}`;
+}
+
+function describePacking({rows, options, epoch}: Run): string {
+  const perRow = epoch.samples / epoch.rows;
+  const copies =
+    options.objective !== 'sft' && rows.layout === 'separate' ? ', each answer with its own copy of the question' : '';
+  return `${epoch.rows} rows of ${rows.rowTokens} tokens, ${percent(epoch.density)} full, ${perRow.toFixed(1)} samples a row${copies}`;
+}
+
+function describePlan({options, steps, before, epoch}: Run): string {
+  const rowsOfStep = options.batchRows * options.accumulate;
+  const epochs = (steps * rowsOfStep) / epoch.rows;
+  const from = before === null ? '' : ` from step ${before.step + 1}`;
+  const twin =
+    options.compare > 0 ? `; a twin with dense attention does the first ${Math.min(options.compare, steps)} too` : '';
+  return `${steps} steps of ${rowsOfStep} row${rowsOfStep > 1 ? 's' : ''}, ${epochs.toFixed(2)} epochs${from}${twin}`;
+}

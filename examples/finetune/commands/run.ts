@@ -1,0 +1,134 @@
+/** @file Everything that a training run needs, opened and checked before its first step. */
+import {join} from 'node:path';
+import type {Batch} from '../data/batch.js';
+import type {RowSettings, RowStatistics} from '../data/rows.js';
+import {ChatTokenizer} from '../data/tokenizer.js';
+import {type Device, startDevice} from '../device.js';
+import type {LoraOptions} from '../model/lora.js';
+import {readAdapter} from '../train/adapter_files.js';
+import {type Checkpoint, type RunIdentity, fingerprint, latestCheckpoint, loadCheckpoint} from '../train/checkpoint.js';
+import {TrainedModel} from '../train/trained_model.js';
+import {type ModelFiles, openModel} from '../weights/model_files.js';
+import {countEpoch, dataPath, heldOutBatches, rowSettings} from './data.js';
+import type {TrainOptions} from './train_options.js';
+
+export interface Run {
+  options: TrainOptions;
+  device: Device;
+  /** The base model. */
+  files: ModelFiles;
+  tokenizer: ChatTokenizer;
+  identity: RunIdentity;
+  /** What a resumed run continues. */
+  before: Checkpoint | null;
+  rows: RowSettings;
+  /** Of one epoch. */
+  epoch: RowStatistics;
+  /** Steps of the optimizer in all. */
+  steps: number;
+  heldOut: Batch[];
+}
+
+export async function prepareRun(options: TrainOptions): Promise<Run> {
+  const device = await startDevice(options.backend);
+  console.log(`Device   ${device.description}`);
+  const files = await openModel(options.model);
+  if (files.config.scoreHead && options.objective !== 'rm') {
+    throw new Error(
+      `${files.origin} is a reward model, which writes no text: ${options.objective} needs a language model.`,
+    );
+  }
+  const tokenizer = new ChatTokenizer(files.tokenizerJson, files.tokenizerConfig, files.config.vocabSize, files.origin);
+  const identity = {
+    settings: settingsOf(options),
+    baseModel: {origin: files.origin, fingerprint: await fingerprint(files)},
+  };
+  const before = await findCheckpoint(options, identity);
+  const rows = rowSettings(await dataPath(options.data), options, files.config);
+  const epoch = await countEpoch(rows, tokenizer);
+  const stepsOfEpochs = Math.ceil((epoch.rows * options.epochs) / (options.batchRows * options.accumulate));
+  const steps = options.steps ?? stepsOfEpochs;
+  const heldOut = await heldOutBatches(rows, tokenizer, options.evalSamples);
+  return {options, device, files, tokenizer, identity, before, rows, epoch, steps, heldOut};
+}
+
+/** Options that change the losses, by their names on the command line. */
+function settingsOf(options: TrainOptions): Record<string, unknown> {
+  const {objective, data, loraTargets, loraRank, loraAlpha, loraDropout, rslora, ...others} = options;
+  const {lora, rowTokens, batchRows, accumulate, maxTokens, tooLong, shareQuestions, skipBad, evalSamples} = others;
+  const {steps, epochs, learningRate, warmupRatio, weightDecay, maxGradNorm, seed} = others;
+  const {beta, labelSmoothing, centering} = others;
+  const adapters = {'lora-targets': loraTargets.join(), 'lora-rank': loraRank, 'lora-alpha': loraAlpha};
+  return {
+    command: objective,
+    data,
+    lora,
+    ...(lora ? {...adapters, 'lora-dropout': loraDropout, rslora} : {}),
+    'row-tokens': rowTokens,
+    'batch-rows': batchRows,
+    accumulate,
+    'max-tokens': maxTokens,
+    'too-long': tooLong,
+    'share-questions': shareQuestions,
+    'skip-bad': skipBad,
+    'eval-samples': evalSamples,
+    steps,
+    epochs,
+    'learning-rate': learningRate,
+    'warmup-ratio': warmupRatio,
+    'weight-decay': weightDecay,
+    'max-grad-norm': maxGradNorm,
+    seed,
+    beta,
+    'label-smoothing': labelSmoothing,
+    centering,
+  };
+}
+
+async function findCheckpoint({output, resume}: TrainOptions, identity: RunIdentity): Promise<Checkpoint | null> {
+  const folder = await latestCheckpoint(output);
+  if (resume) {
+    if (folder === null) {
+      throw new Error(
+        `--resume: there is no checkpoint in ${output}. Give the --output of the run, or leave out --resume.`,
+      );
+    }
+    return loadCheckpoint(folder, identity);
+  }
+  if (folder !== null) {
+    throw new Error(`${folder} is there already. Go on with --resume, or give another --output.`);
+  }
+  return null;
+}
+
+export function loraOptions(options: TrainOptions): LoraOptions {
+  const {loraRank: rank, loraAlpha: alpha, loraDropout: dropout, loraTargets: targetModules, rslora} = options;
+  return {rank, alpha, dropout, targetModules, useRslora: rslora};
+}
+
+/** The model as the run starts with it: the base, or what the checkpoint holds. */
+export async function startModel(run: Run, frozen?: TrainedModel['network']): Promise<TrainedModel> {
+  const {options, files, before} = run;
+  const common = {
+    rewardModel: options.objective === 'rm',
+    seed: options.seed,
+    keepActivations: options.keepActivations,
+  };
+  if (options.lora) {
+    const saved = before && (await readAdapter(before.folder, {...files.config, scoreHead: common.rewardModel}));
+    return TrainedModel.load(files, {...common, lora: loraOptions(options), adapterTensors: saved?.tensors}, frozen);
+  }
+  if (before === null) {
+    return TrainedModel.load(files, {...common, lora: null});
+  }
+  const trained = await openModel(before.folder);
+  try {
+    return await TrainedModel.load(trained, {...common, lora: null});
+  } finally {
+    await trained.close();
+  }
+}
+
+export function referenceFile({options}: Run): string {
+  return join(options.output, 'reference_log_probs.json');
+}

@@ -1,0 +1,197 @@
+/** @file The options of sft, dpo and rm: what each may be, and what it is unless told. */
+import {type Command, InvalidArgumentError, Option} from 'commander';
+import {BACKENDS, type BackendName} from '../device.js';
+import {PROJECTIONS, type Projection} from '../model/config.js';
+
+export type ObjectiveName = 'sft' | 'dpo' | 'rm';
+
+export interface TrainOptions {
+  objective: ObjectiveName;
+  model: string;
+  data: string;
+  output: string;
+  backend: BackendName;
+  resume: boolean;
+
+  lora: boolean;
+  loraRank: number;
+  loraAlpha: number;
+  loraDropout: number;
+  loraTargets: Projection[];
+  rslora: boolean;
+
+  rowTokens: number;
+  batchRows: number;
+  accumulate: number;
+  maxTokens?: number;
+  tooLong: 'cut' | 'drop';
+  shareQuestions: boolean;
+  skipBad: boolean;
+  evalSamples: number;
+
+  /** Undefined: as many as `epochs` need. */
+  steps?: number;
+  epochs: number;
+  learningRate: number;
+  warmupRatio: number;
+  weightDecay: number;
+  maxGradNorm: number;
+  seed: number;
+  beta: number;
+  labelSmoothing: number;
+  centering: number;
+
+  keepActivations: boolean;
+  saveEvery: number;
+  saveLimit: number;
+  /** Steps that a twin with dense attention does too; 0 for none. */
+  compare: number;
+  prompt?: string;
+}
+
+/** Learning rates of TRL for all weights; ten times as much and more is usual for adapters. */
+const LEARNING_RATES: Record<ObjectiveName, {full: number; lora: number}> = {
+  sft: {full: 2e-5, lora: 2e-4},
+  dpo: {full: 1e-6, lora: 5e-5},
+  rm: {full: 1e-5, lora: 2e-4},
+};
+
+const DATA: Record<ObjectiveName, string> = {sft: 'alpaca_en_demo', dpo: 'dpo_en_demo', rm: 'dpo_en_demo'};
+
+const TITLES: Record<ObjectiveName, string> = {
+  sft: 'Fine-tunes on conversations: learns the answers of the assistant.',
+  dpo: 'Fine-tunes on preferences: direct preference optimisation.',
+  rm: 'Trains a reward model on preferences or ranked answers.',
+};
+
+export function whole(least: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !Number.isSafeInteger(value) || value < least) {
+      throw new InvalidArgumentError(`It should be a whole number, at least ${least}.`);
+    }
+    return value;
+  };
+}
+
+export function within(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !(value >= least && value <= most)) {
+      const bounds = most === Infinity ? `at least ${least}` : `from ${least} to ${most}`;
+      throw new InvalidArgumentError(`It should be a number ${bounds}.`);
+    }
+    return value;
+  };
+}
+
+function positive(text: string): number {
+  const value = Number(text);
+  if (!(value > 0 && value < Infinity)) {
+    throw new InvalidArgumentError('It should be a number above 0.');
+  }
+  return value;
+}
+
+function projections(text: string): Projection[] {
+  const names = text === 'all' ? [...PROJECTIONS] : text.split(',').map((name) => name.trim());
+  const unknown = names.filter((name) => !(PROJECTIONS as readonly string[]).includes(name));
+  if (unknown.length > 0) {
+    throw new InvalidArgumentError(`${unknown.join()} should be all, or some of ${PROJECTIONS.join()}.`);
+  }
+  // In the model's order, each once: two ways to write the same are the same run.
+  return PROJECTIONS.filter((name) => names.includes(name));
+}
+
+export const backendOption = (): Option =>
+  new Option('--backend <name>', 'tfjs backend; auto takes tfjs-node where it is set up')
+    .choices(BACKENDS)
+    .default('auto');
+
+/** Adds the command of an objective to the program. */
+export function addTrainCommand(
+  program: Command,
+  objective: ObjectiveName,
+  run: (options: TrainOptions) => Promise<void>,
+): void {
+  const command = program.command(objective).description(TITLES[objective]);
+  addModelAndData(command, objective);
+  addLora(command);
+  addBatches(command);
+  addOptimization(command, objective);
+  addRun(command, objective);
+  command.action(async (given: GivenOptions) => {
+    const rate = LEARNING_RATES[objective][given.lora ? 'lora' : 'full'];
+    const unused = {beta: 0, labelSmoothing: 0, centering: 0, shareQuestions: true};
+    await run({...unused, ...given, objective, learningRate: given.learningRate ?? rate});
+  });
+}
+
+/** Options of other objectives are not there, and the learning rate only where it was given. */
+type GivenOptions = Omit<TrainOptions, 'objective' | 'learningRate' | keyof ObjectiveOptions> &
+  Partial<ObjectiveOptions> & {learningRate?: number};
+type ObjectiveOptions = Pick<TrainOptions, 'beta' | 'labelSmoothing' | 'centering' | 'shareQuestions'>;
+
+function addModelAndData(command: Command, objective: ObjectiveName): void {
+  command
+    .option('--model <name>', 'smollm2, glassllm, a folder, a .gguf file, or owner/name of a hub', 'smollm2')
+    .option('--data <name>', 'a .jsonl or .json file, alpaca_en_demo or dpo_en_demo', DATA[objective])
+    .option('--output <folder>', 'where checkpoints, metrics and charts go', `checkpoints/${objective}`)
+    .addOption(backendOption())
+    .option('--resume', 'go on from the latest checkpoint in --output', false);
+}
+
+function addLora(command: Command): void {
+  command
+    .option('--lora', 'train low-rank adapters instead of all weights', false)
+    .option('--lora-rank <number>', 'rank of the adapters', whole(1), 8)
+    .option('--lora-alpha <number>', 'the adapters count alpha / rank', positive, 16)
+    .option('--lora-dropout <fraction>', 'of their inputs, in training', within(0, 0.99), 0)
+    .option('--lora-targets <names>', `all, or some of ${PROJECTIONS.join()}`, projections, [...PROJECTIONS])
+    .option('--rslora', 'the adapters count alpha / √rank', false);
+}
+
+function addBatches(command: Command): void {
+  command
+    .option('--row-tokens <number>', 'tokens of a packed row', whole(2), 512)
+    .option('--batch-rows <number>', 'rows that are computed together', whole(1), 1)
+    .option('--accumulate <number>', 'batches of a step', whole(1), 1)
+    .option('--max-tokens <number>', 'longest sample (the row, or what the model can read)', whole(2))
+    .addOption(new Option('--too-long <what>', 'what is done to longer ones').choices(['cut', 'drop']).default('cut'))
+    .option('--skip-bad', 'leave out items that cannot be read, and count them', false)
+    .option('--eval-samples <number>', 'first records of the file, held out to measure the loss on', whole(0), 0);
+}
+
+function addOptimization(command: Command, objective: ObjectiveName): void {
+  const {full, lora} = LEARNING_RATES[objective];
+  command
+    .option('--steps <number>', 'steps of the optimizer (as many as --epochs need)', whole(1))
+    .option('--epochs <number>', 'times that the data are gone through', whole(1), 1)
+    .option('--learning-rate <number>', `its peak (${full}, with --lora ${lora})`, positive)
+    .option('--warmup-ratio <fraction>', 'part of the steps before the peak', within(0, 1), 0.1)
+    .option('--weight-decay <number>', "AdamW's, of matrices", within(0, Infinity), 0)
+    .option('--max-grad-norm <number>', 'gradients with a larger norm are scaled down', positive, 1)
+    .option('--seed <number>', 'of fresh weights, dropout and the order of the data', whole(0), 0);
+  if (objective === 'dpo') {
+    command
+      .option('--beta <number>', 'how far from the reference: smaller is further', positive, 0.1)
+      .option('--label-smoothing <fraction>', 'share of preferences that are the wrong way round', within(0, 0.5), 0);
+  }
+  if (objective === 'rm') {
+    command.option('--centering <number>', 'keeps rewards around zero; 0.01 is usual', within(0, Infinity), 0);
+  }
+  if (objective !== 'sft') {
+    command.option('--no-share-questions', 'give each answer a copy of its question: slower, the same losses');
+  }
+}
+
+function addRun(command: Command, objective: ObjectiveName): void {
+  command
+    .option('--keep-activations', 'do not compute blocks twice: faster, far more memory', false)
+    .option('--save-every <steps>', 'steps between two checkpoints', whole(1), 50)
+    .option('--save-limit <number>', 'checkpoints that are kept', whole(1), 2)
+    .option('--compare [steps]', 'first steps that a twin with dense attention does too (all)', whole(0), 0);
+  if (objective !== 'rm') {
+    command.option('--prompt <text>', 'is answered before and after training');
+  }
+}

@@ -1,0 +1,52 @@
+/** @file Opens what was trained: an adapter on its base model, a whole model, or the latest checkpoint of an output folder. */
+import {existsSync} from 'node:fs';
+import {join} from 'node:path';
+import type {HostTensor} from '../host_tensor.js';
+import {readAdapter, readBaseModel} from '../train/adapter_files.js';
+import {latestCheckpoint} from '../train/checkpoint.js';
+import {type ModelFiles, openModel} from '../weights/model_files.js';
+
+export interface Trained {
+  files: ModelFiles;
+  /** Null for a whole model. */
+  adapter: Awaited<ReturnType<typeof readAdapter>> | null;
+  rewardModel: boolean;
+}
+
+export interface TrainedOptions {
+  model?: string;
+  adapter?: string;
+}
+
+/**
+ * @param model what `openModel` takes, or the --output of a run; unless given, the base that the adapter names.
+ * @param adapter a PEFT folder, or the --output of a run with --lora.
+ */
+export async function openTrained({model, adapter}: TrainedOptions): Promise<Trained> {
+  if (adapter === undefined) {
+    const spec = await checkpointIn(model ?? 'smollm2', 'config.json');
+    if (existsSync(join(spec, 'adapter_config.json'))) {
+      return openTrained({adapter: spec});
+    }
+    const files = await openModel(spec);
+    return {files, adapter: null, rewardModel: files.config.scoreHead};
+  }
+  const folder = await checkpointIn(adapter, 'adapter_config.json');
+  const files = await openModel(model ?? (await readBaseModel(folder)));
+  const rewardModel = files.config.scoreHead;
+  const read = await readAdapter(folder, files.config);
+  return {files, adapter: read, rewardModel: rewardModel || read.taskType === 'SEQ_CLS'};
+}
+
+/** The folder itself if it holds the file, else its latest checkpoint if it is the output of a run. */
+async function checkpointIn(folder: string, file: string): Promise<string> {
+  if (!existsSync(folder) || existsSync(join(folder, file))) {
+    return folder;
+  }
+  return (await latestCheckpoint(folder)) ?? folder;
+}
+
+/** Reads the weights of a trained model, a fresh-headed base's score head out of its adapter. */
+export function weightReader({files, adapter}: Trained): (name: string) => Promise<HostTensor> {
+  return async (name) => adapter?.tensors.get(name) ?? files.read(name);
+}

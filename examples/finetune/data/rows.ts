@@ -1,0 +1,246 @@
+/** @file Packed rows out of a data file, epoch after epoch, as a pure function of file, settings and seed. */
+import {shuffled, uniform} from '../random.js';
+import {type Encoding, encodeComparison, encodeConversation} from './encode.js';
+import {type JsonItem, type SkipBad, readJsonItems} from './json_stream.js';
+import {packSamples} from './packing.js';
+import {type DataRecord, parseRecord} from './records.js';
+import {type Row, type Sample, usedTokens} from './sample.js';
+import {shuffleStream} from './shuffle.js';
+import type {ChatTokenizer} from './tokenizer.js';
+
+export interface RowSettings {
+  /** JSON lines, or a JSON list. */
+  file: string;
+  /** 'sft' reads conversations; 'dpo' and 'rm' read comparisons. */
+  objective: 'sft' | 'dpo' | 'rm';
+  rowTokens: number;
+  /** The longest sample, in tokens; default `rowTokens`. */
+  maxTokens?: number;
+  /** What happens to longer samples. Default 'cut'. */
+  tooLong?: 'cut' | 'drop';
+  /** How answers get their prompt; default 'shared'. */
+  layout?: 'shared' | 'separate';
+  seed: number;
+  /** The first record that is read, from 0, and the end of those that are (exclusive); default all. */
+  firstRecord?: number;
+  endRecord?: number;
+  /** Default: without end. */
+  epochs?: number;
+  /** Records that are held to be shuffled; default 10000, and never more than 64 MB of the file. */
+  shuffleRecords?: number;
+  /** Samples that are held to be packed together; default 500, as in PaddleNLP, and never many more than a million tokens. */
+  packSamples?: number;
+  /** Called with each item that is no record of use, which is then left out; without it, the first one throws. */
+  onBad?: SkipBad;
+}
+
+/** The next row to be read: a checkpoint holds it, and a source that starts there gives the rows that would have followed. */
+export interface Position {
+  epoch: number;
+  /** Rows of the epoch that have been read. */
+  row: number;
+}
+
+/** What became of the records that the current epoch has read so far. Nothing is left out that is not counted here. */
+export interface Counts {
+  read: number;
+  /** Samples; of these, `cut` were too long. */
+  used: number;
+  cut: number;
+  droppedTooLong: number;
+  /** Not JSON, of an unknown shape, or refused by the chat template. */
+  droppedBad: number;
+  noAnswer: number;
+  /** Answers left out since another one of their prompt has the same rank or score. */
+  tiedAnswers: number;
+  /** Earlier answers of conversations that the chat template renders otherwise later on: they are read, not learned. */
+  unlabelledAnswers: number;
+}
+
+/** Of the current epoch, so far. */
+export interface RowStatistics {
+  counts: Readonly<Counts>;
+  rows: number;
+  samples: number;
+  /** Without padding. */
+  tokens: number;
+  /** The part of the rows that is not padding. */
+  density: number;
+}
+
+/** Text held by the shuffle, and tokens held by the packing: what bounds memory where samples are long. */
+const SHUFFLE_BYTES = 2 ** 26;
+const PACK_TOKENS = 2 ** 20;
+
+/**
+ * Iterates over packed rows. Every epoch reads the file from its start through a shuffle; the samples are packed a buffer at a time,
+ * and each buffer's rows given in shuffled order. Memory holds these two buffers, whatever the length of the file.
+ *
+ * @example
+ * for await (const row of new RowSource({file, objective: 'sft', rowTokens: 512, seed: 0}, tokenizer)) train(toBatch([row], 512));
+ */
+export class RowSource implements AsyncIterable<Row> {
+  private next: Position;
+  private counts = noCounts();
+  private delivered = {rows: 0, samples: 0, tokens: 0};
+  private firstProblem = '';
+
+  /** @param start Where a former source stood: its rows are made again, but not given. */
+  constructor(
+    private readonly settings: RowSettings,
+    private readonly tokenizer: ChatTokenizer,
+    start: Position = {epoch: 0, row: 0},
+  ) {
+    const {rowTokens, maxTokens = rowTokens} = settings;
+    if (maxTokens > rowTokens) {
+      throw new Error(`Samples of up to ${maxTokens} tokens do not fit rows of ${rowTokens}. Give longer rows.`);
+    }
+    this.next = {...start};
+  }
+
+  /** Of the row after the one that was given last. */
+  get position(): Position {
+    return {...this.next};
+  }
+
+  get statistics(): RowStatistics {
+    const {rows, samples, tokens} = this.delivered;
+    const density = rows === 0 ? 0 : tokens / (rows * this.settings.rowTokens);
+    return {counts: {...this.counts}, rows, samples, tokens, density};
+  }
+
+  /**
+   * @throws Error for data that cannot be read, an epoch without any sample (with all counts), and a start that lies behind the last
+   *   row of its epoch, since the data are not what they were.
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<Row> {
+    const {epochs = Infinity} = this.settings;
+    while (this.next.epoch < epochs) {
+      yield* this.epoch(this.next.epoch, this.next.row);
+      this.next = {epoch: this.next.epoch + 1, row: 0};
+    }
+  }
+
+  private async *epoch(epoch: number, skip: number): AsyncGenerator<Row> {
+    this.counts = noCounts();
+    this.delivered = {rows: 0, samples: 0, tokens: 0};
+    for await (const row of this.rowsOfEpoch(epoch)) {
+      this.delivered.rows++;
+      this.delivered.samples += row.samples.length;
+      this.delivered.tokens += usedTokens(row);
+      if (this.delivered.rows <= skip) continue;
+      this.next = {epoch, row: this.delivered.rows};
+      yield row;
+    }
+    if (this.delivered.rows === 0) throw new Error(this.nothingToLearn());
+    if (this.delivered.rows < skip) throw new Error(this.otherData(epoch, skip));
+  }
+
+  private async *rowsOfEpoch(epoch: number): AsyncGenerator<Row> {
+    const {rowTokens, seed} = this.settings;
+    // One generator an epoch, seeded through another one: the epochs of neighbouring seeds are not each other's.
+    const random = uniform(uniform(seed)() * 2 ** 32 + epoch);
+    for await (const samples of this.buffers(this.samples(random))) {
+      yield* shuffled(packSamples(samples, rowTokens), random);
+    }
+  }
+
+  private async *buffers(samples: AsyncIterable<Sample>): AsyncGenerator<Sample[]> {
+    const {packSamples: most = 500} = this.settings;
+    let buffer: Sample[] = [];
+    let tokens = 0;
+    for await (const sample of samples) {
+      buffer.push(sample);
+      tokens += sample.tokens.length;
+      if (buffer.length < most && tokens < PACK_TOKENS) continue;
+      yield buffer;
+      [buffer, tokens] = [[], 0];
+    }
+    if (buffer.length > 0) yield buffer;
+  }
+
+  private async *samples(random: () => number): AsyncGenerator<Sample> {
+    const {file, firstRecord, endRecord, shuffleRecords = 10_000, onBad} = this.settings;
+    const skipUnread: SkipBad = (problem) => {
+      this.counts.read++;
+      this.skip(problem);
+    };
+    const items = readJsonItems(file, {first: firstRecord, end: endRecord, onBad: onBad && skipUnread});
+    for await (const item of shuffleStream(items, {items: shuffleRecords, bytes: SHUFFLE_BYTES}, random)) {
+      this.counts.read++;
+      const encoding = this.encode(item);
+      if (encoding === null) continue;
+      this.count(encoding);
+      if ('sample' in encoding) yield encoding.sample;
+    }
+  }
+
+  private skip(problem: string): void {
+    this.counts.droppedBad++;
+    this.firstProblem ||= problem;
+    this.settings.onBad?.(problem);
+  }
+
+  /** Null for an item that was left out as bad. */
+  private encode({index, place, value}: JsonItem): Encoding | null {
+    try {
+      return this.encodeRecord(index, parseRecord(value));
+    } catch (error) {
+      const problem = `${this.settings.file}, ${place}: ${(error as Error).message.replace(/\.$/, '')}.`;
+      if (this.settings.onBad === undefined) {
+        throw new Error(`${problem} Mend it, or leave out such items with --skip-bad.`, {cause: error});
+      }
+      this.skip(problem);
+      return null;
+    }
+  }
+
+  private encodeRecord(index: number, record: DataRecord): Encoding {
+    const {objective, rowTokens, maxTokens = rowTokens, tooLong = 'cut', layout = 'shared'} = this.settings;
+    if (record.kind === 'conversation') {
+      if (objective !== 'sft') throw new Error(`${objective} compares answers, but this is a conversation with one`);
+      return encodeConversation(index, record.messages, this.tokenizer, {maxTokens, tooLong});
+    }
+    if (objective === 'sft') throw new Error('sft learns conversations, but this is a comparison of answers');
+    this.counts.tiedAnswers += record.tied;
+    return encodeComparison(index, record, this.tokenizer, {maxTokens, tooLong, layout, objective});
+  }
+
+  private count(encoding: Encoding): void {
+    if ('sample' in encoding) {
+      this.counts.used++;
+      this.counts.cut += encoding.cut ? 1 : 0;
+      this.counts.unlabelledAnswers += encoding.unlabelledAnswers;
+    } else if (encoding.dropped === 'too long') {
+      this.counts.droppedTooLong++;
+    } else {
+      this.counts.noAnswer++;
+    }
+  }
+
+  private nothingToLearn(): string {
+    const {read, droppedTooLong, droppedBad, noAnswer} = this.counts;
+    const why = `${droppedTooLong} were too long, ${droppedBad} bad, ${noAnswer} without an answer`;
+    const first = this.firstProblem === '' ? '' : ` The first bad one: ${this.firstProblem}`;
+    return `${this.settings.file} has nothing to learn from: of ${read} records, ${why}.${first}`;
+  }
+
+  private otherData(epoch: number, skip: number): string {
+    const {rows} = this.delivered;
+    const data = `${this.settings.file} now gives ${rows} rows in epoch ${epoch}`;
+    return `${data}, but ${skip} of them were read before: the data or the settings have changed.`;
+  }
+}
+
+function noCounts(): Counts {
+  return {
+    read: 0,
+    used: 0,
+    cut: 0,
+    droppedTooLong: 0,
+    droppedBad: 0,
+    noAnswer: 0,
+    tiedAnswers: 0,
+    unlabelledAnswers: 0,
+  };
+}

@@ -1,0 +1,167 @@
+/** @file A model's own tokenizer and chat template, run by @huggingface/tokenizers and @huggingface/jinja. */
+import {Template} from '@huggingface/jinja';
+import {Tokenizer as HuggingFaceTokenizer} from '@huggingface/tokenizers';
+import type {Message} from './sample.js';
+
+/** What is used of the package, whose own types do not resolve in Node's ESM. */
+interface TextEncoding {
+  encode(text: string, options: {add_special_tokens: boolean}): {ids: (number | undefined)[]};
+  decode(ids: number[], options: {skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean}): string;
+  get_vocab(withAddedTokens: boolean): Map<string | undefined, number>;
+  token_to_id(token: string): number | undefined;
+  get_added_tokens_decoder(): Map<number, {special: boolean}>;
+}
+const PackageTokenizer = HuggingFaceTokenizer as unknown as new (tokenizer: object, config: object) => TextEncoding;
+
+/**
+ * For tokenizers without a chat template, as of base models: each message on a line of its own, answers with their end token instead
+ * of the line break.
+ */
+const PLAIN_TEMPLATE =
+  "{% for message in messages %}{{ message['content'] }}" +
+  "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}";
+
+/** Llama 3's template writes today's date unless it is told one: the tokens of a run must not depend on the day. */
+const DATE = '26 Jul 2024';
+
+/** The special tokens that templates know by name. */
+const NAMED_TOKENS = ['bos_token', 'eos_token', 'unk_token', 'pad_token'] as const;
+
+/** Text to tokens and back, and conversations to text, as the model was trained. */
+export class ChatTokenizer {
+  /** Null where the tokenizer has none. */
+  readonly bosTokenId: number | null;
+  /** Null where the tokenizer has none. */
+  readonly eosTokenId: number | null;
+  /** Whether the tokenizer has a chat template of its own; if not, messages stand on lines of their own. */
+  readonly hasChatTemplate: boolean;
+  private readonly encoding: TextEncoding;
+  private readonly specialIds: ReadonlySet<number>;
+  private readonly namedTokens: Record<string, string>;
+  private readonly template: Template;
+  private readonly cleanUp: boolean;
+
+  /**
+   * @param tokenizerJson A `tokenizer.json` of Hugging Face.
+   * @param tokenizerConfig A `tokenizer_config.json`.
+   * @param vocabSize Rows of the model's embeddings: every id must be below.
+   * @param origin What error messages call the model.
+   * @throws Error for files that are damaged, or that belong to another model.
+   */
+  constructor(
+    tokenizerJson: Record<string, unknown>,
+    tokenizerConfig: Record<string, unknown>,
+    readonly vocabSize: number,
+    readonly origin: string,
+  ) {
+    this.encoding = this.guard('The tokenizer', () => new PackageTokenizer(tokenizerJson, tokenizerConfig));
+    this.checkVocabulary();
+    const added = this.encoding.get_added_tokens_decoder();
+    this.specialIds = new Set([...added].filter(([, {special}]) => special).map(([id]) => id));
+    this.namedTokens = Object.fromEntries(
+      NAMED_TOKENS.map((name) => [name, tokenText(tokenizerConfig[name])] as const).filter(([, text]) => text !== ''),
+    );
+    this.bosTokenId = this.namedTokenId('bos_token');
+    this.eosTokenId = this.namedTokenId('eos_token');
+    const source = chatTemplate(tokenizerConfig.chat_template);
+    this.hasChatTemplate = source !== null;
+    if (source === null && this.eosTokenId === null) {
+      throw new Error(
+        `The tokenizer of ${origin} has neither a chat template nor an eos_token: answers would not end.`,
+      );
+    }
+    this.template = this.guard('The chat template', () => new Template(source ?? PLAIN_TEMPLATE));
+    this.cleanUp = tokenizerConfig.clean_up_tokenization_spaces === true;
+  }
+
+  /** Tokens of a text, in which special tokens may be written out; none are added. */
+  encode(text: string): number[] {
+    const {ids} = this.encoding.encode(text, {add_special_tokens: false});
+    const wrong = ids.find((id) => id === undefined || id >= this.vocabSize);
+    if (wrong !== undefined) throw new Error(this.tooManyTokens(wrong));
+    if (ids.includes(undefined)) {
+      throw new Error(`The tokenizer of ${this.origin} has no token for a part of ${quote(text)}, and no unk_token.`);
+    }
+    return ids as number[];
+  }
+
+  /** Text of tokens, without special ones. */
+  decode(ids: readonly number[]): string {
+    if (ids.length === 0) return '';
+    return this.encoding.decode([...ids], {skip_special_tokens: true, clean_up_tokenization_spaces: this.cleanUp});
+  }
+
+  /** Whether a token is a mark such as `<|im_end|>` rather than text. */
+  isSpecial(id: number): boolean {
+    return this.specialIds.has(id) || id === this.eosTokenId;
+  }
+
+  /**
+   * A conversation as the text that the model reads.
+   *
+   * @param options.addGenerationPrompt Ends with what stands before an answer of the model. Default false.
+   * @throws Error for a conversation that the model's template refuses, as some do where roles do not alternate.
+   */
+  chat(messages: readonly Message[], options: {addGenerationPrompt?: boolean} = {}): string {
+    const roles = messages.map(({role}) => role).join(', ');
+    return this.guard(`The chat template, given messages of ${roles || 'nobody'},`, () =>
+      this.template.render({
+        messages,
+        add_generation_prompt: options.addGenerationPrompt ?? false,
+        date_string: DATE,
+        ...this.namedTokens,
+      }),
+    );
+  }
+
+  private guard<T>(what: string, make: () => T): T {
+    try {
+      return make();
+    } catch (error) {
+      throw new Error(`${what} of ${this.origin} fails: ${(error as Error).message}.`, {cause: error});
+    }
+  }
+
+  /** Added tokens may stand beyond the embeddings, as the unused padding token of some models does, until a text has them. */
+  private checkVocabulary(): void {
+    // Ids that no token has are listed as well, without a text.
+    const tokens = [...this.encoding.get_vocab(false)].filter(([text]) => text !== undefined);
+    const largest = tokens.reduce((most, [, id]) => Math.max(most, id), -1);
+    if (largest < 0) throw new Error(`The tokenizer of ${this.origin} has an empty vocabulary.`);
+    if (largest >= this.vocabSize) throw new Error(this.tooManyTokens(largest));
+  }
+
+  private tooManyTokens(id: number): string {
+    const has = `The tokenizer of ${this.origin} has a token ${id}, but the model knows only ${this.vocabSize}`;
+    return `${has}: it belongs to another model. Use the tokenizer.json that came with the weights.`;
+  }
+
+  private namedTokenId(name: 'bos_token' | 'eos_token'): number | null {
+    const text = this.namedTokens[name];
+    if (text === undefined) return null;
+    const id = this.encoding.token_to_id(text);
+    if (id !== undefined && id < this.vocabSize) return id;
+    const remedy = 'tokenizer.json and tokenizer_config.json should be of the same model.';
+    throw new Error(`The ${name} ${quote(text)} of ${this.origin} is not among the tokens of its tokenizer: ${remedy}`);
+  }
+}
+
+/** Configs write a special token as its text, or as an object with its `content`. */
+function tokenText(token: unknown): string {
+  if (typeof token === 'string') return token;
+  const content = (token as {content?: unknown} | null | undefined)?.content;
+  return typeof content === 'string' ? content : '';
+}
+
+/** Configs have one template, or a list of named ones of which `default` is for conversations. */
+function chatTemplate(template: unknown): string | null {
+  if (typeof template === 'string') return template;
+  if (!Array.isArray(template)) return null;
+  const named = template as {name?: unknown; template?: unknown}[];
+  const found = named.find(({name}) => name === 'default') ?? named[0];
+  return typeof found?.template === 'string' ? found.template : null;
+}
+
+function quote(text: string): string {
+  return JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}…` : text);
+}

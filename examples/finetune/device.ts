@@ -1,0 +1,87 @@
+/** @file Starts a tfjs backend with the library's kernels, and makes its silent errors heard. */
+import * as tf from '@tensorflow/tfjs';
+import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
+import {nativeInfo} from '../../src/node.js';
+import {useWebGPU} from '../../src/node-webgpu.js';
+import {useSoftwareMatMul} from './software_matmul.js';
+
+export const BACKENDS = ['auto', 'tensorflow', 'webgpu', 'cpu'] as const;
+
+export type BackendName = (typeof BACKENDS)[number];
+
+export interface Device {
+  /** For the user: backend and hardware. */
+  description: string;
+  /** Whether the numbers are crunched by a GPU. */
+  gpu: boolean;
+  /** Throws what went wrong on the device without an exception since the last call. */
+  check(): Promise<void>;
+}
+
+/** Makes a backend current. `auto` takes tfjs-node where it is set up, else WebGPU. */
+export async function startDevice(name: BackendName): Promise<Device> {
+  switch (name) {
+    case 'auto':
+      return (await startTensorFlow()) ?? (await startWebGPU());
+    case 'tensorflow': {
+      const device = await startTensorFlow();
+      if (device === null) {
+        throw new Error(
+          `--backend tensorflow: ${tensorFlowProblem ?? 'there is no tfjs-node here'}. Run: npx tfjs-flashmask doctor`,
+        );
+      }
+      return device;
+    }
+    case 'webgpu':
+      return startWebGPU();
+    case 'cpu':
+      await tf.setBackend('cpu');
+      return {description: 'cpu (JavaScript)', gpu: false, check: async () => {}};
+  }
+}
+
+/** Why tfjs-node could not be started. */
+let tensorFlowProblem: string | null = null;
+
+/** Null where tfjs-node is not set up. */
+async function startTensorFlow(): Promise<Device | null> {
+  // TensorFlow's start would fill the screen otherwise.
+  process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
+  for (const module of ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node']) {
+    try {
+      await import(module);
+      await tf.setBackend('tensorflow');
+      const {isUsingGpuDevice: gpu} = tf.backend() as unknown as {isUsingGpuDevice: boolean};
+      return {description: `tensorflow on ${gpu ? 'a GPU' : 'the CPU'} (${kernels()})`, gpu, check: async () => {}};
+    } catch (error) {
+      tensorFlowProblem = `${module}: ${(error as Error).message.split('\n')[0]}`;
+    }
+  }
+  return null;
+}
+
+function kernels(): string {
+  const info = nativeInfo();
+  return info.path === null ? `no native attention kernels: ${info.reason}` : 'native attention kernels';
+}
+
+async function startWebGPU(): Promise<Device> {
+  const {adapter, software} = await useWebGPU({quiet: true});
+  if (software) {
+    useSoftwareMatMul();
+  }
+  // tfjs itself never looks: a tensor past a limit of the device, or a shader that does not compile, would give any numbers.
+  const errors: string[] = [];
+  const {device} = tf.backend() as WebGPUBackend;
+  device.addEventListener('uncapturederror', ({error}) => errors.push(error.message));
+  return {
+    description: `webgpu on ${adapter}${software ? ' (software: runs on the CPU)' : ''}`,
+    gpu: !software,
+    async check() {
+      await device.queue.onSubmittedWorkDone();
+      if (errors.length > 0) {
+        throw new Error(`WebGPU refused a command: ${errors[0]} Try fewer --row-tokens or --backend tensorflow.`);
+      }
+    },
+  };
+}

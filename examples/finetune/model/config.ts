@@ -1,0 +1,274 @@
+/** @file What a model is: Hugging Face's config.json of Llama, Mistral and Qwen2, and the names and shapes of its weights. */
+import {JsonFields} from './json_fields.js';
+
+/** How rotary positions reach beyond the length that a model was trained at; transformers' `modeling_rope_utils.py`. */
+export type RopeScaling =
+  | {type: 'linear'; factor: number}
+  /** NTK-aware: the base grows with the longest position of a call, once that is over `maxPositions`. */
+  | {type: 'dynamic'; factor: number}
+  | {type: 'llama3'; factor: number; lowFactor: number; highFactor: number; originalMaxPositions: number}
+  | {
+      type: 'yarn';
+      factor: number;
+      /** Multiplies sines and cosines. */
+      attentionFactor: number;
+      betaFast: number;
+      betaSlow: number;
+      originalMaxPositions: number;
+      /** Rounds the ramp's ends to whole channels. */
+      truncate: boolean;
+    };
+
+export interface LlamaConfig {
+  modelType: 'llama' | 'mistral' | 'qwen2';
+  vocabSize: number;
+  hiddenSize: number;
+  intermediateSize: number;
+  layers: number;
+  heads: number;
+  /** `heads` is a multiple: each key head serves `heads / kvHeads` query heads in a row. */
+  kvHeads: number;
+  /** Even. */
+  headSize: number;
+  /** Longest text that the model was made for, in tokens. */
+  maxPositions: number;
+  rmsNormEpsilon: number;
+  rope: {theta: number; scaling: RopeScaling | null};
+  /** The head is the table of embeddings. */
+  tiedEmbeddings: boolean;
+  qkvBias: boolean;
+  /** Of o_proj. */
+  outputBias: boolean;
+  mlpBias: boolean;
+  /** Per layer: keys that a query sees, itself included; null for all. */
+  slidingWindows: (number | null)[];
+  bosTokenId: number | null;
+  eosTokenIds: number[];
+  padTokenId: number | null;
+  /** A reward model, `...ForSequenceClassification` with one label: `score.weight [1, hiddenSize]` takes the language head's place. */
+  scoreHead: boolean;
+}
+
+/** The matrices of a block, in the order in which they are applied; what LoRA can adapt. */
+export const PROJECTIONS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'] as const;
+
+export type Projection = (typeof PROJECTIONS)[number];
+
+/** @example projectionName(3, 'q_proj') // 'model.layers.3.self_attn.q_proj' */
+export function projectionName(layer: number, projection: Projection): string {
+  const part = PROJECTIONS.indexOf(projection) < PROJECTIONS.indexOf('gate_proj') ? 'self_attn' : 'mlp';
+  return `model.layers.${layer}.${part}.${projection}`;
+}
+
+/** Shape of every weight by Hugging Face's names, in the model's order. Matrices are `[out, in]`. */
+export function weightShapes(config: LlamaConfig): Map<string, number[]> {
+  const {hiddenSize, vocabSize} = config;
+  const shapes = new Map<string, number[]>([['model.embed_tokens.weight', [vocabSize, hiddenSize]]]);
+  for (let layer = 0; layer < config.layers; layer++) {
+    shapes.set(`model.layers.${layer}.input_layernorm.weight`, [hiddenSize]);
+    for (const projection of PROJECTIONS) {
+      if (projection === 'gate_proj') {
+        shapes.set(`model.layers.${layer}.post_attention_layernorm.weight`, [hiddenSize]);
+      }
+      const {shape, bias} = projectionShape(config, projection);
+      const name = projectionName(layer, projection);
+      shapes.set(`${name}.weight`, shape);
+      if (bias) shapes.set(`${name}.bias`, [shape[0]]);
+    }
+  }
+  shapes.set('model.norm.weight', [hiddenSize]);
+  if (config.scoreHead) return shapes.set('score.weight', [1, hiddenSize]);
+  return config.tiedEmbeddings ? shapes : shapes.set('lm_head.weight', [vocabSize, hiddenSize]);
+}
+
+function projectionShape(config: LlamaConfig, projection: Projection): {shape: [number, number]; bias: boolean} {
+  const {hiddenSize, intermediateSize, heads, kvHeads, headSize, qkvBias, outputBias, mlpBias} = config;
+  switch (projection) {
+    case 'q_proj':
+      return {shape: [heads * headSize, hiddenSize], bias: qkvBias};
+    case 'k_proj':
+    case 'v_proj':
+      return {shape: [kvHeads * headSize, hiddenSize], bias: qkvBias};
+    case 'o_proj':
+      return {shape: [hiddenSize, heads * headSize], bias: outputBias};
+    case 'gate_proj':
+    case 'up_proj':
+      return {shape: [intermediateSize, hiddenSize], bias: mlpBias};
+    case 'down_proj':
+      return {shape: [hiddenSize, intermediateSize], bias: mlpBias};
+  }
+}
+
+/** Class names in `architectures` that this network can be, by `model_type`. */
+const FAMILIES = {llama: 'Llama', mistral: 'Mistral', qwen2: 'Qwen2'} as const;
+
+/**
+ * Reads a config.json of transformers 4 (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`). What it leaves out has the
+ * default of transformers.
+ *
+ * @param origin What error messages begin with: the file or model.
+ * @throws Error naming the field, for another architecture or activation, quantised weights, or sizes that do not fit together.
+ */
+export function parseConfig(json: unknown, origin: string): LlamaConfig {
+  const fields = new JsonFields(json, origin);
+  const {modelType, scoreHead} = readArchitecture(fields);
+  checkSupported(fields);
+  const layers = fields.positiveInteger('num_hidden_layers');
+  const maxPositions = fields.positiveInteger('max_position_embeddings', DEFAULT_MAX_POSITIONS[modelType]);
+  const attentionBias = modelType === 'llama' && fields.boolean('attention_bias', false);
+  return {
+    modelType,
+    vocabSize: fields.positiveInteger('vocab_size'),
+    hiddenSize: fields.positiveInteger('hidden_size'),
+    intermediateSize: fields.positiveInteger('intermediate_size'),
+    layers,
+    ...readHeads(fields, modelType),
+    maxPositions,
+    rmsNormEpsilon: fields.positive('rms_norm_eps', 1e-6),
+    rope: readRope(fields, maxPositions),
+    tiedEmbeddings: fields.boolean('tie_word_embeddings', false),
+    qkvBias: attentionBias || modelType === 'qwen2',
+    outputBias: attentionBias,
+    mlpBias: modelType === 'llama' && fields.boolean('mlp_bias', false),
+    slidingWindows: readWindows(fields, modelType, layers),
+    bosTokenId: fields.tokenIds('bos_token_id', modelType === 'qwen2' ? null : 1)[0] ?? null,
+    eosTokenIds: fields.tokenIds('eos_token_id', modelType === 'qwen2' ? null : 2),
+    padTokenId: fields.tokenIds('pad_token_id', null)[0] ?? null,
+    scoreHead,
+  };
+}
+
+const DEFAULT_MAX_POSITIONS = {llama: 2048, mistral: 131072, qwen2: 32768} as const;
+
+function readArchitecture(fields: JsonFields): Pick<LlamaConfig, 'modelType' | 'scoreHead'> {
+  const [architecture] = fields.strings('architectures') ?? [];
+  const modelType = fields.value('model_type');
+  const family = Object.entries(FAMILIES).find(([type, name]) => {
+    const heads = [undefined, `${name}ForCausalLM`, `${name}ForSequenceClassification`];
+    return type === modelType && heads.includes(architecture);
+  });
+  if (family === undefined) {
+    const known = Object.entries(FAMILIES).map(
+      ([type, name]) => `${type} (${name}ForCausalLM, ...ForSequenceClassification)`,
+    );
+    const got = `${JSON.stringify(modelType)} (${architecture ?? 'no architectures'})`;
+    throw new Error(`${fields.origin}: model_type must be ${known.join(', ')}, got ${got}.`);
+  }
+  const scoreHead = architecture?.endsWith('ForSequenceClassification') ?? false;
+  if (scoreHead) checkOneLabel(fields);
+  return {modelType: family[0] as LlamaConfig['modelType'], scoreHead};
+}
+
+function checkOneLabel(fields: JsonFields): void {
+  const names = fields.value('id2label');
+  // transformers leaves out the default of two labels.
+  const labels = typeof names === 'object' && names !== null ? Object.keys(names).length : 2;
+  if (labels !== 1) {
+    throw new Error(`${fields.origin}: a reward model has one label (id2label), got ${labels}: this is a classifier.`);
+  }
+}
+
+function checkSupported(fields: JsonFields): void {
+  const activation = fields.value('hidden_act') ?? 'silu';
+  if (activation !== 'silu' && activation !== 'swish') {
+    throw new Error(`${fields.origin}: hidden_act must be "silu", got ${JSON.stringify(activation)}.`);
+  }
+  if (fields.value('quantization_config') != null) {
+    const method = fields.object('quantization_config').value('quant_method');
+    const remedy = 'Use the model in float32, float16 or bfloat16, or as a .gguf file.';
+    throw new Error(
+      `${fields.origin}: the weights are quantised (${JSON.stringify(method)}), which is not read. ${remedy}`,
+    );
+  }
+}
+
+function readHeads(fields: JsonFields, modelType: string): Pick<LlamaConfig, 'heads' | 'kvHeads' | 'headSize'> {
+  const heads = fields.positiveInteger('num_attention_heads');
+  const kvHeads = fields.positiveInteger('num_key_value_heads', modelType === 'mistral' ? 8 : heads);
+  const hiddenSize = fields.positiveInteger('hidden_size');
+  const headSize = fields.positiveInteger('head_dim', hiddenSize / heads);
+  if (heads % kvHeads !== 0) {
+    throw new Error(
+      `${fields.origin}: num_attention_heads must be a multiple of num_key_value_heads, got ${heads} and ${kvHeads}.`,
+    );
+  }
+  if (headSize % 2 !== 0) {
+    throw new Error(`${fields.origin}: rotary positions need an even head_dim, got ${headSize}.`);
+  }
+  return {heads, kvHeads, headSize};
+}
+
+function readRope(fields: JsonFields, maxPositions: number): LlamaConfig['rope'] {
+  const has = (name: string): boolean => fields.value(name) != null;
+  const name = ['rope_scaling', 'rope_parameters'].find(has);
+  const theta = fields.positive('rope_theta', 10000);
+  if (name === undefined) return {theta, scaling: null};
+  const rope = fields.object(name);
+  if (rope.value('partial_rotary_factor') != null && rope.value('partial_rotary_factor') !== 1) {
+    throw new Error(`${rope.origin}: partial_rotary_factor must be 1, got ${rope.text('partial_rotary_factor')}.`);
+  }
+  if (rope.value('full_attention') != null || rope.value('sliding_attention') != null) {
+    throw new Error(`${rope.origin}: rotary positions must be the same in all layers, got some for each layer type.`);
+  }
+  const original = has('original_max_position_embeddings') ? fields : rope;
+  const originalMaxPositions = original.positiveInteger('original_max_position_embeddings', maxPositions);
+  return {theta: rope.positive('rope_theta', theta), scaling: readScaling(rope, originalMaxPositions, maxPositions)};
+}
+
+function readScaling(rope: JsonFields, originalMaxPositions: number, maxPositions: number): RopeScaling | null {
+  const type = (rope.value('rope_type') ?? rope.value('type') ?? 'default') as RopeScaling['type'] | 'default';
+  switch (type) {
+    case 'default':
+      return null;
+    case 'linear':
+    case 'dynamic':
+      return {type, factor: rope.positive('factor')};
+    case 'llama3':
+      return {
+        type,
+        factor: rope.positive('factor'),
+        lowFactor: rope.positive('low_freq_factor'),
+        highFactor: rope.positive('high_freq_factor'),
+        originalMaxPositions,
+      };
+    case 'yarn':
+      return readYarn(rope, originalMaxPositions, maxPositions);
+    default:
+      throw new Error(
+        `${rope.origin}: rope_type must be "default", "linear", "dynamic", "llama3" or "yarn", got ${JSON.stringify(type)}.`,
+      );
+  }
+}
+
+/** YaRN, arXiv 2309.00071; the attention factor of its equation 22, or DeepSeek's ratio of two of them. */
+function readYarn(rope: JsonFields, originalMaxPositions: number, maxPositions: number): RopeScaling {
+  const factor = rope.positive('factor', maxPositions / originalMaxPositions);
+  const scaleOf = (weight: number): number => (factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1);
+  const [one, all] = [rope.value('mscale'), rope.value('mscale_all_dim')].map((weight) => Number(weight ?? 0));
+  const attentionFactor = one && all ? scaleOf(one) / scaleOf(all) : scaleOf(1);
+  return {
+    type: 'yarn',
+    factor,
+    attentionFactor: rope.positive('attention_factor', attentionFactor),
+    betaFast: rope.positive('beta_fast', 32),
+    betaSlow: rope.positive('beta_slow', 1),
+    originalMaxPositions,
+    truncate: rope.boolean('truncate', true),
+  };
+}
+
+/** As transformers does: every layer of Mistral, and those of Qwen2 from `max_window_layers` on if `use_sliding_window` is set. */
+function readWindows(fields: JsonFields, modelType: LlamaConfig['modelType'], layers: number): (number | null)[] {
+  const every = new Array<number | null>(layers);
+  if (modelType === 'llama' || (modelType === 'qwen2' && !fields.boolean('use_sliding_window', false))) {
+    return every.fill(null);
+  }
+  const window = fields.value('sliding_window') === null ? null : fields.positiveInteger('sliding_window', 4096);
+  if (modelType === 'mistral') return every.fill(window);
+  const types = fields.strings('layer_types');
+  const first = Number(fields.value('max_window_layers') ?? 28);
+  return Array.from(every, (_, layer) => {
+    const slides = types === null ? layer >= first : types[layer] === 'sliding_attention';
+    return slides ? window : null;
+  });
+}

@@ -1,0 +1,146 @@
+/**
+ * @file Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685): a frozen projection W gets a trained update, y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ with
+ * A `[rank, in]`, B `[out, rank]` and s = alpha / rank. Names and defaults are those of Hugging Face's PEFT.
+ */
+import * as tf from '@tensorflow/tfjs';
+import type {HostTensor} from '../host_tensor.js';
+import {uniform} from '../random.js';
+import {type LlamaConfig, type Projection, projectionName, weightShapes} from './config.js';
+import type {Adapter} from './llama.js';
+
+export interface LoraOptions {
+  rank: number;
+  alpha: number;
+  /** Fraction of a projection's inputs that the update does not see in training. */
+  dropout: number;
+  targetModules: readonly Projection[];
+  /** Scales by alpha / √rank instead (rsLoRA, arXiv 2312.03732). */
+  useRslora: boolean;
+}
+
+/** Rows of the table that dropout draws from: each token takes one at random. */
+const DROPOUT_ROWS = 1024;
+
+/** Owns A and B of every adapted projection. `dispose()` frees them. */
+export class Lora implements Adapter {
+  /** `<projection>.lora_A.weight` and `<projection>.lora_B.weight`, all trained. */
+  readonly weights = new Map<string, tf.Variable>();
+  private readonly scale: number;
+  private readonly dropoutTables = new Map<number, tf.Tensor2D>();
+  /** Of the present forward pass; null outside training. */
+  private dropoutSeed: number | null = null;
+
+  /** Fresh adapters change nothing yet: A is uniform in ±1/√in (as PEFT's Kaiming with a = √5), B zero. */
+  static fresh(config: LlamaConfig, options: LoraOptions, seed: number): Lora {
+    const next = uniform(seed);
+    return new Lora(config, options, (_, shape, isA) => {
+      const bound = isA ? 1 / Math.sqrt(shape[1]) : 0;
+      return Float32Array.from({length: shape[0] * shape[1]}, () => (isA ? bound * (2 * next() - 1) : 0));
+    });
+  }
+
+  /** Adapters from a file. Throws when one is missing. */
+  static fromTensors(config: LlamaConfig, options: LoraOptions, tensors: ReadonlyMap<string, HostTensor>): Lora {
+    return new Lora(config, options, (name, shape) => {
+      const tensor = tensors.get(name);
+      if (tensor === undefined || !tf.util.arraysEqual(tensor.shape, shape)) {
+        const got = tensor === undefined ? 'nothing' : `[${tensor.shape.join()}]`;
+        throw new Error(`The adapter should hold ${name} of shape [${shape.join()}], got ${got}.`);
+      }
+      return tensor.data;
+    });
+  }
+
+  private constructor(
+    config: LlamaConfig,
+    readonly options: LoraOptions,
+    values: (name: string, shape: [number, number], isA: boolean) => Float32Array,
+  ) {
+    const {rank, alpha, useRslora} = options;
+    this.scale = alpha / (useRslora ? Math.sqrt(rank) : rank);
+    const shapes = weightShapes(config);
+    for (let layer = 0; layer < config.layers; layer++) {
+      for (const target of options.targetModules) {
+        const projection = projectionName(layer, target);
+        const [outputs, inputs] = shapes.get(`${projection}.weight`)!;
+        this.add(`${projection}.lora_A.weight`, [rank, inputs], true, values);
+        this.add(`${projection}.lora_B.weight`, [outputs, rank], false, values);
+      }
+    }
+  }
+
+  private add(
+    name: string,
+    shape: [number, number],
+    isA: boolean,
+    values: (name: string, shape: [number, number], isA: boolean) => Float32Array,
+  ): void {
+    const data = values(name, shape, isA);
+    this.weights.set(
+      name,
+      tf.tidy(() => tf.variable(tf.tensor2d(data, shape))),
+    );
+  }
+
+  variablesOf(layer: number): tf.Variable[] {
+    const prefix = `model.layers.${layer}.`;
+    return [...this.weights].filter(([name]) => name.startsWith(prefix)).map(([, variable]) => variable);
+  }
+
+  delta(projection: string, x: tf.Tensor2D): tf.Tensor2D | null {
+    const a = this.weights.get(`${projection}.lora_A.weight`) as tf.Tensor2D | undefined;
+    if (a === undefined) {
+      return null;
+    }
+    const b = this.weights.get(`${projection}.lora_B.weight`) as tf.Tensor as tf.Tensor2D;
+    const low = tf.matMul(this.drop(projection, x), a, false, true).mul<tf.Tensor2D>(this.scale);
+    return tf.matMul(low, b, false, true);
+  }
+
+  /**
+   * Sets what the next forward passes drop: the same seed drops the same, so that a block can be computed again in the backward pass.
+   * Null drops nothing, for evaluation.
+   */
+  setDropout(seed: number | null): void {
+    this.dropoutSeed = this.options.dropout > 0 ? seed : null;
+  }
+
+  /** tfjs draws random numbers on the host, so each token takes one of a table's rows instead of numbers of its own. */
+  private drop(projection: string, x: tf.Tensor2D): tf.Tensor2D {
+    if (this.dropoutSeed === null) {
+      return x;
+    }
+    const [tokens, channels] = x.shape;
+    const next = uniform(this.dropoutSeed ^ hash(projection));
+    const rows = Int32Array.from({length: tokens}, () => Math.floor(next() * DROPOUT_ROWS));
+    const kept = tf.gather(this.dropoutTable(channels), tf.tensor1d(rows, 'int32'));
+    return x.mul(kept) as tf.Tensor2D;
+  }
+
+  /** `[DROPOUT_ROWS, channels]`: 0 where dropped, else 1 / (1 - dropout). */
+  private dropoutTable(channels: number): tf.Tensor2D {
+    const known = this.dropoutTables.get(channels);
+    if (known !== undefined) {
+      return known;
+    }
+    const {dropout} = this.options;
+    const next = uniform(channels);
+    const data = Float32Array.from({length: DROPOUT_ROWS * channels}, () => (next() < dropout ? 0 : 1 / (1 - dropout)));
+    const table = tf.keep(tf.tensor2d(data, [DROPOUT_ROWS, channels]));
+    this.dropoutTables.set(channels, table);
+    return table;
+  }
+
+  dispose(): void {
+    tf.dispose([...this.weights.values(), ...this.dropoutTables.values()]);
+  }
+}
+
+/** FNV-1a of a name. */
+function hash(text: string): number {
+  let value = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) {
+    value = Math.imul(value ^ text.charCodeAt(i), 0x01000193);
+  }
+  return value >>> 0;
+}

@@ -1,0 +1,138 @@
+/**
+ * @file Rotary position embeddings (RoPE, Su et al., arXiv 2104.09864) as transformers computes them: channel i and channel
+ * i + headSize / 2 of a head turn together, by position times the channel's frequency.
+ */
+import * as tf from '@tensorflow/tfjs';
+import type {LlamaConfig, RopeScaling} from './config.js';
+
+/** Cosines and signed sines of a call's tokens, `[N, 1, headSize]`. */
+export interface RotaryTables {
+  cosines: tf.Tensor3D;
+  /** Negative in the first half of the channels. */
+  sines: tf.Tensor3D;
+}
+
+/** Tables for the positions last asked for. Blocks ask again in the backward pass, so they are kept. `dispose()` frees them. */
+export class Rotary {
+  private positions: Int32Array | null = null;
+  private tables: RotaryTables | null = null;
+
+  constructor(private readonly config: LlamaConfig) {}
+
+  /** @param positions One a token. The caller does not change the array afterwards. The result is valid until the next call. */
+  at(positions: Int32Array): RotaryTables {
+    if (this.tables === null || this.positions !== positions) {
+      this.dispose();
+      this.tables = makeTables(this.config, positions);
+      this.positions = positions;
+    }
+    return this.tables;
+  }
+
+  dispose(): void {
+    if (this.tables !== null) tf.dispose([this.tables.cosines, this.tables.sines]);
+    this.tables = null;
+  }
+}
+
+function makeTables(config: LlamaConfig, positions: Int32Array): RotaryTables {
+  const {headSize} = config;
+  const half = headSize / 2;
+  const {frequencies, scale} = rotaryFrequencies(config, largest(positions) + 1);
+  const cosines = new Float32Array(positions.length * headSize);
+  const sines = new Float32Array(cosines.length);
+  positions.forEach((position, n) => {
+    for (let i = 0; i < half; i++) {
+      // transformers multiplies in float32: at far positions its angles are those that the model was trained with.
+      const angle = Math.fround(position * frequencies[i]);
+      const at = n * headSize + i;
+      cosines[at] = cosines[at + half] = Math.cos(angle) * scale;
+      sines[at + half] = Math.sin(angle) * scale;
+      sines[at] = -sines[at + half];
+    }
+  });
+  const shape: [number, number, number] = [positions.length, 1, headSize];
+  return {cosines: tf.keep(tf.tensor3d(cosines, shape)), sines: tf.keep(tf.tensor3d(sines, shape))};
+}
+
+function largest(positions: Int32Array): number {
+  return positions.reduce((a, b) => Math.max(a, b), 0);
+}
+
+/**
+ * Turns the heads of `x [N, heads · headSize]`. Backwards it turns the other way.
+ *
+ * @param headSize Channels of a head.
+ */
+export function rotate(x: tf.Tensor2D, headSize: number, {cosines, sines}: RotaryTables): tf.Tensor2D {
+  const [tokens, channels] = x.shape;
+  const byHead: [number, number, number] = [tokens, channels / headSize, headSize];
+  const halves: [number, number, number] = [(tokens * channels) / headSize, 2, headSize / 2];
+  const swapHalves = (y: tf.Tensor): tf.Tensor => y.reshape(halves).reverse(1).reshape(byHead);
+  const turn = tf.customGrad((...args) => {
+    const [input, save] = args as unknown as [tf.Tensor2D, tf.GradSaveFunc];
+    save([cosines, sines]);
+    const gradFunc = (dy: tf.Tensor, saved: tf.Tensor[]) => {
+      const [cos, sin] = saved;
+      return dy.reshape(byHead).mul(cos).sub(swapHalves(dy).mul(sin)).reshape([tokens, channels]);
+    };
+    const value = input.reshape(byHead).mul(cosines).add(swapHalves(input).mul(sines));
+    return {value: value.reshape([tokens, channels]), gradFunc};
+  });
+  return turn(x) as tf.Tensor2D;
+}
+
+/**
+ * Radians that each pair of channels turns per position, `[headSize / 2]`, in float32 as transformers has them, and what its
+ * `_compute_*_parameters` call the attention factor.
+ *
+ * @param length The longest position of the call plus one: matters to `dynamic` alone.
+ */
+export function rotaryFrequencies(config: LlamaConfig, length: number): {frequencies: Float32Array; scale: number} {
+  const {headSize, maxPositions} = config;
+  const {theta, scaling} = config.rope;
+  const plain = plainFrequencies(theta, headSize);
+  switch (scaling?.type) {
+    case undefined:
+      return {frequencies: plain, scale: 1};
+    case 'linear':
+      return {frequencies: plain.map((frequency) => frequency / scaling.factor), scale: 1};
+    case 'dynamic': {
+      const stretch = (scaling.factor * Math.max(length, maxPositions)) / maxPositions - (scaling.factor - 1);
+      return {frequencies: plainFrequencies(theta * stretch ** (headSize / (headSize - 2)), headSize), scale: 1};
+    }
+    case 'llama3':
+      return {frequencies: plain.map((frequency) => llama3Frequency(frequency, scaling)), scale: 1};
+    case 'yarn':
+      return {frequencies: yarnFrequencies(plain, theta, scaling), scale: scaling.attentionFactor};
+  }
+}
+
+function plainFrequencies(theta: number, headSize: number): Float32Array {
+  return Float32Array.from({length: headSize / 2}, (_, i) => 1 / Math.fround(theta ** Math.fround((2 * i) / headSize)));
+}
+
+/** Long waves are stretched by the factor, short ones left alone, those between mixed. */
+function llama3Frequency(frequency: number, scaling: RopeScaling & {type: 'llama3'}): number {
+  const {factor, lowFactor, highFactor, originalMaxPositions} = scaling;
+  const turns = (originalMaxPositions * frequency) / (2 * Math.PI);
+  const share = Math.min(1, Math.max(0, (turns - lowFactor) / (highFactor - lowFactor)));
+  return ((1 - share) * frequency) / factor + share * frequency;
+}
+
+/** "NTK-by-parts" of YaRN: channels that turn often keep their frequency, those that turn seldom are stretched. */
+function yarnFrequencies(plain: Float32Array, theta: number, scaling: RopeScaling & {type: 'yarn'}): Float32Array {
+  const {factor, betaFast, betaSlow, originalMaxPositions, truncate} = scaling;
+  const headSize = 2 * plain.length;
+  const channelOf = (turns: number): number =>
+    (headSize * Math.log(originalMaxPositions / (turns * 2 * Math.PI))) / (2 * Math.log(theta));
+  const [first, last] = [channelOf(betaFast), channelOf(betaSlow)];
+  const low = Math.max(truncate ? Math.floor(first) : first, 0);
+  const high = Math.min(truncate ? Math.ceil(last) : last, headSize - 1);
+  // transformers avoids a division by zero so.
+  const width = high === low ? 0.001 : high - low;
+  return plain.map((frequency, i) => {
+    const stretched = Math.min(1, Math.max(0, (i - low) / width));
+    return (frequency / factor) * stretched + frequency * (1 - stretched);
+  });
+}

@@ -1,0 +1,93 @@
+/** @file The choice of the next token from logits, as transformers' logits warpers do it, on the host. */
+
+export interface SamplingOptions {
+  /** Divides the logits. 0 takes the most likely token always. */
+  temperature: number;
+  /** Keeps the fewest most likely tokens that together are at least this likely (nucleus sampling, arXiv 1904.09751). 1 keeps all. */
+  topP: number;
+  /** Keeps that many most likely tokens, and those as likely as the last of them. Default all. */
+  topK?: number;
+}
+
+/** @throws Error when a number is out of its range. */
+export function checkSampling({temperature, topP, topK}: SamplingOptions): void {
+  if (!(temperature >= 0 && temperature < Infinity)) {
+    throw new Error(`The temperature must be 0 or more, got ${temperature}.`);
+  }
+  if (!(topP > 0 && topP <= 1)) {
+    throw new Error(`Top-p must be over 0 and at most 1, got ${topP}.`);
+  }
+  if (topK !== undefined && !(Number.isSafeInteger(topK) && topK > 0)) {
+    throw new Error(`Top-k must be a positive integer, got ${topK}.`);
+  }
+}
+
+/**
+ * The next token.
+ *
+ * @param logits One a token of the vocabulary.
+ * @param random Uniform in [0, 1).
+ */
+export function chooseToken(logits: Float32Array, options: SamplingOptions, random: number): number {
+  if (options.temperature === 0) return mostLikely(logits);
+  return draw(warpedProbabilities(logits, options), random);
+}
+
+/** The first of the largest. */
+function mostLikely(logits: Float32Array): number {
+  return logits.reduce((best, logit, token) => (logit > logits[best] ? token : best), 0);
+}
+
+/** What tokens are drawn by, at a temperature over 0: sums to 1, and is 0 for those that top-k or top-p leaves out. */
+export function warpedProbabilities(logits: Float32Array, {temperature, topP, topK}: SamplingOptions): Float64Array {
+  const scaled = Float64Array.from(logits, (logit) => logit / temperature);
+  if (topK !== undefined && topK < scaled.length) {
+    const limit = Float64Array.from(scaled).sort()[scaled.length - topK];
+    for (let i = 0; i < scaled.length; i++) {
+      if (scaled[i] < limit) scaled[i] = -Infinity;
+    }
+  }
+  const probabilities = softmax(scaled);
+  return topP < 1 ? nucleus(probabilities, topP) : probabilities;
+}
+
+function softmax(logits: Float64Array): Float64Array {
+  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  return normalized(logits.map((logit) => Math.exp(logit - largest)));
+}
+
+function normalized(weights: Float64Array): Float64Array {
+  const sum = weights.reduce((a, b) => a + b, 0);
+  return weights.map((weight) => weight / sum);
+}
+
+/** As transformers' TopPLogitsWarper: from the least likely on, tokens go while their sum stays within 1 - topP; the last one stays. */
+function nucleus(probabilities: Float64Array, topP: number): Float64Array {
+  const order = Uint32Array.from(probabilities.keys()).sort((a, b) => probabilities[a] - probabilities[b]);
+  const kept = Float64Array.from(probabilities);
+  let sum = 0;
+  for (const token of order.subarray(0, -1)) {
+    sum += probabilities[token];
+    if (sum > 1 - topP) break;
+    kept[token] = 0;
+  }
+  return normalized(kept);
+}
+
+/**
+ * The token at which the running sum of probabilities passes a number.
+ *
+ * @param random Uniform in [0, 1).
+ */
+export function draw(probabilities: Float64Array, random: number): number {
+  let sum = 0;
+  let last = 0;
+  for (let token = 0; token < probabilities.length; token++) {
+    if (probabilities[token] === 0) continue;
+    sum += probabilities[token];
+    if (sum > random) return token;
+    last = token;
+  }
+  // Rounding left the sum just under 1.
+  return last;
+}

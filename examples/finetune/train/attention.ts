@@ -1,0 +1,60 @@
+/** @file The attention of a batch: flashMaskAttention with its masks, or dense masked attention from plain tfjs ops to compare with. */
+import * as tf from '@tensorflow/tfjs';
+import {type FlashMask, flashMaskAttention} from '../../../src/index.js';
+import type {Batch} from '../data/batch.js';
+import type {LlamaConfig} from '../model/config.js';
+import type {Attend} from '../model/llama.js';
+
+export type AttentionKind = 'flash' | 'dense';
+
+/** An attention, and the tensors that it reads. The caller disposes `tensors` after the step. */
+export interface BatchAttention {
+  attend: Attend;
+  tensors: tf.Tensor[];
+}
+
+/** Added to a masked score: its weight becomes exactly 0, and a row without visible key stays finite. */
+const MASKED = -1e9;
+
+/** Who sees whom in a batch, for each layer: layers may differ in their sliding window. */
+export function attentionOf(kind: AttentionKind, batch: Batch, {slidingWindows}: LlamaConfig): BatchAttention {
+  if (kind === 'flash') {
+    return {attend: (q, k, v, layer) => flashMaskAttention(q, k, v, batch.mask(slidingWindows[layer])), tensors: []};
+  }
+  const biases = new Map<FlashMask, tf.Tensor4D>();
+  for (const mask of new Set(slidingWindows.map((window) => batch.mask(window)))) {
+    biases.set(mask, denseBias(mask));
+  }
+  const attend: Attend = (q, k, v, layer) => denseAttention(q, k, v, biases.get(batch.mask(slidingWindows[layer]))!);
+  return {attend, tensors: [...biases.values()]};
+}
+
+/** `[batch, 1, queries, keys]`: 0 where visible. */
+function denseBias(mask: FlashMask): tf.Tensor4D {
+  const {batch, queryLength, keyLength} = mask;
+  const bias = new Float32Array(batch * queryLength * keyLength);
+  for (let b = 0; b < batch; b++) {
+    mask.toDense(b).forEach((visible, i) => (bias[b * queryLength * keyLength + i] = visible ? 0 : MASKED));
+  }
+  return tf.tensor4d(bias, [batch, 1, queryLength, keyLength]);
+}
+
+/** Every score is computed, masked by addition, and kept for the gradient. */
+function denseAttention(q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D, bias: tf.Tensor4D): tf.Tensor4D {
+  const [, , heads, headSize] = q.shape;
+  const scores = tf.matMul(byHead(q, heads), byHead(k, heads), false, true).mul(1 / Math.sqrt(headSize));
+  const weights = tf.softmax(scores.add(bias));
+  return tf.transpose(tf.matMul(weights, byHead(v, heads)), [0, 2, 1, 3]) as tf.Tensor4D;
+}
+
+/** `[B, S, Hkv, D]` to `[B, heads, S, D]`: each key head serves `heads / Hkv` query heads in a row. */
+function byHead(x: tf.Tensor4D, heads: number): tf.Tensor4D {
+  const [batch, length, own, channels] = x.shape;
+  const first = x.transpose([0, 2, 1, 3]) as tf.Tensor4D;
+  if (own === heads) {
+    return first;
+  }
+  // Rank 3: tfjs's webgpu tile of rank 5 needs a synchronous read, which Node does not have.
+  const repeated = first.reshape([batch * own, 1, length * channels]).tile([1, heads / own, 1]);
+  return repeated.reshape([batch, heads, length, channels]);
+}

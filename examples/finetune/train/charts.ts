@@ -1,0 +1,189 @@
+/** @file Loss, rewards and accuracy over the steps of a run: charts in text for the terminal, and SVG files. */
+import {mkdirSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import * as Plot from '@observablehq/plot';
+import asciichart from 'asciichart';
+import {parseHTML} from 'linkedom';
+import type {MetricsRecord} from './metrics.js';
+
+interface Chart {
+  /** Of the file, without `.svg`. */
+  name: string;
+  title: string;
+  /** Fields of the records, and what the legend calls them. */
+  series: {field: string; label: string}[];
+}
+
+/** A chart shows those of its series that the run logged: SFT, DPO and reward models log under different names. */
+const CHARTS: Chart[] = [
+  {name: 'loss', title: 'Loss', series: [{field: 'loss', label: 'training loss'}]},
+  {
+    name: 'rewards',
+    title: 'Rewards',
+    series: [
+      {field: 'rewards/chosen', label: 'chosen'},
+      {field: 'rewards/rejected', label: 'rejected'},
+      {field: 'rewards/margins', label: 'margin'},
+      {field: 'max_reward', label: 'highest'},
+      {field: 'mean_reward', label: 'mean'},
+      {field: 'min_reward', label: 'lowest'},
+    ],
+  },
+  {
+    name: 'accuracy',
+    title: 'Accuracy',
+    series: [
+      {field: 'mean_token_accuracy', label: 'next token'},
+      {field: 'rewards/accuracies', label: 'chosen above rejected'},
+      {field: 'accuracy', label: 'better answer above worse'},
+    ],
+  },
+];
+
+interface Point {
+  step: number;
+  value: number;
+}
+
+interface Line {
+  label: string;
+  points: Point[];
+}
+
+/** Prints the charts. On a terminal the lines of one chart have colours; elsewhere each gets a chart of its own. */
+export function printCharts(records: readonly MetricsRecord[], say: (text: string) => void = console.log): void {
+  for (const chart of CHARTS) {
+    const lines = linesOf(chart, records);
+    const groups = process.stdout.isTTY ? [lines] : lines.map((line) => [line]);
+    for (const group of groups.filter(({length}) => length > 0)) {
+      say(textChart(chart.title, group));
+    }
+  }
+}
+
+/** Writes `loss.svg`, `rewards.svg` and `accuracy.svg`, those that the run has numbers for. Returns their paths. */
+export function saveCharts(folder: string, records: readonly MetricsRecord[]): string[] {
+  mkdirSync(folder, {recursive: true});
+  return CHARTS.map((chart) => ({chart, lines: linesOf(chart, records)}))
+    .filter(({lines}) => lines.length > 0)
+    .map(({chart, lines}) => {
+      const path = join(folder, `${chart.name}.svg`);
+      writeFileSync(path, svgChart(chart.title, lines));
+      return path;
+    });
+}
+
+function linesOf({series}: Chart, records: readonly MetricsRecord[]): Line[] {
+  return series
+    .map(({field, label}) => ({
+      label,
+      points: records
+        .filter((record) => Number.isFinite(record[field]))
+        .map((record) => ({step: record.global_step, value: record[field]})),
+    }))
+    .filter(({points}) => points.length > 0);
+}
+
+const TEXT_WIDTH = 60;
+const TEXT_HEIGHT = 10;
+const LABEL_WIDTH = 9;
+const TEXT_COLOURS = [asciichart.blue, asciichart.red, asciichart.green];
+
+/** At most three lines, of the same steps. */
+function textChart(title: string, lines: Line[]): string {
+  const colours = lines.length > 1 ? TEXT_COLOURS : [];
+  const series = lines.map(({points}) => average(points, TEXT_WIDTH));
+  const {min, max} = range(series.flat());
+  const format = (value: number): string => value.toPrecision(4).padStart(LABEL_WIDTH);
+  const body = asciichart.plot(series, {height: TEXT_HEIGHT, min, max, colors: colours, format});
+  const legend = lines.map(({label}, i) => (lines.length > 1 ? `${colours[i]}── ${label}${asciichart.reset}` : label));
+  return `\n${title}: ${legend.join('  ')}\n${body}\n${stepAxis(lines[0].points, series[0].length)}`;
+}
+
+/** The axis below the lines, with its first and last step. */
+function stepAxis(points: Point[], columns: number): string {
+  const indent = ' '.repeat(LABEL_WIDTH + 1);
+  const [first, last] = [String(points[0].step), String(points.at(-1)!.step)];
+  const labels = first.padEnd(Math.max(columns - last.length, first.length + 2)) + last;
+  return `${indent}└${'─'.repeat(columns)}\n${indent}${labels} step`;
+}
+
+/** Values as at least two and at most `columns` columns, each the mean of the points that it stands for. */
+function average(points: Point[], columns: number): number[] {
+  // asciichart draws lines between columns: one column alone would be invisible.
+  const count = Math.max(2, Math.min(columns, points.length));
+  return Array.from({length: count}, (_, column) => {
+    const start = Math.min(Math.floor((column * points.length) / count), points.length - 1);
+    const end = Math.max(start + 1, Math.floor(((column + 1) * points.length) / count));
+    return mean(points.slice(start, end));
+  });
+}
+
+function mean(points: Point[]): number {
+  return points.reduce((sum, {value}) => sum + value, 0) / points.length;
+}
+
+/** Asciichart labels a range of 0 wrongly. */
+function range(values: number[]): {min: number; max: number} {
+  const [min, max] = [Math.min(...values), Math.max(...values)];
+  const margin = max > min ? 0 : Math.max(Math.abs(max), 1) / 10;
+  return {min: min - margin, max: max + margin};
+}
+
+/** Blue, vermilion and green of Okabe and Ito's palette, which colour-blind readers can tell apart. */
+const COLOURS = ['#0072b2', '#d55e00', '#009e73'];
+const SIZE = {width: 720, height: 400, marginTop: 64, marginLeft: 64, marginBottom: 48, marginRight: 24};
+const LEGEND_GAP = 28;
+const LETTER_WIDTH = 7;
+/** A point of the smooth line averages over this part of all points to either side of it. */
+const SMOOTH_PART = 1 / 30;
+
+/** At most three lines. Noisy ones are drawn faintly, with their moving average on top. */
+function svgChart(title: string, lines: Line[]): string {
+  const {document} = parseHTML('<!doctype html><html><body></body></html>');
+  const svg = Plot.plot({
+    ...SIZE,
+    document,
+    style: {background: 'white', color: '#222222', fontFamily: 'sans-serif', fontSize: '13px'},
+    x: {label: 'step', labelAnchor: 'center', tickFormat: 'd', ticks: stepTicks(lines[0].points)},
+    y: {label: null, grid: true, nice: true},
+    marks: [heading(title), ...legendMarks(lines), ...lines.flatMap(({points}, i) => lineMarks(points, COLOURS[i]))],
+  });
+  svg.setAttribute('xmlns', 'http://www.w3.org/2000/svg');
+  return `${svg.outerHTML}\n`;
+}
+
+/** Few steps get a tick each: Plot would put ticks between them. */
+function stepTicks(points: Point[]): number | number[] {
+  return points.length <= 10 ? points.map(({step}) => step) : 8;
+}
+
+function heading(title: string): Plot.Markish {
+  return Plot.text([title], {frameAnchor: 'top-left', dy: -48, fontSize: 16, fontWeight: 'bold'});
+}
+
+function lineMarks(points: Point[], colour: string): Plot.Markish[] {
+  const reach = Math.floor(points.length * SMOOTH_PART);
+  const channels = {x: 'step', y: 'value', stroke: colour};
+  if (points.length === 1) {
+    return [Plot.dot(points, {...channels, fill: colour})];
+  }
+  if (reach === 0) {
+    return [Plot.lineY(points, {...channels, strokeWidth: 2})];
+  }
+  const smooth = points.map(({step}, i) => ({step, value: mean(points.slice(Math.max(0, i - reach), i + reach + 1))}));
+  return [
+    Plot.lineY(points, {...channels, strokeWidth: 1, strokeOpacity: 0.35}),
+    Plot.lineY(smooth, {...channels, strokeWidth: 2}),
+  ];
+}
+
+/** Plot's own legends are HTML beside the picture, so this one is drawn: a stroke and a label for each line, above the frame. */
+function legendMarks(lines: Line[]): Plot.Markish[] {
+  let x = 0;
+  return lines.map(({label}, i) => {
+    const mark = Plot.text([`━━ ${label}`], {frameAnchor: 'top-left', dx: x, dy: -22, fill: COLOURS[i]});
+    x += LEGEND_GAP + (label.length + 4) * LETTER_WIDTH;
+    return mark;
+  });
+}

@@ -1,0 +1,279 @@
+/**
+ * @file Checkpoints of a run: folders `checkpoint-<step>` with the model (a PEFT adapter or a whole Hugging Face folder), the optimizer
+ * and `trainer_state.json`. A checkpoint is written under another name and renamed when it is whole and on the disk, so that whoever
+ * stops the process, or fills the disk, leaves the last good one.
+ */
+import {createHash} from 'node:crypto';
+import {existsSync} from 'node:fs';
+import {mkdir, readFile, readdir, rename, rm} from 'node:fs/promises';
+import {basename, join} from 'node:path';
+import type {HostTensor} from '../host_tensor.js';
+import {weightShapes} from '../model/config.js';
+import type {ModelFiles} from '../weights/model_files.js';
+import {type Tensors, openSafetensors, writeSafetensors} from '../weights/safetensors.js';
+import {sha256OfFile, syncFolder, writeJson} from './durable_files.js';
+import type {MetricsRecord} from './metrics.js';
+
+/** What a resumed run must share with the run that made the checkpoint, for its losses to go on as if nothing had happened. */
+export interface RunIdentity {
+  /** Every option that changes the numbers, by the name that the user knows it by. JSON values. */
+  settings: Readonly<Record<string, unknown>>;
+  baseModel: {origin: string; fingerprint: string};
+}
+
+/** The part of `trainer_state.json` that the training loop gives and gets back. */
+export interface TrainerState extends RunIdentity {
+  /** Where the data goes on. JSON values. */
+  position: Readonly<Record<string, number>>;
+  logHistory: readonly MetricsRecord[];
+}
+
+export interface CheckpointParts {
+  state: TrainerState;
+  /** Writes the model into a folder: `writeAdapter` or `writeModelFolder`. */
+  writeModel: (folder: string) => Promise<void>;
+  /** The optimizer's state by name, and its shapes. */
+  optimizer: {shapes: ReadonlyMap<string, readonly number[]>; tensors: Tensors};
+}
+
+export interface Checkpoint {
+  /** Its folder, which `readAdapter` or `openModel` reads the model from. */
+  folder: string;
+  step: number;
+  state: TrainerState;
+  /** The optimizer's tensors, read one after another. */
+  optimizer: AsyncIterable<[string, HostTensor]>;
+}
+
+/** What `trainer_state.json` holds. */
+interface StateFile {
+  format: string;
+  format_version: number;
+  global_step: number;
+  settings: TrainerState['settings'];
+  base_model: TrainerState['baseModel'];
+  data_position: TrainerState['position'];
+  log_history: TrainerState['logHistory'];
+  /** SHA-256 of each other file. */
+  files: Record<string, string>;
+}
+
+const FORMAT = 'tfjs-flashmask checkpoint';
+const FORMAT_VERSION = 1;
+const STATE_FILE = 'trainer_state.json';
+const OPTIMIZER_FILE = 'optimizer.safetensors';
+/** Names of folders on their way in or out; whatever has such a name can be deleted. */
+const UNFINISHED = /^\.checkpoint-\d+\.(new|old)$/;
+
+/**
+ * Writes `<outputFolder>/checkpoint-<step>` in one step, then deletes the oldest beyond `saveLimit`. One of the same step is
+ * replaced: ask `latestCheckpoint` before a fresh run whether the folder holds another run.
+ *
+ * @param saveLimit how many checkpoints to keep, this one included; at least 1.
+ * @returns the checkpoint's folder.
+ * @throws when it cannot be written, for example since the disk is full; earlier checkpoints stay as they were.
+ */
+export async function saveCheckpoint(
+  outputFolder: string,
+  step: number,
+  parts: CheckpointParts,
+  saveLimit = Infinity,
+): Promise<string> {
+  await mkdir(outputFolder, {recursive: true});
+  for (const name of await unfinishedIn(outputFolder)) {
+    await rm(join(outputFolder, name), {recursive: true});
+  }
+  const folder = join(outputFolder, `checkpoint-${step}`);
+  const unfinished = join(outputFolder, `.checkpoint-${step}.new`);
+  try {
+    await mkdir(unfinished);
+    await parts.writeModel(unfinished);
+    await writeSafetensors(join(unfinished, OPTIMIZER_FILE), parts.optimizer.shapes, parts.optimizer.tensors);
+    await writeJson(join(unfinished, STATE_FILE), await stateFile(unfinished, step, parts.state));
+    await syncFolder(unfinished);
+    await discard(folder);
+    await rename(unfinished, folder);
+    await syncFolder(outputFolder);
+  } catch (error) {
+    await rm(unfinished, {recursive: true, force: true});
+    throw await failure(error as Error, outputFolder, step);
+  }
+  const older = (await stepsIn(outputFolder)).filter((other) => other < step);
+  for (const other of older.slice(saveLimit - 1)) {
+    await discard(join(outputFolder, `checkpoint-${other}`));
+  }
+  return folder;
+}
+
+async function stateFile(folder: string, step: number, state: TrainerState): Promise<StateFile> {
+  const files: Record<string, string> = {};
+  for (const name of await readdir(folder)) {
+    files[name] = await sha256OfFile(join(folder, name));
+  }
+  return {
+    format: FORMAT,
+    format_version: FORMAT_VERSION,
+    global_step: step,
+    settings: state.settings,
+    base_model: state.baseModel,
+    data_position: state.position,
+    log_history: state.logHistory,
+    files,
+  };
+}
+
+async function failure(error: Error, outputFolder: string, step: number): Promise<Error> {
+  const last = (await stepsIn(outputFolder)).at(0);
+  const stays =
+    last === undefined ? 'There is none yet to resume from.' : `checkpoint-${last} is there to resume from.`;
+  const message = `Checkpoint ${step} could not be written to ${outputFolder}: ${error.message}. ${stays}`;
+  return new Error(message, {cause: error});
+}
+
+/** Deletes a checkpoint such that a half-deleted one is never taken for one. */
+async function discard(folder: string): Promise<void> {
+  if (existsSync(folder)) {
+    const leaving = join(folder, '..', `.${basename(folder)}.old`);
+    await rename(folder, leaving);
+    await rm(leaving, {recursive: true});
+  }
+}
+
+async function unfinishedIn(outputFolder: string): Promise<string[]> {
+  return (await namesIn(outputFolder)).filter((name) => UNFINISHED.test(name));
+}
+
+/** Steps of the checkpoints in a folder, the latest first. */
+async function stepsIn(outputFolder: string): Promise<number[]> {
+  const names = await namesIn(outputFolder);
+  const steps = names.map((name) => /^checkpoint-(\d+)$/.exec(name)?.[1]).filter((step) => step !== undefined);
+  return steps.map(Number).sort((a, b) => b - a);
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+  return existsSync(folder) ? readdir(folder) : [];
+}
+
+/**
+ * The folder of the latest checkpoint that is whole, or null where there is none. Every byte of it is checked.
+ *
+ * @param say is told of each unfinished or damaged one that was passed over, and why.
+ */
+export async function latestCheckpoint(
+  outputFolder: string,
+  say: (text: string) => void = console.warn,
+): Promise<string | null> {
+  for (const name of await unfinishedIn(outputFolder)) {
+    say(`Passed over ${join(outputFolder, name)}: the process was stopped before that was done.`);
+  }
+  for (const step of await stepsIn(outputFolder)) {
+    const folder = join(outputFolder, `checkpoint-${step}`);
+    const damage = await findDamage(folder);
+    if (damage === null) {
+      return folder;
+    }
+    say(`Passed over ${folder}: ${damage}.`);
+  }
+  return null;
+}
+
+/** What is wrong with a checkpoint, or null. */
+async function findDamage(folder: string): Promise<string | null> {
+  try {
+    const {files} = await readState(folder);
+    for (const [name, expected] of Object.entries(files)) {
+      if ((await sha256OfFile(join(folder, name))) !== expected) {
+        return `${name} is not as it was written`;
+      }
+    }
+    return null;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+/**
+ * Reads a checkpoint. Throws when it is none, or when the run that wants it is not the one that made it, naming what differs.
+ *
+ * @param run what to compare it with; left out, it is not compared.
+ */
+export async function loadCheckpoint(folder: string, run?: RunIdentity): Promise<Checkpoint> {
+  const {global_step: step, settings, base_model: baseModel, data_position, log_history} = await readState(folder);
+  if (run !== undefined) {
+    checkSameRun(folder, {settings, baseModel}, run);
+  }
+  const state = {settings, baseModel, position: data_position, logHistory: log_history};
+  return {folder, step, state, optimizer: readTensors(join(folder, OPTIMIZER_FILE))};
+}
+
+async function readState(folder: string): Promise<StateFile> {
+  const path = join(folder, STATE_FILE);
+  const state = parseJson(path, await readFile(path, 'utf8')) as Partial<StateFile> | null;
+  if (state?.format !== FORMAT || state.format_version !== FORMAT_VERSION) {
+    const got = `'${state?.format}' ${state?.format_version}`;
+    throw new Error(`${path} should be of the format '${FORMAT}' ${FORMAT_VERSION}, got ${got}: another program's?`);
+  }
+  for (const field of ['settings', 'base_model', 'data_position', 'log_history', 'files'] as const) {
+    if (typeof state[field] !== 'object' || state[field] === null) {
+      throw new Error(`${path} lacks ${field}.`);
+    }
+  }
+  return state as StateFile;
+}
+
+function parseJson(path: string, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`${path} is not JSON: ${(error as Error).message}`);
+  }
+}
+
+async function* readTensors(path: string): AsyncGenerator<[string, HostTensor]> {
+  const file = await openSafetensors(path);
+  try {
+    for (const name of file.entries.keys()) {
+      yield [name, await file.read(name)];
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+function checkSameRun(folder: string, there: RunIdentity, here: RunIdentity): void {
+  if (there.baseModel.fingerprint !== here.baseModel.fingerprint) {
+    const describe = ({baseModel}: RunIdentity): string =>
+      `${baseModel.origin} (${baseModel.fingerprint.slice(0, 12)})`;
+    throw new Error(
+      `${folder} is a checkpoint of another model: ${describe(there)}, but this run trains ${describe(here)}. ` +
+        'Give the same model, or another output folder.',
+    );
+  }
+  const names = new Set([...Object.keys(there.settings), ...Object.keys(here.settings)]);
+  const text = (value: unknown): string => JSON.stringify(value) ?? 'unset';
+  const differences = [...names]
+    .map((name) => ({name, was: text(there.settings[name]), is: text(here.settings[name])}))
+    .filter(({was, is}) => was !== is)
+    .map(({name, was, is}) => `${name} was ${was} and is ${is}`);
+  if (differences.length > 0) {
+    throw new Error(
+      `${folder} is a checkpoint of a run with other settings: ${differences.join('; ')}. ` +
+        'Give the same settings to resume it, or another output folder.',
+    );
+  }
+}
+
+/**
+ * Tells models apart: SHA-256 over the configuration, the weights of the first layer and the final norm. Training, or merging an
+ * adapter, changes the first layer too, and to read all weights of a large model would take long.
+ */
+export async function fingerprint(model: Pick<ModelFiles, 'config' | 'read'>): Promise<string> {
+  const hash = createHash('sha256').update(JSON.stringify(model.config));
+  for (const name of weightShapes(model.config).keys()) {
+    if (name.startsWith('model.layers.0.') || name === 'model.norm.weight') {
+      const {data} = await model.read(name);
+      hash.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    }
+  }
+  return hash.digest('hex');
+}

@@ -1,0 +1,41 @@
+/** @file Writes files so that they survive a power cut: `fsync` before anybody is told that they are there. */
+import {createHash} from 'node:crypto';
+import {createReadStream} from 'node:fs';
+import {type FileHandle, open} from 'node:fs/promises';
+import {pipeline} from 'node:stream/promises';
+
+/** Writes text to a new file, down to the disk. */
+export async function writeDurably(path: string, text: string): Promise<void> {
+  await withFile(path, 'w', async (file) => {
+    await file.writeFile(text);
+    await file.sync();
+  });
+}
+
+/** Writes indented JSON, as Hugging Face's packages do. */
+export async function writeJson(path: string, value: unknown): Promise<void> {
+  await writeDurably(path, `${JSON.stringify(value, null, 2)}\n`);
+}
+
+/** Brings a folder's list of names to the disk. Windows cannot open folders, and needs no such call. */
+export async function syncFolder(folder: string): Promise<void> {
+  if (process.platform !== 'win32') {
+    await withFile(folder, 'r', (handle) => handle.sync());
+  }
+}
+
+/** SHA-256 of a file's bytes, in hexadecimal. */
+export async function sha256OfFile(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(path, {highWaterMark: 2 ** 20}), hash);
+  return hash.digest('hex');
+}
+
+async function withFile(path: string, flags: string, use: (file: FileHandle) => Promise<void>): Promise<void> {
+  const file = await open(path, flags);
+  try {
+    await use(file);
+  } finally {
+    await file.close();
+  }
+}

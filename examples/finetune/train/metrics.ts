@@ -1,0 +1,46 @@
+/**
+ * @file The metrics of a run as JSON lines, one object a logged step, under the names of Hugging Face's TRL:
+ * https://huggingface.co/docs/trl/sft_trainer#logged-metrics, and the pages of its DPO and reward trainers.
+ */
+import {appendFileSync, mkdirSync, renameSync, writeFileSync} from 'node:fs';
+import {dirname} from 'node:path';
+
+/**
+ * What one step logs. Every objective: `global_step`, `epoch`, `loss`, `learning_rate`, `grad_norm`, `num_tokens` (so far).
+ * SFT: `mean_token_accuracy`, `entropy` (nats). DPO: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`,
+ * `logps/chosen`, `logps/rejected`. Reward model: `accuracy`, `margin`, `min_reward`, `mean_reward`, `max_reward`.
+ */
+export interface MetricsRecord {
+  /** Optimizer steps done, this one included. */
+  global_step: number;
+  [name: string]: number;
+}
+
+/** A file of metrics, and all of them in memory for checkpoints and charts. */
+export class MetricsLog {
+  readonly records: MetricsRecord[];
+
+  /**
+   * Starts the file over with the records of the run so far: none for a fresh run, a checkpoint's `log_history` for a resumed one,
+   * so that steps which were done after the checkpoint, and will be done again, are not in it twice.
+   */
+  constructor(
+    private readonly file: string,
+    history: readonly MetricsRecord[] = [],
+  ) {
+    this.records = [...history];
+    mkdirSync(dirname(file), {recursive: true});
+    const temporary = `${file}.${process.pid}.tmp`;
+    writeFileSync(temporary, this.records.map(toLine).join(''));
+    renameSync(temporary, file);
+  }
+
+  append(record: MetricsRecord): void {
+    this.records.push(record);
+    appendFileSync(this.file, toLine(record));
+  }
+}
+
+function toLine(record: MetricsRecord): string {
+  return `${JSON.stringify(record)}\n`;
+}

@@ -1,0 +1,82 @@
+/**
+ * @file Direct preference optimisation (Rafailov et al., arXiv 2305.18290) on questions that share a row with all their answers. With
+ * more than two answers, the best first, every pair of them counts.
+ */
+import * as tf from '@tensorflow/tfjs';
+import type {Batch} from '../../data/batch.js';
+import {type DpoOptions, answerLogProbs, dpoLoss} from '../losses.js';
+import {tokenLogProbs} from '../token_log_probs.js';
+import type {TrainedModel} from '../trained_model.js';
+import {labelledRows} from './sft.js';
+import {type Objective, answerPairs, mean} from './objective.js';
+
+/** Log-probability of each answer of a batch under the reference, `[answers]`. */
+export type Reference = (batch: Batch) => Promise<tf.Tensor1D>;
+
+export function dpoObjective({beta, labelSmoothing}: Omit<DpoOptions, 'total'>, reference: Reference): Objective {
+  return {
+    name: 'dpo',
+    terms: (batch) => answerPairs(batch).flat().length,
+    prepare: reference,
+    loss(model, batch, hidden, total, prepared) {
+      const policy = batchLogProbs(model, batch, hidden);
+      const logProbs = {policy, reference: prepared as tf.Tensor1D};
+      const {loss, rewards} = dpoLoss(logProbs, answerPairs(batch).flat(), {beta, labelSmoothing, total});
+      const logits = meanLogits(model, batch, hidden);
+      return {loss, observations: {rewards: tf.keep(rewards), logps: tf.keep(policy), logits: tf.keep(logits)}};
+    },
+    metrics({rewards, logps, logits}, batches) {
+      const {better, worse} = pairsOfStep(batches);
+      const at = (values: Float32Array, indices: number[]): number[] => indices.map((i) => values[i]);
+      const margins = better.map((winner, i) => rewards[winner] - rewards[worse[i]]);
+      return {
+        'rewards/chosen': mean(at(rewards, better)),
+        'rewards/rejected': mean(at(rewards, worse)),
+        'rewards/margins': mean(margins),
+        'rewards/accuracies': mean(margins.map((margin) => Number(margin > 0))),
+        'logps/chosen': mean(at(logps, better)),
+        'logps/rejected': mean(at(logps, worse)),
+        'logits/chosen': mean(at(logits, better)),
+        'logits/rejected': mean(at(logits, worse)),
+      };
+    },
+  };
+}
+
+/** Sum of the log-probabilities of each answer's tokens, `[answers]`. */
+export function batchLogProbs({network}: TrainedModel, {labels, answers}: Batch, hidden: tf.Tensor2D): tf.Tensor1D {
+  const rows = labelledRows(labels);
+  const targets = rows.map((row) => labels[row]);
+  return answerLogProbs(tokenLogProbs(hidden, network.head, rows, targets), rowRanges(rows, answers));
+}
+
+/** Where the rows of each answer stand among the labelled rows. */
+function rowRanges(rows: Int32Array, answers: Batch['answers']): {start: number; end: number}[] {
+  const indexOf = new Map(Array.from(rows, (row, i) => [row, i]));
+  return answers.map(({start, end}) => ({start: indexOf.get(start)!, end: indexOf.get(end - 1)! + 1}));
+}
+
+/** Mean logit over the vocabulary and an answer's positions, `[answers]`: the mean commutes with the product with the head. */
+function meanLogits({network}: TrainedModel, {labels, answers}: Batch, hidden: tf.Tensor2D): tf.Tensor1D {
+  return tf.tidy(() => {
+    const rows = labelledRows(labels);
+    const ranges = rowRanges(rows, answers);
+    const direction = network.head.mean(0).reshape([-1, 1]) as tf.Tensor2D;
+    const logits = tf.matMul(hidden, direction).flatten().gather(tf.tensor1d(rows, 'int32')) as tf.Tensor1D;
+    const lengths = tf.tensor1d(ranges.map(({start, end}) => end - start));
+    return answerLogProbs(logits, ranges).div(lengths);
+  });
+}
+
+/** Indices into the answers of all batches of a step. */
+function pairsOfStep(batches: readonly Batch[]): {better: number[]; worse: number[]} {
+  let before = 0;
+  const pairs = batches.flatMap((batch) => {
+    const offset = before;
+    before += batch.answers.length;
+    return answerPairs(batch)
+      .flat()
+      .map(([better, worse]) => [better + offset, worse + offset]);
+  });
+  return {better: pairs.map(([better]) => better), worse: pairs.map(([, worse]) => worse)};
+}

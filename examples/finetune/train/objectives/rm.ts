@@ -1,0 +1,46 @@
+/**
+ * @file A reward model: a score on the last token of each answer, higher for the better one. All pairs of a question's k answers are
+ * one term (Ouyang et al., arXiv 2203.02155, equation 1).
+ */
+import * as tf from '@tensorflow/tfjs';
+import type {Batch} from '../../data/batch.js';
+import {rmLoss} from '../losses.js';
+import {type Objective, answerPairs, mean} from './objective.js';
+
+/** @param centering Weight of the squared sum of a pair's rewards, which keeps them around zero (arXiv 2312.09244); 0 for none. */
+export function rmObjective(centering: number): Objective {
+  return {
+    name: 'rm',
+    terms: ({samples}) => samples.length,
+    loss({score}, batch, hidden, total) {
+      const rewards = rewardsOf(score, batch, hidden);
+      return {loss: rmLoss(rewards, answerPairs(batch), {centering, total}), observations: {rewards: tf.keep(rewards)}};
+    },
+    metrics({rewards}, batches) {
+      let before = 0;
+      const margins = batches.flatMap((batch) => {
+        const offset = before;
+        before += batch.answers.length;
+        return answerPairs(batch)
+          .flat()
+          .map(([better, worse]) => rewards[offset + better] - rewards[offset + worse]);
+      });
+      return {
+        accuracy: mean(margins.map((margin) => Number(margin > 0))),
+        margin: mean(margins),
+        min_reward: Math.min(...rewards),
+        mean_reward: mean(rewards),
+        max_reward: Math.max(...rewards),
+      };
+    },
+  };
+}
+
+/** The score of each answer, `[answers]`. */
+export function rewardsOf(score: tf.Tensor2D, {answers}: Batch, hidden: tf.Tensor2D): tf.Tensor1D {
+  const last = tf.tensor1d(
+    answers.map(({end}) => end - 1),
+    'int32',
+  );
+  return tf.matMul(tf.gather(hidden, last), score, false, true).flatten() as tf.Tensor1D;
+}

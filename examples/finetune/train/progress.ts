@@ -1,0 +1,99 @@
+/** @file Progress bars on a terminal; plain lines, now and then, where the output goes to a file or a pipe. */
+import {Presets, SingleBar} from 'cli-progress';
+
+/** Least time between two plain lines. */
+const LINE_MS = 5000;
+
+export interface TrainingStatus {
+  /** Optimizer steps done. */
+  step: number;
+  loss: number;
+  learningRate: number;
+  tokensPerSecond: number;
+}
+
+export interface TrainingBar {
+  update: (status: TrainingStatus) => void;
+  stop: () => void;
+}
+
+/**
+ * A bar over `steps` steps, with loss, learning rate, tokens/s and time left. The time left is that of the remaining steps at the
+ * average pace of this process.
+ *
+ * @param done steps that were done before, by the run that this one resumes.
+ */
+export function trainingBar(steps: number, done: number): TrainingBar {
+  const started = performance.now();
+  const fields = ({step, loss, learningRate, tokensPerSecond}: TrainingStatus) => ({
+    loss: loss.toFixed(4),
+    rate: learningRate.toExponential(2),
+    speed: tokensPerSecond.toFixed(0),
+    left: formatSeconds(((performance.now() - started) / 1000 / Math.max(1, step - done)) * (steps - step)),
+  });
+  if (!process.stdout.isTTY) {
+    return plainBar(steps, (status) => {
+      const {loss, rate, speed, left} = fields(status);
+      return `step ${status.step}/${steps}  loss ${loss}  learning rate ${rate}  ${speed} tokens/s  ${left} left`;
+    });
+  }
+  const format = 'step {value}/{total} [{bar}] loss {loss}  learning rate {rate}  {speed} tokens/s  {left} left';
+  const bar = new SingleBar({format, hideCursor: true, stream: process.stdout, barsize: 24}, Presets.shades_classic);
+  bar.start(steps, done, {loss: '-', rate: '-', speed: '-', left: '-'});
+  return {update: (status) => bar.update(status.step, fields(status)), stop: () => bar.stop()};
+}
+
+function plainBar(steps: number, line: (status: TrainingStatus) => string): TrainingBar {
+  let last = -Infinity;
+  return {
+    update(status) {
+      if (status.step === steps || performance.now() - last >= LINE_MS) {
+        last = performance.now();
+        console.log(line(status));
+      }
+    },
+    stop() {},
+  };
+}
+
+export interface DownloadBar {
+  update: (bytes: number) => void;
+  say: (text: string) => void;
+  stop: () => void;
+}
+
+/** A bar over the bytes of a download. It appears with the first byte, so that a cached file shows none. */
+export function downloadBar(what: string, total: number): DownloadBar {
+  const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
+  const format = `downloading ${what} [{bar}] {done} of ${megabytes(total)} MB`;
+  const bar = new SingleBar({format, hideCursor: true, stream: process.stdout, barsize: 24}, Presets.shades_classic);
+  let started = false;
+  return {
+    update(bytes) {
+      const payload = {done: megabytes(bytes)};
+      if (!started && process.stdout.isTTY) {
+        bar.start(total, bytes, payload);
+      } else if (!started) {
+        console.log(`downloading ${what}, ${megabytes(total)} MB`);
+      }
+      started = true;
+      bar.update(Math.min(bytes, total), payload);
+    },
+    say: (text) => console.log(text),
+    stop: () => bar.stop(),
+  };
+}
+
+/**
+ * @example formatSeconds(95) // '1m35s'
+ * @example formatSeconds(7322) // '2h02m'
+ */
+export function formatSeconds(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  const two = (count: number): string => String(count).padStart(2, '0');
+  if (whole < 60) {
+    return `${whole}s`;
+  }
+  const minutes = Math.floor(whole / 60);
+  return minutes < 60 ? `${minutes}m${two(whole % 60)}s` : `${Math.floor(minutes / 60)}h${two(minutes % 60)}m`;
+}

@@ -1,0 +1,152 @@
+/** @file One model in training: a step of forward, backward and AdamW over a few batches, with an attention of choice. */
+import * as tf from '@tensorflow/tfjs';
+import type {Batch} from '../data/batch.js';
+import type {AdamW} from './adamw.js';
+import {type AttentionKind, attentionOf} from './attention.js';
+import type {MetricsRecord} from './metrics.js';
+import type {Objective, Observations} from './objectives/objective.js';
+import type {TrainedModel} from './trained_model.js';
+
+export interface StepResult {
+  loss: number;
+  /** Global norm of the gradients, before clipping. */
+  gradNorm: number;
+  metrics: Omit<MetricsRecord, 'global_step'>;
+  /** Wall time from the batches on the device to new weights there and the loss on the host. */
+  milliseconds: number;
+}
+
+/** What one batch adds to a step. */
+interface Share {
+  loss: tf.Scalar;
+  gradients: Map<string, tf.Tensor>;
+  observations: Observations;
+}
+
+/** Trains a model that others own. */
+export class Trainer {
+  constructor(
+    readonly model: TrainedModel,
+    private readonly objective: Objective,
+    private readonly optimizer: AdamW,
+    private readonly kind: AttentionKind = 'flash',
+    /** Of dropout. */
+    private readonly seed = 0,
+  ) {}
+
+  /**
+   * One step of the optimizer on the gradients of all batches, as if they were one.
+   *
+   * @throws Error when the loss or the gradients are no numbers any more. The weights are then spoilt: go back to a checkpoint.
+   */
+  async step(batches: readonly Batch[], rate: number): Promise<StepResult> {
+    const started = performance.now();
+    const total = batches.reduce((sum, batch) => sum + this.objective.terms(batch), 0);
+    const shares: Share[] = [];
+    let gradients = new Map<string, tf.Tensor>();
+    for (const [i, batch] of batches.entries()) {
+      const share = await this.share(batch, total, this.dropoutSeed(i));
+      shares.push(share);
+      gradients = addUp(gradients, share.gradients);
+    }
+    const norm = this.optimizer.step(gradients, rate);
+    tf.dispose([...gradients.values()]);
+    const loss = (await download(shares.map((share) => share.loss))).reduce((sum, value) => sum + value, 0);
+    const [gradNorm] = await download([norm]);
+    const metrics = this.objective.metrics(await downloadObservations(shares), batches);
+    await this.weightsAreThere();
+    tf.dispose(shares.map(({loss: value, observations}) => [value, ...Object.values(observations)]).flat());
+    norm.dispose();
+    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
+      throw new Error(
+        `The loss of step ${this.optimizer.steps} is ${loss}, the norm of its gradients ${gradNorm}. Give a lower --learning-rate.`,
+      );
+    }
+    return {loss, gradNorm, metrics, milliseconds: performance.now() - started};
+  }
+
+  /** The loss on batches, without training. */
+  async evaluate(batches: readonly Batch[]): Promise<number> {
+    const total = batches.reduce((sum, batch) => sum + this.objective.terms(batch), 0);
+    this.model.adapter?.setDropout(null);
+    let sum = 0;
+    for (const batch of batches) {
+      const prepared = await this.objective.prepare?.(batch);
+      const {attend, tensors} = attentionOf(this.kind, batch, this.model.config);
+      const {loss, observations} = tf.tidy(() => this.lossOf(batch, attend, total, prepared));
+      sum += (await loss.data())[0];
+      tf.dispose([loss, ...tensors, ...Object.values(observations)]);
+      prepared?.dispose();
+    }
+    return sum;
+  }
+
+  private async share(batch: Batch, total: number, dropoutSeed: number): Promise<Share> {
+    const prepared = await this.objective.prepare?.(batch);
+    const {attend, tensors} = attentionOf(this.kind, batch, this.model.config);
+    this.model.adapter?.setDropout(dropoutSeed);
+    const {trainable} = this.model;
+    let observations: Observations = {};
+    const lossOf = (): tf.Scalar => {
+      const result = this.lossOf(batch, attend, total, prepared);
+      observations = result.observations;
+      return result.loss;
+    };
+    const {value, grads} = tf.variableGrads(lossOf, [...trainable.values()]);
+    tf.dispose(tensors);
+    prepared?.dispose();
+    const gradients = [...trainable].map(([name, variable]): [string, tf.Tensor] => [name, grads[variable.name]]);
+    return {loss: value, observations, gradients: new Map(gradients.filter(([, gradient]) => gradient != null))};
+  }
+
+  private lossOf(
+    batch: Batch,
+    attend: ReturnType<typeof attentionOf>['attend'],
+    total: number,
+    prepared?: tf.Tensor,
+  ): ReturnType<Objective['loss']> {
+    const hidden = this.model.hidden(batch, attend);
+    return this.objective.loss(this.model, batch, hidden, total, prepared);
+  }
+
+  /** Differs for every batch of a run, and is the same in a resumed one. */
+  private dropoutSeed(batch: number): number {
+    return Math.imul(this.seed + 1, 0x9e3779b1) ^ Math.imul(this.optimizer.steps + 1, 0x85ebca6b) ^ (batch + 1);
+  }
+
+  /** The loss is there before the weights are: wait for a number of theirs too, or the next step would pay. */
+  private async weightsAreThere(): Promise<void> {
+    const [variable] = this.model.trainable.values();
+    const first = tf.tidy(() => variable.flatten().slice(0, 1));
+    await first.data();
+    first.dispose();
+  }
+}
+
+/** The sums of gradients of the same names; disposes what it was given. */
+function addUp(sums: Map<string, tf.Tensor>, more: ReadonlyMap<string, tf.Tensor>): Map<string, tf.Tensor> {
+  const result = new Map(sums);
+  for (const [name, gradient] of more) {
+    const before = sums.get(name);
+    result.set(name, before === undefined ? gradient : tf.add(before, gradient));
+    tf.dispose(before === undefined ? [] : [before, gradient]);
+  }
+  return result;
+}
+
+async function download(tensors: readonly tf.Tensor[]): Promise<number[]> {
+  const values: number[] = [];
+  for (const tensor of tensors) {
+    values.push(...(await tensor.data()));
+  }
+  return values;
+}
+
+async function downloadObservations(shares: readonly Share[]): Promise<Record<string, Float32Array>> {
+  const names = Object.keys(shares[0].observations);
+  const entries: [string, Float32Array][] = [];
+  for (const name of names) {
+    entries.push([name, Float32Array.from(await download(shares.map(({observations}) => observations[name])))]);
+  }
+  return Object.fromEntries(entries);
+}

@@ -1,0 +1,56 @@
+/** @file Typed look-ups in the metadata of a .gguf file, with errors that name the file and the key. */
+import type {GgufValue} from './gguf.js';
+
+export class Metadata {
+  constructor(
+    private readonly values: ReadonlyMap<string, GgufValue>,
+    readonly path: string,
+  ) {}
+
+  /** Throws when there is no such text and no default. */
+  text(key: string, otherwise?: string): string {
+    return this.get(key, 'a text', (value) => typeof value === 'string', otherwise);
+  }
+
+  boolean(key: string, otherwise: boolean): boolean {
+    return this.get(key, 'true or false', (value) => typeof value === 'boolean', otherwise);
+  }
+
+  /** A number; float32 ones are given in their shortest decimal form, as 1e-5 instead of 0.000009999999747378752. */
+  number(key: string, otherwise?: number): number {
+    const value = this.get(key, 'a number', (value) => typeof value === 'number', otherwise);
+    return Number.isInteger(value) ? value : Number(value.toPrecision(7));
+  }
+
+  optionalNumber(key: string): number | null {
+    return this.values.has(key) ? this.number(key) : null;
+  }
+
+  optionalText(key: string): string | null {
+    return this.values.has(key) ? this.text(key) : null;
+  }
+
+  texts(key: string, otherwise?: string[]): string[] {
+    const every = (value: unknown): value is string[] =>
+      isList(value) && value.every((text) => typeof text === 'string');
+    return this.get(key, 'a list of texts', every, otherwise);
+  }
+
+  numbers(key: string, otherwise?: number[]): number[] {
+    const every = (value: unknown): value is number[] => isList(value) && value.every((one) => typeof one === 'number');
+    return this.get(key, 'a list of numbers', every, otherwise);
+  }
+
+  private get<T>(key: string, kind: string, is: (value: unknown) => value is T, otherwise: T | undefined): T {
+    const value = this.values.get(key) ?? otherwise;
+    if (!is(value)) {
+      const got = value === undefined ? 'nothing' : JSON.stringify(value).slice(0, 60);
+      throw new Error(`${this.path}: its metadata ${key} should be ${kind}, got ${got}.`);
+    }
+    return value;
+  }
+}
+
+function isList(value: unknown): value is unknown[] {
+  return Array.isArray(value);
+}

@@ -1,0 +1,139 @@
+/** @file A model in a folder as Hugging Face's packages write it: config.json, *.safetensors, tokenizer.json. */
+import {existsSync} from 'node:fs';
+import {readFile} from 'node:fs/promises';
+import {basename, join} from 'node:path';
+import {parseConfig} from '../model/config.js';
+import type {ModelFiles} from './model_files.js';
+import {type SafetensorsFile, openSafetensors} from './safetensors.js';
+
+const ONE_FILE = 'model.safetensors';
+const INDEX = 'model.safetensors.index.json';
+
+/** Throws, naming the file, when one is missing, damaged, or of a model that is not supported. */
+export async function openHfFolder(folder: string, origin: string = folder): Promise<ModelFiles> {
+  const configJson = await readJson(folder, 'config.json');
+  const config = parseConfig(configJson, join(origin, 'config.json'));
+  const tokenizer = await readTokenizer(folder);
+  const weights = await openWeights(folder);
+  return {
+    ...{origin, config, configJson, ...tokenizer, names: new Set(weights.fileOf.keys())},
+    read(name) {
+      const file = weights.fileOf.get(name);
+      if (file === undefined) {
+        return Promise.reject(new Error(`${origin} has no tensor ${name}.`));
+      }
+      return file.read(name);
+    },
+    close: () => closeAll(weights.files),
+  };
+}
+
+async function readTokenizer(folder: string): Promise<Pick<ModelFiles, 'tokenizerJson' | 'tokenizerConfig'>> {
+  if (!existsSync(join(folder, 'tokenizer.json'))) {
+    throw new Error(
+      `${folder} has no tokenizer.json. Write one with Python's transformers: ` +
+        'AutoTokenizer.from_pretrained(folder).save_pretrained(folder).',
+    );
+  }
+  const tokenizerConfig = existsSync(join(folder, 'tokenizer_config.json'))
+    ? await readJson(folder, 'tokenizer_config.json')
+    : {};
+  for (const [key, value] of Object.entries(tokenizerConfig)) {
+    if (/^(bos|eos|unk|pad)_token$/.test(key)) {
+      tokenizerConfig[key] = tokenText(value);
+    }
+  }
+  // transformers 5 keeps the template in a file of its own, which then counts.
+  const template = join(folder, 'chat_template.jinja');
+  if (existsSync(template)) {
+    tokenizerConfig.chat_template = await readFile(template, 'utf8');
+  }
+  return {tokenizerJson: await readJson(folder, 'tokenizer.json'), tokenizerConfig};
+}
+
+/** A special token stands as its text, or as an object with its text and how to match it. */
+function tokenText(value: unknown): unknown {
+  return typeof value === 'object' && value !== null && 'content' in value ? value.content : value;
+}
+
+interface Weights {
+  files: SafetensorsFile[];
+  fileOf: Map<string, SafetensorsFile>;
+}
+
+async function openWeights(folder: string): Promise<Weights> {
+  if (existsSync(join(folder, INDEX))) {
+    return openShards(folder);
+  }
+  if (!existsSync(join(folder, ONE_FILE))) {
+    throw new Error(
+      `${folder} has no ${ONE_FILE} and no ${INDEX}. Write the model as safetensors: model.save_pretrained(folder) in Python.`,
+    );
+  }
+  const file = await openSafetensors(join(folder, ONE_FILE));
+  return {files: [file], fileOf: new Map(Array.from(file.entries.keys(), (name) => [name, file]))};
+}
+
+async function openShards(folder: string): Promise<Weights> {
+  const shardOf = await readIndex(folder);
+  const shards = new Map<string, SafetensorsFile>();
+  const fileOf = new Map<string, SafetensorsFile>();
+  try {
+    for (const [name, shard] of shardOf) {
+      if (!shards.has(shard)) {
+        if (!existsSync(join(folder, shard))) {
+          throw new Error(`${folder} has no ${shard}, which ${INDEX} names as the file of ${name}. Download it.`);
+        }
+        shards.set(shard, await openSafetensors(join(folder, shard)));
+      }
+      const file = shards.get(shard)!;
+      if (!file.entries.has(name)) {
+        throw new Error(`${join(folder, shard)} has no tensor ${name}, which ${INDEX} promises. Download both again.`);
+      }
+      fileOf.set(name, file);
+    }
+  } catch (error) {
+    await closeAll(shards.values());
+    throw error;
+  }
+  return {files: [...shards.values()], fileOf};
+}
+
+/** File of each tensor. Throws when a name leads out of the folder. */
+async function readIndex(folder: string): Promise<Map<string, string>> {
+  const {weight_map: map} = await readJson(folder, INDEX);
+  if (typeof map !== 'object' || map === null || Array.isArray(map) || Object.keys(map).length === 0) {
+    throw new Error(`${join(folder, INDEX)} has no weight_map. Download it again.`);
+  }
+  const entries = Object.entries(map);
+  for (const [name, shard] of entries) {
+    if (typeof shard !== 'string' || basename(shard) !== shard || !shard.endsWith('.safetensors')) {
+      throw new Error(
+        `${join(folder, INDEX)}: the file of ${name} should be a .safetensors file beside it, got ${JSON.stringify(shard)}.`,
+      );
+    }
+  }
+  return new Map(entries as [string, string][]);
+}
+
+async function readJson(folder: string, name: string): Promise<Record<string, unknown>> {
+  const path = join(folder, name);
+  let json: unknown;
+  try {
+    json = JSON.parse(await readFile(path, 'utf8'));
+  } catch (error) {
+    const {code, message} = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') {
+      throw new Error(`${folder} has no ${name}. Give a folder with a model as Hugging Face's packages write it.`);
+    }
+    throw new Error(`Cannot read ${path}: ${message}.`);
+  }
+  if (typeof json !== 'object' || json === null || Array.isArray(json)) {
+    throw new Error(`${path} is no JSON object.`);
+  }
+  return json as Record<string, unknown>;
+}
+
+async function closeAll(files: Iterable<SafetensorsFile>): Promise<void> {
+  await Promise.all(Array.from(files, (file) => file.close()));
+}
