@@ -59,6 +59,7 @@ function addTrained(command: Command): Command {
 program()
   .parseAsync()
   .catch((error: unknown) => {
+    if (process.env.FT_DEBUG) console.error(error);
     console.error(`Error: ${error instanceof Error ? error.message : String(error)}`);
     process.exitCode = 1;
   });

@@ -64,6 +64,9 @@ const TITLES: Record<ObjectiveName, string> = {
   rm: 'Trains a reward model on preferences or ranked answers.',
 };
 
+/** What `--compare` means without a number. */
+const ALL = 'all';
+
 export function whole(least: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
@@ -122,15 +125,26 @@ export function addTrainCommand(
   addRun(command, objective);
   command.action(async (given: GivenOptions) => {
     const rate = LEARNING_RATES[objective][given.lora ? 'lora' : 'full'];
-    const unused = {beta: 0, labelSmoothing: 0, centering: 0, shareQuestions: true};
-    await run({...unused, ...given, objective, learningRate: given.learningRate ?? rate});
+    await run({...UNLESS_GIVEN, ...given, objective, learningRate: given.learningRate ?? rate});
   });
 }
 
-/** Options of other objectives are not there, and the learning rate only where it was given. */
-type GivenOptions = Omit<TrainOptions, 'objective' | 'learningRate' | keyof ObjectiveOptions> &
-  Partial<ObjectiveOptions> & {learningRate?: number};
-type ObjectiveOptions = Pick<TrainOptions, 'beta' | 'labelSmoothing' | 'centering' | 'shareQuestions'>;
+const UNLESS_GIVEN = {
+  resume: false,
+  lora: false,
+  rslora: false,
+  skipBad: false,
+  keepActivations: false,
+  // Of the other objectives.
+  beta: 0,
+  labelSmoothing: 0,
+  centering: 0,
+  shareQuestions: true,
+};
+
+/** What commander gives: flags, options of other objectives and the learning rate only where they are set. */
+type GivenOptions = Omit<TrainOptions, 'objective' | 'learningRate' | keyof typeof UNLESS_GIVEN> &
+  Partial<typeof UNLESS_GIVEN> & {learningRate?: number};
 
 function addModelAndData(command: Command, objective: ObjectiveName): void {
   command
@@ -138,17 +152,21 @@ function addModelAndData(command: Command, objective: ObjectiveName): void {
     .option('--data <name>', 'a .jsonl or .json file, alpaca_en_demo or dpo_en_demo', DATA[objective])
     .option('--output <folder>', 'where checkpoints, metrics and charts go', `checkpoints/${objective}`)
     .addOption(backendOption())
-    .option('--resume', 'go on from the latest checkpoint in --output', false);
+    .option('--resume', 'go on from the latest checkpoint in --output');
 }
 
 function addLora(command: Command): void {
   command
-    .option('--lora', 'train low-rank adapters instead of all weights', false)
+    .option('--lora', 'train low-rank adapters instead of all weights')
     .option('--lora-rank <number>', 'rank of the adapters', whole(1), 8)
     .option('--lora-alpha <number>', 'the adapters count alpha / rank', positive, 16)
     .option('--lora-dropout <fraction>', 'of their inputs, in training', within(0, 0.99), 0)
-    .option('--lora-targets <names>', `all, or some of ${PROJECTIONS.join()}`, projections, [...PROJECTIONS])
-    .option('--rslora', 'the adapters count alpha / √rank', false);
+    .addOption(
+      new Option('--lora-targets <names>', `all, or some of ${PROJECTIONS.join()}`)
+        .argParser(projections)
+        .default([...PROJECTIONS], 'all'),
+    )
+    .option('--rslora', 'the adapters count alpha / √rank');
 }
 
 function addBatches(command: Command): void {
@@ -158,7 +176,7 @@ function addBatches(command: Command): void {
     .option('--accumulate <number>', 'batches of a step', whole(1), 1)
     .option('--max-tokens <number>', 'longest sample (the row, or what the model can read)', whole(2))
     .addOption(new Option('--too-long <what>', 'what is done to longer ones').choices(['cut', 'drop']).default('cut'))
-    .option('--skip-bad', 'leave out items that cannot be read, and count them', false)
+    .option('--skip-bad', 'leave out items that cannot be read, and count them')
     .option('--eval-samples <number>', 'first records of the file, held out to measure the loss on', whole(0), 0);
 }
 
@@ -187,10 +205,15 @@ function addOptimization(command: Command, objective: ObjectiveName): void {
 
 function addRun(command: Command, objective: ObjectiveName): void {
   command
-    .option('--keep-activations', 'do not compute blocks twice: faster, far more memory', false)
+    .option('--keep-activations', 'do not compute blocks twice: faster, far more memory')
     .option('--save-every <steps>', 'steps between two checkpoints', whole(1), 50)
     .option('--save-limit <number>', 'checkpoints that are kept', whole(1), 2)
-    .option('--compare [steps]', 'first steps that a twin with dense attention does too (all)', whole(0), 0);
+    .addOption(
+      new Option('--compare [steps]', 'a twin with dense attention does the first steps too (all)')
+        .argParser((text) => (text === ALL ? Infinity : whole(0)(text)))
+        .preset(ALL)
+        .default(0, 'none'),
+    );
   if (objective !== 'rm') {
     command.option('--prompt <text>', 'is answered before and after training');
   }

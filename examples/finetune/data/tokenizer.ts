@@ -1,11 +1,12 @@
 /** @file A model's own tokenizer and chat template, run by @huggingface/tokenizers and @huggingface/jinja. */
 import {Template} from '@huggingface/jinja';
 import {Tokenizer as HuggingFaceTokenizer} from '@huggingface/tokenizers';
+import {withExactCuts} from './pre_tokenizer.js';
 import type {Message} from './sample.js';
 
 /** What is used of the package, whose own types do not resolve in Node's ESM. */
 interface TextEncoding {
-  encode(text: string, options: {add_special_tokens: boolean}): {ids: (number | undefined)[]};
+  encode(text: string, options: {add_special_tokens: boolean}): {ids: number[]};
   decode(ids: number[], options: {skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean}): string;
   get_vocab(withAddedTokens: boolean): Map<string | undefined, number>;
   token_to_id(token: string): number | undefined;
@@ -54,7 +55,10 @@ export class ChatTokenizer {
     readonly vocabSize: number,
     readonly origin: string,
   ) {
-    this.encoding = this.guard('The tokenizer', () => new PackageTokenizer(tokenizerJson, tokenizerConfig));
+    this.encoding = this.guard(
+      'The tokenizer',
+      () => new PackageTokenizer(withExactCuts(tokenizerJson), tokenizerConfig),
+    );
     this.checkVocabulary();
     const added = this.encoding.get_added_tokens_decoder();
     this.specialIds = new Set([...added].filter(([, {special}]) => special).map(([id]) => id));
@@ -77,12 +81,9 @@ export class ChatTokenizer {
   /** Tokens of a text, in which special tokens may be written out; none are added. */
   encode(text: string): number[] {
     const {ids} = this.encoding.encode(text, {add_special_tokens: false});
-    const wrong = ids.find((id) => id === undefined || id >= this.vocabSize);
+    const wrong = ids.find((id) => id >= this.vocabSize);
     if (wrong !== undefined) throw new Error(this.tooManyTokens(wrong));
-    if (ids.includes(undefined)) {
-      throw new Error(`The tokenizer of ${this.origin} has no token for a part of ${quote(text)}, and no unk_token.`);
-    }
-    return ids as number[];
+    return ids;
   }
 
   /** Text of tokens, without special ones. */

@@ -76,7 +76,13 @@ function sumById(dy: tf.Tensor2D, ids: tf.Tensor1D, count: number): tf.Tensor2D 
     const depth = Math.min(idsAtOnce, count - first);
     // Ids outside the part give rows of zeros.
     const part = tf.tidy(() => {
-      const chosen = tf.oneHot(ids.sub(first) as tf.Tensor1D, depth, 1, 0, 'float32') as tf.Tensor2D;
+      const chosen = tf.oneHot(
+        ids.sub(tf.scalar(first, 'int32')) as tf.Tensor1D,
+        depth,
+        1,
+        0,
+        'float32',
+      ) as tf.Tensor2D;
       return tf.matMul<tf.Tensor2D>(chosen, dy, true, false);
     });
     parts.push(part);

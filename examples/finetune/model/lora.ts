@@ -93,8 +93,8 @@ export class Lora implements Adapter {
       return null;
     }
     const b = this.weights.get(`${projection}.lora_B.weight`) as tf.Tensor as tf.Tensor2D;
-    const low = tf.matMul(this.drop(projection, x), a, false, true).mul<tf.Tensor2D>(this.scale);
-    return tf.matMul(low, b, false, true);
+    const low: tf.Tensor2D = tf.matMul(this.drop(projection, x), a, false, true).mul(this.scale);
+    return tf.matMul<tf.Tensor2D>(low, b, false, true);
   }
 
   /**

@@ -7,12 +7,13 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../host_tensor.js';
+import {type JoinedVariables, joinVariables} from './joined_variables.js';
 
 export interface AdamWOptions {
   beta1: number;
   beta2: number;
   epsilon: number;
-  /** Of matrices only: vectors, which scale and shift, are not decayed. */
+  /** Of matrices only: vectors, such as those of norms, are not decayed. */
   weightDecay: number;
   /** Gradients whose global norm is larger are scaled down to it. */
   maxNorm: number;
@@ -21,151 +22,161 @@ export interface AdamWOptions {
 /** PyTorch's, but without weight decay, and the `max_grad_norm` of Hugging Face's `Trainer`. */
 export const ADAMW_DEFAULTS: AdamWOptions = {beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxNorm: 1};
 
-/** Variables that are at least this large are worth the dozen operations of a step of their own. */
-const LARGE = 2 ** 19;
-/** Smaller ones are joined, up to this size: the elements that are copied for it then cost less than the operations saved. */
-const MOST_JOINED = 2 ** 22;
+/** Moments of variables that are moved as one. */
+interface Group {
+  variables: JoinedVariables;
+  /** m, under PyTorch's name. */
+  exp_avg: tf.Variable;
+  /** v, under PyTorch's name. */
+  exp_avg_sq: tf.Variable;
+}
 
-const [MEAN, SQUARE] = ['exp_avg', 'exp_avg_sq'];
+const MOMENTS = ['exp_avg', 'exp_avg_sq'] as const;
 
-/** The optimiser of some variables. `dispose()` frees its state, not the variables. */
+/** The optimizer of some variables. `dispose()` frees its state, not the variables. */
 export class AdamW {
+  /** Steps done. */
+  steps = 0;
   private readonly options: AdamWOptions;
-  private readonly buckets: readonly Bucket[];
-  private done = 0;
+  private readonly groups: readonly Group[];
 
-  /** @param variables By the names that gradients and saved states have. */
+  /** @param variables By the names that their gradients and the saved state have. */
   constructor(
     private readonly variables: ReadonlyMap<string, tf.Variable>,
     options: Partial<AdamWOptions> = {},
   ) {
     this.options = {...ADAMW_DEFAULTS, ...options};
-    this.buckets = bucketsOf(variables).map((group) => new Bucket(group));
-  }
-
-  /** Steps done. */
-  get steps(): number {
-    return this.done;
+    this.groups = joinVariables(variables).map((joined) => {
+      const zeros = () => tf.tidy(() => tf.variable(tf.zeros([...joined.shape]), false));
+      return {variables: joined, exp_avg: zeros(), exp_avg_sq: zeros()};
+    });
   }
 
   /**
-   * Moves the variables by one step. The gradients stay the caller's; a variable without one has a gradient of zeros, so that its
-   * momentum still moves it.
+   * Moves the variables by one step. The gradients stay the caller's. A variable without one counts as having zeros, and is still
+   * moved by its earlier gradients.
    *
    * @param gradients By the variables' names.
-   * @returns the global norm before clipping, which the caller disposes. Where it is not finite, the variables are not either.
+   * @returns the gradients' global norm before clipping, which the caller disposes. If it is not finite, nor are the variables now.
    */
   step(gradients: ReadonlyMap<string, tf.Tensor>, rate: number): tf.Scalar {
-    const unknown = [...gradients.keys()].find((name) => !this.variables.has(name));
-    if (unknown !== undefined) {
-      throw new Error(`AdamW got a gradient of ${unknown}, which is none of its ${this.variables.size} variables.`);
-    }
-    this.done++;
+    this.checkGradients(gradients);
+    this.steps++;
     return tf.tidy(() => {
-      const joined = this.buckets.map((bucket) => bucket.joinGradients(gradients));
-      const norm = tf.stack(joined.map((gradient) => gradient.square().sum())).sum().sqrt() as tf.Scalar;
-      const shrink = tf.minimum(1, tf.div(this.options.maxNorm, norm.add(1e-6))) as tf.Scalar;
-      const step = {...this.options, shrink, rate, number: this.done};
-      this.buckets.forEach((bucket, i) => bucket.step(joined[i], step));
+      const joined = this.groups.map(({variables}) => variables.join(gradients));
+      const norm = tf
+        .stack(joined.map((gradient) => gradient.square().sum()))
+        .sum()
+        .sqrt() as tf.Scalar;
+      const shrink = tf.minimum(1, tf.div(this.options.maxNorm, norm.add(1e-6)));
+      this.groups.forEach((group, i) => {
+        tf.tidy(() => {
+          this.move(group, joined[i], shrink, rate);
+        });
+      });
       return norm;
     });
   }
 
-  /** Name and shape of each tensor of the state. */
-  get shapes(): ReadonlyMap<string, readonly number[]> {
-    const shapes = [...this.variables].flatMap(([name, {shape}]) =>
-      [MEAN, SQUARE].map((moment): [string, number[]] => [`${moment}.${name}`, shape]),
-    );
-    return new Map(shapes);
+  private checkGradients(gradients: ReadonlyMap<string, tf.Tensor>): void {
+    for (const [name, {shape}] of gradients) {
+      const expected = this.variables.get(name)?.shape;
+      if (expected === undefined || !tf.util.arraysEqual(shape, expected)) {
+        const reason =
+          expected === undefined ? 'which is none of its variables' : `whose variable is [${expected.join()}]`;
+        throw new Error(`AdamW got a gradient [${shape.join()}] of ${name}, ${reason}.`);
+      }
+    }
   }
 
-  /** The state on the host, `exp_avg.<name>` (m) and `exp_avg_sq.<name>` (v) of each variable, one after another. */
+  /** The formulas above in few operations: whatever is the same for all elements is computed on the host. */
+  private move(
+    {variables, exp_avg: m, exp_avg_sq: v}: Group,
+    gradient: tf.Tensor,
+    shrink: tf.Tensor,
+    rate: number,
+  ): void {
+    const {beta1, beta2, epsilon, weightDecay} = this.options;
+    const part = gradient.mul(shrink.mul(1 - beta1));
+    m.assign(m.mul(beta1).add(part));
+    v.assign(v.mul(beta2).add(part.square().mul((1 - beta2) / (1 - beta1) ** 2)));
+    const correction = Math.sqrt(1 - beta2 ** this.steps);
+    const move = m.div(v.sqrt().add(epsilon * correction)).mul((rate * correction) / (1 - beta1 ** this.steps));
+    const values = variables.values();
+    const decays = weightDecay > 0 && variables.matrices;
+    variables.assign((decays ? values.mul(1 - rate * weightDecay) : values).sub(move));
+  }
+
+  /** Name and shape of every tensor of the state. */
+  get shapes(): ReadonlyMap<string, readonly number[]> {
+    return new Map(
+      MOMENTS.flatMap((moment) =>
+        Array.from(this.variables, ([name, {shape}]): [string, number[]] => [`${moment}.${name}`, shape]),
+      ),
+    );
+  }
+
+  /** The state on the host: `exp_avg.<name>` and `exp_avg_sq.<name>` of every variable, m and v above. */
   async *download(): AsyncGenerator<[string, HostTensor]> {
-    for (const bucket of this.buckets) {
-      yield* bucket.download();
+    for (const group of this.groups) {
+      for (const moment of MOMENTS) {
+        const joined = (await group[moment].data()) as Float32Array;
+        for (const [name, tensor] of group.variables.split(joined)) {
+          yield [`${moment}.${name}`, tensor];
+        }
+      }
     }
   }
 
   /**
-   * Takes over a state, so that the next steps are bit for bit those that would have followed it.
+   * Takes over a state: the following steps are bit for bit those of the optimizer that it was downloaded from.
    *
-   * @param tensors What `download` gave, in any order.
+   * @param state The tensors of `download`, in any order.
    * @param steps Steps that had been done.
-   * @throws when the state is not that of these variables
+   * @throws when it is not a state of these variables. The optimizer is then of no more use.
    */
   async restore(
-    tensors: Iterable<readonly [string, HostTensor]> | AsyncIterable<readonly [string, HostTensor]>,
+    state: Iterable<readonly [string, HostTensor]> | AsyncIterable<readonly [string, HostTensor]>,
     steps: number,
   ): Promise<void> {
     const missing = new Map(this.shapes);
-    for await (const [name, {shape, data}] of tensors) {
+    const received = new Map<string, HostTensor>();
+    for await (const [name, tensor] of state) {
       const expected = missing.get(name);
-      if (expected === undefined || !tf.util.arraysEqual(shape, expected)) {
-        const reason = expected === undefined ? 'which is none of its own' : `but its own is [${expected.join()}]`;
-        throw new Error(`AdamW got a state with ${name} [${shape.join()}], ${reason}: is it another model's?`);
+      if (expected === undefined || !tf.util.arraysEqual(tensor.shape, [...expected])) {
+        const reason = expected === undefined ? 'which it does not have' : `and needs [${expected.join()}]`;
+        throw new Error(`AdamW got ${name} [${tensor.shape.join()}], ${reason}: the state is of another model.`);
       }
       missing.delete(name);
-      this.buckets.forEach((bucket) => bucket.restore(name, data));
+      received.set(name, tensor);
+      this.uploadWhole(received);
     }
     if (missing.size > 0) {
       const [name] = missing.keys();
-      throw new Error(`AdamW got a state without ${name}, ${missing.size} tensors are missing: is it another model's?`);
+      throw new Error(`AdamW lacks ${name} and ${missing.size - 1} more: the state is of another model.`);
     }
-    this.done = steps;
+    this.steps = steps;
+  }
+  /** Uploads each group's moment that is there as a whole, and forgets what it was made of. */
+  private uploadWhole(received: Map<string, HostTensor>): void {
+    for (const group of this.groups) {
+      for (const moment of MOMENTS) {
+        const {names} = group.variables;
+        if (names.every((name) => received.has(`${moment}.${name}`))) {
+          tf.tidy(() => {
+            const tensors = names.map((name): [string, tf.Tensor] => {
+              const {data, shape} = received.get(`${moment}.${name}`)!;
+              return [name, tf.tensor(data, shape)];
+            });
+            group[moment].assign(group.variables.join(new Map(tensors)));
+          });
+          names.forEach((name) => received.delete(`${moment}.${name}`));
+        }
+      }
+    }
   }
 
   dispose(): void {
-    this.buckets.forEach((bucket) => bucket.dispose());
-  }
-}
-
-/** What a step is the same in for all variables. */
-interface Step extends AdamWOptions {
-  rate: number;
-  /** From 1. */
-  number: number;
-  /** Factor of the gradients that clips them, on the device. */
-  shrink: tf.Scalar;
-}
-
-type Group = readonly (readonly [name: string, variable: tf.Variable])[];
-
-/** Large variables alone, small ones joined; matrices apart from vectors, which have no weight decay. */
-function bucketsOf(variables: ReadonlyMap<string, tf.Variable>): Group[] {
-  const large = [...variables].filter(([, {size}]) => size >= LARGE).map((entry): Group => [entry]);
-  const small = [...variables].filter(([, {size}]) => size < LARGE);
-  const groups = [
-    joinSmall(small.filter(([, {rank}]) => rank > 1)),
-    joinSmall(small.filter(([, {rank}]) => rank <= 1)),
-    large,
-  ];
-  return groups.flat();
-}
-
-function joinSmall(variables: Group): Group[] {
-  const groups: (readonly [string, tf.Variable])[][] = [];
-  let room = 0;
-  for (const entry of variables) {
-    const {size} = entry[1];
-    if (size > room) {
-      groups.push([]);
-      room = MOST_JOINED;
-    }
-    groups.at(-1)!.push(entry);
-    room -= size;
-  }
-  return groups;
-}
-
-/** Variables that are moved as one: a single one in its own shape, several as one long vector. */
-class Bucket {
-  private readonly sizes: number[];
-  private readonly moments: Record<typeof MEAN | typeof SQUARE, tf.Variable>;
-
-  constructor(private readonly group: Group) {
-    this.sizes = group.map(([, {size}]) => size);
-    const shape = group.length === 1 ? group[0][1].shape : [this.sizes.reduce((sum, size) => sum + size, 0)];
-    const zeros = () => tf.tidy(() => tf.variable(tf.zeros(shape), false));
-    this.moments = {[MEAN]: zeros(), [SQUARE]: zeros()};
+    this.groups.forEach(({exp_avg: m, exp_avg_sq: v}) => tf.dispose([m, v]));
   }
 }

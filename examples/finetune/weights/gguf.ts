@@ -24,7 +24,9 @@ const DEFAULT_ALIGNMENT = 32;
 const MOST_ALIGNMENT = 2 ** 20;
 const MOST_DIMENSIONS = 4;
 /** Real headers have a few megabytes: vocabulary and merges. */
-const MOST_HEADER_BYTES = 2 ** 28;
+const MOST_HEADER_BYTES = 2 ** 26;
+/** Of a list; the largest vocabularies have a quarter of a million tokens. */
+const MOST_ITEMS = 2 ** 22;
 const WINDOW_BYTES = 2 ** 20;
 const CHUNK_BLOCKS = 2 ** 14;
 
@@ -207,6 +209,9 @@ function readList(cursor: Cursor, name: string): GgufValue {
   const count = cursor.size64(name);
   if (type === LIST) {
     throw new Error(`${cursor.path}: the metadata ${name} is a list of lists, which is not supported.`);
+  }
+  if (count > MOST_ITEMS) {
+    throw damaged(cursor.path, `its metadata ${name} has ${count} items, and ${MOST_ITEMS} are allowed`);
   }
   // A text takes the bytes of its length at least.
   cursor.expect(count, SCALARS.get(type)?.bytes ?? 8, name);

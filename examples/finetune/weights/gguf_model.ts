@@ -42,6 +42,7 @@ export async function openGgufModel(path: string, origin: string = path): Promis
         `${path} is of the architecture ${architecture}. Supported in GGUF are llama (with Mistral) and qwen2.`,
       );
     }
+    checkWhole(metadata);
     const names = hubNames(file);
     const tokenizer = tokenizerOf(metadata);
     const factors = file.tensors.has(ROPE_FACTORS) ? (await file.read(ROPE_FACTORS)).data : null;
@@ -63,6 +64,15 @@ export async function openGgufModel(path: string, origin: string = path): Promis
   } catch (error) {
     await file.close();
     throw error;
+  }
+}
+
+function checkWhole(metadata: Metadata): void {
+  const parts = metadata.number('split.count', 1);
+  if (parts > 1) {
+    throw new Error(
+      `${metadata.path} is one of ${parts} parts of a model. Join them into one file: llama-gguf-split --merge.`,
+    );
   }
 }
 
@@ -109,7 +119,6 @@ function configOf(
     );
   }
   const theta = number('rope.freq_base', 10000);
-  const contextLength = number('context_length');
   return {
     architectures: [{llama: 'LlamaForCausalLM', mistral: 'MistralForCausalLM', qwen2: 'Qwen2ForCausalLM'}[modelType]],
     model_type: modelType,
@@ -121,10 +130,10 @@ function configOf(
     num_key_value_heads: number('attention.head_count_kv', heads),
     head_dim: headSize,
     hidden_act: 'silu',
-    max_position_embeddings: contextLength,
+    max_position_embeddings: number('context_length'),
     rms_norm_eps: number('attention.layer_norm_rms_epsilon'),
     rope_theta: theta,
-    rope_scaling: ropeScalingOf(metadata, architecture, factors, {theta, headSize, contextLength}),
+    rope_scaling: ropeScalingOf(metadata, architecture, factors, {theta, headSize}),
     tie_word_embeddings: !file.tensors.has('output.weight'),
     attention_bias: file.tensors.has('blk.0.attn_q.bias'),
     mlp_bias: file.tensors.has('blk.0.ffn_gate.bias'),
@@ -147,7 +156,6 @@ function layersOf(file: GgufFile, layers: number): number {
 interface Rotary {
   theta: number;
   headSize: number;
-  contextLength: number;
 }
 
 function ropeScalingOf(
@@ -161,18 +169,18 @@ function ropeScalingOf(
   if (factors !== null) {
     return llama3Scaling(factors, rotary, metadata);
   }
-  if (type === 'none') {
-    return null;
+  switch (type) {
+    case 'none':
+      return null;
+    case 'linear':
+      return {rope_type: type, factor: metadata.number(`${key}.factor`)};
+    case 'yarn': {
+      const original = metadata.number(`${key}.original_context_length`);
+      return {rope_type: type, factor: metadata.number(`${key}.factor`), original_max_position_embeddings: original};
+    }
+    default:
+      throw new Error(`${metadata.path}: the rotary scaling ${type} is not supported in GGUF, only linear and yarn.`);
   }
-  const factor = metadata.number(`${key}.factor`);
-  if (type === 'linear') {
-    return {rope_type: 'linear', factor};
-  }
-  if (type === 'yarn') {
-    const original = metadata.number(`${key}.original_context_length`);
-    return {rope_type: 'yarn', factor, original_max_position_embeddings: original};
-  }
-  throw new Error(`${metadata.path}: the rotary scaling ${type} is not supported in GGUF, only linear and yarn.`);
 }
 
 /**

@@ -1,0 +1,93 @@
+/**
+ * @file Variables that are worked on as one: an optimizer needs a dozen operations a tensor, and for hundreds of small tensors it is those,
+ * not the numbers, that take the time.
+ */
+import * as tf from '@tensorflow/tfjs';
+import type {HostTensor} from '../host_tensor.js';
+
+/** Variables that are at least this large are worth operations of their own. */
+const LARGE = 2 ** 18;
+/** Most elements that smaller ones are joined to. */
+const MOST_JOINED = 2 ** 22;
+
+/** One variable in its own shape, or several as one long vector. */
+export class JoinedVariables {
+  readonly names: readonly string[];
+  readonly shape: readonly number[];
+  private readonly variables: readonly tf.Variable[];
+  private readonly sizes: number[];
+
+  constructor(variables: ReadonlyMap<string, tf.Variable>) {
+    this.names = [...variables.keys()];
+    this.variables = [...variables.values()];
+    this.sizes = this.variables.map(({size}) => size);
+    const total = this.sizes.reduce((sum, size) => sum + size, 0);
+    this.shape = this.variables.length === 1 ? this.variables[0].shape : [total];
+  }
+
+  /** Whether they are matrices: one `JoinedVariables` has only those, or none. */
+  get matrices(): boolean {
+    return this.variables[0].rank > 1;
+  }
+
+  /** Their values, joined. Call it in a `tf.tidy`. */
+  values(): tf.Tensor {
+    return this.joinAll(this.variables);
+  }
+
+  /** Tensors of the variables' names and shapes, joined; zeros for a name that is not there. Call it in a `tf.tidy`. */
+  join(tensors: ReadonlyMap<string, tf.Tensor>): tf.Tensor {
+    return this.joinAll(this.names.map((name, i) => tensors.get(name) ?? tf.zeros(this.variables[i].shape)));
+  }
+
+  private joinAll(tensors: readonly tf.Tensor[]): tf.Tensor {
+    return tensors.length === 1 ? tensors[0] : tf.concat(tensors.map((tensor) => tensor.flatten()));
+  }
+
+  /** Gives the variables new values, which stay the caller's. */
+  assign(values: tf.Tensor): void {
+    tf.tidy(() => {
+      const parts = this.variables.length === 1 ? [values] : tf.split(values, this.sizes);
+      this.variables.forEach((variable, i) => {
+        variable.assign(parts[i].reshape(variable.shape));
+      });
+    });
+  }
+
+  /** Cuts joined numbers into one tensor a name. */
+  split(joined: Float32Array): [string, HostTensor][] {
+    let start = 0;
+    return this.variables.map(({shape, size}, i) => {
+      start += size;
+      return [this.names[i], {shape, data: joined.slice(start - size, start)}];
+    });
+  }
+}
+
+/** All variables in groups: large ones alone, small ones joined, and matrices apart from vectors. */
+export function joinVariables(variables: ReadonlyMap<string, tf.Variable>): JoinedVariables[] {
+  const entries = [...variables];
+  const small = entries.filter(([, {size}]) => size < LARGE);
+  const groups = [
+    ...entries.filter(([, {size}]) => size >= LARGE).map((entry) => [entry]),
+    ...fill(small.filter(([, {rank}]) => rank > 1)),
+    ...fill(small.filter(([, {rank}]) => rank <= 1)),
+  ];
+  return groups.map((group) => new JoinedVariables(new Map(group)));
+}
+
+/** Groups of up to `MOST_JOINED` elements. */
+function fill(entries: readonly [string, tf.Variable][]): [string, tf.Variable][][] {
+  const groups: [string, tf.Variable][][] = [];
+  let room = 0;
+  for (const entry of entries) {
+    const {size} = entry[1];
+    if (size > room) {
+      groups.push([]);
+      room = MOST_JOINED;
+    }
+    groups.at(-1)!.push(entry);
+    room -= size;
+  }
+  return groups;
+}
