@@ -91,19 +91,19 @@ async function measureTask(
   for (const attention of options.attention) {
     const measurer = new Measurer({...options, ...pair, attention, deadline});
     const reported = new Set<number>();
-    const works = async (N: number): Promise<boolean> => {
+    const works = async (N: number): Promise<boolean | null> => {
       const record = await measurer.measure(N);
       if (!reported.has(N)) report(record);
       reported.add(N);
-      return record.outcome === 'done';
+      return record.outcome === 'done' ? true : record.outcome === 'out of memory' ? false : null;
     };
     let best = 0;
-    for (const N of lengths.toSorted((a, b) => a - b)) {
-      if (await works(N)) best = N;
+    for (const N of [...lengths].sort((a, b) => a - b)) {
+      if ((await works(N)) === true) best = N;
     }
     if (options.longest) {
       const from = best === 0 ? Math.min(...lengths) : best;
-      best = (await longest(works, {from, upTo: options.longestUpTo, bisections: options.bisections})).longest;
+      best = await longest(works, {from, upTo: options.longestUpTo, bisections: options.bisections});
     }
     measurer.stop();
     lengths = [...new Set(best === 0 ? lengths : [...lengths, best])];

@@ -541,7 +541,7 @@ describe('examples/finetune/data: conversations as tokens', () => {
   });
 
   it('does not mark the start of a text at the start of an answer, as SentencePiece tokenizers would', () => {
-    const characters = ['<|im_end|>', '▁', ...'abcdefghijklmnopqrstuvwxyz|'];
+    const characters = ['<|im_end|>', '▁', ...Array.from('abcdefghijklmnopqrstuvwxyz|')];
     const json = {
       ...tinyTokenizerJson(),
       added_tokens: [{id: 0, content: '<|im_end|>', normalized: false, special: true}],
@@ -559,7 +559,7 @@ describe('examples/finetune/data: conversations as tokens', () => {
     const template = "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %}{{ '|' }}{% endif %}{% endfor %}";
     const marking = new ChatTokenizer(json, {eos_token: '<|im_end|>', chat_template: template}, 99, 'marking');
     expect(marking.encode('yes')).to.deep.equal(['▁', 'y', 'e', 's'].map((text) => characters.indexOf(text)));
-    const wanted = [...'yes', '<|im_end|>'].map((text) => characters.indexOf(text));
+    const wanted = ['y', 'e', 's', '<|im_end|>'].map((text) => characters.indexOf(text));
     const {labels} = sampleOf(encodeConversation(0, [user('ok'), assistant('yes')], marking, options));
     expect([...labels].filter((label) => label !== IGNORED)).to.deep.equal(wanted);
     const pair = {prompt: [user('ok')], answers: ['yes', 'no']};

@@ -253,8 +253,9 @@ const TEXTS = [
 
     it('agrees on where text is cut, for each kind of tokenizer, with the vocabulary of SmolLM2', async function () {
       skipUnlessDownloaded(this, SMOLLM2);
-      const {tokenizerJson, tokenizerConfig, config, origin, close} = await openModel('smollm2');
-      await close();
+      const model = await openModel('smollm2');
+      await model.close();
+      const {tokenizerJson, tokenizerConfig, config, origin} = model;
       const texts = fc.sample(fc.string({unit: fc.constantFrom(...BORDERS), maxLength: 9}), {seed: 1, numRuns: 2000});
       for (const [name, pre_tokenizer] of Object.entries(PRE_TOKENIZERS)) {
         const json = {...tokenizerJson, pre_tokenizer};

@@ -111,7 +111,7 @@ class Bench {
     const medianMs = (times[(times.length - 1) >> 1] + times[times.length >> 1]) / 2;
     return {
       texts: texts.length,
-      masked: 1 - visiblePairs(task, texts) / N ** 2,
+      masked: 1 - visiblePairs(texts) / N ** 2,
       firstMs,
       steps: times.length,
       medianMs,

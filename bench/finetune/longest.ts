@@ -11,23 +11,27 @@ export interface SearchOptions {
 /**
  * Doubles a length until it does not work, then halves the gap.
  *
- * @param works Whether a length does.
- * @returns the longest that did, 0 if none, and the shortest that did not, null if `upTo` did
+ * @param works Whether a length does; null if that cannot be told, which ends the search.
+ * @returns the longest that did, 0 if none
  */
 export async function longest(
-  works: (N: number) => Promise<boolean>,
+  works: (N: number) => Promise<boolean | null>,
   {from, upTo, bisections}: SearchOptions,
-): Promise<{longest: number; failed: number | null}> {
+): Promise<number> {
   let low = 0;
-  let high: number | null = null;
-  for (let N = from; N <= upTo && high === null; N *= 2) {
-    if (await works(N)) low = N;
-    else high = N;
+  let high = from;
+  let found = await works(high);
+  while (found === true && 2 * high <= upTo) {
+    low = high;
+    high *= 2;
+    found = await works(high);
   }
-  for (let i = 0; i < bisections && high !== null && high - low > 1; i++) {
+  if (found === true) return high;
+  for (let i = 0; i < bisections && found !== null && high - low > 1; i++) {
     const middle = (low + high) >> 1;
-    if (await works(middle)) low = middle;
+    found = await works(middle);
+    if (found === true) low = middle;
     else high = middle;
   }
-  return {longest: low, failed: high};
+  return low;
 }

@@ -57,12 +57,11 @@ function splitText(length: number, answers: number, next: () => number): number[
 export function typicalTexts(task: Task, rowTokens: number, seed: number): Texts {
   const next = uniform(seed);
   const draws = Array.from({length: DRAWS}, () => drawTexts(task, rowTokens, next));
-  const pairs = (texts: Texts): number => visiblePairs(task, texts);
-  return draws.sort((a, b) => pairs(a) - pairs(b))[(DRAWS - 1) / 2];
+  return draws.sort((a, b) => visiblePairs(a) - visiblePairs(b))[(DRAWS - 1) / 2];
 }
 
 /** Pairs of a query and a key that it sees. */
-export function visiblePairs(task: Task, texts: Texts): number {
+export function visiblePairs(texts: Texts): number {
   const triangle = (length: number): number => (length * (length + 1)) / 2;
   const ofText = ([question, ...answers]: number[]): number =>
     answers.reduce((sum, answer) => sum + answer * question + triangle(answer), triangle(question));

@@ -16,7 +16,7 @@ type Pair = Partial<Record<StepRecord['attention'], StepRecord>> & {N: number};
 
 const COLUMNS: readonly [title: string, width: number, cell: (pair: Pair) => string][] = [
   ['N', 8, ({N}) => String(N)],
-  ['masked', 7, (pair) => percent((pair.flash ?? pair.dense)?.masked ?? pair.dense?.masked)],
+  ['masked', 7, (pair) => percent(pair.flash?.masked ?? pair.dense?.masked)],
   ['flash tok/s', 13, ({flash}) => figure(flash, ({tokensPerSecond}) => rate(tokensPerSecond!))],
   ['dense tok/s', 13, ({dense}) => figure(dense, ({tokensPerSecond}) => rate(tokensPerSecond!))],
   ['faster', 8, (pair) => ratio(pair.flash?.tokensPerSecond, pair.dense?.tokensPerSecond)],
@@ -48,24 +48,31 @@ function table(name: string, records: readonly StepRecord[]): string {
   return [name, header, ...lines, ...summary(rows)].join('\n');
 }
 
-/** The paper's two claims: speed at the longest length that dense attention can train, and how far each gets. */
+/** What the paper's figure shows: how far each attention gets, and the speed at the longest row that dense attention can train. */
 function summary(rows: readonly Pair[]): string[] {
-  const lastOf = (attention: StepRecord['attention']): Pair | undefined =>
-    rows.filter((row) => row[attention]?.outcome === 'done').at(-1);
-  const [flash, dense] = [lastOf('flash'), lastOf('dense')];
-  if (flash === undefined || dense === undefined) return [];
-  const context = `longest: flash ${flash.N}, dense ${dense.N}: ${ratio(flash.N, dense.N)}`;
-  const speed = ratio(dense.flash?.tokensPerSecond, dense.dense!.tokensPerSecond);
-  return [`${context}; flash is ${speed} as fast at the longest of dense`];
+  const [flash, dense] = [lastOf('flash', rows), lastOf('dense', rows)];
+  if (flash === null || dense === null) return [];
+  const context = `longest trained: flash ${flash.text}, dense ${dense.text}: ${ratio(flash.row.N, dense.row.N)}`;
+  const speed = ratio(dense.row.flash?.tokensPerSecond, dense.row.dense?.tokensPerSecond);
+  return [`${context}; speed at the longest of dense: ${speed === '' ? 'not measured' : speed}`];
+}
+
+/** The longest row that an attention trained, which says so where a longer one was not tried or ended otherwise than by memory. */
+function lastOf(attention: StepRecord['attention'], rows: readonly Pair[]): {row: Pair; text: string} | null {
+  const tried = rows.filter((row) => row[attention] !== undefined);
+  const last = tried.map((row) => row[attention]!.outcome === 'done').lastIndexOf(true);
+  if (last < 0) return null;
+  const limit = tried[last + 1]?.[attention]?.outcome === 'out of memory';
+  return {row: tried[last], text: limit ? String(tried[last].N) : `at least ${tried[last].N}`};
 }
 
 /** A figure of a record, or how it ended. */
 function figure(
   record: StepRecord | undefined,
   cell: (record: StepRecord) => string,
-  otherwise = record?.outcome,
+  otherwise: string = record?.outcome ?? '–',
 ): string {
-  return record?.outcome === 'done' ? cell(record) : (otherwise ?? '–');
+  return record?.outcome === 'done' ? cell(record) : otherwise;
 }
 
 /** The larger relative difference of loss and gradient norm. */

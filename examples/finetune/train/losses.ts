@@ -80,7 +80,7 @@ export function dpoLoss(
   pairs: readonly Pair[],
   {beta, labelSmoothing = 0, total = pairs.length}: DpoOptions,
 ): {loss: tf.Scalar; rewards: tf.Tensor1D} {
-  const rewards = policy.sub<tf.Tensor1D>(reference).mul<tf.Tensor1D>(beta);
+  const rewards = tf.tidy(() => policy.sub(reference).mul<tf.Tensor1D>(beta));
   const weights = pairs.map(() => 1 / total);
   return {loss: pairLoss(rewards, pairs, weights, {labelSmoothing, margin: 0, centering: 0}), rewards};
 }

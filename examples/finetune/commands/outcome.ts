@@ -1,0 +1,55 @@
+/** @file What a run shows of its outcome: answers and held-out loss before and after, tiles skipped, and dense attention beside it. */
+import {type LossComparison, costTable, costsOfStep} from '../train/comparison.js';
+import type {MetricsLog} from '../train/metrics.js';
+import type {Trainer} from '../train/trainer.js';
+import {BatchSource} from './data.js';
+import {answer} from './generate.js';
+import {percent} from './report.js';
+import type {Run} from './run.js';
+import type {Trainers} from './trainers.js';
+
+/** Side of the tiles that are counted; a tile is skipped when the mask leaves nothing of it. */
+export const TILE = 32;
+const SAMPLE_TOKENS = 40;
+
+/** What the model can, before or after training. */
+export interface Sample {
+  heldOutLoss: number | null;
+  text: string | null;
+}
+
+export async function sample({options, tokenizer, heldOut}: Run, trainer: Trainer): Promise<Sample> {
+  const {prompt} = options;
+  return {
+    heldOutLoss: heldOut.length > 0 ? await trainer.evaluate(heldOut) : null,
+    text: prompt === undefined ? null : await answer(trainer.model, tokenizer, prompt, {maxNewTokens: SAMPLE_TOKENS}),
+  };
+}
+
+export function reportSamples({options}: Run, first: Sample, last: Sample): void {
+  if (first.heldOutLoss !== null) {
+    console.log(`Held-out loss      ${first.heldOutLoss.toFixed(4)} before, ${last.heldOutLoss!.toFixed(4)} after`);
+  }
+  if (first.text !== null) {
+    console.log(`Prompt             ${options.prompt}`);
+    console.log(`  before           ${JSON.stringify(first.text)}`);
+    console.log(`  after            ${JSON.stringify(last.text)}`);
+  }
+}
+
+export function reportTiles({records}: MetricsLog): void {
+  const mean = records.reduce((sum, {tile_sparsity: empty}) => sum + empty, 0) / records.length;
+  console.log(`Tiles skipped      ${percent(mean)} of ${TILE} x ${TILE} tiles`);
+}
+
+/** Measures one more step of each attention. */
+export async function reportComparison(run: Run, trainers: Trainers, comparison: LossComparison): Promise<void> {
+  console.log(comparison.toString());
+  const data = new BatchSource(run.rows, run.tokenizer, {batchRows: run.options.batchRows, accumulate: 1});
+  const batches = await data.next();
+  const [flash, dense] = await costsOfStep([trainers.flash, trainers.dense!], batches);
+  const [{ids, samples}] = batches;
+  console.log(`\n${costTable(flash, dense, `${ids.shape.join(' x ')} tokens, samples: ${samples.length}`)}\n`);
+  batches.forEach((batch) => batch.dispose());
+  await data.close();
+}

@@ -1,0 +1,41 @@
+/** @file What a run leaves on the disk: a checkpoint with all that a later process needs to go on. */
+import type {HostTensor} from '../host_tensor.js';
+import {writeAdapter} from '../train/adapter_files.js';
+import {saveCheckpoint} from '../train/checkpoint.js';
+import type {MetricsLog} from '../train/metrics.js';
+import {rewardModelConfig, writeModelFolder} from '../train/model_folder.js';
+import type {TrainedModel} from '../train/trained_model.js';
+import type {Trainer} from '../train/trainer.js';
+import type {BatchSource} from './data.js';
+import {type Run, loraOptions} from './run.js';
+
+/** Saves the state after the latest step of the log; resolves to the checkpoint's folder. */
+export async function save(run: Run, {model, optimizer}: Trainer, data: BatchSource, log: MetricsLog): Promise<string> {
+  const parts = {
+    state: {...run.identity, position: {...data.position}, logHistory: log.records},
+    writeModel: (folder: string) => writeModel(run, model, folder),
+    optimizer: {shapes: optimizer.shapes, tensors: optimizer.download()},
+  };
+  return saveCheckpoint(run.options.output, log.records.length, parts, run.options.saveLimit);
+}
+
+/** A PEFT adapter, or the whole model as a Hugging Face folder. */
+async function writeModel({options, files}: Run, model: TrainedModel, folder: string): Promise<void> {
+  const rewardModel = options.objective === 'rm';
+  if (options.lora) {
+    const tensors: [string, HostTensor][] = [];
+    for await (const entry of model.download()) tensors.push(entry);
+    const taskType = rewardModel ? 'SEQ_CLS' : 'CAUSAL_LM';
+    await writeAdapter(folder, {...loraOptions(options), baseModel: files.origin, taskType, tensors});
+    return;
+  }
+  const configJson = rewardModel && !files.config.scoreHead ? rewardModelConfig(files.configJson) : files.configJson;
+  const {tokenizerJson, tokenizerConfig} = files;
+  await writeModelFolder(folder, {
+    configJson,
+    tokenizerJson,
+    tokenizerConfig,
+    shapes: model.shapes,
+    tensors: model.download(),
+  });
+}

@@ -1,0 +1,80 @@
+/** @file The trainer of a run, and the twin with dense attention that it is compared with. */
+import {toBatch} from '../data/batch.js';
+import {RowSource} from '../data/rows.js';
+import {AdamW} from '../train/adamw.js';
+import type {AttentionKind} from '../train/attention.js';
+import {dpoObjective} from '../train/objectives/dpo.js';
+import type {Objective} from '../train/objectives/objective.js';
+import {rmObjective} from '../train/objectives/rm.js';
+import {sftObjective} from '../train/objectives/sft.js';
+import {PrecomputedReference, adapterOffReference} from '../train/reference.js';
+import type {TrainedModel} from '../train/trained_model.js';
+import {Trainer} from '../train/trainer.js';
+import {type Run, referenceFile, startModel} from './run.js';
+import type {TrainOptions} from './train_options.js';
+
+export interface Trainers {
+  flash: Trainer;
+  /** The twin that `--compare` asks for. */
+  dense: Trainer | null;
+}
+
+export async function makeTrainers(run: Run, model: TrainedModel): Promise<Trainers> {
+  const {options, before} = run;
+  const reference = await precomputedReference(run, model);
+  const make = async (kind: AttentionKind, trained: TrainedModel): Promise<Trainer> => {
+    const {weightDecay, maxGradNorm: maxNorm} = options;
+    const optimizer = new AdamW(trained.trainable, {weightDecay, maxNorm});
+    if (before !== null) {
+      await optimizer.restore(before.optimizer, before.step);
+    }
+    return new Trainer(trained, objectiveOf(options, trained, kind, reference), optimizer, kind, options.seed);
+  };
+  const flash = await make('flash', model);
+  if (options.compare === 0) {
+    return {flash, dense: null};
+  }
+  // Frozen weights are the same for both.
+  return {flash, dense: await make('dense', await startModel(run, options.lora ? model.network : undefined))};
+}
+
+function objectiveOf(
+  {objective, beta, labelSmoothing, centering}: TrainOptions,
+  model: TrainedModel,
+  kind: AttentionKind,
+  reference: PrecomputedReference | null,
+): Objective {
+  switch (objective) {
+    case 'sft':
+      return sftObjective;
+    case 'dpo':
+      return dpoObjective({beta, labelSmoothing}, reference?.of ?? adapterOffReference(model, kind));
+    case 'rm':
+      return rmObjective(centering);
+  }
+}
+
+/** Adapters can be switched off at any step; all weights cannot, so the reference is computed before the first one. */
+async function precomputedReference(run: Run, model: TrainedModel): Promise<PrecomputedReference | null> {
+  const {options, rows, tokenizer, before, heldOut} = run;
+  if (options.objective !== 'dpo' || options.lora) {
+    return null;
+  }
+  const file = referenceFile(run);
+  if (before !== null) {
+    return PrecomputedReference.load(file);
+  }
+  const reference = new PrecomputedReference();
+  for (const batch of heldOut) {
+    await reference.add(model, batch);
+  }
+  let done = 0;
+  for await (const row of new RowSource({...rows, epochs: 1}, tokenizer)) {
+    const batch = toBatch([row], rows.rowTokens);
+    await reference.add(model, batch);
+    batch.dispose();
+    if (++done % 10 === 0) console.log(`Reference log-probabilities: ${done} of ${run.epoch.rows} rows`);
+  }
+  await reference.save(file);
+  return reference;
+}
