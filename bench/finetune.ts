@@ -105,7 +105,7 @@ async function measureTask(
       const from = best === 0 ? Math.min(...lengths) : best;
       best = await longest(works, {from, upTo: options.longestUpTo, bisections: options.bisections});
     }
-    measurer.stop();
+    await measurer.stop();
     lengths = [...new Set(best === 0 ? lengths : [...lengths, best])];
   }
 }

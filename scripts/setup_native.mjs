@@ -1,6 +1,6 @@
 /**
- * @file Set-up of the backend 'tensorflow' for the tests: tfjs-node by `tfjs-flashmask setup-node`, and the native addon. Where pip, a
- * compiler or the network is missing, it says so and goes on: the tests of that backend are then skipped.
+ * @file Set-up of the backend 'tensorflow' for tests and fine-tuning: tfjs-node by `tfjs-flashmask setup-node`, and the native addon. Where pip, a
+ * compiler or the network is missing, it says so and goes on: tests of that backend are then skipped.
  */
 import {spawnSync} from 'node:child_process';
 import {existsSync, readFileSync} from 'node:fs';
@@ -27,7 +27,7 @@ function isSetUp() {
 function tryTo(what, args) {
   const {status} = spawnSync(process.execPath, args, {cwd: root, stdio: ['ignore', 'inherit', 'inherit']});
   if (status !== 0) {
-    console.error(`SKIPPED: ${what} (the reason is above). Tests that need it are skipped, with this reason.`);
+    console.error(`SKIPPED: ${what} (the reason is above). What needs it is skipped, with this reason.`);
   }
 }
 

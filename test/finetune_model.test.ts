@@ -10,7 +10,7 @@ import {type GenerateOptions, generateTokens} from '../examples/finetune/model/g
 import {type ForwardOptions, Llama} from '../examples/finetune/model/llama.js';
 import {Lora} from '../examples/finetune/model/lora.js';
 import {clearBoundsCache, flashMaskAttention, masks} from '../src/index.js';
-import {onEachDevice} from './devices.js';
+import {onEachDevice, slackOf} from './devices.js';
 import {
   type Fixture,
   configOf,
@@ -91,27 +91,33 @@ describe('the model of examples/finetune', () => {
   });
 
   onEachDevice((device) => {
+    // Each new shape costs a software adapter the compilation of its shaders.
+    const chosen = ({name}: Fixture): boolean => device.name !== 'webgpu' || name === 'qwen2_window';
+
+    const tolerance = 1e-4 * slackOf(device);
+
     afterEach(async () => expect(await device.hiddenErrors()).to.deep.equal([]));
 
-    for (const fixture of fixtures) {
+    for (const fixture of fixtures.filter(chosen)) {
       it(`gives the logits and gradients of transformers: ${fixture.name}`, async () => {
         const model = await load(fixture, true);
-        expectClose(await logitsOf(model, fixture.ids), fixture.logits, 1e-4, 'logits');
+        expectClose(await logitsOf(model, fixture.ids), fixture.logits, tolerance, 'logits');
         for (const recompute of [false, true]) {
           const {loss, gradients} = await gradientsOf(model, fixture.ids, model.weights, {recompute});
-          expect(loss).to.be.closeTo(fixture.loss, 1e-5);
+          expect(loss).to.be.closeTo(fixture.loss, tolerance / 10);
           for (const [name, wanted] of Object.entries(fixture.gradients)) {
             const got = gradients.get(name)!;
-            expect(norm(got), `norm of ${name}`).to.be.closeTo(wanted.norm, 1e-4 * wanted.norm);
+            expect(norm(got), `norm of ${name}`).to.be.closeTo(wanted.norm, tolerance * wanted.norm);
             const at = wanted.at.map((_, i) => got[Math.floor((i * got.length) / 7)]);
-            expectClose(at, wanted.at, 1e-4 * wanted.norm, name);
+            expectClose(at, wanted.at, tolerance * wanted.norm, name);
           }
         }
         model.dispose();
       });
     }
 
-    for (const fixture of languageModels) {
+    // Products of fewer bits choose other tokens now and then.
+    for (const fixture of device.bits === undefined ? languageModels.filter(chosen) : []) {
       it(`writes what transformers writes: ${fixture.name}`, async () => {
         const model = await load(fixture);
         expect(await generated(model, fixture.prompt, GREEDY)).to.deep.equal(fixture.greedy);
@@ -122,7 +128,7 @@ describe('the model of examples/finetune', () => {
     }
 
     // With dynamic scaling, transformers too leaves the keys of earlier calls as they were.
-    for (const fixture of languageModels.filter(({name}) => name !== 'dynamic')) {
+    for (const fixture of languageModels.filter((f) => chosen(f) && f.name !== 'dynamic')) {
       it(`reads a text in pieces as it reads it at once: ${fixture.name}`, async () => {
         const model = await load(fixture);
         const [ids] = fixture.ids;
@@ -136,7 +142,7 @@ describe('the model of examples/finetune', () => {
           });
           const {vocabSize} = model.config;
           const wanted = fixture.logits.slice(start * vocabSize, (start + count) * vocabSize);
-          expectClose(await piece.data(), wanted, 1e-4, `logits from ${start}`);
+          expectClose(await piece.data(), wanted, tolerance, `logits from ${start}`);
           piece.dispose();
           start += count;
         }
@@ -158,7 +164,7 @@ describe('the model of examples/finetune', () => {
           model.hidden(tokens, (q, k, v) => flashMaskAttention(q, k, v, mask)),
         );
       });
-      expectClose(await packed.data(), fixture.logits, 1e-4, 'logits');
+      expectClose(await packed.data(), fixture.logits, tolerance, 'logits');
       model.dispose();
     });
 
@@ -167,16 +173,16 @@ describe('the model of examples/finetune', () => {
       // As many tokens as no side of a weight has.
       const ids = [fixtureOf('biases').ids[0].slice(3)];
       const targetModules = ['q_proj', 'o_proj', 'down_proj'] as const;
-      const lora = Lora.fresh(model.config, {rank: 3, alpha: 6, dropout: 0.2, targetModules}, 1);
+      const lora = Lora.fresh(model.config, {rank: 3, alpha: 6, dropout: 0.2, targetModules, useRslora: false}, 1);
       // Fresh adapters have a B of zeros, and then A gets no gradient.
       lora.weights.forEach((variable) => variable.assign(tf.randomUniform(variable.shape, -0.3, 0.3, 'float32', 5)));
       lora.setDropout(3);
       const kept = await gradientsOf(model, ids, lora.weights, {adapter: lora});
       const again = await gradientsOf(model, ids, lora.weights, {adapter: lora, recompute: true});
-      expect(again.loss).to.be.closeTo(kept.loss, 1e-6);
+      expect(again.loss).to.be.closeTo(kept.loss, tolerance / 100);
       for (const [name, gradient] of kept.gradients) {
         expect(norm(gradient), name).to.be.above(1e-3);
-        expectClose(again.gradients.get(name)!, gradient, 1e-6 * Math.max(1, norm(gradient)), name);
+        expectClose(again.gradients.get(name)!, gradient, (tolerance / 100) * Math.max(1, norm(gradient)), name);
       }
       for (const recompute of [false, true]) {
         const {kernels} = await tf.profile(

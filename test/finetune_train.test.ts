@@ -196,6 +196,20 @@ describe('tokenLogProbs', () => {
     tf.dispose([hidden, plain, head]);
   });
 
+  it('holds one gradient of the head and one of a chunk, however many chunks there are', async () => {
+    await tf.setBackend('cpu');
+    const hidden = tf.zeros<tf.Rank.R2>([N, C]);
+    const head = tf.variable(tf.zeros([V, C]));
+    const peakOf = async (chunkRows: number): Promise<number> => {
+      const options = {chunkBytes: bytesOf(chunkRows, given)};
+      const loss = () =>
+        tokenLogProbs(hidden, head as tf.Tensor as tf.Tensor2D, rows, labels, options).sum() as tf.Scalar;
+      return (await tf.profile(() => tf.tidy(() => tf.variableGrads(loss, [head]).grads))).peakBytes;
+    };
+    expect(await peakOf(1)).to.be.below((await peakOf(2)) + V * C * 4);
+    tf.dispose([hidden, head]);
+  });
+
   it('names a wrong row or label', async () => {
     await tf.setBackend('cpu');
     const hidden = tf.zeros<tf.Rank.R2>([4, 2]);
@@ -406,9 +420,9 @@ describe('AdamW', () => {
               const zeros = () => own.map(() => 0);
               return {values: own, decays: SHAPES[name].length > 1, m: zeros(), v: zeros()};
             });
-            const settings = {...ADAMW_DEFAULTS, weightDecay, beta2: 0.99};
+            const settings = {...ADAMW_DEFAULTS, weightDecay, beta2: 0.99, epsilon: 1e-3};
             const variables = variablesOf(values);
-            const optimizer = new AdamW(variables, {weightDecay, beta2: 0.99});
+            const optimizer = new AdamW(variables, settings);
             const clipped: boolean[] = [];
             // tfjs's wasm backend adds up the squares of the large variable one after another.
             const tolerance = names.includes('alone') ? 1e-4 : 1e-5;
@@ -459,6 +473,21 @@ describe('AdamW', () => {
         tf.dispose([...variables.values(), ...twins.values()]);
       });
     });
+  });
+
+  it('clips by the norm and the millionth that PyTorch adds to it', async () => {
+    await tf.setBackend('cpu');
+    const variables = new Map([['w', tf.variable(tf.tensor1d([1, 2]))]]);
+    const optimizer = new AdamW(variables, {maxNorm: 1e-6});
+    const gradient = tf.tensor1d([3e-6, -4e-6]);
+    const norm = optimizer.step(new Map([['w', gradient]]), 0.1);
+    expectClose(await numbers(norm), [5e-6]);
+    const mean = (await stateOf(optimizer)).get('exp_avg.w')!.data;
+    // 0.1 g · 1e-6 / (5e-6 + 1e-6)
+    expect(mean[0] / 5e-8).to.be.closeTo(1, 1e-5);
+    expect(mean[1] / (-0.2e-6 / 3)).to.be.closeTo(1, 1e-5);
+    optimizer.dispose();
+    tf.dispose([norm, gradient, ...variables.values()]);
   });
 
   it('names a gradient or a state that is not its own', async () => {

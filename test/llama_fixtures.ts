@@ -97,7 +97,7 @@ export function lossOf(model: Llama, values: tf.Tensor2D, ids: number[][]): tf.S
   if (model.config.scoreHead) return values.square().mean();
   const length = ids[0].length;
   const targets = ids.map((row) => [...row.slice(1), -1]).flat();
-  const chosen = tf.oneHot(tf.tensor1d(targets, 'int32'), values.shape[1], 1, 0, 'float32');
+  const chosen = tf.oneHot(tf.tensor1d(targets, 'int32'), values.shape[1]).cast('float32');
   return tf
     .logSoftmax(values)
     .mul(chosen)

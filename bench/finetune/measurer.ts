@@ -50,24 +50,28 @@ export class Measurer {
     const start = performance.now();
     const left = this.options.deadline - start;
     if (left <= 0) return this.record(N, 0, {outcome: 'not run', reason: 'the minutes are over'});
-    if (this.options.backend === 'webgpu' || N < this.lastN) this.stop();
+    if (this.options.backend === 'webgpu' || N < this.lastN) await this.stop();
     this.lastN = N;
     const end = await this.ask({N}, Math.min(1000 * this.options.timeout, left));
     const record = this.record(N, (performance.now() - start) / 1000, end);
     if (record.outcome !== 'done') {
       this.failed = record;
-      this.stop();
+      await this.stop();
     }
     return record;
   }
 
-  /** Ends the process. */
-  stop(): void {
-    this.child?.removeAllListeners();
-    // Dawn may hang at an orderly exit.
-    this.child?.kill('SIGKILL');
+  /** Ends the process, and waits until its memory is free. */
+  async stop(): Promise<void> {
+    const {child} = this;
     this.child = null;
     this.lastN = 0;
+    if (child === null || child.exitCode !== null || child.signalCode !== null) return;
+    await new Promise((resolve) => {
+      child.once('exit', resolve);
+      // Dawn may hang at an orderly exit.
+      child.kill('SIGKILL');
+    });
   }
 
   private ask(question: Question, milliseconds: number): Promise<End> {

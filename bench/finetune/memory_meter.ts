@@ -9,8 +9,8 @@ export interface MemoryMeter {
   by: string;
   /** Bytes held now. */
   held(): number;
-  /** Runs `work`, and returns the most bytes that were held meanwhile. */
-  peakOf(work: () => Promise<void>): Promise<number>;
+  /** The most bytes that are held in `work`, which has been done before and is done again where that is needed to know. */
+  peakOf(work: () => Promise<unknown>): Promise<number>;
 }
 
 /**
@@ -27,7 +27,10 @@ export function memoryMeter(device: Device, others: number | null): MemoryMeter 
     held,
     async peakOf(work) {
       const before = held();
-      return before + (await peakBytes(work));
+      const more = await peakBytes(async () => {
+        await work();
+      });
+      return before + more;
     },
   };
 }
@@ -35,14 +38,7 @@ export function memoryMeter(device: Device, others: number | null): MemoryMeter 
 /** What the process took of the device. It gives nothing back, so that lengths must be measured from short to long. */
 function nvidiaMeter(others: number): MemoryMeter {
   const held = (): number => nvidiaMemory()! - others;
-  return {
-    by: 'nvidia-smi',
-    held,
-    async peakOf(work) {
-      await work();
-      return held();
-    },
-  };
+  return {by: 'nvidia-smi', held, peakOf: () => Promise.resolve(held())};
 }
 
 /** Bytes used on the first GPU, or null without nvidia-smi. */

@@ -2,6 +2,7 @@
 import {join} from 'node:path';
 import type {Batch} from '../data/batch.js';
 import type {RowSettings, RowStatistics} from '../data/rows.js';
+import {fileFingerprint} from '../data/json_stream.js';
 import {ChatTokenizer} from '../data/tokenizer.js';
 import {type Device, startDevice} from '../device.js';
 import type {LoraOptions} from '../model/lora.js';
@@ -39,12 +40,13 @@ export async function prepareRun(options: TrainOptions): Promise<Run> {
     );
   }
   const tokenizer = new ChatTokenizer(files.tokenizerJson, files.tokenizerConfig, files.config.vocabSize, files.origin);
+  const file = await dataPath(options.data);
   const identity = {
-    settings: settingsOf(options),
+    settings: {...settingsOf(options), 'data file': await fileFingerprint(file)},
     baseModel: {origin: files.origin, fingerprint: await fingerprint(files)},
   };
   const before = await findCheckpoint(options, identity);
-  const rows = rowSettings(await dataPath(options.data), options, files.config);
+  const rows = rowSettings(file, options, files.config);
   const epoch = await countEpoch(rows, tokenizer);
   const stepsOfEpochs = Math.ceil((epoch.rows * options.epochs) / (options.batchRows * options.accumulate));
   const steps = options.steps ?? stepsOfEpochs;

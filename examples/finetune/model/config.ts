@@ -151,7 +151,7 @@ function readArchitecture(fields: JsonFields): Pick<LlamaConfig, 'modelType' | '
     const known = Object.entries(FAMILIES).map(
       ([type, name]) => `${type} (${name}ForCausalLM, ...ForSequenceClassification)`,
     );
-    const got = `${JSON.stringify(modelType)} (${architecture ?? 'no architectures'})`;
+    const got = `${fields.text('model_type')} (${architecture ?? 'no architectures'})`;
     throw new Error(`${fields.origin}: model_type must be ${known.join(', ')}, got ${got}.`);
   }
   const scoreHead = architecture?.endsWith('ForSequenceClassification') ?? false;
@@ -171,7 +171,7 @@ function checkOneLabel(fields: JsonFields): void {
 function checkSupported(fields: JsonFields): void {
   const activation = fields.value('hidden_act') ?? 'silu';
   if (activation !== 'silu' && activation !== 'swish') {
-    throw new Error(`${fields.origin}: hidden_act must be "silu", got ${JSON.stringify(activation)}.`);
+    throw new Error(`${fields.origin}: hidden_act must be "silu", got ${fields.text('hidden_act')}.`);
   }
   if (fields.value('quantization_config') != null) {
     const method = fields.object('quantization_config').value('quant_method');

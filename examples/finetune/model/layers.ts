@@ -74,15 +74,10 @@ function sumById(dy: tf.Tensor2D, ids: tf.Tensor1D, count: number): tf.Tensor2D 
   const parts: tf.Tensor2D[] = [];
   for (let first = 0; first < count; first += idsAtOnce) {
     const depth = Math.min(idsAtOnce, count - first);
-    // Ids outside the part give rows of zeros.
     const part = tf.tidy(() => {
-      const chosen = tf.oneHot(
-        ids.sub(tf.scalar(first, 'int32')) as tf.Tensor1D,
-        depth,
-        1,
-        0,
-        'float32',
-      ) as tf.Tensor2D;
+      // Not tf.oneHot: on tfjs's wasm backend its floats are integers.
+      const known = tf.range(first, first + depth, 1, 'int32');
+      const chosen = tf.equal(ids.expandDims(1), known.expandDims(0)).cast('float32') as tf.Tensor2D;
       return tf.matMul<tf.Tensor2D>(chosen, dy, true, false);
     });
     parts.push(part);

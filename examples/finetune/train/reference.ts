@@ -1,5 +1,7 @@
 /** @file DPO's reference: the log-probabilities of the answers before training, without a second model in memory. */
 import {readFileSync} from 'node:fs';
+import {mkdir} from 'node:fs/promises';
+import {dirname} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../data/batch.js';
 import {type AttentionKind, attentionOf} from './attention.js';
@@ -51,6 +53,7 @@ export class PrecomputedReference {
   }
 
   async save(file: string): Promise<void> {
+    await mkdir(dirname(file), {recursive: true});
     await writeJson(file, [...this.bySample]);
   }
 

@@ -76,11 +76,12 @@ export function tokenLogProbs(
     const {logProbs, correct, slopes} = predict(x, head, labels, chunks, true);
     onSums?.(sumsOf(x, logProbs, correct, slopes!));
     save(trained ? [slopes!, x] : [slopes!]);
-    const gradFunc = (dy: tf.Tensor, [dx, saved]: tf.Tensor[]) => {
-      const weights = dy.reshape([-1, 1]);
-      const dHidden = tf.tidy(() => putRows(dx.mul(weights), places));
-      return trained ? [dHidden, headGradient(saved as tf.Tensor2D, head, labels, chunks, weights)] : [dHidden];
-    };
+    const gradFunc = (dy: tf.Tensor, [dx, saved]: tf.Tensor[]) =>
+      tf.tidy(() => {
+        const weights = dy.reshape([-1, 1]);
+        const dHidden = putRows(dx.mul(weights), places);
+        return trained ? [dHidden, headGradient(saved as tf.Tensor2D, head, labels, chunks, weights)] : [dHidden];
+      });
     return {value: logProbs, gradFunc};
   });
   return (trained ? run(hidden, head) : run(hidden)) as tf.Tensor1D;
@@ -198,7 +199,7 @@ function headGradient(
   chunks: readonly Chunk[],
   weights: tf.Tensor,
 ): tf.Tensor2D {
-  const negative = tf.tidy(() => x.mul(weights).neg() as tf.Tensor2D);
+  const negative = x.mul(weights).neg() as tf.Tensor2D;
   const addChunk = (earlier: tf.Tensor2D | null, chunk: Chunk): tf.Tensor2D => {
     const sum = tf.tidy((): tf.Tensor2D => {
       const errors = probabilityErrors(rowsOf(x, chunk), head, labels.subarray(chunk.start, chunk.end));
@@ -208,9 +209,7 @@ function headGradient(
     earlier?.dispose();
     return sum;
   };
-  const gradient = chunks.reduce<tf.Tensor2D | null>(addChunk, null)!;
-  negative.dispose();
-  return gradient;
+  return chunks.reduce<tf.Tensor2D | null>(addChunk, null)!;
 }
 
 /** p - oneHot(label), `[rows, V]`. */
