@@ -1,6 +1,6 @@
 /** @file Milliseconds and peak bytes of a piece of tfjs work, on any backend. */
 import * as tf from '@tensorflow/tfjs-core';
-import {peakBytes} from '../examples/lib/memory.js';
+import {peakBytes} from '../examples/finetune/memory.js';
 import {submitRecorded, type WebGPUBackend} from '../src/webgpu/backend.js';
 
 /** The backend, if its work runs on a WebGPU queue. */

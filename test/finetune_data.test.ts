@@ -745,10 +745,10 @@ describe('examples/finetune/data: comparisons as tokens', () => {
     }
   });
 
-  it('leaves out comparisons without two answers', () => {
+  it('leaves out comparisons with an empty answer', () => {
     const encode = (answers: string[]) =>
       encodeComparison(0, {prompt, answers}, tokenizer, {...options, objective: 'dpo'});
-    expect(encode(['a'])).to.deep.equal({dropped: 'no answer'});
+    expect(encode([])).to.deep.equal({dropped: 'no answer'});
     expect(encode(['a', ' '])).to.deep.equal({dropped: 'no answer'});
   });
 

@@ -7,7 +7,8 @@ import {normal} from '../examples/finetune/random.js';
 import {writeModelFolder} from '../examples/finetune/train/model_folder.js';
 import {TINY_VOCABULARY, tinyTokenizerConfig, tinyTokenizerJson} from './tiny_tokenizer.js';
 
-const CONFIG = {
+/** Hugging Face's config.json of the model. */
+export const TINY_CONFIG = {
   architectures: ['LlamaForCausalLM'],
   model_type: 'llama',
   vocab_size: TINY_VOCABULARY,
@@ -29,7 +30,7 @@ const CONFIG = {
 
 /** Writes the model into a folder. Other fields of its config.json, or another seed, make another model. */
 export async function writeTinyModel(folder: string, seed = 1, fields: Record<string, unknown> = {}): Promise<void> {
-  const configJson = {...CONFIG, ...fields};
+  const configJson = {...TINY_CONFIG, ...fields};
   const shapes = weightShapes(parseConfig(configJson, folder));
   const next = normal(seed);
   const fresh = ([name, shape]: [string, number[]]): [string, HostTensor] => {

@@ -6,7 +6,7 @@ import {ADAMW_DEFAULTS, AdamW} from '../examples/finetune/train/adamw.js';
 import {joinVariables} from '../examples/finetune/train/joined_variables.js';
 import {type Pair, answerLogProbs, dpoLoss, rmLoss, sftLoss} from '../examples/finetune/train/losses.js';
 import {learningRate} from '../examples/finetune/train/schedule.js';
-import {type TokenSums, tokenLogProbs, tokenStatistics} from '../examples/finetune/train/token_log_probs.js';
+import {type TokenSums, tokenLogProbs} from '../examples/finetune/train/token_log_probs.js';
 import {type Device, onEachDevice, slackOf} from './devices.js';
 import {normals, seeded} from './random.js';
 import * as oracle from './training_oracle.js';
@@ -142,13 +142,6 @@ describe('tokenLogProbs', () => {
         );
         expectClose(await numbers(grads[hidden.name]), expected.dHidden, device);
         tf.dispose([value, plain, ...Object.values(grads)]);
-      });
-    });
-
-    it('gives the sums alone', async () => {
-      await withoutLeak(device, async () => {
-        const options = {chunkBytes: bytesOf(2, given)};
-        await expectSums(tokenStatistics(asMatrix(hidden), asMatrix(head), rows, labels, options), device);
       });
     });
 

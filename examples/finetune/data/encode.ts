@@ -74,7 +74,7 @@ export function encodeComparison(
   tokenizer: ChatTokenizer,
   {maxTokens, tooLong, objective, layout}: ComparisonOptions,
 ): Encoding {
-  if (answers.length < 2 || answers.some((answer) => answer.trim() === '')) return {dropped: 'no answer'};
+  if (answers.length === 0 || answers.some((answer) => answer.trim() === '')) return {dropped: 'no answer'};
   const copies = layout === 'shared' ? 1 : answers.length;
   const encode = (turns: readonly Message[]): Parts =>
     (objective === 'dpo' ? toPredict : toScore)(encodeAnswers(turns, answers, tokenizer));

@@ -203,6 +203,8 @@ export class RowSource implements AsyncIterable<Row> {
     }
     if (objective === 'sft') throw new Error('sft learns conversations, but this is a comparison of answers');
     this.counts.tiedAnswers += record.tied;
+    // A single answer has nothing to be compared with.
+    if (record.answers.length < 2) return {dropped: 'no answer'};
     return encodeComparison(index, record, this.tokenizer, {maxTokens, tooLong, layout, objective});
   }
 

@@ -61,17 +61,16 @@ function normalized(weights: Float64Array): Float64Array {
   return weights.map((weight) => weight / sum);
 }
 
-/** As transformers' TopPLogitsWarper: from the least likely on, tokens go while their sum stays within 1 - topP; the last one stays. */
+/**
+ * As transformers' TopPLogitsWarper: from the least likely on, tokens go while their sum stays within 1 - topP, and the last stays. Of
+ * equally likely ones all stay.
+ */
 function nucleus(probabilities: Float64Array, topP: number): Float64Array {
-  const order = Uint32Array.from(probabilities.keys()).sort((a, b) => probabilities[a] - probabilities[b]);
-  const kept = Float64Array.from(probabilities);
-  let sum = 0;
-  for (const token of order.subarray(0, -1)) {
-    sum += probabilities[token];
-    if (sum > 1 - topP) break;
-    kept[token] = 0;
-  }
-  return normalized(kept);
+  // By values and not by tokens: a sort with a comparison takes as long as a small model's layers.
+  const ascending = Float64Array.from(probabilities).sort();
+  let first = 0;
+  for (let sum = ascending[0]; sum <= 1 - topP && first < ascending.length - 1; sum += ascending[first]) first++;
+  return normalized(probabilities.map((p) => (p < ascending[first] ? 0 : p)));
 }
 
 /**

@@ -29,14 +29,15 @@ export function attentionOf(kind: AttentionKind, batch: Batch, {slidingWindows}:
   return {attend, tensors: [...biases.values()]};
 }
 
-/** `[batch, 1, queries, keys]`: 0 where visible. */
-function denseBias(mask: FlashMask): tf.Tensor4D {
-  const {batch, queryLength, keyLength} = mask;
-  const bias = new Float32Array(batch * queryLength * keyLength);
-  for (let b = 0; b < batch; b++) {
-    mask.toDense(b).forEach((visible, i) => (bias[b * queryLength * keyLength + i] = visible ? 0 : MASKED));
-  }
-  return tf.tensor4d(bias, [batch, 1, queryLength, keyLength]);
+/** `[batch, 1, queries, keys]`: 0 where visible. Made on the device: key j of a batch's causal masks is seen from query j up to its bound. */
+function denseBias({batch, queryLength, keyLength, bounds}: FlashMask): tf.Tensor4D {
+  return tf.tidy(() => {
+    const queries = tf.range(0, queryLength).reshape([1, 1, queryLength, 1]);
+    const keys = tf.range(0, keyLength).reshape([1, 1, 1, keyLength]);
+    const ends = tf.tensor4d(Float32Array.from(bounds!), [batch, 1, 1, keyLength]);
+    const visible = tf.logicalAnd(queries.greaterEqual(keys), queries.less(ends));
+    return visible.cast('float32').sub(1).mul<tf.Tensor4D>(-MASKED);
+  });
 }
 
 /** Every score is computed, masked by addition, and kept for the gradient. */

@@ -9,6 +9,7 @@
  * pass only scales it: a frozen head costs two matrix products in all. A trained one costs four, as its gradient needs the logits again.
  */
 import * as tf from '@tensorflow/tfjs';
+import {placesOf, putRows} from './gather_rows.js';
 
 const DEFAULT_CHUNK_BYTES = 64 * 2 ** 20;
 
@@ -61,7 +62,7 @@ export function tokenLogProbs(
   labels: Int32Array,
   {chunkBytes = DEFAULT_CHUNK_BYTES, onSums}: TokenLogProbsOptions = {},
 ): tf.Tensor1D {
-  const places = placesOf(rows, hidden.shape[0]);
+  const places = placesOf('tokenLogProbs', rows, hidden.shape[0]);
   checkLabels(labels, rows.length, head.shape[0]);
   const chunks = chunksOf(rows.length, chunkBytes / (4 * head.shape[0]));
   const gatherRows = () => tf.gather(hidden, tf.tensor1d(rows, 'int32'));
@@ -85,34 +86,6 @@ export function tokenLogProbs(
     return {value: logProbs, gradFunc};
   });
   return (trained ? run(hidden, head) : run(hidden)) as tf.Tensor1D;
-}
-
-/** The sums of `tokenLogProbs` alone, for an evaluation. Nothing is differentiated. */
-export function tokenStatistics(
-  hidden: tf.Tensor2D,
-  head: tf.Tensor2D,
-  rows: Int32Array,
-  labels: Int32Array,
-  options: Pick<TokenLogProbsOptions, 'chunkBytes'> = {},
-): TokenSums {
-  let found: TokenSums;
-  tokenLogProbs(hidden, head, rows, labels, {...options, onSums: (sums) => (found = sums)}).dispose();
-  return found!;
-}
-
-/** For each of `count` rows its index in `rows`, or `rows.length` where it is not among them. */
-function placesOf(rows: Int32Array, count: number): Int32Array {
-  if (rows.length === 0) {
-    throw new Error('tokenLogProbs needs at least one row, got none: leave out batches without labels.');
-  }
-  const places = new Int32Array(count).fill(rows.length);
-  rows.forEach((row, i) => {
-    if (places[row] !== rows.length) {
-      throw new Error(`tokenLogProbs needs distinct rows of [0, ${count}), got rows[${i}] = ${row}.`);
-    }
-    places[row] = i;
-  });
-  return places;
 }
 
 function checkLabels(labels: Int32Array, rows: number, vocabSize: number): void {
@@ -183,12 +156,6 @@ function sumsOf(x: tf.Tensor2D, logProbs: tf.Tensor1D, correct: tf.Tensor1D, slo
     entropy: tf.keep(x.mul(slopes).sum().sub(logProbs.sum())),
     correct: tf.keep(correct.sum()),
   };
-}
-
-/** The rows of `values` at their places in a matrix of zeros: by a gather, since scattered sums are slow on some backends. */
-function putRows(values: tf.Tensor2D, places: Int32Array): tf.Tensor2D {
-  const withZeros = tf.concat([values, tf.zeros<tf.Rank.R2>([1, values.shape[1]])]);
-  return tf.gather(withZeros, tf.tensor1d(places, 'int32'));
 }
 
 /** Σ weight (oneHot(label) - p)ᵀ·x, `[V, C]`, with `weights [rows, 1]`. */

@@ -4,6 +4,7 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../data/batch.js';
+import {gatherRows} from '../gather_rows.js';
 import {rmLoss} from '../losses.js';
 import {type Objective, answerPairs, mean} from './objective.js';
 
@@ -38,9 +39,6 @@ export function rmObjective(centering: number): Objective {
 
 /** The score of each answer, `[answers]`. */
 export function rewardsOf(score: tf.Tensor2D, {answers}: Batch, hidden: tf.Tensor2D): tf.Tensor1D {
-  const last = tf.tensor1d(
-    answers.map(({end}) => end - 1),
-    'int32',
-  );
-  return tf.matMul(tf.gather(hidden, last), score, false, true).flatten() as tf.Tensor1D;
+  const last = Int32Array.from(answers, ({end}) => end - 1);
+  return tf.matMul(gatherRows(hidden, last), score, false, true).flatten() as tf.Tensor1D;
 }
