@@ -1,6 +1,7 @@
 /**
  * @file The network's parts that are not a plain product, each with a gradient of its own: it keeps little from the forward pass, runs
- * few operations, and asks for nothing of a frozen weight.
+ * few operations, and asks for nothing of a frozen weight. tfjs frees what a gradient function leaves behind only at the end of the
+ * backward pass, hence the tidy in each.
  */
 import * as tf from '@tensorflow/tfjs';
 
@@ -21,14 +22,15 @@ export function rmsNorm(x: tf.Tensor2D, gamma: tf.Tensor1D, epsilon: number): tf
     const save = args.at(-1) as unknown as tf.GradSaveFunc;
     const inverse = rowMean(input.square()).add(epsilon).rsqrt();
     save([input, inverse, gamma]);
-    const gradFunc = (dy: tf.Tensor, saved: tf.Tensor[]) => {
-      const [again, inverseSaved, scale] = saved;
-      const unit = again.mul(inverseSaved);
-      const dUnit = dy.mul(scale);
-      const dx = dUnit.sub(unit.mul(rowMean(dUnit.mul(unit)))).mul(inverseSaved);
-      const dScale = () => tf.matMul(tf.ones([1, rows]), dy.mul(unit) as tf.Tensor2D).reshape([channels]);
-      return trained ? [dx, dScale()] : [dx];
-    };
+    const gradFunc = (dy: tf.Tensor, saved: tf.Tensor[]) =>
+      tf.tidy(() => {
+        const [again, inverseSaved, scale] = saved;
+        const unit = again.mul(inverseSaved);
+        const dUnit = dy.mul(scale);
+        const dx = dUnit.sub(unit.mul(rowMean(dUnit.mul(unit)))).mul(inverseSaved);
+        const dScale = () => tf.matMul(tf.ones([1, rows]), dy.mul(unit) as tf.Tensor2D).reshape([channels]);
+        return trained ? [dx, dScale()] : [dx];
+      });
     return {value: input.mul(inverse).mul(gamma), gradFunc};
   });
   return (trained ? norm(x, gamma) : norm(x)) as tf.Tensor2D;
@@ -39,14 +41,15 @@ export function gatedUnit(gate: tf.Tensor2D, up: tf.Tensor2D): tf.Tensor2D {
   const unit = tf.customGrad((...args) => {
     const [g, u, save] = args as unknown as [tf.Tensor2D, tf.Tensor2D, tf.GradSaveFunc];
     save([g, u]);
-    const gradFunc = (dy: tf.Tensor, saved: tf.Tensor[]) => {
-      const [gateSaved, upSaved] = saved;
-      const sigmoid = tf.sigmoid(gateSaved);
-      const silu = gateSaved.mul(sigmoid);
-      // d silu / dx = sigmoid + silu · (1 - sigmoid)
-      const slope = sigmoid.add(silu).sub(silu.mul(sigmoid));
-      return [dy.mul(upSaved).mul(slope), dy.mul(silu)];
-    };
+    const gradFunc = (dy: tf.Tensor, saved: tf.Tensor[]) =>
+      tf.tidy(() => {
+        const [gateSaved, upSaved] = saved;
+        const sigmoid = tf.sigmoid(gateSaved);
+        const silu = gateSaved.mul(sigmoid);
+        // d silu / dx = sigmoid + silu · (1 - sigmoid)
+        const slope = sigmoid.add(silu).sub(silu.mul(sigmoid));
+        return [dy.mul(upSaved).mul(slope), dy.mul(silu)];
+      });
     return {value: tf.sigmoid(g).mul(g).mul(u), gradFunc};
   });
   return unit(gate, up) as tf.Tensor2D;

@@ -24,19 +24,19 @@ export interface Tokens {
   positions: Int32Array;
 }
 
-/** What low-rank adapters add to the projections. */
+/** Low-rank adapters of the projections. */
 export interface Adapter {
-  /** `[N, in]` to `[N, out]`, or null where the projection (such as `model.layers.3.self_attn.q_proj`) has no adapter. */
-  delta(projection: string, x: tf.Tensor2D): tf.Tensor2D | null;
-  /** The trained variables that `delta` reads in a layer. */
-  variablesOf(layer: number): tf.Variable[];
+  /** `x [N, in]` to `[N, out]` by a frozen weight `[out, in]` and its adapter; null where the projection has none. */
+  project(projection: string, x: tf.Tensor2D, weight: tf.Tensor2D): tf.Tensor2D | null;
+  /** The trained variables of the projections whose names begin so, as with `model.layers.3.mlp.`. */
+  variablesOf(prefix: string): tf.Variable[];
 }
 
 export interface ForwardOptions {
   adapter?: Adapter | null;
   /** The tokens continue those of earlier calls with this cache. Not for training. */
   cache?: KeyValueCache;
-  /** Keeps only the input of each block and computes its activations again in the backward pass. Default false. */
+  /** Keeps only the inputs of each block's two halves and computes their activations again in the backward pass. Default false. */
   recompute?: boolean;
 }
 
@@ -103,20 +103,27 @@ export class Llama {
     return tf.tidy(() => {
       const [batch, length] = tokens.ids.shape;
       let x = embed(this.weight('model.embed_tokens.weight') as tf.Tensor2D, tokens.ids.reshape([batch * length]));
-      for (let layer = 0; layer < this.config.layers; layer++) {
-        const block = (input: tf.Tensor2D): tf.Tensor2D =>
-          tf.tidy(() => this.block(layer, input, tokens, attend, options));
-        const next = options.recompute ? recompute(block, x, this.variablesOf(layer, options)) : block(x);
+      const run = (half: (input: tf.Tensor2D) => tf.Tensor2D, parts: readonly string[]): void => {
+        const tidied = (input: tf.Tensor2D): tf.Tensor2D => tf.tidy(() => half(input));
+        const next = options.recompute ? recompute(tidied, x, this.variablesOf(parts, options)) : tidied(x);
         // Who needs it in the backward pass holds on to it. tidy() would keep all layers' until the end.
         x.dispose();
         x = next;
+      };
+      for (let layer = 0; layer < this.config.layers; layer++) {
+        const name = `model.layers.${layer}`;
+        run(
+          (input) => this.attention(layer, input, tokens, attend, options),
+          [`${name}.input_layernorm.`, `${name}.self_attn.`],
+        );
+        run((input) => this.feedForward(layer, input, options), [`${name}.post_attention_layernorm.`, `${name}.mlp.`]);
       }
       return this.norm('model.norm', x);
     });
   }
 
-  /** One layer, as a function of `x [N, hiddenSize]`. */
-  private block(
+  /** The first half of a block, `[N, hiddenSize]` to the same. */
+  private attention(
     layer: number,
     x: tf.Tensor2D,
     tokens: Tokens,
@@ -129,26 +136,30 @@ export class Llama {
       this.project(projectionName(layer, projection), input, adapter);
     const split = (y: tf.Tensor2D): tf.Tensor4D => y.reshape([batch, length, y.shape[1] / headSize, headSize]);
 
-    const a = this.norm(`model.layers.${layer}.input_layernorm`, x);
+    const normed = this.norm(`model.layers.${layer}.input_layernorm`, x);
     const tables = this.rotary.at(tokens.positions);
-    const q = split(rotate(project('q_proj', a), headSize, tables));
-    const now = {k: split(rotate(project('k_proj', a), headSize, tables)), v: split(project('v_proj', a))};
+    const q = split(rotate(project('q_proj', normed), headSize, tables));
+    const now = {k: split(rotate(project('k_proj', normed), headSize, tables)), v: split(project('v_proj', normed))};
     const {k, v} = cache === undefined ? now : cache.append(layer, now);
     const attended = attend(q, k, v, layer).reshape([batch * length, q.shape[2] * headSize]) as tf.Tensor2D;
-    const y = x.add(project('o_proj', attended)) as tf.Tensor2D;
+    return x.add(project('o_proj', attended));
+  }
 
-    const b = this.norm(`model.layers.${layer}.post_attention_layernorm`, y);
-    const gated = gatedUnit(project('gate_proj', b), project('up_proj', b));
-    return y.add(project('down_proj', gated));
+  /** The second half of a block, `[N, hiddenSize]` to the same. */
+  private feedForward(layer: number, x: tf.Tensor2D, {adapter}: ForwardOptions): tf.Tensor2D {
+    const project = (projection: Projection, input: tf.Tensor2D): tf.Tensor2D =>
+      this.project(projectionName(layer, projection), input, adapter);
+    const normed = this.norm(`model.layers.${layer}.post_attention_layernorm`, x);
+    const gated = gatedUnit(project('gate_proj', normed), project('up_proj', normed));
+    return x.add(project('down_proj', gated));
   }
 
   /** `x [N, in]` to `[N, out]`. */
   private project(name: string, x: tf.Tensor2D, adapter: Adapter | null | undefined): tf.Tensor2D {
-    const plain = tf.matMul<tf.Tensor2D>(x, this.weight(`${name}.weight`) as tf.Tensor2D, false, true);
+    const weight = this.weight(`${name}.weight`) as tf.Tensor2D;
     const bias = this.weights.get(`${name}.bias`);
-    const biased = bias === undefined ? plain : (plain.add(bias) as tf.Tensor2D);
-    const delta = adapter?.delta(name, x) ?? null;
-    return delta === null ? biased : (biased.add(delta) as tf.Tensor2D);
+    const product = adapter?.project(name, x, weight) ?? tf.matMul<tf.Tensor2D>(x, weight, false, true);
+    return bias === undefined ? product : product.add(bias);
   }
 
   private norm(name: string, x: tf.Tensor2D): tf.Tensor2D {
@@ -159,11 +170,13 @@ export class Llama {
     return this.weights.get(name)!;
   }
 
-  private variablesOf(layer: number, {adapter}: ForwardOptions): tf.Variable[] {
-    const prefix = `model.layers.${layer}.`;
-    const own = [...this.weights].filter(([name]) => name.startsWith(prefix)).map(([, weight]) => weight);
-    const trained = own.filter((weight): weight is tf.Variable => weight instanceof tf.Variable);
-    return [...trained, ...(adapter?.variablesOf(layer) ?? [])];
+  /** The trained variables whose names begin with one of the prefixes. */
+  private variablesOf(prefixes: readonly string[], {adapter}: ForwardOptions): tf.Variable[] {
+    return prefixes.flatMap((prefix) => {
+      const own = [...this.weights].filter(([name]) => name.startsWith(prefix)).map(([, weight]) => weight);
+      const trained = own.filter((weight): weight is tf.Variable => weight instanceof tf.Variable);
+      return [...trained, ...(adapter?.variablesOf(prefix) ?? [])];
+    });
   }
 
   dispose(): void {

@@ -5,6 +5,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../host_tensor.js';
 import {uniform} from '../random.js';
+import {adaptedLinear} from './adapted_linear.js';
 import {type LlamaConfig, type Projection, projectionName, weightShapes} from './config.js';
 import type {Adapter} from './llama.js';
 
@@ -82,19 +83,17 @@ export class Lora implements Adapter {
     );
   }
 
-  variablesOf(layer: number): tf.Variable[] {
-    const prefix = `model.layers.${layer}.`;
+  variablesOf(prefix: string): tf.Variable[] {
     return [...this.weights].filter(([name]) => name.startsWith(prefix)).map(([, variable]) => variable);
   }
 
-  delta(projection: string, x: tf.Tensor2D): tf.Tensor2D | null {
-    const a = this.weights.get(`${projection}.lora_A.weight`) as tf.Tensor2D | undefined;
+  project(projection: string, x: tf.Tensor2D, weight: tf.Tensor2D): tf.Tensor2D | null {
+    const a = this.weights.get(`${projection}.lora_A.weight`);
     if (a === undefined) {
       return null;
     }
-    const b = this.weights.get(`${projection}.lora_B.weight`) as tf.Tensor as tf.Tensor2D;
-    const low: tf.Tensor2D = tf.matMul(this.drop(projection, x), a, false, true).mul(this.scale);
-    return tf.matMul<tf.Tensor2D>(low, b, false, true);
+    const b = this.weights.get(`${projection}.lora_B.weight`)!;
+    return adaptedLinear(x, weight, {a, b, scale: this.scale, kept: this.kept(projection, x.shape)});
   }
 
   /**
@@ -106,15 +105,13 @@ export class Lora implements Adapter {
   }
 
   /** tfjs draws random numbers on the host, so each token takes one of a table's rows instead of numbers of its own. */
-  private drop(projection: string, x: tf.Tensor2D): tf.Tensor2D {
+  private kept(projection: string, [tokens, channels]: [number, number]): tf.Tensor2D | null {
     if (this.dropoutSeed === null) {
-      return x;
+      return null;
     }
-    const [tokens, channels] = x.shape;
     const next = uniform(this.dropoutSeed ^ hash(projection));
     const rows = Int32Array.from({length: tokens}, () => Math.floor(next() * DROPOUT_ROWS));
-    const kept = tf.gather(this.dropoutTable(channels), tf.tensor1d(rows, 'int32'));
-    return x.mul(kept) as tf.Tensor2D;
+    return tf.gather(this.dropoutTable(channels), tf.tensor1d(rows, 'int32'));
   }
 
   /** `[DROPOUT_ROWS, channels]`: 0 where dropped, else 1 / (1 - dropout). */

@@ -72,10 +72,11 @@ export function rotate(x: tf.Tensor2D, headSize: number, {cosines, sines}: Rotar
   const turn = tf.customGrad((...args) => {
     const [input, save] = args as unknown as [tf.Tensor2D, tf.GradSaveFunc];
     save([cosines, sines]);
-    const gradFunc = (dy: tf.Tensor, saved: tf.Tensor[]) => {
-      const [cos, sin] = saved;
-      return dy.reshape(byHead).mul(cos).sub(swapHalves(dy).mul(sin)).reshape([tokens, channels]);
-    };
+    const gradFunc = (dy: tf.Tensor, saved: tf.Tensor[]) =>
+      tf.tidy(() => {
+        const [cos, sin] = saved;
+        return dy.reshape(byHead).mul(cos).sub(swapHalves(dy).mul(sin)).reshape([tokens, channels]);
+      });
     const value = input.reshape(byHead).mul(cosines).add(swapHalves(input).mul(sines));
     return {value: value.reshape([tokens, channels]), gradFunc};
   });
