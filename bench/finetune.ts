@@ -4,11 +4,12 @@
  *
  *     npm run bench:finetune -- --models smollm2-135m --tasks sft,lora,dpo,rm --lengths 2048,4096,8192 --longest --out bench/results/ft.jsonl
  *     npm run bench:finetune -- --backend webgpu --models tiny --lengths 128,256
+ *     npm run bench:finetune -- --from docs/benchmarks/finetune/h100.jsonl --markdown    the tables of docs/finetune.md
  *
  * A process of its own measures each attention, so that running out of memory, at which TensorFlow may abort, is a result and not the
  * end. Its lengths grow; those after one that failed are not started.
  */
-import {appendFileSync, mkdirSync} from 'node:fs';
+import {appendFileSync, mkdirSync, readFileSync} from 'node:fs';
 import {dirname} from 'node:path';
 import {Command, Option} from 'commander';
 import type {BackendName} from '../examples/finetune/device.js';
@@ -20,7 +21,7 @@ import {nvidiaSmi} from './finetune/memory_meter.js';
 import {MODELS, type ModelName} from './finetune/models.js';
 import type {StepRecord, Subject} from './finetune/records.js';
 import {DISTRIBUTION, TASKS, type Task} from './finetune/rows.js';
-import {describeRecord, tables} from './finetune/tables.js';
+import {describeRecord, markdownTables, tables} from './finetune/tables.js';
 import {list, numbers} from './settings.js';
 
 interface Options {
@@ -39,6 +40,8 @@ interface Options {
   minutes: number;
   machine?: string;
   out?: string;
+  from?: string;
+  markdown?: boolean;
   child?: string;
 }
 
@@ -75,9 +78,18 @@ function readOptions(): Options {
     .option('--minutes <m>', 'start nothing after so many', Number, Infinity)
     .option('--machine <name>', 'name of the device in the records')
     .option('--out <file>', 'append the records to it, as JSON lines')
+    .option('--from <file>', 'measure nothing: print the tables of the records in it')
+    .option('--markdown', 'with --from: as Markdown')
     .option('--child <json>', 'be the process that measures; used by the benchmark itself')
     .parse()
     .opts<Options>();
+}
+
+function printRecords(file: string, markdown = false): void {
+  const lines = readFileSync(file, 'utf8').split('\n').filter(Boolean);
+  const records = lines.map((line) => JSON.parse(line) as StepRecord);
+  const {longest: summary, lengths} = markdownTables(records);
+  console.log(markdown ? `${summary}\n\n${lengths}` : tables(records));
 }
 
 /** Measures one model in one kind of training with each attention. */
@@ -114,6 +126,10 @@ async function main(): Promise<void> {
   const options = readOptions();
   if (options.child !== undefined) {
     runChild(JSON.parse(options.child) as ChildOptions);
+    return;
+  }
+  if (options.from !== undefined) {
+    printRecords(options.from, options.markdown);
     return;
   }
   const start = performance.now();

@@ -157,6 +157,10 @@ describe('fine-tuning: the commands', () => {
     expect(ends('dpo', 'rewards/accuracies')[1]).to.be.above(0.95);
     expect(ends('dpo', 'loss')[1]).to.be.below(0.6);
 
+    const same = ['--lora', '--steps', '12', '--beta', '0.2', '--label-smoothing', '0.05', '--precompute-reference'];
+    await run('dpo', '--model', model, '--data', comparisons, '--output', output('precomputed'), ...LEARN, ...same);
+    metricsOf('precomputed').forEach(({loss}, i) => expect(loss).to.be.closeTo(metricsOf('dpo')[i].loss, 1e-4));
+
     const stdout = await learn('dpo', 'dpo_full', comparisons, '--steps', '6', '--learning-rate', '0.001');
     expect(stdout).to.match(/all trained/);
     expect(metricsOf('dpo_full')[0].loss).to.be.closeTo(Math.log(2), 1e-6);

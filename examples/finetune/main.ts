@@ -1,8 +1,9 @@
 /**
- * @file The command line `npm run finetune -- sft | dpo | rm | generate | score | merge`: trains real language models with
+ * @file The command line `npm run finetune -- sft | dpo | rm | generate | score | merge | demo`: trains real language models with
  * flashMaskAttention on tfjs-node or WebGPU. docs/finetune.md walks through it.
  */
 import {Command} from 'commander';
+import {addDemoCommand} from './commands/demo.js';
 import {type GenerateCommandOptions, generate} from './commands/generate.js';
 import {type MergeOptions, merge} from './commands/merge.js';
 import {type ScoreOptions, score} from './commands/score.js';
@@ -46,6 +47,7 @@ function program(): Command {
     .option('--model <name>', 'the base model, if it is not where the adapter says')
     .addOption(backendOption())
     .action((options: MergeOptions) => merge(options));
+  addDemoCommand(command);
   return command;
 }
 
@@ -59,7 +61,6 @@ function addTrained(command: Command): Command {
 program()
   .parseAsync()
   .catch((error: unknown) => {
-    if (process.env.FT_DEBUG) console.error(error);
     console.error(`Error: ${error instanceof Error ? error.message : String(error)}`);
     process.exitCode = 1;
   });

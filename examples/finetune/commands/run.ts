@@ -30,10 +30,13 @@ export interface Run {
   heldOut: Batch[];
 }
 
-export async function prepareRun(options: TrainOptions): Promise<Run> {
-  const device = await startDevice(options.backend);
+/** What a caller opened before: the rest is opened by the options. */
+export type Opened = Partial<Pick<Run, 'device' | 'files'>>;
+
+export async function prepareRun(options: TrainOptions, opened: Opened = {}): Promise<Run> {
+  const device = opened.device ?? (await startDevice(options.backend));
   console.log(`Device   ${device.description}`);
-  const files = await openModel(options.model);
+  const files = opened.files ?? (await openModel(options.model));
   if (files.config.scoreHead && options.objective !== 'rm') {
     throw new Error(
       `${files.origin} is a reward model, which writes no text: ${options.objective} needs a language model.`,

@@ -11,7 +11,7 @@ import type {StepResult} from '../train/trainer.js';
 import {BatchSource} from './data.js';
 import {TILE, reportComparison, reportSamples, reportTiles, sample} from './outcome.js';
 import {describeRun} from './report.js';
-import {type Run, prepareRun, startModel} from './run.js';
+import {type Opened, type Run, prepareRun, startModel} from './run.js';
 import {save} from './saving.js';
 import type {TrainOptions} from './train_options.js';
 import {type Trainers, makeTrainers} from './trainers.js';
@@ -20,9 +20,9 @@ import {type Trainers, makeTrainers} from './trainers.js';
 const INTERRUPTED = 130;
 
 /** Trains; resolves to the exit code: 1 when dense attention gave other losses. */
-export async function train(options: TrainOptions): Promise<number> {
+export async function train(options: TrainOptions, opened: Opened = {}): Promise<number> {
   const started = performance.now();
-  const run = await prepareRun(options);
+  const run = await prepareRun(options, opened);
   const {before, steps} = run;
   const done = before?.step ?? 0;
   if (done >= steps) {

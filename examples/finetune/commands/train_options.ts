@@ -1,5 +1,5 @@
 /** @file The options of sft, dpo and rm: what each may be, and what it is unless told. */
-import {type Command, InvalidArgumentError, Option} from 'commander';
+import {Command, InvalidArgumentError, Option} from 'commander';
 import {BACKENDS, type BackendName} from '../device.js';
 import {PROJECTIONS, type Projection} from '../model/config.js';
 
@@ -39,6 +39,7 @@ export interface TrainOptions {
   seed: number;
   beta: number;
   labelSmoothing: number;
+  precomputeReference: boolean;
   centering: number;
 
   keepActivations: boolean;
@@ -88,7 +89,7 @@ export function within(least: number, most: number): (text: string) => number {
   };
 }
 
-function positive(text: string): number {
+export function positive(text: string): number {
   const value = Number(text);
   if (!(value > 0 && value < Infinity)) {
     throw new InvalidArgumentError('It should be a number above 0.');
@@ -118,15 +119,28 @@ export function addTrainCommand(
   run: (options: TrainOptions) => Promise<void>,
 ): void {
   const command = program.command(objective).description(TITLES[objective]);
+  addOptions(command, objective);
+  command.action((given: GivenOptions) => run(withDefaults(objective, given)));
+}
+
+/** What an objective does if nothing is given. */
+export function defaultOptions(objective: ObjectiveName): TrainOptions {
+  const command = new Command();
+  addOptions(command, objective);
+  return withDefaults(objective, command.opts<GivenOptions>());
+}
+
+function addOptions(command: Command, objective: ObjectiveName): void {
   addModelAndData(command, objective);
   addLora(command);
   addBatches(command);
   addOptimization(command, objective);
   addRun(command, objective);
-  command.action(async (given: GivenOptions) => {
-    const rate = LEARNING_RATES[objective][given.lora ? 'lora' : 'full'];
-    await run({...UNLESS_GIVEN, ...given, objective, learningRate: given.learningRate ?? rate});
-  });
+}
+
+function withDefaults(objective: ObjectiveName, given: GivenOptions): TrainOptions {
+  const rate = LEARNING_RATES[objective][given.lora ? 'lora' : 'full'];
+  return {...UNLESS_GIVEN, ...given, objective, learningRate: given.learningRate ?? rate};
 }
 
 const UNLESS_GIVEN = {
@@ -138,6 +152,7 @@ const UNLESS_GIVEN = {
   // Of the other objectives.
   beta: 0,
   labelSmoothing: 0,
+  precomputeReference: false,
   centering: 0,
   shareQuestions: true,
 };
@@ -193,7 +208,11 @@ function addOptimization(command: Command, objective: ObjectiveName): void {
   if (objective === 'dpo') {
     command
       .option('--beta <number>', 'how far from the reference: smaller is further', positive, 0.1)
-      .option('--label-smoothing <fraction>', 'share of preferences that are the wrong way round', within(0, 0.5), 0);
+      .option('--label-smoothing <fraction>', 'share of preferences that are the wrong way round', within(0, 0.5), 0)
+      .option(
+        '--precompute-reference',
+        'once before training, as all weights need it, not with adapters off at each step',
+      );
   }
   if (objective === 'rm') {
     command.option('--centering <number>', 'keeps rewards around zero; 0.01 is usual', within(0, Infinity), 0);

@@ -54,10 +54,10 @@ function objectiveOf(
   }
 }
 
-/** Adapters can be switched off at any step; all weights cannot, so the reference is computed before the first one. */
+/** Adapters can be switched off at any step; all weights cannot, so their reference is computed before the first one. */
 async function precomputedReference(run: Run, model: TrainedModel): Promise<PrecomputedReference | null> {
   const {options, rows, tokenizer, before, heldOut} = run;
-  if (options.objective !== 'dpo' || options.lora) {
+  if (options.objective !== 'dpo' || (options.lora && !options.precomputeReference)) {
     return null;
   }
   const file = referenceFile(run);

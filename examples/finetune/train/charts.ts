@@ -94,7 +94,9 @@ function textChart(title: string, lines: Line[]): string {
   const colours = lines.length > 1 ? TEXT_COLOURS : [];
   const series = lines.map(({points}) => average(points, TEXT_WIDTH));
   const {min, max} = range(series.flat());
-  const format = (value: number): string => value.toPrecision(4).padStart(LABEL_WIDTH);
+  // As many digits as tell one line of the chart from the next, the same on every line.
+  const decimals = Math.min(7, Math.max(0, 3 - Math.ceil(Math.log10(max - min))));
+  const format = (value: number): string => value.toFixed(decimals).padStart(LABEL_WIDTH);
   const body = asciichart.plot(series, {height: TEXT_HEIGHT, min, max, colors: colours, format});
   const legend = lines.map(({label}, i) => (lines.length > 1 ? `${colours[i]}── ${label}${asciichart.reset}` : label));
   return `\n${title}: ${legend.join('  ')}\n${body}\n${stepAxis(lines[0].points, series[0].length)}`;

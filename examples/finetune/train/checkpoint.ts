@@ -41,7 +41,7 @@ export interface Checkpoint {
   folder: string;
   step: number;
   state: TrainerState;
-  /** The optimizer's tensors, read one after another. */
+  /** The optimizer's tensors, read one after another, as often as they are asked for. */
   optimizer: AsyncIterable<[string, HostTensor]>;
 }
 
@@ -80,9 +80,7 @@ export async function saveCheckpoint(
   saveLimit = Infinity,
 ): Promise<string> {
   await mkdir(outputFolder, {recursive: true});
-  for (const name of await unfinishedIn(outputFolder)) {
-    await rm(join(outputFolder, name), {recursive: true});
-  }
+  await removeUnfinished(outputFolder);
   const folder = join(outputFolder, `checkpoint-${step}`);
   const unfinished = join(outputFolder, `.checkpoint-${step}.new`);
   try {
@@ -136,6 +134,20 @@ async function discard(folder: string): Promise<void> {
     const leaving = join(folder, '..', `.${basename(folder)}.old`);
     await rename(folder, leaving);
     await rm(leaving, {recursive: true});
+  }
+}
+
+/** Deletes all checkpoints of a folder, for a run that starts over. */
+export async function removeCheckpoints(outputFolder: string): Promise<void> {
+  await removeUnfinished(outputFolder);
+  for (const step of await stepsIn(outputFolder)) {
+    await discard(join(outputFolder, `checkpoint-${step}`));
+  }
+}
+
+async function removeUnfinished(outputFolder: string): Promise<void> {
+  for (const name of await unfinishedIn(outputFolder)) {
+    await rm(join(outputFolder, name), {recursive: true});
   }
 }
 
@@ -203,7 +215,8 @@ export async function loadCheckpoint(folder: string, run?: RunIdentity): Promise
     checkSameRun(folder, {settings, baseModel}, run);
   }
   const state = {settings, baseModel, position: data_position, logHistory: log_history};
-  return {folder, step, state, optimizer: readTensors(join(folder, OPTIMIZER_FILE))};
+  const optimizer = {[Symbol.asyncIterator]: () => readTensors(join(folder, OPTIMIZER_FILE))};
+  return {folder, step, state, optimizer};
 }
 
 async function readState(folder: string): Promise<StateFile> {

@@ -1,0 +1,149 @@
+/**
+ * @file The command demo, which is this repository's main job, `npm start`: supervised fine-tuning of a tiny model beside a twin with
+ * dense attention, as much of it as the device can do in a few minutes. docs/main-job.md shows what one sees.
+ */
+import {join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import {type Command, Option} from 'commander';
+import {BACKENDS, type Device, startDevice} from '../device.js';
+import {PipMissingError} from '../pinned_download.js';
+import {latestCheckpoint, loadCheckpoint, removeCheckpoints} from '../train/checkpoint.js';
+import {type ModelFiles, openModel} from '../weights/model_files.js';
+import {dataPath} from './data.js';
+import {documentationModel} from './documentation.js';
+import {train} from './train.js';
+import {type TrainOptions, defaultOptions, positive, whole} from './train_options.js';
+
+/** What the command line gives. */
+type Given = Partial<TrainOptions> & {fromScratch?: boolean};
+
+type Plan = Pick<TrainOptions, 'batchRows' | 'rowTokens'> & {steps: number};
+
+const GPU: Plan = {steps: 300, batchRows: 8, rowTokens: 1024};
+/** On two cores of a CPU as many steps as fit into 4 minutes, the twin's included. */
+const SOFTWARE: Plan = {steps: 16, batchRows: 1, rowTokens: 1024};
+const JAVASCRIPT: Plan = {steps: 24, batchRows: 1, rowTokens: 256};
+const WARMUP_STEPS = 5;
+
+/** What the demo does otherwise than sft. */
+const DEFAULTS = {
+  model: 'glassllm',
+  output: 'checkpoints/demo',
+  backend: 'webgpu',
+  evalSamples: 8,
+  learningRate: 1e-3,
+  compare: 20,
+  prompt: 'Describe a day at the beach.',
+  keepActivations: true,
+} as const satisfies Partial<TrainOptions>;
+
+const EXAMPLES = `
+Examples:
+  npm start                                            the whole job, on a GPU or on the CPU
+  npm start -- --steps 200                             longer
+  npm start -- --resume                                go on after Ctrl-C
+  npm start -- --from-scratch --backend cpu --steps 5  no download, no WebGPU
+  npm run finetune -- --help                           larger models, adapters, preferences, reward models`;
+
+/** Adds the command to the program. */
+export function addDemoCommand(program: Command): void {
+  const {model, output, evalSamples, learningRate, compare, prompt} = DEFAULTS;
+  program
+    .command('demo')
+    .description('Fine-tunes a small language model on instructions, beside a twin with dense attention (npm start).')
+    .configureHelp({commandUsage: () => 'npm start -- [options]'})
+    .addHelpText('after', EXAMPLES)
+    .option('--model <name>', `what sft takes (${model})`)
+    .option('--data <name>', 'what sft takes (alpaca_en_demo)')
+    .addOption(
+      new Option(
+        '--from-scratch',
+        "train fresh weights on this repository's documentation; downloads nothing",
+      ).conflicts(['model', 'data']),
+    )
+    .option('--steps <number>', 'steps of the optimizer (GPU 300, cpu 24, else 16)', whole(1))
+    .option('--batch-rows <number>', 'rows of a step (GPU 8, else 1)', whole(1))
+    .option('--row-tokens <number>', 'tokens of a packed row (cpu 256, else 1024)', whole(2))
+    .option('--learning-rate <number>', `its peak (${learningRate})`, positive)
+    .option('--seed <number>', 'of fresh weights and the order of the data (0)', whole(0))
+    .option('--eval-samples <number>', `first records, held out to measure the loss on (${evalSamples})`, whole(0))
+    .option('--compare <steps>', `first steps that the dense twin does too; 0 for none (${compare})`, whole(0))
+    .option('--prompt <text>', `is answered before and after training (${prompt})`)
+    .addOption(new Option('--backend <name>', 'tfjs backend (webgpu)').choices(BACKENDS))
+    .option('--output <folder>', `where checkpoints, metrics and charts go (${output}, replacing those of before)`)
+    .option('--save-every <steps>', 'steps between two checkpoints (50)', whole(1))
+    .option('--resume', 'go on from the latest checkpoint, with its settings unless others are given')
+    .action(async (given: Given) => {
+      process.exitCode = await demo(given);
+    });
+}
+
+/** Resolves to the exit code: 1 when dense attention gave other losses. */
+async function demo({fromScratch = false, ...given}: Given): Promise<number> {
+  const device = await startDevice(given.backend ?? DEFAULTS.backend);
+  const options: TrainOptions = {
+    ...defaultOptions('sft'),
+    ...DEFAULTS,
+    ...planFor(device, given.steps),
+    ...(given.resume ? await optionsOfCheckpoint(given.output ?? DEFAULTS.output) : {}),
+    ...given,
+  };
+  const documentation = join(options.output, 'documentation.jsonl');
+  const files =
+    fromScratch || options.data === documentation ? null : await download(options, {mayFail: isDefault(given)});
+  // Where nobody said where to go, a run replaces the one before.
+  if (!options.resume && given.output === undefined) {
+    await removeCheckpoints(options.output);
+  }
+  if (files !== null) {
+    return train(options, {device, files});
+  }
+  const fresh = await documentationModel(documentation, options.rowTokens, options.seed);
+  return train({...options, data: documentation}, {device, files: fresh});
+}
+
+function isDefault({model, data}: Given): boolean {
+  return model === undefined && data === undefined;
+}
+
+function planFor(device: Device, steps?: number): Plan & Pick<TrainOptions, 'warmupRatio'> {
+  const plan = device.gpu ? GPU : tf.getBackend() === 'cpu' ? JAVASCRIPT : SOFTWARE;
+  return {...plan, warmupRatio: Math.min(1, WARMUP_STEPS / (steps ?? plan.steps))};
+}
+
+/** The options that a run had which is to go on; none where there is no checkpoint. */
+async function optionsOfCheckpoint(output: string): Promise<Partial<TrainOptions>> {
+  // What is wrong with others is told when the run itself looks for it.
+  const folder = await latestCheckpoint(output, () => {});
+  if (folder === null) {
+    return {};
+  }
+  const {settings, baseModel} = (await loadCheckpoint(folder)).state;
+  const was = settings as Record<string, never>;
+  return {
+    model: baseModel.origin,
+    data: was.data,
+    steps: was.steps,
+    batchRows: was['batch-rows'],
+    rowTokens: was['row-tokens'],
+    evalSamples: was['eval-samples'],
+    learningRate: was['learning-rate'],
+    warmupRatio: was['warmup-ratio'],
+    seed: was.seed,
+  };
+}
+
+/** Fetches model and data; null if that takes a pip and there is none, and something else will do. */
+async function download({model, data}: TrainOptions, {mayFail}: {mayFail: boolean}): Promise<ModelFiles | null> {
+  try {
+    const files = await openModel(model);
+    await dataPath(data);
+    return files;
+  } catch (error) {
+    if (!mayFail || !(error instanceof PipMissingError)) {
+      throw error;
+    }
+    console.log(`${error.message} Training fresh weights on this repository's documentation instead.`);
+    return null;
+  }
+}

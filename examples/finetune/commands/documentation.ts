@@ -1,0 +1,55 @@
+/** @file This repository's documentation as data, and a model with fresh weights for it: what can be trained without a download. */
+import {existsSync, readFileSync, readdirSync} from 'node:fs';
+import {mkdir, writeFile} from 'node:fs/promises';
+import {dirname, join} from 'node:path';
+import {fileURLToPath} from 'node:url';
+import {ChatTokenizer} from '../data/tokenizer.js';
+import {freshGlassllm} from '../weights/glassllm.js';
+import type {ModelFiles} from '../weights/model_files.js';
+
+const REPOSITORY = fileURLToPath(new URL('../../..', import.meta.url));
+
+/**
+ * A fresh model whose tokenizer knows the documentation.
+ *
+ * @param file where the documentation goes, as JSON lines: paragraphs, each an answer to an empty prompt.
+ * @param rowTokens the longest paragraph is one that fits this and the model.
+ */
+export async function documentationModel(file: string, rowTokens: number, seed: number): Promise<ModelFiles> {
+  const texts = documentation();
+  const model = freshGlassllm(texts, seed);
+  const {config, origin} = model;
+  const tokenizer = new ChatTokenizer(model.tokenizerJson, model.tokenizerConfig, config.vocabSize, origin);
+  const maxTokens = Math.min(rowTokens, config.maxPositions);
+  const records = texts
+    .flatMap((text) => paragraphs(text, (part) => tokenizer.encode(part).length < maxTokens))
+    .map((completion) => `${JSON.stringify({prompt: '', completion})}\n`);
+  await mkdir(dirname(file), {recursive: true});
+  await writeFile(file, records.join(''));
+  return model;
+}
+
+function documentation(): string[] {
+  const docs = join(REPOSITORY, 'docs');
+  const pages = existsSync(docs) ? readdirSync(docs).sort() : [];
+  const candidates = [join(REPOSITORY, 'README.md'), ...pages.map((page) => join(docs, page))];
+  const files = candidates.filter((file) => file.endsWith('.md') && existsSync(file));
+  if (files.length === 0) {
+    throw new Error(`There is no README.md and no docs/*.md in ${REPOSITORY} to train on. Give --model and --data.`);
+  }
+  return files.map((file) => readFileSync(file, 'utf8'));
+}
+
+/** Lines of a text, as many together as fit, without blank ones at the ends. */
+export function paragraphs(text: string, fits: (part: string) => boolean): string[] {
+  const parts: string[] = [];
+  let current = '';
+  for (const line of text.split(/(?<=\n)/)) {
+    if (current !== '' && !fits(current + line)) {
+      parts.push(current);
+      current = '';
+    }
+    current += line;
+  }
+  return [...parts, current].map((part) => part.replace(/^\n+/, '').trimEnd()).filter((part) => part !== '');
+}
