@@ -2,8 +2,8 @@
  * @file A matrix product for WebGPU adapters that run on a CPU (SwiftShader), in place of tfjs's own in this process.
  *
  * tfjs's shader shares tiles through workgroup memory. A CPU has to emulate that with a context switch per barrier. Here each
- * thread keeps an 8 x 8 tile in registers and reads straight from the buffers, which is several times faster. Both attentions that
- * finetune.ts compares use it. On a GPU tfjs's own is faster and stays.
+ * thread keeps an 8 x 8 tile in registers and reads straight from the buffers, which is several times faster. Both attentions of a
+ * comparison use it. On a GPU tfjs's own is faster and stays.
  */
 import * as tf from '@tensorflow/tfjs';
 

@@ -39,14 +39,20 @@ export function trainBpe(text: string, vocabSize: number): CharacterBpe {
       `The vocabulary should have ${single} or more tokens, the specials and characters, got ${vocabSize}.`,
     );
   }
+  const pairs: PairCounts = new Map();
+  words.forEach((word) => countPairs(word, 1, pairs));
   const merges: Merge[] = [];
-  while (merges.length < vocabSize - single) {
-    const best = mostFrequentPair(words);
-    if (best === null) {
-      break;
-    }
+  while (merges.length < vocabSize - single && pairs.size > 0) {
+    const best = mostFrequent(pairs);
     merges.push(best);
-    words.forEach((word) => (word.symbols = applyMerge(word.symbols, best)));
+    for (const word of words) {
+      const merged = applyMerge(word.symbols, best);
+      if (merged.length < word.symbols.length) {
+        countPairs(word, -1, pairs);
+        word.symbols = merged;
+        countPairs(word, 1, pairs);
+      }
+    }
   }
   return {alphabet, merges};
 }
@@ -105,27 +111,29 @@ function countWords(text: string): Word[] {
   return Array.from(counts, ([chunk, count]) => ({symbols: Array.from(chunk), count}));
 }
 
-function mostFrequentPair(words: readonly Word[]): Merge | null {
-  const pairs = new Map<string, {pair: Merge; count: number}>();
-  for (const {symbols, count} of words) {
-    for (let i = 0; i + 1 < symbols.length; i++) {
-      const key = `${symbols[i]}\0${symbols[i + 1]}`;
-      const seen = pairs.get(key);
-      if (seen === undefined) {
-        pairs.set(key, {pair: [symbols[i], symbols[i + 1]], count});
-      } else {
-        seen.count += count;
-      }
+/** How often each adjacent pair stands in the words, those that do. */
+type PairCounts = Map<string, {pair: Merge; count: number}>;
+
+/** Adds the pairs of a word, or takes them away. */
+function countPairs({symbols, count}: Word, sign: 1 | -1, pairs: PairCounts): void {
+  for (let i = 0; i + 1 < symbols.length; i++) {
+    const key = `${symbols[i]}\0${symbols[i + 1]}`;
+    const entry = pairs.get(key) ?? {pair: [symbols[i], symbols[i + 1]], count: 0};
+    entry.count += sign * count;
+    if (entry.count > 0) {
+      pairs.set(key, entry);
+    } else {
+      pairs.delete(key);
     }
   }
-  let best: {pair: Merge; count: number} | null = null;
-  for (const candidate of pairs.values()) {
-    const wins = best === null || candidate.count > best.count;
-    if (wins || (candidate.count === best!.count && comparePairs(candidate.pair, best!.pair) < 0)) {
-      best = candidate;
-    }
-  }
-  return best?.pair ?? null;
+}
+
+function mostFrequent(pairs: PairCounts): Merge {
+  return [...pairs.values()].reduce((best, candidate) => {
+    const ties = candidate.count === best.count;
+    const wins = ties ? comparePairs(candidate.pair, best.pair) < 0 : candidate.count > best.count;
+    return wins ? candidate : best;
+  }).pair;
 }
 
 function applyMerge(symbols: readonly string[], [left, right]: Merge): string[] {
