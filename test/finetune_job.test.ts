@@ -140,6 +140,10 @@ describe('fine-tuning: the commands', () => {
     expect(adapted).to.not.equal(await say('--model', model));
     await run('merge', '--adapter', output('lora'), '--output', output('merged'), '--backend', BACKEND);
     expect(await say('--model', output('merged'))).to.equal(adapted);
+    expect(readdirSync(folder)).to.not.include('merged.unfinished');
+    // The base may be the output of a run as well.
+    const elsewhere = await say('--model', output('sft'), '--adapter', output('lora'));
+    expect(elsewhere).to.not.equal(adapted);
     // The same seed draws the same, another one something else.
     const draw = (seed: string): Promise<string> =>
       say('--model', model, '--temperature', '1', '--top-p', '0.9', '--seed', seed);
@@ -159,6 +163,8 @@ describe('fine-tuning: the commands', () => {
 
     const same = ['--lora', '--steps', '12', '--beta', '0.2', '--label-smoothing', '0.05', '--precompute-reference'];
     await run('dpo', '--model', model, '--data', comparisons, '--output', output('precomputed'), ...LEARN, ...same);
+    const resumed = ['dpo', '--model', model, '--data', comparisons, '--output', output('dpo'), ...LEARN, ...same];
+    await fails(/precompute-reference was unset and is true/, ...resumed, '--resume');
     metricsOf('precomputed').forEach(({loss}, i) => expect(loss).to.be.closeTo(metricsOf('dpo')[i].loss, 1e-4));
 
     const stdout = await learn('dpo', 'dpo_full', comparisons, '--steps', '6', '--learning-rate', '0.001');
@@ -246,6 +252,19 @@ describe('fine-tuning: the commands', () => {
       await fails(/checkpoint-6 is there already\. Go on with --resume/, 'sft', ...common.slice(0, -1));
     });
 
+    it('is not asked for where Ctrl-C came in the last step', async () => {
+      const interrupt = `const {log} = console;
+        console.log = (text) => { log(text); if (/^step 2.2/.test(text)) process.emit('SIGINT'); };`;
+      const args = ['sft', '--model', model, '--data', instructions, '--steps', '2', '--output', output('last')];
+      const child = start([...args, ...LEARN], {
+        NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(interrupt)}`,
+      });
+      const {code, stdout, stderr} = await finish(child);
+      expect(code, stderr).to.equal(0);
+      expect(stdout).to.match(/Stopping after this step[^]*checkpoint-2\n[^]*Charts[^]*Done in/);
+      expect(stdout).to.not.include('--resume');
+    });
+
     it('leaves the last good checkpoint when it is killed', async () => {
       const args = ['sft', '--model', model, '--data', instructions, '--lora', '--steps', '40', '--save-every', '1'];
       const child = start([...args, ...LEARN, '--output', output('killed')]);
@@ -309,14 +328,24 @@ describe('fine-tuning: the commands', () => {
       const good = '{"instruction": "Greet Bo.", "output": "Hello, Bo!"}\n';
       await fails(/bad\.jsonl, line 2: .*--skip-bad/, ...withData('bad.jsonl', `${good}{"instruction": \n${good}`));
       await fails(/has nothing to learn from: of 0 records/, ...withData('empty.jsonl', ''));
-      await fails(/this is a conversation with one/, 'dpo', ...withData('kind.jsonl', good).slice(1));
-      const skipped = await run(
-        ...withData('skip.jsonl', `${good}nonsense\n${good}`),
-        '--skip-bad',
-        '--output',
-        output('skip'),
+      await fails(
+        /samples of 65 tokens do not fit rows of 64\. Give as many --row-tokens/,
+        ...withData('good.jsonl', good),
+        ...['--max-tokens', '65'],
       );
-      expect(skipped).to.match(/2 samples of 3 records; 1 unreadable ones skipped/);
+      await fails(
+        /nothing to learn from: of 0 records after the first 1, which are held out/,
+        ...withData('good.jsonl', good),
+        ...['--eval-samples', '1'],
+      );
+      await fails(/this is a conversation with one/, 'dpo', ...withData('kind.jsonl', good).slice(1));
+      const bad = ['--skip-bad', '--eval-samples', '2', '--output', output('skip')];
+      const items = `nonsense\n${good}${good}nonsense\n${good}`;
+      const {stdout: skipped, stderr} = await finish(start([...withData('skip.jsonl', items), ...bad]));
+      expect(skipped).to.match(
+        /2 samples of 3 records; 1 unreadable ones skipped; the first 2 held out, 1 of them used/,
+      );
+      expect(stderr.match(/Skipped/g), 'told once').to.have.length(1);
       const long = `{"instruction": "Greet Bo.", "output": "${'Hello, Bo! '.repeat(40)}"}\n`;
       const cut = await run(...withData('long.jsonl', good + long), '--output', output('cut'));
       expect(cut).to.match(/1 cut to 64 tokens/);
@@ -344,7 +373,7 @@ describe('fine-tuning: the commands', () => {
         '0',
       ];
       await fails(
-        /The loss of step 2 is .*(NaN|Infinity).*checkpoint-1 is the last good checkpoint\. Give a lower --learning-rate/,
+        /The loss of step 2 is .*(NaN|Infinity).*checkpoint-1 is the last good checkpoint\. Start anew with a lower --learning-rate/,
         ...['sft', '--model', model, '--output', output('nan'), ...args, '--learning-rate', '1e30'],
       );
       expect(readdirSync(output('nan'))).to.deep.equal(['checkpoint-1', 'metrics.jsonl']);

@@ -243,6 +243,34 @@ describe('the model of examples/finetune', () => {
       expect(tf.memory().numTensors).to.equal(numTensors);
     });
 
+    it('of adapters that lack a weight, and keeps none; a module named twice is adapted once', async () => {
+      const model = await load(fixture);
+      const options = {rank: 2, alpha: 4, dropout: 0, targetModules: ['q_proj', 'q_proj'] as const, useRslora: false};
+      const numTensors = tf.memory().numTensors;
+      const lora = Lora.fresh(model.config, options, 1);
+      expect(tf.memory().numTensors).to.equal(numTensors + lora.weights.size);
+      const tensors = new Map(
+        [...lora.weights].map(([name, {shape, size}]) => [name, {shape, data: new Float32Array(size)}]),
+      );
+      lora.dispose();
+      const last = [...tensors.keys()].at(-1)!;
+      tensors.delete(last);
+      expect(() => Lora.fromTensors(model.config, options, tensors)).to.throw(
+        `The adapter should hold ${last} of shape`,
+      );
+      expect(tf.memory().numTensors).to.equal(numTensors);
+      model.dispose();
+    });
+
+    it('of weights that give no numbers', async () => {
+      const model = await Llama.load(configOf(fixture), async (name) => {
+        const tensor = await read(name);
+        return name === 'model.norm.weight' ? {...tensor, data: tensor.data.map(() => NaN)} : tensor;
+      });
+      expect(await failure(generated(model, fixture.prompt, GREEDY))).to.match(/logits that are no numbers \(NaN\)/);
+      model.dispose();
+    });
+
     it('of a prompt and of sampling', async () => {
       const model = await load(fixture);
       const errorOf = (prompt: number[], options: Partial<GenerateOptions>): Promise<string> =>
@@ -254,6 +282,9 @@ describe('the model of examples/finetune', () => {
       expect(await errorOf([1], {temperature: -1})).to.equal('The temperature must be 0 or more, got -1.');
       expect(await errorOf([1], {topP: 0})).to.equal('Top-p must be over 0 and at most 1, got 0.');
       expect(await errorOf([1], {topK: 0})).to.equal('Top-k must be a positive integer, got 0.');
+      expect(await errorOf([1], {maxNewTokens: NaN})).to.equal(
+        'The number of new tokens must be a positive integer, got NaN.',
+      );
       model.dispose();
     });
 

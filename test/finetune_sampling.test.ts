@@ -22,6 +22,13 @@ describe('sampling', () => {
     expect(rounded(warpedProbabilities(logits, {temperature: 0.5, topP: 1}))).to.deep.equal(sharp);
   });
 
+  it('takes the most likely token at any tiny temperature', () => {
+    for (const temperature of [1e-30, 1e-310]) {
+      const probabilities = warpedProbabilities(Float32Array.of(-3, 20, 30, 29), {temperature, topP: 0.9, topK: 3});
+      expect([...probabilities]).to.deep.equal([0, 0, 1, 0]);
+    }
+  });
+
   it('keeps the fewest tokens that reach top-p, one at least', () => {
     const logits = logitsOf(0.05, 0.5, 0.15, 0.3);
     const keep = (topP: number): number[] => rounded(warpedProbabilities(logits, {temperature: 1, topP}));

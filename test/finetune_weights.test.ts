@@ -21,7 +21,7 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
-import {strToU8, zipSync} from 'fflate';
+import {strToU8, unzipSync, zipSync} from 'fflate';
 import {ChatTokenizer} from '../examples/finetune/data/tokenizer.js';
 import type {HostTensor} from '../examples/finetune/host_tensor.js';
 import {weightShapes} from '../examples/finetune/model/config.js';
@@ -97,6 +97,14 @@ describe('a Hugging Face folder', () => {
       await model.close();
     });
   }
+
+  it('with one file beside an index is read from the one file, as by transformers', async () => {
+    const wanted = await writeFolder(folder, 1);
+    json(join(folder, 'model.safetensors.index.json'), {weight_map: {x: 'absent.safetensors'}});
+    const model = await openModel(folder);
+    await expectSameWeights(model, wanted);
+    await model.close();
+  });
 
   it('may have its chat template in a file, and special tokens as objects', async () => {
     await writeFolder(folder, 1);
@@ -310,6 +318,11 @@ describe('glassllm', () => {
     expect(open(strToU8('no archive'))).to.throw(/a wheel is no sound .whl file/);
     expect(open(zipSync({}))).to.throw(/a wheel has no glassllm\/weights\/en.npz/);
     expect(open(wheel({'glassllm/weights/en.npz': zipSync({})}))).to.throw(/a wheel has no __config__/);
+    const strange = unzipSync(unzipSync(wheel())['glassllm/weights/en.npz']);
+    const more = zipSync({...strange, 'blocks.0.attn.gate.npy': counted(8)});
+    expect(open(wheel({'glassllm/weights/en.npz': more}))).to.throw(
+      'a wheel has the weight blocks.0.attn.gate, which is none of glassllm.',
+    );
     const half = zipSync({'x.npy': counted(9).subarray(0, 140)});
     expect(open(wheel({'glassllm/weights/en.npz': half}))).to.throw(/x.npy should hold 36 bytes, got/);
     expect(open(wheel({'glassllm/weights/en.tokenizer.json': strToU8('{}')}))).to.throw(/no "alphabet" and "merges"/);

@@ -23,8 +23,8 @@ export interface Figures {
   medianMs: number;
   bestMs: number;
   /**
-   * Of those, making dense attention's mask on the host: not counted in `tokensPerSecond`, which is of the device's work. 0 for
-   * flashMaskAttention, whose masks are counted.
+   * Of those, making dense attention's masks: not counted in `tokensPerSecond`, in favour of dense attention. 0 for flashMaskAttention,
+   * whose masks are counted.
    */
   maskMs: number;
   /** By the median. */

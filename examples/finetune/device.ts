@@ -50,7 +50,7 @@ async function startTensorFlow(): Promise<Device | null> {
   for (const module of ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node']) {
     try {
       await import(module);
-      await tf.setBackend('tensorflow');
+      if (!(await tf.setBackend('tensorflow'))) throw new Error('its backend does not start');
       const {isUsingGpuDevice: gpu} = tf.backend() as unknown as {isUsingGpuDevice: boolean};
       return {description: `tensorflow on ${gpu ? 'a GPU' : 'the CPU'} (${kernels()})`, gpu, check: async () => {}};
     } catch (error) {
@@ -79,8 +79,9 @@ async function startWebGPU(): Promise<Device> {
     gpu: !software,
     async check() {
       await device.queue.onSubmittedWorkDone();
-      if (errors.length > 0) {
-        throw new Error(`WebGPU refused a command: ${errors[0]} Try fewer --row-tokens or --backend tensorflow.`);
+      const [first] = errors.splice(0);
+      if (first !== undefined) {
+        throw new Error(`WebGPU refused a command: ${first} Try fewer --row-tokens or --backend tensorflow.`);
       }
     },
   };

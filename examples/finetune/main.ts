@@ -21,7 +21,8 @@ Examples:
 function program(): Command {
   const command = new Command('npm run finetune --')
     .description('Fine-tunes Llama models on packed sequences with flashMaskAttention.')
-    .addHelpText('after', EXAMPLES);
+    .addHelpText('after', EXAMPLES)
+    .showHelpAfterError('Add --help to see what there is.');
   for (const objective of ['sft', 'dpo', 'rm'] as const) {
     addTrainCommand(command, objective, async (options) => {
       process.exitCode = await train(options);

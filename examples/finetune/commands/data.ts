@@ -24,11 +24,15 @@ export async function dataPath(name: string): Promise<string> {
 /** What the rows of a run are made of. */
 export function rowSettings(file: string, options: TrainOptions, config: LlamaConfig): RowSettings {
   const {rowTokens, tooLong, seed, objective, evalSamples} = options;
+  if (options.maxTokens !== undefined && options.maxTokens > rowTokens) {
+    throw new Error(
+      `--max-tokens: samples of ${options.maxTokens} tokens do not fit rows of ${rowTokens}. Give as many --row-tokens.`,
+    );
+  }
   const maxTokens = Math.min(options.maxTokens ?? rowTokens, rowTokens, config.maxPositions);
   const windows = config.slidingWindows.filter((window) => window !== null);
   // Answers that share a question cannot have a window shorter than themselves: their distances in the row are not those of the text.
   const fits = windows.every((window) => window >= maxTokens);
-  let told = 0;
   return {
     file,
     objective,
@@ -38,13 +42,18 @@ export function rowSettings(file: string, options: TrainOptions, config: LlamaCo
     layout: options.shareQuestions && fits ? 'shared' : 'separate',
     seed,
     firstRecord: evalSamples,
-    onBad: options.skipBad ? (problem) => ++told <= PROBLEMS_SHOWN && console.warn(`Skipped  ${problem}`) : undefined,
+    // Told once, by `countEpoch`: training reads the same records again.
+    onBad: options.skipBad ? () => {} : undefined,
   };
 }
 
-/** Counts of a whole epoch. Reads the data once. */
+/** Counts of a whole epoch. Reads the data once, and tells the first problems that are skipped. */
 export async function countEpoch(settings: RowSettings, tokenizer: ChatTokenizer): Promise<RowStatistics> {
-  const source = new RowSource({...settings, epochs: 1}, tokenizer);
+  let told = 0;
+  const tell = (problem: string): void => {
+    if (++told <= PROBLEMS_SHOWN) console.warn(`Skipped  ${problem}`);
+  };
+  const source = new RowSource({...settings, epochs: 1, onBad: settings.onBad && tell}, tokenizer);
   const rows = source[Symbol.asyncIterator]();
   while (!(await rows.next()).done);
   return source.statistics;
@@ -60,14 +69,7 @@ export async function heldOutBatches(
     return [];
   }
   const batches: Batch[] = [];
-  const held = {
-    ...settings,
-    firstRecord: 0,
-    endRecord: records,
-    epochs: 1,
-    seed: 0,
-    onBad: settings.onBad && (() => {}),
-  };
+  const held = {...settings, firstRecord: 0, endRecord: records, epochs: 1, seed: 0};
   for await (const row of new RowSource(held, tokenizer)) {
     batches.push(toBatch([row], settings.rowTokens));
   }

@@ -37,7 +37,7 @@ export async function generate(options: GenerateCommandOptions): Promise<void> {
     ...(system === undefined ? [] : [{role: 'system', content: system}]),
     {role: 'user', content: prompt},
   ];
-  const sampling = {maxNewTokens, temperature, topP, seed, adapter: lora};
+  const sampling = {maxNewTokens, temperature, topP, seed};
   for await (const text of answerPieces({network, adapter: lora}, tokenizer, messages, sampling)) {
     process.stdout.write(text);
   }

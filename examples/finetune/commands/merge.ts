@@ -1,5 +1,7 @@
 /** @file The command merge: adds an adapter to its base model and writes the sum as a Hugging Face folder. */
 import {existsSync} from 'node:fs';
+import {rename, rm} from 'node:fs/promises';
+import {resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../host_tensor.js';
 import {type BackendName, startDevice} from '../device.js';
@@ -19,20 +21,26 @@ export async function merge(options: MergeOptions): Promise<void> {
   if (existsSync(output)) {
     throw new Error(`--output: ${output} is there already. Give a folder that is not.`);
   }
-  await startDevice(options.backend);
+  const device = await startDevice(options.backend);
   const trained = await openTrained(options);
   const {files, rewardModel} = trained;
-  if (trained.adapter === null) {
-    throw new Error(`--adapter: ${options.adapter} holds no adapter.`);
-  }
   const shapes = weightShapes({...files.config, scoreHead: rewardModel});
-  await writeModelFolder(output, {
-    configJson: rewardModel && !files.config.scoreHead ? rewardModelConfig(files.configJson) : files.configJson,
-    tokenizerJson: files.tokenizerJson,
-    tokenizerConfig: files.tokenizerConfig,
-    shapes,
-    tensors: mergedWeights(trained, shapes.keys()),
-  });
+  // A folder of its final name is whole.
+  const unfinished = `${resolve(output)}.unfinished`;
+  try {
+    await writeModelFolder(unfinished, {
+      configJson: rewardModel && !files.config.scoreHead ? rewardModelConfig(files.configJson) : files.configJson,
+      tokenizerJson: files.tokenizerJson,
+      tokenizerConfig: files.tokenizerConfig,
+      shapes,
+      tensors: mergedWeights(trained, shapes.keys()),
+    });
+    await device.check();
+    await rename(unfinished, output);
+  } catch (error) {
+    await rm(unfinished, {recursive: true, force: true});
+    throw error;
+  }
   await files.close();
   console.log(`Saved    ${output}: ${files.origin} with ${options.adapter}`);
 }

@@ -34,9 +34,15 @@ function describeData({options, rows, epoch: {counts}, heldOut}: Run): string {
     counts.noAnswer > 0 && `${counts.noAnswer} without an answer left out`,
     counts.tiedAnswers > 0 && `${counts.tiedAnswers} answers as good as another left out`,
     counts.unlabelledAnswers > 0 && `${counts.unlabelledAnswers} earlier answers read, not learned`,
-    heldOut.length > 0 && `the first ${options.evalSamples} held out`,
+    heldOut.length > 0 && `the first ${options.evalSamples} held out${usableOf(heldOut, options.evalSamples)}`,
   ].filter((part) => part !== false);
   return `${options.data}: ${counts.used} samples of ${counts.read} records${parts.map((part) => `; ${part}`).join('')}`;
+}
+
+/** Records that are held out may be too long, bad or without an answer as well. */
+function usableOf(heldOut: Run['heldOut'], records: number): string {
+  const usable = heldOut.reduce((sum, {samples}) => sum + samples.length, 0);
+  return usable === records ? '' : `, ${usable} of them used`;
 }
 
 function describePacking({rows, options, epoch}: Run): string {
@@ -50,7 +56,7 @@ function describePlan({options, steps, before, epoch}: Run): string {
   const rowsOfStep = options.batchRows * options.accumulate;
   const epochs = (steps * rowsOfStep) / epoch.rows;
   const from = before === null ? '' : ` from step ${before.step + 1}`;
-  const twin =
-    options.compare > 0 ? `; a twin with dense attention does the first ${Math.min(options.compare, steps)} too` : '';
+  const compared = Math.min(options.compare, steps - (before?.step ?? 0));
+  const twin = compared > 0 ? `; a twin with dense attention does the first ${compared}${from && ' of these'} too` : '';
   return `${steps} steps of ${rowsOfStep} row${rowsOfStep > 1 ? 's' : ''}, ${epochs.toFixed(2)} epochs${from}${twin}`;
 }

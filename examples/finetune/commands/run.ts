@@ -87,6 +87,8 @@ function settingsOf(options: TrainOptions): Record<string, unknown> {
     beta,
     'label-smoothing': labelSmoothing,
     centering,
+    // Packed otherwise, reference log-probabilities differ in their last digits.
+    ...(options.precomputeReference ? {'precompute-reference': true} : {}),
   };
 }
 

@@ -9,7 +9,7 @@ import {type TrainingBar, formatSeconds, trainingBar} from '../train/progress.js
 import {learningRate} from '../train/schedule.js';
 import type {StepResult} from '../train/trainer.js';
 import {BatchSource} from './data.js';
-import {TILE, reportComparison, reportSamples, reportTiles, sample} from './outcome.js';
+import {type Sample, TILE, reportComparison, reportSamples, reportTiles, sample} from './outcome.js';
 import {describeRun} from './report.js';
 import {type Opened, type Run, prepareRun, startModel} from './run.js';
 import {save} from './saving.js';
@@ -33,36 +33,50 @@ export async function train(options: TrainOptions, opened: Opened = {}): Promise
   const trainers = await makeTrainers(run, model);
   const first = await sample(run, trainers.flash);
   const log = new MetricsLog(join(options.output, 'metrics.jsonl'), before?.state.logHistory);
-  const stopping = stopOnInterrupt();
-  const {folder, comparison} = await loop(run, trainers, log, stopping);
+  const {folder, comparison} = await loop(run, trainers, log);
   console.log(`Saved    ${folder}`);
-  if (stopping.aborted) {
+  const complete = log.records.length === steps;
+  if (complete) {
+    await reportOutcome(run, trainers, {first, log, comparison});
+    console.log(`Done in ${formatSeconds((performance.now() - started) / 1000)}.`);
+  } else {
     console.log(`Stopped after step ${log.records.length} of ${steps}. Go on with --resume.`);
-    return INTERRUPTED;
   }
+  run.heldOut.forEach((batch) => batch.dispose());
+  trainers.dense?.dispose();
+  trainers.flash.dispose();
+  await run.files.close();
+  return complete ? Number(!comparison.agrees) : INTERRUPTED;
+}
+
+interface Outcome {
+  /** From before the first step. */
+  first: Sample;
+  log: MetricsLog;
+  comparison: LossComparison;
+}
+
+async function reportOutcome(run: Run, trainers: Trainers, {first, log, comparison}: Outcome): Promise<void> {
   printCharts(log.records);
-  console.log(`Charts   ${saveCharts(options.output, log.records).join(', ')}`);
+  console.log(`Charts   ${saveCharts(run.options.output, log.records).join(', ')}`);
   reportSamples(run, first, await sample(run, trainers.flash));
   reportTiles(log);
   if (trainers.dense !== null) {
     await reportComparison(run, trainers, comparison);
   }
-  console.log(`Done in ${formatSeconds((performance.now() - started) / 1000)}.`);
-  run.heldOut.forEach((batch) => batch.dispose());
-  trainers.dense?.dispose();
-  trainers.flash.dispose();
-  await run.files.close();
-  return comparison.agrees ? 0 : 1;
 }
 
-/** Set by Ctrl-C: the run stops after the present step. */
-function stopOnInterrupt(): AbortSignal {
+/** Ctrl-C from now to `end` stops the run after the present step; a second one ends the process. */
+function stopOnInterrupt(bar: TrainingBar): {signal: AbortSignal; end: () => void} {
   const controller = new AbortController();
-  process.once('SIGINT', () => {
+  const stop = (): void => {
     controller.abort();
-    console.log('\nStopping after this step, with a checkpoint (Ctrl-C again: at once, without).');
-  });
-  return controller.signal;
+    // Gives the terminal its cursor back: the second Ctrl-C would not.
+    bar.stop();
+    console.log('Stopping after this step, with a checkpoint (Ctrl-C again: at once, without).');
+  };
+  process.once('SIGINT', stop);
+  return {signal: controller.signal, end: () => process.removeListener('SIGINT', stop)};
 }
 
 /** Trains to the last step or to Ctrl-C. The twin, if any, does the first `compare` steps too. */
@@ -70,7 +84,6 @@ async function loop(
   run: Run,
   trainers: Trainers,
   log: MetricsLog,
-  stopping: AbortSignal,
 ): Promise<{folder: string; comparison: LossComparison}> {
   const {options, steps, tokenizer, before} = run;
   const start = before?.state.position as BatchSource['position'] | undefined;
@@ -78,6 +91,7 @@ async function loop(
   const warmup = Math.ceil(options.warmupRatio * steps);
   const comparison = new LossComparison();
   const bar = trainingBar(steps, log.records.length);
+  const {signal: stopping, end} = stopOnInterrupt(bar);
   let folder = before?.folder ?? '';
   try {
     while (log.records.length < steps && !stopping.aborted) {
@@ -99,6 +113,7 @@ async function loop(
       }
     }
   } finally {
+    end();
     bar.stop();
     await data.close();
   }
@@ -110,7 +125,7 @@ function checkFinite({loss, gradNorm}: StepResult, step: number, checkpoint: str
   if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
     const last = checkpoint === '' ? 'There is no checkpoint yet.' : `${checkpoint} is the last good checkpoint.`;
     throw new Error(
-      `The loss of step ${step} is ${loss}, the norm of its gradients ${gradNorm}. ${last} Give a lower --learning-rate.`,
+      `The loss of step ${step} is ${loss}, the norm of its gradients ${gradNorm}. ${last} Start anew with a lower --learning-rate.`,
     );
   }
 }
@@ -129,7 +144,8 @@ function record(run: Run, log: MetricsLog, bar: TrainingBar, {batches, rate, res
   const empty = batches.map((batch) => batch.mask(null).sparsity({blockQ: TILE, blockK: TILE}).emptyTiles);
   log.append({
     global_step: log.records.length + 1,
-    epoch: position.epoch + position.row / run.epoch.rows,
+    // Shuffled otherwise, an epoch may pack into a row more than the first one.
+    epoch: position.epoch + Math.min(1, position.row / run.epoch.rows),
     loss: result.loss,
     learning_rate: rate,
     grad_norm: result.gradNorm,

@@ -32,10 +32,18 @@ export async function openTrained({model, adapter}: TrainedOptions): Promise<Tra
     return {files, adapter: null, rewardModel: files.config.scoreHead};
   }
   const folder = await checkpointIn(adapter, 'adapter_config.json');
-  const files = await openModel(model ?? (await readBaseModel(folder)));
+  const files = await openModel(model === undefined ? await baseOf(folder) : await checkpointIn(model, 'config.json'));
   const rewardModel = files.config.scoreHead;
   const read = await readAdapter(folder, files.config);
   return {files, adapter: read, rewardModel: rewardModel || read.taskType === 'SEQ_CLS'};
+}
+
+async function baseOf(adapter: string): Promise<string> {
+  const base = await readBaseModel(adapter);
+  if (base === '') {
+    throw new Error(`The adapter in ${adapter} does not name the model that it was trained on. Give that by --model.`);
+  }
+  return base;
 }
 
 /** The folder itself if it holds the file, else its latest checkpoint if it is the output of a run. */

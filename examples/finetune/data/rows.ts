@@ -221,10 +221,13 @@ export class RowSource implements AsyncIterable<Row> {
   }
 
   private nothingToLearn(): string {
+    const {file, firstRecord = 0, endRecord = Infinity} = this.settings;
     const {read, droppedTooLong, droppedBad, noAnswer} = this.counts;
     const why = `${droppedTooLong} were too long, ${droppedBad} bad, ${noAnswer} without an answer`;
     const first = this.firstProblem === '' ? '' : ` The first bad one: ${this.firstProblem}`;
-    return `${this.settings.file} has nothing to learn from: of ${read} records, ${why}.${first}`;
+    const behind = firstRecord > 0 ? ` after the first ${firstRecord}, which are held out` : '';
+    const among = endRecord < Infinity ? ` in its first ${endRecord} records` : '';
+    return `${file} has nothing to learn from${among}: of ${read} records${behind}, ${why}.${first}`;
   }
 
   private otherData(epoch: number, skip: number): string {

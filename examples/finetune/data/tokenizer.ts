@@ -31,11 +31,7 @@ const NAMED_TOKENS = ['bos_token', 'eos_token', 'unk_token', 'pad_token'] as con
 /** Text to tokens and back, and conversations to text, as the model was trained. */
 export class ChatTokenizer {
   /** Null where the tokenizer has none. */
-  readonly bosTokenId: number | null;
-  /** Null where the tokenizer has none. */
   readonly eosTokenId: number | null;
-  /** Whether the tokenizer has a chat template of its own; if not, messages stand on lines of their own. */
-  readonly hasChatTemplate: boolean;
   private readonly encoding: TextEncoding;
   private readonly specialIds: ReadonlySet<number>;
   private readonly namedTokens: Record<string, string>;
@@ -65,10 +61,10 @@ export class ChatTokenizer {
     this.namedTokens = Object.fromEntries(
       NAMED_TOKENS.map((name) => [name, tokenText(tokenizerConfig[name])] as const).filter(([, text]) => text !== ''),
     );
-    this.bosTokenId = this.namedTokenId('bos_token');
+    // Only checked: it is the chat template that writes it.
+    this.namedTokenId('bos_token');
     this.eosTokenId = this.namedTokenId('eos_token');
     const source = chatTemplate(tokenizerConfig.chat_template);
-    this.hasChatTemplate = source !== null;
     if (source === null && this.eosTokenId === null) {
       throw new Error(
         `The tokenizer of ${origin} has neither a chat template nor an eos_token: answers would not end.`,

@@ -99,28 +99,35 @@ function projectionShape(config: LlamaConfig, projection: Projection): {shape: [
   }
 }
 
+/** Far over the layers and the sizes of every real model (126 layers, 256,000 tokens): what is made by them stays small. */
+const MOST_LAYERS = 4096;
+const MOST_SIZE = 2 ** 24;
+/** What flashMaskAttention computes. */
+const MOST_HEAD_SIZE = 256;
+
 /** Class names in `architectures` that this network can be, by `model_type`. */
 const FAMILIES = {llama: 'Llama', mistral: 'Mistral', qwen2: 'Qwen2'} as const;
 
 /**
- * Reads a config.json of transformers 4 (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`). What it leaves out has the
- * default of transformers.
+ * Reads a config.json of transformers 4 (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`). The sizes of the network must be
+ * there; other fields that are left out have the default of transformers.
  *
  * @param origin What error messages begin with: the file or model.
- * @throws Error naming the field, for another architecture or activation, quantised weights, or sizes that do not fit together.
+ * @throws Error naming the field, for another architecture or activation, quantised weights, or sizes that are absurd or do not fit
+ * together.
  */
 export function parseConfig(json: unknown, origin: string): LlamaConfig {
   const fields = new JsonFields(json, origin);
   const {modelType, scoreHead} = readArchitecture(fields);
   checkSupported(fields);
-  const layers = fields.positiveInteger('num_hidden_layers');
+  const layers = readSize(fields, 'num_hidden_layers', {most: MOST_LAYERS});
   const maxPositions = fields.positiveInteger('max_position_embeddings', DEFAULT_MAX_POSITIONS[modelType]);
   const attentionBias = modelType === 'llama' && fields.boolean('attention_bias', false);
   return {
     modelType,
-    vocabSize: fields.positiveInteger('vocab_size'),
-    hiddenSize: fields.positiveInteger('hidden_size'),
-    intermediateSize: fields.positiveInteger('intermediate_size'),
+    vocabSize: readSize(fields, 'vocab_size'),
+    hiddenSize: readSize(fields, 'hidden_size'),
+    intermediateSize: readSize(fields, 'intermediate_size'),
     layers,
     ...readHeads(fields, modelType),
     maxPositions,
@@ -139,6 +146,22 @@ export function parseConfig(json: unknown, origin: string): LlamaConfig {
 }
 
 const DEFAULT_MAX_POSITIONS = {llama: 2048, mistral: 131072, qwen2: 32768} as const;
+/** Where `num_key_value_heads` is left out; null takes those of queries, as a null in the file does. */
+const DEFAULT_KV_HEADS = {llama: null, mistral: 8, qwen2: 32} as const;
+
+/** A size that lists and tensors are made by: refused before anything is made when no model can have it. */
+function readSize(fields: JsonFields, name: string, {most = MOST_SIZE, ifMissing}: SizeRule = {}): number {
+  const size = fields.positiveInteger(name, ifMissing);
+  if (size > most) {
+    throw new Error(`${fields.origin}: ${name} must be at most ${most}, got ${size}.`);
+  }
+  return size;
+}
+
+interface SizeRule {
+  most?: number;
+  ifMissing?: number;
+}
 
 function readArchitecture(fields: JsonFields): Pick<LlamaConfig, 'modelType' | 'scoreHead'> {
   const [architecture] = fields.strings('architectures') ?? [];
@@ -182,11 +205,20 @@ function checkSupported(fields: JsonFields): void {
   }
 }
 
-function readHeads(fields: JsonFields, modelType: string): Pick<LlamaConfig, 'heads' | 'kvHeads' | 'headSize'> {
-  const heads = fields.positiveInteger('num_attention_heads');
-  const kvHeads = fields.positiveInteger('num_key_value_heads', modelType === 'mistral' ? 8 : heads);
-  const hiddenSize = fields.positiveInteger('hidden_size');
-  const headSize = fields.positiveInteger('head_dim', hiddenSize / heads);
+function readHeads(
+  fields: JsonFields,
+  modelType: LlamaConfig['modelType'],
+): Pick<LlamaConfig, 'heads' | 'kvHeads' | 'headSize'> {
+  const heads = readSize(fields, 'num_attention_heads');
+  const defaultKvHeads = fields.value('num_key_value_heads') === null ? null : DEFAULT_KV_HEADS[modelType];
+  const kvHeads = readSize(fields, 'num_key_value_heads', {ifMissing: defaultKvHeads ?? heads});
+  const hiddenSize = readSize(fields, 'hidden_size');
+  if (fields.value('head_dim') == null && hiddenSize % heads !== 0) {
+    throw new Error(
+      `${fields.origin}: without head_dim, hidden_size must be a multiple of num_attention_heads, got ${hiddenSize} and ${heads}.`,
+    );
+  }
+  const headSize = readSize(fields, 'head_dim', {most: MOST_HEAD_SIZE, ifMissing: hiddenSize / heads});
   if (heads % kvHeads !== 0) {
     throw new Error(
       `${fields.origin}: num_attention_heads must be a multiple of num_key_value_heads, got ${heads} and ${kvHeads}.`,
@@ -202,17 +234,23 @@ function readRope(fields: JsonFields, maxPositions: number): LlamaConfig['rope']
   const has = (name: string): boolean => fields.value(name) != null;
   const name = ['rope_scaling', 'rope_parameters'].find(has);
   const theta = fields.positive('rope_theta', 10000);
+  checkWholeHeads(fields);
   if (name === undefined) return {theta, scaling: null};
   const rope = fields.object(name);
-  if (rope.value('partial_rotary_factor') != null && rope.value('partial_rotary_factor') !== 1) {
-    throw new Error(`${rope.origin}: partial_rotary_factor must be 1, got ${rope.text('partial_rotary_factor')}.`);
-  }
+  checkWholeHeads(rope);
   if (rope.value('full_attention') != null || rope.value('sliding_attention') != null) {
     throw new Error(`${rope.origin}: rotary positions must be the same in all layers, got some for each layer type.`);
   }
   const original = has('original_max_position_embeddings') ? fields : rope;
   const originalMaxPositions = original.positiveInteger('original_max_position_embeddings', maxPositions);
   return {theta: rope.positive('rope_theta', theta), scaling: readScaling(rope, originalMaxPositions, maxPositions)};
+}
+
+/** All channels of a head turn. */
+function checkWholeHeads(fields: JsonFields): void {
+  if ((fields.value('partial_rotary_factor') ?? 1) !== 1) {
+    throw new Error(`${fields.origin}: partial_rotary_factor must be 1, got ${fields.text('partial_rotary_factor')}.`);
+  }
 }
 
 function readScaling(rope: JsonFields, originalMaxPositions: number, maxPositions: number): RopeScaling | null {
@@ -224,13 +262,7 @@ function readScaling(rope: JsonFields, originalMaxPositions: number, maxPosition
     case 'dynamic':
       return {type, factor: rope.positive('factor')};
     case 'llama3':
-      return {
-        type,
-        factor: rope.positive('factor'),
-        lowFactor: rope.positive('low_freq_factor'),
-        highFactor: rope.positive('high_freq_factor'),
-        originalMaxPositions,
-      };
+      return readLlama3(rope, originalMaxPositions);
     case 'yarn':
       return readYarn(rope, originalMaxPositions, maxPositions);
     default:
@@ -240,11 +272,21 @@ function readScaling(rope: JsonFields, originalMaxPositions: number, maxPosition
   }
 }
 
+function readLlama3(rope: JsonFields, originalMaxPositions: number): RopeScaling {
+  const [lowFactor, highFactor] = [rope.positive('low_freq_factor'), rope.positive('high_freq_factor')];
+  if (lowFactor >= highFactor) {
+    throw new Error(
+      `${rope.origin}: low_freq_factor must be under high_freq_factor, got ${lowFactor} and ${highFactor}.`,
+    );
+  }
+  return {type: 'llama3', factor: rope.positive('factor'), lowFactor, highFactor, originalMaxPositions};
+}
+
 /** YaRN, arXiv 2309.00071; the attention factor of its equation 22, or DeepSeek's ratio of two of them. */
 function readYarn(rope: JsonFields, originalMaxPositions: number, maxPositions: number): RopeScaling {
   const factor = rope.positive('factor', maxPositions / originalMaxPositions);
   const scaleOf = (weight: number): number => (factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1);
-  const [one, all] = [rope.value('mscale'), rope.value('mscale_all_dim')].map((weight) => Number(weight ?? 0));
+  const [one, all] = ['mscale', 'mscale_all_dim'].map((name) => rope.nonNegative(name, 0));
   const attentionFactor = one && all ? scaleOf(one) / scaleOf(all) : scaleOf(1);
   return {
     type: 'yarn',
@@ -265,10 +307,22 @@ function readWindows(fields: JsonFields, modelType: LlamaConfig['modelType'], la
   }
   const window = fields.value('sliding_window') === null ? null : fields.positiveInteger('sliding_window', 4096);
   if (modelType === 'mistral') return every.fill(window);
-  const types = fields.strings('layer_types');
-  const first = Number(fields.value('max_window_layers') ?? 28);
+  const types = readLayerTypes(fields, layers);
+  const first = fields.nonNegative('max_window_layers', 28);
   return Array.from(every, (_, layer) => {
     const slides = types === null ? layer >= first : types[layer] === 'sliding_attention';
     return slides ? window : null;
   });
+}
+
+function readLayerTypes(fields: JsonFields, layers: number): string[] | null {
+  const types = fields.strings('layer_types');
+  const known = types?.every((type) => type === 'full_attention' || type === 'sliding_attention') ?? true;
+  if (types !== null && (types.length !== layers || !known)) {
+    throw new Error(
+      `${fields.origin}: layer_types must be "full_attention" or "sliding_attention" for each of ${layers} layers, ` +
+        `got ${fields.text('layer_types')}.`,
+    );
+  }
+  return types;
 }

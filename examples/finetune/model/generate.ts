@@ -18,7 +18,8 @@ export interface GenerateOptions extends SamplingOptions {
  * The continuation of a prompt, each token as soon as it is chosen, until one of `eosTokenIds`, `maxNewTokens` or the end of the
  * model's context.
  *
- * @throws Error for an empty prompt, one that fills the context, a token outside the vocabulary, and numbers out of range.
+ * @throws Error for an empty prompt, one that fills the context, a token outside the vocabulary, numbers out of range, and a model
+ * whose logits are no numbers.
  * @example
  * ```ts
  * const options = {maxNewTokens: 100, temperature: 0.7, topP: 0.9, seed: 1, eosTokenIds: model.config.eosTokenIds};
@@ -32,6 +33,7 @@ export async function* generateTokens(
 ): AsyncGenerator<number> {
   checkSampling(options);
   checkPrompt(promptIds, model.config);
+  checkLength(options.maxNewTokens);
   const random = uniform(options.seed);
   const room = contextLength(model.config) - promptIds.length;
   const cache = new KeyValueCache(model.config.slidingWindows);
@@ -69,6 +71,12 @@ function checkPrompt(promptIds: readonly number[], config: LlamaConfig): void {
   }
 }
 
+function checkLength(maxNewTokens: number): void {
+  if (!(Number.isSafeInteger(maxNewTokens) && maxNewTokens > 0)) {
+    throw new Error(`The number of new tokens must be a positive integer, got ${maxNewTokens}.`);
+  }
+}
+
 interface Continuation {
   /** Tokens that the cache holds. */
   start: number;
@@ -92,5 +100,11 @@ export async function nextLogits(
   });
   const values = await logits.data<'float32'>();
   logits.dispose();
+  // Otherwise any token would be drawn.
+  if (values.some(Number.isNaN)) {
+    throw new Error(
+      'The model gives logits that are no numbers (NaN): its weights are damaged, or its training failed.',
+    );
+  }
   return values;
 }

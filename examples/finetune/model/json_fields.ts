@@ -1,5 +1,8 @@
 /** @file Fields of a JSON object from a file, checked as they are read. */
 
+/** Of a value in a message: a hostile one may fill the screen. */
+const MOST_CHARACTERS = 200;
+
 /** Every method throws an Error that names the file, the field and what it holds. A field that is null counts as left out. */
 export class JsonFields {
   private readonly json: Record<string, unknown>;
@@ -10,7 +13,7 @@ export class JsonFields {
     readonly origin: string,
   ) {
     if (typeof json !== 'object' || json === null || Array.isArray(json)) {
-      throw new Error(`${origin} must be a JSON object, got ${JSON.stringify(json)}.`);
+      throw new Error(`${origin} must be a JSON object, got ${shown(json)}.`);
     }
     this.json = json as Record<string, unknown>;
   }
@@ -20,8 +23,9 @@ export class JsonFields {
     return this.json[name];
   }
 
+  /** For messages. */
   text(name: string): string {
-    return JSON.stringify(this.json[name]) ?? 'nothing';
+    return shown(this.json[name]);
   }
 
   positiveInteger(name: string, ifMissing?: number): number {
@@ -30,6 +34,10 @@ export class JsonFields {
 
   positive(name: string, ifMissing?: number): number {
     return this.read(name, 'a positive number', (x) => Number.isFinite(x) && (x as number) > 0, ifMissing);
+  }
+
+  nonNegative(name: string, ifMissing?: number): number {
+    return this.read(name, 'a number of 0 or more', (x) => Number.isFinite(x) && (x as number) >= 0, ifMissing);
   }
 
   boolean(name: string, ifMissing: boolean): boolean {
@@ -59,8 +67,13 @@ export class JsonFields {
   private read<T>(name: string, what: string, isValid: (value: unknown) => boolean, ifMissing?: T): T {
     const value = this.json[name] ?? ifMissing;
     if (value === undefined || !isValid(value)) {
-      throw new Error(`${this.origin}: ${name} must be ${what}, got ${JSON.stringify(value) ?? 'nothing'}.`);
+      throw new Error(`${this.origin}: ${name} must be ${what}, got ${shown(value)}.`);
     }
     return value as T;
   }
+}
+
+function shown(value: unknown): string {
+  const text = JSON.stringify(value) ?? 'nothing';
+  return text.length > MOST_CHARACTERS ? `${text.slice(0, MOST_CHARACTERS)}…` : text;
 }

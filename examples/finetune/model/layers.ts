@@ -62,7 +62,7 @@ export function embed(table: tf.Tensor2D, ids: tf.Tensor1D): tf.Tensor2D {
     const [rows, save] = args as unknown as [tf.Tensor2D, tf.GradSaveFunc];
     save([ids]);
     const gradFunc = (dy: tf.Tensor, saved: tf.Tensor[]) =>
-      sumById(dy as tf.Tensor2D, saved[0] as tf.Tensor1D, rows.shape[0]);
+      tf.tidy(() => sumById(dy as tf.Tensor2D, saved[0] as tf.Tensor1D, rows.shape[0]));
     return {value: tf.gather(rows, ids), gradFunc};
   });
   return gather(table) as tf.Tensor2D;

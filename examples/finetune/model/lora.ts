@@ -19,6 +19,9 @@ export interface LoraOptions {
   useRslora: boolean;
 }
 
+/** The numbers that a weight starts with. */
+type Values = (name: string, shape: [number, number], isA: boolean) => Float32Array;
+
 /** Rows of the table that dropout draws from: each token takes one at random. */
 const DROPOUT_ROWS = 1024;
 
@@ -40,7 +43,7 @@ export class Lora implements Adapter {
     });
   }
 
-  /** Adapters from a file. Throws when one is missing. */
+  /** Adapters from a file. Throws when one is missing or of another shape, and then keeps none. */
   static fromTensors(config: LlamaConfig, options: LoraOptions, tensors: ReadonlyMap<string, HostTensor>): Lora {
     return new Lora(config, options, (name, shape) => {
       const tensor = tensors.get(name);
@@ -55,13 +58,24 @@ export class Lora implements Adapter {
   private constructor(
     config: LlamaConfig,
     readonly options: LoraOptions,
-    values: (name: string, shape: [number, number], isA: boolean) => Float32Array,
+    values: Values,
   ) {
     const {rank, alpha, useRslora} = options;
     this.scale = alpha / (useRslora ? Math.sqrt(rank) : rank);
+    try {
+      this.addAll(config, values);
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+  }
+
+  private addAll(config: LlamaConfig, values: Values): void {
+    const {rank, targetModules} = this.options;
     const shapes = weightShapes(config);
     for (let layer = 0; layer < config.layers; layer++) {
-      for (const target of options.targetModules) {
+      // A module that is named twice is adapted once.
+      for (const target of new Set(targetModules)) {
         const projection = projectionName(layer, target);
         const [outputs, inputs] = shapes.get(`${projection}.weight`)!;
         this.add(`${projection}.lora_A.weight`, [rank, inputs], true, values);
@@ -70,12 +84,7 @@ export class Lora implements Adapter {
     }
   }
 
-  private add(
-    name: string,
-    shape: [number, number],
-    isA: boolean,
-    values: (name: string, shape: [number, number], isA: boolean) => Float32Array,
-  ): void {
+  private add(name: string, shape: [number, number], isA: boolean, values: Values): void {
     const data = values(name, shape, isA);
     this.weights.set(
       name,

@@ -1,6 +1,6 @@
 /**
- * @file Activation checkpointing: a block keeps its input only, and computes its activations a second time in the backward pass
- * (Chen et al., arXiv 1604.06174). Memory then grows by one `[N, hiddenSize]` a layer, whatever happens inside.
+ * @file Activation checkpointing: a part of the network keeps its input only, and computes its activations a second time in the
+ * backward pass (Chen et al., arXiv 1604.06174). Memory then grows by one `[N, hiddenSize]` a part, whatever happens inside.
  */
 import * as tf from '@tensorflow/tfjs';
 

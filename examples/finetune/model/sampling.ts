@@ -40,20 +40,17 @@ function mostLikely(logits: Float32Array): number {
 
 /** What tokens are drawn by, at a temperature over 0: sums to 1, and is 0 for those that top-k or top-p leaves out. */
 export function warpedProbabilities(logits: Float32Array, {temperature, topP, topK}: SamplingOptions): Float64Array {
-  const scaled = Float64Array.from(logits, (logit) => logit / temperature);
+  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  // The largest is taken off first: however low the temperature, the others go to -Infinity and none to Infinity.
+  const scaled = Float64Array.from(logits, (logit) => (logit - largest) / temperature);
   if (topK !== undefined && topK < scaled.length) {
     const limit = Float64Array.from(scaled).sort()[scaled.length - topK];
     for (let i = 0; i < scaled.length; i++) {
       if (scaled[i] < limit) scaled[i] = -Infinity;
     }
   }
-  const probabilities = softmax(scaled);
+  const probabilities = normalized(scaled.map(Math.exp));
   return topP < 1 ? nucleus(probabilities, topP) : probabilities;
-}
-
-function softmax(logits: Float64Array): Float64Array {
-  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-  return normalized(logits.map((logit) => Math.exp(logit - largest)));
 }
 
 function normalized(weights: Float64Array): Float64Array {

@@ -5,7 +5,7 @@ import {type FileHandle, open} from 'node:fs/promises';
 import {pipeline} from 'node:stream/promises';
 
 /** Writes text to a new file, down to the disk. */
-export async function writeDurably(path: string, text: string): Promise<void> {
+async function writeDurably(path: string, text: string): Promise<void> {
   await withFile(path, 'w', async (file) => {
     await file.writeFile(text);
     await file.sync();

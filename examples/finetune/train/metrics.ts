@@ -6,9 +6,10 @@ import {appendFileSync, mkdirSync, renameSync, writeFileSync} from 'node:fs';
 import {dirname} from 'node:path';
 
 /**
- * What one step logs. Every objective: `global_step`, `epoch`, `loss`, `learning_rate`, `grad_norm`, `num_tokens` (so far).
- * SFT: `mean_token_accuracy`, `entropy` (nats). DPO: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`,
- * `logps/chosen`, `logps/rejected`. Reward model: `accuracy`, `margin`, `min_reward`, `mean_reward`, `max_reward`.
+ * What one step logs. Every objective: `global_step`, `epoch`, `loss`, `learning_rate`, `grad_norm`, `num_tokens` (so far), and beyond
+ * TRL's: `tokens_per_second`, `packing_density`, `tile_sparsity`. SFT: `mean_token_accuracy`, `entropy` (nats). DPO: `rewards/chosen`,
+ * `rewards/rejected`, `rewards/margins`, `rewards/accuracies`, and `chosen` and `rejected` of `logps/` and `logits/`. Reward model:
+ * `accuracy`, `margin`, `min_reward`, `mean_reward`, `max_reward`.
  */
 export interface MetricsRecord {
   /** Optimizer steps done, this one included. */

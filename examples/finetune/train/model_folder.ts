@@ -14,8 +14,6 @@ export interface ModelFolder {
   tokenizerJson: Record<string, unknown>;
   /** `tokenizer_config.json`, with the chat template. */
   tokenizerConfig: Record<string, unknown>;
-  /** `generation_config.json`, where the model has one. */
-  generationConfig?: Record<string, unknown>;
   /** Hugging Face's name and the shape of each weight. */
   shapes: ReadonlyMap<string, readonly number[]>;
   /** The weights, one after another in any order, so that a large model need not be on the host twice. */
@@ -27,16 +25,13 @@ const FAMILIES: Record<LlamaConfig['modelType'], string> = {llama: 'Llama', mist
 
 /** Writes a model in float32 into a folder, made if need be. */
 export async function writeModelFolder(folder: string, model: ModelFolder): Promise<void> {
-  const {configJson, tokenizerJson, tokenizerConfig, generationConfig, shapes, tensors} = model;
+  const {configJson, tokenizerJson, tokenizerConfig, shapes, tensors} = model;
   await mkdir(folder, {recursive: true});
   await writeSafetensors(join(folder, 'model.safetensors'), shapes, tensors);
   // The weights are float32 now. Transformers 4 reads torch_dtype, 5 reads dtype, and each would round the weights to what it says.
   await writeJson(join(folder, 'config.json'), {...configJson, torch_dtype: 'float32', dtype: 'float32'});
   await writeJson(join(folder, 'tokenizer.json'), tokenizerJson);
   await writeJson(join(folder, 'tokenizer_config.json'), tokenizerConfig);
-  if (generationConfig !== undefined) {
-    await writeJson(join(folder, 'generation_config.json'), generationConfig);
-  }
 }
 
 /**

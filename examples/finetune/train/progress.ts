@@ -66,7 +66,9 @@ export interface DownloadBar {
 export function downloadBar(what: string, total: number): DownloadBar {
   const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
   const format = `downloading ${what} [{bar}] {done} of ${megabytes(total)} MB`;
-  const bar = new SingleBar({format, hideCursor: true, stream: process.stdout, barsize: 24}, Presets.shades_classic);
+  // Cursor and line wrapping stay as they are: Ctrl-C ends a download at once, and nothing would bring them back.
+  const options = {format, hideCursor: false, linewrap: true, stream: process.stdout, barsize: 24};
+  const bar = new SingleBar(options, Presets.shades_classic);
   let started = false;
   return {
     update(bytes) {

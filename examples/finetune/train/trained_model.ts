@@ -23,7 +23,6 @@ export interface TrainedModelOptions {
   seed: number;
   /** Keep activations of the whole network instead of computing them again in the backward pass: faster, and far more memory. */
   keepActivations?: boolean;
-  onProgress?: (fraction: number) => void;
 }
 
 /** A network and its adapters. `dispose()` frees both. */
@@ -38,8 +37,7 @@ export class TrainedModel {
     const config = {...files.config, scoreHead: rewardModel};
     const read = async (name: string): Promise<HostTensor> =>
       name === SCORE && !files.names.has(SCORE) ? freshScore(config, seed) : files.read(name);
-    const network =
-      frozen ?? (await Llama.load(config, read, {trainable: lora === null, onProgress: options.onProgress}));
+    const network = frozen ?? (await Llama.load(config, read, {trainable: lora === null}));
     if (lora === null) {
       return new TrainedModel(network, null, null, options, frozen === undefined);
     }

@@ -261,7 +261,7 @@ function readTensor(cursor: Cursor, name: string, alignment: number): GgufTensor
   const shape = Array.from({length: dimensions}, () => cursor.size64(name)).reverse();
   const numbers = shape.reduce((product, length) => product * length, 1);
   if (shape.includes(0) || !Number.isSafeInteger(numbers)) {
-    throw bad(`has the shape [${shape}]`);
+    throw bad(`has the shape [${shape}], whose lengths should be above 0 and their product below 2^53`);
   }
   const type = cursor.uint32(name);
   const format = FORMATS.get(type);

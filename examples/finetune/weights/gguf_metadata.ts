@@ -16,10 +16,10 @@ export class Metadata {
     return this.get(key, 'true or false', (value) => typeof value === 'boolean', otherwise);
   }
 
-  /** A number; float32 ones are given in their shortest decimal form, as 1e-5 instead of 0.000009999999747378752. */
+  /** A number; those of float32 are given in their shortest decimal form, as 1e-5 instead of 0.000009999999747378752. */
   number(key: string, otherwise?: number): number {
     const value = this.get(key, 'a number', (value) => typeof value === 'number', otherwise);
-    return Number.isInteger(value) ? value : Number(value.toPrecision(7));
+    return Number.isInteger(value) ? value : shortest(value);
   }
 
   optionalNumber(key: string): number | null {
@@ -30,10 +30,10 @@ export class Metadata {
     return this.values.has(key) ? this.text(key) : null;
   }
 
-  texts(key: string, otherwise?: string[]): string[] {
+  texts(key: string): string[] {
     const every = (value: unknown): value is string[] =>
       isList(value) && value.every((text) => typeof text === 'string');
-    return this.get(key, 'a list of texts', every, otherwise);
+    return this.get(key, 'a list of texts', every);
   }
 
   numbers(key: string, otherwise?: number[]): number[] {
@@ -41,7 +41,7 @@ export class Metadata {
     return this.get(key, 'a list of numbers', every, otherwise);
   }
 
-  private get<T>(key: string, kind: string, is: (value: unknown) => value is T, otherwise: T | undefined): T {
+  private get<T>(key: string, kind: string, is: (value: unknown) => value is T, otherwise?: T): T {
     const value = this.values.get(key) ?? otherwise;
     if (!is(value)) {
       const got = value === undefined ? 'nothing' : JSON.stringify(value).slice(0, 60);
@@ -49,6 +49,15 @@ export class Metadata {
     }
     return value;
   }
+}
+
+/** The decimal of the fewest digits that is the same float32 number; a number that float32 cannot hold stays as it is. */
+function shortest(value: number): number {
+  for (let digits = 1; digits <= 9; digits++) {
+    const decimal = Number(value.toPrecision(digits));
+    if (Math.fround(decimal) === value) return decimal;
+  }
+  return value;
 }
 
 function isList(value: unknown): value is unknown[] {

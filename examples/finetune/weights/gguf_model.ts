@@ -1,6 +1,6 @@
 /** @file A model in a .gguf file, under Hugging Face's names and in its layout. Names and metadata: llama.cpp's gguf-py/gguf/constants.py */
 import type {HostTensor} from '../host_tensor.js';
-import {parseConfig} from '../model/config.js';
+import {parseConfig, weightShapes} from '../model/config.js';
 import {type GgufFile, openGguf} from './gguf.js';
 import {Metadata} from './gguf_metadata.js';
 import {tokenizerOf} from './gguf_tokenizer.js';
@@ -48,6 +48,7 @@ export async function openGgufModel(path: string, origin: string = path): Promis
     const factors = file.tensors.has(ROPE_FACTORS) ? (await file.read(ROPE_FACTORS)).data : null;
     const configJson = configOf(metadata, architecture, file, factors);
     const config = parseConfig(configJson, origin);
+    checkPlaces(names, weightShapes(config), path);
     const rotated = architecture === 'llama' ? /\.(q|k)_proj\.(weight|bias)$/ : null;
     return {
       ...{origin, config, configJson, ...tokenizer, names: new Set(names.keys())},
@@ -76,7 +77,7 @@ function checkWhole(metadata: Metadata): void {
   }
 }
 
-/** GGUF's names by Hugging Face's. Throws on tensors that the network has no place for: its results would be wrong. */
+/** GGUF's names by Hugging Face's. Throws on tensors that no network of these families has. */
 function hubNames(file: GgufFile): Map<string, string> {
   const names = new Map<string, string>();
   const unknown: string[] = [];
@@ -84,19 +85,32 @@ function hubNames(file: GgufFile): Map<string, string> {
     const [, layer, part, kind] = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(own) ?? [];
     const table = layer === undefined ? MODEL_NAMES : LAYER_NAMES;
     if (part !== undefined && Object.hasOwn(table, part)) {
-      names.set(`${layer === undefined ? '' : `model.layers.${Number(layer)}.`}${table[part]}.${kind}`, own);
+      names.set(`${layer === undefined ? '' : `model.layers.${layer}.`}${table[part]}.${kind}`, own);
     } else if (own !== ROPE_FACTORS) {
       unknown.push(own);
     }
   }
-  if (unknown.length > 0) {
-    const more = unknown.length > 5 ? `, and ${unknown.length - 5} more` : '';
+  refuse(unknown, file.path);
+  return names;
+}
+
+/** Throws on tensors that this network has no place for, such as biases that its family has not: its results would be wrong. */
+function checkPlaces(names: ReadonlyMap<string, string>, shapes: ReadonlyMap<string, number[]>, path: string): void {
+  const others = [...names].filter(([name]) => !shapes.has(name));
+  refuse(
+    others.map(([, own]) => own),
+    path,
+  );
+}
+
+function refuse(tensors: readonly string[], path: string): void {
+  if (tensors.length > 0) {
+    const more = tensors.length > 5 ? `, and ${tensors.length - 5} more` : '';
     throw new Error(
-      `${file.path} has tensors that a Llama, Mistral or Qwen2 has not: ${unknown.slice(0, 5).join(', ')}${more}. ` +
+      `${path} has tensors that a Llama, Mistral or Qwen2 has not: ${tensors.slice(0, 5).join(', ')}${more}. ` +
         'It is a model of another kind.',
     );
   }
-  return names;
 }
 
 /** Hugging Face's config.json. */
@@ -164,6 +178,12 @@ function ropeScalingOf(
   factors: Float32Array | null,
   rotary: Rotary,
 ): Record<string, unknown> | null {
+  // Written by few converters; without them positions would be wrong.
+  for (const other of [`${architecture}.rope.scale_linear`, `${architecture}.rope.scaling.attn_factor`]) {
+    if (metadata.number(other, 1) !== 1) {
+      throw new Error(`${metadata.path}: its metadata ${other} is ${metadata.number(other)}. Only 1 is supported.`);
+    }
+  }
   const key = `${architecture}.rope.scaling`;
   const type = metadata.text(`${key}.type`, 'none');
   if (factors !== null) {

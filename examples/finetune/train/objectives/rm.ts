@@ -11,7 +11,6 @@ import {type Objective, answerPairs, mean} from './objective.js';
 /** @param centering Weight of the squared sum of a pair's rewards, which keeps them around zero (arXiv 2312.09244); 0 for none. */
 export function rmObjective(centering: number): Objective {
   return {
-    name: 'rm',
     terms: ({samples}) => samples.length,
     loss({score}, batch, hidden, total) {
       const rewards = rewardsOf(score, batch, hidden);

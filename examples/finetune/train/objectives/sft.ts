@@ -5,7 +5,6 @@ import {tokenLogProbs} from '../token_log_probs.js';
 import {type Objective, type Observations, mean} from './objective.js';
 
 export const sftObjective: Objective = {
-  name: 'sft',
   terms: ({labelled}) => labelled,
   loss(model, {labels}, hidden, total) {
     const rows = labelledRows(labels);
