@@ -17,6 +17,7 @@ import {IGNORED, type Message, type Row, type Sample, usedTokens} from '../examp
 import {shuffleStream} from '../examples/finetune/data/shuffle.js';
 import {ChatTokenizer} from '../examples/finetune/data/tokenizer.js';
 import {uniform} from '../examples/finetune/random.js';
+import {bpeTokenizer} from '../examples/finetune/weights/bpe.js';
 import {TINY_VOCABULARY, tinyTokenizer, tinyTokenizerConfig, tinyTokenizerJson} from './tiny_tokenizer.js';
 
 const tokenizer = tinyTokenizer();
@@ -1077,7 +1078,7 @@ describe('examples/finetune/data: rows of a file', () => {
     JSON.stringify({prompt: 'a', chosen: 'b', rejected: 'c'}),
     JSON.stringify({messages: [assistant('Hi'), user('a'), assistant('b')]}),
   ];
-  const none = {tiedAnswers: 0, unlabelledAnswers: 0, droppedTooLong: 0, cut: 0};
+  const none = {tiedAnswers: 0, unlabelledAnswers: 0, withUnknown: 0, droppedTooLong: 0, cut: 0};
 
   it('count what became of every record', async () => {
     const problems: string[] = [];
@@ -1098,6 +1099,30 @@ describe('examples/finetune/data: rows of a file', () => {
     const dropped = source(settings(file, {...more, tooLong: 'drop'}));
     await all(dropped);
     expect(dropped.statistics.counts).to.deep.equal({...counts, used: 2, cut: 0, droppedTooLong: 1});
+  });
+
+  it('teach no mark of unknown text, and count the samples that have it', async () => {
+    const {tokenizerJson, tokenizerConfig} = bpeTokenizer({alphabet: ['a', 'b', '▁'], merges: []});
+    const letters = new ChatTokenizer(tokenizerJson, tokenizerConfig, 7, 'letters');
+    const turns = [
+      ['ab', 'aéb'],
+      ['ab', 'ba'],
+      ['é', 'b'],
+      ['a', 'é'.repeat(50)],
+    ];
+    const messages = turns.map(([prompt, answer]) => ({messages: [user(prompt), assistant(answer)]}));
+    const file = write(JSON.stringify(messages));
+    const rows = new RowSource(settings(file, {epochs: 1, maxTokens: 16, tooLong: 'cut'}), letters);
+    const samples = (await all(rows)).flatMap((row) => row.samples).sort((a, b) => a.id - b.id);
+    const [a, b, end] = [...letters.encode('ab'), letters.eosTokenId];
+    const taught = samples.map(({labels}) => [...labels].slice([...labels].findIndex((label) => label !== IGNORED)));
+    expect(taught).to.deep.equal([
+      [a, IGNORED, b, end],
+      [b, a, end],
+      [b, end],
+    ]);
+    const counts = {...none, read: 4, used: 3, droppedBad: 0, noAnswer: 1, withUnknown: 3};
+    expect(rows.statistics.counts).to.deep.equal(counts);
   });
 
   it('count comparisons, and answers that are as good as another', async () => {

@@ -34,6 +34,7 @@ function describeData({options, rows, epoch: {counts}, heldOut}: Run): string {
     counts.noAnswer > 0 && `${counts.noAnswer} without an answer left out`,
     counts.tiedAnswers > 0 && `${counts.tiedAnswers} answers as good as another left out`,
     counts.unlabelledAnswers > 0 && `${counts.unlabelledAnswers} earlier answers read, not learned`,
+    counts.withUnknown > 0 && `${counts.withUnknown} with characters unknown to the tokenizer, read, not learned`,
     heldOut.length > 0 && `the first ${options.evalSamples} held out${usableOf(heldOut, options.evalSamples)}`,
   ].filter((part) => part !== false);
   return `${options.data}: ${counts.used} samples of ${counts.read} records${parts.map((part) => `; ${part}`).join('')}`;

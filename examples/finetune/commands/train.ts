@@ -58,7 +58,7 @@ interface Outcome {
 
 async function reportOutcome(run: Run, trainers: Trainers, {first, log, comparison}: Outcome): Promise<void> {
   printCharts(log.records);
-  console.log(`Charts   ${saveCharts(run.options.output, log.records).join(', ')}`);
+  console.log(`\nCharts   ${saveCharts(run.options.output, log.records).join(', ')}`);
   reportSamples(run, first, await sample(run, trainers.flash));
   reportTiles(log);
   if (trainers.dense !== null) {

@@ -4,7 +4,7 @@ import {type Encoding, encodeComparison, encodeConversation} from './encode.js';
 import {type JsonItem, type SkipBad, readJsonItems} from './json_stream.js';
 import {packSamples} from './packing.js';
 import {type DataRecord, parseRecord} from './records.js';
-import {type Row, type Sample, usedTokens} from './sample.js';
+import {type Row, type Sample, unlearn, usedTokens} from './sample.js';
 import {shuffleStream} from './shuffle.js';
 import type {ChatTokenizer} from './tokenizer.js';
 
@@ -55,6 +55,8 @@ export interface Counts {
   tiedAnswers: number;
   /** Earlier answers of conversations that the chat template renders otherwise later on: they are read, not learned. */
   unlabelledAnswers: number;
+  /** Samples with text that the tokenizer has no token for: its place is read, not learned. */
+  withUnknown: number;
 }
 
 /** Of the current epoch, so far. */
@@ -184,7 +186,7 @@ export class RowSource implements AsyncIterable<Row> {
   /** Null for an item that was left out as bad. */
   private encode({index, place, value}: JsonItem): Encoding | null {
     try {
-      return this.encodeRecord(index, parseRecord(value));
+      return this.withoutUnknown(this.encodeRecord(index, parseRecord(value)));
     } catch (error) {
       const problem = `${this.settings.file}, ${place}: ${(error as Error).message.replace(/\.$/, '')}.`;
       if (this.settings.onBad === undefined) {
@@ -206,6 +208,16 @@ export class RowSource implements AsyncIterable<Row> {
     // A single answer has nothing to be compared with.
     if (record.answers.length < 2) return {dropped: 'no answer'};
     return encodeComparison(index, record, this.tokenizer, {maxTokens, tooLong, layout, objective});
+  }
+
+  /** A model would learn to write the mark of unknown text. */
+  private withoutUnknown(encoding: Encoding): Encoding {
+    const {unknownTokenId: unknown} = this.tokenizer;
+    if (unknown === null || !('sample' in encoding)) return encoding;
+    const {found, teaches} = unlearn(encoding.sample, unknown);
+    if (found && !teaches && this.settings.objective === 'sft') return {dropped: 'no answer'};
+    this.counts.withUnknown += found ? 1 : 0;
+    return encoding;
   }
 
   private count(encoding: Encoding): void {
@@ -247,5 +259,6 @@ function noCounts(): Counts {
     noAnswer: 0,
     tiedAnswers: 0,
     unlabelledAnswers: 0,
+    withUnknown: 0,
   };
 }

@@ -30,6 +30,17 @@ export interface Sample {
   answers: {start: number; end: number}[];
 }
 
+/**
+ * Takes a token out of what a sample teaches: it is read, not learned.
+ *
+ * @returns whether the sample has it at all, and whether it still teaches something.
+ */
+export function unlearn(sample: Sample, token: number): {found: boolean; teaches: boolean} {
+  const found = sample.tokens.includes(token) || sample.labels.includes(token);
+  sample.labels = sample.labels.map((label) => (label === token ? IGNORED : label));
+  return {found, teaches: sample.labels.some((label) => label !== IGNORED)};
+}
+
 /** Samples that share a row of tokens, in order; what they leave of the row is padding. */
 export interface Row {
   samples: Sample[];

@@ -32,6 +32,8 @@ const NAMED_TOKENS = ['bos_token', 'eos_token', 'unk_token', 'pad_token'] as con
 export class ChatTokenizer {
   /** Null where the tokenizer has none. */
   readonly eosTokenId: number | null;
+  /** What stands for text that no token has; null where every text has tokens, as in byte-level vocabularies. */
+  readonly unknownTokenId: number | null;
   private readonly encoding: TextEncoding;
   private readonly specialIds: ReadonlySet<number>;
   private readonly namedTokens: Record<string, string>;
@@ -64,6 +66,7 @@ export class ChatTokenizer {
     // Only checked: it is the chat template that writes it.
     this.namedTokenId('bos_token');
     this.eosTokenId = this.namedTokenId('eos_token');
+    this.unknownTokenId = unknownTokenId(tokenizerJson, this.encoding);
     const source = chatTemplate(tokenizerConfig.chat_template);
     if (source === null && this.eosTokenId === null) {
       throw new Error(
@@ -141,6 +144,13 @@ export class ChatTokenizer {
     const remedy = 'tokenizer.json and tokenizer_config.json should be of the same model.';
     throw new Error(`The ${name} ${quote(text)} of ${this.origin} is not among the tokens of its tokenizer: ${remedy}`);
   }
+}
+
+/** Byte-pair models name the token, Unigram ones have its id. */
+function unknownTokenId({model}: Record<string, unknown>, encoding: TextEncoding): number | null {
+  const {unk_token: token, unk_id: id} = (model ?? {}) as {unk_token?: unknown; unk_id?: unknown};
+  if (typeof id === 'number') return id;
+  return typeof token === 'string' ? (encoding.token_to_id(token) ?? null) : null;
 }
 
 /** Configs write a special token as its text, or as an object with its `content`. */
