@@ -116,7 +116,9 @@ describe('the main job', () => {
     ]);
     const resumed = await run(['--backend', 'cpu', '--resume', '--compare', '1']);
     expect(resumed).to.match(/Model +fresh glassllm/);
-    expect(resumed).to.match(new RegExp(`Training 5 steps of 1 row, 0\\.\\d\\d epochs from step ${Number(done) + 1}; `));
+    expect(resumed).to.match(
+      new RegExp(`Training 5 steps of 1 row, 0\\.\\d\\d epochs from step ${Number(done) + 1}; `),
+    );
     const lines = readFileSync(output('metrics.jsonl'), 'utf8').trimEnd().split('\n');
     expect(lines.map((line) => (JSON.parse(line) as MetricsRecord).global_step)).to.deep.equal([1, 2, 3, 4, 5]);
 
