@@ -10,6 +10,7 @@ import {expect} from 'chai';
 import {build} from 'esbuild';
 import {type Browser, chromium as playwright} from 'playwright-core';
 import {Project} from './packed_project.js';
+import {skip} from './skip.js';
 
 /** What the pages report for a backend. */
 interface Report {
@@ -95,8 +96,7 @@ describe('in a browser', () => {
   before(async function () {
     const launched = await launch();
     if (typeof launched === 'string') {
-      console.log(`    skipped: Chromium does not start here (${launched})`);
-      this.skip();
+      skip(this, `Chromium does not start here (${launched})`);
     }
     browser = launched;
     project = new Project();

@@ -33,6 +33,7 @@ import {type MetricsRecord, MetricsLog} from '../examples/finetune/train/metrics
 import {rewardModelConfig, writeModelFolder} from '../examples/finetune/train/model_folder.js';
 import {formatSeconds, trainingBar} from '../examples/finetune/train/progress.js';
 import {openSafetensors, shapesOf, writeSafetensors} from '../examples/finetune/weights/safetensors.js';
+import {skip} from './skip.js';
 
 const repository = fileURLToPath(new URL('..', import.meta.url));
 
@@ -345,8 +346,7 @@ describe('fine-tuning: a process that is stopped while it writes checkpoints', (
       const shell = code === 'ENOSPC' ? ['unshare', '-rm', 'bash', '-c'] : ['bash', '-c'];
       const probe = spawnSync(shell[0], [...shell.slice(1), limit], {encoding: 'utf8', env: environment});
       if (probe.status !== 0) {
-        console.log(`      skipped: ${probe.error?.message ?? probe.stderr.trim()}`);
-        this.skip();
+        skip(this, probe.error?.message ?? probe.stderr.trim());
       }
       const [small, large] = [1000, 400_000];
       const attempt = `

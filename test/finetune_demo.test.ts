@@ -13,6 +13,7 @@ import type {MetricsRecord} from '../examples/finetune/train/metrics.js';
 import {GLASSLLM} from '../examples/finetune/weights/pypi.js';
 import {useWebGPU} from '../src/node-webgpu.js';
 import {writeTinyModel} from './finetune_tiny.js';
+import {skip} from './skip.js';
 
 const MAIN = fileURLToPath(new URL('../examples/finetune/main.ts', import.meta.url));
 const WRONG_DENSE = fileURLToPath(new URL('wrong_dense_attention.ts', import.meta.url));
@@ -76,8 +77,7 @@ describe('the main job', () => {
     try {
       await useWebGPU({quiet: true});
     } catch (error) {
-      console.log(`      skipped: ${(error as Error).message}`);
-      this.skip();
+      skip(this, (error as Error).message);
     }
     const sizes = ['--steps', '2', '--batch-rows', '1', '--row-tokens', '128', '--eval-samples', '2'];
     // Where the software adapter is unpacked to stays as it is.
@@ -166,8 +166,7 @@ describe('the main job', () => {
 
   it('says that the network is missing, and what to do', async function () {
     if (findPip() === null) {
-      console.log('      skipped: no pip');
-      this.skip();
+      skip(this, 'no pip');
     }
     const offline = {
       PIP_CONFIG_FILE: '/dev/null',
@@ -186,9 +185,7 @@ describe('the main job', () => {
 
   describe('with a stand-in for pip', function () {
     before(function () {
-      if (process.platform === 'win32') {
-        this.skip();
-      }
+      if (process.platform === 'win32') skip(this, 'the stand-in is a script of sh');
     });
     /** A `python3` that runs `lines` of sh instead of a download; `$destination` is where pip should put the file. */
     const standIn = (lines: string): NodeJS.ProcessEnv => {

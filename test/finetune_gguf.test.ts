@@ -20,6 +20,7 @@ import {pairsToHalves} from '../examples/finetune/weights/rotary_rows.js';
 import * as build from './gguf_builder.js';
 import {expectClearErrorOrTensors, rejection} from './hostile_files.js';
 import {normals, seeded} from './random.js';
+import {skip} from './skip.js';
 import {askJudge, reasonToSkipJudge} from './weights_judge.js';
 
 let folder = '';
@@ -667,8 +668,7 @@ describe('SmolLM2 as GGUF', function () {
   let smollm2 = '';
   before(async function () {
     if (!existsSync(join(defaultCacheFolder(), 'SmolLM2-135M-Instruct.Q4_1.gguf'))) {
-      console.log('      skipped: SmolLM2 is not in the cache; examples/finetune downloads it');
-      this.skip();
+      skip(this, 'SmolLM2 is not in the cache; examples/finetune downloads it');
     }
     smollm2 = await smollm2Path();
   });

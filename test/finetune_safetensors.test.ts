@@ -12,6 +12,7 @@ import type {HostTensor} from '../examples/finetune/host_tensor.js';
 import {bfloat16ToFloat32, float16ToFloat32} from '../examples/finetune/weights/float16.js';
 import {openSafetensors, shapesOf, writeSafetensors} from '../examples/finetune/weights/safetensors.js';
 import {expectClearErrorOrTensors, rejection} from './hostile_files.js';
+import {skip} from './skip.js';
 import {askJudge, reasonToSkipJudge} from './weights_judge.js';
 
 let folder = '';
@@ -214,7 +215,7 @@ describe('safetensors that are damaged or hostile', () => {
   });
 
   it('does not wait for a named pipe', async function () {
-    if (process.platform === 'win32') this.skip();
+    if (process.platform === 'win32') skip(this, 'Windows has no named pipes in folders');
     const pipe = join(folder, 'pipe');
     execFileSync('mkfifo', [pipe]);
     expect(await rejection(openSafetensors(pipe))).to.match(/pipe is no file/);

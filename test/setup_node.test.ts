@@ -36,6 +36,7 @@ import {
   writeWheel,
 } from './fake_tfjs_node.js';
 import {type Finished, root, temporaryFolder} from './packed_project.js';
+import {skip} from './skip.js';
 
 const REQUIREMENT = CPU_WHEEL.replace('_', '-');
 const SETUP = ['setup-node', '--tensorflow', FAKE_VERSION];
@@ -119,7 +120,7 @@ describe('setup-node', () => {
     ];
     for (const [name, there, env, messages] of needs) {
       it(`needs ${name}`, async function () {
-        if (process.platform !== 'linux') this.skip();
+        if (process.platform !== 'linux') skip(this, 'setup-node is for Linux');
         const all: Record<string, string> = {'g++': COMPILER, python3: PIP};
         const path = programs(Object.fromEntries(there.map((program) => [program, all[program]])));
         expectError(await new FakeProject().start(SETUP, {env: {PATH: path, ...env}}), ...messages);
@@ -127,7 +128,7 @@ describe('setup-node', () => {
     }
 
     it('needs pip beside Python', async function () {
-      if (process.platform !== 'linux') this.skip();
+      if (process.platform !== 'linux') skip(this, 'setup-node is for Linux');
       const python3 = '[ "$1" = --version ] && echo "Python 3.9.2" && exit 0; echo "No module named pip" >&2; exit 1';
       const finished = await new FakeProject().start(SETUP, {env: {PATH: programs({'g++': COMPILER, python3})}});
       expectError(finished, 'got Python 3.9.2 without it', 'apt install python3-pip', 'ensurepip');
@@ -143,7 +144,7 @@ describe('setup-node', () => {
     });
 
     it('needs a version of TensorFlow 2', async function () {
-      if (process.platform !== 'linux') this.skip();
+      if (process.platform !== 'linux') skip(this, 'setup-node is for Linux');
       const finished = await new FakeProject().start(['setup-node', '--tensorflow', 'newest']);
       expectError(finished, "--tensorflow must be a version of TensorFlow 2, such as 2.21.0, got 'newest'");
     });
@@ -175,7 +176,7 @@ describe('setup-node', () => {
     ];
     for (const [name, output, messages] of cases) {
       it(`explains ${name}`, async function () {
-        if (process.platform !== 'linux') this.skip();
+        if (process.platform !== 'linux') skip(this, 'setup-node is for Linux');
         const python3 = `${PIP}\ncat >&2 <<'END'\n${output}\nEND\nexit 1`;
         const PATH = `${programs({'g++': COMPILER, python3})}:/usr/bin:/bin`;
         const project = new FakeProject();
@@ -306,7 +307,7 @@ describe('setup-node', () => {
     });
 
     it('compares the checksum of the TensorFlow that it was tested with', async function () {
-      if (process.arch !== 'x64') this.skip();
+      if (process.arch !== 'x64') skip(this, 'the wheels are those of x64');
       const wheels = temporaryFolder();
       writeWheel(wheels, 'tensorflow_cpu', '2.21.0', 'cp312-cp312-manylinux_2_27_x86_64', tensorFlowFiles());
       const project = new FakeProject();
@@ -336,7 +337,7 @@ describe('setup-node', () => {
     });
 
     it('with --gpu takes the CUDA wheels that TensorFlow names, beside it, and prefers tfjs-node-gpu', async function () {
-      if (process.arch !== 'x64') this.skip();
+      if (process.arch !== 'x64') skip(this, 'the wheels are those of x64');
       const requires =
         'Requires-Dist: numpy>=1.26\n' +
         'Requires-Dist: nvidia-parts-cu12<13.0,>=12.5; extra == "and-cuda"\n' +

@@ -10,6 +10,7 @@ import {createPipeline, submitPasses} from '../src/webgpu/dispatch.js';
 import {guarded} from '../src/webgpu/errors.js';
 import {declare, type Binding, type UniformValues} from '../src/webgpu/wgsl/header.js';
 import {devices} from './devices.js';
+import {skip} from './skip.js';
 
 const webgpu = devices.find(({name}) => name === 'webgpu')!;
 
@@ -187,8 +188,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     const current = tf.getBackend();
     const adapter = (await navigator.gpu.requestAdapter())!;
     if (!adapter.features.has('shader-f16')) {
-      console.log('      skipped: the adapter has no shader-f16');
-      this.skip();
+      skip(this, 'the adapter has no shader-f16');
     }
     await createWebGPUBackend({name: 'webgpu-half'});
     const mask = masks.causalDocument([100, 60]);
