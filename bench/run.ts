@@ -8,8 +8,9 @@
 import {mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import {Command} from 'commander';
+import {Command, Option} from 'commander';
 import {flashMaskAttention, masks, type FlashMask} from '../src/index.js';
+import type {Precision} from '../src/kernel_names.js';
 import {seededRandom} from '../src/mask/random.js';
 import {maskTable} from '../src/mask/table.js';
 import {useWebGPU} from '../src/node-webgpu.js';
@@ -22,6 +23,8 @@ import {memoryPlot, tableHeader, tableRow, timePlot, type BenchRecord} from './r
 
 interface Options {
   backend: string;
+  device: 'stock' | 'full';
+  precision: Precision;
   masks: string[];
   lengths: number[];
   heads: number;
@@ -45,6 +48,16 @@ interface Case extends Inputs, Setting {}
 function readOptions(): Options {
   return new Command('bench')
     .option('--backend <name>', 'webgpu, cpu or wasm', 'webgpu')
+    .addOption(
+      new Option('--device <kind>', "the WebGPU device: tfjs's own, or createWebGPUBackend()'s")
+        .choices(['stock', 'full'])
+        .default('stock'),
+    )
+    .addOption(
+      new Option('--precision <name>', 'what the products of flashMaskAttention read')
+        .choices(['auto', 'float32', 'float16', 'bfloat16'])
+        .default('auto'),
+    )
     .option('--masks <names>', `of ${maskTable.map(({name}) => name).join(', ')}`, list, [
       'full',
       'causal',
@@ -65,8 +78,8 @@ function readOptions(): Options {
 }
 
 /** Sets the backend; returns the name of what it runs on. */
-async function useBackend(name: string): Promise<string> {
-  if (name === 'webgpu') return (await useWebGPU()).adapter;
+async function useBackend({backend: name, device}: Options): Promise<string> {
+  if (name === 'webgpu') return (await useWebGPU({device})).adapter;
   if (name === 'wasm') await import('@tensorflow/tfjs-backend-wasm');
   if (!(await tf.setBackend(name))) throw new Error(`bench: no tfjs backend '${name}'. Use webgpu, cpu or wasm.`);
   return name;
@@ -122,8 +135,14 @@ async function runCase(
 ): Promise<void> {
   const {mask, N, H, D} = c;
   const common = {backend: options.backend, device, mask: c.name, N, H, D, sparsity: mask.sparsity().maskedPairs};
-  const flash: Attention = (q, k, v) => flashMaskAttention(q, k, v, mask, {layout: 'bhsd'});
-  const record: BenchRecord = {...common, attention: 'flash', ...(await measure(c, flash, options))};
+  const flash: Attention = (q, k, v) =>
+    flashMaskAttention(q, k, v, mask, {layout: 'bhsd', precision: options.precision});
+  const record: BenchRecord = {
+    ...common,
+    ...(options.precision === 'auto' ? {} : {precision: options.precision}),
+    attention: 'flash',
+    ...(await measure(c, flash, options)),
+  };
   const skipped = options.dense ? denseObstacle(c) : 'not asked for';
   let dense: BenchRecord = {...common, attention: 'dense', skipped};
   if (!skipped) {
@@ -139,10 +158,12 @@ async function runCase(
 
 async function main(): Promise<void> {
   const options = readOptions();
-  const adapter = await useBackend(options.backend);
+  const adapter = await useBackend(options);
   const device = options.machine ?? adapter;
   const records: BenchRecord[] = [];
-  console.log(`${options.backend} on ${device}; B 1, H ${options.heads}, float32\n${tableHeader()}`);
+  console.log(
+    `${options.backend} on ${device}; B 1, H ${options.heads}, precision ${options.precision}\n${tableHeader()}`,
+  );
   const emit = (record: BenchRecord, dense?: BenchRecord): void => {
     records.push(record);
     console.log(tableRow(record, dense));

@@ -1,7 +1,8 @@
 /**
  * @file The devices that tests run on: `cpu`, `webgpu` and tfjs-node's `tensorflow` with their own kernels, and `composed`, the form
  * that any other backend gets, on tfjs's wasm backend. `FLASHMASK_DEVICES=cpu,webgpu` in the environment runs only those.
- * `tensorflow` runs on the CPU; `tensorflow-gpu`, which has to be asked for, is the same backend on a GPU.
+ * `tensorflow` runs on the CPU. Two have to be asked for: `tensorflow-gpu`, the same backend on a GPU, and `webgpu-full`, the device of
+ * createWebGPUBackend() with its float16 kernels, on a GPU with those features.
  */
 import {existsSync} from 'node:fs';
 import {createRequire} from 'node:module';
@@ -13,7 +14,7 @@ import {nativeInfo} from '../src/node.js';
 import {type TensorFlowBackend, whyNotNative, whyNotOnGpu} from '../src/node/load.js';
 
 export interface Device {
-  name: 'cpu' | 'webgpu' | 'composed' | 'tensorflow' | 'tensorflow-gpu';
+  name: 'cpu' | 'webgpu' | 'webgpu-full' | 'composed' | 'tensorflow' | 'tensorflow-gpu';
   /** What the table of cases is run with beside the default. */
   precisions?: readonly Precision[];
   /** Makes it the current tfjs backend. */
@@ -42,7 +43,14 @@ const none = async () => [];
 export const devices: readonly Device[] = [
   {name: 'cpu' as const, setup: () => use('cpu'), hiddenErrors: none},
   {name: 'composed' as const, setup: setupWasm, hiddenErrors: none},
-  {name: 'webgpu' as const, setup: setupWebGPU, hiddenErrors: webgpuErrors},
+  {name: 'webgpu' as const, setup: () => setupWebGPU('stock'), hiddenErrors: webgpuErrors},
+  {
+    name: 'webgpu-full' as const,
+    setup: () => setupWebGPU('full'),
+    skip: wanted?.includes('webgpu-full') ? undefined : 'FLASHMASK_DEVICES=webgpu-full asks for it',
+    precisions: ['float16'] as const,
+    hiddenErrors: webgpuErrors,
+  },
   {name: 'tensorflow' as const, setup: () => setupTensorFlow(false), skip: whyNoTensorFlow(), hiddenErrors: none},
   {
     name: 'tensorflow-gpu' as const,
@@ -54,12 +62,15 @@ export const devices: readonly Device[] = [
   },
 ].map(withChoice);
 
+/** Devices that only some machines have. */
+const onlyAsked: readonly Device['name'][] = ['tensorflow-gpu', 'webgpu-full'];
+
 /** Defines the tests of every device; those of a device that cannot run are shown as skipped, with the reason. */
 export function onEachDevice(define: (device: Device) => void): void {
   for (const device of devices) {
     if (device.skip) {
       // One line, not hundreds, for a device that only some machines have and that has to be asked for.
-      const all = device.name === 'tensorflow-gpu' ? () => it('all tests') : () => define(device);
+      const all = onlyAsked.includes(device.name) ? () => it('all tests') : () => define(device);
       describe.skip(`on ${device.name} (${device.skip})`, all);
       continue;
     }
@@ -121,9 +132,9 @@ const swallowed: string[] = [];
 let watched: GPUDevice | null = null;
 
 /** Dawn reports invalid shaders and commands only to `uncapturederror`: tfjs itself would return a tensor of anything. */
-async function setupWebGPU(): Promise<void> {
+async function setupWebGPU(device: 'stock' | 'full'): Promise<void> {
   const {useWebGPU} = await import('../src/node-webgpu.js');
-  await useWebGPU();
+  await useWebGPU({device});
   await use('webgpu');
   // Dense attention on tensors this small would run on the CPU otherwise, and its error would say nothing of this device.
   tf.env().set('WEBGPU_CPU_FORWARD', false);
