@@ -18,11 +18,22 @@ export interface DeviceLimits {
   maxComputeInvocationsPerWorkgroup: number;
 }
 
+/** Subgroup matrices: products of float16 matrices, M x K by K x N, added up in float32, by all lanes of a subgroup together. */
+export interface MatrixConfig {
+  M: number;
+  N: number;
+  K: number;
+  /** Lanes of a subgroup. */
+  lanes: number;
+}
+
 /** What a plan depends on of a device. */
 export interface DeviceTraits {
   limits: DeviceLimits;
-  /** Whether its subgroups, of SUBGROUP lanes, multiply float16 matrices of MATRIX_SIDE into float32 ones. */
-  matrices: boolean;
+  /** Whether shaders may use float16. */
+  float16: boolean;
+  /** The subgroup matrices that its shaders may use. */
+  matrix: MatrixConfig | null;
 }
 
 export type Pass = 'forward' | 'dq' | 'dkdv';
@@ -57,8 +68,6 @@ export interface TileShape {
 
 export interface PassPlan extends Variant, TileShape {
   pass: Pass;
-  /** Whether the products run on subgroup matrices (src/webgpu/wgsl/matrix_*.ts) or on vectors. */
-  matrix: boolean;
   blockQ: number;
   blockK: number;
   threads: number;
@@ -83,18 +92,6 @@ export const TILES_PER_ROUND = 64;
 export const CHUNK = 8;
 
 const FLOAT = 4;
-const HALF = 2;
-
-/** Rows, columns and depth of a subgroup matrix. */
-export const MATRIX_SIDE = 16;
-/** Lanes of a subgroup that works on matrices. */
-export const SUBGROUP = 32;
-/** The float16 copies that the matrix passes read have a multiple of so many rows: every block of theirs divides it. */
-export const PADDED_ROWS = 128;
-/** Channels beyond which the accumulators of a band no longer fit its registers. */
-const MOST_MATRIX_CHANNELS = 128;
-/** Rows and columns of the tiles of the matrix passes: eight subgroups of 16 rows. */
-const MATRIX_TILE: TileShape = {rows: PADDED_ROWS, cols: 32, threadsX: SUBGROUP, threadsY: PADDED_ROWS / MATRIX_SIDE};
 
 /** Workgroup bytes of a pass, one line an array of the shader (src/webgpu/wgsl). */
 export function workgroupBytes(pass: Pass, variant: Pick<Variant, 'half'>, t: TileShape): number {
@@ -138,57 +135,21 @@ export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes 
         `got a device with ${limits.maxComputeWorkgroupStorageSize}. Request the adapter's limits when you create the device.`,
     );
   }
-  return passPlan(pass, variant, shape, false);
-}
-
-/**
- * The plan of a pass on subgroup matrices, or null where vectors do it: in float32, with dropout, for a few queries, for long heads, and
- * on devices without such matrices or with less workgroup memory.
- */
-export function matrixPlan(pass: Pass, variant: Variant, {limits, matrices}: DeviceTraits): PassPlan | null {
-  const {half, dropout, fewQueries, D, Dv} = variant;
-  if (!matrices || !half || dropout || fewQueries || Math.max(D, Dv) > MOST_MATRIX_CHANNELS) return null;
-  const chosen = passPlan(pass, variant, MATRIX_TILE, true);
-  const fits =
-    chosen.workgroupBytes <= limits.maxComputeWorkgroupStorageSize &&
-    chosen.threads <= limits.maxComputeInvocationsPerWorkgroup;
-  return fits ? chosen : null;
-}
-
-/** The plan of a pass on a device: on subgroup matrices where they do it, else on vectors. */
-export function planOn(device: DeviceTraits, pass: Pass, variant: Variant): PassPlan {
-  return matrixPlan(pass, variant, device) ?? plan(pass, variant, device.limits);
-}
-
-/** Workgroup bytes of a pass on subgroup matrices, one line an array of src/webgpu/wgsl/matrix_*.ts. */
-function matrixBytes(pass: Pass, {D, Dv}: Variant, {rows, cols}: TileShape): number {
-  const tile = (channels: number): number => cols * (roundUp(channels, MATRIX_SIDE) + 8) * HALF;
-  const scratch = rows * (cols + 4) * FLOAT;
-  const weights = rows * (cols + 8) * HALF;
-  const ofPass = {forward: FLOAT, dq: 0, dkdv: 2 * cols * FLOAT}[pass];
-  const tileBits = 8 * FLOAT;
-  // Dawn counts each array rounded up to 16 bytes, and so do these sums.
-  return tile(D) + tile(Dv) + scratch + weights + roundUp(ofPass, 16) + tileBits;
-}
-
-function passPlan(pass: Pass, variant: Variant, shape: TileShape, matrix: boolean): PassPlan {
   const [blockQ, blockK] = pass === 'dkdv' ? [shape.cols, shape.rows] : [shape.rows, shape.cols];
   return {
     ...variant,
     ...shape,
     pass,
-    matrix,
     blockQ,
     blockK,
     threads: shape.threadsX * shape.threadsY,
-    workgroupBytes: (matrix ? matrixBytes : workgroupBytes)(pass, variant, shape),
-    key: keyOf(pass, variant, shape, matrix),
+    workgroupBytes: workgroupBytes(pass, variant, shape),
+    key: keyOf(pass, variant, shape),
   };
 }
 
-function keyOf(pass: Pass, v: Variant, t: TileShape, matrix: boolean): string {
+function keyOf(pass: Pass, v: Variant, t: TileShape): string {
   const flags = [v.causal && 'causal', v.intervals && 'intervals', v.dropout && 'dropout', v.half && 'half'];
-  flags.push(matrix && 'matrix');
   return [pass, `d${v.D}x${v.Dv}`, `t${t.rows}x${t.cols}`, `w${t.threadsX}x${t.threadsY}`, ...flags]
     .filter(Boolean)
     .join('_');

@@ -132,9 +132,9 @@ const swallowed: string[] = [];
 let watched: GPUDevice | null = null;
 
 /** Dawn reports invalid shaders and commands only to `uncapturederror`: tfjs itself would return a tensor of anything. */
-async function setupWebGPU(device: 'stock' | 'full'): Promise<void> {
+async function setupWebGPU(kind: 'stock' | 'full'): Promise<void> {
   const {useWebGPU} = await import('../src/node-webgpu.js');
-  await useWebGPU({device});
+  await useWebGPU({device: kind});
   await use('webgpu');
   // Dense attention on tensors this small would run on the CPU otherwise, and its error would say nothing of this device.
   tf.env().set('WEBGPU_CPU_FORWARD', false);

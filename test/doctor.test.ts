@@ -123,7 +123,7 @@ describe('doctor', () => {
       expect(stdout.match(/^➖ \S.* missing$/gm)).to.have.length(6);
       expect(stdout)
         .to.include('npm install @tensorflow/tfjs\n')
-        .and.include('npm install @tensorflow/tfjs-backend-webgpu webgpu@0.3.8')
+        .and.include('npm install @tensorflow/tfjs-backend-webgpu webgpu@0.6.2')
         .and.include('npm install --ignore-scripts @tensorflow/tfjs-node@4.22.0')
         .and.include('npx tfjs-flashmask setup-node');
     });

@@ -19,6 +19,7 @@ const drawn = {
   cpu: {runs: 150, channels: fc.integer({min: 1, max: 24}), dropout: true},
   composed: {runs: 80, channels: fc.integer({min: 1, max: 24}), dropout: true},
   webgpu: {runs: 60, channels: fc.constant(16), dropout: false},
+  'webgpu-full': {runs: 100, channels: fc.integer({min: 1, max: 80}), dropout: true},
   tensorflow: {runs: 200, channels: fc.integer({min: 1, max: 80}), dropout: true},
   'tensorflow-gpu': {runs: 200, channels: fc.integer({min: 1, max: 80}), dropout: true},
 };

@@ -47,7 +47,7 @@ const SETUP = 'npx tfjs-flashmask setup-node';
 const INSTALL_TFJS = 'npm install @tensorflow/tfjs';
 const WEBGPU_PACKAGES = {
   '@tensorflow/tfjs-backend-webgpu': '@tensorflow/tfjs-backend-webgpu',
-  webgpu: 'webgpu@0.3.8',
+  webgpu: 'webgpu@0.6.2',
 };
 
 function versionOf(name: string): string | null {

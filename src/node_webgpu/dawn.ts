@@ -43,11 +43,13 @@ function bindToItself(binary: string): void {
 export async function loadDawn(): Promise<Dawn> {
   const main = findPackage('webgpu');
   if (main === null) {
-    throw new Error('useWebGPU: the npm package webgpu (Dawn) is not installed. Run `npm install webgpu@0.3.8`.');
+    throw new Error('useWebGPU: the npm package webgpu (Dawn) is not installed. Run `npm install webgpu@0.6.2`.');
   }
   const arch = process.platform === 'darwin' ? 'universal' : process.arch;
-  const binary = join(dirname(main), 'dist', `${process.platform}-${arch}.dawn.node`);
-  if (!existsSync(binary)) {
+  const platform = join(dirname(main), 'dist', `${process.platform}-${arch}`);
+  // In a folder since version 0.6.
+  const binary = [join(platform, 'dawn.node'), `${platform}.dawn.node`].find((path) => existsSync(path));
+  if (binary === undefined) {
     throw new Error(
       `useWebGPU: npm's webgpu must have a binary for this platform, got ${process.platform}-${process.arch} without ` +
         `one. Use a platform that it supports (linux-x64, macOS, win32-x64), or another tfjs backend.`,
@@ -102,7 +104,7 @@ async function swiftShaderAdapter(dawn: Dawn, flags: string[]): Promise<FoundAda
 export async function nullAdapter(dawn: Dawn, flags: string[]): Promise<FoundAdapter> {
   const found = await requestAdapter(dawn.create(['backend=null', ...flags]));
   if (found === null) {
-    throw new Error("useWebGPU: this build of npm's webgpu has no null backend. Run `npm install webgpu@0.3.8`.");
+    throw new Error("useWebGPU: this build of npm's webgpu has no null backend. Run `npm install webgpu@0.6.2`.");
   }
   return {...found, software: true};
 }

@@ -1,19 +1,15 @@
 /** @file FlashMaskAttentionGrad on WebGPU: delta, dq, then dk and dv. */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../kernel_names.js';
-import {planOn, type PassPlan} from '../plan.js';
+import {plan, type PassPlan} from '../plan.js';
 import {problemOf, type Problem} from '../problem.js';
 import {bufferOf, isHostZeros, submitRecorded, type WebGPUBackend} from './backend.js';
 import {submitPasses, type PassRun} from './dispatch.js';
-import {traitsOf} from './traits.js';
-import {halves} from './halves.js';
 import {checkBindable, guarded} from './errors.js';
 import {bytesOf, constant, variantOf} from './forward.js';
 import {tileMap} from './tile_map.js';
 import {uniformsOf} from './uniforms.js';
 import {backwardBindings, dkdvShader, dqShader} from './wgsl/backward.js';
-import {matrixDkdvShader, matrixDqShader} from './wgsl/matrix_backward.js';
-import {matrixBindings} from './wgsl/matrix_steps.js';
 import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from './wgsl/delta.js';
 
 /** dq, dk and dv. */
@@ -34,8 +30,7 @@ export function backward(
     'the row statistics': statsBytes,
   });
   const variant = variantOf(p, attrs);
-  const device = traitsOf(backend.device);
-  const plans = {dq: planOn(device, 'dq', variant), dkdv: planOn(device, 'dkdv', variant)};
+  const {limits} = backend.device;
   return guarded(backend, 'FlashMaskAttentionGrad', () => {
     const [dq, dk, dv] = [q, k, v].map(({shape}) => backend.makeTensorInfo(shape, 'float32'));
     const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
@@ -55,24 +50,24 @@ export function backward(
         flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,
       },
     ];
-    const copies = plans.dq.matrix || plans.dkdv.matrix ? halves(backend, p, uniforms, read, passes) : null;
-    const add = (pass: PassPlan, shader: (pass: PassPlan) => string, results: TensorInfo[]): void => {
+    const add = (pass: PassPlan, code: () => string, results: TensorInfo[]): void => {
       const mask = p.n > 0 ? [tileMap(backend, inputs.bounds, p, uniforms, passes)] : [];
       passes.push({
         key: pass.key,
-        code: () => shader(pass),
-        bindings: pass.matrix ? matrixBindings(pass) : backwardBindings(pass),
-        buffers: [...(pass.matrix ? copies!.buffers : read), rowStats, ...mask, ...results.map(buffer)],
+        code,
+        bindings: backwardBindings(pass),
+        buffers: [...read, rowStats, ...mask, ...results.map(buffer)],
         uniforms,
         itemsPerWorkgroup: 1,
         ...workOf(p, pass),
       });
     };
-    add(plans.dq, plans.dq.matrix ? matrixDqShader : dqShader, [dq]);
-    add(plans.dkdv, plans.dkdv.matrix ? matrixDkdvShader : dkdvShader, [dk, dv]);
+    const dqPlan = plan('dq', variant, limits);
+    add(dqPlan, () => dqShader(dqPlan), [dq]);
+    const dkdvPlan = plan('dkdv', variant, limits);
+    add(dkdvPlan, () => dkdvShader(dkdvPlan), [dk, dv]);
     submitRecorded(backend);
     submitPasses(backend, passes);
-    copies?.release();
     backend.bufferManager.releaseBuffer(rowStats);
     return [dq, dk, dv];
   });

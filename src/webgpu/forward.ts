@@ -1,18 +1,14 @@
 /** @file FlashMaskAttention on WebGPU: tile map, then the forward pass. */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../kernel_names.js';
-import {FEW_QUERIES, planOn, type Variant} from '../plan.js';
+import {FEW_QUERIES, plan, type Variant} from '../plan.js';
 import {problemOf, shapeOf, type Problem} from '../problem.js';
 import {bufferOf, submitRecorded, type WebGPUBackend} from './backend.js';
 import {submitPasses, type PassRun} from './dispatch.js';
-import {traitsOf} from './traits.js';
-import {halves} from './halves.js';
 import {checkBindable, guarded} from './errors.js';
 import {tileMap} from './tile_map.js';
 import {uniformsOf} from './uniforms.js';
 import {forwardBindings, forwardShader} from './wgsl/forward.js';
-import {matrixForwardShader} from './wgsl/matrix_forward.js';
-import {matrixBindings} from './wgsl/matrix_steps.js';
 
 /** What the shaders of a call depend on. */
 export function variantOf(p: Problem, attrs: FlashMaskAttentionAttrs): Variant {
@@ -41,7 +37,7 @@ export function forward(
   const {q, k, v, bounds} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity)];
   checkBindable(backend.device, {q: bytesOf(q), k: bytesOf(k), v: bytesOf(v), out: 4 * p.B * p.H * p.Sq * p.Dv});
-  const pass = planOn(traitsOf(backend.device), 'forward', variantOf(p, attrs));
+  const pass = plan('forward', variantOf(p, attrs), backend.device.limits);
   return guarded(backend, 'FlashMaskAttention', () => {
     const out = backend.makeTensorInfo(outShape, 'float32');
     const lse = backend.makeTensorInfo(lseShape, 'float32');
@@ -49,13 +45,11 @@ export function forward(
     const uniforms = uniformsOf(p, attrs);
     const passes: PassRun[] = [];
     const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes)] : [];
-    const read = [q, k, v].map(buffer);
-    const copies = pass.matrix ? halves(backend, p, uniforms, read, passes) : null;
     passes.push({
       key: pass.key,
-      code: () => (pass.matrix ? matrixForwardShader(pass) : forwardShader(pass)),
-      bindings: pass.matrix ? matrixBindings(pass) : forwardBindings(pass),
-      buffers: [...(pass.matrix ? copies!.buffers : read), ...mask, buffer(out), buffer(lse)],
+      code: () => forwardShader(pass),
+      bindings: forwardBindings(pass),
+      buffers: [buffer(q), buffer(k), buffer(v), ...mask, buffer(out), buffer(lse)],
       uniforms,
       items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ),
       itemsPerWorkgroup: 1,
@@ -63,7 +57,6 @@ export function forward(
     });
     submitRecorded(backend);
     submitPasses(backend, passes);
-    copies?.release();
     return [out, lse];
   });
 }

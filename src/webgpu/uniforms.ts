@@ -2,7 +2,7 @@
 import {MAP_BLOCK} from '../plan.js';
 import {stridesOf, type Problem, type Strides} from '../problem.js';
 import type {FlashMaskAttentionAttrs} from '../kernel_names.js';
-import {elementStride, type UniformValues} from './wgsl/header.js';
+import {elementType, type UniformValues} from './wgsl/header.js';
 
 /** Everything but the dispatch's own fields, which dispatch.ts fills in. */
 export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformValues {
@@ -48,6 +48,6 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
 
 function strides(p: Problem, rows: number, heads: number, channels: number): Strides {
   const {batch, row, head} = stridesOf(p.layout, rows, heads, channels);
-  const unit = elementStride(channels);
+  const unit = elementType(channels) === 'vec4f' ? 4 : 1;
   return {batch: batch / unit, row: row / unit, head: head / unit};
 }

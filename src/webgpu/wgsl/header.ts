@@ -65,9 +65,6 @@ export function elementType(channels: number): 'vec4f' | 'f32' {
   return channels % 4 === 0 ? 'vec4f' : 'f32';
 }
 
-/** Floats in an element of a tensor with so many channels: what its uniform strides count in. */
-export const elementStride = (channels: number): number => (elementType(channels) === 'vec4f' ? 4 : 1);
-
 /** Declares the uniforms and bindings: binding 0 is the uniform buffer, the others follow in order. */
 export function declare(bindings: readonly Binding[], half = false): string {
   const fields = UNIFORMS.map(([name, type]) => `  ${name}: ${type},`).join('\n');
