@@ -66,8 +66,11 @@ export interface TileShape {
   threadsY: number;
 }
 
-export interface PassPlan extends Variant, TileShape {
+/** What the plans of all passes have, on vectors and on subgroup matrices. */
+export interface PassShape {
   pass: Pass;
+  rows: number;
+  cols: number;
   blockQ: number;
   blockK: number;
   threads: number;
@@ -76,6 +79,8 @@ export interface PassPlan extends Variant, TileShape {
   /** Names this shader in the pipeline cache: equal keys mean equal code. */
   key: string;
 }
+
+export interface PassPlan extends Variant, TileShape, PassShape {}
 
 /** Query rows up to which a pass over queries takes its smallest tile. */
 export const FEW_QUERIES = 16;

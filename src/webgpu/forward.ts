@@ -1,14 +1,19 @@
 /** @file FlashMaskAttention on WebGPU: tile map, then the forward pass. */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../kernel_names.js';
-import {FEW_QUERIES, plan, type Variant} from '../plan.js';
+import {isMatrixPlan, planOn} from '../matrix_plan.js';
+import {FEW_QUERIES, type Variant} from '../plan.js';
 import {problemOf, shapeOf, type Problem} from '../problem.js';
 import {bufferOf, submitRecorded, type WebGPUBackend} from './backend.js';
 import {submitPasses, type PassRun} from './dispatch.js';
 import {checkBindable, guarded} from './errors.js';
+import {halves} from './halves.js';
 import {tileMap} from './tile_map.js';
+import {traitsOf} from './traits.js';
 import {uniformsOf} from './uniforms.js';
 import {forwardBindings, forwardShader} from './wgsl/forward.js';
+import {matrixForwardShader} from './wgsl/matrix_forward.js';
+import {matrixBindings} from './wgsl/matrix_steps.js';
 
 /** What the shaders of a call depend on. */
 export function variantOf(p: Problem, attrs: FlashMaskAttentionAttrs): Variant {
@@ -37,7 +42,7 @@ export function forward(
   const {q, k, v, bounds} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity)];
   checkBindable(backend.device, {q: bytesOf(q), k: bytesOf(k), v: bytesOf(v), out: 4 * p.B * p.H * p.Sq * p.Dv});
-  const pass = plan('forward', variantOf(p, attrs), backend.device.limits);
+  const pass = planOn(traitsOf(backend.device), 'forward', variantOf(p, attrs), attrs.precision);
   return guarded(backend, 'FlashMaskAttention', () => {
     const out = backend.makeTensorInfo(outShape, 'float32');
     const lse = backend.makeTensorInfo(lseShape, 'float32');
@@ -45,11 +50,13 @@ export function forward(
     const uniforms = uniformsOf(p, attrs);
     const passes: PassRun[] = [];
     const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes)] : [];
+    const read = [q, k, v].map(buffer);
+    const copies = isMatrixPlan(pass) ? halves(backend, p, pass, uniforms, read, passes) : null;
     passes.push({
       key: pass.key,
-      code: () => forwardShader(pass),
-      bindings: forwardBindings(pass),
-      buffers: [buffer(q), buffer(k), buffer(v), ...mask, buffer(out), buffer(lse)],
+      code: () => (isMatrixPlan(pass) ? matrixForwardShader(pass) : forwardShader(pass)),
+      bindings: isMatrixPlan(pass) ? matrixBindings(pass) : forwardBindings(pass),
+      buffers: [...(copies?.buffers ?? read), ...mask, buffer(out), buffer(lse)],
       uniforms,
       items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ),
       itemsPerWorkgroup: 1,
@@ -57,6 +64,7 @@ export function forward(
     });
     submitRecorded(backend);
     submitPasses(backend, passes);
+    copies?.release();
     return [out, lse];
   });
 }

@@ -8,12 +8,15 @@
 import {CHUNK, type PassPlan, type TileShape} from '../../plan.js';
 import {elementType, unroll} from './header.js';
 
+/** Whose uniform strides a tensor has: `${stride}Row` and so on. */
+export type OperandStride = 'q' | 'k' | 'v' | 'o';
+
 /** A tensor that a pass reads by tiles. */
 export interface Operand {
   /** Name of its storage binding. */
   name: string;
   /** Names of the uniform strides: `${stride}Row`. */
-  stride: 'q' | 'k' | 'v' | 'o';
+  stride: OperandStride;
   channels: number;
   /** Whether it supplies the rows or the columns of the tiles. */
   side: 'row' | 'col';
@@ -231,7 +234,7 @@ ${unroll(chunksOf(channels), (m) => put(i, m))}
  * Declares `visible`: which of four pairs the mask lets through, by vector operations alone (short-circuit ones would branch 16
  * times a thread). `boundsOfKeys` gives the bounds of four neighbouring keys, `boundsOfKey` those of one key, four times.
  */
-export function visibleFunction(p: PassPlan): string {
+export function visibleFunction(p: Pick<PassPlan, 'causal' | 'intervals'>): string {
   const outside = (start: string, end: string): string => ` & !((r >= bounds.${start}) & (r < bounds.${end}))`;
   const columns = '2u * u.maskHeads * u.mapBlocks + maskHead * u.Sk';
   return `
@@ -268,7 +271,7 @@ ${
  * Declares `keep(head, r, keyGroup)`: for keys 4 keyGroup.. of query row r, 1 / (1 - dropout) where the pair is kept, else 0.
  * Philox4x32-10 (Salmon et al., SC 2011), the twin of src/philox.ts.
  */
-export function keepFunction(p: PassPlan): string {
+export function keepFunction(p: Pick<PassPlan, 'dropout'>): string {
   if (!p.dropout) return '';
   return `
 fn mulHigh(a: u32, b: u32) -> u32 {

@@ -7,7 +7,7 @@
 import {TILES_PER_ROUND, type PassPlan} from '../../plan.js';
 
 /** Declares `classify(maskHead, keyBlock, r0, r1)`: the kind of the tile of query rows r0 <= r < r1. */
-export function classifyFunction(p: PassPlan): string {
+export function classifyFunction(p: Pick<PassPlan, 'causal' | 'intervals'>): string {
   const triangle = p.causal
     ? `  reach = max(reach, c0 - u.causalOffset);
   full = r0 >= c1 - 1 - u.causalOffset;`
