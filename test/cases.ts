@@ -243,7 +243,7 @@ function headCases(): Case[] {
     [6, 3],
     [4, 1],
   ];
-  return groups.flatMap(([H, Hkv]) =>
+  const grouped = groups.flatMap(([H, Hkv]) =>
     [...new Set([1, Hkv, H])].flatMap((Hm) =>
       (['bshd', 'bhsd'] as const).map((layout, i) => {
         const maskB = (H + Hm + i) % 2 === 0 ? 1 : 2;
@@ -252,6 +252,13 @@ function headCases(): Case[] {
       }),
     ),
   );
+  // WebGPU and CUDA let eight heads take turns: here also eight key heads, and some are left over.
+  const many = [1, 3, 6].map((Hm) =>
+    boundsCase('heads', `3 batches of H 6, Hkv 3, mask heads ${Hm}`, forms[Hm % 4], {
+      Sq: 70, Sk: 131, B: 3, H: 6, Hkv: 3, Hm, maskB: Hm === 1 ? 1 : 3,
+    }), // prettier-ignore
+  );
+  return [...grouped, ...many];
 }
 
 /**

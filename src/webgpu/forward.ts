@@ -44,7 +44,7 @@ export function forward(
     const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
     const uniforms = uniformsOf(p, attrs);
     const passes: PassRun[] = [];
-    const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes)] : [];
+    const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
     passes.push({
       key: pass.key,
       code: () => forwardShader(pass),

@@ -11,6 +11,7 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
   const v = strides(p, p.Sk, p.Hkv, p.Dv);
   const o = strides(p, p.Sq, p.H, p.Dv);
   return {
+    B: p.B,
     H: p.H,
     Hkv: p.Hkv,
     Sq: p.Sq,

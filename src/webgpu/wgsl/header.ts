@@ -3,6 +3,7 @@ import {CHUNK, MAP_BLOCK, type PassPlan} from '../../plan.js';
 
 /** Uniforms of all passes, in order. Sizes that change from call to call live here, so that a new length never recompiles. */
 export const UNIFORMS = [
+  ['B', 'u32'],
   ['H', 'u32'],
   ['Hkv', 'u32'],
   ['Sq', 'u32'],
@@ -96,6 +97,11 @@ export function constants(p: PassPlan): string {
     ROW_STRIDE: p.rows + 1,
     COL_STRIDE: p.cols + 1,
   };
+  return declareConstants(values);
+}
+
+/** Declares `values`, and the constants that all passes have. */
+export function declareConstants(values: Record<string, number>): string {
   const lines = Object.entries(values).map(([name, value]) => `const ${name} = ${value}u;`);
   return [
     ...lines,
