@@ -252,12 +252,12 @@ function headCases(): Case[] {
       }),
     ),
   );
-  // WebGPU and CUDA let eight heads take turns: here also eight key heads, and some are left over.
-  const many = [1, 3, 6].map((Hm) =>
-    boundsCase('heads', `3 batches of H 6, Hkv 3, mask heads ${Hm}`, forms[Hm % 4], {
-      Sq: 70, Sk: 131, B: 3, H: 6, Hkv: 3, Hm, maskB: Hm === 1 ? 1 : 3,
-    }), // prettier-ignore
-  );
+  // WebGPU and CUDA let eight heads take turns: these have more, query heads and key heads.
+  const sizes = {Sq: 70, Sk: 131, B: 3, H: 6, Hkv: 3};
+  const many = [1, 6].map((Hm) => {
+    const maskB = Hm === 1 ? 1 : 3;
+    return boundsCase('heads', `3 batches of H 6, Hkv 3, mask heads ${Hm}`, forms[Hm % 4], {...sizes, Hm, maskB});
+  });
   return [...grouped, ...many];
 }
 
