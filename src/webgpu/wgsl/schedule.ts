@@ -74,8 +74,8 @@ export const ORDER_BINDINGS: readonly Binding[] = [{name: 'mask', type: 'i32', a
 
 /**
  * Finds w. One thread a row block, which counts the blocks that start before its own: those with more live tiles, and of those with as
- * many the ones with smaller numbers. That is a comparison a pair of row blocks, fewer than the tiles that `rangesShader` classifies, and
- * needs neither workgroup memory nor barriers.
+ * many the ones with smaller numbers. That is a comparison a pair of row blocks, at lengths alike fewer than the tiles that `rangesShader`
+ * classifies, and needs neither workgroup memory nor barriers.
  *
  * dkdv visits a key block for all query heads of a key head. Where these have mask heads of their own, the sum of their live tiles counts,
  * and the order is stored with the first of them.
