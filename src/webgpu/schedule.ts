@@ -20,14 +20,14 @@ const CLASSIFY_OPS = 32;
 export const scheduleLength = (p: Problem, blocks: RowBlocks): number => p.maskB * p.Hm * blocksOf(p, blocks).rows;
 
 /** Mask heads whose live tiles make one order: in dkdv all those that the query heads of a key head have. */
-export const headsOfOrder = (p: Problem, {pass}: RowBlocks): number =>
-  pass === 'dkdv' ? Math.max(1, p.Hm / p.Hkv) : 1;
+export const headsOfOrder = ({pass}: RowBlocks, {groupSize, maskGroup}: UniformValues): number =>
+  pass === 'dkdv' ? Math.max(1, groupSize / maskGroup) : 1;
 
 /** The passes that write the schedule to `mask`, to run after the tile map's. */
 export function schedulePasses(p: Problem, blocks: RowBlocks, mask: GPUBuffer, uniforms: UniformValues): PassRun[] {
   const {rows, cols} = blocksOf(p, blocks);
   const maskHeads = p.maskB * p.Hm;
-  const heads = headsOfOrder(p, blocks);
+  const heads = headsOfOrder(blocks, uniforms);
   const key = scheduleKey(blocks);
   return [
     {

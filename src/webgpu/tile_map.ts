@@ -38,14 +38,15 @@ export function tileMap(
   passes: PassRun[],
   blocks: RowBlocks,
 ): GPUBuffer {
-  const key = bufferKey(p, blocks);
+  const key = bufferKey(p, blocks, uniforms);
   const entries = evictDisposed(backend, caches.get(backend) ?? []);
+  // At once: what follows may throw, and what is evicted must not be given back twice.
+  caches.set(backend, entries);
   const found = entries.findIndex((e) => e.dataId === bounds.dataId && e.key === key);
   const entry =
     found >= 0 ? entries.splice(found, 1)[0] : {dataId: bounds.dataId, key, buffer: acquire(backend, p, blocks)};
   entries.push(entry);
   if (entries.length > KEPT) backend.bufferManager.releaseBuffer(entries.shift()!.buffer);
-  caches.set(backend, entries);
   if (found < 0) {
     passes.push(tileMapPass(p, bufferOf(backend, bounds), entry.buffer, uniforms));
     if (isScheduled(blocks)) passes.push(...schedulePasses(p, blocks, entry.buffer, uniforms));
@@ -54,9 +55,9 @@ export function tileMap(
 }
 
 /** Names all that a mask buffer depends on besides the numbers in the bounds: a tensor of bounds may serve calls of several lengths. */
-function bufferKey(p: Problem, blocks: RowBlocks): string {
+function bufferKey(p: Problem, blocks: RowBlocks, uniforms: UniformValues): string {
   const map = `${tileMapKey(p)}_k${p.Sk}`;
-  return isScheduled(blocks) ? `${map}_q${p.Sq}_${scheduleKey(blocks)}_${headsOfOrder(p, blocks)}` : map;
+  return isScheduled(blocks) ? `${map}_q${p.Sq}_${scheduleKey(blocks)}_${headsOfOrder(blocks, uniforms)}` : map;
 }
 
 function tileMapPass(p: Problem, bounds: GPUBuffer, mask: GPUBuffer, uniforms: UniformValues): PassRun {

@@ -53,8 +53,15 @@ const TRIANGLE_OF_KEYS = `  let r0 = max(i32(rowBlock * BLOCK_K) - u.causalOffse
 
 /** Declares what `rowBlockOfWorkgroup` and `memberOfGroup` call, `blockFunctions` included. */
 export function rowBlockFunctions(p: RowBlocks): string {
-  return blockFunctions(p) + (isScheduled(p) ? SCHEDULED : unscheduled(p));
+  return blockFunctions(p) + MASK_HEAD + (isScheduled(p) ? SCHEDULED : unscheduled(p));
 }
+
+const MASK_HEAD = `
+// Counted over the batches of the mask.
+fn maskHeadOf(b: u32, h: u32) -> u32 {
+  return b * u.maskBatchStride + h / u.maskGroup;
+}
+`;
 
 const SCHEDULED = `
 // (head, rank) of a workgroup: HEADS_IN_TURN heads after the other, and rank after rank in all of them.
@@ -104,7 +111,7 @@ export function rowBlockOfWorkgroup({pass}: Pick<RowBlocks, 'pass'>): string {
   let bh = place.x;
   let b = bh / u.H;
   let h = bh % u.H;
-  let maskHead = b * u.maskBatchStride + h / u.maskGroup;
+  let maskHead = maskHeadOf(b, h);
   let queryBlock = rowBlockAt(maskHead, place.y);
   let qFirst = queryBlock * BLOCK_Q;
   let r0 = i32(qFirst);
@@ -119,7 +126,7 @@ export function rowBlockOfWorkgroup({pass}: Pick<RowBlocks, 'pass'>): string {
   let b = bhkv / u.Hkv;
   let hkv = bhkv % u.Hkv;
   // Where query heads of a group have mask heads of their own, the first of these holds the order for all.
-  let keyBlock = rowBlockAt(b * u.maskBatchStride + hkv * u.groupSize / u.maskGroup, place.y);
+  let keyBlock = rowBlockAt(maskHeadOf(b, hkv * u.groupSize), place.y);
   let kFirst = keyBlock * BLOCK_K;`;
 }
 
@@ -128,7 +135,7 @@ export function memberOfGroup(): string {
   return `
     let h = hkv * u.groupSize + member;
     let bh = b * u.H + h;
-    let maskHead = b * u.maskBatchStride + h / u.maskGroup;
+    let maskHead = maskHeadOf(b, h);
     let tiles = tilesOf(maskHead, keyBlock);
     let firstTile = tiles.x;
     let lastTile = tiles.y;`;
