@@ -154,7 +154,9 @@ export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes 
 }
 
 function keyOf(pass: Pass, v: Variant, t: TileShape): string {
-  const flags = [v.causal && 'causal', v.intervals && 'intervals', v.dropout && 'dropout', v.half && 'half'];
+  // A few queries take their row blocks from no schedule (src/webgpu/wgsl/row_blocks.ts).
+  const intervals = v.intervals && (v.fewQueries ? 'intervals_few' : 'intervals');
+  const flags = [v.causal && 'causal', intervals, v.dropout && 'dropout', v.half && 'half'];
   return [pass, `d${v.D}x${v.Dv}`, `t${t.rows}x${t.cols}`, `w${t.threadsX}x${t.threadsY}`, ...flags]
     .filter(Boolean)
     .join('_');

@@ -243,7 +243,7 @@ function headCases(): Case[] {
     [6, 3],
     [4, 1],
   ];
-  return groups.flatMap(([H, Hkv]) =>
+  const grouped = groups.flatMap(([H, Hkv]) =>
     [...new Set([1, Hkv, H])].flatMap((Hm) =>
       (['bshd', 'bhsd'] as const).map((layout, i) => {
         const maskB = (H + Hm + i) % 2 === 0 ? 1 : 2;
@@ -252,6 +252,13 @@ function headCases(): Case[] {
       }),
     ),
   );
+  // WebGPU and CUDA let eight heads take turns: these have more, query heads and key heads.
+  const sizes = {Sq: 70, Sk: 131, B: 3, H: 6, Hkv: 3};
+  const many = [1, 6].map((Hm) => {
+    const maskB = Hm === 1 ? 1 : 3;
+    return boundsCase('heads', `3 batches of H 6, Hkv 3, mask heads ${Hm}`, forms[Hm % 4], {...sizes, Hm, maskB});
+  });
+  return [...grouped, ...many];
 }
 
 /**

@@ -10,6 +10,8 @@ import {backwardBindings, dkdvShader, dqShader} from '../src/webgpu/wgsl/backwar
 import {deltaBindings, deltaKey, deltaShader} from '../src/webgpu/wgsl/delta.js';
 import {forwardBindings, forwardShader} from '../src/webgpu/wgsl/forward.js';
 import type {Binding} from '../src/webgpu/wgsl/header.js';
+import {isScheduled} from '../src/webgpu/wgsl/row_blocks.js';
+import {ORDER_BINDINGS, orderShader, RANGES_BINDINGS, rangesShader, scheduleKey} from '../src/webgpu/wgsl/schedule.js';
 import {TILE_MAP_BINDINGS, tileMapKey, tileMapShader} from '../src/webgpu/wgsl/tile_map.js';
 import {forms} from './cases.js';
 
@@ -117,6 +119,25 @@ describe('shaders', () => {
       const shader = {code: tileMapShader(form), bindings: TILE_MAP_BINDINGS, workgroupBytes: 0};
       await expectValid({key: tileMapKey(form), ...shader});
     }
+  });
+
+  it('schedules of all tiles', async () => {
+    const shaders = new Map<string, Shader>();
+    for (const variant of variants(64, 64).filter(isScheduled)) {
+      for (const blocks of (['forward', 'dq', 'dkdv'] as const).flatMap((pass) => plansOf(pass, variant))) {
+        const key = scheduleKey(blocks);
+        for (const shader of [
+          {key: `${key}_ranges`, code: rangesShader(blocks), bindings: RANGES_BINDINGS, workgroupBytes: 0},
+          {key: `${key}_order`, code: orderShader(blocks), bindings: ORDER_BINDINGS, workgroupBytes: 0},
+        ]) {
+          expectSameCode(shaders.get(shader.key), shader);
+          shaders.set(shader.key, shader);
+        }
+      }
+    }
+    for (const shader of shaders.values()) await expectValid(shader);
+    // Two tiles of dkdv and two of the passes over queries, causal or not, two passes each.
+    expect(shaders.size).to.equal(16);
   });
 
   /** What the device finds wrong with a shader; '' if nothing. */

@@ -129,7 +129,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     tf.removeBackend('webgpu-small');
   });
 
-  it('computes the tile map once for all layers, forward and backward', async () => {
+  it('computes tile map and schedules once for all layers, forward and backward', async () => {
     const mask = masks.causalDocument([40, 30]);
     const x = noise([1, 70, 2, 8], 2);
     const labels = await passesOf(() => {
@@ -137,7 +137,9 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
       return [tf.grad((q) => layers(q as tf.Tensor4D))(x)];
     });
     const count = (name: string): number => labels.filter((label) => label.startsWith(name)).length;
-    expect([count('tilemap'), count('forward'), count('dq'), count('dkdv')]).to.deep.equal([1, 3, 3, 3]);
+    // Once for the tiles of forward and dq, once for those of dkdv.
+    expect([count('tilemap'), count('schedule_queries'), count('schedule_keys')]).to.deep.equal([2, 2, 2]);
+    expect([count('forward'), count('dq'), count('dkdv')]).to.deep.equal([3, 3, 3]);
     x.dispose();
   });
 
@@ -156,7 +158,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     device.createComputePipeline = (descriptor) => {
       const label = descriptor.label ?? '';
       // tfjs compiles its own too, for the noise.
-      if (/^(forward|delta|dq|dkdv|tilemap)/.test(label)) compiled.push(label);
+      if (/^(forward|delta|dq|dkdv|tilemap|schedule)/.test(label)) compiled.push(label);
       return create(descriptor);
     };
     await call(1, 101, 2);

@@ -51,7 +51,7 @@ export function backward(
       },
     ];
     const add = (pass: PassPlan, code: () => string, results: TensorInfo[]): void => {
-      const mask = p.n > 0 ? [tileMap(backend, inputs.bounds, p, uniforms, passes)] : [];
+      const mask = p.n > 0 ? [tileMap(backend, inputs.bounds, p, uniforms, passes, pass)] : [];
       passes.push({
         key: pass.key,
         code,

@@ -49,7 +49,7 @@ export function forward(
     const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
     const uniforms = uniformsOf(p, attrs);
     const passes: PassRun[] = [];
-    const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes)] : [];
+    const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
     const read = [q, k, v].map(buffer);
     const copies = isMatrixPlan(pass) ? halves(backend, p, pass, uniforms, read, passes) : null;
     passes.push({

@@ -1,6 +1,6 @@
 /**
- * @file The tile map on the device, computed once per mask and shared by all layers, forward and backward (paper section 4.2).
- * It is cached by the identity of the bounds tensor's data; a few masks are kept.
+ * @file The mask buffer on the device: tile map (paper section 4.2), columns and schedule. It is computed once per mask and shared by all
+ * layers, forward and backward: cached by the identity of the bounds tensor's data, for a few masks.
  */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import {MAP_BLOCK} from '../plan.js';
@@ -8,11 +8,14 @@ import type {Problem} from '../problem.js';
 import {bufferOf, type WebGPUBackend} from './backend.js';
 import {checkBindable} from './errors.js';
 import type {PassRun} from './dispatch.js';
+import {headsOfOrder, scheduleLength, schedulePasses} from './schedule.js';
 import type {UniformValues} from './wgsl/header.js';
+import {isScheduled, type RowBlocks} from './wgsl/row_blocks.js';
+import {scheduleKey} from './wgsl/schedule.js';
 import {TILE_MAP_BINDINGS, TILE_MAP_THREADS, tileMapKey, tileMapShader} from './wgsl/tile_map.js';
 
-/** Masks whose tile maps a backend keeps: the oldest goes first. */
-const KEPT = 8;
+/** Buffers that a backend keeps, those of eight masks: one for the passes over queries, one for dkdv. The oldest goes first. */
+const KEPT = 16;
 
 interface Entry {
   dataId: object;
@@ -23,7 +26,9 @@ interface Entry {
 const caches = new WeakMap<WebGPUBackend, Entry[]>();
 
 /**
- * The mask buffer of src/webgpu/wgsl/tiles.ts for `bounds`: from the cache, else with a pass that fills it pushed on `passes`.
+ * The mask buffer of src/webgpu/wgsl/tiles.ts for `bounds`, with the schedule of `blocks` if they take one: from the cache, else with
+ * passes that fill it pushed on `passes`. Passes whose tiles are alike share a buffer; a buffer each, tile map and all, is what the
+ * eight storage bindings of a stock device leave dkdv room for.
  */
 export function tileMap(
   backend: WebGPUBackend,
@@ -31,37 +36,51 @@ export function tileMap(
   p: Problem,
   uniforms: UniformValues,
   passes: PassRun[],
+  blocks: RowBlocks,
 ): GPUBuffer {
-  const form = {causal: p.causal, n: p.n};
-  const key = tileMapKey(form);
+  const key = bufferKey(p, blocks, uniforms);
   const entries = evictDisposed(backend, caches.get(backend) ?? []);
+  // At once: what follows may throw, and what is evicted must not be given back twice.
+  caches.set(backend, entries);
   const found = entries.findIndex((e) => e.dataId === bounds.dataId && e.key === key);
-  const entry = found >= 0 ? entries.splice(found, 1)[0] : {dataId: bounds.dataId, key, buffer: acquire(backend, p)};
+  const entry =
+    found >= 0 ? entries.splice(found, 1)[0] : {dataId: bounds.dataId, key, buffer: acquire(backend, p, blocks)};
   entries.push(entry);
   if (entries.length > KEPT) backend.bufferManager.releaseBuffer(entries.shift()!.buffer);
-  caches.set(backend, entries);
   if (found < 0) {
-    passes.push({
-      key,
-      code: () => tileMapShader(form),
-      bindings: TILE_MAP_BINDINGS,
-      buffers: [bufferOf(backend, bounds), entry.buffer],
-      uniforms,
-      items: p.maskB * p.Hm * Math.ceil(p.Sk / MAP_BLOCK),
-      itemsPerWorkgroup: TILE_MAP_THREADS,
-      flopsPerWorkgroup: TILE_MAP_THREADS * MAP_BLOCK * 16,
-    });
+    passes.push(tileMapPass(p, bufferOf(backend, bounds), entry.buffer, uniforms));
+    if (isScheduled(blocks)) passes.push(...schedulePasses(p, blocks, entry.buffer, uniforms));
   }
   return entry.buffer;
 }
 
-/** Bytes of the mask buffer: linear in the key length. */
-export function tileMapBytes(p: Problem): number {
-  return 16 * p.maskB * p.Hm * (2 * Math.ceil(p.Sk / MAP_BLOCK) + p.Sk);
+/** Names all that a mask buffer depends on besides the numbers in the bounds: a tensor of bounds may serve calls of several lengths. */
+function bufferKey(p: Problem, blocks: RowBlocks, uniforms: UniformValues): string {
+  const map = `${tileMapKey(p)}_k${p.Sk}`;
+  return isScheduled(blocks) ? `${map}_q${p.Sq}_${scheduleKey(blocks)}_${headsOfOrder(blocks, uniforms)}` : map;
 }
 
-function acquire(backend: WebGPUBackend, p: Problem): GPUBuffer {
-  const bytes = tileMapBytes(p);
+function tileMapPass(p: Problem, bounds: GPUBuffer, mask: GPUBuffer, uniforms: UniformValues): PassRun {
+  return {
+    key: tileMapKey(p),
+    code: () => tileMapShader(p),
+    bindings: TILE_MAP_BINDINGS,
+    buffers: [bounds, mask],
+    uniforms,
+    items: p.maskB * p.Hm * Math.ceil(p.Sk / MAP_BLOCK),
+    itemsPerWorkgroup: TILE_MAP_THREADS,
+    flopsPerWorkgroup: TILE_MAP_THREADS * MAP_BLOCK * 16,
+  };
+}
+
+/** Bytes of the mask buffer: linear in the lengths. */
+export function tileMapBytes(p: Problem, blocks: RowBlocks): number {
+  const tileMapAndColumns = p.maskB * p.Hm * (2 * Math.ceil(p.Sk / MAP_BLOCK) + p.Sk);
+  return 16 * (tileMapAndColumns + (isScheduled(blocks) ? scheduleLength(p, blocks) : 0));
+}
+
+function acquire(backend: WebGPUBackend, p: Problem, blocks: RowBlocks): GPUBuffer {
+  const bytes = tileMapBytes(p, blocks);
   checkBindable(backend.device, {'the tile map of the mask': bytes});
   return backend.bufferManager.acquireBuffer(bytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC);
 }

@@ -5,6 +5,7 @@
  */
 import type {PassPlan} from '../../plan.js';
 import {constants, declare, elementType, unroll, type Binding} from './header.js';
+import {memberOfGroup, rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {
   accumulate,
   colOf,
@@ -59,7 +60,7 @@ export function backwardBindings(p: PassPlan): Binding[] {
 function preamble(p: PassPlan, tiles: Operand[]): string {
   return `${declare(backwardBindings(p), p.half)}${constants(p)}${declareTiles(p)}${TILE_BITS}
 ${tiles.map(loadFunction).join('\n')}
-${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}
+${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
 // (lse in powers of two, delta - dLse) of query r; past the last query an lse that makes every weight vanish.
 fn statsOf(bh: u32, r: u32) -> vec2f {
   return select(vec2f(3.0e38, 0.0), rowStats[bh * u.Sq + r], r < u.Sq);
@@ -107,24 +108,14 @@ ${accumulate(p, 'acc', k, KEYS)}
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
   if (workgroup >= u.workEnd) { return; }
-  let queryBlocks = (u.Sq + BLOCK_Q - 1u) / BLOCK_Q;
-  let bh = workgroup / queryBlocks;
-  let qFirst = (queryBlocks - 1u - workgroup % queryBlocks) * BLOCK_Q;
-  let b = bh / u.H;
-  let h = bh % u.H;
+${rowBlockOfWorkgroup(p)}
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
-  let maskHead = b * u.maskBatchStride + h / u.maskGroup;
   let qBase = b * u.qBatch + h * u.qHead;
   let dqBase = qBase;
   let dOutBase = b * u.oBatch + h * u.oHead;
   let kBase = b * u.kBatch + (h / u.groupSize) * u.kHead;
   let vBase = b * u.vBatch + (h / u.groupSize) * u.vHead;
-  let r0 = i32(qFirst);
-  let r1 = min(r0 + i32(BLOCK_Q), i32(u.Sq));
-  let keyBlocks = (u.Sk + BLOCK_K - 1u) / BLOCK_K;
-  let firstTile = 0u;
-  let lastTile = ${p.causal ? 'u32(clamp((r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K), 0, i32(keyBlocks)))' : 'keyBlocks'};
 ${unroll(rows, (i) => `  let stats_${i} = statsOf(bh, qFirst + ${rowOf(p, i)});`)}
 ${declareAccumulator(p, 'acc', p.D)}
 ${forEachLiveTile('classify(maskHead, candidate, r0, r1)', body)}
@@ -199,27 +190,17 @@ ${accumulate(p, 'dkAcc', q, QUERIES)}
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
   if (workgroup >= u.workEnd) { return; }
-  let keyBlocks = (u.Sk + BLOCK_K - 1u) / BLOCK_K;
-  let bhkv = workgroup / keyBlocks;
-  let keyBlock = workgroup % keyBlocks;
-  let kFirst = keyBlock * BLOCK_K;
-  let b = bhkv / u.Hkv;
-  let hkv = bhkv % u.Hkv;
+${rowBlockOfWorkgroup(p)}
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
   let kBase = b * u.kBatch + hkv * u.kHead;
   let vBase = b * u.vBatch + hkv * u.vHead;
   let dkBase = kBase;
   let dvBase = vBase;
-  let queryBlocks = (u.Sq + BLOCK_Q - 1u) / BLOCK_Q;
-  let firstTile = ${p.causal ? 'u32(max(i32(kFirst) - u.causalOffset, 0)) / BLOCK_Q' : '0u'};
-  let lastTile = queryBlocks;
 ${declareAccumulator(p, 'dkAcc', p.D)}
 ${declareAccumulator(p, 'dvAcc', p.Dv)}
   for (var member = 0u; member < u.groupSize; member++) {
-    let h = hkv * u.groupSize + member;
-    let bh = b * u.H + h;
-    let maskHead = b * u.maskBatchStride + h / u.maskGroup;
+${memberOfGroup()}
     let qBase = b * u.qBatch + h * u.qHead;
     let dOutBase = b * u.oBatch + h * u.oHead;
 ${forEachLiveTile('classify(maskHead, keyBlock, i32(candidate * BLOCK_Q), min(i32((candidate + 1u) * BLOCK_Q), i32(u.Sq)))', body)}

@@ -4,6 +4,7 @@
  */
 import type {PassPlan} from '../../plan.js';
 import {constants, declare, elementType, unroll, type Binding} from './header.js';
+import {rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {
   accumulate,
   chunksOf,
@@ -135,29 +136,18 @@ var<workgroup> rowMax: array<f32, ${p.threadsX * p.rows}>;
 // Of each row: the maximum so far, and the factor of its sums.
 var<workgroup> rowStats: array<vec2f, ${p.rows}>;
 ${[q, k, v].map(loadFunction).join('\n')}
-${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}
+${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
 @compute @workgroup_size(${p.threads})
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
   if (workgroup >= u.workEnd) { return; }
-  let queryBlocks = (u.Sq + BLOCK_Q - 1u) / BLOCK_Q;
-  let bh = workgroup / queryBlocks;
-  // The last query blocks see most keys under a causal mask: start them first.
-  let qFirst = (queryBlocks - 1u - workgroup % queryBlocks) * BLOCK_Q;
-  let b = bh / u.H;
-  let h = bh % u.H;
+${rowBlockOfWorkgroup(p)}
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
-  let maskHead = b * u.maskBatchStride + h / u.maskGroup;
   let qBase = b * u.qBatch + h * u.qHead;
   let kBase = b * u.kBatch + (h / u.groupSize) * u.kHead;
   let vBase = b * u.vBatch + (h / u.groupSize) * u.vHead;
   let outBase = b * u.oBatch + h * u.oHead;
-  let r0 = i32(qFirst);
-  let r1 = min(r0 + i32(BLOCK_Q), i32(u.Sq));
-  let keyBlocks = (u.Sk + BLOCK_K - 1u) / BLOCK_K;
-  let firstTile = 0u;
-  let lastTile = ${p.causal ? 'u32(clamp((r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K), 0, i32(keyBlocks)))' : 'keyBlocks'};
 ${unroll(rows, (i) => `  var sum_${i} = 0.0;`)}
 ${declareAccumulator(p, 'o', p.Dv)}
   for (var row = lid; row < ROWS; row += THREADS) { rowStats[row] = vec2f(MASKED, 0.0); }

@@ -2,7 +2,8 @@
  * @file Which tiles a workgroup visits: the WGSL twin of `classifyTile` in src/mask/tile_map.ts, and the loop over live tiles.
  *
  * The mask arrives as one buffer of vec4i, made by the tile map pass: for each mask head and block of MAP_BLOCK keys
- * two vec4i with (min, max) of (LTS, LTE) and of (UTS, UTE); then for each mask head and key column its (LTS, LTE, UTS, UTE).
+ * two vec4i with (min, max) of (LTS, LTE) and of (UTS, UTE); then for each mask head and key column its (LTS, LTE, UTS, UTE); last the
+ * schedule (schedule.ts), where the passes take their row blocks from one.
  */
 import {TILES_PER_ROUND, type PassPlan} from '../../plan.js';
 
