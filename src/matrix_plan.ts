@@ -16,12 +16,13 @@ import {
   type Variant,
 } from './plan.js';
 
-/** Sides of a tile: `subgroups` bands of `bandRows` rows by `cols` columns. */
+/** Sides of a tile. */
 export interface MatrixTile {
+  /** Subgroups of a workgroup: one a band in the forward pass, two in the others. */
   subgroups: number;
-  /** A multiple of M, and a divisor of the lanes of a subgroup. */
+  /** Rows of a band: a multiple of M, and a divisor of the lanes of a subgroup. */
   bandRows: number;
-  /** A multiple of N, K and MAP_BLOCK. */
+  /** A multiple of N, K and 16. */
   cols: number;
 }
 
@@ -29,7 +30,14 @@ export interface MatrixPlan extends Variant, MatrixTile, PassShape {
   matrix: MatrixConfig;
   /** float16 numbers that stand for a number: 1, or 2 (a high and a low half) where products are to be as good as float32's. */
   parts: 1 | 2;
-  /** Lanes that share a row of a band. */
+  /**
+   * Subgroups that share a band. In the backward passes each of two computes one of the two products of rows and columns, then a part of the
+   * weights of each row, then one of two gradients (dkdv) or half the channels of one (dq): each needs registers for half.
+   */
+  roles: 1 | 2;
+  /** Channels of all float16 copies: whole matrices for every role. */
+  channels: number;
+  /** Lanes of a subgroup that share a row of a band. */
   rowLanes: number;
 }
 
@@ -39,18 +47,19 @@ const MOST_CHANNELS = 128;
 const FLOAT = 4;
 const HALF = 2;
 
-/** Channels of a head in its float16 copy: whole matrices. */
-export const paddedChannels = (channels: number, {N, K}: MatrixConfig): number => roundUp(channels, Math.max(N, K, 8));
-
-/** Tile shapes to try, best first. */
+/**
+ * Tile shapes to try, best first: on an H200 those that ran fastest (bench/tune.ts). Two parts, and in forward long heads, need registers and
+ * memory; narrow tiles leave them.
+ */
 export function matrixCandidates(
   pass: Pass,
-  {matrix: {M, lanes}, D, Dv, parts}: Pick<MatrixPlan, 'matrix' | 'D' | 'Dv' | 'parts'>,
+  {M}: MatrixConfig,
+  {channels, parts}: {channels: number; parts: 1 | 2},
 ): MatrixTile[] {
-  const deep = Math.max(D, Dv) > 64;
-  const twice = !deep && parts === 1 && 2 * M <= lanes ? 2 : 1;
-  const subgroups = pass === 'dkdv' ? [4] : [8, 4];
-  return subgroups.map((count) => ({subgroups: count, bandRows: twice * M, cols: 32}));
+  const tile = (subgroups: number, cols: number): MatrixTile => ({subgroups, bandRows: M, cols});
+  const wide = channels > 64 && parts === 1 && pass !== 'dq';
+  const first = pass === 'dq' && parts === 2 && channels <= 64 ? [tile(8, 32)] : [];
+  return [...first, ...(wide ? [tile(8, 32), tile(8, 16)] : [tile(8, 16)]), tile(4, 16)];
 }
 
 /**
@@ -64,24 +73,38 @@ export function matrixPlan(
   {limits, float16, matrix}: DeviceTraits,
   tiles?: MatrixTile[],
 ): MatrixPlan | null {
-  const {fewQueries, D, Dv} = variant;
-  if (!matrix || !float16 || fewQueries || Math.max(D, Dv) > MOST_CHANNELS) return null;
+  if (!matrix || !float16 || variant.fewQueries || Math.max(variant.D, variant.Dv) > MOST_CHANNELS) return null;
   const of = (tile: MatrixTile): MatrixPlan => planOf(pass, variant, parts, matrix, tile);
-  const plans = (tiles ?? matrixCandidates(pass, {...variant, matrix, parts})).map(of);
+  const channels = channelsOf(variant, matrix);
+  const plans = (tiles ?? matrixCandidates(pass, matrix, {channels, parts})).map(of);
   const fits = (p: MatrixPlan): boolean =>
     p.workgroupBytes <= limits.maxComputeWorkgroupStorageSize && p.threads <= limits.maxComputeInvocationsPerWorkgroup;
   return plans.find(fits) ?? null;
 }
 
+const channelsOf = ({D, Dv}: Variant, {N, K}: MatrixConfig): number => roundUp(Math.max(D, Dv), 2 * Math.max(N, K, 8));
+
 function planOf(pass: Pass, variant: Variant, parts: 1 | 2, matrix: MatrixConfig, tile: MatrixTile): MatrixPlan {
-  const rows = tile.subgroups * tile.bandRows;
+  const {M, N, K, lanes} = matrix;
+  const roles = pass === 'forward' ? 1 : 2;
+  const rows = (tile.subgroups / roles) * tile.bandRows;
   const [blockQ, blockK] = pass === 'dkdv' ? [tile.cols, rows] : [rows, tile.cols];
-  const p = {...variant, ...tile, pass, matrix, parts, rows, blockQ, blockK, rowLanes: matrix.lanes / tile.bandRows};
+  const channels = channelsOf(variant, matrix);
+  const rowLanes = lanes / tile.bandRows;
+  const p = {...variant, ...tile, pass, matrix, parts, roles, channels, rows, blockQ, blockK, rowLanes} as const;
+  const flags = [p.causal && 'causal', p.intervals && 'intervals', p.dropout && 'dropout'];
+  const sizes = [
+    `d${p.D}x${p.Dv}`,
+    `t${rows}x${p.cols}`,
+    `b${p.bandRows}`,
+    `m${M}x${N}x${K}x${lanes}`,
+    `parts${parts}`,
+  ];
   return {
     ...p,
-    threads: tile.subgroups * matrix.lanes,
+    threads: tile.subgroups * lanes,
     workgroupBytes: Object.values(workgroupArrays(p)).reduce((sum, bytes) => sum + roundUp(bytes, 16), 0),
-    key: keyOf(p),
+    key: ['matrix', pass, ...sizes, ...flags].filter(Boolean).join('_'),
   };
 }
 
@@ -99,7 +122,7 @@ export function planOn(
 
 export const isMatrixPlan = (p: MatrixPlan | PassPlan): p is MatrixPlan => 'matrix' in p;
 
-type Sizes = Pick<MatrixPlan, 'pass' | 'D' | 'Dv' | 'parts' | 'matrix' | 'rows' | 'cols' | 'rowLanes'>;
+type Sizes = Pick<MatrixPlan, 'pass' | 'channels' | 'parts' | 'roles' | 'rows' | 'cols' | 'rowLanes'>;
 
 /**
  * Floats from one row of scores to the next. One vec4 a lane of a row more than the columns: stores of matrices and reads of rows are
@@ -111,37 +134,20 @@ export const scoreStride = ({cols, rowLanes}: Pick<Sizes, 'cols' | 'rowLanes'>):
 export const weightStride = ({cols}: Pick<Sizes, 'cols'>): number => cols + 8;
 
 /** Halves from one row of a column tile to the next: all parts of its channels, and 16 bytes against bank conflicts. */
-export const tileStride = ({parts, matrix}: Pick<Sizes, 'parts' | 'matrix'>, channels: number): number =>
-  parts * paddedChannels(channels, matrix) + 8;
+export const tileStride = ({parts, channels}: Pick<Sizes, 'parts' | 'channels'>): number => parts * channels + 8;
 
 /** Bytes of the workgroup arrays that a pass declares (src/webgpu/wgsl/matrix_*.ts). */
 export function workgroupArrays(p: Sizes): Record<string, number> {
-  const tile = (channels: number): number => p.cols * tileStride(p, channels) * HALF;
-  const scores = p.rows * scoreStride(p) * FLOAT;
   const weights = p.parts * p.rows * weightStride(p) * HALF;
-  const twoProducts = p.pass === 'forward' ? 1 : 2;
   return {
-    firstTile: tile(p.D),
-    secondTile: tile(p.Dv),
-    scores: twoProducts * scores,
+    columns: 2 * p.cols * tileStride(p) * HALF,
+    scores: p.roles * p.rows * scoreStride(p) * FLOAT,
     weights: (p.pass === 'dkdv' ? 2 : 1) * weights,
-    rowValues: p.pass === 'forward' ? p.rows * FLOAT : 0,
+    rowFactors: p.pass === 'forward' ? p.rows * FLOAT : 0,
     outgrown: p.pass === 'forward' ? FLOAT : 0,
-    colStats: p.pass === 'dkdv' ? 2 * p.cols * FLOAT : 0,
+    tileLse: p.pass === 'dkdv' ? p.cols * FLOAT : 0,
+    tileDelta: p.pass === 'dkdv' ? p.cols * FLOAT : 0,
     tileBits: 4 * FLOAT,
     tileWords: 4 * FLOAT,
   };
-}
-
-function keyOf(p: Omit<MatrixPlan, 'threads' | 'workgroupBytes' | 'key'>): string {
-  const {M, N, K, lanes} = p.matrix;
-  const flags = [p.causal && 'causal', p.intervals && 'intervals', p.dropout && 'dropout'];
-  const sizes = [
-    `d${p.D}x${p.Dv}`,
-    `t${p.rows}x${p.cols}`,
-    `b${p.bandRows}`,
-    `m${M}x${N}x${K}x${lanes}`,
-    `parts${p.parts}`,
-  ];
-  return ['matrix', p.pass, ...sizes, ...flags].filter(Boolean).join('_');
 }

@@ -1,15 +1,20 @@
 /** @file FlashMaskAttentionGrad on WebGPU: delta, dq, then dk and dv. */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../kernel_names.js';
-import {plan, type PassPlan} from '../plan.js';
+import {isMatrixPlan, planOn, type MatrixPlan} from '../matrix_plan.js';
+import {plan, type Pass, type PassPlan, type PassShape} from '../plan.js';
 import {problemOf, type Problem} from '../problem.js';
 import {bufferOf, isHostZeros, submitRecorded, type WebGPUBackend} from './backend.js';
 import {submitPasses, type PassRun} from './dispatch.js';
 import {checkBindable, guarded} from './errors.js';
+import {halves} from './halves.js';
 import {bytesOf, constant, variantOf} from './forward.js';
 import {tileMap} from './tile_map.js';
+import {traitsOf} from './traits.js';
 import {uniformsOf} from './uniforms.js';
 import {backwardBindings, dkdvShader, dqShader} from './wgsl/backward.js';
+import {matrixDkdvShader, matrixDqShader} from './wgsl/matrix_backward.js';
+import {matrixBindings} from './wgsl/matrix_steps.js';
 import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from './wgsl/delta.js';
 
 /** dq, dk and dv. */
@@ -30,14 +35,19 @@ export function backward(
     'the row statistics': statsBytes,
   });
   const variant = variantOf(p, attrs);
-  const {limits} = backend.device;
+  const lseGradient = !isHostZeros(backend, dLse);
+  const device = traitsOf(backend.device);
+  // Gradients through lse have no bound that would fit them into float16.
+  const planOf = (pass: Pass): PassPlan | MatrixPlan =>
+    lseGradient ? plan(pass, variant, device.limits) : planOn(device, pass, variant, attrs.precision);
+  const plans = {dq: planOf('dq'), dkdv: planOf('dkdv')};
   return guarded(backend, 'FlashMaskAttentionGrad', () => {
     const [dq, dk, dv] = [q, k, v].map(({shape}) => backend.makeTensorInfo(shape, 'float32'));
     const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
     const rowStats = backend.bufferManager.acquireBuffer(statsBytes, GPUBufferUsage.STORAGE);
     const read = [q, k, v, dOut].map(buffer);
     const uniforms = uniformsOf(p, attrs);
-    const delta = {Dv: p.Dv, lseGradient: !isHostZeros(backend, dLse)};
+    const delta = {Dv: p.Dv, lseGradient};
     const passes: PassRun[] = [
       {
         key: deltaKey(delta),
@@ -50,31 +60,37 @@ export function backward(
         flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,
       },
     ];
-    const add = (pass: PassPlan, code: () => string, results: TensorInfo[]): void => {
+    const onMatrices = Object.values(plans).find(isMatrixPlan);
+    const copies = onMatrices && halves(backend, p, onMatrices, uniforms, read, passes);
+    const add = (pass: PassPlan | MatrixPlan, results: TensorInfo[]): void => {
       const mask = p.n > 0 ? [tileMap(backend, inputs.bounds, p, uniforms, passes, pass)] : [];
       passes.push({
         key: pass.key,
-        code,
-        bindings: backwardBindings(pass),
-        buffers: [...read, rowStats, ...mask, ...results.map(buffer)],
+        code: () => shaderOf(pass),
+        bindings: isMatrixPlan(pass) ? matrixBindings(pass) : backwardBindings(pass),
+        buffers: [...(isMatrixPlan(pass) ? copies!.buffers : read), rowStats, ...mask, ...results.map(buffer)],
         uniforms,
         itemsPerWorkgroup: 1,
         ...workOf(p, pass),
       });
     };
-    const dqPlan = plan('dq', variant, limits);
-    add(dqPlan, () => dqShader(dqPlan), [dq]);
-    const dkdvPlan = plan('dkdv', variant, limits);
-    add(dkdvPlan, () => dkdvShader(dkdvPlan), [dk, dv]);
+    add(plans.dq, [dq]);
+    add(plans.dkdv, [dk, dv]);
     submitRecorded(backend);
     submitPasses(backend, passes);
+    copies?.release();
     backend.bufferManager.releaseBuffer(rowStats);
     return [dq, dk, dv];
   });
 }
 
+function shaderOf(pass: PassPlan | MatrixPlan): string {
+  if (isMatrixPlan(pass)) return pass.pass === 'dq' ? matrixDqShader(pass) : matrixDkdvShader(pass);
+  return pass.pass === 'dq' ? dqShader(pass) : dkdvShader(pass);
+}
+
 /** Workgroups of a pass, and an upper bound of what each computes: 3 products a pair for dq, 4 for dk and dv. */
-function workOf(p: Problem, pass: PassPlan): {items: number; flopsPerWorkgroup: number} {
+function workOf(p: Problem, pass: PassShape): {items: number; flopsPerWorkgroup: number} {
   if (pass.pass === 'dq') {
     return {
       items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ),

@@ -14,8 +14,8 @@ import type {OperandStride} from './steps.js';
 export const HALVES_THREADS = 256;
 /** Parts of a head whose magnitudes are reduced by a workgroup each. */
 export const SEGMENTS = 32;
-/** Elements of a copy that a thread writes. */
-const UNITS_PER_THREAD = 4;
+/** Loads of a thread that are in flight together, in the first of the two passes. */
+const LOADS_IN_FLIGHT = 4;
 /** Rows of a copied head are a multiple of this, the largest block of a matrix pass. */
 export const PADDED_ROWS = 256;
 
@@ -32,9 +32,12 @@ export interface HalvesVariant {
 /** Elements of a copied row. */
 export const rowUnits = ({padded, parts}: Pick<HalvesVariant, 'padded' | 'parts'>): number => (parts * padded) / 8;
 
+/** Elements of a copy, of one part, that a thread writes: a divisor of those of PADDED_ROWS rows for each thread. */
+const unitsPerThread = ({padded}: HalvesVariant): number => (padded % 32 === 0 ? 4 : padded % 16 === 0 ? 2 : 1);
+
 /** Workgroups that copy one head of so many rows. */
-export const workgroupsPerHead = ({padded}: HalvesVariant, rows: number): number =>
-  Math.ceil((roundUp(rows, PADDED_ROWS) * (padded / 8)) / (HALVES_THREADS * UNITS_PER_THREAD));
+export const workgroupsPerHead = (v: HalvesVariant, rows: number): number =>
+  (roundUp(rows, PADDED_ROWS) * (v.padded / 8)) / (HALVES_THREADS * unitsPerThread(v));
 
 /**
  * Declares `highOf`: its argument rounded to the eleven bits of a half, by its bits, for compilers may take the conversion to float16 and
@@ -98,8 +101,9 @@ ${quadFunction(v)}
 ${START}
   let head = item / ${SEGMENTS}u;
   var most = vec4f();
-  for (var i = item % ${SEGMENTS}u * ${HALVES_THREADS}u + lid; i < ${lengthOf(v)} * ${quads}u; i += ${SEGMENTS * HALVES_THREADS}u) {
-    most = max(most, abs(quad(head, i / ${quads}u, i % ${quads}u)));
+  for (var i = item % ${SEGMENTS}u * ${HALVES_THREADS}u + lid; i < ${lengthOf(v)} * ${quads}u; i += ${LOADS_IN_FLIGHT * SEGMENTS * HALVES_THREADS}u) {
+${unroll(LOADS_IN_FLIGHT, (t) => `    let x${t} = abs(quad(head, (i + ${t * SEGMENTS * HALVES_THREADS}u) / ${quads}u, (i + ${t * SEGMENTS * HALVES_THREADS}u) % ${quads}u));`)}
+    most = max(most, ${Array.from({length: LOADS_IN_FLIGHT}, (_, t) => `x${t}`).reduce((a, b) => `max(${a}, ${b})`)});
   }
   largest[lid] = max(max(most.x, most.y), max(most.z, most.w));
   for (var half = ${HALVES_THREADS / 2}u; half > 0u; half /= 2u) {
@@ -114,17 +118,29 @@ ${START}
 /** One workgroup a run of a head's rows. */
 export function halvesShader(v: HalvesVariant): string {
   const units = v.padded / 8;
-  const total = `${paddedRows(lengthOf(v))} * ${units}u`;
-  const run = HALVES_THREADS * UNITS_PER_THREAD;
+  const trips = unitsPerThread(v);
+  const run = HALVES_THREADS * trips;
   const row = rowUnits(v);
+  const rows = paddedRows(lengthOf(v));
   const groupSize = headsOf(v) === 'u.Hkv' ? '1u' : 'u.groupSize';
-  const low = `halves[at + ${units}u] = packed(x0 - highOf(x0), x1 - highOf(x1));`;
+  const fetch = (t: number): string => `
+  let r${t} = (start + ${t * HALVES_THREADS}u) / ${units}u;
+  let unit${t} = (start + ${t * HALVES_THREADS}u) % ${units}u;
+  let x${t} = quad(head, r${t}, 2u * unit${t}) * scale;
+  let y${t} = quad(head, r${t}, 2u * unit${t} + 1u) * scale;`;
+  const store = (t: number): string => {
+    const at = (part: number): string => `halves[(head * ${rows} + r${t}) * ${row}u + ${part * units}u + unit${t}]`;
+    if (v.parts === 1) return `  ${at(0)} = packed(x${t}, y${t});`;
+    return `  ${at(0)} = packed(highOf(x${t}), highOf(y${t}));
+  ${at(1)} = packed(x${t} - highOf(x${t}), y${t} - highOf(y${t}));`;
+  };
   return `enable f16;
 ${declare(halvesBindings(v))}
 ${quadFunction(v)}
-fn packed(x0: vec4f, x1: vec4f) -> vec4u { return vec4u(bitcast<vec2u>(vec4<f16>(x0)), bitcast<vec2u>(vec4<f16>(x1))); }
-${v.parts === 2 ? HIGH_FUNCTION : ''}${START}
-  let workgroups = (${total} + ${run - 1}u) / ${run}u;
+fn packed(x: vec4f, y: vec4f) -> vec4u { return vec4u(bitcast<vec2u>(vec4<f16>(x)), bitcast<vec2u>(vec4<f16>(y))); }
+${v.parts === 2 ? HIGH_FUNCTION : ''}
+${START}
+  let workgroups = ${rows} * ${units}u / ${run}u;
   let head = item / workgroups;
   let group = head / ${groupSize};
   var most = vec4f();
@@ -136,27 +152,11 @@ ${v.parts === 2 ? HIGH_FUNCTION : ''}${START}
   let biased = select(clamp(exponent, 15u, 253u), 141u, exponent == 255u);
   let scale = bitcast<f32>((268u - biased) << 23u);
   if (item % workgroups == 0u && head % ${groupSize} == 0u && lid == 0u) {
-    halves[u.B * ${headsOf(v)} * ${paddedRows(lengthOf(v))} * ${row}u + group] = vec4u((biased - 14u) << 23u, 0u, 0u, 0u);
+    halves[u.B * ${headsOf(v)} * ${rows} * ${row}u + group] = vec4u((biased - 14u) << 23u, 0u, 0u, 0u);
   }
-${unroll(
-  UNITS_PER_THREAD,
-  (t) => `  {
-    let i = item % workgroups * ${run}u + ${t * HALVES_THREADS}u + lid;
-    if (i < ${total}) {
-      let r = i / ${units}u;
-      let d = 2u * (i % ${units}u);
-      let x0 = quad(head, r, d) * scale;
-      let x1 = quad(head, r, d + 1u) * scale;
-      let at = (head * ${paddedRows(lengthOf(v))} + r) * ${row}u + i % ${units}u;
-      ${
-        v.parts === 1
-          ? `halves[at] = packed(x0, x1);`
-          : `halves[at] = packed(highOf(x0), highOf(x1));
-      ${low}`
-      }
-    }
-  }`,
-)}
+  let start = item % workgroups * ${run}u + lid;
+${unroll(trips, fetch)}
+${unroll(trips, store)}
 }
 `;
 }

@@ -83,8 +83,7 @@ export function constants(p: PassPlan): string {
     COLS: p.cols,
     BLOCK_Q: p.blockQ,
     BLOCK_K: p.blockK,
-    // Blocks of the tile map in a key block.
-    MAP_SPAN: p.blockK / MAP_BLOCK,
+    ...mapConstants(p),
     CHUNK,
     THREADS: p.threads,
     THREADS_X: p.threadsX,
@@ -99,6 +98,12 @@ export function constants(p: PassPlan): string {
   };
   return declareConstants(values);
 }
+
+/** Constants of the tile map: key columns of a block of it, and its blocks in a key block. */
+export const mapConstants = ({blockK}: Pick<PassPlan, 'blockK'>): Record<string, number> => ({
+  MAP_BLOCK,
+  MAP_SPAN: Math.ceil(blockK / MAP_BLOCK),
+});
 
 /** Declares `values`, and the constants that all passes have. */
 export function declareConstants(values: Record<string, number>): string {

@@ -3,35 +3,47 @@
  * both are scaled by powers of two: weights, which are at most 1, by 2^WEIGHT_POWER; score gradients by 2^gradientPower, which fits the largest
  * that heads of such magnitudes can have.
  */
-import {paddedChannels, type MatrixPlan} from '../../matrix_plan.js';
-import {forEachLiveTile} from './tiles.js';
+import type {MatrixPlan} from '../../matrix_plan.js';
 import {
   accumulate,
   copyAt,
   declareAccumulator,
+  declareFetched,
   eachQuad,
   factorOf,
+  fetchTile,
   holdRows,
-  loadTile,
+  keepTile,
   maskQuads,
   multiply,
   operands,
   preamble,
   putWeights,
-  queryWalk,
+  queriesOfWorkgroup,
   quadOf,
   START,
-  storeAccumulator,
+  storeAccumulators,
+  type Target,
 } from './matrix_steps.js';
+import {memberOfGroup, rowBlockOfWorkgroup} from './row_blocks.js';
+import {forEachLiveTileAhead} from './tiles.js';
 
 /**
  * A product of dO and v is at most Dv 2^30 in the units of their copies, and so is delta; their difference, times a weight, is to stay
  * below 2^15. Dropout makes both larger.
  */
 const gradientPower = (p: MatrixPlan): string =>
-  `${(15 - 31 - Math.ceil(Math.log2(paddedChannels(p.Dv, p.matrix)))).toFixed(1)}${p.dropout ? ' - ceil(log2(u.keepScale))' : ''}`;
+  `${(15 - 31 - Math.ceil(Math.log2(p.Dv))).toFixed(1)}${p.dropout ? ' - ceil(log2(u.keepScale))' : ''}`;
 
-const CONSTANTS = `const WEIGHT_POWER = 14.0f;\n`;
+const CONSTANTS = `
+const WEIGHT_POWER = 14.0f;
+
+// Of a query, where there is one: lse less the power of the weights, and delta in the units of score gradients, in two steps, each of which
+// stays in range. Past the last query an lse that makes every weight vanish.
+fn scaledStats(stats: vec2f, exists: bool, first: f32, second: f32) -> vec2f {
+  return select(vec2f(3.0e38, 0.0), vec2f(stats.x - WEIGHT_POWER, stats.y * first * second), exists);
+}
+`;
 
 /** Declares the factors between the copies' units and the tensors' own. */
 function factors(p: MatrixPlan): string {
@@ -41,96 +53,100 @@ function factors(p: MatrixPlan): string {
   let kFactor = ${factorOf(p, k)};
   let vFactor = ${factorOf(p, v)};
   let dOutFactor = ${factorOf(p, dOut)};
+  let toScore = qFactor * kFactor * u.scaleLog2;
   let gradientPower = ${gradientPower(p)};
   // From products of the copies of dO and v to the units of score gradients, and from there to gradients.
   let toGradient = exp2(gradientPower - WEIGHT_POWER);
   let fromGradient = exp2(-gradientPower) * u.scale;`;
 }
 
-/** WGSL for the statistics of query r of head bh: lse less the power of the weights, and delta in the units of score gradients. */
+/** WGSL for the statistics of query r of head bh. */
 const statsOf = (r: string): string =>
   `scaledStats(rowStats[bh * u.Sq + min(${r}, u.Sq - 1u)], ${r} < u.Sq, toGradient / dOutFactor, 1.0 / vFactor)`;
 
-const SCALED_STATS = `
-// Past the last query an lse that makes every weight vanish.
-fn scaledStats(stats: vec2f, exists: bool, first: f32, second: f32) -> vec2f {
-  return select(vec2f(3.0e38, 0.0), vec2f(stats.x - WEIGHT_POWER, stats.y * first * second), exists);
-}
-`;
-
-/** WGSL for dropout's factors of the four keys from \`key\` on, of query r: 0, or keepScale. */
-const keeps = (key: string): string => `keep(bh, qFirst + laneRow, ${key} / 4u)`;
-
-export function matrixDqShader(p: MatrixPlan): string {
+/** The walk of both passes: the next tiles of both column operands are fetched while the present ones are worked on. */
+function walk(p: MatrixPlan, kind: string, work: string): string {
   const {q, k, v, dOut} = operands(p);
-  const gradient = (i: number, column: string): string => {
-    const product = `${quadOf(p, 'products', i)} * toGradient${p.dropout ? ` * ${keeps(`(kFirst + ${column})`)}` : ''}`;
-    return putWeights(p, 'weights', i, `x${i} * (${product} - vec4f(stats.y))`);
-  };
-  const body = `
+  const [first, second, block] = p.pass === 'dq' ? [k, v, 'BLOCK_K'] : [q, dOut, 'BLOCK_Q'];
+  const keep = `${keepTile(p, 'nextFirst', 0)}
+${keepTile(p, 'nextSecond', 1)}`;
+  return forEachLiveTileAhead(kind, {
+    fetch: `${fetchTile(p, 'nextFirst', first, `next * ${block}`)}
+${fetchTile(p, 'nextSecond', second, `next * ${block}`)}`,
+    start: keep,
+    work: `${work}
+workgroupBarrier();
+if (more) {
+${keep}
+}
+workgroupBarrier();`,
+  });
+}
+
+const declareNext = (p: MatrixPlan): string => `${declareFetched(p, 'nextFirst')}
+${declareFetched(p, 'nextSecond')}`;
+
+/** Role 0 computes the scores and the lower half of dq's channels, role 1 the products of dO and V and the upper half. */
+export function matrixDqShader(p: MatrixPlan): string {
+  const {q, dOut} = operands(p);
+  const kept = (column: string): string =>
+    p.dropout ? ` * keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u)` : '';
+  const gradient = (i: number, column: string): string =>
+    putWeights(p, 0, i, `x${i} * (${quadOf(p, 1, i)} * toGradient${kept(column)} - vec4f(stats.y))`);
+  const work = `
 let kFirst = tile * BLOCK_K;
+${multiply(p)}
 workgroupBarrier();
-${loadTile(p, k, 'kFirst')}
-${loadTile(p, v, 'kFirst')}
-workgroupBarrier();
-${multiply(p, 'scores', q, k)}
-${multiply(p, 'products', dOut, v)}
-workgroupBarrier();
-${eachQuad(p, (i) => `var x${i} = exp2(${quadOf(p, 'scores', i)} * toScore - vec4f(stats.x));`)}
-${maskQuads(p, 'x', '0.0')}
+${eachQuad(p, (i) => `var x${i} = exp2(${quadOf(p, 0, i)} * toScore - vec4f(stats.x));`)}
+${maskQuads(p, '0.0')}
 ${eachQuad(p, gradient)}
 workgroupBarrier();
-${accumulate(p, 'acc', 'weights', k)}
+${accumulate(p, '0u', '0u', `role * ${p.channels / 2 / 8}u`)}
 `;
-  return `${preamble(p)}${CONSTANTS}${SCALED_STATS}
+  const half = (channel: number): Target => ({
+    name: 'dq',
+    stride: 'q',
+    channels: p.D,
+    side: 'row',
+    channel,
+    factor: 'fromGradient * kFactor * dOutFactor * vFactor',
+  });
+  return `${preamble(p)}${CONSTANTS}
 ${START}
-${queryWalk(p)}
+${queriesOfWorkgroup(p)}
 ${factors(p)}
   let dqBase = b * u.qBatch + h * u.qHead;
   let stats = ${statsOf('qFirst + laneRow')};
-${holdRows(p, q)}
-${holdRows(p, dOut)}
-${declareAccumulator(p, 'acc', p.D)}
-${forEachLiveTile('classify(maskHead, candidate, r0, r1)', body)}
-${storeAccumulator(p, 'acc', {name: 'dq', stride: 'q', channels: p.D, side: 'row'}, 'qFirst', 'u.Sq', 'fromGradient * kFactor * dOutFactor * vFactor')}
+${holdRows(p, q, dOut)}
+${declareAccumulator(p)}
+${declareNext(p)}
+${walk(p, 'classify(maskHead, candidate, r0, r1)', work)}
+${storeAccumulators(p, [half(0), half(p.channels / 2)], 'qFirst', 'u.Sq')}
 }
 `;
 }
 
-/** Whether K and V of a band stay in registers beside both accumulators. */
-const holdsKeys = (p: MatrixPlan): boolean =>
-  p.parts * p.bandRows * (paddedChannels(p.D, p.matrix) + paddedChannels(p.Dv, p.matrix)) <= 64 * p.matrix.lanes;
-
-/** dkdv of one tile of queries: rows are keys, columns queries. */
+/** dkdv of one tile of queries: rows are keys, columns queries. Role 0 computes the scores and dk, role 1 the products of V and dO and dv. */
 function dkdvTile(p: MatrixPlan): string {
-  const {q, k, v, dOut} = operands(p);
-  const held = holdsKeys(p);
-  const weigh = (i: number): string => `
-let at${i} = part + ${i * p.rowLanes}u;
-var x${i} = exp2(${quadOf(p, 'scores', i)} * toScore - tileLse[at${i}]);`;
+  const weigh = (i: number, column: string): string =>
+    `var x${i} = exp2(${quadOf(p, 0, i)} * toScore - tileLse[${column} / 4u]);`;
   const mask = (i: number, column: string): string => `  {
     let r = vec4i(i32(qFirst + ${column})) + vec4i(0, 1, 2, 3);
     x${i} = select(vec4f(), x${i}, visible(r, vec4i(j), bounds));
   }`;
-  const gradient = (i: number): string => `{
-let product = ${quadOf(p, 'products', i)} * toGradient;
-${p.dropout ? `let kept = keptOf(bh, qFirst + 4u * at${i}, kFirst + laneRow);` : ''}
-${putWeights(p, 'weights', i, p.dropout ? `x${i} * kept` : `x${i}`)}
-${putWeights(p, 'scoreGradients', i, `x${i} * (product${p.dropout ? ' * kept * u.keepScale' : ''} - tileDelta[at${i}])`)}
+  const gradient = (i: number, column: string): string => `{
+${p.dropout ? `let kept = keptOf(bh, qFirst + ${column}, kFirst + laneRow);` : ''}
+${putWeights(p, 0, i, `x${i} * (${quadOf(p, 1, i)} * toGradient${p.dropout ? ' * kept * u.keepScale' : ''} - tileDelta[${column} / 4u])`)}
+${putWeights(p, 1, i, p.dropout ? `x${i} * kept` : `x${i}`)}
 }`;
   return `
 let qFirst = tile * BLOCK_Q;
-workgroupBarrier();
-${loadTile(p, q, 'qFirst')}
-${loadTile(p, dOut, 'qFirst')}
 if (lid < COLS) {
   let stats = ${statsOf('qFirst + lid')};
   tileLse[lid / 4u][lid % 4u] = stats.x;
   tileDelta[lid / 4u][lid % 4u] = stats.y;
 }
-workgroupBarrier();
-${multiply(p, 'scores', k, q, held)}
-${multiply(p, 'products', v, dOut, held)}
+${multiply(p)}
 workgroupBarrier();
 ${eachQuad(p, weigh)}
 if (partial) {
@@ -140,16 +156,15 @@ ${eachQuad(p, mask)}
 }
 ${eachQuad(p, gradient)}
 workgroupBarrier();
-${accumulate(p, 'dvAcc', 'weights', dOut)}
-${accumulate(p, 'dkAcc', 'scoreGradients', q)}
+${accumulate(p, 'role', 'role')}
 `;
 }
 
-/** Declares \`keptOf(bh, r, j)\`: 1 where dropout keeps key j of queries r to r + 3, else 0. */
+/** Declares `keptOf(bh, r, j)`: 1 where dropout keeps key j of queries r to r + 3, else 0. */
 const KEPT_FUNCTION = `
 fn keptOf(bh: u32, r: u32, j: u32) -> vec4f {
-  let keeps = vec4f(keep(bh, r, j / 4u)[j % 4u], keep(bh, r + 1u, j / 4u)[j % 4u], keep(bh, r + 2u, j / 4u)[j % 4u], keep(bh, r + 3u, j / 4u)[j % 4u]);
-  return select(vec4f(), vec4f(1.0), keeps > vec4f());
+  let keeps = mat4x4f(keep(bh, r, j / 4u), keep(bh, r + 1u, j / 4u), keep(bh, r + 2u, j / 4u), keep(bh, r + 3u, j / 4u));
+  return select(vec4f(), vec4f(1.0), transpose(keeps)[j % 4u] > vec4f());
 }
 `;
 
@@ -157,37 +172,41 @@ export function matrixDkdvShader(p: MatrixPlan): string {
   const {q, k, v, dOut} = operands(p);
   const kind =
     'classify(maskHead, keyBlock, i32(candidate * BLOCK_Q), min(i32((candidate + 1u) * BLOCK_Q), i32(u.Sq)))';
-  return `${preamble(p)}${CONSTANTS}${SCALED_STATS}${p.dropout ? KEPT_FUNCTION : ''}
-// lse and delta of the queries of a tile, as statsOf gives them.
+  const dk: Target = {
+    name: 'dk',
+    stride: 'k',
+    channels: p.D,
+    side: 'row',
+    channel: 0,
+    factor: 'fromGradient * qFactor * dOutFactor * vFactor',
+  };
+  const dv: Target = {
+    name: 'dv',
+    stride: 'v',
+    channels: p.Dv,
+    side: 'row',
+    channel: 0,
+    factor: `exp2(-WEIGHT_POWER) * dOutFactor${p.dropout ? ' * u.keepScale' : ''}`,
+  };
+  return `${preamble(p)}${CONSTANTS}${p.dropout ? KEPT_FUNCTION : ''}
+// Statistics of the queries of a tile.
 var<workgroup> tileLse: array<vec4f, COLS / 4u>;
 var<workgroup> tileDelta: array<vec4f, COLS / 4u>;
 ${START}
-  let keyBlocks = (u.Sk + BLOCK_K - 1u) / BLOCK_K;
-  let bhkv = workgroup / keyBlocks;
-  let keyBlock = workgroup % keyBlocks;
-  let kFirst = keyBlock * BLOCK_K;
-  let b = bhkv / u.Hkv;
-  let hkv = bhkv % u.Hkv;
+${rowBlockOfWorkgroup(p)}
 ${[k, v].map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bhkv', 'kFirst + band * BAND_ROWS')};`).join('\n')}
 ${factors(p)}
-  let toScore = qFactor * kFactor * u.scaleLog2;
   let dkBase = b * u.kBatch + hkv * u.kHead;
   let dvBase = b * u.vBatch + hkv * u.vHead;
-  let queryBlocks = (u.Sq + BLOCK_Q - 1u) / BLOCK_Q;
-  let firstTile = ${p.causal ? 'u32(max(i32(kFirst) - u.causalOffset, 0)) / BLOCK_Q' : '0u'};
-  let lastTile = queryBlocks;
-${holdsKeys(p) ? holdRows(p, k) + holdRows(p, v) : ''}
-${declareAccumulator(p, 'dkAcc', p.D)}
-${declareAccumulator(p, 'dvAcc', p.Dv)}
+${holdRows(p, k, v)}
+${declareAccumulator(p)}
+${declareNext(p)}
   for (var member = 0u; member < u.groupSize; member++) {
-    let h = hkv * u.groupSize + member;
-    let bh = b * u.H + h;
-    let maskHead = b * u.maskBatchStride + h / u.maskGroup;
+${memberOfGroup()}
 ${[q, dOut].map((col) => `    let ${col.name}Head = ${copyAt(p, col, 'bh', '0u')};`).join('\n')}
-${forEachLiveTile(kind, dkdvTile(p))}
+${walk(p, kind, dkdvTile(p))}
   }
-${storeAccumulator(p, 'dkAcc', {name: 'dk', stride: 'k', channels: p.D, side: 'row'}, 'kFirst', 'u.Sk', 'fromGradient * qFactor * dOutFactor * vFactor')}
-${storeAccumulator(p, 'dvAcc', {name: 'dv', stride: 'v', channels: p.Dv, side: 'row'}, 'kFirst', 'u.Sk', `exp2(-WEIGHT_POWER) * dOutFactor${p.dropout ? ' * u.keepScale' : ''}`)}
+${storeAccumulators(p, [dk, dv], 'kFirst', 'u.Sk')}
 }
 `;
 }

@@ -1,26 +1,30 @@
 /** @file The forward pass on subgroup matrices; its products are those of forward.ts. */
 import type {MatrixPlan} from '../../matrix_plan.js';
-import {forEachLiveTile} from './tiles.js';
 import {
   accumulate,
   declareAccumulator,
+  declareFetched,
   eachQuad,
   factorOf,
+  fetchTile,
   holdRows,
-  loadTile,
+  keepTile,
   maskQuads,
+  moveFetched,
   multiply,
   operands,
   preamble,
   putWeights,
-  queryWalk,
+  queriesOfWorkgroup,
   quadOf,
   scaleAccumulator,
   START,
-  storeAccumulator,
+  storeAccumulators,
+  type Target,
 } from './matrix_steps.js';
+import {forEachLiveTileAhead} from './tiles.js';
 
-/** Largest and sum over the lanes of a row, which are neighbours. */
+/** Joins a value over the lanes of a row, which are neighbours. */
 function overRow(p: MatrixPlan, value: string, join: (a: string, b: string) => string): string {
   let code = '';
   for (let step = 1; step < p.rowLanes; step *= 2) {
@@ -30,21 +34,25 @@ function overRow(p: MatrixPlan, value: string, join: (a: string, b: string) => s
 }
 
 /** Weights of a lane's row from its scores, and their sum. */
-const weigh = (p: MatrixPlan): string => `
+function weigh(p: MatrixPlan): string {
+  const kept = (i: number, column: string): string =>
+    p.dropout ? `select(vec4f(), w${i}, keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u) > vec4f())` : `w${i}`;
+  return `
 var added = vec4f();
 // A row that has seen no key yet has masked scores alone.
 let origin = vec4f(select(reference, 0.0, reference <= MASKED) - WEIGHT_POWER);
 ${eachQuad(p, (i) => `let w${i} = exp2(x${i} - origin); added += w${i};`)}
-${eachQuad(p, (i, column) => putWeights(p, 'weights', i, p.dropout ? `select(vec4f(), w${i}, keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u) > vec4f())` : `w${i}`))}`;
+${eachQuad(p, (i, column) => putWeights(p, 0, i, kept(i, column)))}`;
+}
 
 /**
  * Online softmax of a lane's row. Weights are exp2(score - reference + WEIGHT_POWER). The reference moves only when a maximum outgrows it by
  * RESCALE_AT, since the accumulator's rows can be rescaled only by a trip through workgroup memory; float16 holds weights up to 2^15.
  */
-function softmax(p: MatrixPlan): string {
-  return `
-${eachQuad(p, (i) => `var x${i} = ${quadOf(p, 'scores', i)} * toScore;`)}
-${maskQuads(p, 'x', 'MASKED')}
+const softmax = (p: MatrixPlan): string => `
+let sumBefore = quadSum;
+${eachQuad(p, (i) => `var x${i} = ${quadOf(p, 0, i)} * toScore;`)}
+${maskQuads(p, 'MASKED')}
 var quadMost = x0;
 ${eachQuad(p, (i) => (i === 0 ? '' : `quadMost = max(quadMost, x${i});`))}
 var most = max(max(quadMost.x, quadMost.y), max(quadMost.z, quadMost.w));
@@ -63,29 +71,40 @@ if (workgroupUniformLoad(&outgrown) == tile + 1u) {
     shrink = exp2(reference - most);
     reference = most;
   }
-${scaleAccumulator(p, 'o', p.Dv, 'shrink')}
+${scaleAccumulator(p, 'shrink')}
   if (outgrows) {
 ${weigh(p)}
-  quadSum = shrink * quadSumBefore + added;
+    quadSum = shrink * sumBefore + added;
   }
   workgroupBarrier();
 }`;
-}
 
+/**
+ * Two phases a tile, with a barrier after each: products of matrices, namely the scores of this tile and the output of the one before; then the
+ * weights of this tile, while V of this and K of the next tile go to workgroup memory. V waits in registers for a step.
+ */
 export function matrixForwardShader(p: MatrixPlan): string {
   const {q, k, v} = operands(p);
-  const body = `
+  const work = `
 let kFirst = tile * BLOCK_K;
-let quadSumBefore = quadSum;
+${multiply(p)}
+// Before the first weights there are zeros.
+${accumulate(p, '0u', '1u')}
 workgroupBarrier();
-${loadTile(p, k, 'kFirst')}
-${loadTile(p, v, 'kFirst')}
-workgroupBarrier();
-${multiply(p, 'scores', q, k)}
-workgroupBarrier();
-${softmax(p)}
-${accumulate(p, 'o', 'weights', v)}
-`;
+if (more) {
+${keepTile(p, 'nextK', 0)}
+}
+${keepTile(p, 'presentV', 1)}
+${moveFetched(p, 'nextV', 'presentV')}
+${softmax(p)}`;
+  const out: Target = {
+    name: 'out',
+    stride: 'o',
+    channels: p.Dv,
+    side: 'row',
+    channel: 0,
+    factor: `rowFactors[r]${p.dropout ? ' * u.keepScale' : ''}`,
+  };
   return `${preamble(p)}
 const RESCALE_AT = 8.0f;
 const WEIGHT_POWER = 7.0f;
@@ -93,13 +112,25 @@ var<workgroup> rowFactors: array<f32, ROWS>;
 // One more than the last tile in which a row of the workgroup outgrew its reference.
 var<workgroup> outgrown: u32;
 ${START}
-${queryWalk(p)}
+${queriesOfWorkgroup(p)}
+  // From products of the copies to scores in powers of two.
+  let toScore = ${factorOf(p, q)} * ${factorOf(p, k)} * u.scaleLog2;
   let outBase = b * u.oBatch + h * u.oHead;
 ${holdRows(p, q)}
-${declareAccumulator(p, 'o', p.Dv)}
+${declareAccumulator(p)}
+${declareFetched(p, 'nextK')}
+${declareFetched(p, 'nextV')}
+${declareFetched(p, 'presentV')}
   var quadSum = vec4f();
   var reference = MASKED;
-${forEachLiveTile('classify(maskHead, candidate, r0, r1)', body)}
+${forEachLiveTileAhead('classify(maskHead, candidate, r0, r1)', {
+  fetch: `${fetchTile(p, 'nextK', k, 'next * BLOCK_K')}
+${fetchTile(p, 'nextV', v, 'next * BLOCK_K')}`,
+  start: `${keepTile(p, 'nextK', 0)}
+${moveFetched(p, 'nextV', 'presentV')}`,
+  work,
+})}
+${accumulate(p, '0u', '1u')}
   var sum = dot(quadSum, vec4f(1.0));
 ${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
   let sawNone = reference <= MASKED;
@@ -109,7 +140,7 @@ ${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
       lse[bh * u.Sq + qFirst + laneRow] = select((reference - WEIGHT_POWER + log2(sum)) * LN_2, u.negativeInfinity, sawNone);
     }
   }
-${storeAccumulator(p, 'o', {name: 'out', stride: 'o', channels: p.Dv, side: 'row'}, 'qFirst', 'u.Sq', `rowFactors[r]${p.dropout ? ' * u.keepScale' : ''}`)}
+${storeAccumulators(p, [out], 'qFirst', 'u.Sq')}
 }
 `;
 }

@@ -3,19 +3,21 @@
  * read float16 and accumulate in float32). Products, tiles and mask are those of forward.ts and backward.ts. Matrices are opaque, so
  * scores go through workgroup memory to become weights.
  *
- * A workgroup keeps `rows` rows; each of its subgroups owns a *band* of them and walks over the blocks of columns with the others, which share
- * the tiles in workgroup memory. `rowLanes` lanes own a row of a band and take its vec4s in turn: lane part i has vec4s i, i + rowLanes, ...
- * Offsets and strides of matrices count elements of the array that they lie in: vec4u or vec4<f16> or vec4f.
+ * A workgroup keeps `rows` rows, in *bands* of `bandRows`, and walks over the blocks of columns, which all its subgroups share in workgroup memory.
+ * One subgroup works on a band, or two with different *roles*: role 0 multiplies the band's rows of the first row operand by the first column
+ * operand, role 1 those of the second. `rowLanes` lanes of each own a row and take its vec4s in turn.
+ *
+ * Offsets and strides of matrices count elements of the array that they lie in: vec4u, vec4<f16> or vec4f.
  */
-import {paddedChannels, scoreStride, tileStride, weightStride, type MatrixPlan} from '../../matrix_plan.js';
-import {MAP_BLOCK} from '../../plan.js';
+import {scoreStride, tileStride, weightStride, type MatrixPlan} from '../../matrix_plan.js';
 import {HIGH_FUNCTION, paddedRows, rowUnits} from './halves.js';
-import {declare, declareConstants, elementType, unroll, type Binding} from './header.js';
+import {declare, declareConstants, elementType, mapConstants, unroll, type Binding} from './header.js';
+import {rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {keepFunction, visibleFunction, type Operand} from './steps.js';
 import {classifyFunction, TILE_BITS} from './tiles.js';
 
 /** The high half of a number, and what that leaves. */
-export type Part = 0 | 1;
+type Part = 0 | 1;
 
 /** Products of parts that make up a product, without the last, which is below float32's own rounding. */
 const PRODUCTS: Record<1 | 2, [left: Part, right: Part][]> = {
@@ -27,13 +29,11 @@ const PRODUCTS: Record<1 | 2, [left: Part, right: Part][]> = {
   ],
 };
 
-export const left = ({matrix: {M, K}}: MatrixPlan): string => `subgroup_matrix_left<f16, ${K}, ${M}>`;
-export const right = ({matrix: {N, K}}: MatrixPlan): string => `subgroup_matrix_right<f16, ${N}, ${K}>`;
-export const result = ({matrix: {M, N}}: MatrixPlan): string => `subgroup_matrix_result<f32, ${N}, ${M}>`;
+const left = ({matrix: {M, K}}: MatrixPlan): string => `subgroup_matrix_left<f16, ${K}, ${M}>`;
+const right = ({matrix: {N, K}}: MatrixPlan): string => `subgroup_matrix_right<f16, ${N}, ${K}>`;
+const result = ({matrix: {M, N}}: MatrixPlan): string => `subgroup_matrix_result<f32, ${N}, ${M}>`;
 
-type Name = 'q' | 'k' | 'v' | 'dOut';
-
-export function operands(p: MatrixPlan): Record<Name, Operand> {
+export function operands(p: MatrixPlan): Record<'q' | 'k' | 'v' | 'dOut', Operand> {
   const [query, key] = p.pass === 'dkdv' ? (['col', 'row'] as const) : (['row', 'col'] as const);
   return {
     q: {name: 'q', stride: 'q', channels: p.D, side: query},
@@ -45,7 +45,7 @@ export function operands(p: MatrixPlan): Record<Name, Operand> {
 
 /** Storage bindings: float16 copies (halves.ts), then as in the passes on vectors. */
 export function matrixBindings(p: MatrixPlan): Binding[] {
-  const copies = p.pass === 'forward' ? (['q', 'k', 'v'] as const) : (['q', 'k', 'v', 'dOut'] as const);
+  const copies = p.pass === 'forward' ? ['q', 'k', 'v'] : ['q', 'k', 'v', 'dOut'];
   const results = {
     forward: [
       ['out', elementType(p.Dv)],
@@ -65,37 +65,14 @@ export function matrixBindings(p: MatrixPlan): Binding[] {
   ];
 }
 
-/** vec4u elements of a copied row. */
-export const unitsOf = (p: MatrixPlan, channels: number): number =>
-  rowUnits({padded: paddedChannels(channels, p.matrix), parts: p.parts});
-
-/** Blocks of channels of one part: N wide as results and right matrices of `accumulate`. */
-const resultBlocks = (p: MatrixPlan, channels: number): number => paddedChannels(channels, p.matrix) / p.matrix.N;
-/** Blocks of channels of one part: K deep in the products of rows and columns. */
-const depthBlocks = (p: MatrixPlan, channels: number): number => paddedChannels(channels, p.matrix) / p.matrix.K;
+/** vec4us of a copied row. */
+const unitsOf = (p: MatrixPlan): number => rowUnits({padded: p.channels, parts: p.parts});
+/** vec4us of one part of a copied row. */
+const partUnits = (p: MatrixPlan): number => p.channels / 8;
 /** Matrices above each other in a band. */
 const heights = (p: MatrixPlan): number => p.bandRows / p.matrix.M;
-
-const firstOperand = (p: MatrixPlan): Operand => (p.pass === 'dkdv' ? operands(p).q : operands(p).k);
-const secondOperand = (p: MatrixPlan): Operand => (p.pass === 'dkdv' ? operands(p).dOut : operands(p).v);
-
-/** Declares the workgroup arrays; `workgroupArrays` in src/matrix_plan.ts counts their bytes. */
-function declareShared(p: MatrixPlan): string {
-  const tile = ({name, channels}: Operand): string =>
-    `var<workgroup> ${name}Tile: array<vec4u, ${(p.cols * tileStride(p, channels)) / 8}>;`;
-  const scores = (name: string): string => `var<workgroup> ${name}: array<vec4f, ${(p.rows * scoreStride(p)) / 4}>;`;
-  const weights = (name: string): string =>
-    `var<workgroup> ${name}: array<vec4<f16>, ${(p.parts * p.rows * weightStride(p)) / 4}>;`;
-  return [
-    tile(firstOperand(p)),
-    tile(secondOperand(p)),
-    scores('scores'),
-    ...(p.pass === 'forward' ? [] : [scores('products')]),
-    weights('weights'),
-    ...(p.pass === 'dkdv' ? [weights('scoreGradients')] : []),
-    '',
-  ].join('\n');
-}
+/** Blocks of N channels that a subgroup accumulates. */
+const accumulated = (p: MatrixPlan): number => p.channels / p.matrix.N / (p.pass === 'dq' ? p.roles : 1);
 
 export function preamble(p: MatrixPlan): string {
   const values = {
@@ -103,281 +80,299 @@ export function preamble(p: MatrixPlan): string {
     COLS: p.cols,
     BLOCK_Q: p.blockQ,
     BLOCK_K: p.blockK,
-    MAP_SPAN: p.blockK / MAP_BLOCK,
+    ...mapConstants(p),
     THREADS: p.threads,
     LANES: p.matrix.lanes,
+    ROLES: p.roles,
     ROW_LANES: p.rowLanes,
     BAND_ROWS: p.bandRows,
     SCORE_STRIDE: scoreStride(p) / 4,
     WEIGHT_STRIDE: weightStride(p) / 4,
+    // One of the two tiles of columns.
+    TILE: (p.cols * tileStride(p)) / 8,
   };
+  const weightTiles = p.pass === 'dkdv' ? 2 : 1;
   return `enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 requires subgroup_id;
-${declare(matrixBindings(p))}${declareConstants(values)}${declareShared(p)}${TILE_BITS}
-${p.parts === 2 ? HIGH_FUNCTION : ''}${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}`;
+${declare(matrixBindings(p))}${declareConstants(values)}
+// src/matrix_plan.ts counts the bytes of the workgroup arrays.
+var<workgroup> columns: array<vec4u, 2u * TILE>;
+// A product of rows and columns for each role.
+var<workgroup> scores: array<vec4f, ROLES * ROWS * SCORE_STRIDE>;
+var<workgroup> weights: array<vec4<f16>, ${weightTiles * p.parts}u * ROWS * WEIGHT_STRIDE>;
+${TILE_BITS}
+${p.parts === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}`;
 }
 
-/** The entry point up to who a lane is: its band, its row there, and which of the row's vec4s it takes. */
+/**
+ * The entry point up to who a lane is: its band and role, its row in the workgroup, and which vec4s of that it takes. Subgroups hold
+ * neighbouring invocations in order, which matrix_probe.ts makes sure of.
+ */
 export const START = `
 @compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) band: u32, @builtin(subgroup_invocation_id) lane: u32) {
+fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) subgroup: u32) {
   let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
   if (workgroup >= u.workEnd) { return; }
-  let laneRow = band * BAND_ROWS + lane / ROW_LANES;
-  let part = lane % ROW_LANES;
+  let band = subgroup / ROLES;
+  let role = subgroup % ROLES;
+  let bandScores = (role * ROWS + band * BAND_ROWS) * SCORE_STRIDE;
+  // By the index in the workgroup, whose bounds the compiler knows, rather than by that in the subgroup: accesses then need no clamps.
+  let laneRow = lid / LANES / ROLES * BAND_ROWS + lid % LANES / ROW_LANES;
+  let part = lid / LANES % ROLES * ROW_LANES + lid % ROW_LANES;
   let scoreAt = laneRow * SCORE_STRIDE + part;
   let weightAt = laneRow * WEIGHT_STRIDE + part;`;
 
-/** WGSL for the element of a copy where row `row` of its head begins. */
-export function copyAt(p: MatrixPlan, {name, channels}: Operand, head: string, row: string): string {
+/** WGSL for the vec4u of a copy where row `row` of its head begins. */
+export function copyAt(p: MatrixPlan, {name}: Operand, head: string, row: string): string {
   const length = name === 'k' || name === 'v' ? 'u.Sk' : 'u.Sq';
-  return `(${head} * ${paddedRows(length)} + ${row}) * ${unitsOf(p, channels)}u`;
+  return `(${head} * ${paddedRows(length)} + ${row}) * ${unitsOf(p)}u`;
 }
 
 /** WGSL for the factor that undoes the scale of a copy, for the heads of key head `bhkv`. */
-export function factorOf(p: MatrixPlan, {name, channels}: Operand): string {
+export function factorOf(p: MatrixPlan, {name}: Operand): string {
   const [length, heads] = name === 'k' || name === 'v' ? ['u.Sk', 'u.Hkv'] : ['u.Sq', 'u.H'];
-  return `bitcast<f32>(${name}[u.B * ${heads} * ${paddedRows(length)} * ${unitsOf(p, channels)}u + bhkv].x)`;
+  return `bitcast<f32>(${name}[u.B * ${heads} * ${paddedRows(length)} * ${unitsOf(p)}u + bhkv].x)`;
 }
 
-/** Copies the tile of `operand` whose rows start at `first` of the head that `${name}Head` begins at. */
-export function loadTile(p: MatrixPlan, {name, channels}: Operand, first: string): string {
-  const units = unitsOf(p, channels);
-  const total = p.cols * units;
-  const trips = Math.ceil(total / p.threads);
-  const guard = (t: number, line: string): string =>
-    (t + 1) * p.threads > total ? `if (lid + ${t * p.threads}u < ${total}u) { ${line} }` : line;
+/** What a workgroup keeps in forward and dq: a block of queries of a head. */
+export function queriesOfWorkgroup(p: MatrixPlan): string {
+  const {q, k, v, dOut} = operands(p);
+  const rows = p.pass === 'forward' ? [q] : [q, dOut];
+  return `${rowBlockOfWorkgroup(p)}
+  let bhkv = b * u.Hkv + h / u.groupSize;
+${rows.map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bh', 'qFirst + band * BAND_ROWS')};`).join('\n')}
+${[k, v].map((col) => `  let ${col.name}Head = ${copyAt(p, col, 'bhkv', '0u')};`).join('\n')}`;
+}
+
+/** vec4us of a column tile that a thread copies. */
+const tripsOf = (p: MatrixPlan): number => Math.ceil((p.cols * unitsOf(p)) / p.threads);
+
+/** Leaves out the threads that have nothing to copy in trip t. */
+function guarded(p: MatrixPlan, t: number, line: string): string {
+  const total = p.cols * unitsOf(p);
+  return (t + 1) * p.threads > total ? `if (lid + ${t * p.threads}u < ${total}u) { ${line} }` : line;
+}
+
+/** Declares the registers that hold a thread's share of a tile on its way to workgroup memory. */
+export const declareFetched = (p: MatrixPlan, name: string): string =>
+  unroll(tripsOf(p), (t) => `var ${name}${t} = vec4u();`);
+
+/** Fetches the tile of `operand` whose rows start at `first` of the head that `${name}Head` begins at. */
+export function fetchTile(p: MatrixPlan, fetched: string, {name}: Operand, first: string): string {
+  const line = (t: number): string =>
+    `${fetched}${t} = ${name}[${name}Head + ${first} * ${unitsOf(p)}u + lid + ${t * p.threads}u];`;
+  return unroll(tripsOf(p), (t) => guarded(p, t, line(t)));
+}
+
+/** Writes what was fetched to tile 0 or 1 of the columns. */
+export function keepTile(p: MatrixPlan, fetched: string, tile: 0 | 1): string {
+  const units = unitsOf(p);
   const at = (t: number): string =>
-    `(lid + ${t * p.threads}u) / ${units}u * ${tileStride(p, channels) / 8}u + (lid + ${t * p.threads}u) % ${units}u`;
-  return `{
-let source = ${name}Head + ${first} * ${units}u + lid;
-${unroll(trips, (t) => `var x${t}: vec4u; ${guard(t, `x${t} = ${name}[source + ${t * p.threads}u];`)}`)}
-${unroll(trips, (t) => guard(t, `${name}Tile[${at(t)}] = x${t};`))}
-}`;
+    `${tile}u * TILE + (lid + ${t * p.threads}u) / ${units}u * ${tileStride(p) / 8}u + (lid + ${t * p.threads}u) % ${units}u`;
+  return unroll(tripsOf(p), (t) => guarded(p, t, `columns[${at(t)}] = ${fetched}${t};`));
 }
 
-const fragment = (name: string, part: Part, height: number, depth: number): string =>
-  `${name}_${part}_${height}_${depth}`;
+/** Moves what was fetched to other registers. */
+export const moveFetched = (p: MatrixPlan, from: string, to: string): string =>
+  unroll(tripsOf(p), (t) => `${to}${t} = ${from}${t};`);
 
-/** Declares a band's rows of `operand` as matrices, which stay in registers. */
-export function holdRows(p: MatrixPlan, row: Operand): string {
-  return eachRowMatrix(
-    p,
-    row,
-    (part, h, d) => `let ${fragment(row.name, part, h, d)} = ${rowMatrix(p, row, part, h, d)};`,
-  );
-}
+const rowName = (part: number, h: number, d: number): string => `row_${part}_${h}_${d}`;
 
-function eachRowMatrix(p: MatrixPlan, row: Operand, line: (part: Part, h: number, d: number) => string): string {
-  return unroll(p.parts, (part) =>
-    unroll(heights(p), (h) => unroll(depthBlocks(p, row.channels), (d) => line(part as Part, h, d))),
-  );
-}
-
-function rowMatrix(p: MatrixPlan, {name, channels}: Operand, part: Part, h: number, d: number): string {
-  const units = unitsOf(p, channels);
+/** Declares a band's rows as matrices, which stay in registers: of the first operand, or for role 1 of the second. */
+export function holdRows(p: MatrixPlan, first: Operand, second: Operand = first): string {
   const {M, K} = p.matrix;
-  const offset = h * M * units + (part * units) / p.parts + (d * K) / 8;
-  return `subgroupMatrixLoad<${left(p)}, row_major>(&${name}, ${name}Band + ${offset}u, ${units}u)`;
+  const each = (line: (part: number, h: number, d: number) => string): string =>
+    unroll(p.parts, (part) => unroll(heights(p), (h) => unroll(p.channels / K, (d) => line(part, h, d))));
+  const load =
+    ({name}: Operand) =>
+    (part: number, h: number, d: number): string => {
+      const offset = h * M * unitsOf(p) + part * partUnits(p) + (d * K) / 8;
+      return `${rowName(part, h, d)} = subgroupMatrixLoad<${left(p)}, row_major>(&${name}, ${name}Band + ${offset}u, ${unitsOf(p)}u);`;
+    };
+  return `${each((part, h, d) => `var ${rowName(part, h, d)}: ${left(p)};`)}
+${p.roles === 1 ? each(load(first)) : `if (role == 0u) {\n${each(load(first))}\n} else {\n${each(load(second))}\n}`}`;
 }
 
-/** A matrix of a column tile: `depth` channels by N columns. */
-function columnMatrix(p: MatrixPlan, {name, channels}: Operand, part: Part, strip: number, d: number): string {
+/** A matrix of tile `role` of the columns: K channels by N columns. */
+function columnMatrix(p: MatrixPlan, part: Part, strip: number, d: number): string {
   const {N, K} = p.matrix;
-  const stride = tileStride(p, channels) / 8;
-  const offset = strip * N * stride + partUnits(p, channels) * part + (d * K) / 8;
-  return `subgroupMatrixLoad<${right(p)}, col_major>(&${name}Tile, ${offset}u, ${stride}u)`;
+  const stride = tileStride(p) / 8;
+  const offset = strip * N * stride + part * partUnits(p) + (d * K) / 8;
+  return `subgroupMatrixLoad<${right(p)}, col_major>(&columns, role * TILE + ${offset}u, ${stride}u)`;
 }
 
-/** A matrix of a column tile: K columns by N channels. */
-function channelMatrix(p: MatrixPlan, {name, channels}: Operand, part: Part, strip: number, d: number): string {
-  const {N, K} = p.matrix;
-  const stride = tileStride(p, channels) / 8;
-  const offset = strip * K * stride + partUnits(p, channels) * part + (d * N) / 8;
-  return `subgroupMatrixLoad<${right(p)}, row_major>(&${name}Tile, ${offset}u, ${stride}u)`;
-}
-
-const partUnits = (p: MatrixPlan, channels: number): number => unitsOf(p, channels) / p.parts;
-
-/** Rows · columns of the band to its part of the workgroup array `target`. `held`: by `holdRows`. */
-export function multiply(p: MatrixPlan, target: string, row: Operand, col: Operand, held = true): string {
-  const {N, M} = p.matrix;
+/** Rows · columns of the band to its scores of its role. */
+export function multiply(p: MatrixPlan): string {
+  const {N, M, K} = p.matrix;
   const strips = p.cols / N;
   const sum = (h: number, s: number): string => `s_${h}_${s}`;
-  const leftOf = (part: Part, h: number, d: number): string =>
-    held ? fragment(row.name, part, h, d) : `${fragment('row', part, h, d)}`;
-  const step = (d: number): string => `{
-${held ? '' : unroll(p.parts, (part) => unroll(heights(p), (h) => `let ${leftOf(part as Part, h, d)} = ${rowMatrix(p, row, part as Part, h, d)};`))}
-${unroll(
-  strips,
-  (s) => `{
-${unroll(p.parts, (part) => `let right${part} = ${columnMatrix(p, col, part as Part, s, d)};`)}
-${unroll(heights(p), (h) => PRODUCTS[p.parts].map(([a, b]) => `${sum(h, s)} = subgroupMatrixMultiplyAccumulate(${leftOf(a, h, d)}, right${b}, ${sum(h, s)});`).join('\n'))}
-}`,
-)}
+  const products = (h: number, s: number, d: number): string =>
+    PRODUCTS[p.parts]
+      .map(([a, b]) => `${sum(h, s)} = subgroupMatrixMultiplyAccumulate(${rowName(a, h, d)}, right${b}, ${sum(h, s)});`)
+      .join('\n');
+  const step = (s: number, d: number): string => `{
+${unroll(p.parts, (part) => `let right${part} = ${columnMatrix(p, part as Part, s, d)};`)}
+${unroll(heights(p), (h) => products(h, s, d))}
 }`;
+  const store = (h: number, s: number): string =>
+    `subgroupMatrixStore<row_major>(&scores, bandScores + ${h * M}u * SCORE_STRIDE + ${(s * N) / 4}u, ${sum(h, s)}, SCORE_STRIDE);`;
   return `{
 ${unroll(heights(p), (h) => unroll(strips, (s) => `var ${sum(h, s)} = ${result(p)}();`))}
-${unroll(depthBlocks(p, row.channels), step)}
-${unroll(heights(p), (h) =>
-  unroll(
-    strips,
-    (s) =>
-      `subgroupMatrixStore<row_major>(&${target}, (band * BAND_ROWS + ${h * M}u) * SCORE_STRIDE + ${(s * N) / 4}u, ${sum(h, s)}, SCORE_STRIDE);`,
-  ),
-)}
+${unroll(p.channels / K, (d) => unroll(strips, (s) => step(s, d)))}
+${unroll(heights(p), (h) => unroll(strips, (s) => store(h, s)))}
 }`;
 }
 
-const accumulator = (name: string, h: number, d: number): string => `${name}_${h}_${d}`;
+const accumulatorName = (h: number, d: number): string => `acc_${h}_${d}`;
 
-function eachAccumulator(p: MatrixPlan, channels: number, line: (h: number, d: number) => string): string {
-  return unroll(heights(p), (h) => unroll(resultBlocks(p, channels), (d) => line(h, d)));
-}
+/** Declares the accumulator: without initial values, variables of matrices are not zeros in every version of Dawn. */
+export const declareAccumulator = (p: MatrixPlan): string =>
+  unroll(heights(p), (h) => unroll(accumulated(p), (d) => `var ${accumulatorName(h, d)} = ${result(p)}();`));
 
-export const declareAccumulator = (p: MatrixPlan, name: string, channels: number): string =>
-  eachAccumulator(p, channels, (h, d) => `var ${accumulator(name, h, d)} = ${result(p)}();`);
-
-/** Adds weights · columns of the band, weights from the workgroup array `weights`. */
-export function accumulate(p: MatrixPlan, name: string, weights: string, col: Operand): string {
-  const {M, K} = p.matrix;
-  const weight = (part: Part, h: number, s: number): string =>
-    `subgroupMatrixLoad<${left(p)}, row_major>(&${weights}, (${part * p.rows}u + band * BAND_ROWS + ${h * M}u) * WEIGHT_STRIDE + ${(s * K) / 4}u, WEIGHT_STRIDE)`;
-  const multiplyBy = (d: number): string => `{
-${unroll(p.parts, (part) => `let right${part} = RIGHT${part}_${d};`)}
-${unroll(heights(p), (h) =>
-  PRODUCTS[p.parts]
-    .map(
-      ([a, b]) =>
-        `${accumulator(name, h, d)} = subgroupMatrixMultiplyAccumulate(w_${a}_${h}, right${b}, ${accumulator(name, h, d)});`,
-    )
-    .join('\n'),
-)}
+/**
+ * Adds weights · columns of the band to the accumulator. `weightTile` and `tile` are WGSL for which weights and which tile of columns, and `channel`
+ * for the first channel, in vec4us.
+ */
+export function accumulate(p: MatrixPlan, weightTile: string, tile: string, channel = '0u'): string {
+  const {M, N, K} = p.matrix;
+  const stride = tileStride(p) / 8;
+  const weight = (part: number, h: number, s: number): string =>
+    `subgroupMatrixLoad<${left(p)}, row_major>(&weights, ((${weightTile} * ${p.parts}u + ${part}u) * ROWS + band * BAND_ROWS + ${h * M}u) * WEIGHT_STRIDE + ${(s * K) / 4}u, WEIGHT_STRIDE)`;
+  const channelMatrix = (part: number, s: number, d: number): string =>
+    `subgroupMatrixLoad<${right(p)}, row_major>(&columns, ${tile} * TILE + ${channel} + ${s * K * stride + part * partUnits(p) + (d * N) / 8}u, ${stride}u)`;
+  const products = (h: number, d: number): string =>
+    PRODUCTS[p.parts]
+      .map(
+        ([a, b]) =>
+          `${accumulatorName(h, d)} = subgroupMatrixMultiplyAccumulate(w_${a}_${h}, right${b}, ${accumulatorName(h, d)});`,
+      )
+      .join('\n');
+  const step = (s: number, d: number): string => `{
+${unroll(p.parts, (part) => `let right${part} = ${channelMatrix(part, s, d)};`)}
+${unroll(heights(p), (h) => products(h, d))}
 }`;
   return unroll(
     p.cols / K,
     (s) => `{
-${unroll(p.parts, (part) => unroll(heights(p), (h) => `let w_${part}_${h} = ${weight(part as Part, h, s)};`))}
-${unroll(resultBlocks(p, col.channels), (d) =>
-  multiplyBy(d).replace(/RIGHT(\d)_\d+/g, (_, part: string) => channelMatrix(p, col, Number(part) as Part, s, d)),
-)}
+${unroll(p.parts, (part) => unroll(heights(p), (h) => `let w_${part}_${h} = ${weight(part, h, s)};`))}
+${unroll(accumulated(p), (d) => step(s, d))}
 }`,
   );
 }
 
 /** Calls `line` for each vec4 of a lane's row: its index i, and WGSL for its first column in the tile. */
-export const eachQuad = (p: MatrixPlan, line: (i: number, column: string) => string): string =>
-  unroll(p.cols / 4 / p.rowLanes, (i) => line(i, `4u * (part + ${i * p.rowLanes}u)`));
+export function eachQuad(p: MatrixPlan, line: (i: number, column: string) => string): string {
+  const lanes = p.rowLanes * p.roles;
+  return unroll(p.cols / 4 / lanes, (i) => line(i, `4u * (part + ${i * lanes}u)`));
+}
 
-/** WGSL for vec4 i of a lane's row in a workgroup array of scores. */
-export const quadOf = (p: MatrixPlan, array: string, i: number): string => `${array}[scoreAt + ${i * p.rowLanes}u]`;
+/** WGSL for vec4 i of a lane's row in the scores of a role. */
+export const quadOf = (p: MatrixPlan, role: 0 | 1, i: number): string =>
+  `scores[${role === 0 ? '' : 'ROWS * SCORE_STRIDE + '}scoreAt + ${i * p.rowLanes * p.roles}u]`;
 
-/** Writes vec4 i of a lane's row to a workgroup array of weights, part by part. */
-export function putWeights(p: MatrixPlan, array: string, i: number, value: string): string {
-  const at = (part: Part): string => `${array}[weightAt + ${part * p.rows}u * WEIGHT_STRIDE + ${i * p.rowLanes}u]`;
+/** Writes vec4 i of a lane's row to weights 0 or 1, part by part. */
+export function putWeights(p: MatrixPlan, tile: 0 | 1, i: number, value: string): string {
+  const at = (part: Part): string =>
+    `weights[${tile * p.parts + part}u * ROWS * WEIGHT_STRIDE + weightAt + ${i * p.rowLanes * p.roles}u]`;
   if (p.parts === 1) return `${at(0)} = vec4<f16>(${value});`;
   return `{ let w = ${value}; let high = highOf(w); ${at(0)} = vec4<f16>(high); ${at(1)} = vec4<f16>(w - high); }`;
 }
 
-/** In partial tiles: vec4s `name`i of a lane's row become `masked` where the mask hides them. */
-export function maskQuads(p: MatrixPlan, name: string, masked: string): string {
+/** In partial tiles: vec4s x0, x1, ... of a lane's row become `masked` where the mask hides them. */
+export function maskQuads(p: MatrixPlan, masked: string): string {
   return `if (partial) {
 ${eachQuad(
   p,
   (i, column) => `  {
     let j = vec4i(i32(kFirst + ${column})) + vec4i(0, 1, 2, 3);
-    ${name}${i} = select(vec4f(${masked}), ${name}${i}, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
+    x${i} = select(vec4f(${masked}), x${i}, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
   }`,
 )}
 }`;
 }
 
-/**
- * Stores the accumulator to the rows of `target` that start at `first`, times `factor`, WGSL that may name the row r of the workgroup. It goes through
- * `scores`, as many channels at a time as that has columns.
- */
-export function storeAccumulator(
-  p: MatrixPlan,
-  name: string,
-  target: Operand,
-  first: string,
-  limit: string,
-  factor: string,
-): string {
-  const {N, M} = p.matrix;
-  const {channels} = target;
-  const perRun = p.cols / N;
-  const blocks = resultBlocks(p, channels);
-  const vector = elementType(channels) === 'vec4f';
-  const put = (run: number): string => {
-    const d = `(${(run * p.cols) / 4}u + i % ${p.cols / 4}u)`;
-    if (vector) return `if (${d} < ${channels / 4}u) { ${target.name}[at + ${d}] = x; }`;
-    return unroll(
-      4,
-      (c) => `if (4u * ${d} + ${c}u < ${channels}u) { ${target.name}[at + 4u * ${d} + ${c}u] = x[${c}]; }`,
-    );
+/** Runs of accumulated blocks that go through the scores together: as many channels as there are columns. */
+function eachRun(p: MatrixPlan, run: (blocks: number[], index: number) => string): string {
+  const perRun = p.cols / p.matrix.N;
+  const blocks = accumulated(p);
+  return unroll(Math.ceil(blocks / perRun), (index) =>
+    run(
+      Array.from({length: Math.min(perRun, blocks - index * perRun)}, (_, b) => index * perRun + b),
+      index,
+    ),
+  );
+}
+
+/** WGSL for where matrix (h, b) of a run lies in the scores. */
+const runPlace = (p: MatrixPlan, h: number, b: number): string =>
+  `bandScores + ${h * p.matrix.M}u * SCORE_STRIDE + ${(b * p.matrix.N) / 4}u`;
+
+const storeRun = (p: MatrixPlan, blocks: number[]): string =>
+  unroll(heights(p), (h) =>
+    blocks
+      .map(
+        (d, b) =>
+          `subgroupMatrixStore<row_major>(&scores, ${runPlace(p, h, b)}, ${accumulatorName(h, d)}, SCORE_STRIDE);`,
+      )
+      .join('\n'),
+  );
+
+/** Where an accumulator goes. */
+export interface Target extends Operand {
+  /** WGSL for the factor of row r of the workgroup. */
+  factor: string;
+  /** Its first channel. */
+  channel: number;
+}
+
+/** Stores the accumulators to the rows of their targets, one a role, that start at `first`. They go through the scores, a run at a time. */
+export function storeAccumulators(p: MatrixPlan, targets: Target[], first: string, limit: string): string {
+  const quads = p.cols / 4;
+  const put = (t: Target, run: number): string => {
+    const d = `(${(t.channel + run * p.cols) / 4}u + i % ${quads}u)`;
+    if (elementType(t.channels) === 'vec4f') return `if (${d} < ${t.channels / 4}u) { ${t.name}[at + ${d}] = x; }`;
+    return unroll(4, (c) => `if (4u * ${d} + ${c}u < ${t.channels}u) { ${t.name}[at + 4u * ${d} + ${c}u] = x[${c}]; }`);
   };
-  return unroll(
-    Math.ceil(blocks / perRun),
-    (run) => `workgroupBarrier();
-${unroll(heights(p), (h) =>
-  unroll(
-    Math.min(perRun, blocks - run * perRun),
-    (b) =>
-      `subgroupMatrixStore<row_major>(&scores, (band * BAND_ROWS + ${h * M}u) * SCORE_STRIDE + ${(b * N) / 4}u, ${accumulator(name, h, run * perRun + b)}, SCORE_STRIDE);`,
-  ),
-)}
+  return eachRun(
+    p,
+    (blocks, run) => `workgroupBarrier();
+${storeRun(p, blocks)}
 workgroupBarrier();
-for (var i = lid; i < ${(p.rows * p.cols) / 4}u; i += THREADS) {
-  let r = i / ${p.cols / 4}u;
-  if (${first} + r < ${limit}) {
-    let at = ${target.name}Base + (${first} + r) * u.${target.stride}Row;
-    let x = scores[r * SCORE_STRIDE + i % ${p.cols / 4}u] * ${factor};
-    ${put(run)}
+for (var i = lid; i < ROWS * ${quads}u; i += THREADS) {
+  let r = i / ${quads}u;
+  if (${first} + r < ${limit} && i % ${quads}u < ${(blocks.length * p.matrix.N) / 4}u) {
+${targets
+  .map(
+    (t, role) => `    {
+      let at = ${t.name}Base + (${first} + r) * u.${t.stride}Row;
+      let x = scores[(${role}u * ROWS + r) * SCORE_STRIDE + i % ${quads}u] * ${t.factor};
+      ${put(t, run)}
+    }`,
+  )
+  .join('\n')}
   }
 }`,
   );
 }
 
-/** Multiplies the accumulator's rows by `shrink` of their lanes; a trip through `scores` for each run of its channels. */
-export function scaleAccumulator(p: MatrixPlan, name: string, channels: number, shrink: string): string {
-  const {N, M} = p.matrix;
-  const perRun = p.cols / N;
-  const blocks = resultBlocks(p, channels);
-  const place = (h: number, b: number): string => `(band * BAND_ROWS + ${h * M}u) * SCORE_STRIDE + ${(b * N) / 4}u`;
-  return unroll(Math.ceil(blocks / perRun), (run) => {
-    const each = (line: (h: number, b: number) => string): string =>
-      unroll(heights(p), (h) => unroll(Math.min(perRun, blocks - run * perRun), (b) => line(h, b)));
-    return `${each((h, b) => `subgroupMatrixStore<row_major>(&scores, ${place(h, b)}, ${accumulator(name, h, run * perRun + b)}, SCORE_STRIDE);`)}
+/** Multiplies the accumulator's rows by `shrink` of their lanes; a trip through the scores for each run. */
+export function scaleAccumulator(p: MatrixPlan, shrink: string): string {
+  return eachRun(
+    p,
+    (blocks) => `${storeRun(p, blocks)}
 workgroupBarrier();
-${eachQuad(p, (i) => `${quadOf(p, 'scores', i)} *= ${shrink};`)}
+${eachQuad(p, (i) => `${quadOf(p, 0, i)} *= ${shrink};`)}
 workgroupBarrier();
-${each((h, b) => `${accumulator(name, h, run * perRun + b)} = subgroupMatrixLoad<${result(p)}, row_major>(&scores, ${place(h, b)}, SCORE_STRIDE);`)}
-workgroupBarrier();`;
-  });
-}
-
-/** The walk of a block of queries over its keys: what forward and dq share. */
-export function queryWalk(p: MatrixPlan): string {
-  const {q, k, v, dOut} = operands(p);
-  const rows = p.pass === 'forward' ? [q] : [q, dOut];
-  return `
-  let queryBlocks = (u.Sq + BLOCK_Q - 1u) / BLOCK_Q;
-  let bh = workgroup / queryBlocks;
-  let qFirst = (queryBlocks - 1u - workgroup % queryBlocks) * BLOCK_Q;
-  let b = bh / u.H;
-  let h = bh % u.H;
-  let bhkv = b * u.Hkv + h / u.groupSize;
-  let maskHead = b * u.maskBatchStride + h / u.maskGroup;
-${rows.map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bh', 'qFirst + band * BAND_ROWS')};`).join('\n')}
-${[k, v].map((col) => `  let ${col.name}Head = ${copyAt(p, col, 'bhkv', '0u')};`).join('\n')}
-  // From products of the copies to scores in powers of two.
-  let toScore = ${factorOf(p, q)} * ${factorOf(p, k)} * u.scaleLog2;
-  let r0 = i32(qFirst);
-  let r1 = min(r0 + i32(BLOCK_Q), i32(u.Sq));
-  let keyBlocks = (u.Sk + BLOCK_K - 1u) / BLOCK_K;
-  let firstTile = 0u;
-  let lastTile = ${p.causal ? 'u32(clamp((r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K), 0, i32(keyBlocks)))' : 'keyBlocks'};`;
+${unroll(heights(p), (h) =>
+  blocks
+    .map(
+      (d, b) =>
+        `${accumulatorName(h, d)} = subgroupMatrixLoad<${result(p)}, row_major>(&scores, ${runPlace(p, h, b)}, SCORE_STRIDE);`,
+    )
+    .join('\n'),
+)}
+workgroupBarrier();`,
+  );
 }

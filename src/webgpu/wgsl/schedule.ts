@@ -10,8 +10,7 @@
  * x and y are 0 where no tile is live. That is linear in the length. Lists of all live tiles would not be: their number is quadratic in
  * it. What is empty between x and y costs a pass one bit, as without a schedule.
  */
-import {MAP_BLOCK} from '../../plan.js';
-import {declare, declareConstants, type Binding} from './header.js';
+import {declare, declareConstants, mapConstants, type Binding} from './header.js';
 import {blockFunctions, type RowBlocks} from './row_blocks.js';
 import {classifyFunction} from './tiles.js';
 
@@ -109,4 +108,4 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
 }
 
 const blockConstants = ({blockQ, blockK}: RowBlocks): string =>
-  declareConstants({BLOCK_Q: blockQ, BLOCK_K: blockK, MAP_SPAN: blockK / MAP_BLOCK});
+  declareConstants({BLOCK_Q: blockQ, BLOCK_K: blockK, ...mapConstants({blockK})});

@@ -14,7 +14,7 @@ export function classifyFunction(p: Pick<PassPlan, 'causal' | 'intervals'>): str
   full = r0 >= c1 - 1 - u.causalOffset;`
     : '';
   const intervals = p.intervals
-    ? `  let first = keyBlock * MAP_SPAN;
+    ? `  let first = keyBlock * BLOCK_K / MAP_BLOCK;
   var lower = mapped(maskHead, first, 0u);
   var upper = mapped(maskHead, first, 1u);
   for (var block = first + 1u; block < min(first + MAP_SPAN, u.mapBlocks); block++) {
@@ -64,17 +64,8 @@ var<workgroup> tileBits: array<atomic<u32>, 4>;
 var<workgroup> tileWords: vec4u;
 `;
 
-/**
- * Loops over the live tiles first <= tile < last in order. Each round classifies ${TILES_PER_ROUND} tiles, one a thread, into
- * bits that the whole workgroup then walks in step: `tile` and `partial` are uniform, so that the body may hold barriers.
- *
- * @param kindOf WGSL expression for the kind of `candidate`
- * @param body WGSL that handles `tile`
- */
-export function forEachLiveTile(kindOf: string, body: string): string {
-  return `
-  for (var round = firstTile; round < lastTile; round += ${TILES_PER_ROUND}u) {
-    if (lid < 4u) { atomicStore(&tileBits[lid], 0u); }
+/** Classifies the tiles from `round` on, one a thread, into the bits of tileWords: those of live tiles, and of partial ones. */
+const classifyRound = (kindOf: string): string => `    if (lid < 4u) { atomicStore(&tileBits[lid], 0u); }
     workgroupBarrier();
     for (var t = lid; t < ${TILES_PER_ROUND}u; t += THREADS) {
       let candidate = round + t;
@@ -87,7 +78,19 @@ export function forEachLiveTile(kindOf: string, body: string): string {
     workgroupBarrier();
     if (lid == 0u) {
       tileWords = vec4u(atomicLoad(&tileBits[0]), atomicLoad(&tileBits[1]), atomicLoad(&tileBits[2]), atomicLoad(&tileBits[3]));
-    }
+    }`;
+
+/**
+ * Loops over the live tiles first <= tile < last in order. Each round classifies ${TILES_PER_ROUND} tiles, one a thread, into
+ * bits that the whole workgroup then walks in step: `tile` and `partial` are uniform, so that the body may hold barriers.
+ *
+ * @param kindOf WGSL expression for the kind of `candidate`
+ * @param body WGSL that handles `tile`
+ */
+export function forEachLiveTile(kindOf: string, body: string): string {
+  return `
+  for (var round = firstTile; round < lastTile; round += ${TILES_PER_ROUND}u) {
+${classifyRound(kindOf)}
     let words = workgroupUniformLoad(&tileWords);
     for (var word = 0u; word < 2u; word++) {
       var live = select(words.x, words.y, word == 1u);
@@ -100,5 +103,57 @@ export function forEachLiveTile(kindOf: string, body: string): string {
 ${body}
       }
     }
+  }`;
+}
+
+/** WGSL of a walk that knows the tile after the present one. */
+export interface AheadSteps {
+  /** Starts to fetch the tile `next`. */
+  fetch: string;
+  /** Puts what was fetched of the first tile where `work` finds it; a barrier follows. */
+  start: string;
+  /** Handles `tile`, while `next` is fetched if there are `more`. It ends with a barrier. */
+  work: string;
+}
+
+/** Like `forEachLiveTile`, with the tile after the present one known, so that it can be fetched while this one is worked on. */
+export function forEachLiveTileAhead(kindOf: string, {fetch, start, work}: AheadSteps): string {
+  const advance = `
+  while ((words.x | words.y) == 0u && round < lastTile) {
+${classifyRound(kindOf)}
+    words = workgroupUniformLoad(&tileWords);
+    round += ${TILES_PER_ROUND}u;
+  }
+  more = (words.x | words.y) != 0u;
+  if (words.x != 0u) {
+    let bit = firstTrailingBit(words.x);
+    next = round - ${TILES_PER_ROUND}u + bit;
+    nextPartial = ((words.z >> bit) & 1u) == 1u;
+    words.x &= words.x - 1u;
+  } else {
+    let bit = firstTrailingBit(words.y);
+    next = round - ${TILES_PER_ROUND / 2}u + bit;
+    nextPartial = ((words.w >> bit) & 1u) == 1u;
+    words.y &= words.y - 1u;
+  }
+  if (more) {
+${fetch}
+  }`;
+  return `
+  var round = firstTile;
+  var words = vec4u();
+  var next = 0u;
+  var nextPartial = false;
+  var more = false;
+${advance}
+  if (more) {
+${start}
+  }
+  workgroupBarrier();
+  while (more) {
+    let tile = next;
+    let partial = nextPartial;
+${advance}
+${work}
   }`;
 }
