@@ -21,7 +21,7 @@ import {
   putWeights,
   queriesOfWorkgroup,
   quadOf,
-  START,
+  start,
   storeAccumulators,
   type Target,
 } from './matrix_steps.js';
@@ -101,7 +101,11 @@ ${eachQuad(p, (i) => `var x${i} = exp2(${quadOf(p, 0, i)} * toScore - vec4f(stat
 ${maskQuads(p, '0.0')}
 ${eachQuad(p, gradient)}
 workgroupBarrier();
-${accumulate(p, '0u', '0u', `role * ${p.channels / 2 / 8}u`)}
+if (role == 0u) {
+${accumulate(p, '0u', '0u')}
+} else {
+${accumulate(p, '0u', '0u', p.channels / 2)}
+}
 `;
   const half = (channel: number): Target => ({
     name: 'dq',
@@ -112,7 +116,7 @@ ${accumulate(p, '0u', '0u', `role * ${p.channels / 2 / 8}u`)}
     factor: 'fromGradient * kFactor * dOutFactor * vFactor',
   });
   return `${preamble(p)}${CONSTANTS}
-${START}
+${start(p)}
 ${queriesOfWorkgroup(p)}
 ${factors(p)}
   let dqBase = b * u.qBatch + h * u.qHead;
@@ -192,7 +196,7 @@ export function matrixDkdvShader(p: MatrixPlan): string {
 // Statistics of the queries of a tile.
 var<workgroup> tileLse: array<vec4f, COLS / 4u>;
 var<workgroup> tileDelta: array<vec4f, COLS / 4u>;
-${START}
+${start(p)}
 ${rowBlockOfWorkgroup(p)}
 ${[k, v].map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bhkv', 'kFirst + band * BAND_ROWS')};`).join('\n')}
 ${factors(p)}

@@ -18,7 +18,7 @@ import {
   queriesOfWorkgroup,
   quadOf,
   scaleAccumulator,
-  START,
+  start,
   storeAccumulators,
   type Target,
 } from './matrix_steps.js';
@@ -111,7 +111,7 @@ const WEIGHT_POWER = 7.0f;
 var<workgroup> rowFactors: array<f32, ROWS>;
 // One more than the last tile in which a row of the workgroup outgrew its reference.
 var<workgroup> outgrown: u32;
-${START}
+${start(p)}
 ${queriesOfWorkgroup(p)}
   // From products of the copies to scores in powers of two.
   let toScore = ${factorOf(p, q)} * ${factorOf(p, k)} * u.scaleLog2;

@@ -85,6 +85,7 @@ export function preamble(p: MatrixPlan): string {
     LANES: p.matrix.lanes,
     ROLES: p.roles,
     ROW_LANES: p.rowLanes,
+    BANDS: p.rows / p.bandRows,
     BAND_ROWS: p.bandRows,
     SCORE_STRIDE: scoreStride(p) / 4,
     WEIGHT_STRIDE: weightStride(p) / 4,
@@ -97,11 +98,12 @@ enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 requires subgroup_id;
 ${declare(matrixBindings(p))}${declareConstants(values)}
-// src/matrix_plan.ts counts the bytes of the workgroup arrays.
-var<workgroup> columns: array<vec4u, 2u * TILE>;
-// A product of rows and columns for each role.
-var<workgroup> scores: array<vec4f, ROLES * ROWS * SCORE_STRIDE>;
-var<workgroup> weights: array<vec4<f16>, ${weightTiles * p.parts}u * ROWS * WEIGHT_STRIDE>;
+// src/matrix_plan.ts counts the bytes of the workgroup arrays. Bands are arrays of arrays, so that matrices lie at constant places in theirs:
+// for others Dawn computes a bounds check at each load and store.
+var<workgroup> columns: array<array<vec4u, TILE>, 2>;
+// A product of rows and columns for each role, band by band.
+var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, ROLES * BANDS>;
+var<workgroup> weights: array<array<vec4<f16>, ${p.parts}u * BAND_ROWS * WEIGHT_STRIDE>, ${weightTiles}u * BANDS>;
 ${TILE_BITS}
 ${p.parts === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}`;
 }
@@ -110,19 +112,22 @@ ${p.parts === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p
  * The entry point up to who a lane is: its band and role, its row in the workgroup, and which vec4s of that it takes. Subgroups hold
  * neighbouring invocations in order, which matrix_probe.ts makes sure of.
  */
-export const START = `
+export function start(p: MatrixPlan): string {
+  return `
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) subgroup: u32) {
   let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
   if (workgroup >= u.workEnd) { return; }
   let band = subgroup / ROLES;
-  let role = subgroup % ROLES;
-  let bandScores = (role * ROWS + band * BAND_ROWS) * SCORE_STRIDE;
+  let role = ${p.roles === 1 ? '0u' : 'subgroup % ROLES'};
   // By the index in the workgroup, whose bounds the compiler knows, rather than by that in the subgroup: accesses then need no clamps.
-  let laneRow = lid / LANES / ROLES * BAND_ROWS + lid % LANES / ROW_LANES;
-  let part = lid / LANES % ROLES * ROW_LANES + lid % ROW_LANES;
-  let scoreAt = laneRow * SCORE_STRIDE + part;
-  let weightAt = laneRow * WEIGHT_STRIDE + part;`;
+  let laneBand = lid / (LANES * ROLES);
+  let bandRow = lid % LANES / ROW_LANES;
+  let laneRow = laneBand * BAND_ROWS + bandRow;
+  let part = ${p.roles === 1 ? '' : 'lid / LANES % ROLES * ROW_LANES + '}lid % ROW_LANES;
+  let scoreAt = bandRow * SCORE_STRIDE + part;
+  let weightAt = bandRow * WEIGHT_STRIDE + part;`;
+}
 
 /** WGSL for the vec4u of a copy where row `row` of its head begins. */
 export function copyAt(p: MatrixPlan, {name}: Operand, head: string, row: string): string {
@@ -170,8 +175,8 @@ export function fetchTile(p: MatrixPlan, fetched: string, {name}: Operand, first
 export function keepTile(p: MatrixPlan, fetched: string, tile: 0 | 1): string {
   const units = unitsOf(p);
   const at = (t: number): string =>
-    `${tile}u * TILE + (lid + ${t * p.threads}u) / ${units}u * ${tileStride(p) / 8}u + (lid + ${t * p.threads}u) % ${units}u`;
-  return unroll(tripsOf(p), (t) => guarded(p, t, `columns[${at(t)}] = ${fetched}${t};`));
+    `(lid + ${t * p.threads}u) / ${units}u * ${tileStride(p) / 8}u + (lid + ${t * p.threads}u) % ${units}u`;
+  return unroll(tripsOf(p), (t) => guarded(p, t, `columns[${tile}][${at(t)}] = ${fetched}${t};`));
 }
 
 /** Moves what was fetched to other registers. */
@@ -200,7 +205,7 @@ function columnMatrix(p: MatrixPlan, part: Part, strip: number, d: number): stri
   const {N, K} = p.matrix;
   const stride = tileStride(p) / 8;
   const offset = strip * N * stride + part * partUnits(p) + (d * K) / 8;
-  return `subgroupMatrixLoad<${right(p)}, col_major>(&columns, role * TILE + ${offset}u, ${stride}u)`;
+  return `subgroupMatrixLoad<${right(p)}, col_major>(&columns[role], ${offset}u, ${stride}u)`;
 }
 
 /** Rows · columns of the band to its scores of its role. */
@@ -217,7 +222,7 @@ ${unroll(p.parts, (part) => `let right${part} = ${columnMatrix(p, part as Part, 
 ${unroll(heights(p), (h) => products(h, s, d))}
 }`;
   const store = (h: number, s: number): string =>
-    `subgroupMatrixStore<row_major>(&scores, bandScores + ${h * M}u * SCORE_STRIDE + ${(s * N) / 4}u, ${sum(h, s)}, SCORE_STRIDE);`;
+    `subgroupMatrixStore<row_major>(&scores[role * BANDS + band], ${h * M}u * SCORE_STRIDE + ${(s * N) / 4}u, ${sum(h, s)}, SCORE_STRIDE);`;
   return `{
 ${unroll(heights(p), (h) => unroll(strips, (s) => `var ${sum(h, s)} = ${result(p)}();`))}
 ${unroll(p.channels / K, (d) => unroll(strips, (s) => step(s, d)))}
@@ -232,16 +237,16 @@ export const declareAccumulator = (p: MatrixPlan): string =>
   unroll(heights(p), (h) => unroll(accumulated(p), (d) => `var ${accumulatorName(h, d)} = ${result(p)}();`));
 
 /**
- * Adds weights · columns of the band to the accumulator. `weightTile` and `tile` are WGSL for which weights and which tile of columns, and `channel`
- * for the first channel, in vec4us.
+ * Adds weights · columns of the band to the accumulator. `weightTile` and `tile` are WGSL for which weights and which tile of columns, and
+ * `channel` is the first channel.
  */
-export function accumulate(p: MatrixPlan, weightTile: string, tile: string, channel = '0u'): string {
+export function accumulate(p: MatrixPlan, weightTile: string, tile: string, channel = 0): string {
   const {M, N, K} = p.matrix;
   const stride = tileStride(p) / 8;
   const weight = (part: number, h: number, s: number): string =>
-    `subgroupMatrixLoad<${left(p)}, row_major>(&weights, ((${weightTile} * ${p.parts}u + ${part}u) * ROWS + band * BAND_ROWS + ${h * M}u) * WEIGHT_STRIDE + ${(s * K) / 4}u, WEIGHT_STRIDE)`;
+    `subgroupMatrixLoad<${left(p)}, row_major>(&weights[${weightTile} * BANDS + band], ${part * p.bandRows + h * M}u * WEIGHT_STRIDE + ${(s * K) / 4}u, WEIGHT_STRIDE)`;
   const channelMatrix = (part: number, s: number, d: number): string =>
-    `subgroupMatrixLoad<${right(p)}, row_major>(&columns, ${tile} * TILE + ${channel} + ${s * K * stride + part * partUnits(p) + (d * N) / 8}u, ${stride}u)`;
+    `subgroupMatrixLoad<${right(p)}, row_major>(&columns[${tile}], ${s * K * stride + part * partUnits(p) + (channel + d * N) / 8}u, ${stride}u)`;
   const products = (h: number, d: number): string =>
     PRODUCTS[p.parts]
       .map(
@@ -270,12 +275,12 @@ export function eachQuad(p: MatrixPlan, line: (i: number, column: string) => str
 
 /** WGSL for vec4 i of a lane's row in the scores of a role. */
 export const quadOf = (p: MatrixPlan, role: 0 | 1, i: number): string =>
-  `scores[${role === 0 ? '' : 'ROWS * SCORE_STRIDE + '}scoreAt + ${i * p.rowLanes * p.roles}u]`;
+  `scores[${role === 0 ? '' : 'BANDS + '}laneBand][scoreAt + ${i * p.rowLanes * p.roles}u]`;
 
 /** Writes vec4 i of a lane's row to weights 0 or 1, part by part. */
 export function putWeights(p: MatrixPlan, tile: 0 | 1, i: number, value: string): string {
   const at = (part: Part): string =>
-    `weights[${tile * p.parts + part}u * ROWS * WEIGHT_STRIDE + weightAt + ${i * p.rowLanes * p.roles}u]`;
+    `weights[${tile === 0 ? '' : 'BANDS + '}laneBand][${part * p.bandRows}u * WEIGHT_STRIDE + weightAt + ${i * p.rowLanes * p.roles}u]`;
   if (p.parts === 1) return `${at(0)} = vec4<f16>(${value});`;
   return `{ let w = ${value}; let high = highOf(w); ${at(0)} = vec4<f16>(high); ${at(1)} = vec4<f16>(w - high); }`;
 }
@@ -305,17 +310,14 @@ function eachRun(p: MatrixPlan, run: (blocks: number[], index: number) => string
   );
 }
 
-/** WGSL for where matrix (h, b) of a run lies in the scores. */
+/** WGSL for the arguments that say where matrix (h, b) of a run lies. */
 const runPlace = (p: MatrixPlan, h: number, b: number): string =>
-  `bandScores + ${h * p.matrix.M}u * SCORE_STRIDE + ${(b * p.matrix.N) / 4}u`;
+  `&scores[role * BANDS + band], ${h * p.matrix.M}u * SCORE_STRIDE + ${(b * p.matrix.N) / 4}u`;
 
 const storeRun = (p: MatrixPlan, blocks: number[]): string =>
   unroll(heights(p), (h) =>
     blocks
-      .map(
-        (d, b) =>
-          `subgroupMatrixStore<row_major>(&scores, ${runPlace(p, h, b)}, ${accumulatorName(h, d)}, SCORE_STRIDE);`,
-      )
+      .map((d, b) => `subgroupMatrixStore<row_major>(${runPlace(p, h, b)}, ${accumulatorName(h, d)}, SCORE_STRIDE);`)
       .join('\n'),
   );
 
@@ -347,7 +349,7 @@ ${targets
   .map(
     (t, role) => `    {
       let at = ${t.name}Base + (${first} + r) * u.${t.stride}Row;
-      let x = scores[(${role}u * ROWS + r) * SCORE_STRIDE + i % ${quads}u] * ${t.factor};
+      let x = scores[${role}u * BANDS + r / BAND_ROWS][r % BAND_ROWS * SCORE_STRIDE + i % ${quads}u] * ${t.factor};
       ${put(t, run)}
     }`,
   )
@@ -369,7 +371,7 @@ ${unroll(heights(p), (h) =>
   blocks
     .map(
       (d, b) =>
-        `${accumulatorName(h, d)} = subgroupMatrixLoad<${result(p)}, row_major>(&scores, ${runPlace(p, h, b)}, SCORE_STRIDE);`,
+        `${accumulatorName(h, d)} = subgroupMatrixLoad<${result(p)}, row_major>(${runPlace(p, h, b)}, SCORE_STRIDE);`,
     )
     .join('\n'),
 )}
