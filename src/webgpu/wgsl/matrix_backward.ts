@@ -101,11 +101,7 @@ ${eachQuad(p, (i) => `var x${i} = exp2(${quadOf(p, 0, i)} * toScore - vec4f(stat
 ${maskQuads(p, '0.0')}
 ${eachQuad(p, gradient)}
 workgroupBarrier();
-if (role == 0u) {
-${accumulate(p, '0u', '0u')}
-} else {
-${accumulate(p, '0u', '0u', p.channels / 2)}
-}
+${accumulate(p, '0u', '0u', `role * ${p.channels / 2 / 8}u`)}
 `;
   const half = (channel: number): Target => ({
     name: 'dq',

@@ -237,16 +237,16 @@ export const declareAccumulator = (p: MatrixPlan): string =>
   unroll(heights(p), (h) => unroll(accumulated(p), (d) => `var ${accumulatorName(h, d)} = ${result(p)}();`));
 
 /**
- * Adds weights · columns of the band to the accumulator. `weightTile` and `tile` are WGSL for which weights and which tile of columns, and
- * `channel` is the first channel.
+ * Adds weights · columns of the band to the accumulator. All arguments are WGSL: which weights, which tile of columns, and where in its rows the
+ * first channel lies, in vec4us.
  */
-export function accumulate(p: MatrixPlan, weightTile: string, tile: string, channel = 0): string {
+export function accumulate(p: MatrixPlan, weightTile: string, tile: string, channel = '0u'): string {
   const {M, N, K} = p.matrix;
   const stride = tileStride(p) / 8;
   const weight = (part: number, h: number, s: number): string =>
     `subgroupMatrixLoad<${left(p)}, row_major>(&weights[${weightTile} * BANDS + band], ${part * p.bandRows + h * M}u * WEIGHT_STRIDE + ${(s * K) / 4}u, WEIGHT_STRIDE)`;
   const channelMatrix = (part: number, s: number, d: number): string =>
-    `subgroupMatrixLoad<${right(p)}, row_major>(&columns[${tile}], ${s * K * stride + part * partUnits(p) + (channel + d * N) / 8}u, ${stride}u)`;
+    `subgroupMatrixLoad<${right(p)}, row_major>(&columns[${tile}], ${channel} + ${s * K * stride + part * partUnits(p) + (d * N) / 8}u, ${stride}u)`;
   const products = (h: number, d: number): string =>
     PRODUCTS[p.parts]
       .map(
