@@ -47,7 +47,8 @@ export function backward(
     const rowStats = backend.bufferManager.acquireBuffer(statsBytes, GPUBufferUsage.STORAGE);
     const read = [q, k, v, dOut].map(buffer);
     const uniforms = uniformsOf(p, attrs);
-    const delta = {Dv: p.Dv, lseGradient};
+    const onMatrices = Object.values(plans).find(isMatrixPlan);
+    const delta = {Dv: p.Dv, lseGradient, rounded: onMatrices?.parts === 1};
     const passes: PassRun[] = [
       {
         key: deltaKey(delta),
@@ -60,7 +61,6 @@ export function backward(
         flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,
       },
     ];
-    const onMatrices = Object.values(plans).find(isMatrixPlan);
     const copies = onMatrices && halves(backend, p, onMatrices, uniforms, read, passes);
     const add = (pass: PassPlan | MatrixPlan, results: TensorInfo[]): void => {
       const mask = p.n > 0 ? [tileMap(backend, inputs.bounds, p, uniforms, passes, pass)] : [];
