@@ -1,13 +1,13 @@
 /** @file FlashMaskAttention on WebGPU: tile map, then the forward pass. */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../kernel_names.js';
-import {FEW_QUERIES, plan, type Variant} from '../plan.js';
+import {FEW_QUERIES, plan, type PassPlan, type Variant} from '../plan.js';
 import {problemOf, shapeOf, type Problem} from '../problem.js';
-import {bufferOf, submitRecorded, type WebGPUBackend} from './backend.js';
+import {submitRecorded, type WebGPUBackend} from './backend.js';
 import {submitPasses, type PassRun} from './dispatch.js';
-import {checkBindable, guarded} from './errors.js';
+import {guarded} from './errors.js';
+import {forEachSlice, slicesOf, type Part} from './slices.js';
 import {tileMap} from './tile_map.js';
-import {uniformsOf} from './uniforms.js';
 import {forwardBindings, forwardShader} from './wgsl/forward.js';
 
 /** What the shaders of a call depend on. */
@@ -23,8 +23,6 @@ export function variantOf(p: Problem, attrs: FlashMaskAttentionAttrs): Variant {
   };
 }
 
-export const bytesOf = ({shape}: TensorInfo): number => 4 * shape.reduce((a, b) => a * b, 1);
-
 /** out and lse; q, k, v and the bounds stay as they are. */
 export function forward(
   backend: WebGPUBackend,
@@ -36,29 +34,40 @@ export function forward(
   const lseShape = [p.B, p.H, p.Sq];
   const {q, k, v, bounds} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity)];
-  checkBindable(backend.device, {q: bytesOf(q), k: bytesOf(k), v: bytesOf(v), out: 4 * p.B * p.H * p.Sq * p.Dv});
+  const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse']);
   const pass = plan('forward', variantOf(p, attrs), backend.device.limits);
   return guarded(backend, 'FlashMaskAttention', () => {
     const out = backend.makeTensorInfo(outShape, 'float32');
     const lse = backend.makeTensorInfo(lseShape, 'float32');
-    const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
-    const uniforms = uniformsOf(p, attrs);
-    const passes: PassRun[] = [];
-    const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes)] : [];
-    passes.push({
-      key: pass.key,
-      code: () => forwardShader(pass),
-      bindings: forwardBindings(pass),
-      buffers: [buffer(q), buffer(k), buffer(v), ...mask, buffer(out), buffer(lse)],
-      uniforms,
-      items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ),
-      itemsPerWorkgroup: 1,
-      flopsPerWorkgroup: 2 * pass.blockQ * p.Sk * (p.D + p.Dv),
-    });
-    submitRecorded(backend);
-    submitPasses(backend, passes);
+    const tensors = {q, k, v, out, lse};
+    forEachSlice(backend, {p, attrs, slices, tensors, results: ['out', 'lse']}, (part) =>
+      runForward(backend, pass, bounds, part),
+    );
     return [out, lse];
   });
+}
+
+/** The passes of a call or a slice of it. */
+function runForward(
+  backend: WebGPUBackend,
+  pass: PassPlan,
+  bounds: TensorInfo,
+  {p, uniforms, bound}: Part<Record<'q' | 'k' | 'v' | 'out' | 'lse', TensorInfo>>,
+): void {
+  const passes: PassRun[] = [];
+  const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes)] : [];
+  passes.push({
+    key: pass.key,
+    code: () => forwardShader(pass),
+    bindings: forwardBindings(pass),
+    buffers: [bound.q, bound.k, bound.v, ...mask, bound.out, bound.lse],
+    uniforms,
+    items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ),
+    itemsPerWorkgroup: 1,
+    flopsPerWorkgroup: 2 * pass.blockQ * p.Sk * (p.D + p.Dv),
+  });
+  submitRecorded(backend);
+  submitPasses(backend, passes);
 }
 
 /** A tensor of one value, for calls without a single pair to compute. */

@@ -35,11 +35,12 @@ export function tileMap(
   const form = {causal: p.causal, n: p.n};
   const key = tileMapKey(form);
   const entries = evictDisposed(backend, caches.get(backend) ?? []);
+  // At once: what follows may throw, and what is evicted must not be given back twice.
+  caches.set(backend, entries);
   const found = entries.findIndex((e) => e.dataId === bounds.dataId && e.key === key);
   const entry = found >= 0 ? entries.splice(found, 1)[0] : {dataId: bounds.dataId, key, buffer: acquire(backend, p)};
   entries.push(entry);
   if (entries.length > KEPT) backend.bufferManager.releaseBuffer(entries.shift()!.buffer);
-  caches.set(backend, entries);
   if (found < 0) {
     passes.push({
       key,

@@ -114,7 +114,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let h = bh % u.H;
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
-  let maskHead = b * u.maskBatchStride + h / u.maskGroup;
+  let maskHead = u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
   let qBase = b * u.qBatch + h * u.qHead;
   let dqBase = qBase;
   let dOutBase = b * u.oBatch + h * u.oHead;
@@ -219,7 +219,7 @@ ${declareAccumulator(p, 'dvAcc', p.Dv)}
   for (var member = 0u; member < u.groupSize; member++) {
     let h = hkv * u.groupSize + member;
     let bh = b * u.H + h;
-    let maskHead = b * u.maskBatchStride + h / u.maskGroup;
+    let maskHead = u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
     let qBase = b * u.qBatch + h * u.qHead;
     let dOutBase = b * u.oBatch + h * u.oHead;
 ${forEachLiveTile('classify(maskHead, keyBlock, i32(candidate * BLOCK_Q), min(i32((candidate + 1u) * BLOCK_Q), i32(u.Sq)))', body)}

@@ -148,7 +148,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let h = bh % u.H;
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
-  let maskHead = b * u.maskBatchStride + h / u.maskGroup;
+  let maskHead = u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
   let qBase = b * u.qBatch + h * u.qHead;
   let kBase = b * u.kBatch + (h / u.groupSize) * u.kHead;
   let vBase = b * u.vBatch + (h / u.groupSize) * u.vHead;
