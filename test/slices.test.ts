@@ -25,7 +25,7 @@ interface Call {
   keyHeadsAtOnce: number;
   /** Slices that it takes. */
   slices: number;
-  /** Copies of a forward and of a forward with its backward: none where the slices lie together and aligned. */
+  /** Whether something has to be copied, true unless told: not where slices lie together and aligned. */
   copies?: boolean;
 }
 

@@ -32,6 +32,9 @@ export interface Region {
 
 const FLOAT = 4;
 
+/** Operations that take about as long as the threads of a workgroup that move a vec4 each. */
+const COPY_FLOPS = 1e5;
+
 interface TensorSizes {
   /** Heads for each key head. */
   heads: number;
@@ -155,6 +158,3 @@ export function copyRegion(
   }
   return passes;
 }
-
-/** Operations that take about as long as 256 threads that move a vec4 each. */
-const COPY_FLOPS = 1e5;
