@@ -6,14 +6,17 @@
 import type {WebGPUBackend} from './backend.js';
 import {UNIFORMS, type Binding, type UniformValues} from './wgsl/header.js';
 
+/** A buffer, or a range of one. */
+export type BufferRange = GPUBuffer | GPUBufferBinding;
+
 /** One pass: a shader, its buffers and how much work it is. */
 export interface PassRun {
   /** Pipeline cache key: equal keys mean equal code. */
   key: string;
   code: () => string;
   bindings: readonly Binding[];
-  /** One buffer a binding, in order. */
-  buffers: readonly GPUBuffer[];
+  /** One a binding, in order. */
+  buffers: readonly BufferRange[];
   uniforms: UniformValues;
   /** Work items: workgroups, or threads when a workgroup does several items. */
   items: number;
@@ -102,7 +105,10 @@ function recordDispatch(
   const bindGroup = device.createBindGroup({
     label: pass.key,
     layout: pipeline.getBindGroupLayout(0),
-    entries: [uniform, ...pass.buffers].map((buffer, binding) => ({binding, resource: {buffer}})),
+    entries: [uniform, ...pass.buffers].map((range, binding) => ({
+      binding,
+      resource: 'buffer' in range ? range : {buffer: range},
+    })),
   });
   const recorder = encoder.beginComputePass({label: pass.key});
   recorder.setPipeline(pipeline);
