@@ -7,6 +7,7 @@ import {create, globals} from 'webgpu';
 import {type Pass, type PassPlan, type Variant, candidates, plan} from '../src/plan.js';
 import {createPipeline} from '../src/webgpu/dispatch.js';
 import {backwardBindings, dkdvShader, dqShader} from '../src/webgpu/wgsl/backward.js';
+import {copyBindings, copyKey, copyShader} from '../src/webgpu/wgsl/copy.js';
 import {deltaBindings, deltaKey, deltaShader} from '../src/webgpu/wgsl/delta.js';
 import {forwardBindings, forwardShader} from '../src/webgpu/wgsl/forward.js';
 import type {Binding} from '../src/webgpu/wgsl/header.js';
@@ -111,6 +112,12 @@ describe('shaders', () => {
           expect(plan(pass, variant, leastLimits).workgroupBytes).to.be.at.most(16384);
         }
       }
+    }
+  });
+
+  it('copies of slices', async () => {
+    for (const head of [3, 4]) {
+      await expectValid({key: copyKey(head), code: copyShader(head), bindings: copyBindings(head), workgroupBytes: 0});
     }
   });
 

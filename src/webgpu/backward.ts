@@ -1,20 +1,18 @@
-/** @file FlashMaskAttentionGrad on WebGPU: delta, dq, then dk and dv. */
+/** @file FlashMaskAttentionGrad on WebGPU: delta, float16 copies for passes on matrices, dq, then dk and dv. */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../kernel_names.js';
-import {isMatrixPlan, planOn, type MatrixPlan} from '../matrix_plan.js';
-import {plan, type Pass, type PassPlan, type PassShape} from '../plan.js';
-import {problemOf, type Problem} from '../problem.js';
-import {bufferOf, isHostZeros, submitRecorded, type WebGPUBackend} from './backend.js';
-import {submitPasses, type PassRun} from './dispatch.js';
-import {checkBindable, guarded} from './errors.js';
-import {halves} from './halves.js';
-import {bytesOf, constant, variantOf} from './forward.js';
+import {isMatrixPlan, planOn} from '../matrix_plan.js';
+import {plan, type Pass} from '../plan.js';
+import {problemOf} from '../problem.js';
+import {attentionRun, type AttentionPlan} from './attention_pass.js';
+import {isHostZeros, type WebGPUBackend} from './backend.js';
+import type {BufferRange, PassRun} from './dispatch.js';
+import {guarded} from './errors.js';
+import {constant, variantOf} from './forward.js';
+import {halves, halvesBytes} from './halves.js';
+import {runSlices, slicesOf, type Part} from './slices.js';
 import {tileMap} from './tile_map.js';
 import {traitsOf} from './traits.js';
-import {uniformsOf} from './uniforms.js';
-import {backwardBindings, dkdvShader, dqShader} from './wgsl/backward.js';
-import {matrixDkdvShader, matrixDqShader} from './wgsl/matrix_backward.js';
-import {matrixBindings} from './wgsl/matrix_steps.js';
 import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from './wgsl/delta.js';
 
 /** dq, dk and dv. */
@@ -26,79 +24,72 @@ export function backward(
   const p = problemOf(inputs, attrs);
   const {q, k, v, out, lse, dOut, dLse} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [q, k, v].map(({shape}) => constant(backend, shape, 0));
-  const statsBytes = 8 * p.B * p.H * p.Sq;
-  checkBindable(backend.device, {
-    q: bytesOf(q),
-    k: bytesOf(k),
-    v: bytesOf(v),
-    out: bytesOf(out),
-    'the row statistics': statsBytes,
-  });
-  const variant = variantOf(p, attrs);
   const lseGradient = !isHostZeros(backend, dLse);
   const device = traitsOf(backend.device);
+  const variant = variantOf(p, attrs);
   // Gradients through lse have no bound that would fit them into float16.
-  const planOf = (pass: Pass): PassPlan | MatrixPlan =>
+  const planOf = (pass: Pass): AttentionPlan =>
     lseGradient ? plan(pass, variant, device.limits) : planOn(device, pass, variant, attrs.precision);
   const plans = {dq: planOf('dq'), dkdv: planOf('dkdv')};
+  const onMatrices = Object.values(plans).find(isMatrixPlan);
+  const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse'], {
+    'the row statistics': (ROW_STATS_BYTES * p.Sq * p.H) / p.Hkv,
+    ...(onMatrices && halvesBytes(p, onMatrices)),
+  });
   return guarded(backend, 'FlashMaskAttentionGrad', () => {
     const [dq, dk, dv] = [q, k, v].map(({shape}) => backend.makeTensorInfo(shape, 'float32'));
-    const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
-    const rowStats = backend.bufferManager.acquireBuffer(statsBytes, GPUBufferUsage.STORAGE);
-    const read = [q, k, v, dOut].map(buffer);
-    const uniforms = uniformsOf(p, attrs);
-    const onMatrices = Object.values(plans).find(isMatrixPlan);
-    const delta = {Dv: p.Dv, lseGradient, rounded: onMatrices?.parts === 1};
-    const passes: PassRun[] = [
-      {
-        key: deltaKey(delta),
-        code: () => deltaShader(delta),
-        bindings: deltaBindings(delta),
-        buffers: [...[out, dOut, lse, ...(delta.lseGradient ? [dLse] : [])].map(buffer), rowStats],
-        uniforms,
-        items: p.B * p.H * p.Sq,
-        itemsPerWorkgroup: DELTA_THREADS,
-        flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,
-      },
-    ];
-    const copies = onMatrices && halves(backend, p, onMatrices, uniforms, read, passes);
-    const add = (pass: PassPlan | MatrixPlan, results: TensorInfo[]): void => {
-      const mask = p.n > 0 ? [tileMap(backend, inputs.bounds, p, uniforms, passes, pass)] : [];
-      passes.push({
-        key: pass.key,
-        code: () => shaderOf(pass),
-        bindings: isMatrixPlan(pass) ? matrixBindings(pass) : backwardBindings(pass),
-        buffers: [...(isMatrixPlan(pass) ? copies!.buffers : read), rowStats, ...mask, ...results.map(buffer)],
-        uniforms,
-        itemsPerWorkgroup: 1,
-        ...workOf(p, pass),
-      });
-    };
-    add(plans.dq, [dq]);
-    add(plans.dkdv, [dk, dv]);
-    submitRecorded(backend);
-    submitPasses(backend, passes);
-    copies?.release();
-    backend.bufferManager.releaseBuffer(rowStats);
+    const tensors: BackwardTensors = {q, k, v, out, lse, dOut, dq, dk, dv, ...(lseGradient && {dLse})};
+    runSlices(backend, {p, attrs, slices, tensors, results: ['dq', 'dk', 'dv']}, (part) =>
+      backwardPasses(backend, plans, inputs.bounds, part),
+    );
     return [dq, dk, dv];
   });
 }
 
-function shaderOf(pass: PassPlan | MatrixPlan): string {
-  if (isMatrixPlan(pass)) return pass.pass === 'dq' ? matrixDqShader(pass) : matrixDkdvShader(pass);
-  return pass.pass === 'dq' ? dqShader(pass) : dkdvShader(pass);
+const ROW_STATS_BYTES = 8;
+
+/** dLse only if a gradient comes through lse. */
+type BackwardTensors = Record<'q' | 'k' | 'v' | 'out' | 'lse' | 'dOut' | 'dq' | 'dk' | 'dv', TensorInfo> & {
+  dLse?: TensorInfo;
+};
+
+function backwardPasses(
+  backend: WebGPUBackend,
+  plans: Record<'dq' | 'dkdv', AttentionPlan>,
+  bounds: TensorInfo,
+  part: Part<BackwardTensors>,
+): PassRun[] {
+  const {p, uniforms, bound, scratch} = part;
+  const rowStats = scratch.buffer('rowStats', ROW_STATS_BYTES * p.B * p.H * p.Sq);
+  const onMatrices = Object.values(plans).find(isMatrixPlan);
+  const passes = [deltaRun(part, rowStats, onMatrices?.parts === 1)];
+  const copies = onMatrices && halves(p, onMatrices, uniforms, bound, scratch, passes);
+  const add = (pass: AttentionPlan, results: BufferRange[]): void => {
+    const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
+    const {q, k, v, dOut} = isMatrixPlan(pass) ? copies! : bound;
+    passes.push(attentionRun(p, pass, uniforms, [q, k, v, dOut, rowStats, ...mask, ...results]));
+  };
+  add(plans.dq, [bound.dq]);
+  add(plans.dkdv, [bound.dk, bound.dv]);
+  return passes;
 }
 
-/** Workgroups of a pass, and an upper bound of what each computes: 3 products a pair for dq, 4 for dk and dv. */
-function workOf(p: Problem, pass: PassShape): {items: number; flopsPerWorkgroup: number} {
-  if (pass.pass === 'dq') {
-    return {
-      items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ),
-      flopsPerWorkgroup: 2 * pass.blockQ * p.Sk * (2 * p.D + p.Dv),
-    };
-  }
+/**
+ * The pass that fills `rowStats` from out, dOut, lse and, if a gradient comes through lse, dLse.
+ *
+ * @param rounded whether the products read dOut as float16.
+ */
+function deltaRun({p, uniforms, bound}: Part<BackwardTensors>, rowStats: GPUBuffer, rounded: boolean): PassRun {
+  const {out, dOut, lse, dLse} = bound;
+  const delta = {Dv: p.Dv, lseGradient: dLse !== undefined, rounded};
   return {
-    items: p.B * p.Hkv * Math.ceil(p.Sk / pass.blockK),
-    flopsPerWorkgroup: 4 * pass.blockK * p.Sq * (p.H / p.Hkv) * (p.D + p.Dv),
+    key: deltaKey(delta),
+    code: () => deltaShader(delta),
+    bindings: deltaBindings(delta),
+    buffers: [out, dOut, lse, ...(dLse ? [dLse] : []), rowStats],
+    uniforms,
+    items: p.B * p.H * p.Sq,
+    itemsPerWorkgroup: DELTA_THREADS,
+    flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,
   };
 }

@@ -4,6 +4,7 @@
  * kernel runs inside error scopes, and whoever reads a tensor that was made after a failed kernel gets its error.
  */
 import {type WebGPUBackend, type WebGPUDataId} from './backend.js';
+import {bindingLimit} from './binding_limit.js';
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 
 /** Tensors whose data may rest on a failed kernel: those numbered from `first` to `last` at their making. */
@@ -139,18 +140,39 @@ function discardBuffer(backend: WebGPUBackend, {dataId}: TensorInfo): void {
 }
 
 /**
- * Refuses tensors that the device cannot bind, before anything runs.
+ * Refuses buffers, or parts of them, that the device cannot bind, before anything runs.
  *
- * @throws Error naming the tensor, its bytes and the limit.
+ * @param bytes of each, by the name that the error gives it.
+ * @param remedy what the caller can do, besides another device.
+ * @throws Error naming the buffer, its bytes and the limit.
  */
-export function checkBindable(device: GPUDevice, bytes: Record<string, number>): void {
-  const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
+export function checkBindable(
+  device: GPUDevice,
+  bytes: Record<string, number>,
+  remedy = 'Split the batch or the heads over several calls',
+): void {
+  const limit = bindingLimit(device);
   for (const [name, size] of Object.entries(bytes)) {
     if (size > limit) {
       throw new Error(
         `flashMaskAttention: ${name} must fit one WebGPU storage binding, got ${size} bytes on a device that binds ${limit}. ` +
-          `Split the batch or the heads over several calls, or create the device with the adapter's maxStorageBufferBindingSize.`,
+          `${remedy}, or create the device with the adapter's maxStorageBufferBindingSize.`,
       );
     }
+  }
+}
+
+/**
+ * Refuses a tensor that is larger than the device's buffers, before anything runs.
+ *
+ * @throws Error naming the tensor, its bytes and the limit.
+ */
+export function checkBuffer(device: GPUDevice, name: string, bytes: number): void {
+  const {maxBufferSize} = device.limits;
+  if (bytes > maxBufferSize) {
+    throw new Error(
+      `flashMaskAttention: ${name} must fit one WebGPU buffer, got ${bytes} bytes on a device whose buffers hold ${maxBufferSize}. ` +
+        `Split the batch or the heads over several calls, or create the device with the adapter's maxBufferSize.`,
+    );
   }
 }

@@ -1,19 +1,17 @@
-/** @file FlashMaskAttention on WebGPU: tile map, then the forward pass. */
+/** @file FlashMaskAttention on WebGPU: tile map, float16 copies for a pass on matrices, then the forward pass. */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../kernel_names.js';
 import {isMatrixPlan, planOn} from '../matrix_plan.js';
 import {FEW_QUERIES, type Variant} from '../plan.js';
 import {problemOf, shapeOf, type Problem} from '../problem.js';
-import {bufferOf, submitRecorded, type WebGPUBackend} from './backend.js';
-import {submitPasses, type PassRun} from './dispatch.js';
-import {checkBindable, guarded} from './errors.js';
-import {halves} from './halves.js';
+import {attentionRun, type AttentionPlan} from './attention_pass.js';
+import type {WebGPUBackend} from './backend.js';
+import type {PassRun} from './dispatch.js';
+import {guarded} from './errors.js';
+import {halves, halvesBytes} from './halves.js';
+import {runSlices, slicesOf, type Part} from './slices.js';
 import {tileMap} from './tile_map.js';
 import {traitsOf} from './traits.js';
-import {uniformsOf} from './uniforms.js';
-import {forwardBindings, forwardShader} from './wgsl/forward.js';
-import {matrixForwardShader} from './wgsl/matrix_forward.js';
-import {matrixBindings} from './wgsl/matrix_steps.js';
 
 /** What the shaders of a call depend on. */
 export function variantOf(p: Problem, attrs: FlashMaskAttentionAttrs): Variant {
@@ -28,8 +26,6 @@ export function variantOf(p: Problem, attrs: FlashMaskAttentionAttrs): Variant {
   };
 }
 
-export const bytesOf = ({shape}: TensorInfo): number => 4 * shape.reduce((a, b) => a * b, 1);
-
 /** out and lse; q, k, v and the bounds stay as they are. */
 export function forward(
   backend: WebGPUBackend,
@@ -41,32 +37,31 @@ export function forward(
   const lseShape = [p.B, p.H, p.Sq];
   const {q, k, v, bounds} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity)];
-  checkBindable(backend.device, {q: bytesOf(q), k: bytesOf(k), v: bytesOf(v), out: 4 * p.B * p.H * p.Sq * p.Dv});
   const pass = planOn(traitsOf(backend.device), 'forward', variantOf(p, attrs), attrs.precision);
+  const scratch = isMatrixPlan(pass) ? halvesBytes(p, pass) : {};
+  const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse'], scratch);
   return guarded(backend, 'FlashMaskAttention', () => {
     const out = backend.makeTensorInfo(outShape, 'float32');
     const lse = backend.makeTensorInfo(lseShape, 'float32');
-    const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
-    const uniforms = uniformsOf(p, attrs);
-    const passes: PassRun[] = [];
-    const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
-    const read = [q, k, v].map(buffer);
-    const copies = isMatrixPlan(pass) ? halves(backend, p, pass, uniforms, read, passes) : null;
-    passes.push({
-      key: pass.key,
-      code: () => (isMatrixPlan(pass) ? matrixForwardShader(pass) : forwardShader(pass)),
-      bindings: isMatrixPlan(pass) ? matrixBindings(pass) : forwardBindings(pass),
-      buffers: [...(copies?.buffers ?? read), ...mask, buffer(out), buffer(lse)],
-      uniforms,
-      items: p.B * p.H * Math.ceil(p.Sq / pass.blockQ),
-      itemsPerWorkgroup: 1,
-      flopsPerWorkgroup: 2 * pass.blockQ * p.Sk * (p.D + p.Dv),
-    });
-    submitRecorded(backend);
-    submitPasses(backend, passes);
-    copies?.release();
+    const tensors = {q, k, v, out, lse};
+    runSlices(backend, {p, attrs, slices, tensors, results: ['out', 'lse']}, (part) =>
+      forwardPasses(backend, pass, bounds, part),
+    );
     return [out, lse];
   });
+}
+
+function forwardPasses(
+  backend: WebGPUBackend,
+  pass: AttentionPlan,
+  bounds: TensorInfo,
+  {p, uniforms, bound, scratch}: Part<Record<'q' | 'k' | 'v' | 'out' | 'lse', TensorInfo>>,
+): PassRun[] {
+  const passes: PassRun[] = [];
+  const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
+  const {q, k, v} = isMatrixPlan(pass) ? halves(p, pass, uniforms, bound, scratch, passes) : bound;
+  passes.push(attentionRun(p, pass, uniforms, [q, k, v, ...mask, bound.out, bound.lse]));
+  return passes;
 }
 
 /** A tensor of one value, for calls without a single pair to compute. */

@@ -2,9 +2,8 @@
 import type {MatrixPlan} from '../matrix_plan.js';
 import {roundUp} from '../plan.js';
 import type {Problem} from '../problem.js';
-import type {WebGPUBackend} from './backend.js';
-import type {PassRun} from './dispatch.js';
-import {checkBindable} from './errors.js';
+import type {BufferRange, PassRun} from './dispatch.js';
+import type {Scratch} from './scratch.js';
 import {
   HALVES_THREADS,
   halvesBindings,
@@ -21,39 +20,66 @@ import {
 } from './wgsl/halves.js';
 import type {UniformValues} from './wgsl/header.js';
 
-/** Copies, in the order of the tensors; to be released once the passes that read them are submitted. */
-export interface Halves {
-  buffers: GPUBuffer[];
-  release(): void;
+/** The tensors that are copied: dOut in the backward only. */
+type Copied = 'q' | 'k' | 'v' | 'dOut';
+
+/** What copies depend on of a plan: passes whose plans have these alike read the same ones. */
+type CopyShape = Pick<MatrixPlan, 'channels' | 'parts' | 'pass'>;
+
+/** A tensor's copy: what its shader depends on, and its size in a call or a slice. */
+interface Copy {
+  variant: HalvesVariant;
+  rows: number;
+  heads: number;
+  bytes: number;
 }
 
-/** Pushes the passes that copy `tensors`, the buffers of q, k, v and, in the backward, dOut. */
+function copyOf(p: Problem, {channels: padded, parts}: CopyShape, name: Copied): Copy {
+  const stride = name === 'dOut' ? 'o' : name;
+  const ofKeys = name === 'k' || name === 'v';
+  const channels = name === 'q' || name === 'k' ? p.D : p.Dv;
+  const variant: HalvesVariant = {stride, channels, padded, parts};
+  const [rows, heads] = ofKeys ? [p.Sk, p.B * p.Hkv] : [p.Sq, p.B * p.H];
+  return {
+    variant,
+    rows,
+    heads,
+    bytes: 16 * (heads * roundUp(rows, PADDED_ROWS) * rowUnits(variant) + p.B * p.Hkv),
+  };
+}
+
+const copiedBy = ({pass}: CopyShape): Copied[] => (pass === 'forward' ? ['q', 'k', 'v'] : ['q', 'k', 'v', 'dOut']);
+
+/** Bytes of the copies for each key head, by a name for errors. */
+export function halvesBytes(p: Problem, pass: CopyShape): Record<string, number> {
+  const ofKeyHead = {...p, B: 1, H: p.H / p.Hkv, Hkv: 1};
+  return Object.fromEntries(
+    copiedBy(pass).map((name) => [`the float16 copy of ${name}`, copyOf(ofKeyHead, pass, name).bytes]),
+  );
+}
+
+/**
+ * Pushes the passes that copy q, k, v and, for a backward pass, dOut.
+ *
+ * @param bound where these tensors are.
+ * @returns the copies by the same names.
+ */
 export function halves(
-  backend: WebGPUBackend,
   p: Problem,
-  {channels: padded, parts}: Pick<MatrixPlan, 'channels' | 'parts'>,
+  pass: CopyShape,
   uniforms: UniformValues,
-  tensors: readonly GPUBuffer[],
+  bound: Partial<Record<Copied, BufferRange>>,
+  scratch: Scratch,
   passes: PassRun[],
-): Halves {
-  const strides = ['q', 'k', 'v', 'o'] as const;
-  const scratch: GPUBuffer[] = [];
+): Record<Copied, BufferRange> {
   // All of the first kind before those of the second: a pass waits for the one before it only if it reads what that wrote.
   const measures: PassRun[] = [];
   const conversions: PassRun[] = [];
-  const acquire = (bytes: number): GPUBuffer => {
-    checkBindable(backend.device, {'a float16 copy': bytes});
-    const buffer = backend.bufferManager.acquireBuffer(bytes, GPUBufferUsage.STORAGE);
-    scratch.push(buffer);
-    return buffer;
-  };
-  const buffers = tensors.map((source, i) => {
-    const stride = strides[i];
-    const channels = stride === 'q' || stride === 'k' ? p.D : p.Dv;
-    const variant: HalvesVariant = {stride, channels, padded, parts};
-    const [rows, heads] = stride === 'k' || stride === 'v' ? [p.Sk, p.B * p.Hkv] : [p.Sq, p.B * p.H];
-    const magnitudes = acquire(4 * heads * SEGMENTS);
-    const copy = acquire(16 * (heads * roundUp(rows, PADDED_ROWS) * rowUnits(variant) + p.B * p.Hkv));
+  const copies = copiedBy(pass).map((name) => {
+    const {variant, rows, heads, bytes} = copyOf(p, pass, name);
+    const source = bound[name]!;
+    const magnitudes = scratch.buffer(`magnitudes of ${name}`, 4 * heads * SEGMENTS);
+    const copy = scratch.buffer(`float16 copy of ${name}`, bytes);
     const common = {uniforms, itemsPerWorkgroup: 1};
     measures.push({
       ...common,
@@ -62,7 +88,7 @@ export function halves(
       bindings: magnitudeBindings(variant),
       buffers: [source, magnitudes],
       items: heads * SEGMENTS,
-      flopsPerWorkgroup: Math.ceil((rows * channels) / SEGMENTS),
+      flopsPerWorkgroup: Math.ceil((rows * variant.channels) / SEGMENTS),
     });
     conversions.push({
       ...common,
@@ -73,8 +99,8 @@ export function halves(
       items: heads * workgroupsPerHead(variant, rows),
       flopsPerWorkgroup: 8 * HALVES_THREADS,
     });
-    return copy;
+    return [name, copy] as const;
   });
   passes.push(...measures, ...conversions);
-  return {buffers, release: () => scratch.forEach((buffer) => backend.bufferManager.releaseBuffer(buffer))};
+  return Object.fromEntries(copies) as Record<Copied, BufferRange>;
 }

@@ -4,7 +4,7 @@ import {stridesOf, type Problem, type Strides} from '../problem.js';
 import type {FlashMaskAttentionAttrs} from '../kernel_names.js';
 import {elementType, type UniformValues} from './wgsl/header.js';
 
-/** Everything but the dispatch's own fields, which dispatch.ts fills in. */
+/** Everything but the fields of a dispatch, a slice and a copy, which dispatch.ts, slices.ts and regions.ts fill in. */
 export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformValues {
   const q = strides(p, p.Sq, p.H, p.D);
   const k = strides(p, p.Sk, p.Hkv, p.D);
@@ -44,6 +44,13 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
     seedHigh: Math.floor(attrs.seed / 2 ** 32) >>> 0,
     dropThreshold: Math.floor(attrs.dropout * 2 ** 32),
     keepScale: 1 / (1 - attrs.dropout),
+    firstHead: 0,
+    firstMaskHead: 0,
+    copyLength: 0,
+    sourceFirst: 0,
+    sourceStride: 0,
+    resultFirst: 0,
+    resultStride: 0,
   };
 }
 

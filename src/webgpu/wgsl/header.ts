@@ -48,6 +48,15 @@ export const UNIFORMS = [
   ['dropThreshold', 'u32'],
   /** 1 / (1 - dropout) */
   ['keepScale', 'f32'],
+  // Of a slice of the heads (src/webgpu/slices.ts): its first one, counted in (batch, query head), and its first mask head.
+  ['firstHead', 'u32'],
+  ['firstMaskHead', 'u32'],
+  // Of the copy pass, in its elements: length of a row, and in both buffers the start and the distance of rows.
+  ['copyLength', 'u32'],
+  ['sourceFirst', 'u32'],
+  ['sourceStride', 'u32'],
+  ['resultFirst', 'u32'],
+  ['resultStride', 'u32'],
 ] as const;
 
 export type UniformName = (typeof UNIFORMS)[number][0];

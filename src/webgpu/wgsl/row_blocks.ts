@@ -57,9 +57,9 @@ export function rowBlockFunctions(p: RowBlocks): string {
 }
 
 const MASK_HEAD = `
-// Counted over the batches of the mask.
+// Counted over the batches of the mask, also in a slice of the heads.
 fn maskHeadOf(b: u32, h: u32) -> u32 {
-  return b * u.maskBatchStride + h / u.maskGroup;
+  return u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
 }
 `;
 

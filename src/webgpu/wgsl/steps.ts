@@ -282,7 +282,7 @@ fn mulHigh(a: u32, b: u32) -> u32 {
   return aHigh * bHigh + (middle >> 16u) + (cross >> 16u);
 }
 fn keep(head: u32, r: u32, keyGroup: u32) -> vec4f {
-  var counter = vec4u(keyGroup, r, head, 0u);
+  var counter = vec4u(keyGroup, r, u.firstHead + head, 0u);
   var key = vec2u(u.seedLow, u.seedHigh);
   for (var round = 0u; round < 10u; round++) {
     let high0 = mulHigh(0xD2511F53u, counter.x); let low0 = 0xD2511F53u * counter.x;
