@@ -1,7 +1,11 @@
 /** @file What a device can do, as far as a plan depends on it. */
 import type {DeviceTraits, MatrixConfig} from '../plan.js';
 
-const traits = new WeakMap<GPUDevice, DeviceTraits>();
+const TRAITS = Symbol.for('tfjs-flashmask.traits');
+const globals = globalThis as {[TRAITS]?: WeakMap<GPUDevice, DeviceTraits>};
+
+/** Held globally: in Node the module that makes the device and the one with the kernels may be copies of each other. */
+const traits = (globals[TRAITS] ??= new WeakMap());
 
 /**
  * The device's limits and features. Subgroup matrices count only once `allowMatrices` has found that they work: the feature is
