@@ -4,7 +4,8 @@
  */
 import {expect} from 'chai';
 import {create, globals} from 'webgpu';
-import {type Pass, type PassPlan, type Variant, candidates, plan} from '../src/plan.js';
+import {type Pass, type PassPlan, type Variant, plan} from '../src/plan.js';
+import {tilesToTry} from '../src/tuning.js';
 import {createPipeline} from '../src/webgpu/dispatch.js';
 import {backwardBindings, dkdvShader, dqShader} from '../src/webgpu/wgsl/backward.js';
 import {deltaBindings, deltaKey, deltaShader} from '../src/webgpu/wgsl/delta.js';
@@ -50,9 +51,9 @@ function shaderOf(p: PassPlan): Shader {
 const leastLimits = {maxComputeWorkgroupStorageSize: 16384, maxComputeInvocationsPerWorkgroup: 256};
 const anyLimits = {maxComputeWorkgroupStorageSize: Infinity, maxComputeInvocationsPerWorkgroup: Infinity};
 
-/** Each plan that some device would be given: with all candidate tiles of the pass, not only the first. */
+/** Each plan that some device would be given: with all tiles of the pass that autotune may choose, not only the first. */
 function plansOf(pass: Pass, variant: Variant): PassPlan[] {
-  return candidates(pass, variant).map((shape) => plan(pass, variant, anyLimits, [shape]));
+  return tilesToTry(pass, variant).map((shape) => plan(pass, variant, anyLimits, [shape]));
 }
 
 describe('shaders', () => {

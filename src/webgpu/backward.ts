@@ -3,11 +3,13 @@ import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../kernel_names.js';
 import {plan, type PassPlan} from '../plan.js';
 import {problemOf, type Problem} from '../problem.js';
+import {tunedShapes} from '../tuning.js';
 import {bufferOf, isHostZeros, submitRecorded, type WebGPUBackend} from './backend.js';
 import {submitPasses, type PassRun} from './dispatch.js';
 import {checkBindable, guarded} from './errors.js';
 import {bytesOf, constant, variantOf} from './forward.js';
 import {tileMap} from './tile_map.js';
+import {traitsOf} from './traits.js';
 import {uniformsOf} from './uniforms.js';
 import {backwardBindings, dkdvShader, dqShader} from './wgsl/backward.js';
 import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from './wgsl/delta.js';
@@ -30,7 +32,7 @@ export function backward(
     'the row statistics': statsBytes,
   });
   const variant = variantOf(p, attrs);
-  const {limits} = backend.device;
+  const traits = traitsOf(backend.device);
   return guarded(backend, 'FlashMaskAttentionGrad', () => {
     const [dq, dk, dv] = [q, k, v].map(({shape}) => backend.makeTensorInfo(shape, 'float32'));
     const buffer = (t: TensorInfo): GPUBuffer => bufferOf(backend, t);
@@ -62,9 +64,9 @@ export function backward(
         ...workOf(p, pass),
       });
     };
-    const dqPlan = plan('dq', variant, limits);
+    const dqPlan = plan('dq', variant, traits.limits, tunedShapes(traits, 'dq', variant));
     add(dqPlan, () => dqShader(dqPlan), [dq]);
-    const dkdvPlan = plan('dkdv', variant, limits);
+    const dkdvPlan = plan('dkdv', variant, traits.limits, tunedShapes(traits, 'dkdv', variant));
     add(dkdvPlan, () => dkdvShader(dkdvPlan), [dk, dv]);
     submitRecorded(backend);
     submitPasses(backend, passes);

@@ -3,10 +3,12 @@ import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../kernel_names.js';
 import {FEW_QUERIES, plan, type Variant} from '../plan.js';
 import {problemOf, shapeOf, type Problem} from '../problem.js';
+import {tunedShapes} from '../tuning.js';
 import {bufferOf, submitRecorded, type WebGPUBackend} from './backend.js';
 import {submitPasses, type PassRun} from './dispatch.js';
 import {checkBindable, guarded} from './errors.js';
 import {tileMap} from './tile_map.js';
+import {traitsOf} from './traits.js';
 import {uniformsOf} from './uniforms.js';
 import {forwardBindings, forwardShader} from './wgsl/forward.js';
 
@@ -37,7 +39,9 @@ export function forward(
   const {q, k, v, bounds} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity)];
   checkBindable(backend.device, {q: bytesOf(q), k: bytesOf(k), v: bytesOf(v), out: 4 * p.B * p.H * p.Sq * p.Dv});
-  const pass = plan('forward', variantOf(p, attrs), backend.device.limits);
+  const variant = variantOf(p, attrs);
+  const traits = traitsOf(backend.device);
+  const pass = plan('forward', variant, traits.limits, tunedShapes(traits, 'forward', variant));
   return guarded(backend, 'FlashMaskAttention', () => {
     const out = backend.makeTensorInfo(outShape, 'float32');
     const lse = backend.makeTensorInfo(lseShape, 'float32');

@@ -1,5 +1,6 @@
 /** @file What a device can do, as far as a plan depends on it. */
 import type {DeviceTraits, MatrixConfig} from '../plan.js';
+import {tunedTilesOf} from './tuning_cache.js';
 
 const TRAITS = Symbol.for('tfjs-flashmask.traits');
 const globals = globalThis as {[TRAITS]?: WeakMap<GPUDevice, DeviceTraits>};
@@ -13,8 +14,10 @@ const traits = (globals[TRAITS] ??= new WeakMap());
  */
 export function traitsOf(device: GPUDevice): DeviceTraits {
   let known = traits.get(device);
-  if (!known)
-    traits.set(device, (known = {limits: device.limits, float16: device.features.has('shader-f16'), matrix: null}));
+  if (!known) {
+    const float16 = device.features.has('shader-f16');
+    traits.set(device, (known = {limits: device.limits, float16, matrix: null, tuned: tunedTilesOf(device)}));
+  }
   return known;
 }
 
