@@ -1,5 +1,6 @@
 /**
- * @file Times tile shapes of the WebGPU passes against each other: what `candidates` in src/plan.ts is chosen by.
+ * @file Times tile shapes of the WebGPU passes against each other: what `candidates` in src/plan.ts is chosen by. A user's `autotune`
+ * takes the same tiles (src/tuning.ts) and the same clock.
  *
  *     npm run bench:tune -- --pass forward --d 64 --n 8192 --heads 32 --mask causal
  *
@@ -9,8 +10,10 @@ import * as tf from '@tensorflow/tfjs-core';
 import {Command} from 'commander';
 import {useWebGPU} from '../src/node-webgpu.js';
 import {MAP_BLOCK, plan, workgroupBytes, type Pass, type PassPlan, type TileShape, type Variant} from '../src/plan.js';
+import {hasWholeMapBlocks, tilesToTry} from '../src/tuning.js';
 import type {WebGPUBackend} from '../src/webgpu/backend.js';
 import {submitPasses, type PassRun} from '../src/webgpu/dispatch.js';
+import {timeRuns, type Timing} from '../src/webgpu/timing.js';
 import {uniformsOf} from '../src/webgpu/uniforms.js';
 import {backwardBindings, dkdvShader, dqShader} from '../src/webgpu/wgsl/backward.js';
 import {forwardBindings, forwardShader} from '../src/webgpu/wgsl/forward.js';
@@ -33,20 +36,6 @@ const shape = (rows: number, cols: number, threadsX: number, threadsY: number): 
   threadsX,
   threadsY,
 });
-
-/** Shapes worth trying: register tiles of 4x4 to 8x8. */
-const SHAPES = [
-  shape(64, 32, 8, 16),
-  shape(64, 32, 8, 8),
-  shape(32, 32, 8, 8),
-  shape(64, 64, 8, 16),
-  shape(64, 64, 8, 8),
-  shape(128, 32, 8, 32),
-  shape(128, 32, 8, 16),
-  shape(96, 32, 8, 24),
-  shape(128, 64, 8, 32),
-  shape(64, 96, 8, 16),
-];
 
 const parseShapes = (text: string): TileShape[] =>
   text.split(',').map((one) => {
@@ -140,25 +129,13 @@ class Bench {
     };
   }
 
-  /** Milliseconds of one run: the best of several batches of about a tenth of a second. */
-  async time(run: PassRun): Promise<{compile: number; ms: number}> {
-    const start = performance.now();
-    await this.wait([run]);
-    const compile = performance.now() - start;
-    let once = Infinity;
-    for (let warm = 0; warm < 3; warm++) once = Math.min(once, await this.wait([run]));
-    const repeats = Math.max(1, Math.min(20, Math.round(150 / once)));
-    let best = once;
-    for (let batch = 0; batch < 4; batch++)
-      best = Math.min(best, (await this.wait(Array<PassRun>(repeats).fill(run))) / repeats);
-    return {compile, ms: best};
+  time(run: PassRun): Promise<Timing> {
+    return timeRuns(this.device, () => submitPasses(this.backend, [run]));
   }
 
-  async wait(runs: PassRun[]): Promise<number> {
-    const start = performance.now();
+  async wait(runs: PassRun[]): Promise<void> {
     submitPasses(this.backend, runs);
     await this.device.queue.onSubmittedWorkDone();
-    return performance.now() - start;
   }
 
   async read(name: string, floats: number): Promise<Float32Array> {
@@ -233,7 +210,7 @@ async function tune(
   // Of the 10 D operations a pair of the backward: the share of each pass by its products, without what it recomputes.
   const flops = {forward: 4, dq: 6, dkdv: 8}[pass] * variant.D * pairs;
   let reference: Float32Array | undefined;
-  const shapes = list ? parseShapes(list) : SHAPES;
+  const shapes = list ? parseShapes(list) : tilesToTry(pass, variant);
   for (const tiles of shapes) {
     const name = `${pass} D${variant.D} ${tiles.rows}:${tiles.cols}:${tiles.threadsX}:${tiles.threadsY}`;
     const bytes = workgroupBytes(pass, variant, tiles);
@@ -241,18 +218,17 @@ async function tune(
       console.log(`${name.padEnd(40)} needs ${bytes} bytes`);
       continue;
     }
-    const keys = pass === 'dkdv' ? tiles.rows : tiles.cols;
-    if (keys % MAP_BLOCK !== 0) {
-      console.log(`${name.padEnd(40)} has blocks of ${keys} keys, not multiples of ${MAP_BLOCK}`);
+    if (!hasWholeMapBlocks(pass, tiles)) {
+      console.log(`${name.padEnd(40)} has blocks of keys that are not multiples of ${MAP_BLOCK}`);
       continue;
     }
     const run = bench.run(plan(pass, variant, device.limits, [tiles]), variant, '_tune');
-    const {compile, ms} = await bench.time(run);
+    const {firstMs, ms} = await bench.time(run);
     const values = await bench.read(`${result}_tune`, Math.min(floats, 1 << 20));
     reference ??= values;
     const error = values.reduce((worst, x, i) => Math.max(worst, Math.abs(x - reference![i])), 0);
     console.log(
-      `${name.padEnd(40)} ${String(bytes).padStart(6)} B  compile ${compile.toFixed(0).padStart(6)} ms  ${ms.toFixed(2).padStart(8)} ms  ` +
+      `${name.padEnd(40)} ${String(bytes).padStart(6)} B  compile ${firstMs.toFixed(0).padStart(6)} ms  ${ms.toFixed(2).padStart(8)} ms  ` +
         `${(flops / ms / 1e9).toFixed(2).padStart(6)} TFLOP/s raw  difference ${error.toExponential(1)}`,
     );
   }

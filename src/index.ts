@@ -11,6 +11,9 @@ export * from '../ops/index.js';
 export {hashOrder, masks} from './mask/builders.js';
 export {FlashMask, type FlashMaskFields, type TileOptions} from './mask/flash_mask.js';
 export {clearBoundsCache} from './mask/bounds_cache.js';
+export {type AutotuneOptions, type TunedPass, autotune} from './autotune.js';
+export {clearAutotuneCache} from './webgpu/tuning_cache.js';
+export type {Pass, TileShape} from './plan.js';
 export {composedConfigs} from './composed/kernel.js';
 export {
   type FlashMaskAttentionAttrs,

@@ -15,6 +15,7 @@ import {
   type PassShape,
   type Variant,
 } from './plan.js';
+import {tunedShapes} from './tuning.js';
 
 /** Sides of a tile. */
 export interface MatrixTile {
@@ -123,7 +124,7 @@ export function planOn(
 ): MatrixPlan | PassPlan {
   const parts = precision === 'float16' ? 1 : 2;
   const onMatrices = precision === 'auto' ? null : matrixPlan(pass, variant, parts, device);
-  return onMatrices ?? plan(pass, variant, device.limits);
+  return onMatrices ?? plan(pass, variant, device.limits, tunedShapes(device, pass, variant));
 }
 
 export const isMatrixPlan = (p: MatrixPlan | PassPlan): p is MatrixPlan => 'matrix' in p;

@@ -3,6 +3,8 @@ import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
 import type {Dawn, FoundAdapter} from './node_webgpu/dawn.js';
 import {findAdapter, loadDawn, nullAdapter} from './node_webgpu/dawn.js';
+import {tuningFile} from './node_webgpu/tuning_file.js';
+import {setTuningStorage} from './webgpu/tuning_cache.js';
 import {createWebGPUBackend, registerStockBackend} from './webgpu_backend.js';
 
 /** Float16 on NVIDIA and subgroup matrices stay hidden without these; a device still has to ask for them. */
@@ -133,6 +135,7 @@ function describe(info: WebGPUInfo, nullBackend: boolean): string {
 async function setUp(options: UseWebGPUOptions, setup: Setup): Promise<WebGPUInfo> {
   const found = await find(options);
   setup.gpu = found.gpu;
+  setTuningStorage(tuningFile());
   const info = infoOf(found, await startBackend(options));
   if (!options.quiet) {
     (options.logger ?? console.error)(describe(info, options.nullBackend ?? false));

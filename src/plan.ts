@@ -34,6 +34,8 @@ export interface DeviceTraits {
   float16: boolean;
   /** The subgroup matrices that its shaders may use. */
   matrix: MatrixConfig | null;
+  /** Tiles that `autotune` has found fastest on it (src/tuning.ts). */
+  tuned?: ReadonlyMap<string, unknown>;
 }
 
 export type Pass = 'forward' | 'dq' | 'dkdv';
@@ -122,17 +124,23 @@ export function candidates(pass: Pass, variant: Pick<Variant, 'fewQueries'>): Ti
   return variant.fewQueries && pass !== 'dkdv' ? [few] : [large, small];
 }
 
+/** Whether so many workgroups of a pass fit the device at once. */
+export function fits(pass: Pass, variant: Variant, limits: DeviceLimits, t: TileShape, workgroups = 1): boolean {
+  return (
+    workgroups * workgroupBytes(pass, variant, t) <= limits.maxComputeWorkgroupStorageSize &&
+    t.threadsX * t.threadsY <= limits.maxComputeInvocationsPerWorkgroup
+  );
+}
+
 /**
  * Chooses the tiles of a pass.
  *
  * @throws Error if no tile fits the device, naming the bytes that the smallest needs.
  */
 export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes = candidates(pass, variant)): PassPlan {
-  const fits = (t: TileShape, workgroups: number): boolean =>
-    workgroups * workgroupBytes(pass, variant, t) <= limits.maxComputeWorkgroupStorageSize &&
-    t.threadsX * t.threadsY <= limits.maxComputeInvocationsPerWorkgroup;
+  const fit = (workgroups: number) => (t: TileShape) => fits(pass, variant, limits, t, workgroups);
   // Two workgroups on a core hide each other's barriers; the limit of one is all that WebGPU tells of the core's memory.
-  const shape = shapes.find((t) => fits(t, 2)) ?? shapes.find((t) => fits(t, 1));
+  const shape = shapes.find(fit(2)) ?? shapes.find(fit(1));
   if (!shape) {
     const least = Math.min(...shapes.map((t) => workgroupBytes(pass, variant, t)));
     throw new Error(

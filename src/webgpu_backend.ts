@@ -1,26 +1,33 @@
 /** @file The tfjs WebGPU backend on a device with every feature and limit that this library's fast kernels can use. */
 import * as tf from '@tensorflow/tfjs-core';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
+import {type AdapterInfo, MATRIX_FEATURES, findMatrices} from './webgpu/matrix_probe.js';
+import {type Wishes, requestDevice} from './webgpu/request_device.js';
+import {allowMatrices} from './webgpu/traits.js';
 
-/** What tfjs's own backend asks its device for, where the adapter offers it. */
-const STOCK_FEATURES = ['timestamp-query', 'bgra8unorm-storage'];
-const STOCK_LIMITS = [
-  'maxComputeWorkgroupStorageSize',
-  'maxComputeWorkgroupsPerDimension',
-  'maxStorageBufferBindingSize',
-  'maxBufferSize',
-  'maxComputeWorkgroupSizeX',
-  'maxComputeInvocationsPerWorkgroup',
-];
+/** What tfjs's own backend asks its device for, where the adapter offers it; what is best gone without first. */
+const STOCK_WISHES: Wishes = {
+  features: ['timestamp-query', 'bgra8unorm-storage'],
+  limits: [
+    'maxComputeInvocationsPerWorkgroup',
+    'maxComputeWorkgroupSizeX',
+    'maxComputeWorkgroupStorageSize',
+    'maxComputeWorkgroupsPerDimension',
+    'maxStorageBufferBindingSize',
+    'maxBufferSize',
+  ],
+};
 
-const FEATURES = [...STOCK_FEATURES, 'shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'];
-const LIMITS = [
-  ...STOCK_LIMITS,
-  'maxUniformBufferBindingSize',
-  'maxStorageBuffersPerShaderStage',
-  'maxComputeWorkgroupSizeY',
-  'maxComputeWorkgroupSizeZ',
-];
+const FULL_WISHES: Wishes = {
+  features: ['chromium-experimental-subgroup-matrix', 'subgroups', 'shader-f16', ...STOCK_WISHES.features],
+  limits: [
+    'maxComputeWorkgroupSizeY',
+    'maxComputeWorkgroupSizeZ',
+    'maxUniformBufferBindingSize',
+    'maxStorageBuffersPerShaderStage',
+    ...STOCK_WISHES.limits,
+  ],
+};
 
 /** tfjs's own priority of its WebGPU backend. */
 const PRIORITY = 3;
@@ -67,18 +74,28 @@ async function requestAdapter(powerPreference: GPUPowerPreference): Promise<GPUA
   return adapter;
 }
 
-/** A device with those of `features` that the adapter offers, and with the adapter's own `limits`. */
-function requestDevice(adapter: GPUAdapter, features: string[], limits: readonly string[]): Promise<GPUDevice> {
-  const offered = adapter.limits as unknown as Record<string, number | undefined>;
-  const requiredLimits: Record<string, number> = {};
-  for (const name of limits) {
-    const value = offered[name];
-    if (value !== undefined) {
-      requiredLimits[name] = value;
-    }
+/** The device, with a warning of what its adapter refused. */
+async function grantedDevice(adapter: GPUAdapter, wishes: Wishes): Promise<GPUDevice> {
+  const {device, refused} = await requestDevice(adapter, wishes);
+  if (refused.length > 0) {
+    console.warn(
+      `tfjs-flashmask: the WebGPU adapter offers ${refused.join(', ')} and gives a device only without: going on so.`,
+    );
   }
-  const requiredFeatures = features.filter((name) => adapter.features.has(name)) as GPUFeatureName[];
-  return adapter.requestDevice({requiredFeatures, requiredLimits});
+  return device;
+}
+
+/** Lets the passes use the device's subgroup matrices if it has the feature and they compute right. */
+async function tryMatrices(device: GPUDevice, info: AdapterInfo): Promise<void> {
+  if (!MATRIX_FEATURES.every((name) => device.features.has(name))) {
+    return;
+  }
+  const {matrix, reason} = await findMatrices(device, info);
+  if (matrix) {
+    allowMatrices(device, matrix);
+  } else {
+    console.warn(`tfjs-flashmask: no subgroup matrices on this WebGPU device: ${reason}.`);
+  }
 }
 
 /** The class of tfjs's WebGPU backend; importing its package also registers its kernels. */
@@ -105,7 +122,7 @@ export async function registerStockBackend(): Promise<void> {
   if (tf.findBackendFactory('webgpu') === null) {
     const make = async () => {
       const adapter = await requestAdapter('high-performance');
-      const device = await requestDevice(adapter, STOCK_FEATURES, STOCK_LIMITS);
+      const device = await grantedDevice(adapter, STOCK_WISHES);
       return new Backend(device, adapter.info);
     };
     tf.registerBackend('webgpu', make, PRIORITY);
@@ -134,12 +151,13 @@ function copyKernels(name: string): void {
 /**
  * Makes the tfjs WebGPU backend on a device with float16, subgroups and, where the adapter offers them, subgroup
  * matrices, and with the adapter's own limits; registers it and makes it current. Stock tfjs requests none of these
- * features, so `precision: 'float16'` is possible only here.
+ * features, so `precision: 'float16'` is possible only here. What the adapter offers and then refuses, the device goes without,
+ * with a warning; subgroup matrices, an experimental feature, are used only once a trial has shown that they compute right.
  *
  * Call it before the first WebGPU tensor, in a page or, after `useWebGPU()`, in Node.
  *
  * @returns the backend; `backend.device` is its GPUDevice.
- * @throws without WebGPU, without an adapter, without @tensorflow/tfjs-backend-webgpu, and when `name` is in use.
+ * @throws without WebGPU, without an adapter or a device, without @tensorflow/tfjs-backend-webgpu, and when `name` is in use.
  *
  * @example
  * ```ts
@@ -155,8 +173,9 @@ export async function createWebGPUBackend(options: CreateWebGPUBackendOptions = 
   const Backend = await backendClass();
   freeName(name);
   const adapter = options.device ? options.adapter : (options.adapter ?? (await requestAdapter(powerPreference)));
-  const device = options.device ?? (await requestDevice(adapter!, FEATURES, LIMITS));
+  const device = options.device ?? (await grantedDevice(adapter!, FULL_WISHES));
   const info = adapter?.info ?? (device as {adapterInfo?: GPUAdapterInfo}).adapterInfo;
+  await tryMatrices(device, info ?? {});
   // Another call may have taken the name while the device was on its way.
   freeName(name);
   const backend = new Backend(device, info);

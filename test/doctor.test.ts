@@ -4,6 +4,9 @@ import {join} from 'node:path';
 import {expect} from 'chai';
 import type {BackendReport, DoctorReport} from '../src/cli/doctor.js';
 import {doctorText} from '../src/cli/doctor_text.js';
+import {featureLine, kernelLines} from '../src/cli/webgpu_kernels.js';
+import type {DeviceTraits} from '../src/plan.js';
+import {tuningKey} from '../src/tuning.js';
 import {FAKE_VERSION, FakeProject, programs, startCommand, wheelFolder, whyNotHere} from './fake_tfjs_node.js';
 import {type Finished, Project, root, temporaryFolder} from './packed_project.js';
 
@@ -33,8 +36,14 @@ describe('doctor', () => {
     // Without pip or a compiler the set-up of this repository skips tfjs-node, and the doctor says so.
     expect(broken).to.deep.equal(backends.tensorflow.status === 'broken' ? ['tensorflow'] : []);
     if (process.platform === 'linux' && process.arch === 'x64') {
-      expect(backends.webgpu.kernel).to.match(/^own, in WGSL: \d+ x \d+ tiles/);
-      expect(backends.webgpu.facts[0]).to.match(/^on .* \((software|GPU)/);
+      expect(backends.webgpu.kernel).to.match(/^own, in WGSL: float32: \d+ x \d+ tiles/);
+      const [adapter, features, ...kernels] = backends.webgpu.facts;
+      expect(adapter).to.match(/^on .* \((software|GPU)/);
+      expect(features).to.match(
+        /^with createWebGPUBackend\(\): (no )?float16, (no )?subgroups, (no )?subgroup matrices/,
+      );
+      expect(kernels[0]).to.match(/float32: \d+ x \d+ tiles/);
+      expect(kernels.some((line) => line.includes('float16: '))).to.equal(!features.includes('no float16'));
     }
     if (backends.tensorflow.status === 'ok') {
       expect(backends.tensorflow.versions).to.include.keys('@tensorflow/tfjs-node', 'libtensorflow');
@@ -141,6 +150,40 @@ describe('doctor', () => {
       expect(version.stdout).to.match(/^\d+\.\d+\.\d+\n$/);
       const help = await startCommand(folder, ['setup-node', '--help']);
       expect(help.stdout).to.include('--gpu').and.include('--tensorflow <version>').and.include('--force');
+    });
+  });
+
+  describe('of the WebGPU kernels', () => {
+    const traits = (bytes: number, float16: boolean): DeviceTraits => ({
+      limits: {maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: 256},
+      float16,
+      matrix: null,
+    });
+
+    it('says what the plan says of a device', () => {
+      expect(kernelLines(traits(16384, false))).to.deep.equal(['float32: 32 x 32 tiles']);
+      expect(kernelLines(traits(49152, true))).to.deep.equal(['float32: 64 x 32 tiles', 'float16: 64 x 32 tiles']);
+    });
+
+    it('tells passes and head sizes apart where they differ', () => {
+      const variant = {causal: true, intervals: true, dropout: false, half: false, fewQueries: false};
+      const key = tuningKey('dq', {...variant, D: 128, Dv: 128});
+      const tuned = new Map([[key, {rows: 64, cols: 64, threadsX: 8, threadsY: 8}]]);
+      expect(kernelLines({...traits(49152, false), tuned})).to.deep.equal([
+        'float32: 64 x 32 tiles at D 64; 64 x 32 tiles forward, 64 x 64 tiles dq, 64 x 32 tiles dkdv at D 128',
+      ]);
+    });
+
+    it('names the features that faster kernels need', () => {
+      const matrix = {M: 16, N: 16, K: 16, lanes: 32};
+      const matrices = 'chromium-experimental-subgroup-matrix';
+      expect(featureLine(traits(16384, false), new Set())).to.equal('no float16, no subgroups, no subgroup matrices');
+      expect(featureLine(traits(16384, true), new Set(['subgroups', matrices]))).to.equal(
+        'float16, subgroups, subgroup matrices that do not pass their trial',
+      );
+      expect(featureLine({...traits(16384, true), matrix}, new Set(['subgroups', matrices]))).to.equal(
+        'float16, subgroups, subgroup matrices of 16 x 16 x 16',
+      );
     });
   });
 

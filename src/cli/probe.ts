@@ -7,13 +7,16 @@ import {createRequire} from 'node:module';
 import {join} from 'node:path';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
-import {flashMaskAttention, masks} from '../index.js';
+import {createWebGPUBackend, flashMaskAttention, masks} from '../index.js';
 import type {AddonInfo, TensorFlowBackend} from '../node/load.js';
-import {plan} from '../plan.js';
+import {traitsOf} from '../webgpu/traits.js';
 import {PROBE_MARK, type ProbeResult} from './probe_result.js';
+import {featureLine, kernelLines} from './webgpu_kernels.js';
 
 const COMPOSED = 'composed from tfjs ops, 128 x 128 tiles';
 const SIZE = 40;
+/** The device with all features, beside tfjs's own. */
+const FULL_WEBGPU = 'webgpu-full';
 
 const fromProject = createRequire(join(process.cwd(), 'x.js'));
 const fromHere = createRequire(import.meta.url);
@@ -70,14 +73,18 @@ async function probeWebGPU(): Promise<ProbeResult> {
   const {useWebGPU} = await import('../node-webgpu.js');
   const info = await useWebGPU({quiet: true});
   await use('webgpu');
-  const {limits} = (tf.backend() as WebGPUBackend).device;
-  const variant = {causal: true, intervals: true, dropout: false, half: false, fewQueries: false};
-  const {rows, cols} = plan('forward', {...variant, D: 64, Dv: 64}, limits);
-  const half = info.features.includes('shader-f16') ? 'float32 or float16' : 'float32';
+  const stock = traitsOf((tf.backend() as WebGPUBackend).device);
+  const {device} = await createWebGPUBackend({name: FULL_WEBGPU});
+  await checkAttention();
+  const full = traitsOf(device);
   const kind = info.software ? 'software: runs on the CPU' : `GPU, ${info.vendor}`;
   return {
-    kernel: `own, in WGSL: ${rows} x ${cols} tiles at 64 channels, ${half}`,
-    facts: [`on ${info.adapter} (${kind})`],
+    kernel: `own, in WGSL: ${kernelLines(stock).join('; ')}`,
+    facts: [
+      `on ${info.adapter} (${kind})`,
+      `with createWebGPUBackend(): ${featureLine(full, device.features)}`,
+      ...kernelLines(full).map((line) => `  ${line}`),
+    ],
   };
 }
 

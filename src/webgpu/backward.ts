@@ -5,6 +5,7 @@ import {isMatrixPlan, planOn} from '../matrix_plan.js';
 import {plan, type Pass} from '../plan.js';
 import {problemOf} from '../problem.js';
 import {attentionRun, type AttentionPlan} from './attention_pass.js';
+import {tunedShapes} from '../tuning.js';
 import {isHostZeros, type WebGPUBackend} from './backend.js';
 import type {BufferRange, PassRun} from './dispatch.js';
 import {guarded} from './errors.js';
@@ -29,7 +30,7 @@ export function backward(
   const variant = variantOf(p, attrs);
   // Gradients through lse have no bound that would fit them into float16.
   const planOf = (pass: Pass): AttentionPlan =>
-    lseGradient ? plan(pass, variant, device.limits) : planOn(device, pass, variant, attrs.precision);
+    lseGradient ? plan(pass, variant, device.limits, tunedShapes(device, pass, variant)) : planOn(device, pass, variant, attrs.precision);
   const plans = {dq: planOf('dq'), dkdv: planOf('dkdv')};
   const onMatrices = Object.values(plans).find(isMatrixPlan);
   const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse'], {

@@ -1,7 +1,12 @@
 /** @file What a device can do, as far as a plan depends on it. */
 import type {DeviceTraits, MatrixConfig} from '../plan.js';
+import {tunedTilesOf} from './tuning_cache.js';
 
-const traits = new WeakMap<GPUDevice, DeviceTraits>();
+const TRAITS = Symbol.for('tfjs-flashmask.traits');
+const globals = globalThis as {[TRAITS]?: WeakMap<GPUDevice, DeviceTraits>};
+
+/** Held globally: in Node the module that makes the device and the one with the kernels may be copies of each other. */
+const traits = (globals[TRAITS] ??= new WeakMap());
 
 /**
  * The device's limits and features. Subgroup matrices count only once `allowMatrices` has found that they work: the feature is
@@ -9,8 +14,10 @@ const traits = new WeakMap<GPUDevice, DeviceTraits>();
  */
 export function traitsOf(device: GPUDevice): DeviceTraits {
   let known = traits.get(device);
-  if (!known)
-    traits.set(device, (known = {limits: device.limits, float16: device.features.has('shader-f16'), matrix: null}));
+  if (!known) {
+    const float16 = device.features.has('shader-f16');
+    traits.set(device, (known = {limits: device.limits, float16, matrix: null, tuned: tunedTilesOf(device)}));
+  }
   return known;
 }
 

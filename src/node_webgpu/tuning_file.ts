@@ -1,0 +1,28 @@
+/** @file Measured tiles in the user's cache folder. */
+import {mkdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs';
+import {dirname, join} from 'node:path';
+import type {TuningStorage} from '../webgpu/tuning_cache.js';
+import {cacheFolder} from './swiftshader.js';
+
+/** `autotune.json` in the cache folder as it is at the time of each call. */
+export function tuningFile(): TuningStorage {
+  const path = (): string => join(cacheFolder(), 'autotune.json');
+  return {
+    read: () => {
+      try {
+        return readFileSync(path(), 'utf8');
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+        throw error;
+      }
+    },
+    write: (text) => {
+      mkdirSync(dirname(path()), {recursive: true});
+      // Whoever reads at the same time gets the old or the new text, never half of one.
+      const writing = `${path()}.${process.pid}`;
+      writeFileSync(writing, text);
+      renameSync(writing, path());
+    },
+    clear: () => rmSync(path(), {force: true}),
+  };
+}

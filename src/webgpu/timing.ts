@@ -1,0 +1,35 @@
+/** @file How long GPU work takes by the wall clock: the best of several batches, for other programs can only make it longer. */
+
+/** Milliseconds that a batch should take, so that the clock's resolution and one submission's overhead do not count. */
+const BATCH_MS = 150;
+const BATCHES = 4;
+const WARM_UPS = 3;
+const MOST_RUNS_PER_BATCH = 20;
+/** A run as long as this is timed well enough by itself. */
+const LONG_MS = 500;
+
+export interface Timing {
+  /** Of the first run, which compiles. */
+  firstMs: number;
+  /** Of one later run. */
+  ms: number;
+}
+
+/** Times `run`, which submits work to `device`. */
+export async function timeRuns(device: GPUDevice, run: () => void): Promise<Timing> {
+  const batch = async (runs: number): Promise<number> => {
+    const start = performance.now();
+    for (let i = 0; i < runs; i++) run();
+    await device.queue.onSubmittedWorkDone();
+    return (performance.now() - start) / runs;
+  };
+  const firstMs = await batch(1);
+  let ms = Infinity;
+  for (let i = 0; i < WARM_UPS; i++) {
+    ms = Math.min(ms, await batch(1));
+    if (ms > LONG_MS) return {firstMs, ms};
+  }
+  const runs = Math.max(1, Math.min(MOST_RUNS_PER_BATCH, Math.round(BATCH_MS / ms)));
+  for (let i = 0; i < BATCHES; i++) ms = Math.min(ms, await batch(runs));
+  return {firstMs, ms};
+}
