@@ -104,8 +104,7 @@ export const FIRST_CALL_MS = 1500;
 export const targetOf = ({device, precision}: Pick<Call, 'device' | 'precision'>): Target | undefined =>
   TARGETS[`${device} ${precision}`];
 
-const keyOf = (r: WebGPURecord): string =>
-  [r.part, r.machine, r.device, r.precision, r.mask, r.N, r.H, r.D].join(' ');
+const keyOf = (r: WebGPURecord): string => [r.part, r.machine, r.device, r.precision, r.mask, r.N, r.H, r.D].join(' ');
 
 /** Adds a line; makes the folder. */
 export function appendRecord(path: string, record: WebGPURecord): void {
@@ -130,10 +129,9 @@ export function latest(records: readonly WebGPURecord[]): WebGPURecord[] {
 export const measuredOf = (records: readonly WebGPURecord[]): MeasuredRecord[] =>
   records.filter((r): r is MeasuredRecord => !('error' in r));
 
-/** The records of one part. */
-export function ofPart<P extends MeasuredRecord['part']>(
-  records: readonly WebGPURecord[],
-  part: P,
-): Extract<MeasuredRecord, {part: P | 'targets'}>[] {
-  return measuredOf(records).filter((r) => r.part === part) as Extract<MeasuredRecord, {part: P | 'targets'}>[];
+type RecordOf<P extends Part> = P extends SpeedRecord['part'] ? SpeedRecord : Extract<MeasuredRecord, {part: P}>;
+
+/** What was measured in one part. */
+export function ofPart<P extends Part>(records: readonly WebGPURecord[], part: P): RecordOf<P>[] {
+  return measuredOf(records).filter((r) => r.part === part) as RecordOf<P>[];
 }
