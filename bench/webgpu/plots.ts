@@ -15,13 +15,12 @@ export function plotsOf(records: readonly WebGPURecord[]): [name: 'tiles' | 'mem
 
 /**
  * Time against tiles, each as a part of what the mask with the most tiles has (full attention, where it was measured): so panels of any
- * speed and length share their axes. A panel for each device, precision, head size and length.
+ * speed and length share their axes.
  */
 function timePlot(lines: readonly FittedLine[]): string {
   return linePlot(lines.map(relative), {
     title: 'Time against visible tiles, and the lines of least squares',
-    panel: (l) => `${l.device}, ${l.precision}\nN ${l.N}, H ${l.H}\nD ${l.D}`,
-    colorOf: ({pass}) => pass!,
+    seriesOf: ({pass, N}) => `${pass!}, N ${N}`,
     x: {label: 'visible tiles, of the most →', tickFormat: '.0%'},
     y: {label: '↑ time, of that for the most', tickFormat: '.0%'},
   });
@@ -37,8 +36,7 @@ function relative(l: FittedLine): FittedLine {
 function memoryPlot(lines: readonly FittedLine[]): string {
   return linePlot(lines.map(inMebibytes), {
     title: 'Peak memory of forward and backward against length, and the lines of least squares',
-    panel: (l) => `${l.device}, ${l.precision}\nH ${l.H}`,
-    colorOf: ({D}) => `D ${D}`,
+    seriesOf: ({H}) => `H ${H}`,
     x: {label: 'N →', tickFormat: 'd'},
     y: {label: '↑ MiB'},
   });
@@ -56,47 +54,66 @@ function inMebibytes(l: FittedLine): FittedLine {
 
 interface Look {
   title: string;
-  panel: (line: FittedLine) => string;
-  colorOf: (line: FittedLine) => string;
+  /** What a colour stands for. */
+  seriesOf: (line: FittedLine) => string;
   x: Plot.ScaleOptions;
   y: Plot.ScaleOptions;
 }
 
 const PANEL_HEIGHT = 220;
-const COLORS = ['#1f6feb', '#d1242f', '#1a7f37', '#8250df'];
+const COLORS = ['#1f6feb', '#d1242f', '#54aeff', '#ff8182'];
 
-/** Points and lines, a panel below the other. */
-function linePlot(lines: readonly FittedLine[], {title, panel, colorOf, x, y}: Look): string {
-  const panels = [...new Set(lines.map(panel))];
-  const colors = [...new Set(lines.map(colorOf))];
+const rowOf = ({device, precision}: FittedLine): string => `${device}\n${precision}`;
+const columnOf = ({D}: FittedLine): string => `D ${D}`;
+
+/** Points and lines, a row of panels for each device and precision, a column for each head size. */
+function linePlot(lines: readonly FittedLine[], {title, seriesOf, x, y}: Look): string {
+  const rows = [...new Set(lines.map(rowOf))];
+  const series = [...new Set(lines.map(seriesOf))];
   const at = (l: FittedLine, [px, py]: readonly [number, number]) => ({
-    x: px, y: py, panel: panel(l), series: colorOf(l),
-  }); // prettier-ignore
+    x: px,
+    y: py,
+    row: rowOf(l),
+    column: columnOf(l),
+    series: seriesOf(l),
+  });
   const measured = lines.flatMap((l) => l.points.map((point) => at(l, point)));
   const ends = lines.flatMap((l) =>
     [l.points[0][0], l.points[l.points.length - 1][0]].map((end) =>
       at(l, [end, l.line.intercept + l.line.slope * end]),
     ),
   );
+  const place = {x: 'x', y: 'y', fx: 'column', fy: 'row'};
   return svg({
     title,
     width: 760,
-    height: 70 + PANEL_HEIGHT * panels.length,
+    height: 80 + PANEL_HEIGHT * rows.length,
     marginLeft: 60,
-    marginRight: 110,
+    marginRight: 70,
+    insetTop: 16,
     x: {zero: true, ...x},
     y: {zero: true, grid: true, ...y},
-    color: {domain: colors, range: COLORS},
-    fy: {label: null, domain: panels},
+    color: {domain: series, range: COLORS},
+    fx: {label: null, domain: [...new Set(lines.map(columnOf))]},
+    fy: {label: null, domain: rows},
     marks: [
-      Plot.line(ends, {x: 'x', y: 'y', z: 'series', stroke: 'series', strokeOpacity: 0.5, fy: 'panel'}),
-      Plot.dot(measured, {x: 'x', y: 'y', fill: 'series', r: 3, fy: 'panel'}),
-      ...colors.map((series, i) =>
-        Plot.text(panels, {
-          text: () => `● ${series}`, fill: COLORS[i % COLORS.length], frameAnchor: 'top-left', fontWeight: 'bold',
-          dx: 6, dy: 4 + 14 * i, fy: (name: string) => name,
-        }),
-      ),
+      Plot.line(ends, {...place, z: 'series', stroke: 'series', strokeOpacity: 0.5}),
+      Plot.dot(measured, {...place, fill: 'series', r: 3}),
+      ...series.map((name, i) => legendLine(measured[0], name, i)),
     ],
-  }); // prettier-ignore
+  });
+}
+
+/** Name and colour of a series, in the first panel. */
+function legendLine(panel: {row: string; column: string}, name: string, i: number): Plot.Markish {
+  return Plot.text([panel], {
+    text: () => `● ${name}`,
+    fill: COLORS[i % COLORS.length],
+    frameAnchor: 'top-left',
+    fontWeight: 'bold',
+    dx: 6,
+    dy: 4 + 14 * i,
+    fx: 'column',
+    fy: 'row',
+  });
 }

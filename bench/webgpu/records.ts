@@ -6,7 +6,7 @@ export const DEVICE_KINDS = ['stock', 'full'] as const;
 /** tfjs's own device, or createWebGPUBackend()'s. */
 export type DeviceKind = (typeof DEVICE_KINDS)[number];
 
-export const PRECISIONS = ['float32', 'float16'] as const;
+export const PRECISIONS = ['float16', 'float32'] as const;
 /** What the products read. A stock device has float32 alone. */
 export type ReadPrecision = (typeof PRECISIONS)[number];
 
