@@ -59,8 +59,8 @@ export async function time(run: () => tf.Tensor[], {seconds, warmUpSeconds = 0}:
   return {firstMs, ms};
 }
 
-/** Reads a value of each result: an error of the device is thrown here rather than timed. */
-async function surfaceErrors(run: () => tf.Tensor[]): Promise<void> {
+/** Reads a value of each result of `run`, and disposes them: an error of the device is thrown here rather than timed. */
+export async function surfaceErrors(run: () => tf.Tensor[]): Promise<void> {
   const results = run();
   for (const result of results) {
     const corner = tf.slice(

@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import {flashMaskAttention, masks, type FlashMask} from '../../src/index.js';
 import {denseAttention, denseBias, denseObstacle, difference, gradsOf, type Attention} from '../dense.js';
-import {peakBytesOf, settle, time, type TimeOptions} from '../measure.js';
+import {peakBytesOf, settle, surfaceErrors, time, type TimeOptions} from '../measure.js';
 import {scaled} from '../native_masks.js';
 import {type Inputs, MaskedAttention} from './attention.js';
 import {paperMasks, type PaperMask} from './paper_masks.js';
@@ -207,7 +207,9 @@ async function runOnce(inputs: Inputs, {precision}: Call): Promise<[number, numb
     tf.dispose(results);
     return ms;
   };
-  const times: [number, number] = [await once(() => attention.forward()), await once(() => attention.backward())];
+  const passes = [() => attention.forward(), () => attention.backward()];
+  const times = [await once(passes[0]), await once(passes[1])] as [number, number];
+  for (const pass of passes) await surfaceErrors(pass);
   attention.dispose();
   return times;
 }
@@ -219,6 +221,6 @@ async function memory(call: Call, {inputsOf}: Context): Promise<MemoryRecord> {
   const grads = gradsOf((a, b, c) => flashMaskAttention(a, b, c, mask, {layout: 'bhsd', precision}));
   const run = (): tf.Tensor[] => grads([q, k, v], dOut);
   // What is kept with the mask for later calls is made by the first one.
-  tf.dispose(run());
+  await surfaceErrors(run);
   return {...call, part: 'memory', mask: 'causalDocument', peakBytes: await peakBytesOf(run)};
 }

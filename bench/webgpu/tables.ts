@@ -15,9 +15,12 @@ import {
   type WebGPURecord,
 } from './records.js';
 
+/** In the order in which they are shown. */
+export const SECTION_NAMES = ['targets', 'dense', 'masks', 'long', 'fit', 'memory', 'compile'] as const;
+
 /** A table with its title; `name` is the part that it is of. */
 export interface Section {
-  name: 'targets' | 'dense' | 'masks' | 'long' | 'fit' | 'memory' | 'compile';
+  name: (typeof SECTION_NAMES)[number];
   title: string;
   text: string;
 }
