@@ -182,7 +182,8 @@ describe('bench:webgpu', () => {
         ['masks', 'slidingWindow', 'tested'],
       ]);
       const [first, causal] = records as [{pipelines: number; otherPipelines: number}, SpeedRecord];
-      expect(first.pipelines).to.be.at.least(4);
+      // Tile map and forward; delta, dq and dkdv. More passes may come, but none of tfjs's own count.
+      expect(first.pipelines).to.be.within(5, 9);
       expect(first.otherPipelines, 'compiled for other lengths').to.equal(0);
       expect(causal.forwardTflops).to.be.closeTo((4 * 8 * 65 * 32) / causal.forwardMs / 1e9, 1e-9);
       expect(text).to.include('First calls').and.to.include('Every mask');

@@ -164,42 +164,37 @@ async function dense(call: Call, {inputsOf, timing}: Context): Promise<DenseReco
 const otherLengthsOf = (N: number): number[] => [2 * N, N + 37, N / 2];
 
 async function compile(call: Call, context: Context): Promise<CompileRecord> {
-  const {pipelines} = context;
-  const before = pipelines.count;
-  const [firstForwardMs, firstBackwardMs] = await firstCalls(call, context);
-  const afterFirst = pipelines.count;
-  const again = await firstCalls(call, context);
+  const first = await runOnce(call, context);
+  const again = await runOnce(call, context);
   const otherLengths = otherLengthsOf(call.N);
-  let other = 0;
-  for (const N of otherLengths) {
-    const inputs = context.inputsOf({...call, N});
-    const start = pipelines.count;
-    await runOnce(inputs, call);
-    other += pipelines.count - start;
-  }
+  let otherPipelines = 0;
+  for (const N of otherLengths) otherPipelines += (await runOnce({...call, N}, context)).pipelines;
   return {
     ...call,
     part: 'compile',
     mask: 'causalDocument',
-    firstForwardMs,
-    firstBackwardMs,
-    againMs: again[0] + again[1],
-    pipelines: afterFirst - before,
+    firstForwardMs: first.forwardMs,
+    firstBackwardMs: first.backwardMs,
+    againMs: again.forwardMs + again.backwardMs,
+    pipelines: first.pipelines,
     otherLengths,
-    otherPipelines: other,
+    otherPipelines,
   };
 }
 
-/** Milliseconds of a forward, and of a backward after it. */
-async function firstCalls(call: Call, {inputsOf}: Context): Promise<[number, number]> {
-  const inputs = inputsOf(call);
-  await settle();
-  return runOnce(inputs, call);
+/** A forward, and a backward after it: how long each took, and the pipelines that they compiled. */
+interface Once {
+  forwardMs: number;
+  backwardMs: number;
+  pipelines: number;
 }
 
-async function runOnce(inputs: Inputs, {precision}: Call): Promise<[number, number]> {
-  const attention = new MaskedAttention(inputs, paperMasks.causalDocument(inputs.N), precision);
-  const once = async (run: () => tf.Tensor[]): Promise<number> => {
+async function runOnce(call: Call, {inputsOf, pipelines}: Context): Promise<Once> {
+  const attention = new MaskedAttention(inputsOf(call), paperMasks.causalDocument(call.N), call.precision);
+  // What tfjs compiled for the inputs is not of the attention.
+  await settle();
+  const before = pipelines.count;
+  const milliseconds = async (run: () => tf.Tensor[]): Promise<number> => {
     const start = performance.now();
     const results = run();
     await settle();
@@ -207,11 +202,13 @@ async function runOnce(inputs: Inputs, {precision}: Call): Promise<[number, numb
     tf.dispose(results);
     return ms;
   };
-  const passes = [() => attention.forward(), () => attention.backward()];
-  const times = [await once(passes[0]), await once(passes[1])] as [number, number];
-  for (const pass of passes) await surfaceErrors(pass);
+  const forwardMs = await milliseconds(() => attention.forward());
+  const backwardMs = await milliseconds(() => attention.backward());
+  const once = {forwardMs, backwardMs, pipelines: pipelines.count - before};
+  await surfaceErrors(() => attention.forward());
+  await surfaceErrors(() => attention.backward());
   attention.dispose();
-  return times;
+  return once;
 }
 
 async function memory(call: Call, {inputsOf}: Context): Promise<MemoryRecord> {
