@@ -1,6 +1,7 @@
 /** @file What a user would write instead: dense masked attention of tfjs ops, N x N scores and all. */
 import * as tf from '@tensorflow/tfjs-core';
 import {flashMaskAttention, type FlashMask, type FlashMaskAttentionOptions} from '../src/index.js';
+import type {WebGPUBackend} from '../src/webgpu/backend.js';
 
 export type Attention = (q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D) => tf.Tensor4D;
 
@@ -17,6 +18,16 @@ export function denseBias(mask: FlashMask): tf.Tensor4D {
     }
   }
   return tf.tensor4d(bias, [batch, heads, queryLength, keyLength]);
+}
+
+/** Why dense attention cannot run here, or undefined: it holds H x N x N scores in one binding, several times over. */
+export function denseObstacle({N, H}: {N: number; H: number}): string | undefined {
+  const bytes = 4 * H * N * N;
+  const limit =
+    tf.getBackend() === 'webgpu'
+      ? (tf.backend() as unknown as WebGPUBackend).device.limits.maxStorageBufferBindingSize
+      : 2 ** 31;
+  return bytes > limit / 2 ? `its scores take ${(bytes / 2 ** 30).toFixed(1)} GiB` : undefined;
 }
 
 /** softmax(QKᵀ / √D + bias) V on `[B, H, N, D]` tensors. */

@@ -25,6 +25,8 @@ export async function settle(): Promise<void> {
 export interface TimeOptions {
   /** Seconds to spend, at least two runs after the first. */
   seconds: number;
+  /** Seconds of runs before those, which do not count; none unless told. */
+  warmUpSeconds?: number;
 }
 
 export interface Timing {
@@ -38,7 +40,7 @@ export interface Timing {
 const BATCH_MS = 100;
 
 /** Times `run`, whose tensors are disposed. An idle GPU needs about half a second of work before it clocks up. */
-export async function time(run: () => tf.Tensor[], {seconds}: TimeOptions): Promise<Timing> {
+export async function time(run: () => tf.Tensor[], {seconds, warmUpSeconds = 0}: TimeOptions): Promise<Timing> {
   const batch = async (repeats: number): Promise<number> => {
     const start = performance.now();
     for (let i = 0; i < repeats; i++) tf.dispose(run());
@@ -48,6 +50,8 @@ export async function time(run: () => tf.Tensor[], {seconds}: TimeOptions): Prom
   const firstMs = await batch(1);
   let ms = await batch(1);
   const repeats = Math.max(1, Math.round(BATCH_MS / ms));
+  const warm = performance.now() + 1000 * warmUpSeconds;
+  while (performance.now() < warm) await batch(repeats);
   const end = performance.now() + 1000 * seconds;
   do ms = Math.min(ms, await batch(repeats));
   while (performance.now() < end);
@@ -55,8 +59,8 @@ export async function time(run: () => tf.Tensor[], {seconds}: TimeOptions): Prom
   return {firstMs, ms};
 }
 
-/** Reads a value of each result: an error of the device is thrown here rather than timed. */
-async function surfaceErrors(run: () => tf.Tensor[]): Promise<void> {
+/** Reads a value of each result of `run`, and disposes them: an error of the device is thrown here rather than timed. */
+export async function surfaceErrors(run: () => tf.Tensor[]): Promise<void> {
   const results = run();
   for (const result of results) {
     const corner = tf.slice(

@@ -3,7 +3,7 @@ import {masks, type FlashMask} from '../src/index.js';
 import lengths from './masks.json' with {type: 'json'};
 
 /** Lengths of the same proportions that sum to N. */
-function scaled(parts: readonly number[], N: number): number[] {
+export function scaled(parts: readonly number[], N: number): number[] {
   const total = parts.reduce((a, b) => a + b);
   const endOf = (i: number): number => {
     const whole = parts.slice(0, i).reduce((a, b) => a + b, 0);

@@ -1,9 +1,9 @@
 /**
- * @file `npm run bench:readme`: from the committed records, docs/benchmarks/*.jsonl, to the tables in README.md and docs/benchmarks.md
- * between `<!-- benchmark -->` and `<!-- /benchmark -->`, and to the plots. Where there are no records, the documents say nothing.
+ * @file `npm run bench:readme`: from the committed records, docs/benchmarks/*.jsonl, to the tables in README.md, docs/benchmarks.md and
+ * docs/performance.md between marks such as `<!-- benchmark -->` and `<!-- /benchmark -->`, and to the plots.
  *
  *     npm run bench -- --out bench/results      measures; copy bench/results/records.jsonl to docs/benchmarks/<name>.jsonl
- *     (bench:gpu, and bench/cuda/bench.py with --out, write such files too)
+ *     (bench:gpu, and bench/cuda/bench.py with --out, write such files too; bench:webgpu those named webgpu-<name>.jsonl)
  *     npm run bench:readme                      writes the tables and plots
  *     npm run bench:readme -- --check           fails if the committed ones differ
  */
@@ -11,6 +11,7 @@ import {existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync}
 import {fileURLToPath} from 'node:url';
 import {format, resolveConfig} from 'prettier';
 import {type CudaRecord, cudaTables, isCudaRecord, nodeTables} from './cuda_tables.js';
+import {isWebGPUFile, performanceParts, withBlocks} from './performance_page.js';
 import {memoryPlot, timePlot, type BenchRecord} from './report.js';
 import {type Column, digits, figure as ms, table, times} from './tables.js';
 
@@ -34,7 +35,9 @@ interface RecordFile {
 
 function readFiles(): RecordFile[] {
   const folder = root + RECORDS;
-  const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith('.jsonl')) : [];
+  const names = existsSync(folder)
+    ? readdirSync(folder).filter((name) => name.endsWith('.jsonl') && !isWebGPUFile(name))
+    : [];
   return names.sort().map((name) => {
     const lines = readFileSync(folder + name, 'utf8')
       .split('\n')
@@ -193,11 +196,9 @@ function plotList(paths: readonly string[]): string {
     .join('\n\n');
 }
 
-async function withTables(path: string, content: string): Promise<string> {
-  const text = readFileSync(root + path, 'utf8');
-  const pattern = /<!-- benchmark -->[^]*<!-- \/benchmark -->/;
-  if (!pattern.test(text)) throw new Error(`${path} must have <!-- benchmark --> and <!-- /benchmark -->.`);
-  const replaced = text.replace(pattern, () => `<!-- benchmark -->\n\n${content}\n\n<!-- /benchmark -->`);
+/** A document with new contents of its blocks, formatted. */
+async function withTables(path: string, blocks: ReadonlyMap<string, string>): Promise<string> {
+  const replaced = withBlocks(path, readFileSync(root + path, 'utf8'), blocks);
   return format(replaced, {...(await resolveConfig(root + path)), filepath: path});
 }
 
@@ -213,10 +214,13 @@ async function outputs(): Promise<Map<string, string>> {
   const details = [tables(pairs, true), ...beside, ...cudaTables(cuda, true), plotList([...plots.keys()])]
     .filter(Boolean)
     .join('\n\n');
+  const performance = performanceParts(root + RECORDS, PLOTS.slice('docs/'.length));
   return new Map([
     ...plots,
-    ['README.md', await withTables('README.md', short)],
-    ['docs/benchmarks.md', await withTables('docs/benchmarks.md', details)],
+    ...[...performance.plots].map(([name, svg]): [string, string] => [PLOTS + name, svg]),
+    ['README.md', await withTables('README.md', new Map([['benchmark', short], ...performance.readme]))],
+    ['docs/benchmarks.md', await withTables('docs/benchmarks.md', new Map([['benchmark', details]]))],
+    ['docs/performance.md', await withTables('docs/performance.md', performance.page)],
   ]);
 }
 

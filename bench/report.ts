@@ -154,7 +154,8 @@ export function memoryPlot(records: readonly BenchRecord[]): string {
   });
 }
 
-function svg({title, ...options}: Plot.PlotOptions & {title: string}): string {
+/** A plot as an SVG document of its own. */
+export function svg({title, ...options}: Plot.PlotOptions & {title: string}): string {
   const {document} = parseHTML('<html><body></body></html>');
   const plot = Plot.plot({
     ...options,

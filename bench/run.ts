@@ -14,8 +14,7 @@ import type {Precision} from '../src/kernel_names.js';
 import {seededRandom} from '../src/mask/random.js';
 import {maskTable} from '../src/mask/table.js';
 import {useWebGPU} from '../src/node-webgpu.js';
-import type {WebGPUBackend} from '../src/webgpu/backend.js';
-import {denseAttention, denseBias, difference, gradsOf, type Attention} from './dense.js';
+import {denseAttention, denseBias, denseObstacle, difference, gradsOf, type Attention} from './dense.js';
 import {type Setting, list, numbers, positive} from './settings.js';
 import {noise} from './inputs.js';
 import {peakBytesOf, time} from './measure.js';
@@ -96,16 +95,6 @@ function buildMask(name: string, N: number, documents?: number): FlashMask {
   const entry = maskTable.find((row) => row.name === name);
   if (!entry) throw new Error(`bench: no mask '${name}'. Use ${maskTable.map((row) => row.name).join(', ')}.`);
   return entry.build(N, seededRandom(1));
-}
-
-/** Why dense attention cannot run here, or undefined: it holds B x H x N x N scores in one binding, several times over. */
-function denseObstacle({N, H}: Case): string | undefined {
-  const bytes = 4 * H * N * N;
-  const limit =
-    tf.getBackend() === 'webgpu'
-      ? (tf.backend() as unknown as WebGPUBackend).device.limits.maxStorageBufferBindingSize
-      : 2 ** 31;
-  return bytes > limit / 2 ? `its scores take ${(bytes / 2 ** 30).toFixed(1)} GiB` : undefined;
 }
 
 async function measure(c: Case, attention: Attention, options: Options): Promise<Partial<BenchRecord>> {

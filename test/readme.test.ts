@@ -23,6 +23,7 @@ const DOCUMENTS = [
   'docs/finetune.md',
   'docs/main-job.md',
   'docs/native.md',
+  'docs/performance.md',
   'docs/tfjs-node.md',
 ];
 
