@@ -149,7 +149,14 @@ export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes 
 }
 
 function keyOf(pass: Pass, v: Variant, t: TileShape): string {
-  const flags = [v.causal && 'causal', v.intervals && 'intervals', v.dropout && 'dropout', v.half && 'half'];
+  const few = v.fewQueries && pass !== 'dkdv';
+  const flags = [
+    v.causal && 'causal',
+    v.intervals && 'intervals',
+    v.dropout && 'dropout',
+    v.half && 'half',
+    few && 'few',
+  ];
   return [pass, `d${v.D}x${v.Dv}`, `t${t.rows}x${t.cols}`, `w${t.threadsX}x${t.threadsY}`, ...flags]
     .filter(Boolean)
     .join('_');

@@ -5,6 +5,7 @@
  */
 import type {PassPlan} from '../../plan.js';
 import {constants, declare, elementType, unroll, type Binding} from './header.js';
+import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf, rowsOfWorkgroup, tilesOfWorkgroup} from './query_rows.js';
 import {
   accumulate,
   colOf,
@@ -24,7 +25,7 @@ import {
 } from './steps.js';
 import {classifyFunction, forEachLiveTile, TILE_BITS} from './tiles.js';
 
-const QUERIES: Place = {first: 'qFirst', limit: 'u.Sq'};
+const queries = (p: PassPlan): Place => ({first: 'qFirst', limit: rowEndOf(p)});
 const KEYS: Place = {first: 'kFirst', limit: 'u.Sk'};
 
 type Name = 'q' | 'k' | 'v' | 'dOut' | 'dq' | 'dk' | 'dv';
@@ -60,9 +61,9 @@ function preamble(p: PassPlan, tiles: Operand[]): string {
   return `${declare(backwardBindings(p), p.half)}${constants(p)}${declareTiles(p)}${TILE_BITS}
 ${tiles.map(loadFunction).join('\n')}
 ${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}
-// (lse in powers of two, delta - dLse) of query r; past the last query an lse that makes every weight vanish.
+// (lse in powers of two, delta - dLse) of row r of head bh; past the last row an lse that makes every weight vanish.
 fn statsOf(bh: u32, r: u32) -> vec2f {
-  return select(vec2f(3.0e38, 0.0), rowStats[bh * u.Sq + r], r < u.Sq);
+  return select(vec2f(3.0e38, 0.0), rowStats[bh * u.Sq + r], r < ${rowEndOf(p)});
 }
 `;
 }
@@ -70,7 +71,8 @@ fn statsOf(bh: u32, r: u32) -> vec2f {
 /** dq: from scores s and dp of a tile to dS in s. Rows are queries, columns keys. */
 function scoreGradientOfRows(p: PassPlan): string {
   const {rows, colGroups} = registerTile(p);
-  const query = (i: number): string => `qFirst + ${rowOf(p, i)}`;
+  const row = (i: number): string => `qFirst + ${rowOf(p, i)}`;
+  const query = (i: number): string => queryOf(p, row(i));
   const masked = (i: number, g: number): string =>
     `s_${i}_${g} = select(vec4f(), s_${i}_${g}, visible(vec4i(i32(${query(i)})), j, bounds));`;
   return `
@@ -85,7 +87,7 @@ ${unroll(rows, (i) => `    ${masked(i, g)}`)}
   }`,
 )}
 }
-${p.dropout ? unroll(rows, (i) => unroll(colGroups, (g) => `dp_${i}_${g} *= keep(bh, ${query(i)}, (kFirst + ${colOf(p, g)}) / 4u);`)) : ''}
+${p.dropout ? unroll(rows, (i) => unroll(colGroups, (g) => `dp_${i}_${g} *= keep(${headOf(p, row(i))}, ${query(i)}, (kFirst + ${colOf(p, g)}) / 4u);`)) : ''}
 ${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} *= dp_${i}_${g} - stats_${i}.y;`))}`;
 }
 
@@ -93,11 +95,11 @@ export function dqShader(p: PassPlan): string {
   const {q, k, v, dOut, dq} = operands(p);
   const {rows} = registerTile(p);
   const body = `
-let kFirst = tile * BLOCK_K;
+let kFirst = ${keyBlockOf(p, 'tile')} * BLOCK_K;
 ${declareScores(p, 's')}
 ${declareScores(p, 'dp')}
-${scores(p, 's', q, k, QUERIES, KEYS)}
-${scores(p, 'dp', dOut, v, QUERIES, KEYS)}
+${scores(p, 's', q, k, queries(p), KEYS)}
+${scores(p, 'dp', dOut, v, queries(p), KEYS)}
 ${scoreGradientOfRows(p)}
 ${storeWeights(p, 's')}
 ${accumulate(p, 'acc', k, KEYS)}
@@ -107,28 +109,24 @@ ${accumulate(p, 'acc', k, KEYS)}
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
   if (workgroup >= u.workEnd) { return; }
-  let queryBlocks = (u.Sq + BLOCK_Q - 1u) / BLOCK_Q;
-  let bh = workgroup / queryBlocks;
-  let qFirst = (queryBlocks - 1u - workgroup % queryBlocks) * BLOCK_Q;
+${rowsOfWorkgroup(p)}
   let b = bh / u.H;
   let h = bh % u.H;
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
   let maskHead = b * u.maskBatchStride + h / u.maskGroup;
   let qBase = b * u.qBatch + h * u.qHead;
-  let dqBase = qBase;
+  let dqBase = ${resultBatchOf(p)} * u.qBatch + h * u.qHead;
   let dOutBase = b * u.oBatch + h * u.oHead;
   let kBase = b * u.kBatch + (h / u.groupSize) * u.kHead;
   let vBase = b * u.vBatch + (h / u.groupSize) * u.vHead;
   let r0 = i32(qFirst);
   let r1 = min(r0 + i32(BLOCK_Q), i32(u.Sq));
-  let keyBlocks = (u.Sk + BLOCK_K - 1u) / BLOCK_K;
-  let firstTile = 0u;
-  let lastTile = ${p.causal ? 'u32(clamp((r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K), 0, i32(keyBlocks)))' : 'keyBlocks'};
+${tilesOfWorkgroup(p)}
 ${unroll(rows, (i) => `  let stats_${i} = statsOf(bh, qFirst + ${rowOf(p, i)});`)}
 ${declareAccumulator(p, 'acc', p.D)}
-${forEachLiveTile('classify(maskHead, candidate, r0, r1)', body)}
-${storeAccumulator(p, 'acc', dq, 'qFirst', 'u.Sq', () => 'u.scale')}
+${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, r0, r1)`, body)}
+${storeAccumulator(p, 'acc', dq, 'qFirst', rowEndOf(p), () => 'u.scale')}
 }
 `;
 }
@@ -185,14 +183,14 @@ export function dkdvShader(p: PassPlan): string {
 let qFirst = tile * BLOCK_Q;
 ${declareScores(p, 's')}
 ${declareScores(p, 'dp')}
-${scores(p, 's', k, q, KEYS, QUERIES)}
-${scores(p, 'dp', v, dOut, KEYS, QUERIES)}
+${scores(p, 's', k, q, KEYS, queries(p))}
+${scores(p, 'dp', v, dOut, KEYS, queries(p))}
 ${weightsAndScoreGradient(p)}
 ${storeWeights(p, 's')}
-${accumulate(p, 'dvAcc', dOut, QUERIES)}
+${accumulate(p, 'dvAcc', dOut, queries(p))}
 workgroupBarrier();
 ${storeWeights(p, 'dp')}
-${accumulate(p, 'dkAcc', q, QUERIES)}
+${accumulate(p, 'dkAcc', q, queries(p))}
 `;
   return `${preamble(p, [q, k, v, dOut])}
 @compute @workgroup_size(${p.threads})
