@@ -224,9 +224,10 @@ async function decode(Sk: number): Promise<void> {
     const before = bytes();
     const sizes = new Set<number>();
     const acquire = bufferManager.acquireBuffer.bind(bufferManager);
-    bufferManager.acquireBuffer = (size, usage) => {
+    bufferManager.acquireBuffer = (...request) => {
+      const [size, usage] = request;
       if (usage === GPUBufferUsage.STORAGE) sizes.add(size);
-      return acquire(size, usage);
+      return acquire(...request);
     };
     for (let splits = 2; splits <= 8; splits++) await decode(CUT_LIMITS.keyBlocks * MAP_BLOCK * splits);
     bufferManager.acquireBuffer = acquire;

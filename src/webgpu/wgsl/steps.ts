@@ -83,7 +83,8 @@ export function loadTile(p: PassPlan, operand: Operand, {first, limit}: Place, c
   const offset = (row: string): string =>
     operand.side === 'row' ? rowOffset(p, operand.stride, row) : `${row} * u.${operand.stride}Row`;
   const fetch = (t: number): string => {
-    const guard = `row${t} < ${limit}${ragged ? ` && d${t} < ${planesOf(operand.channels)}u` : ''}`;
+    // Not &&, which branches: SwiftShader takes minutes and gigabytes to compile a few dozen of those in a row.
+    const guard = `(row${t} < ${limit})${ragged ? ` & (d${t} < ${planesOf(operand.channels)}u)` : ''}`;
     return `let e${t} = lid + ${t * p.threads}u;
 let row${t} = ${first} + e${t} / CHUNK;
 let d${t} = ${chunk} * CHUNK + e${t} % CHUNK;
