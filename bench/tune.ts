@@ -103,7 +103,7 @@ class Bench {
     const lse = this.buffer('lse' + suffix, B * H * Sq, false);
     const common = {itemsPerWorkgroup: 1, flopsPerWorkgroup: 1};
     if (pass === 'delta') {
-      const delta = {Dv: D, lseGradient: false};
+      const delta = {Dv: D, lseGradient: false, rounded: false};
       return {
         ...common,
         key: deltaKey(delta),

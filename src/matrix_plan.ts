@@ -48,18 +48,24 @@ const FLOAT = 4;
 const HALF = 2;
 
 /**
- * Tile shapes to try, best first: on an H200 those that ran fastest (bench/tune.ts). Two parts, and in forward long heads, need registers and
- * memory; narrow tiles leave them.
+ * Tile shapes to try, best first: on an H200 those that ran fastest (bench/tune.ts). Blocks of 16 columns leave more workgroups room on a core;
+ * 32 pay where a band's registers leave little room anyway.
  */
 export function matrixCandidates(
   pass: Pass,
-  {M}: MatrixConfig,
-  {channels, parts}: {channels: number; parts: 1 | 2},
+  {M, lanes}: MatrixConfig,
+  {channels, parts}: Pick<MatrixPlan, 'channels' | 'parts'>,
 ): MatrixTile[] {
-  const tile = (subgroups: number, cols: number): MatrixTile => ({subgroups, bandRows: M, cols});
-  const wide = channels > 64 && parts === 1 && pass !== 'dq';
-  const first = pass === 'dq' && parts === 2 && channels <= 64 ? [tile(8, 32)] : [];
-  return [...first, ...(wide ? [tile(8, 32), tile(8, 16)] : [tile(8, 16)]), tile(4, 16)];
+  const tile = (subgroups: number, bandRows: number, cols: number): MatrixTile => ({subgroups, bandRows, cols});
+  const narrow = [tile(8, M, 16), tile(4, M, 16)];
+  const short = channels <= 64;
+  if (pass === 'forward') {
+    if (parts === 2) return short ? narrow.reverse() : narrow;
+    return short && lanes >= 2 * M ? [tile(4, 2 * M, 16), ...narrow] : [tile(8, M, 32), ...narrow];
+  }
+  if (pass === 'dq') return short && parts === 2 ? [tile(8, M, 32), ...narrow] : narrow;
+  if (parts === 2) return short ? narrow.reverse() : narrow;
+  return short ? narrow : [tile(8, M, 32), ...narrow];
 }
 
 /**

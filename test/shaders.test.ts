@@ -109,8 +109,8 @@ describe('shaders', () => {
           }
         }
       }
-      for (const lseGradient of booleans) {
-        const delta = {Dv, lseGradient};
+      for (const [lseGradient, rounded] of booleans.flatMap((x) => booleans.map((y) => [x, y]))) {
+        const delta = {Dv, lseGradient, rounded};
         const code = deltaShader(delta);
         shaders.set(deltaKey(delta), {key: deltaKey(delta), code, bindings: deltaBindings(delta), workgroupBytes: 0});
       }

@@ -69,8 +69,8 @@ function backwardPasses(
 ): PassRun[] {
   const {p, uniforms, bound, scratch} = part;
   const rowStats = scratch.buffer('rowStats', ROW_STATS_BYTES * p.B * p.H * p.Sq);
-  const passes = [deltaRun(part, rowStats)];
   const onMatrices = Object.values(plans).find(isMatrixPlan);
+  const passes = [deltaRun(part, rowStats, onMatrices?.parts === 1)];
   const copies = onMatrices && halves(p, onMatrices, uniforms, bound, scratch, passes);
   const add = (pass: AttentionPlan, results: BufferRange[]): void => {
     const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
@@ -84,10 +84,14 @@ function backwardPasses(
   return passes;
 }
 
-/** The pass that fills `rowStats` from out, dOut, lse and, if a gradient comes through lse, dLse. */
-function deltaRun({p, uniforms, bound}: Part<BackwardTensors>, rowStats: GPUBuffer): PassRun {
+/**
+ * The pass that fills `rowStats` from out, dOut, lse and, if a gradient comes through lse, dLse.
+ *
+ * @param rounded whether the products read dOut as float16.
+ */
+function deltaRun({p, uniforms, bound}: Part<BackwardTensors>, rowStats: GPUBuffer, rounded: boolean): PassRun {
   const {out, dOut, lse, dLse} = bound;
-  const delta = {Dv: p.Dv, lseGradient: dLse !== undefined};
+  const delta = {Dv: p.Dv, lseGradient: dLse !== undefined, rounded};
   return {
     key: deltaKey(delta),
     code: () => deltaShader(delta),

@@ -46,33 +46,75 @@ function stateOf(device: GPUDevice): DeviceState {
   return state;
 }
 
+/** A part of a pass that is dispatched at once: `count` workgroups from `first` on. */
+interface Dispatch {
+  pass: PassRun;
+  first: number;
+  count: number;
+  gridX: number;
+}
+
 /** Records the passes in order and submits them. Buffers of the passes may be released as soon as this returns. */
 export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[]): void {
   const {device, queue, bufferManager} = backend;
   const state = stateOf(device);
-  let encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
+  const dispatches = passes.flatMap((pass) => dispatchesOf(device, pass, state.budget));
+  if (dispatches.length === 0) return;
+  const uniforms = writeUniforms(backend, dispatches);
   let flops = 0;
-  let uniformBuffers: GPUBuffer[] = [];
-  const submit = (): void => {
-    queue.submit([encoder.finish()]);
+  let recorded = begin(device);
+  dispatches.forEach((dispatch, i) => {
+    recordDispatch(device, recorded.pass, dispatch, {
+      buffer: uniforms,
+      offset: i * UNIFORM_STRIDE,
+      size: UNIFORM_BYTES,
+    });
+    flops += dispatch.count * dispatch.pass.flopsPerWorkgroup;
+    const last = i === dispatches.length - 1;
+    if (flops < state.budget && !last) return;
+    recorded.pass.end();
+    queue.submit([recorded.encoder.finish()]);
     measure(queue, state, flops);
-    // The queue runs in order: a later write to a reused buffer happens after this submission.
-    uniformBuffers.forEach((buffer) => bufferManager.releaseBuffer(buffer));
-    encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
     flops = 0;
-    uniformBuffers = [];
-  };
-  for (const pass of passes) {
-    const total = Math.ceil(pass.items / pass.itemsPerWorkgroup);
-    const most = Math.max(LEAST_WORKGROUPS, Math.floor(state.budget / pass.flopsPerWorkgroup));
-    for (let first = 0; first < total; first += most) {
-      const count = Math.min(most, total - first);
-      uniformBuffers.push(recordDispatch(backend, encoder, pass, first, count));
-      flops += count * pass.flopsPerWorkgroup;
-      if (flops >= state.budget) submit();
-    }
-  }
-  submit();
+    if (!last) recorded = begin(device);
+  });
+  // The queue runs in order: a later write to a reused buffer happens after these submissions.
+  bufferManager.releaseBuffer(uniforms);
+}
+
+function begin(device: GPUDevice): {encoder: GPUCommandEncoder; pass: GPUComputePassEncoder} {
+  const encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
+  return {encoder, pass: encoder.beginComputePass({label: 'flashMaskAttention'})};
+}
+
+/** The dispatches of a pass, each of them within the budget. */
+function dispatchesOf(device: GPUDevice, pass: PassRun, budget: number): Dispatch[] {
+  const total = Math.ceil(pass.items / pass.itemsPerWorkgroup);
+  const most = Math.max(LEAST_WORKGROUPS, Math.floor(budget / pass.flopsPerWorkgroup));
+  return Array.from({length: Math.ceil(total / most)}, (_, i) => {
+    const first = i * most;
+    const count = Math.min(most, total - first);
+    return {pass, first, count, gridX: Math.min(count, device.limits.maxComputeWorkgroupsPerDimension)};
+  });
+}
+
+const UNIFORM_BYTES = 4 * UNIFORMS.length;
+/** Bytes from one dispatch's uniforms to the next's: a multiple of the alignment that every device allows. */
+const UNIFORM_STRIDE = 256 * Math.ceil(UNIFORM_BYTES / 256);
+
+/** One buffer with the uniforms of all dispatches: each write and each buffer costs the host more than a small pass takes. */
+function writeUniforms({queue, bufferManager}: WebGPUBackend, dispatches: readonly Dispatch[]): GPUBuffer {
+  // Few sizes, so that the pool has one of the size.
+  const bytes = UNIFORM_STRIDE * 2 ** Math.ceil(Math.log2(dispatches.length));
+  const data = new Uint8Array(UNIFORM_STRIDE * dispatches.length);
+  dispatches.forEach(({pass, first, count, gridX}, i) => {
+    const workEnd = Math.min(pass.items, (first + count) * pass.itemsPerWorkgroup);
+    const values = packUniforms({...pass.uniforms, firstWorkgroup: first, gridX, workEnd});
+    data.set(new Uint8Array(values), i * UNIFORM_STRIDE);
+  });
+  const buffer = bufferManager.acquireBuffer(bytes, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
+  queue.writeBuffer(buffer, 0, data);
+  return buffer;
 }
 
 /** Raises the budget to what the device can do in SUBMISSION_SECONDS, by the wall time of a submission of some size. */
@@ -88,34 +130,24 @@ function measure(queue: GPUQueue, state: DeviceState, flops: number): void {
   );
 }
 
-/** Records workgroups first..first + count of a pass; returns the uniform buffer, to be released after the submission. */
 function recordDispatch(
-  {device, queue, bufferManager}: WebGPUBackend,
-  encoder: GPUCommandEncoder,
-  pass: PassRun,
-  first: number,
-  count: number,
-): GPUBuffer {
-  const gridX = Math.min(count, device.limits.maxComputeWorkgroupsPerDimension);
-  const workEnd = Math.min(pass.items, (first + count) * pass.itemsPerWorkgroup);
-  const data = packUniforms({...pass.uniforms, firstWorkgroup: first, gridX, workEnd});
-  const uniform = bufferManager.acquireBuffer(data.byteLength, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
-  queue.writeBuffer(uniform, 0, data);
+  device: GPUDevice,
+  recorder: GPUComputePassEncoder,
+  {pass, count, gridX}: Dispatch,
+  uniforms: GPUBufferBinding,
+): void {
   const pipeline = pipelineOf(device, pass);
   const bindGroup = device.createBindGroup({
     label: pass.key,
     layout: pipeline.getBindGroupLayout(0),
-    entries: [uniform, ...pass.buffers].map((range, binding) => ({
+    entries: [uniforms, ...pass.buffers].map((range, binding) => ({
       binding,
       resource: 'buffer' in range ? range : {buffer: range},
     })),
   });
-  const recorder = encoder.beginComputePass({label: pass.key});
   recorder.setPipeline(pipeline);
   recorder.setBindGroup(0, bindGroup);
   recorder.dispatchWorkgroups(gridX, Math.ceil(count / gridX));
-  recorder.end();
-  return uniform;
 }
 
 /** Uniform values in the order and with the types of the shader's struct. */

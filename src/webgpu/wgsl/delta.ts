@@ -2,6 +2,7 @@
  * @file The pass before the backward ones: per query row, rowStats = (lse in powers of two, delta - dLse), where
  * delta = rowsum(dO ∘ O) (paper section 4.3, algorithm 2).
  */
+import {HIGH_FUNCTION} from './halves.js';
 import {declare, elementType, type Binding} from './header.js';
 
 export const DELTA_THREADS = 64;
@@ -11,6 +12,8 @@ export interface DeltaVariant {
   Dv: number;
   /** Whether a gradient comes through lse; else dLse is not bound. */
   lseGradient: boolean;
+  /** Whether dO counts as float16, as the products of the passes read it: else a row with a single key would not cancel. */
+  rounded: boolean;
 }
 
 export function deltaBindings(v: DeltaVariant): Binding[] {
@@ -24,13 +27,16 @@ export function deltaBindings(v: DeltaVariant): Binding[] {
 }
 
 /** Pipeline key of the delta pass. */
-export const deltaKey = (v: DeltaVariant): string => `delta_d${v.Dv}${v.lseGradient ? '_lse' : ''}`;
+export const deltaKey = (v: DeltaVariant): string =>
+  `delta_d${v.Dv}${v.lseGradient ? '_lse' : ''}${v.rounded ? '_rounded' : ''}`;
 
 /** One thread a row of one head. */
 export function deltaShader(v: DeltaVariant): string {
   const vector = elementType(v.Dv) === 'vec4f';
   const steps = vector ? v.Dv / 4 : v.Dv;
-  return `${declare(deltaBindings(v))}
+  const type = vector ? 'vec4f' : 'f32';
+  const read = v.rounded ? `${type}(highOf(vec4f(dOut[at + d]))${vector ? '' : '.x'})` : 'dOut[at + d]';
+  return `${declare(deltaBindings(v))}${v.rounded ? HIGH_FUNCTION : ''}
 @compute @workgroup_size(${DELTA_THREADS})
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let index = (u.firstWorkgroup + id.y * u.gridX + id.x) * ${DELTA_THREADS}u + lid;
@@ -40,7 +46,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let at = (bh / u.H) * u.oBatch + (bh % u.H) * u.oHead + row * u.oRow;
   var delta = 0.0;
   for (var d = 0u; d < ${steps}u; d++) {
-    delta += ${vector ? 'dot(out[at + d], dOut[at + d])' : 'out[at + d] * dOut[at + d]'};
+    delta += ${vector ? `dot(out[at + d], ${read})` : `out[at + d] * ${read}`};
   }
   // A row that saw no key: a huge lse makes every weight exp2(s - lse) vanish, whatever comes in as dLse.
   let sawNone = bitcast<u32>(lse[index]) == 0xff800000u;

@@ -6,6 +6,8 @@
 import type {MatrixPlan} from '../../matrix_plan.js';
 import {
   accumulate,
+  declareFlushed,
+  flushAccumulators,
   copyAt,
   declareAccumulator,
   declareFetched,
@@ -65,7 +67,7 @@ const statsOf = (r: string): string =>
   `scaledStats(rowStats[bh * u.Sq + min(${r}, u.Sq - 1u)], ${r} < u.Sq, toGradient / dOutFactor, 1.0 / vFactor)`;
 
 /** The walk of both passes: the next tiles of both column operands are fetched while the present ones are worked on. */
-function walk(p: MatrixPlan, kind: string, work: string): string {
+function walk(p: MatrixPlan, kind: string, work: string, flush: string): string {
   const {q, k, v, dOut} = operands(p);
   const [first, second, block] = p.pass === 'dq' ? [k, v, 'BLOCK_K'] : [q, dOut, 'BLOCK_Q'];
   const keep = `${keepTile(p, 'nextFirst', 0)}
@@ -75,6 +77,7 @@ ${keepTile(p, 'nextSecond', 1)}`;
 ${fetchTile(p, 'nextSecond', second, `next * ${block}`)}`,
     start: keep,
     work: `${work}
+${flush}
 workgroupBarrier();
 if (more) {
 ${keep}
@@ -101,11 +104,7 @@ ${eachQuad(p, (i) => `var x${i} = exp2(${quadOf(p, 0, i)} * toScore - vec4f(stat
 ${maskQuads(p, '0.0')}
 ${eachQuad(p, gradient)}
 workgroupBarrier();
-if (role == 0u) {
-${accumulate(p, '0u', '0u')}
-} else {
-${accumulate(p, '0u', '0u', p.channels / 2)}
-}
+${accumulate(p, '0u', '0u', `role * ${p.channels / 2 / 8}u`)}
 `;
   const half = (channel: number): Target => ({
     name: 'dq',
@@ -115,6 +114,7 @@ ${accumulate(p, '0u', '0u', p.channels / 2)}
     channel,
     factor: 'fromGradient * kFactor * dOutFactor * vFactor',
   });
+  const halves = [half(0), half(p.channels / 2)];
   return `${preamble(p)}${CONSTANTS}
 ${start(p)}
 ${queriesOfWorkgroup(p)}
@@ -124,8 +124,9 @@ ${factors(p)}
 ${holdRows(p, q, dOut)}
 ${declareAccumulator(p)}
 ${declareNext(p)}
-${walk(p, 'classify(maskHead, candidate, r0, r1)', work)}
-${storeAccumulators(p, [half(0), half(p.channels / 2)], 'qFirst', 'u.Sq')}
+${declareFlushed(p)}
+${walk(p, 'classify(maskHead, candidate, r0, r1)', work, flushAccumulators(p, halves, 'qFirst', 'u.Sq'))}
+${storeAccumulators(p, halves, 'qFirst', 'u.Sq')}
 }
 `;
 }
@@ -205,10 +206,11 @@ ${factors(p)}
 ${holdRows(p, k, v)}
 ${declareAccumulator(p)}
 ${declareNext(p)}
+${declareFlushed(p)}
   for (var member = 0u; member < u.groupSize; member++) {
 ${memberOfGroup()}
 ${[q, dOut].map((col) => `    let ${col.name}Head = ${copyAt(p, col, 'bh', '0u')};`).join('\n')}
-${walk(p, kind, dkdvTile(p))}
+${walk(p, kind, dkdvTile(p), flushAccumulators(p, [dk, dv], 'kFirst', 'u.Sk'))}
   }
 ${storeAccumulators(p, [dk, dv], 'kFirst', 'u.Sk')}
 }

@@ -237,16 +237,16 @@ export const declareAccumulator = (p: MatrixPlan): string =>
   unroll(heights(p), (h) => unroll(accumulated(p), (d) => `var ${accumulatorName(h, d)} = ${result(p)}();`));
 
 /**
- * Adds weights · columns of the band to the accumulator. `weightTile` and `tile` are WGSL for which weights and which tile of columns, and
- * `channel` is the first channel.
+ * Adds weights · columns of the band to the accumulator. All arguments are WGSL: which weights, which tile of columns, and where in its rows the
+ * first channel lies, in vec4us.
  */
-export function accumulate(p: MatrixPlan, weightTile: string, tile: string, channel = 0): string {
+export function accumulate(p: MatrixPlan, weightTile: string, tile: string, channel = '0u'): string {
   const {M, N, K} = p.matrix;
   const stride = tileStride(p) / 8;
   const weight = (part: number, h: number, s: number): string =>
     `subgroupMatrixLoad<${left(p)}, row_major>(&weights[${weightTile} * BANDS + band], ${part * p.bandRows + h * M}u * WEIGHT_STRIDE + ${(s * K) / 4}u, WEIGHT_STRIDE)`;
   const channelMatrix = (part: number, s: number, d: number): string =>
-    `subgroupMatrixLoad<${right(p)}, row_major>(&columns[${tile}], ${s * K * stride + part * partUnits(p) + (channel + d * N) / 8}u, ${stride}u)`;
+    `subgroupMatrixLoad<${right(p)}, row_major>(&columns[${tile}], ${channel} + ${s * K * stride + part * partUnits(p) + (d * N) / 8}u, ${stride}u)`;
   const products = (h: number, d: number): string =>
     PRODUCTS[p.parts]
       .map(
@@ -329,13 +329,22 @@ export interface Target extends Operand {
   channel: number;
 }
 
-/** Stores the accumulators to the rows of their targets, one a role, that start at `first`. They go through the scores, a run at a time. */
+/**
+ * Stores the accumulators to the rows of their targets, one a role, that start at `first`. They go through the scores, a run at a time; what
+ * has been flushed before is added.
+ */
 export function storeAccumulators(p: MatrixPlan, targets: Target[], first: string, limit: string): string {
   const quads = p.cols / 4;
+  const element = (t: Target, at: string, value: string, zero: string): string =>
+    `${t.name}[${at}] = ${value}${flushes(p) ? ` + select(${zero}, ${t.name}[${at}], flushed)` : ''};`;
   const put = (t: Target, run: number): string => {
     const d = `(${(t.channel + run * p.cols) / 4}u + i % ${quads}u)`;
-    if (elementType(t.channels) === 'vec4f') return `if (${d} < ${t.channels / 4}u) { ${t.name}[at + ${d}] = x; }`;
-    return unroll(4, (c) => `if (4u * ${d} + ${c}u < ${t.channels}u) { ${t.name}[at + 4u * ${d} + ${c}u] = x[${c}]; }`);
+    if (elementType(t.channels) === 'vec4f') {
+      return `if (${d} < ${t.channels / 4}u) { ${element(t, `at + ${d}`, 'x', 'vec4f()')} }`;
+    }
+    const scalar = (c: number): string =>
+      `if (4u * ${d} + ${c}u < ${t.channels}u) { ${element(t, `at + 4u * ${d} + ${c}u`, `x[${c}]`, '0.0')} }`;
+    return unroll(4, scalar);
   };
   return eachRun(
     p,
@@ -358,6 +367,28 @@ ${targets
 }`,
   );
 }
+
+/** Columns after which a sum of two parts is stored and begun anew: matrix units cut off what they add up, always towards zero. */
+const FLUSH_COLUMNS = 512;
+
+/** Sums of one part are as exact as their float16 weights however long they are, and the code alone would cost a quarter of the speed. */
+const flushes = (p: MatrixPlan): boolean => p.pass !== 'forward' && p.parts === 2;
+
+/** Stores the accumulators and clears them once enough columns have been added up; to be run after each tile. */
+export function flushAccumulators(p: MatrixPlan, targets: Target[], first: string, limit: string): string {
+  if (!flushes(p)) return '';
+  return `
+added += 1u;
+if (added == ${FLUSH_COLUMNS / p.cols}u) {
+${storeAccumulators(p, targets, first, limit)}
+${unroll(heights(p), (h) => unroll(accumulated(p), (d) => `${accumulatorName(h, d)} = ${result(p)}();`))}
+  added = 0u;
+  flushed = true;
+}`;
+}
+
+/** Declares what `flushAccumulators` counts. */
+export const declareFlushed = (p: MatrixPlan): string => (flushes(p) ? 'var added = 0u;\nvar flushed = false;' : '');
 
 /** Multiplies the accumulator's rows by `shrink` of their lanes; a trip through the scores for each run. */
 export function scaleAccumulator(p: MatrixPlan, shrink: string): string {
