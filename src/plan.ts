@@ -162,9 +162,15 @@ export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes 
 }
 
 function keyOf(pass: Pass, v: Variant, t: TileShape): string {
-  // A few queries take their row blocks from no schedule (src/webgpu/wgsl/row_blocks.ts).
-  const intervals = v.intervals && (v.fewQueries ? 'intervals_few' : 'intervals');
-  const flags = [v.causal && 'causal', intervals, v.dropout && 'dropout', v.half && 'half'];
+  // Few queries are cut otherwise where a pass keeps them (src/few_queries.ts), and have no schedule where it does not.
+  const few = v.fewQueries && (pass !== 'dkdv' || v.intervals);
+  const flags = [
+    v.causal && 'causal',
+    v.intervals && 'intervals',
+    v.dropout && 'dropout',
+    v.half && 'half',
+    few && 'few',
+  ];
   return [pass, `d${v.D}x${v.Dv}`, `t${t.rows}x${t.cols}`, `w${t.threadsX}x${t.threadsY}`, ...flags]
     .filter(Boolean)
     .join('_');

@@ -234,6 +234,58 @@ function crossCases(): Case[] {
   ];
 }
 
+/**
+ * Decoding: few queries and enough keys that WebGPU folds heads, splits keys and combines, at lengths around those at which it takes
+ * another split and at which a split takes another block.
+ */
+function fewQueriesCases(): Case[] {
+  const heads = [
+    [2, 2],
+    [4, 2],
+    [4, 1],
+    [6, 3],
+  ];
+  const queries = [1, 2, 7, 8, 16];
+  const keys = [224, 225, 256, 257, 389];
+  const around = queries.flatMap((Sq, i) =>
+    keys.map((Sk, k) => {
+      // Heads, mask heads, batches, layouts and forms take turns.
+      const [H, Hkv] = heads[(i + 2 * k) % heads.length];
+      const Hm = [1, Hkv, H][(i + k) % 3];
+      const [B, maskB] = [Sq < 8 ? 2 : 1, Sq < 8 && k % 2 === 0 ? 2 : 1];
+      const layout = (i + k) % 2 === 0 ? 'bshd' : 'bhsd';
+      const form = forms[(i + k) % 4];
+      const name = `${Sq} queries, ${Sk} keys, causal ${form.causal}, n ${form.n}, H ${H}, Hkv ${Hkv}, Hm ${Hm}`;
+      return boundsCase('few queries', name, form, {Sq, Sk, B, H, Hkv, Hm, maskB, layout});
+    }),
+  );
+  const grouped = {H: 4, Hkv: 2, B: 2};
+  const far = {q: {mean: 20}, k: {mean: -20}};
+  const only = (from: number, to: number) => (j: number) => (j >= from && j < to ? [0, 0, 0, 0] : [0, 9, 0, 0]);
+  const make = (name: string, column: (j: number) => number[], options: Options = {}) =>
+    columnsCase('few queries', name, forms[3], column, {Sq: 5, Sk: 257, ...grouped, ...options});
+  const dropped = forms.map((form, i) => {
+    const name = `dropout, causal ${form.causal}, n ${form.n}`;
+    const Hm = [1, 2, 4, 2][i];
+    return boundsCase('few queries', name, form, {Sq: 5, Sk: 97, H: 4, Hkv: 2, Hm, dropout: 0.5, seed: i});
+  });
+  return [
+    ...around,
+    ...dropped,
+    plainCase('few queries', 'causal', true, {Sq: 8, Sk: 257, ...grouped}),
+    plainCase('few queries', 'no mask', false, {Sq: 1, Sk: 389, ...grouped, lse: false}),
+    make('splits that see no key', only(70, 90)),
+    make('the last key alone', only(256, 257)),
+    make('no key at all', () => [0, 2, 2, 9]),
+    make('rows 1 and 3 see no key', () => [1, 2, 3, 4]),
+    make('row 2 sees no key of most splits', (j) => (j < 30 ? [0, 1, 4, 5] : [2, 3, 0, 0])),
+    make('scores near -1600', only(10, 250), {spread: far}),
+    make('dropout', only(10, 250), {dropout: 0.5, seed: 2 ** 32 + 7, deterministic: true, layout: 'bhsd'}),
+    make('odd channels', only(10, 250), {D: 3, Dv: 20, layout: 'bhsd'}),
+    make('odd channels of values', only(10, 250), {D: 33, Dv: 3, dropout: 0.1}),
+  ];
+}
+
 /** Grouped and multi-query heads, mask heads and mask batches, in both layouts. */
 function headCases(): Case[] {
   const groups = [
@@ -385,6 +437,7 @@ export const cases: readonly Case[] = [
   ...builderCases(),
   ...lengthCases(),
   ...crossCases(),
+  ...fewQueriesCases(),
   ...headCases(),
   ...channelCases(),
   ...formCases(),

@@ -9,6 +9,14 @@ import {tilesToTry} from '../src/tuning.js';
 import {createPipeline} from '../src/webgpu/dispatch.js';
 import {backwardBindings, dkdvShader, dqShader} from '../src/webgpu/wgsl/backward.js';
 import {copyBindings, copyKey, copyShader} from '../src/webgpu/wgsl/copy.js';
+import {
+  combineDqBindings,
+  combineDqKey,
+  combineDqShader,
+  combineOutBindings,
+  combineOutKey,
+  combineOutShader,
+} from '../src/webgpu/wgsl/combine.js';
 import {deltaBindings, deltaKey, deltaShader} from '../src/webgpu/wgsl/delta.js';
 import {forwardBindings, forwardShader} from '../src/webgpu/wgsl/forward.js';
 import type {Binding} from '../src/webgpu/wgsl/header.js';
@@ -48,6 +56,13 @@ function shaderOf(p: PassPlan): Shader {
   const code = {forward: forwardShader, dq: dqShader, dkdv: dkdvShader}[p.pass](p);
   const bindings = p.pass === 'forward' ? forwardBindings(p) : backwardBindings(p);
   return {key: p.key, code, bindings, workgroupBytes: p.workgroupBytes};
+}
+
+/** The passes that combine the splits of few queries. */
+function combining(D: number, Dv: number): Shader[] {
+  const out = {key: combineOutKey(Dv), code: combineOutShader(Dv), bindings: combineOutBindings(Dv)};
+  const dq = {key: combineDqKey(D), code: combineDqShader(D), bindings: combineDqBindings(D)};
+  return [out, dq].map((shader) => ({...shader, workgroupBytes: 0}));
 }
 
 /** The limits that every WebGPU device has at least. */
@@ -105,6 +120,7 @@ describe('shaders', () => {
         const code = deltaShader(delta);
         shaders.set(deltaKey(delta), {key: deltaKey(delta), code, bindings: deltaBindings(delta), workgroupBytes: 0});
       }
+      for (const shader of combining(D, Dv)) shaders.set(shader.key, shader);
       for (const shader of shaders.values()) {
         await expectValid(shader);
       }

@@ -114,6 +114,14 @@ const calls: Call[] = [
     keyHeadsAtOnce: 4,
     slices: 3,
   },
+  {
+    name: 'few queries, folded heads, keys split',
+    sizes: {B: 2, H: 6, Hkv: 3, Sq: 3, Sk: 512, D: 16, Dv: 32, layout: 'bhsd'},
+    mask: () => randomBounds(2, 3, 3, 512),
+    options: {dropout: 0.3, seed: 5},
+    keyHeadsAtOnce: 2,
+    slices: 4,
+  },
 ];
 
 const backendNow = (): WebGPUBackend => tf.backend() as unknown as WebGPUBackend;
@@ -156,7 +164,7 @@ interface Observed {
   compiled: string[];
 }
 
-const OURS = /^(forward|delta|dq|dkdv|tilemap|schedule|copy)/;
+const OURS = /^(forward|combine|delta|dq|dkdv|tilemap|schedule|copy)/;
 
 /** Runs the call; its results bit by bit, and what it asked of the device. */
 async function observe(call: Call, inputs: tf.Tensor[], limit: number | null): Promise<Observed> {

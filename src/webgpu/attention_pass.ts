@@ -1,6 +1,7 @@
 /** @file The passes that compute attention and its gradients, forward, dq and dkdv: from a plan, of either kind, to a run of it. */
+import {keysOf, workgroupsOf, type Cut} from '../few_queries.js';
 import {isMatrixPlan, type MatrixPlan} from '../matrix_plan.js';
-import type {PassPlan, PassShape} from '../plan.js';
+import type {PassPlan} from '../plan.js';
 import type {Problem} from '../problem.js';
 import type {BufferRange, PassRun} from './dispatch.js';
 import {backwardBindings, dkdvShader, dqShader} from './wgsl/backward.js';
@@ -28,6 +29,7 @@ export function bindingsOf(pass: AttentionPlan): Binding[] {
 /**
  * A run of a pass on all heads of `p`.
  *
+ * @param uniforms those of `p`; the cut of few queries among them.
  * @param buffers one for each of `bindingsOf(pass)`; a pass on matrices reads float16 copies (halves.ts).
  */
 export function attentionRun(
@@ -43,7 +45,7 @@ export function attentionRun(
     buffers,
     uniforms,
     itemsPerWorkgroup: 1,
-    ...workOf(p, pass),
+    ...workOf(p, pass, uniforms),
   };
 }
 
@@ -51,16 +53,16 @@ export function attentionRun(
 const PRODUCTS = {forward: [1, 1], dq: [2, 1], dkdv: [2, 2]} as const;
 
 /** Workgroups of a pass, and an upper bound of what each computes. */
-function workOf(p: Problem, {pass, blockQ, blockK}: PassShape): Pick<PassRun, 'items' | 'flopsPerWorkgroup'> {
-  const [ofD, ofDv] = PRODUCTS[pass];
+function workOf(p: Problem, pass: AttentionPlan, cut: Cut): Pick<PassRun, 'items' | 'flopsPerWorkgroup'> {
+  const [ofD, ofDv] = PRODUCTS[pass.pass];
   const flopsPerPair = 2 * (ofD * p.D + ofDv * p.Dv);
-  return pass === 'dkdv'
+  return pass.pass === 'dkdv'
     ? {
-        items: p.B * p.Hkv * Math.ceil(p.Sk / blockK),
-        flopsPerWorkgroup: blockK * p.Sq * (p.H / p.Hkv) * flopsPerPair,
+        items: p.B * p.Hkv * Math.ceil(p.Sk / pass.blockK),
+        flopsPerWorkgroup: pass.blockK * p.Sq * (p.H / p.Hkv) * flopsPerPair,
       }
     : {
-        items: p.B * p.H * Math.ceil(p.Sq / blockQ),
-        flopsPerWorkgroup: blockQ * p.Sk * flopsPerPair,
+        items: workgroupsOf(p, pass, cut),
+        flopsPerWorkgroup: pass.blockQ * keysOf(p, pass, cut) * flopsPerPair,
       };
 }

@@ -1,5 +1,6 @@
 /** @file FlashMaskAttentionGrad on WebGPU: delta, float16 copies for passes on matrices, dq, then dk and dv. */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
+import {CUT_LIMITS, cutOf} from '../few_queries.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../kernel_names.js';
 import {isMatrixPlan, planOn} from '../matrix_plan.js';
 import {plan, type Pass} from '../plan.js';
@@ -12,15 +13,21 @@ import {guarded} from './errors.js';
 import {constant, variantOf} from './forward.js';
 import {halves, halvesBytes} from './halves.js';
 import {runSlices, slicesOf, type Part} from './slices.js';
+import {splitBytes, splitDq} from './splits.js';
 import {tileMap} from './tile_map.js';
 import {traitsOf} from './traits.js';
 import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from './wgsl/delta.js';
 
-/** dq, dk and dv. */
+/**
+ * dq, dk and dv.
+ *
+ * @param cutLimits When keys are split; tests split few.
+ */
 export function backward(
   backend: WebGPUBackend,
   inputs: FlashMaskAttentionGradInputs,
   attrs: FlashMaskAttentionAttrs,
+  cutLimits = CUT_LIMITS,
 ): TensorInfo[] {
   const p = problemOf(inputs, attrs);
   const {q, k, v, out, lse, dOut, dLse} = inputs;
@@ -33,14 +40,15 @@ export function backward(
     lseGradient ? plan(pass, variant, device.limits, tunedShapes(device, pass, variant)) : planOn(device, pass, variant, attrs.precision);
   const plans = {dq: planOf('dq'), dkdv: planOf('dkdv')};
   const onMatrices = Object.values(plans).find(isMatrixPlan);
+  const cut = cutOf(p, plans.dq, cutLimits);
   const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse'], {
     'the row statistics': (ROW_STATS_BYTES * p.Sq * p.H) / p.Hkv,
-    ...(onMatrices && halvesBytes(p, onMatrices)),
+    ...(onMatrices ? halvesBytes(p, onMatrices) : splitBytes(p, cut, p.D)),
   });
   return guarded(backend, 'FlashMaskAttentionGrad', () => {
     const [dq, dk, dv] = [q, k, v].map(({shape}) => backend.makeTensorInfo(shape, 'float32'));
     const tensors: BackwardTensors = {q, k, v, out, lse, dOut, dq, dk, dv, ...(lseGradient && {dLse})};
-    runSlices(backend, {p, attrs, slices, tensors, results: ['dq', 'dk', 'dv']}, (part) =>
+    runSlices(backend, {p, attrs, cut, slices, tensors, results: ['dq', 'dk', 'dv']}, (part) =>
       backwardPasses(backend, plans, inputs.bounds, part),
     );
     return [dq, dk, dv];
@@ -70,7 +78,9 @@ function backwardPasses(
     const {q, k, v, dOut} = isMatrixPlan(pass) ? copies! : bound;
     passes.push(attentionRun(p, pass, uniforms, [q, k, v, dOut, rowStats, ...mask, ...results]));
   };
-  add(plans.dq, [bound.dq]);
+  const dq = splitDq(p, uniforms, bound.dq, scratch);
+  add(plans.dq, dq.buffers);
+  passes.push(...dq.combine);
   add(plans.dkdv, [bound.dk, bound.dv]);
   return passes;
 }

@@ -1,5 +1,6 @@
-/** @file FlashMaskAttention on WebGPU: tile map, float16 copies for a pass on matrices, then the forward pass. */
+/** @file FlashMaskAttention on WebGPU: tile map, float16 copies for a pass on matrices, the forward pass, and the sum of its splits. */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
+import {CUT_LIMITS, cutOf} from '../few_queries.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../kernel_names.js';
 import {isMatrixPlan, planOn} from '../matrix_plan.js';
 import {FEW_QUERIES, type Variant} from '../plan.js';
@@ -10,6 +11,7 @@ import type {PassRun} from './dispatch.js';
 import {guarded} from './errors.js';
 import {halves, halvesBytes} from './halves.js';
 import {runSlices, slicesOf, type Part} from './slices.js';
+import {splitBytes, splitOut} from './splits.js';
 import {tileMap} from './tile_map.js';
 import {traitsOf} from './traits.js';
 
@@ -26,11 +28,16 @@ export function variantOf(p: Problem, attrs: FlashMaskAttentionAttrs): Variant {
   };
 }
 
-/** out and lse; q, k, v and the bounds stay as they are. */
+/**
+ * out and lse; q, k, v and the bounds stay as they are.
+ *
+ * @param cutLimits When keys are split; tests split few.
+ */
 export function forward(
   backend: WebGPUBackend,
   inputs: FlashMaskAttentionInputs,
   attrs: FlashMaskAttentionAttrs,
+  cutLimits = CUT_LIMITS,
 ): TensorInfo[] {
   const p = problemOf(inputs, attrs);
   const outShape = shapeOf(p, p.Sq, p.H, p.Dv);
@@ -38,13 +45,14 @@ export function forward(
   const {q, k, v, bounds} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity)];
   const pass = planOn(traitsOf(backend.device), 'forward', variantOf(p, attrs), attrs.precision);
-  const scratch = isMatrixPlan(pass) ? halvesBytes(p, pass) : {};
+  const cut = cutOf(p, pass, cutLimits);
+  const scratch = isMatrixPlan(pass) ? halvesBytes(p, pass) : splitBytes(p, cut, p.Dv);
   const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse'], scratch);
   return guarded(backend, 'FlashMaskAttention', () => {
     const out = backend.makeTensorInfo(outShape, 'float32');
     const lse = backend.makeTensorInfo(lseShape, 'float32');
     const tensors = {q, k, v, out, lse};
-    runSlices(backend, {p, attrs, slices, tensors, results: ['out', 'lse']}, (part) =>
+    runSlices(backend, {p, attrs, cut, slices, tensors, results: ['out', 'lse']}, (part) =>
       forwardPasses(backend, pass, bounds, part),
     );
     return [out, lse];
@@ -60,7 +68,8 @@ function forwardPasses(
   const passes: PassRun[] = [];
   const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
   const {q, k, v} = isMatrixPlan(pass) ? halves(p, pass, uniforms, bound, scratch, passes) : bound;
-  passes.push(attentionRun(p, pass, uniforms, [q, k, v, ...mask, bound.out, bound.lse]));
+  const results = splitOut(p, uniforms, [bound.out, bound.lse], scratch);
+  passes.push(attentionRun(p, pass, uniforms, [q, k, v, ...mask, ...results.buffers]), ...results.combine);
   return passes;
 }
 

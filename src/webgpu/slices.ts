@@ -3,6 +3,7 @@
  * each a smaller problem for the same pipelines. All others run whole, by the same path.
  */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
+import type {Cut} from '../few_queries.js';
 import type {FlashMaskAttentionAttrs} from '../kernel_names.js';
 import type {Problem} from '../problem.js';
 import {bufferOf, submitRecorded, type WebGPUBackend} from './backend.js';
@@ -63,13 +64,13 @@ export function slicesOf(
   checkBindable(device, Object.fromEntries(Object.entries(bytes).map(([name, size]) => [ofOne(name), size])), REMEDY);
   const most = Math.max(...Object.values(bytes));
   const limit = bindingLimit(device);
-  const slices = cut(p, most, limit);
+  const slices = divide(p, most, limit);
   const copies = slices.some((slice) => names.some((name) => !isBindable(device, regionOf(p, name, slice))));
-  return copies ? cut(p, most, Math.min(limit, Math.max(most, COPIED_BYTES))) : slices;
+  return copies ? divide(p, most, Math.min(limit, Math.max(most, COPIED_BYTES))) : slices;
 }
 
 /** Whole batches to a slice if one fits, else key heads, as many as stay below `limit` at `bytes` each. */
-function cut({B, Hkv}: Problem, bytes: number, limit: number): Slice[] {
+function divide({B, Hkv}: Problem, bytes: number, limit: number): Slice[] {
   const batches = Math.floor(limit / (bytes * Hkv));
   if (batches > 0)
     return ranges(B, batches).map(([batch, count]) => ({batch, batches: count, keyHead: 0, keyHeads: Hkv}));
@@ -90,6 +91,8 @@ function ranges(count: number, most: number): [first: number, length: number][] 
 export interface SlicedCall<T extends Tensors> {
   p: Problem;
   attrs: FlashMaskAttentionAttrs;
+  /** Of the whole call: slices add up splits as it would. */
+  cut: Cut;
   slices: readonly Slice[];
   tensors: T;
   /** Those of the tensors that the passes write, all of each. */
@@ -105,14 +108,14 @@ export function runSlices<T extends Tensors>(
   call: SlicedCall<T>,
   passesOf: (part: Part<T>) => PassRun[],
 ): void {
-  const {p, attrs, slices, tensors} = call;
+  const {p, slices, tensors} = call;
   const named = Object.entries(tensors) as [TensorName, TensorInfo][];
   const buffers = new Map(named.map(([name, tensor]) => [name, bufferOf(backend, tensor)]));
   const scratch = new Scratch(backend);
   try {
     for (const slice of slices) {
       const part = partOf(p, slice);
-      const uniforms = sliceUniforms(p, part, slice, attrs);
+      const uniforms = sliceUniforms(call, part, slice);
       const {bound, gather, scatter} = accessTo(backend.device, call, slice, uniforms, buffers, scratch);
       const passes = passesOf({p: part, uniforms, bound: Object.fromEntries(bound) as Part<T>['bound'], scratch});
       submitRecorded(backend);
@@ -160,12 +163,13 @@ function partOf(p: Problem, {batches, keyHeads}: Slice): Problem {
   return {...p, B: batches, H: keyHeads * (p.H / p.Hkv), Hkv: keyHeads};
 }
 
-function sliceUniforms(p: Problem, part: Problem, slice: Slice, attrs: FlashMaskAttentionAttrs): UniformValues {
+function sliceUniforms<T extends Tensors>({p, attrs, cut}: SlicedCall<T>, part: Problem, slice: Slice): UniformValues {
   const uniforms = uniformsOf(part, attrs);
   const head = slice.keyHead * (p.H / p.Hkv);
   const maskGroup = p.H / p.Hm;
   return {
     ...uniforms,
+    ...cut,
     maskGroup,
     firstHead: slice.batch * p.H + head,
     // A slice starts where a mask head does, or all heads share one.

@@ -1,4 +1,5 @@
 /** @file Uniform values of a call: the sizes, strides and factors that all of its passes share. */
+import {UNCUT} from '../few_queries.js';
 import {MAP_BLOCK} from '../plan.js';
 import {stridesOf, type Problem, type Strides} from '../problem.js';
 import type {FlashMaskAttentionAttrs} from '../kernel_names.js';
@@ -22,6 +23,7 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
     maskHeads: p.maskB * p.Hm,
     mapBlocks: Math.ceil(p.Sk / MAP_BLOCK),
     causalOffset: p.Sk - p.Sq,
+    ...UNCUT,
     firstWorkgroup: 0,
     gridX: 0,
     workEnd: 0,

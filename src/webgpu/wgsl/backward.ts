@@ -5,6 +5,7 @@
  */
 import type {PassPlan} from '../../plan.js';
 import {constants, declare, elementType, unroll, type Binding} from './header.js';
+import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from './query_rows.js';
 import {memberOfGroup, rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {
   accumulate,
@@ -25,7 +26,7 @@ import {
 } from './steps.js';
 import {classifyFunction, forEachLiveTile, TILE_BITS} from './tiles.js';
 
-const QUERIES: Place = {first: 'qFirst', limit: 'u.Sq'};
+const queries = (p: PassPlan): Place => ({first: 'qFirst', limit: rowEndOf(p)});
 const KEYS: Place = {first: 'kFirst', limit: 'u.Sk'};
 
 type Name = 'q' | 'k' | 'v' | 'dOut' | 'dq' | 'dk' | 'dv';
@@ -61,9 +62,9 @@ function preamble(p: PassPlan, tiles: Operand[]): string {
   return `${declare(backwardBindings(p), p.half)}${constants(p)}${declareTiles(p)}${TILE_BITS}
 ${tiles.map(loadFunction).join('\n')}
 ${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
-// (lse in powers of two, delta - dLse) of query r; past the last query an lse that makes every weight vanish.
+// (lse in powers of two, delta - dLse) of row r of head bh; past the last row an lse that makes every weight vanish.
 fn statsOf(bh: u32, r: u32) -> vec2f {
-  return select(vec2f(3.0e38, 0.0), rowStats[bh * u.Sq + r], r < u.Sq);
+  return select(vec2f(3.0e38, 0.0), rowStats[bh * u.Sq + r], r < ${rowEndOf(p)});
 }
 `;
 }
@@ -71,7 +72,8 @@ fn statsOf(bh: u32, r: u32) -> vec2f {
 /** dq: from scores s and dp of a tile to dS in s. Rows are queries, columns keys. */
 function scoreGradientOfRows(p: PassPlan): string {
   const {rows, colGroups} = registerTile(p);
-  const query = (i: number): string => `qFirst + ${rowOf(p, i)}`;
+  const row = (i: number): string => `qFirst + ${rowOf(p, i)}`;
+  const query = (i: number): string => queryOf(p, row(i));
   const masked = (i: number, g: number): string =>
     `s_${i}_${g} = select(vec4f(), s_${i}_${g}, visible(vec4i(i32(${query(i)})), j, bounds));`;
   return `
@@ -86,7 +88,7 @@ ${unroll(rows, (i) => `    ${masked(i, g)}`)}
   }`,
 )}
 }
-${p.dropout ? unroll(rows, (i) => unroll(colGroups, (g) => `dp_${i}_${g} *= keep(bh, ${query(i)}, (kFirst + ${colOf(p, g)}) / 4u);`)) : ''}
+${p.dropout ? unroll(rows, (i) => unroll(colGroups, (g) => `dp_${i}_${g} *= keep(${headOf(p, row(i))}, ${query(i)}, (kFirst + ${colOf(p, g)}) / 4u);`)) : ''}
 ${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} *= dp_${i}_${g} - stats_${i}.y;`))}`;
 }
 
@@ -94,11 +96,11 @@ export function dqShader(p: PassPlan): string {
   const {q, k, v, dOut, dq} = operands(p);
   const {rows} = registerTile(p);
   const body = `
-let kFirst = tile * BLOCK_K;
+let kFirst = ${keyBlockOf(p, 'tile')} * BLOCK_K;
 ${declareScores(p, 's')}
 ${declareScores(p, 'dp')}
-${scores(p, 's', q, k, QUERIES, KEYS)}
-${scores(p, 'dp', dOut, v, QUERIES, KEYS)}
+${scores(p, 's', q, k, queries(p), KEYS)}
+${scores(p, 'dp', dOut, v, queries(p), KEYS)}
 ${scoreGradientOfRows(p)}
 ${storeWeights(p, 's')}
 ${accumulate(p, 'acc', k, KEYS)}
@@ -112,14 +114,14 @@ ${rowBlockOfWorkgroup(p)}
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
   let qBase = b * u.qBatch + h * u.qHead;
-  let dqBase = qBase;
+  let dqBase = ${resultBatchOf(p)} * u.qBatch + h * u.qHead;
   let dOutBase = b * u.oBatch + h * u.oHead;
   let kBase = b * u.kBatch + (h / u.groupSize) * u.kHead;
   let vBase = b * u.vBatch + (h / u.groupSize) * u.vHead;
 ${unroll(rows, (i) => `  let stats_${i} = statsOf(bh, qFirst + ${rowOf(p, i)});`)}
 ${declareAccumulator(p, 'acc', p.D)}
-${forEachLiveTile('classify(maskHead, candidate, r0, r1)', body)}
-${storeAccumulator(p, 'acc', dq, 'qFirst', 'u.Sq', () => 'u.scale')}
+${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, r0, r1)`, body)}
+${storeAccumulator(p, 'acc', dq, 'qFirst', rowEndOf(p), () => 'u.scale')}
 }
 `;
 }
@@ -176,14 +178,14 @@ export function dkdvShader(p: PassPlan): string {
 let qFirst = tile * BLOCK_Q;
 ${declareScores(p, 's')}
 ${declareScores(p, 'dp')}
-${scores(p, 's', k, q, KEYS, QUERIES)}
-${scores(p, 'dp', v, dOut, KEYS, QUERIES)}
+${scores(p, 's', k, q, KEYS, queries(p))}
+${scores(p, 'dp', v, dOut, KEYS, queries(p))}
 ${weightsAndScoreGradient(p)}
 ${storeWeights(p, 's')}
-${accumulate(p, 'dvAcc', dOut, QUERIES)}
+${accumulate(p, 'dvAcc', dOut, queries(p))}
 workgroupBarrier();
 ${storeWeights(p, 'dp')}
-${accumulate(p, 'dkAcc', q, QUERIES)}
+${accumulate(p, 'dkAcc', q, queries(p))}
 `;
   return `${preamble(p, [q, k, v, dOut])}
 @compute @workgroup_size(${p.threads})

@@ -4,6 +4,7 @@
  */
 import type {PassPlan} from '../../plan.js';
 import {constants, declare, elementType, unroll, type Binding} from './header.js';
+import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from './query_rows.js';
 import {rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {
   accumulate,
@@ -47,7 +48,7 @@ export function forwardBindings(p: PassPlan): Binding[] {
 function maskAndReduce(p: PassPlan): string {
   const {rows, colGroups} = registerTile(p);
   const maskRow = (i: number, g: number): string =>
-    `s_${i}_${g} = select(vec4f(MASKED), s_${i}_${g}, visible(vec4i(i32(qFirst + ${rowOf(p, i)})), j, bounds));`;
+    `s_${i}_${g} = select(vec4f(MASKED), s_${i}_${g}, visible(vec4i(i32(${queryOf(p, `qFirst + ${rowOf(p, i)}`)})), j, bounds));`;
   const max = (i: number): string => {
     const over = Array.from({length: colGroups}, (_, g) => `s_${i}_${g}`).reduce((a, b) => `max(${a}, ${b})`);
     return `{ let m = ${over}; rowMax[tx * ROWS + ${rowOf(p, i)}] = max(max(m.x, m.y), max(m.z, m.w)); }`;
@@ -84,13 +85,17 @@ workgroupBarrier();`;
 function weigh(p: PassPlan): string {
   const {rows, colGroups} = registerTile(p);
   const vec4s = chunksOf(p.Dv);
+  const kept = (i: number): string => {
+    const r = `qFirst + ${rowOf(p, i)}`;
+    return `keep(${headOf(p, r)}, ${queryOf(p, r)}`;
+  };
   const row = (i: number): string => `{
   let stats = rowStats[${rowOf(p, i)}];
   let m = select(stats.x, 0.0, stats.x <= MASKED);
 ${unroll(colGroups, (g) => `  s_${i}_${g} = exp2(s_${i}_${g} - m);`)}
   sum_${i} = sum_${i} * stats.y + ${Array.from({length: colGroups}, (_, g) => `dot(s_${i}_${g}, vec4f(1.0))`).join(' + ')};
 ${unroll(vec4s, (m) => `  o_${i}_${m} *= stats.y;`)}
-${p.dropout ? unroll(colGroups, (g) => `  s_${i}_${g} *= keep(bh, qFirst + ${rowOf(p, i)}, (kFirst + ${colOf(p, g)}) / 4u);`) : ''}
+${p.dropout ? unroll(colGroups, (g) => `  s_${i}_${g} *= ${kept(i)}, (kFirst + ${colOf(p, g)}) / 4u);`) : ''}
 }`;
   return unroll(rows, row);
 }
@@ -107,8 +112,8 @@ for (var row = lid; row < ROWS; row += THREADS) {
   for (var x = 0u; x < THREADS_X; x++) { total += rowMax[x * ROWS + row]; }
   let m = rowStats[row].x;
   let sawNone = m <= MASKED;
-  if (qFirst + row < u.Sq) {
-    lse[bh * u.Sq + qFirst + row] = select((m + log2(total)) * LN_2, u.negativeInfinity, sawNone);
+  if (qFirst + row < ${rowEndOf(p)}) {
+    lse[lseBase + qFirst + row] = select((m + log2(total)) * LN_2, u.negativeInfinity, sawNone);
   }
   rowStats[row].y = select(1.0 / total, 0.0, sawNone);
 }
@@ -119,10 +124,10 @@ workgroupBarrier();
 export function forwardShader(p: PassPlan): string {
   const {q, k, v, out} = operands(p);
   const {rows} = registerTile(p);
-  const queries = {first: 'qFirst', limit: 'u.Sq'};
+  const queries = {first: 'qFirst', limit: rowEndOf(p)};
   const keys = {first: 'kFirst', limit: 'u.Sk'};
   const body = `
-let kFirst = tile * BLOCK_K;
+let kFirst = ${keyBlockOf(p, 'tile')} * BLOCK_K;
 ${declareScores(p, 's')}
 ${scores(p, 's', q, k, queries, keys)}
 ${maskAndReduce(p)}
@@ -147,13 +152,15 @@ ${rowBlockOfWorkgroup(p)}
   let qBase = b * u.qBatch + h * u.qHead;
   let kBase = b * u.kBatch + (h / u.groupSize) * u.kHead;
   let vBase = b * u.vBatch + (h / u.groupSize) * u.vHead;
-  let outBase = b * u.oBatch + h * u.oHead;
+  let resultBatch = ${resultBatchOf(p)};
+  let outBase = resultBatch * u.oBatch + h * u.oHead;
+  let lseBase = (resultBatch * u.H + h) * u.Sq;
 ${unroll(rows, (i) => `  var sum_${i} = 0.0;`)}
 ${declareAccumulator(p, 'o', p.Dv)}
   for (var row = lid; row < ROWS; row += THREADS) { rowStats[row] = vec2f(MASKED, 0.0); }
-${forEachLiveTile('classify(maskHead, candidate, r0, r1)', body)}
+${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, r0, r1)`, body)}
 ${finish(p)}
-${storeAccumulator(p, 'o', out, 'qFirst', 'u.Sq', (i) => `rowStats[${rowOf(p, i)}].y`)}
+${storeAccumulator(p, 'o', out, 'qFirst', rowEndOf(p), (i) => `rowStats[${rowOf(p, i)}].y`)}
 }
 `;
 }

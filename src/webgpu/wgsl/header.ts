@@ -20,6 +20,9 @@ export const UNIFORMS = [
   ['mapBlocks', 'u32'],
   /** Sk - Sq: the causal triangle is aligned to the bottom right. */
   ['causalOffset', 'i32'],
+  /** How passes over few queries are cut: src/few_queries.ts. */
+  ['foldedHeads', 'u32'],
+  ['splits', 'u32'],
   /** This dispatch starts at workgroup firstWorkgroup, gridX to a row, and ends before work item workEnd. */
   ['firstWorkgroup', 'u32'],
   ['gridX', 'u32'],

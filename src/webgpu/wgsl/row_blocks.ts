@@ -6,6 +6,7 @@
  * the last. Without one only the causal triangle is known, under which the last query blocks and the first key blocks are the longest.
  */
 import type {PassPlan} from '../../plan.js';
+import {isCut} from './query_rows.js';
 
 /** What row blocks depend on of a plan, of whatever kind. */
 export type RowBlocks = Pick<PassPlan, 'pass' | 'blockQ' | 'blockK' | 'causal' | 'intervals' | 'fewQueries'>;
@@ -104,8 +105,9 @@ fn tilesOf(maskHead: u32, rowBlock: u32) -> vec2u {
  * the rows `r0 <= r < r1`, and the tiles `firstTile <= tile < lastTile` to visit. In dkdv the key head and its key block: `b`, `hkv`,
  * `bhkv`, `keyBlock`, `kFirst`; `memberOfGroup` declares the rest. All are uniform over the workgroup.
  */
-export function rowBlockOfWorkgroup({pass}: Pick<RowBlocks, 'pass'>): string {
-  if (pass !== 'dkdv') {
+export function rowBlockOfWorkgroup(p: Pick<RowBlocks, 'pass' | 'fewQueries'>): string {
+  if (isCut(p)) return CUT;
+  if (p.pass !== 'dkdv') {
     return `
   let place = placeOf(workgroup, u.B * u.H);
   let bh = place.x;
@@ -129,6 +131,20 @@ export function rowBlockOfWorkgroup({pass}: Pick<RowBlocks, 'pass'>): string {
   let keyBlock = rowBlockAt(maskHeadOf(b, hkv * u.groupSize), place.y);
   let kFirst = keyBlock * BLOCK_K;`;
 }
+
+/** Of few queries (query_rows.ts): all rows of `foldedHeads` heads from `bh` on, and the tiles of `split`. */
+const CUT = `
+  let split = workgroup % u.splits;
+  let bh = workgroup / u.splits * u.foldedHeads;
+  let b = bh / u.H;
+  let h = bh % u.H;
+  let maskHead = maskHeadOf(b, h);
+  let qFirst = 0u;
+  let r0 = 0;
+  let r1 = i32(u.Sq);
+  let firstTile = 0u;
+  // No triangle ends before the last key: these are all rows, and the last one sees all keys.
+  let lastTile = (keyBlocks() + u.splits - 1u - split) / u.splits;`;
 
 /** WGSL that declares `h`, `bh`, `maskHead`, `firstTile` and `lastTile` of query head `member` of the group of a key head. */
 export function memberOfGroup(): string {

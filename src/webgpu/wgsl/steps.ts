@@ -7,6 +7,7 @@
  */
 import {CHUNK, type PassPlan, type TileShape} from '../../plan.js';
 import {elementType, unroll} from './header.js';
+import {rowOffset} from './query_rows.js';
 
 /** Whose uniform strides a tensor has: `${stride}Row` and so on. */
 export type OperandStride = 'q' | 'k' | 'v' | 'o';
@@ -82,12 +83,15 @@ export function loadTile(p: PassPlan, operand: Operand, {first, limit}: Place, c
   const total = count * CHUNK;
   const trips = Math.ceil(total / p.threads);
   const ragged = planesOf(operand.channels) % CHUNK !== 0;
+  const offset = (row: string): string =>
+    operand.side === 'row' ? rowOffset(p, operand.stride, row) : `${row} * u.${operand.stride}Row`;
   const fetch = (t: number): string => {
-    const guard = `row${t} < ${limit}${ragged ? ` && d${t} < ${planesOf(operand.channels)}u` : ''}`;
+    // Not &&, which branches: SwiftShader takes minutes and gigabytes to compile a few dozen of those in a row.
+    const guard = `(row${t} < ${limit})${ragged ? ` & (d${t} < ${planesOf(operand.channels)}u)` : ''}`;
     return `let e${t} = lid + ${t * p.threads}u;
 let row${t} = ${first} + e${t} / CHUNK;
 let d${t} = ${chunk} * CHUNK + e${t} % CHUNK;
-let x${t} = select(vec4f(), load_${operand.name}(${operand.name}Base + row${t} * u.${operand.stride}Row, d${t}), ${guard});`;
+let x${t} = select(vec4f(), load_${operand.name}(${operand.name}Base + ${offset(`row${t}`)}, d${t}), ${guard});`;
   };
   const store = (t: number): string => {
     const r = `(e${t} / CHUNK)`;
@@ -223,7 +227,7 @@ ${unroll(4, (c) => `      if (d + ${c}u < ${channels}u) { ${target.name}[at + d 
     (i) => `{
   let row = ${firstRow} + ${rowOf(p, i)};
   if (row < ${limit}) {
-    let at = ${target.name}Base + row * u.${target.stride}Row;
+    let at = ${target.name}Base + ${rowOffset(p, target.stride, 'row')};
 ${unroll(chunksOf(channels), (m) => put(i, m))}
   }
 }`,
