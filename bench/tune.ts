@@ -188,7 +188,7 @@ async function main(): Promise<void> {
   const [N, H] = [Number(options.n), Number(options.heads)];
   for (const D of options.d.split(',').map(Number)) {
     const p: Problem = {B: 1, H, Hkv: H, Sq: N, Sk: N, D, Dv: D, layout: 'bshd', causal, maskB: 1, Hm: 1, n: 0};
-    const variant: Variant = {D, Dv: D, causal, intervals: false, dropout: false, half: false, fewQueries: false};
+    const variant: Variant = {D, Dv: D, causal, intervals: false, dropout: false, parts: 0, fewQueries: false};
     const bench = new Bench(device, p);
     await bench.wait([bench.run(plan('forward', variant, device.limits), variant), bench.run('delta', variant)]);
     const pairs = H * (causal ? (N * (N + 1)) / 2 : N * N);
@@ -213,7 +213,7 @@ async function tune(
   const shapes = list ? parseShapes(list) : tilesToTry(pass, variant);
   for (const tiles of shapes) {
     const name = `${pass} D${variant.D} ${tiles.rows}:${tiles.cols}:${tiles.threadsX}:${tiles.threadsY}`;
-    const bytes = workgroupBytes(pass, variant, tiles);
+    const bytes = workgroupBytes(pass, tiles);
     if (bytes > device.limits.maxComputeWorkgroupStorageSize) {
       console.log(`${name.padEnd(40)} needs ${bytes} bytes`);
       continue;

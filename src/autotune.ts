@@ -10,9 +10,11 @@ import {
 import {boundsTensorOf} from './mask/bounds_cache.js';
 import {masks} from './mask/builders.js';
 import type {FlashMask} from './mask/flash_mask.js';
-import {FEW_QUERIES, type Pass, type TileShape, type Variant} from './plan.js';
-import {tilesThatFit, tuningKey} from './tuning.js';
+import {partsOf} from './choose_plan.js';
+import {FEW_QUERIES, type Pass, type Variant} from './plan.js';
+import {tilesThatFit, tuningKey, type Tiles} from './tuning.js';
 import type {WebGPUBackend} from './webgpu/backend.js';
+import {traitsOf} from './webgpu/traits.js';
 import {timeRuns} from './webgpu/timing.js';
 import {storeTunedTiles, tunedTilesOf} from './webgpu/tuning_cache.js';
 
@@ -41,9 +43,9 @@ export interface TunedPass {
   /** `'forward'`, `'dq'` or `'dkdv'`. */
   pass: Pass;
   /** The fastest tiles, which calls of this kind take from now on. */
-  tiles: TileShape;
+  tiles: Tiles;
   /** All that were tried, fastest first. `dq` and `dkdv` are timed within the whole backward pass. */
-  tried: {tiles: TileShape; milliseconds: number}[];
+  tried: {tiles: Tiles; milliseconds: number}[];
 }
 
 const PASSES = ['forward', 'dq', 'dkdv'] as const;
@@ -142,9 +144,16 @@ function makeTrial(given: Required<AutotuneOptions>): Trial {
   });
   const {q, k, v} = tensors;
   const attrs: FlashMaskAttentionAttrs = {...options, scale: 1 / Math.sqrt(D), layout: 'bshd', deterministic: false};
-  const half = precision === 'float16';
   return {
-    variant: {D, Dv, causal, intervals, dropout: given.dropout, half, fewQueries: length <= FEW_QUERIES},
+    variant: {
+      D,
+      Dv,
+      causal,
+      intervals,
+      dropout: given.dropout,
+      parts: partsOf(precision),
+      fewQueries: length <= FEW_QUERIES,
+    },
     tensors,
     run: (pass) => {
       const bounds = boundsTensorOf(mask, length);
@@ -171,7 +180,7 @@ async function tune(device: GPUDevice, pass: Pass, trial: Trial): Promise<TunedP
   let expected: Float32Array[] | undefined;
   let failure: unknown;
   try {
-    for (const tiles of tilesThatFit(pass, trial.variant, device.limits)) {
+    for (const tiles of tilesThatFit(traitsOf(device), pass, trial.variant)) {
       tuned.set(key, tiles);
       try {
         const values = await valuesOf(trial.run(pass));

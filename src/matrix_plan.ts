@@ -4,9 +4,7 @@
  * Every subgroup of a workgroup keeps a *band* of rows and walks over the blocks of columns with the others, which share those blocks
  * in workgroup memory. Matrices are opaque: scores go through workgroup memory to become weights, each lane a part of a row of its band.
  */
-import type {Precision} from './kernel_names.js';
 import {
-  plan,
   roundUp,
   type DeviceTraits,
   type MatrixConfig,
@@ -15,7 +13,6 @@ import {
   type PassShape,
   type Variant,
 } from './plan.js';
-import {tunedShapes} from './tuning.js';
 
 /** Sides of a tile. */
 export interface MatrixTile {
@@ -27,10 +24,13 @@ export interface MatrixTile {
   cols: number;
 }
 
-export interface MatrixPlan extends Variant, MatrixTile, PassShape {
-  matrix: MatrixConfig;
-  /** float16 numbers that stand for a number: 1, or 2 (a high and a low half) where products are to be as good as float32's. */
+/** A variant that matrices compute. */
+interface MatrixVariant extends Variant {
   parts: 1 | 2;
+}
+
+export interface MatrixPlan extends MatrixVariant, MatrixTile, PassShape {
+  matrix: MatrixConfig;
   /**
    * Subgroups that share a band. In the backward passes each of two computes one of the two products of rows and columns, then a part of the
    * weights of each row, then one of two gradients (dkdv) or half the channels of one (dq): each needs registers for half.
@@ -48,25 +48,25 @@ const MOST_CHANNELS = 128;
 const FLOAT = 4;
 const HALF = 2;
 
-/**
- * Tile shapes to try, best first: on an H200 those that ran fastest (bench/tune.ts). Blocks of 16 columns leave more workgroups room on a core;
- * 32 pay where a band's registers leave little room anyway.
- */
+/** What ran fastest on an H200 (bench/tune.ts): subgroups, M's in a band's height, columns; for heads of up to 64 channels, and for longer ones. */
+const FASTEST: Record<
+  Pass,
+  Record<1 | 2, Record<'short' | 'long', [subgroups: number, heights: number, cols: number]>>
+> = {
+  forward: {1: {short: [4, 2, 16], long: [8, 1, 32]}, 2: {short: [4, 1, 16], long: [8, 1, 16]}},
+  dq: {1: {short: [8, 1, 16], long: [8, 1, 16]}, 2: {short: [8, 1, 32], long: [8, 1, 16]}},
+  dkdv: {1: {short: [8, 1, 16], long: [8, 1, 32]}, 2: {short: [4, 1, 16], long: [8, 1, 16]}},
+};
+
+/** Tile shapes to try, best first: after the fastest those that need less of a device, or less of its matrices. */
 export function matrixCandidates(
   pass: Pass,
-  {M, lanes}: MatrixConfig,
+  {M}: MatrixConfig,
   {channels, parts}: Pick<MatrixPlan, 'channels' | 'parts'>,
 ): MatrixTile[] {
-  const tile = (subgroups: number, bandRows: number, cols: number): MatrixTile => ({subgroups, bandRows, cols});
-  const narrow = [tile(8, M, 16), tile(4, M, 16)];
-  const short = channels <= 64;
-  if (pass === 'forward') {
-    if (parts === 2) return short ? narrow.reverse() : narrow;
-    return short && lanes >= 2 * M ? [tile(4, 2 * M, 16), ...narrow] : [tile(8, M, 32), ...narrow];
-  }
-  if (pass === 'dq') return short && parts === 2 ? [tile(8, M, 32), ...narrow] : narrow;
-  if (parts === 2) return short ? narrow.reverse() : narrow;
-  return short ? narrow : [tile(8, M, 32), ...narrow];
+  const fastest = FASTEST[pass][parts][channels <= 64 ? 'short' : 'long'];
+  const smaller = [8, 4].flatMap((subgroups) => [16, 32].map((cols) => [subgroups, 1, cols] as const));
+  return [fastest, ...smaller].map(([subgroups, heights, cols]) => ({subgroups, bandRows: heights * M, cols}));
 }
 
 /**
@@ -76,36 +76,41 @@ export function matrixCandidates(
 export function matrixPlan(
   pass: Pass,
   variant: Variant,
-  parts: 1 | 2,
   {limits, float16, matrix}: DeviceTraits,
-  tiles?: MatrixTile[],
+  tiles?: readonly MatrixTile[],
 ): MatrixPlan | null {
-  if (!matrix || !float16 || variant.fewQueries || Math.max(variant.D, variant.Dv) > MOST_CHANNELS) return null;
-  const of = (tile: MatrixTile): MatrixPlan => planOf(pass, variant, parts, matrix, tile);
+  const {parts, fewQueries, D, Dv} = variant;
+  if (!matrix || !float16 || parts === 0 || fewQueries || Math.max(D, Dv) > MOST_CHANNELS) return null;
   const channels = channelsOf(variant, matrix);
-  const plans = (tiles ?? matrixCandidates(pass, matrix, {channels, parts})).map(of);
+  const plans = (tiles ?? matrixCandidates(pass, matrix, {channels, parts})).map((tile) =>
+    planOf(pass, {...variant, parts}, matrix, tile),
+  );
   const fits = (p: MatrixPlan): boolean =>
-    p.workgroupBytes <= limits.maxComputeWorkgroupStorageSize && p.threads <= limits.maxComputeInvocationsPerWorkgroup;
+    // A row for each lane at least, and whole vec4s of it.
+    Number.isInteger(p.rowLanes) &&
+    p.cols % (4 * p.rowLanes * p.roles) === 0 &&
+    p.workgroupBytes <= limits.maxComputeWorkgroupStorageSize &&
+    p.threads <= limits.maxComputeInvocationsPerWorkgroup;
   return plans.find(fits) ?? null;
 }
 
 const channelsOf = ({D, Dv}: Variant, {N, K}: MatrixConfig): number => roundUp(Math.max(D, Dv), 2 * Math.max(N, K, 8));
 
-function planOf(pass: Pass, variant: Variant, parts: 1 | 2, matrix: MatrixConfig, tile: MatrixTile): MatrixPlan {
+function planOf(pass: Pass, variant: MatrixVariant, matrix: MatrixConfig, tile: MatrixTile): MatrixPlan {
   const {M, N, K, lanes} = matrix;
   const roles = pass === 'forward' ? 1 : 2;
   const rows = (tile.subgroups / roles) * tile.bandRows;
   const [blockQ, blockK] = pass === 'dkdv' ? [tile.cols, rows] : [rows, tile.cols];
   const channels = channelsOf(variant, matrix);
   const rowLanes = lanes / tile.bandRows;
-  const p = {...variant, ...tile, pass, matrix, parts, roles, channels, rows, blockQ, blockK, rowLanes} as const;
+  const p = {...variant, ...tile, pass, matrix, roles, channels, rows, blockQ, blockK, rowLanes} as const;
   const flags = [p.causal && 'causal', p.intervals && 'intervals', p.dropout && 'dropout'];
   const sizes = [
     `d${p.D}x${p.Dv}`,
     `t${rows}x${p.cols}`,
     `b${p.bandRows}`,
     `m${M}x${N}x${K}x${lanes}`,
-    `parts${parts}`,
+    `parts${p.parts}`,
   ];
   return {
     ...p,
@@ -113,18 +118,6 @@ function planOf(pass: Pass, variant: Variant, parts: 1 | 2, matrix: MatrixConfig
     workgroupBytes: Object.values(workgroupArrays(p)).reduce((sum, bytes) => sum + roundUp(bytes, 16), 0),
     key: ['matrix', pass, ...sizes, ...flags].filter(Boolean).join('_'),
   };
-}
-
-/** The plan of a pass on a device: on subgroup matrices where a precision and a device allow it, else on vectors. */
-export function planOn(
-  device: DeviceTraits,
-  pass: Pass,
-  variant: Variant,
-  precision: Precision,
-): MatrixPlan | PassPlan {
-  const parts = precision === 'float16' ? 1 : 2;
-  const onMatrices = precision === 'auto' ? null : matrixPlan(pass, variant, parts, device);
-  return onMatrices ?? plan(pass, variant, device.limits, tunedShapes(device, pass, variant));
 }
 
 export const isMatrixPlan = (p: MatrixPlan | PassPlan): p is MatrixPlan => 'matrix' in p;

@@ -50,8 +50,11 @@ export interface Variant {
   /** Whether the mask has row intervals (n > 0). */
   intervals: boolean;
   dropout: boolean;
-  /** The products read float16 (precision 'float16'; the device has shader-f16); else float32. */
-  half: boolean;
+  /**
+   * float16 numbers that stand for a number in products on subgroup matrices: 1 in 'float16', 2, a high and a low half, in 'float32';
+   * 0 where vectors multiply float32. A plan on vectors takes any as 0.
+   */
+  parts: 0 | 1 | 2;
   /** At most FEW_QUERIES query rows, as in decoding. */
   fewQueries: boolean;
 }
@@ -101,8 +104,8 @@ export const CHUNK = 8;
 const FLOAT = 4;
 
 /** Workgroup bytes of a pass, one line an array of the shader (src/webgpu/wgsl). */
-export function workgroupBytes(pass: Pass, variant: Pick<Variant, 'half'>, t: TileShape): number {
-  const vec4 = variant.half ? 8 : 16;
+export function workgroupBytes(pass: Pass, t: TileShape): number {
+  const vec4 = 4 * FLOAT;
   const rowTile = CHUNK * (t.rows + 1) * vec4;
   const colTile = CHUNK * (t.cols + 1) * vec4;
   const weights = (t.cols / 4) * (t.rows + 1) * vec4;
@@ -125,9 +128,9 @@ export function candidates(pass: Pass, variant: Pick<Variant, 'fewQueries'>): Ti
 }
 
 /** Whether so many workgroups of a pass fit the device at once. */
-export function fits(pass: Pass, variant: Variant, limits: DeviceLimits, t: TileShape, workgroups = 1): boolean {
+export function fits(pass: Pass, limits: DeviceLimits, t: TileShape, workgroups = 1): boolean {
   return (
-    workgroups * workgroupBytes(pass, variant, t) <= limits.maxComputeWorkgroupStorageSize &&
+    workgroups * workgroupBytes(pass, t) <= limits.maxComputeWorkgroupStorageSize &&
     t.threadsX * t.threadsY <= limits.maxComputeInvocationsPerWorkgroup
   );
 }
@@ -138,11 +141,11 @@ export function fits(pass: Pass, variant: Variant, limits: DeviceLimits, t: Tile
  * @throws Error if no tile fits the device, naming the bytes that the smallest needs.
  */
 export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes = candidates(pass, variant)): PassPlan {
-  const fit = (workgroups: number) => (t: TileShape) => fits(pass, variant, limits, t, workgroups);
+  const fit = (workgroups: number) => (t: TileShape) => fits(pass, limits, t, workgroups);
   // Two workgroups on a core hide each other's barriers; the limit of one is all that WebGPU tells of the core's memory.
   const shape = shapes.find(fit(2)) ?? shapes.find(fit(1));
   if (!shape) {
-    const least = Math.min(...shapes.map((t) => workgroupBytes(pass, variant, t)));
+    const least = Math.min(...shapes.map((t) => workgroupBytes(pass, t)));
     throw new Error(
       `flashMaskAttention: the ${pass} pass at D ${variant.D}, Dv ${variant.Dv} needs ${least} bytes of workgroup memory, ` +
         `got a device with ${limits.maxComputeWorkgroupStorageSize}. Request the adapter's limits when you create the device.`,
@@ -156,7 +159,7 @@ export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes 
     blockQ,
     blockK,
     threads: shape.threadsX * shape.threadsY,
-    workgroupBytes: workgroupBytes(pass, variant, shape),
+    workgroupBytes: workgroupBytes(pass, shape),
     key: keyOf(pass, variant, shape),
   };
 }
@@ -164,13 +167,7 @@ export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes 
 function keyOf(pass: Pass, v: Variant, t: TileShape): string {
   // Few queries are cut otherwise where a pass keeps them (src/few_queries.ts), and have no schedule where it does not.
   const few = v.fewQueries && (pass !== 'dkdv' || v.intervals);
-  const flags = [
-    v.causal && 'causal',
-    v.intervals && 'intervals',
-    v.dropout && 'dropout',
-    v.half && 'half',
-    few && 'few',
-  ];
+  const flags = [v.causal && 'causal', v.intervals && 'intervals', v.dropout && 'dropout', few && 'few'];
   return [pass, `d${v.D}x${v.Dv}`, `t${t.rows}x${t.cols}`, `w${t.threadsX}x${t.threadsY}`, ...flags]
     .filter(Boolean)
     .join('_');

@@ -2,16 +2,13 @@
  * @file Tiles that were measured to be the fastest on a device, and how a plan takes them: pure functions. `autotune` measures; nothing
  * is measured unless the user asks.
  */
-import {
-  candidates,
-  fits,
-  MAP_BLOCK,
-  type DeviceLimits,
-  type DeviceTraits,
-  type Pass,
-  type TileShape,
-  type Variant,
-} from './plan.js';
+import {matrixPlan, type MatrixPlan, type MatrixTile} from './matrix_plan.js';
+import {candidates, fits, MAP_BLOCK, type DeviceTraits, type Pass, type TileShape, type Variant} from './plan.js';
+
+/** Tiles of a pass, on vectors or on subgroup matrices. */
+export type Tiles = TileShape | MatrixTile;
+
+export const isMatrixTile = (tiles: Tiles): tiles is MatrixTile => 'subgroups' in tiles;
 
 /** The fastest tiles of each pass, by `tuningKey`. They may come from a file: only tiles that are candidates are ever taken. */
 export type TunedTiles = Map<string, unknown>;
@@ -35,7 +32,7 @@ const MORE_SHAPES = [
   shape(64, 96, 8, 16),
 ];
 
-/** Tiles that are worth measuring: those that a plan chooses from, first, and more. */
+/** Tiles on vectors that are worth measuring: those that a plan chooses from, first, and more. */
 export function tilesToTry(pass: Pass, variant: Pick<Variant, 'fewQueries'>): TileShape[] {
   const chosen = candidates(pass, variant);
   if (variant.fewQueries) return chosen;
@@ -43,26 +40,40 @@ export function tilesToTry(pass: Pass, variant: Pick<Variant, 'fewQueries'>): Ti
   return [...chosen, ...MORE_SHAPES.filter((tiles) => !known.has(textOf(tiles)) && hasWholeMapBlocks(pass, tiles))];
 }
 
+/** Tiles on subgroup matrices that are worth measuring, the plan's own first. */
+export function matrixTilesToTry({subgroups, bandRows, cols, matrix: {M, lanes}}: MatrixPlan): MatrixTile[] {
+  const first = {subgroups, bandRows, cols};
+  const heights = lanes >= 2 * M ? [M, 2 * M] : [M];
+  const all = [4, 8, 16].flatMap((count) =>
+    heights.flatMap((height) => [16, 32, 64].map((width) => ({subgroups: count, bandRows: height, cols: width}))),
+  );
+  return [first, ...all.filter((tiles) => textOf(tiles) !== textOf(first))];
+}
+
 /** All passes read one tile map, so the keys of a tile are whole blocks of it. */
 export function hasWholeMapBlocks(pass: Pass, {rows, cols}: TileShape): boolean {
   return (pass === 'dkdv' ? rows : cols) % MAP_BLOCK === 0;
 }
 
-export const tilesThatFit = (pass: Pass, variant: Variant, limits: DeviceLimits): TileShape[] =>
-  tilesToTry(pass, variant).filter((tiles) => fits(pass, variant, limits, tiles));
+/** The tiles that a pass of a variant may run with on a device, the plan's own first. */
+export function tilesThatFit(device: DeviceTraits, pass: Pass, variant: Variant): Tiles[] {
+  const onMatrices = matrixPlan(pass, variant, device);
+  return onMatrices
+    ? matrixTilesToTry(onMatrices).filter((tiles) => matrixPlan(pass, variant, device, [tiles]) !== null)
+    : tilesToTry(pass, variant).filter((tiles) => fits(pass, device.limits, tiles));
+}
 
 /** Names what the best tiles depend on besides the device. */
 export function tuningKey(pass: Pass, v: Variant): string {
-  const flags = (['causal', 'intervals', 'dropout', 'half', 'fewQueries'] as const).filter((name) => v[name]);
-  return [pass, `d${v.D}x${v.Dv}`, ...flags].join('_');
+  const flags = (['causal', 'intervals', 'dropout', 'fewQueries'] as const).filter((name) => v[name]);
+  return [pass, `d${v.D}x${v.Dv}`, `parts${v.parts}`, ...flags].join('_');
 }
 
-/** The measured tiles of a pass, alone in the list that `plan` chooses from; undefined where there are none that fit. */
-export function tunedShapes({tuned, limits}: DeviceTraits, pass: Pass, variant: Variant): TileShape[] | undefined {
-  const chosen = tuned?.get(tuningKey(pass, variant));
+/** The measured tiles of a pass; undefined where there are none that may be taken. */
+export function tunedTiles(device: DeviceTraits, pass: Pass, variant: Variant): Tiles | undefined {
+  const chosen = device.tuned?.get(tuningKey(pass, variant));
   if (chosen === undefined) return undefined;
-  const found = tilesThatFit(pass, variant, limits).find((tiles) => textOf(tiles) === textOf(chosen));
-  return found && [found];
+  return tilesThatFit(device, pass, variant).find((tiles) => textOf(tiles) === textOf(chosen));
 }
 
 /** Equal texts mean equal tiles, whatever the order of their fields. */

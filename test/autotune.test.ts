@@ -5,11 +5,14 @@ import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {type AutotuneOptions, autotune, clearAutotuneCache, flashMaskAttention, masks} from '../src/index.js';
 import {tuningFile} from '../src/node_webgpu/tuning_file.js';
-import {type Pass, type TileShape, type Variant, MAP_BLOCK, candidates, plan} from '../src/plan.js';
-import {tilesThatFit, tilesToTry, tunedShapes, tuningKey} from '../src/tuning.js';
+import {type DeviceTraits, type Pass, type Variant, MAP_BLOCK, candidates, plan} from '../src/plan.js';
+import {matrixPlan} from '../src/matrix_plan.js';
+import {type Tiles, isMatrixTile, tilesThatFit, tilesToTry, tunedTiles, tuningKey} from '../src/tuning.js';
 import {type TuningStorage, setTuningStorage, storeTunedTiles, tunedTilesOf} from '../src/webgpu/tuning_cache.js';
 import {VERSION} from '../src/version.js';
 import type {WebGPUBackend} from '../src/webgpu/backend.js';
+import {planOn} from '../src/choose_plan.js';
+import {traitsOf} from '../src/webgpu/traits.js';
 import {devices} from './devices.js';
 import {temporaryFolder} from './packed_project.js';
 
@@ -19,10 +22,17 @@ const variant: Variant = {
   causal: true,
   intervals: false,
   dropout: false,
-  half: false,
+  parts: 0,
   fewQueries: false,
 };
 const limits = {maxComputeWorkgroupStorageSize: 32768, maxComputeInvocationsPerWorkgroup: 256};
+const traits: DeviceTraits = {limits, float16: false, matrix: null};
+/** A device with subgroup matrices, such as an NVIDIA GPU. */
+const withMatrices: DeviceTraits = {
+  limits: {maxComputeWorkgroupStorageSize: 49152, maxComputeInvocationsPerWorkgroup: 1024},
+  float16: true,
+  matrix: {M: 16, N: 16, K: 16, lanes: 32},
+};
 const passes: Pass[] = ['forward', 'dq', 'dkdv'];
 
 /** A device as far as the cache looks at it. */
@@ -67,25 +77,41 @@ describe('tiles that are tried', () => {
         expect((pass === 'dkdv' ? rows : cols) % MAP_BLOCK).to.equal(0);
         expect([(rows / threadsY) % 4, (cols / threadsX) % 4]).to.deep.equal([0, 0]);
       }
-      for (const shape of tilesThatFit(pass, variant, limits)) {
+      for (const shape of tilesThatFit(traits, pass, variant)) {
+        if (isMatrixTile(shape)) throw new Error('a device without matrices');
         expect(plan(pass, variant, limits, [shape])).to.include(shape);
       }
     }
   });
 
+  it("are those on subgroup matrices where these compute, the plan's own first", () => {
+    for (const pass of passes) {
+      for (const parts of [1, 2] as const) {
+        const kind = {...variant, parts};
+        const fitting = tilesThatFit(withMatrices, pass, kind);
+        expect(fitting.length).to.be.above(3);
+        expect(new Set(fitting.map((one) => JSON.stringify(one))).size).to.equal(fitting.length);
+        for (const shape of fitting) {
+          if (!isMatrixTile(shape)) throw new Error('a device with matrices');
+          expect(matrixPlan(pass, kind, withMatrices, [shape])).to.include(shape);
+        }
+        expect(matrixPlan(pass, kind, withMatrices)).to.include(fitting[0]);
+        const tuned = new Map([[tuningKey(pass, kind), fitting[2]]]);
+        expect(planOn({...withMatrices, tuned}, pass, kind)).to.include(fitting[2]);
+      }
+      expect(tilesThatFit(withMatrices, pass, variant).some(isMatrixTile)).to.equal(false);
+    }
+  });
+
   it('are taken by a plan if they were measured, are candidates and fit', () => {
     const taken = (chosen: unknown, by: Variant = variant) =>
-      tunedShapes(
-        {limits, float16: false, matrix: null, tuned: new Map([[tuningKey('forward', variant), chosen]])},
-        'forward',
-        by,
-      );
-    expect(taken(tiles)).to.deep.equal([tiles]);
-    expect(taken({threadsY: 8, threadsX: 8, cols: 32, rows: 32})).to.deep.equal([tiles]);
+      tunedTiles({...traits, tuned: new Map([[tuningKey('forward', variant), chosen]])}, 'forward', by);
+    expect(taken(tiles)).to.deep.equal(tiles);
+    expect(taken({threadsY: 8, threadsX: 8, cols: 32, rows: 32})).to.deep.equal(tiles);
     for (const other of [
       {...variant, D: 32},
       {...variant, causal: false},
-      {...variant, half: true},
+      {...variant, parts: 1 as const},
     ]) {
       expect(taken(tiles, other)).to.equal(undefined);
     }
@@ -94,7 +120,7 @@ describe('tiles that are tried', () => {
     for (const wrong of [tooLarge, {...tiles, rows: 33}, {...tiles, more: 1}, {}, [], 'text', 7, null]) {
       expect(taken(wrong), JSON.stringify(wrong)).to.equal(undefined);
     }
-    expect(tunedShapes({limits, float16: false, matrix: null}, 'forward', variant)).to.equal(undefined);
+    expect(tunedTiles(traits, 'forward', variant)).to.equal(undefined);
   });
 });
 
@@ -234,7 +260,10 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
 (webgpu.skip ? describe.skip : describe)(`autotune${webgpu.skip ? ` (${webgpu.skip})` : ''}`, () => {
   const storage = new MemoryStorage();
   const options: AutotuneOptions = {D: 4, length: 70, heads: 1};
-  const textOf = ({rows, cols, threadsX, threadsY}: TileShape): string => `${rows}x${cols}_w${threadsX}x${threadsY}`;
+  const textOf = (tiles: Tiles): string => {
+    if (isMatrixTile(tiles)) throw new Error('autotune in float32 takes tiles on vectors');
+    return `${tiles.rows}x${tiles.cols}_w${tiles.threadsX}x${tiles.threadsY}`;
+  };
   /** The tiles in the label of a pass. */
   const used = (labels: string[], pass: Pass): string =>
     /_t(\d+x\d+_w\d+x\d+)/.exec(labels.find((l) => l.startsWith(pass))!)![1];
@@ -253,11 +282,11 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
     const found = await autotune(options);
     // The bounds of the trial's mask stay in their cache.
     expect(tf.memory().numTensors - numTensors).to.be.at.most(1);
-    const {limits: real} = (tf.backend() as unknown as WebGPUBackend).device;
+    const real = traitsOf((tf.backend() as unknown as WebGPUBackend).device);
     expect(found.map(({pass}) => pass)).to.deep.equal(passes);
     const {labels} = await attend();
     for (const {pass, tiles: best, tried} of found) {
-      const fitting = tilesThatFit(pass, {...variant, D: 4, Dv: 4, intervals: true}, real);
+      const fitting = tilesThatFit(real, pass, {...variant, D: 4, Dv: 4, intervals: true});
       expect(tried.map((one) => one.tiles)).to.have.deep.members(fitting);
       expect(tried[0].tiles).to.deep.equal(best);
       const times = tried.map(({milliseconds}) => milliseconds);
@@ -273,7 +302,7 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
     const untuned = await attend();
     const {device} = tf.backend() as unknown as WebGPUBackend;
     const kind = {...variant, D: 4, Dv: 4, intervals: true};
-    const choices = passes.map((pass) => tilesThatFit(pass, kind, device.limits));
+    const choices = passes.map((pass) => tilesThatFit(traitsOf(device), pass, kind));
     for (let i = 0; i < Math.max(...choices.map(({length}) => length)); i++) {
       const chosen = choices.map((fitting) => fitting[i % fitting.length]);
       passes.forEach((pass, p) => tunedTilesOf(device).set(tuningKey(pass, kind), chosen[p]));

@@ -48,7 +48,7 @@ export const devices: readonly Device[] = [
     name: 'webgpu-full' as const,
     setup: () => setupWebGPU('full'),
     skip: wanted?.includes('webgpu-full') ? undefined : 'FLASHMASK_DEVICES=webgpu-full asks for it',
-    precisions: ['float16'] as const,
+    precisions: ['float32', 'float16'] as const,
     hiddenErrors: webgpuErrors,
   },
   {name: 'tensorflow' as const, setup: () => setupTensorFlow(false), skip: whyNoTensorFlow(), hiddenErrors: none},

@@ -36,7 +36,7 @@ describe('doctor', () => {
     // Without pip or a compiler the set-up of this repository skips tfjs-node, and the doctor says so.
     expect(broken).to.deep.equal(backends.tensorflow.status === 'broken' ? ['tensorflow'] : []);
     if (process.platform === 'linux' && process.arch === 'x64') {
-      expect(backends.webgpu.kernel).to.match(/^own, in WGSL: float32: \d+ x \d+ tiles/);
+      expect(backends.webgpu.kernel).to.match(/^own, in WGSL: auto: \d+ x \d+ tiles/);
       const [adapter, features, ...kernels] = backends.webgpu.facts;
       expect(adapter).to.match(/^on .* \((software|GPU)/);
       expect(features).to.match(
@@ -161,16 +161,33 @@ describe('doctor', () => {
     });
 
     it('says what the plan says of a device', () => {
-      expect(kernelLines(traits(16384, false))).to.deep.equal(['float32: 32 x 32 tiles']);
-      expect(kernelLines(traits(49152, true))).to.deep.equal(['float32: 64 x 32 tiles', 'float16: 64 x 32 tiles']);
+      expect(kernelLines(traits(16384, false))).to.deep.equal(['auto: 32 x 32 tiles', 'float32: 32 x 32 tiles']);
+      expect(kernelLines(traits(49152, true))).to.deep.equal([
+        'auto: 64 x 32 tiles',
+        'float32: 64 x 32 tiles',
+        'float16: 64 x 32 tiles',
+      ]);
+      const matrix = {M: 16, N: 16, K: 16, lanes: 32};
+      const onMatrices = {
+        ...traits(49152, true),
+        limits: {maxComputeWorkgroupStorageSize: 49152, maxComputeInvocationsPerWorkgroup: 1024},
+        matrix,
+      };
+      expect(kernelLines(onMatrices)[0]).to.equal('auto: 64 x 32 tiles');
+      expect(kernelLines(onMatrices)[2]).to.equal(
+        'float16: 128 x 16 tiles on subgroup matrices forward, 64 x 16 tiles on subgroup matrices dq, ' +
+          '64 x 16 tiles on subgroup matrices dkdv at D 64; 128 x 32 tiles on subgroup matrices forward, ' +
+          '64 x 16 tiles on subgroup matrices dq, 64 x 32 tiles on subgroup matrices dkdv at D 128',
+      );
     });
 
     it('tells passes and head sizes apart where they differ', () => {
-      const variant = {causal: true, intervals: true, dropout: false, half: false, fewQueries: false};
+      const variant = {causal: true, intervals: true, dropout: false, parts: 0 as const, fewQueries: false};
       const key = tuningKey('dq', {...variant, D: 128, Dv: 128});
       const tuned = new Map([[key, {rows: 64, cols: 64, threadsX: 8, threadsY: 8}]]);
       expect(kernelLines({...traits(49152, false), tuned})).to.deep.equal([
-        'float32: 64 x 32 tiles at D 64; 64 x 32 tiles forward, 64 x 64 tiles dq, 64 x 32 tiles dkdv at D 128',
+        'auto: 64 x 32 tiles at D 64; 64 x 32 tiles forward, 64 x 64 tiles dq, 64 x 32 tiles dkdv at D 128',
+        'float32: 64 x 32 tiles',
       ]);
     });
 

@@ -35,7 +35,7 @@ const anyLimits = {maxComputeWorkgroupStorageSize: Infinity, maxComputeInvocatio
 
 /** Every plan of forward (dq has the same tiles) and of dkdv, for masks with intervals. */
 function plansOf(causal: boolean, fewQueries = false): PassPlan[] {
-  const variant: Variant = {D: 8, Dv: 8, causal, intervals: true, dropout: false, half: false, fewQueries};
+  const variant: Variant = {D: 8, Dv: 8, causal, intervals: true, dropout: false, parts: 0, fewQueries};
   return (['forward', 'dkdv'] as const).flatMap((pass) =>
     candidates(pass, variant).map((shape) => plan(pass, variant, anyLimits, [shape])),
   );

@@ -36,9 +36,7 @@ function variants(D: number, Dv: number): Variant[] {
   return booleans.flatMap((causal) =>
     booleans.flatMap((intervals) =>
       booleans.flatMap((dropout) =>
-        booleans.flatMap((half) =>
-          booleans.map((fewQueries) => ({D, Dv, causal, intervals, dropout, half, fewQueries})),
-        ),
+        booleans.map((fewQueries) => ({D, Dv, causal, intervals, dropout, parts: 0 as const, fewQueries})),
       ),
     ),
   );

@@ -1,29 +1,27 @@
 /** @file Which WGSL kernels a device runs, in words, by asking the plan: a pure function of the device's traits. */
-import {type DeviceTraits, type Pass, type PassPlan, type Variant, plan} from '../plan.js';
-import {tunedShapes} from '../tuning.js';
+import {partsOf, planOn} from '../choose_plan.js';
+import type {Precision} from '../kernel_names.js';
+import {isMatrixPlan, type MatrixPlan} from '../matrix_plan.js';
+import type {DeviceTraits, Pass, PassPlan} from '../plan.js';
 
 const PASSES: readonly Pass[] = ['forward', 'dq', 'dkdv'];
 const HEAD_SIZES = [64, 128];
 
-/** The plan that a call would get. */
-function planOf(traits: DeviceTraits, pass: Pass, variant: Variant): PassPlan {
-  return plan(pass, variant, traits.limits, tunedShapes(traits, pass, variant));
-}
-
 /**
  * A line a precision: the tiles of a causal call with row intervals, such as of packed documents, at 64 and 128 channels.
  *
- * @example ['float32: 64 x 32 tiles', 'float16: 64 x 32 tiles at D 64; 32 x 32 tiles at D 128']
+ * @example ['auto: 64 x 32 tiles', 'float16: 64 x 16 tiles on subgroup matrices']
  */
 export function kernelLines(traits: DeviceTraits): string[] {
-  const lines = [`float32: ${tilesOf(traits, false)}`];
-  return traits.float16 ? [...lines, `float16: ${tilesOf(traits, true)}`] : lines;
+  const precisions: Precision[] = traits.float16 ? ['auto', 'float32', 'float16'] : ['auto', 'float32'];
+  return precisions.map((precision) => `${precision}: ${tilesOf(traits, precision)}`);
 }
 
-function tilesOf(traits: DeviceTraits, half: boolean): string {
+function tilesOf(traits: DeviceTraits, precision: Precision): string {
   const bySize = HEAD_SIZES.map((D) => {
-    const variant = {D, Dv: D, causal: true, intervals: true, dropout: false, half, fewQueries: false};
-    return shared(PASSES.map((pass) => [pass, describe(planOf(traits, pass, variant))]));
+    const parts = partsOf(precision);
+    const variant = {D, Dv: D, causal: true, intervals: true, dropout: false, parts, fewQueries: false};
+    return shared(PASSES.map((pass) => [pass, describe(planOn(traits, pass, variant))]));
   });
   return shared(
     bySize.map((text, i) => [`at D ${HEAD_SIZES[i]}`, text]),
@@ -31,7 +29,8 @@ function tilesOf(traits: DeviceTraits, half: boolean): string {
   );
 }
 
-const describe = ({rows, cols}: PassPlan): string => `${rows} x ${cols} tiles`;
+const describe = (p: PassPlan | MatrixPlan): string =>
+  `${p.rows} x ${p.cols} tiles${isMatrixPlan(p) ? ' on subgroup matrices' : ''}`;
 
 /** The one text if all are the same, else each with its name. */
 function shared(named: [name: string, text: string][], between = ', '): string {

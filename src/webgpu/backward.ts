@@ -2,11 +2,10 @@
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import {CUT_LIMITS, cutOf} from '../few_queries.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../kernel_names.js';
-import {isMatrixPlan, planOn} from '../matrix_plan.js';
-import {plan, type Pass} from '../plan.js';
+import {planOn} from '../choose_plan.js';
+import {isMatrixPlan} from '../matrix_plan.js';
 import {problemOf} from '../problem.js';
 import {attentionRun, type AttentionPlan} from './attention_pass.js';
-import {tunedShapes} from '../tuning.js';
 import {isHostZeros, type WebGPUBackend} from './backend.js';
 import type {BufferRange, PassRun} from './dispatch.js';
 import {guarded} from './errors.js';
@@ -34,11 +33,9 @@ export function backward(
   if (p.B * p.H * p.Sq * p.Sk === 0) return [q, k, v].map(({shape}) => constant(backend, shape, 0));
   const lseGradient = !isHostZeros(backend, dLse);
   const device = traitsOf(backend.device);
-  const variant = variantOf(p, attrs);
   // Gradients through lse have no bound that would fit them into float16.
-  const planOf = (pass: Pass): AttentionPlan =>
-    lseGradient ? plan(pass, variant, device.limits, tunedShapes(device, pass, variant)) : planOn(device, pass, variant, attrs.precision);
-  const plans = {dq: planOf('dq'), dkdv: planOf('dkdv')};
+  const variant = {...variantOf(p, attrs), ...(lseGradient && {parts: 0 as const})};
+  const plans = {dq: planOn(device, 'dq', variant), dkdv: planOn(device, 'dkdv', variant)};
   const onMatrices = Object.values(plans).find(isMatrixPlan);
   const cut = cutOf(p, plans.dq, cutLimits);
   const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse'], {

@@ -2,7 +2,8 @@
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import {CUT_LIMITS, cutOf} from '../few_queries.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../kernel_names.js';
-import {isMatrixPlan, planOn} from '../matrix_plan.js';
+import {partsOf, planOn} from '../choose_plan.js';
+import {isMatrixPlan} from '../matrix_plan.js';
 import {FEW_QUERIES, type Variant} from '../plan.js';
 import {problemOf, shapeOf, type Problem} from '../problem.js';
 import {attentionRun, type AttentionPlan} from './attention_pass.js';
@@ -16,14 +17,14 @@ import {tileMap} from './tile_map.js';
 import {traitsOf} from './traits.js';
 
 /** What the shaders of a call depend on. */
-export function variantOf(p: Problem, attrs: FlashMaskAttentionAttrs): Variant {
+export function variantOf(p: Problem, {precision, dropout}: FlashMaskAttentionAttrs): Variant {
   return {
     D: p.D,
     Dv: p.Dv,
     causal: p.causal,
     intervals: p.n > 0,
-    dropout: attrs.dropout > 0,
-    half: attrs.precision === 'float16',
+    dropout: dropout > 0,
+    parts: partsOf(precision),
     fewQueries: p.Sq <= FEW_QUERIES,
   };
 }
@@ -44,7 +45,7 @@ export function forward(
   const lseShape = [p.B, p.H, p.Sq];
   const {q, k, v, bounds} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity)];
-  const pass = planOn(traitsOf(backend.device), 'forward', variantOf(p, attrs), attrs.precision);
+  const pass = planOn(traitsOf(backend.device), 'forward', variantOf(p, attrs));
   const cut = cutOf(p, pass, cutLimits);
   const scratch = isMatrixPlan(pass) ? halvesBytes(p, pass) : splitBytes(p, cut, p.Dv);
   const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse'], scratch);

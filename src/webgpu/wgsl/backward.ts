@@ -59,7 +59,7 @@ export function backwardBindings(p: PassPlan): Binding[] {
 }
 
 function preamble(p: PassPlan, tiles: Operand[]): string {
-  return `${declare(backwardBindings(p), p.half)}${constants(p)}${declareTiles(p)}${TILE_BITS}
+  return `${declare(backwardBindings(p))}${constants(p)}${declareTiles(p)}${TILE_BITS}
 ${tiles.map(loadFunction).join('\n')}
 ${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
 // (lse in powers of two, delta - dLse) of row r of head bh; past the last row an lse that makes every weight vanish.

@@ -136,7 +136,7 @@ ${weigh(p)}
 ${storeWeights(p, 's')}
 ${accumulate(p, 'o', v, keys)}
 `;
-  return `${declare(forwardBindings(p), p.half)}${constants(p)}${declareTiles(p)}${TILE_BITS}
+  return `${declare(forwardBindings(p))}${constants(p)}${declareTiles(p)}${TILE_BITS}
 var<workgroup> rowMax: array<f32, ${p.threadsX * p.rows}>;
 // Of each row: the maximum so far, and the factor of its sums.
 var<workgroup> rowStats: array<vec2f, ${p.rows}>;

@@ -79,13 +79,12 @@ export function elementType(channels: number): 'vec4f' | 'f32' {
 }
 
 /** Declares the uniforms and bindings: binding 0 is the uniform buffer, the others follow in order. */
-export function declare(bindings: readonly Binding[], half = false): string {
+export function declare(bindings: readonly Binding[]): string {
   const fields = UNIFORMS.map(([name, type]) => `  ${name}: ${type},`).join('\n');
   const storage = bindings.map(
     ({name, type, access}, i) => `@group(0) @binding(${i + 1}) var<storage, ${access}> ${name}: array<${type}>;`,
   );
-  const enable = half ? 'enable f16;\n' : '';
-  return `${enable}struct Sizes {\n${fields}\n}\n@group(0) @binding(0) var<uniform> u: Sizes;\n${storage.join('\n')}\n`;
+  return `struct Sizes {\n${fields}\n}\n@group(0) @binding(0) var<uniform> u: Sizes;\n${storage.join('\n')}\n`;
 }
 
 /** The constants of a plan, in the words of the glossary. */

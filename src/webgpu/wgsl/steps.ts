@@ -44,13 +44,10 @@ const tileName = (operand: Operand): string => (operand.side === 'row' ? 'rowTil
 /** Chunks that a head of so many channels streams in. */
 export const chunksOf = (channels: number): number => Math.ceil(planesOf(channels) / CHUNK);
 
-/** Element of the workgroup tiles: what the products read; they accumulate in float32. */
-const tileType = (p: PassPlan): string => (p.half ? 'vec4h' : 'vec4f');
-
 /** Declares the workgroup arrays that all passes have. */
 export function declareTiles(p: PassPlan): string {
   const sizes = {rowTile: CHUNK * (p.rows + 1), colTile: CHUNK * (p.cols + 1), weights: (p.cols / 4) * (p.rows + 1)};
-  const lines = Object.entries(sizes).map(([name, size]) => `var<workgroup> ${name}: array<${tileType(p)}, ${size}>;`);
+  const lines = Object.entries(sizes).map(([name, size]) => `var<workgroup> ${name}: array<vec4f, ${size}>;`);
   return lines.join('\n') + '\n';
 }
 
@@ -96,7 +93,7 @@ let x${t} = select(vec4f(), load_${operand.name}(${operand.name}Base + ${offset(
   const store = (t: number): string => {
     const r = `(e${t} / CHUNK)`;
     const at = `(e${t} % CHUNK) * ${side}_STRIDE + (${r} & 3u) * ${side}_QUARTER + (${r} >> 2u)`;
-    const line = `${tileName(operand)}[${at}] = ${tileType(p)}(x${t});`;
+    const line = `${tileName(operand)}[${at}] = x${t};`;
     return (t + 1) * p.threads > total ? `if (e${t} < ${total}u) { ${line} }` : line;
   };
   return unroll(Math.ceil(trips / LOADS_IN_FLIGHT), (group) => {
@@ -119,11 +116,11 @@ export function declareScores(p: TileShape, name: string): string {
 function addScores(p: PassPlan, name: string, channels: number): string {
   const {rows, colGroups} = registerTile(p);
   const rowAt = (i: number): string => `rowAt + ${i % 4}u * ROW_QUARTER + ${Math.floor(i / 4) * p.threadsY}u`;
-  const colAt = (g: number, c: number): string => `vec4f(colTile[colAt + ${c}u * COL_QUARTER + ${g * p.threadsX}u])`;
+  const colAt = (g: number, c: number): string => `colTile[colAt + ${c}u * COL_QUARTER + ${g * p.threadsX}u]`;
   return `for (var d = 0u; d < ${Math.min(CHUNK, planesOf(channels))}u; d++) {
   let rowAt = d * ROW_STRIDE + ty;
   let colAt = d * COL_STRIDE + tx;
-${unroll(rows, (i) => `  let r${i} = vec4f(rowTile[${rowAt(i)}]);`)}
+${unroll(rows, (i) => `  let r${i} = rowTile[${rowAt(i)}];`)}
 ${unroll(
   colGroups,
   (g) => `  {
@@ -167,8 +164,8 @@ function addWeighted(p: PassPlan, name: string, m: number): string {
   return `for (var k = 0u; k < COL_QUARTER; k++) {
   let weightAt = k * ROW_STRIDE + ty;
   let at = tx * COL_STRIDE + k;
-${unroll(rows, (i) => `  let w${i} = vec4f(weights[${weightAt(i)}]);`)}
-${unroll(4, (c) => `  let c${c} = vec4f(colTile[at + ${c}u * COL_QUARTER]);`)}
+${unroll(rows, (i) => `  let w${i} = weights[${weightAt(i)}];`)}
+${unroll(4, (c) => `  let c${c} = colTile[at + ${c}u * COL_QUARTER];`)}
 ${unroll(rows, (i) => unroll(4, (c) => `  ${name}_${i}_${m} = fma(vec4f(w${i}[${c}]), c${c}, ${name}_${i}_${m});`))}
 }`;
 }
@@ -189,7 +186,7 @@ export function storeWeights(p: PassPlan, name: string): string {
   const {rows, colGroups} = registerTile(p);
   const at = (i: number, g: number): string =>
     `(tx + ${g * p.threadsX}u) * ROW_STRIDE + ${i % 4}u * ROW_QUARTER + ty + ${Math.floor(i / 4) * p.threadsY}u`;
-  return unroll(rows, (i) => unroll(colGroups, (g) => `weights[${at(i, g)}] = ${tileType(p)}(${name}_${i}_${g});`));
+  return unroll(rows, (i) => unroll(colGroups, (g) => `weights[${at(i, g)}] = ${name}_${i}_${g};`));
 }
 
 /** Offset of a thread's row i in the row tile, as WGSL. */
