@@ -16,45 +16,32 @@ import {
   rowUnits,
   SEGMENTS,
   workgroupsPerHead,
+  type Copied,
   type HalvesVariant,
 } from './wgsl/halves.js';
 import type {UniformValues} from './wgsl/header.js';
 
-/** The tensors that are copied: dOut in the backward only. */
-type Copied = 'q' | 'k' | 'v' | 'dOut';
-
 /** What copies depend on of a plan: passes whose plans have these alike read the same ones. */
 type CopyShape = Pick<MatrixPlan, 'channels' | 'parts' | 'pass'>;
 
-/** A tensor's copy: what its shader depends on, and its size in a call or a slice. */
-interface Copy {
-  variant: HalvesVariant;
-  rows: number;
-  heads: number;
-  bytes: number;
+/** Sizes of a tensor in a call or a slice, and bytes of its copy. */
+function sizesOf(p: Problem, shape: CopyShape, name: Copied): {rows: number; heads: number; bytes: number} {
+  const [rows, heads] = name === 'k' || name === 'v' ? [p.Sk, p.B * p.Hkv] : [p.Sq, p.B * p.H];
+  const units = rowUnits({padded: shape.channels, parts: shape.parts});
+  return {rows, heads, bytes: 16 * (heads * roundUp(rows, PADDED_ROWS) * units + p.B * p.Hkv)};
 }
 
-function copyOf(p: Problem, {channels: padded, parts}: CopyShape, name: Copied): Copy {
-  const stride = name === 'dOut' ? 'o' : name;
-  const ofKeys = name === 'k' || name === 'v';
-  const channels = name === 'q' || name === 'k' ? p.D : p.Dv;
-  const variant: HalvesVariant = {stride, channels, padded, parts};
-  const [rows, heads] = ofKeys ? [p.Sk, p.B * p.Hkv] : [p.Sq, p.B * p.H];
-  return {
-    variant,
-    rows,
-    heads,
-    bytes: 16 * (heads * roundUp(rows, PADDED_ROWS) * rowUnits(variant) + p.B * p.Hkv),
-  };
-}
-
-const copiedBy = ({pass}: CopyShape): Copied[] => (pass === 'forward' ? ['q', 'k', 'v'] : ['q', 'k', 'v', 'dOut']);
+/** Tensors that are copied together: the first three for all passes, so that these share their shaders. */
+const groupsOf = ({pass}: CopyShape): Copied[][] =>
+  pass === 'forward' ? [['q', 'k', 'v']] : [['q', 'k', 'v'], ['dOut']];
 
 /** Bytes of the copies for each key head, by a name for errors. */
 export function halvesBytes(p: Problem, pass: CopyShape): Record<string, number> {
   const ofKeyHead = {...p, B: 1, H: p.H / p.Hkv, Hkv: 1};
   return Object.fromEntries(
-    copiedBy(pass).map((name) => [`the float16 copy of ${name}`, copyOf(ofKeyHead, pass, name).bytes]),
+    groupsOf(pass)
+      .flat()
+      .map((name) => [`the float16 copy of ${name}`, sizesOf(ofKeyHead, pass, name).bytes]),
   );
 }
 
@@ -72,35 +59,37 @@ export function halves(
   scratch: Scratch,
   passes: PassRun[],
 ): Record<Copied, BufferRange> {
+  const copies: Partial<Record<Copied, BufferRange>> = {};
   // All of the first kind before those of the second: a pass waits for the one before it only if it reads what that wrote.
   const measures: PassRun[] = [];
   const conversions: PassRun[] = [];
-  const copies = copiedBy(pass).map((name) => {
-    const {variant, rows, heads, bytes} = copyOf(p, pass, name);
-    const source = bound[name]!;
-    const magnitudes = scratch.buffer(`magnitudes of ${name}`, 4 * heads * SEGMENTS);
-    const copy = scratch.buffer(`float16 copy of ${name}`, bytes);
+  for (const names of groupsOf(pass)) {
+    const variant: HalvesVariant = {names, D: p.D, Dv: p.Dv, padded: pass.channels, parts: pass.parts};
+    const sizes = names.map((name) => sizesOf(p, pass, name));
+    const segments = SEGMENTS * sizes.reduce((sum, {heads}) => sum + heads, 0);
+    const sources = names.map((name) => bound[name]!);
+    const magnitudes = scratch.buffer(`magnitudes of ${names.join()}`, 4 * segments);
+    names.forEach((name, t) => (copies[name] = scratch.buffer(`float16 copy of ${name}`, sizes[t].bytes)));
     const common = {uniforms, itemsPerWorkgroup: 1};
     measures.push({
       ...common,
       key: magnitudeKey(variant),
       code: () => magnitudeShader(variant),
       bindings: magnitudeBindings(variant),
-      buffers: [source, magnitudes],
-      items: heads * SEGMENTS,
-      flopsPerWorkgroup: Math.ceil((rows * variant.channels) / SEGMENTS),
+      buffers: [...sources, magnitudes],
+      items: segments,
+      flopsPerWorkgroup: Math.ceil((Math.max(...sizes.map(({rows}) => rows)) * pass.channels) / SEGMENTS),
     });
     conversions.push({
       ...common,
       key: halvesKey(variant),
       code: () => halvesShader(variant),
       bindings: halvesBindings(variant),
-      buffers: [source, magnitudes, copy],
-      items: heads * workgroupsPerHead(variant, rows),
+      buffers: [...sources, magnitudes, ...names.map((name) => copies[name]!)],
+      items: sizes.reduce((sum, {rows, heads}) => sum + heads * workgroupsPerHead(variant, rows), 0),
       flopsPerWorkgroup: 8 * HALVES_THREADS,
     });
-    return [name, copy] as const;
-  });
+  }
   passes.push(...measures, ...conversions);
-  return Object.fromEntries(copies) as Record<Copied, BufferRange>;
+  return copies as Record<Copied, BufferRange>;
 }

@@ -19,12 +19,17 @@ const LOADS_IN_FLIGHT = 4;
 /** Rows of a copied head are a multiple of this, the largest block of a matrix pass. */
 export const PADDED_ROWS = 256;
 
+/** The tensors that are copied: dOut in the backward only. */
+export type Copied = 'q' | 'k' | 'v' | 'dOut';
+
 /** What both passes depend on. */
 export interface HalvesVariant {
-  /** Whose strides and lengths the tensor has: those of the queries, keys, values or outputs. */
-  stride: OperandStride;
-  channels: number;
-  /** Channels of the copy: whole matrices, a multiple of 8. */
+  /** Tensors that are copied together, so many at most that their bindings fit every device: three. */
+  names: readonly Copied[];
+  /** Channels of queries and keys, and of values. */
+  D: number;
+  Dv: number;
+  /** Channels of the copies: whole matrices, a multiple of 8. */
   padded: number;
   parts: 1 | 2;
 }
@@ -33,10 +38,11 @@ export interface HalvesVariant {
 export const rowUnits = ({padded, parts}: Pick<HalvesVariant, 'padded' | 'parts'>): number => (parts * padded) / 8;
 
 /** Elements of a copy, of one part, that a thread writes: a divisor of those of PADDED_ROWS rows for each thread. */
-const unitsPerThread = ({padded}: HalvesVariant): number => (padded % 32 === 0 ? 4 : padded % 16 === 0 ? 2 : 1);
+const unitsPerThread = ({padded}: Pick<HalvesVariant, 'padded'>): number =>
+  padded % 32 === 0 ? 4 : padded % 16 === 0 ? 2 : 1;
 
 /** Workgroups that copy one head of so many rows. */
-export const workgroupsPerHead = (v: HalvesVariant, rows: number): number =>
+export const workgroupsPerHead = (v: Pick<HalvesVariant, 'padded'>, rows: number): number =>
   (roundUp(rows, PADDED_ROWS) * (v.padded / 8)) / (HALVES_THREADS * unitsPerThread(v));
 
 /**
@@ -51,112 +57,161 @@ fn highOf(x: vec4f) -> vec4f { return bitcast<vec4f>((bitcast<vec4u>(x) + 0x1000
 export const paddedRows = (length: string): string =>
   `((${length} + ${PADDED_ROWS - 1}u) / ${PADDED_ROWS}u * ${PADDED_ROWS}u)`;
 
-export const magnitudeBindings = ({channels}: HalvesVariant): Binding[] => [
-  {name: 'source', type: elementType(channels), access: 'read'},
+const sourcesOf = (v: HalvesVariant): Binding[] =>
+  v.names.map((name) => ({name, type: elementType(channelsOf(v, name)), access: 'read'}));
+
+export const magnitudeBindings = (v: HalvesVariant): Binding[] => [
+  ...sourcesOf(v),
   {name: 'magnitudes', type: 'f32', access: 'read_write'},
 ];
 
-export const halvesBindings = ({channels}: HalvesVariant): Binding[] => [
-  {name: 'source', type: elementType(channels), access: 'read'},
+export const halvesBindings = (v: HalvesVariant): Binding[] => [
+  ...sourcesOf(v),
   {name: 'magnitudes', type: 'vec4f', access: 'read'},
-  {name: 'halves', type: 'vec4u', access: 'read_write'},
+  ...v.names.map((name): Binding => ({name: `${name}Halves`, type: 'vec4u', access: 'read_write'})),
 ];
 
-export const magnitudeKey = ({stride, channels}: HalvesVariant): string => `magnitude_${stride}_d${channels}`;
-export const halvesKey = ({stride, channels, padded, parts}: HalvesVariant): string =>
-  `halves_${stride}_d${channels}x${padded}_parts${parts}`;
+export const magnitudeKey = ({names, D, Dv}: HalvesVariant): string => `magnitude_${names.join('_')}_d${D}x${Dv}`;
+export const halvesKey = ({names, D, Dv, padded, parts}: HalvesVariant): string =>
+  `halves_${names.join('_')}_d${D}x${Dv}_${padded}_parts${parts}`;
 
-const lengthOf = ({stride}: HalvesVariant): string => (stride === 'k' || stride === 'v' ? 'u.Sk' : 'u.Sq');
+export const channelsOf = ({D, Dv}: Pick<HalvesVariant, 'D' | 'Dv'>, name: Copied): number =>
+  name === 'q' || name === 'k' ? D : Dv;
 
-const headsOf = ({stride}: HalvesVariant): string => (stride === 'k' || stride === 'v' ? 'u.Hkv' : 'u.H');
+/** WGSL for what is told of a tensor by uniforms. */
+function placeOf(name: Copied): {stride: OperandStride; length: string; heads: string; groupSize: string} {
+  const stride = name === 'dOut' ? 'o' : name;
+  return name === 'k' || name === 'v'
+    ? {stride, length: 'u.Sk', heads: 'u.Hkv', groupSize: '1u'}
+    : {stride, length: 'u.Sq', heads: 'u.H', groupSize: 'u.groupSize'};
+}
 
-/** Declares `quad(head, row, d)`: channels 4d.. of a row, zeros past the last row and channel. */
-function quadFunction(v: HalvesVariant): string {
-  const {stride, channels} = v;
-  const heads = headsOf(v);
-  const lane = (c: number): string => `select(0.0, source[at + 4u * d + ${c}u], 4u * d + ${c}u < ${channels}u)`;
+/** Declares `quad_NAME(head, row, d)`: channels 4d.. of a row, zeros past the last row and channel. */
+function quadFunction(v: HalvesVariant, name: Copied): string {
+  const channels = channelsOf(v, name);
+  const {stride, length, heads} = placeOf(name);
+  const lane = (c: number): string => `select(0.0, ${name}[at + 4u * d + ${c}u], 4u * d + ${c}u < ${channels}u)`;
   const value =
     elementType(channels) === 'vec4f'
-      ? `select(vec4f(), source[at + d], d < ${channels / 4}u)`
+      ? `select(vec4f(), ${name}[at + d], d < ${channels / 4}u)`
       : `vec4f(${[0, 1, 2, 3].map(lane).join(', ')})`;
   return `
-fn quad(head: u32, row: u32, d: u32) -> vec4f {
+fn quad_${name}(head: u32, row: u32, d: u32) -> vec4f {
   let at = (head / ${heads}) * u.${stride}Batch + (head % ${heads}) * u.${stride}Head + row * u.${stride}Row;
-  return select(vec4f(), ${value}, row < ${lengthOf(v)});
+  return select(vec4f(), ${value}, row < ${length});
 }
 `;
 }
 
-const START = `@compute @workgroup_size(${HALVES_THREADS})
+/** The entry point: tensor after tensor, each with as many workgroups as `countOf` says in WGSL. */
+function dispatchTensors(v: HalvesVariant, countOf: (name: Copied) => string, call: (name: Copied) => string): string {
+  return `
+@compute @workgroup_size(${HALVES_THREADS})
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let item = u.firstWorkgroup + id.y * u.gridX + id.x;
-  if (item >= u.workEnd) { return; }`;
+  let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
+  if (workgroup >= u.workEnd) { return; }
+  var item = workgroup;
+${v.names
+  .map((name) => `  if (item < ${countOf(name)}) {\n    ${call(name)}\n    return;\n  }\n  item -= ${countOf(name)};`)
+  .join('\n')}
+}
+`;
+}
+
+const segmentsOf = (name: Copied): string => `u.B * ${placeOf(name).heads} * ${SEGMENTS}u`;
 
 /** One workgroup a segment of a head: the largest absolute value in it. */
 export function magnitudeShader(v: HalvesVariant): string {
-  const quads = Math.ceil(v.channels / 4);
-  return `${declare(magnitudeBindings(v))}
-var<workgroup> largest: array<f32, ${HALVES_THREADS}>;
-${quadFunction(v)}
-${START}
+  const strideOfLoads = SEGMENTS * HALVES_THREADS;
+  const measure = (name: Copied): string => {
+    const quads = Math.ceil(channelsOf(v, name) / 4);
+    const at = (t: number): string => `(i + ${t * strideOfLoads}u)`;
+    const loads = Array.from({length: LOADS_IN_FLIGHT}, (_, t) => `x${t}`);
+    return `${quadFunction(v, name)}
+fn largestOf_${name}(item: u32, lid: u32) -> vec4f {
   let head = item / ${SEGMENTS}u;
   var most = vec4f();
-  for (var i = item % ${SEGMENTS}u * ${HALVES_THREADS}u + lid; i < ${lengthOf(v)} * ${quads}u; i += ${LOADS_IN_FLIGHT * SEGMENTS * HALVES_THREADS}u) {
-${unroll(LOADS_IN_FLIGHT, (t) => `    let x${t} = abs(quad(head, (i + ${t * SEGMENTS * HALVES_THREADS}u) / ${quads}u, (i + ${t * SEGMENTS * HALVES_THREADS}u) % ${quads}u));`)}
-    most = max(most, ${Array.from({length: LOADS_IN_FLIGHT}, (_, t) => `x${t}`).reduce((a, b) => `max(${a}, ${b})`)});
+  for (var i = item % ${SEGMENTS}u * ${HALVES_THREADS}u + lid; i < ${placeOf(name).length} * ${quads}u; i += ${LOADS_IN_FLIGHT * strideOfLoads}u) {
+${loads.map((x, t) => `    let ${x} = abs(quad_${name}(head, ${at(t)} / ${quads}u, ${at(t)} % ${quads}u));`).join('\n')}
+    most = max(most, ${loads.reduce((a, b) => `max(${a}, ${b})`)});
   }
+  return most;
+}
+`;
+  };
+  return `${declare(magnitudeBindings(v))}
+var<workgroup> largest: array<f32, ${HALVES_THREADS}>;
+${v.names.map(measure).join('')}
+fn store(workgroup: u32, lid: u32, most: vec4f) {
   largest[lid] = max(max(most.x, most.y), max(most.z, most.w));
   for (var half = ${HALVES_THREADS / 2}u; half > 0u; half /= 2u) {
     workgroupBarrier();
     if (lid < half) { largest[lid] = max(largest[lid], largest[lid + half]); }
   }
-  if (lid == 0u) { magnitudes[item] = largest[0]; }
+  if (lid == 0u) { magnitudes[workgroup] = largest[0]; }
+}
+${dispatchTensors(v, segmentsOf, (name) => `store(workgroup, lid, largestOf_${name}(item, lid));`)}`;
+}
+
+const workgroupsOfHead = (v: HalvesVariant, name: Copied): string =>
+  `(${paddedRows(placeOf(name).length)} * ${v.padded / 8}u / ${HALVES_THREADS * unitsPerThread(v)}u)`;
+
+/** Declares `copy_NAME(item, lid)`: a run of a head's rows; `first` is WGSL for where the tensor's magnitudes begin, in vec4s. */
+function copyFunction(v: HalvesVariant, name: Copied, first: string): string {
+  const units = v.padded / 8;
+  const trips = unitsPerThread(v);
+  const row = rowUnits(v);
+  const {length, heads, groupSize} = placeOf(name);
+  const rows = paddedRows(length);
+  const fetch = (t: number): string => `
+  let r${t} = (start + ${t * HALVES_THREADS}u) / ${units}u;
+  let unit${t} = (start + ${t * HALVES_THREADS}u) % ${units}u;
+  let x${t} = quad_${name}(head, r${t}, 2u * unit${t}) * scale;
+  let y${t} = quad_${name}(head, r${t}, 2u * unit${t} + 1u) * scale;`;
+  const store = (t: number): string => {
+    const at = (part: number): string =>
+      `${name}Halves[(head * ${rows} + r${t}) * ${row}u + ${part * units}u + unit${t}]`;
+    if (v.parts === 1) return `  ${at(0)} = packed(x${t}, y${t});`;
+    return `  ${at(0)} = packed(highOf(x${t}), highOf(y${t}));
+  ${at(1)} = packed(x${t} - highOf(x${t}), y${t} - highOf(y${t}));`;
+  };
+  return `${quadFunction(v, name)}
+fn copy_${name}(item: u32, lid: u32) {
+  let workgroups = ${workgroupsOfHead(v, name)};
+  let head = item / workgroups;
+  let group = head / ${groupSize};
+  let biased = exponentOf((${first}) + group * ${groupSize} * ${SEGMENTS / 4}u, ${groupSize} * ${SEGMENTS / 4}u);
+  let scale = bitcast<f32>((268u - biased) << 23u);
+  if (item % workgroups == 0u && head % ${groupSize} == 0u && lid == 0u) {
+    ${name}Halves[u.B * ${heads} * ${rows} * ${row}u + group] = vec4u((biased - 14u) << 23u, 0u, 0u, 0u);
+  }
+  let start = item % workgroups * ${HALVES_THREADS * trips}u + lid;
+${unroll(trips, fetch)}
+${unroll(trips, store)}
 }
 `;
 }
 
 /** One workgroup a run of a head's rows. */
 export function halvesShader(v: HalvesVariant): string {
-  const units = v.padded / 8;
-  const trips = unitsPerThread(v);
-  const run = HALVES_THREADS * trips;
-  const row = rowUnits(v);
-  const rows = paddedRows(lengthOf(v));
-  const groupSize = headsOf(v) === 'u.Hkv' ? '1u' : 'u.groupSize';
-  const fetch = (t: number): string => `
-  let r${t} = (start + ${t * HALVES_THREADS}u) / ${units}u;
-  let unit${t} = (start + ${t * HALVES_THREADS}u) % ${units}u;
-  let x${t} = quad(head, r${t}, 2u * unit${t}) * scale;
-  let y${t} = quad(head, r${t}, 2u * unit${t} + 1u) * scale;`;
-  const store = (t: number): string => {
-    const at = (part: number): string => `halves[(head * ${rows} + r${t}) * ${row}u + ${part * units}u + unit${t}]`;
-    if (v.parts === 1) return `  ${at(0)} = packed(x${t}, y${t});`;
-    return `  ${at(0)} = packed(highOf(x${t}), highOf(y${t}));
-  ${at(1)} = packed(x${t} - highOf(x${t}), y${t} - highOf(y${t}));`;
-  };
+  const firstOf = (t: number): string =>
+    ['0u', ...v.names.slice(0, t).map((name) => `${segmentsOf(name)} / 4u`)].join(' + ');
   return `enable f16;
 ${declare(halvesBindings(v))}
-${quadFunction(v)}
 fn packed(x: vec4f, y: vec4f) -> vec4u { return vec4u(bitcast<vec2u>(vec4<f16>(x)), bitcast<vec2u>(vec4<f16>(y))); }
 ${v.parts === 2 ? HIGH_FUNCTION : ''}
-${START}
-  let workgroups = ${rows} * ${units}u / ${run}u;
-  let head = item / workgroups;
-  let group = head / ${groupSize};
+// Biased exponent of the largest of so many magnitudes: it becomes 2^14 to 2^15. An infinite one stays what it is, and so do heads of almost
+// nothing.
+fn exponentOf(first: u32, count: u32) -> u32 {
   var most = vec4f();
-  for (var i = 0u; i < ${groupSize} * ${SEGMENTS / 4}u; i++) {
-    most = max(most, magnitudes[group * ${groupSize} * ${SEGMENTS / 4}u + i]);
-  }
-  // The largest value becomes 2^14 to 2^15. An infinite one stays what it is, and so do heads of almost nothing.
+  for (var i = 0u; i < count; i++) { most = max(most, magnitudes[first + i]); }
   let exponent = bitcast<u32>(max(max(most.x, most.y), max(most.z, most.w))) >> 23u;
-  let biased = select(clamp(exponent, 15u, 253u), 141u, exponent == 255u);
-  let scale = bitcast<f32>((268u - biased) << 23u);
-  if (item % workgroups == 0u && head % ${groupSize} == 0u && lid == 0u) {
-    halves[u.B * ${headsOf(v)} * ${rows} * ${row}u + group] = vec4u((biased - 14u) << 23u, 0u, 0u, 0u);
-  }
-  let start = item % workgroups * ${run}u + lid;
-${unroll(trips, fetch)}
-${unroll(trips, store)}
+  return select(clamp(exponent, 15u, 253u), 141u, exponent == 255u);
 }
-`;
+${v.names.map((name, t) => copyFunction(v, name, firstOf(t))).join('')}
+${dispatchTensors(
+  v,
+  (name) => `u.B * ${placeOf(name).heads} * ${workgroupsOfHead(v, name)}`,
+  (name) => `copy_${name}(item, lid);`,
+)}`;
 }
