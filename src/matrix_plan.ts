@@ -45,6 +45,9 @@ export interface MatrixPlan extends MatrixVariant, MatrixTile, PassShape {
 /** Channels beyond which the accumulators of a band no longer fit its registers. */
 const MOST_CHANNELS = 128;
 
+/** Rows of a workgroup at most; a multiple of those of any. Float16 copies are padded to it. */
+export const MOST_ROWS = 256;
+
 const FLOAT = 4;
 const HALF = 2;
 
@@ -89,6 +92,7 @@ export function matrixPlan(
     // A row for each lane at least, and whole vec4s of it.
     Number.isInteger(p.rowLanes) &&
     p.cols % (4 * p.rowLanes * p.roles) === 0 &&
+    p.rows <= MOST_ROWS &&
     p.workgroupBytes <= limits.maxComputeWorkgroupStorageSize &&
     p.threads <= limits.maxComputeInvocationsPerWorkgroup;
   return plans.find(fits) ?? null;
