@@ -4,17 +4,18 @@ import {CUT_LIMITS, cutOf} from '../few_queries.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../kernel_names.js';
 import {planOn} from '../choose_plan.js';
 import {isMatrixPlan} from '../matrix_plan.js';
-import {problemOf} from '../problem.js';
+import {problemOf, type Problem} from '../problem.js';
 import {attentionRun, type AttentionPlan} from './attention_pass.js';
 import {isHostZeros, type WebGPUBackend} from './backend.js';
 import type {BufferRange, PassRun} from './dispatch.js';
 import {guarded} from './errors.js';
-import {constant, variantOf} from './forward.js';
+import {constant, forwardPasses, variantOf} from './forward.js';
 import {halves, halvesBytes} from './halves.js';
 import {runSlices, slicesOf, type Part} from './slices.js';
 import {splitBytes, splitDq} from './splits.js';
 import {tileMap} from './tile_map.js';
 import {traitsOf} from './traits.js';
+import type {UniformValues} from './wgsl/header.js';
 import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from './wgsl/delta.js';
 
 /**
@@ -33,14 +34,18 @@ export function backward(
   if (p.B * p.H * p.Sq * p.Sk === 0) return [q, k, v].map(({shape}) => constant(backend, shape, 0));
   const lseGradient = !isHostZeros(backend, dLse);
   const device = traitsOf(backend.device);
+  const asked = variantOf(p, attrs);
   // Gradients through lse have no bound that would fit them into float16.
-  const variant = {...variantOf(p, attrs), ...(lseGradient && {parts: 0 as const})};
-  const plans = {dq: planOn(device, 'dq', variant), dkdv: planOn(device, 'dkdv', variant)};
+  const variant = {...asked, ...(lseGradient && {parts: 0 as const})};
+  const plans: BackwardPlans = {dq: planOn(device, 'dq', variant), dkdv: planOn(device, 'dkdv', variant)};
+  // Weights recomputed by vectors fit no lse that matrices computed: those of a row would not add up to 1.
+  if (lseGradient && isMatrixPlan(planOn(device, 'forward', asked))) plans.forward = planOn(device, 'forward', variant);
   const onMatrices = Object.values(plans).find(isMatrixPlan);
   const cut = cutOf(p, plans.dq, cutLimits);
   const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse'], {
     'the row statistics': (ROW_STATS_BYTES * p.Sq * p.H) / p.Hkv,
     ...(onMatrices ? halvesBytes(p, onMatrices) : splitBytes(p, cut, p.D)),
+    ...(plans.forward && {'the output once more': (FLOAT * p.Sq * p.Dv * p.H) / p.Hkv}),
   });
   return guarded(backend, 'FlashMaskAttentionGrad', () => {
     const [dq, dk, dv] = [q, k, v].map(({shape}) => backend.makeTensorInfo(shape, 'float32'));
@@ -52,7 +57,11 @@ export function backward(
   });
 }
 
-const ROW_STATS_BYTES = 8;
+const FLOAT = 4;
+const ROW_STATS_BYTES = 2 * FLOAT;
+
+/** `forward` where out and lse are computed once more. */
+type BackwardPlans = Record<'dq' | 'dkdv', AttentionPlan> & {forward?: AttentionPlan};
 
 /** dLse only if a gradient comes through lse. */
 type BackwardTensors = Record<'q' | 'k' | 'v' | 'out' | 'lse' | 'dOut' | 'dq' | 'dk' | 'dv', TensorInfo> & {
@@ -61,14 +70,16 @@ type BackwardTensors = Record<'q' | 'k' | 'v' | 'out' | 'lse' | 'dOut' | 'dq' | 
 
 function backwardPasses(
   backend: WebGPUBackend,
-  plans: Record<'dq' | 'dkdv', AttentionPlan>,
+  plans: BackwardPlans,
   bounds: TensorInfo,
   part: Part<BackwardTensors>,
 ): PassRun[] {
   const {p, uniforms, bound, scratch} = part;
   const rowStats = scratch.buffer('rowStats', ROW_STATS_BYTES * p.B * p.H * p.Sq);
   const onMatrices = Object.values(plans).find(isMatrixPlan);
-  const passes = [deltaRun(part, rowStats, onMatrices?.parts === 1)];
+  const passes: PassRun[] = [];
+  const result = plans.forward ? forwardAgain(backend, plans.forward, bounds, part, passes) : bound;
+  passes.push(deltaRun(p, uniforms, {...bound, ...result}, rowStats, onMatrices?.parts === 1));
   const copies = onMatrices && halves(p, onMatrices, uniforms, bound, scratch, passes);
   const add = (pass: AttentionPlan, results: BufferRange[]): void => {
     const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
@@ -82,13 +93,34 @@ function backwardPasses(
   return passes;
 }
 
+/** Pushes a forward pass whose out and lse go to scratch buffers. */
+function forwardAgain(
+  backend: WebGPUBackend,
+  pass: AttentionPlan,
+  bounds: TensorInfo,
+  part: Part<BackwardTensors>,
+  passes: PassRun[],
+): Record<'out' | 'lse', BufferRange> {
+  const {p, scratch} = part;
+  const rows = p.B * p.H * p.Sq;
+  const out = scratch.buffer('out', FLOAT * rows * p.Dv);
+  const lse = scratch.buffer('lse', FLOAT * rows);
+  passes.push(...forwardPasses(backend, pass, bounds, {...part, bound: {...part.bound, out, lse}}));
+  return {out, lse};
+}
+
 /**
  * The pass that fills `rowStats` from out, dOut, lse and, if a gradient comes through lse, dLse.
  *
  * @param rounded whether the products read dOut as float16.
  */
-function deltaRun({p, uniforms, bound}: Part<BackwardTensors>, rowStats: GPUBuffer, rounded: boolean): PassRun {
-  const {out, dOut, lse, dLse} = bound;
+function deltaRun(
+  p: Problem,
+  uniforms: UniformValues,
+  {out, dOut, lse, dLse}: Part<BackwardTensors>['bound'],
+  rowStats: GPUBuffer,
+  rounded: boolean,
+): PassRun {
   const delta = {Dv: p.Dv, lseGradient: dLse !== undefined, rounded};
   return {
     key: deltaKey(delta),

@@ -62,29 +62,19 @@ export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[])
   if (dispatches.length === 0) return;
   const uniforms = writeUniforms(backend, dispatches);
   let flops = 0;
-  let recorded = begin(device);
+  let encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
   dispatches.forEach((dispatch, i) => {
-    recordDispatch(device, recorded.pass, dispatch, {
-      buffer: uniforms,
-      offset: i * UNIFORM_STRIDE,
-      size: UNIFORM_BYTES,
-    });
+    recordDispatch(device, encoder, dispatch, {buffer: uniforms, offset: i * UNIFORM_STRIDE, size: UNIFORM_BYTES});
     flops += dispatch.count * dispatch.pass.flopsPerWorkgroup;
     const last = i === dispatches.length - 1;
     if (flops < state.budget && !last) return;
-    recorded.pass.end();
-    queue.submit([recorded.encoder.finish()]);
+    queue.submit([encoder.finish()]);
     measure(queue, state, flops);
     flops = 0;
-    if (!last) recorded = begin(device);
+    if (!last) encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
   });
   // The queue runs in order: a later write to a reused buffer happens after these submissions.
   bufferManager.releaseBuffer(uniforms);
-}
-
-function begin(device: GPUDevice): {encoder: GPUCommandEncoder; pass: GPUComputePassEncoder} {
-  const encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
-  return {encoder, pass: encoder.beginComputePass({label: 'flashMaskAttention'})};
 }
 
 /** The dispatches of a pass, each of them within the budget. */
@@ -132,7 +122,7 @@ function measure(queue: GPUQueue, state: DeviceState, flops: number): void {
 
 function recordDispatch(
   device: GPUDevice,
-  recorder: GPUComputePassEncoder,
+  encoder: GPUCommandEncoder,
   {pass, count, gridX}: Dispatch,
   uniforms: GPUBufferBinding,
 ): void {
@@ -145,9 +135,11 @@ function recordDispatch(
       resource: 'buffer' in range ? range : {buffer: range},
     })),
   });
+  const recorder = encoder.beginComputePass({label: pass.key});
   recorder.setPipeline(pipeline);
   recorder.setBindGroup(0, bindGroup);
   recorder.dispatchWorkgroups(gridX, Math.ceil(count / gridX));
+  recorder.end();
 }
 
 /** Uniform values in the order and with the types of the shader's struct. */

@@ -60,7 +60,8 @@ export function forward(
   });
 }
 
-function forwardPasses(
+/** The passes that fill `bound.out` and `bound.lse` of a part. */
+export function forwardPasses(
   backend: WebGPUBackend,
   pass: AttentionPlan,
   bounds: TensorInfo,

@@ -79,6 +79,29 @@ ${weigh(p)}
   workgroupBarrier();
 }`;
 
+/** Stores lse and out; a row that saw no key gives out 0 and lse -Infinity. */
+function finish(p: MatrixPlan): string {
+  const out: Target = {
+    name: 'out',
+    stride: 'o',
+    channels: p.Dv,
+    side: 'row',
+    channel: 0,
+    factor: `rowFactors[r]${p.dropout ? ' * u.keepScale' : ''}`,
+  };
+  return `
+  var sum = dot(quadSum, vec4f(1.0));
+${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
+  let sawNone = reference <= MASKED;
+  if (part == 0u) {
+    rowFactors[laneRow] = select(${factorOf(p, operands(p).v)} / sum, 0.0, sawNone);
+    if (qFirst + laneRow < u.Sq) {
+      lse[bh * u.Sq + qFirst + laneRow] = select((reference - WEIGHT_POWER + log2(sum)) * LN_2, u.negativeInfinity, sawNone);
+    }
+  }
+${storeAccumulators(p, [out], 'qFirst', 'u.Sq')}`;
+}
+
 /**
  * Two phases a tile, with a barrier after each: products of matrices, namely the scores of this tile and the output of the one before; then the
  * weights of this tile, while V of this and K of the next tile go to workgroup memory. V waits in registers for a step.
@@ -97,14 +120,6 @@ ${keepTile(p, 'nextK', 0)}
 ${keepTile(p, 'presentV', 1)}
 ${moveFetched(p, 'nextV', 'presentV')}
 ${softmax(p)}`;
-  const out: Target = {
-    name: 'out',
-    stride: 'o',
-    channels: p.Dv,
-    side: 'row',
-    channel: 0,
-    factor: `rowFactors[r]${p.dropout ? ' * u.keepScale' : ''}`,
-  };
   return `${preamble(p)}
 const RESCALE_AT = 8.0f;
 const WEIGHT_POWER = 7.0f;
@@ -131,16 +146,7 @@ ${moveFetched(p, 'nextV', 'presentV')}`,
   work,
 })}
 ${accumulate(p, '0u', '1u')}
-  var sum = dot(quadSum, vec4f(1.0));
-${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
-  let sawNone = reference <= MASKED;
-  if (part == 0u) {
-    rowFactors[laneRow] = select(${factorOf(p, v)} / sum, 0.0, sawNone);
-    if (qFirst + laneRow < u.Sq) {
-      lse[bh * u.Sq + qFirst + laneRow] = select((reference - WEIGHT_POWER + log2(sum)) * LN_2, u.negativeInfinity, sawNone);
-    }
-  }
-${storeAccumulators(p, [out], 'qFirst', 'u.Sq')}
+${finish(p)}
 }
 `;
 }

@@ -3,6 +3,8 @@
  * WGSL of the experimental feature has changed before: whether a device compiles this, and computes it right, tells whether the
  * passes may run there.
  *
+ * It also finds out whether subgroups hold neighbouring invocations in order, as the passes rely on.
+ *
  * Two subgroups, each with a band of M rows: scores S = A Bᵀ, stored to workgroup memory and made weights by the lanes, then
  * O = S B, rescaled by way of workgroup memory: 3 A Bᵀ B.
  */
@@ -23,6 +25,8 @@ function constants(matrix: MatrixConfig): string {
   const {rows, side} = probeSizes(matrix);
   const values = {
     THREADS: SUBGROUPS * lanes,
+    LANES: lanes,
+    BANDS: SUBGROUPS,
     ROW_LANES: lanes / M,
     BAND_ROWS: M,
     ROWS: rows,
@@ -43,23 +47,23 @@ const DECLARATIONS = `
 @group(0) @binding(1) var<storage, read> b: array<vec4u>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
 var<workgroup> tile: array<vec4u, SIDE * TILE_STRIDE>;
-var<workgroup> weights: array<vec4<f16>, ROWS * WEIGHT_STRIDE>;
-var<workgroup> scores: array<vec4f, ROWS * SCORE_STRIDE>;`;
+var<workgroup> weights: array<array<vec4<f16>, BAND_ROWS * WEIGHT_STRIDE>, BANDS>;
+var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, BANDS>;`;
 
 /** What the lanes do with scores: read them, ask their row and their subgroup about them, and write them as halves. */
 const WEIGH = `
   var most = 0.0;
   for (var i = part; i < QUADS; i += ROW_LANES) {
-    let x = scores[row * SCORE_STRIDE + i];
+    let x = scores[laneBand][row * SCORE_STRIDE + i];
     most = max(most, max(max(x.x, x.y), max(x.z, x.w)));
-    weights[row * WEIGHT_STRIDE + i] = vec4<f16>(x);
+    weights[laneBand][row * WEIGHT_STRIDE + i] = vec4<f16>(x);
   }
   most = max(most, subgroupShuffleXor(most, 1u));
-  let impossible = subgroupAny(most < 0.0);`;
+  let impossible = subgroupAny(most < 0.0) || !inOrder;`;
 
 const RESCALE = `
   for (var i = part; i < QUADS; i += ROW_LANES) {
-    scores[row * SCORE_STRIDE + i] *= select(3.0, 0.0, impossible);
+    scores[laneBand][row * SCORE_STRIDE + i] *= select(3.0, 0.0, impossible);
   }`;
 
 /** WGSL that fills the matrices s0, s1, ... across the band with a product, and that stores and loads them. */
@@ -73,7 +77,7 @@ function steps(matrix: MatrixConfig): Record<'aTimesTransposedB' | 'weightsTimes
   const product = (leftOf: (d: number) => string, rightOf: (d: number, s: number) => string): string =>
     `${across((s) => `s${s} = ${result}();`)}
 ${unroll(side / K, (d) => `{ let l = ${leftOf(d)}; ${across((s) => `s${s} = subgroupMatrixMultiplyAccumulate(l, ${rightOf(d, s)}, s${s});`)} }`)}`;
-  const scoreAt = (s: number): string => `band * BAND_ROWS * SCORE_STRIDE + ${(s * N) / 4}u`;
+  const scoreAt = (s: number): string => `&scores[band], ${(s * N) / 4}u`;
   return {
     aTimesTransposedB: `${across((s) => `var s${s}: ${result};`)}
 ${product(
@@ -81,11 +85,11 @@ ${product(
   (d, s) => `${right('col_major')}(&tile, ${s * N}u * TILE_STRIDE + ${(d * K) / 8}u, TILE_STRIDE)`,
 )}`,
     weightsTimesB: product(
-      (d) => `${left}(&weights, band * BAND_ROWS * WEIGHT_STRIDE + ${(d * K) / 4}u, WEIGHT_STRIDE)`,
+      (d) => `${left}(&weights[band], ${(d * K) / 4}u, WEIGHT_STRIDE)`,
       (d, s) => `${right('row_major')}(&tile, ${d * K}u * TILE_STRIDE + ${(s * N) / 8}u, TILE_STRIDE)`,
     ),
-    store: across((s) => `subgroupMatrixStore<row_major>(&scores, ${scoreAt(s)}, s${s}, SCORE_STRIDE);`),
-    load: across((s) => `s${s} = subgroupMatrixLoad<${result}, row_major>(&scores, ${scoreAt(s)}, SCORE_STRIDE);`),
+    store: across((s) => `subgroupMatrixStore<row_major>(${scoreAt(s)}, s${s}, SCORE_STRIDE);`),
+    load: across((s) => `s${s} = subgroupMatrixLoad<${result}, row_major>(${scoreAt(s)}, SCORE_STRIDE);`),
   };
 }
 
@@ -102,8 +106,11 @@ requires subgroup_id;
 ${constants(matrix)}${DECLARATIONS}
 @compute @workgroup_size(THREADS)
 fn main(@builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) band: u32, @builtin(subgroup_invocation_id) lane: u32) {
-  let row = band * BAND_ROWS + lane / ROW_LANES;
-  let part = lane % ROW_LANES;
+  // The passes take an invocation's place in its subgroup from its index in the workgroup.
+  let inOrder = band == lid / LANES && lane == lid % LANES;
+  let laneBand = lid / LANES;
+  let row = lid % LANES / ROW_LANES;
+  let part = lid % ROW_LANES;
   for (var i = lid; i < SIDE * UNITS; i += THREADS) {
     tile[i / UNITS * TILE_STRIDE + i % UNITS] = b[i];
   }
@@ -121,7 +128,7 @@ ${load}
 ${store}
   workgroupBarrier();
   for (var i = lid; i < ROWS * QUADS; i += THREADS) {
-    out[i] = scores[i / QUADS * SCORE_STRIDE + i % QUADS];
+    out[i] = scores[i / QUADS / BAND_ROWS][i / QUADS % BAND_ROWS * SCORE_STRIDE + i % QUADS];
   }
 }`;
 }

@@ -109,8 +109,8 @@ ${p.parts === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p
 }
 
 /**
- * The entry point up to who a lane is: its band and role, its row in the workgroup, and which vec4s of that it takes. Subgroups hold
- * neighbouring invocations in order, which matrix_probe.ts makes sure of.
+ * The entry point up to who a lane is: its band and role, its row in the workgroup, and which vec4s of that it takes. Subgroups hold neighbouring
+ * invocations in order: the probe of a device (matrix_probe.ts) makes sure of it.
  */
 export function start(p: MatrixPlan): string {
   return `
