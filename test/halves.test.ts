@@ -19,7 +19,7 @@ const problem: Problem = {...sizes, causal: true, maskB: 1, Hm: 1, n: 1};
 
 /** Bytes of the copies of one key head, the largest first. */
 const copyBytes = (channels: number): number[] =>
-  Object.values(halvesBytes(problem, {pass: 'forward', channels, parts: 1})).sort((a, b) => b - a);
+  Object.values(halvesBytes(problem, {pass: 'dq', channels, parts: 1})).sort((a, b) => b - a);
 
 /** tfjs looks for `navigator.gpu` before it takes a device. */
 async function withNavigator<T>(run: () => Promise<T>): Promise<T> {
@@ -49,7 +49,7 @@ describe('float16 copies', () => {
     current = tf.getBackend();
     device = await nullDevice(...MATRIX_FEATURES);
     await withNavigator(() => createWebGPUBackend({name: NAME, device}));
-    // Of these matrices the forward pass fits 16 KiB.
+    // On these matrices short heads fit 16 KiB.
     allowMatrices(device, {M: 8, N: 8, K: 8, lanes: 32});
   });
 
@@ -60,7 +60,7 @@ describe('float16 copies', () => {
 
   const backendNow = (): WebGPUBackend => tf.backend() as unknown as WebGPUBackend;
 
-  /** Runs a forward pass of `precision: 'float16'`; its errors come out as the result is read. */
+  /** Runs a gradient with `precision: 'float16'`; errors come out as it is read. */
   async function observe(limit: number | null): Promise<Observed> {
     const {B, H, Hkv, Sq, Sk, D, Dv, layout} = sizes;
     const ones = (heads: number, rows: number, channels: number): tf.Tensor4D => tf.ones([B, heads, rows, channels]);
@@ -68,7 +68,7 @@ describe('float16 copies', () => {
     const observed: Observed = {passes: [], largestBinding: 0, scratch: []};
     const group = device.createBindGroup.bind(device);
     device.createBindGroup = (descriptor) => {
-      if (/^(magnitude|halves|matrix|forward|copy)/.test(descriptor.label ?? '')) {
+      if (/^(magnitude|halves|matrix|forward|delta|dq|dkdv|copy)_/.test(descriptor.label ?? '')) {
         observed.passes.push(descriptor.label!);
         for (const {resource} of descriptor.entries) {
           const {buffer, size} = resource as GPUBufferBinding;
@@ -84,20 +84,25 @@ describe('float16 copies', () => {
       release(buffer, reuse);
     };
     lowerBindingLimit(device, limit);
-    const out = flashMaskAttention(q, k, v, masks.causalDocument([20, 30]), {layout, precision: 'float16'});
+    const gradients = tf.grads((...x) => {
+      const [a, b, c] = x as tf.Tensor4D[];
+      return flashMaskAttention(a, b, c, masks.causalDocument([20, 30]), {layout, precision: 'float16'});
+    })([q, k, v]);
     lowerBindingLimit(device, null);
     bufferManager.releaseBuffer = release;
     device.createBindGroup = group;
-    await out.data();
-    tf.dispose([q, k, v, out]);
+    for (const gradient of gradients) await gradient.data();
+    tf.dispose([q, k, v, ...gradients]);
     return observed;
   }
 
   it('are made of whole calls, and given back', async () => {
     const {passes, scratch} = await observe(null);
+    const times = (count: number, name: string): string[] => Array<string>(count).fill(name);
     expect(passes.map((label) => label.split('_')[0])).to.deep.equal([
-      ...['magnitude', 'magnitude', 'magnitude', 'halves', 'halves', 'halves', 'matrix'],
-    ]);
+      ...times(3, 'magnitude'), ...times(3, 'halves'), 'matrix',
+      'delta', ...times(4, 'magnitude'), ...times(4, 'halves'), 'matrix', 'matrix',
+    ]); // prettier-ignore
     for (const bytes of copyBytes(32)) expect(scratch).to.include(sizes.Hkv * bytes);
   });
 
@@ -105,8 +110,8 @@ describe('float16 copies', () => {
     const [largest] = copyBytes(32);
     const {passes, largestBinding, scratch} = await observe(2 * largest);
     const count = (name: string): number => passes.filter((label) => label.startsWith(name)).length;
-    expect(count('matrix_forward')).to.equal(2);
-    expect(count('halves')).to.equal(6);
+    expect(['matrix_forward', 'matrix_dq', 'matrix_dkdv'].map(count)).to.deep.equal([2, 2, 2]);
+    expect(count('halves')).to.equal(2 * (3 + 4));
     expect(largestBinding).to.equal(2 * largest);
     for (const bytes of copyBytes(32)) expect(scratch.filter((size) => size === 2 * bytes)).to.have.length.above(0);
     expect(scratch).to.not.include(largest);
