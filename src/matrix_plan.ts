@@ -6,6 +6,7 @@
  */
 import {
   roundUp,
+  type DeviceLimits,
   type DeviceTraits,
   type MatrixConfig,
   type Pass,
@@ -45,6 +46,9 @@ export interface MatrixPlan extends MatrixVariant, MatrixTile, PassShape {
 /** Channels beyond which the accumulators of a band no longer fit its registers. */
 const MOST_CHANNELS = 128;
 
+/** Rows of a workgroup at most; a multiple of those of any. Float16 copies are padded to it. */
+export const MOST_ROWS = 256;
+
 const FLOAT = 4;
 const HALF = 2;
 
@@ -69,11 +73,25 @@ export function matrixCandidates(
   return [fastest, ...smaller].map(([subgroups, heights, cols]) => ({subgroups, bandRows: heights * M, cols}));
 }
 
+const PASSES: readonly Pass[] = ['forward', 'dq', 'dkdv'];
+
 /**
  * The plan of a pass on subgroup matrices, or null where vectors do it: without such matrices or float16, in `'auto'`, for a few queries,
- * for long heads, and where no tile fits the device.
+ * for long heads, and where no tile of some pass fits the device. All passes of a call run on matrices or none, for weights that the
+ * backward recomputes otherwise than the forward did would not add up to 1.
  */
 export function matrixPlan(
+  pass: Pass,
+  variant: Variant,
+  device: DeviceTraits,
+  tiles?: readonly MatrixTile[],
+): MatrixPlan | null {
+  if (PASSES.some((one) => fittingPlan(one, variant, device) === null)) return null;
+  return fittingPlan(pass, variant, device, tiles);
+}
+
+/** The first plan that fits, of a pass by itself. */
+function fittingPlan(
   pass: Pass,
   variant: Variant,
   {limits, float16, matrix}: DeviceTraits,
@@ -82,16 +100,22 @@ export function matrixPlan(
   const {parts, fewQueries, D, Dv} = variant;
   if (!matrix || !float16 || parts === 0 || fewQueries || Math.max(D, Dv) > MOST_CHANNELS) return null;
   const channels = channelsOf(variant, matrix);
-  const plans = (tiles ?? matrixCandidates(pass, matrix, {channels, parts})).map((tile) =>
-    planOf(pass, {...variant, parts}, matrix, tile),
-  );
-  const fits = (p: MatrixPlan): boolean =>
+  for (const tile of tiles ?? matrixCandidates(pass, matrix, {channels, parts})) {
+    const p = planOf(pass, {...variant, parts}, matrix, tile);
+    if (fits(p, limits)) return p;
+  }
+  return null;
+}
+
+function fits(p: MatrixPlan, limits: DeviceLimits): boolean {
+  return (
     // A row for each lane at least, and whole vec4s of it.
     Number.isInteger(p.rowLanes) &&
     p.cols % (4 * p.rowLanes * p.roles) === 0 &&
+    p.rows <= MOST_ROWS &&
     p.workgroupBytes <= limits.maxComputeWorkgroupStorageSize &&
-    p.threads <= limits.maxComputeInvocationsPerWorkgroup;
-  return plans.find(fits) ?? null;
+    p.threads <= limits.maxComputeInvocationsPerWorkgroup
+  );
 }
 
 const channelsOf = ({D, Dv}: Variant, {N, K}: MatrixConfig): number => roundUp(Math.max(D, Dv), 2 * Math.max(N, K, 8));

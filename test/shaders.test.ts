@@ -1,13 +1,11 @@
 /**
- * @file Every shader that `plan()` can choose, compiled and validated on Dawn's null adapter: it checks WGSL, bindings and limits
- * as a real device does, and executes nothing. With the limits of the weakest device that WebGPU allows.
+ * @file Every shader on vectors that `plan()` can choose, and those beside them, compiled and validated on Dawn's null adapter, on a
+ * device without any feature. matrix_shaders.test.ts has those on subgroup matrices.
  */
 import {expect} from 'chai';
-import {create, globals} from 'webgpu';
 import {type Pass, type PassPlan, type Variant, candidates, plan} from '../src/plan.js';
 import {tilesToTry} from '../src/tuning.js';
-import {createPipeline} from '../src/webgpu/dispatch.js';
-import {backwardBindings, dkdvShader, dqShader} from '../src/webgpu/wgsl/backward.js';
+import {bindingsOf, shaderOf} from '../src/webgpu/attention_pass.js';
 import {copyBindings, copyKey, copyShader} from '../src/webgpu/wgsl/copy.js';
 import {
   combineDqBindings,
@@ -18,12 +16,12 @@ import {
   combineOutShader,
 } from '../src/webgpu/wgsl/combine.js';
 import {deltaBindings, deltaKey, deltaShader} from '../src/webgpu/wgsl/delta.js';
-import {forwardBindings, forwardShader} from '../src/webgpu/wgsl/forward.js';
 import type {Binding} from '../src/webgpu/wgsl/header.js';
 import {isScheduled} from '../src/webgpu/wgsl/row_blocks.js';
 import {ORDER_BINDINGS, orderShader, RANGES_BINDINGS, rangesShader, scheduleKey} from '../src/webgpu/wgsl/schedule.js';
 import {TILE_MAP_BINDINGS, tileMapKey, tileMapShader} from '../src/webgpu/wgsl/tile_map.js';
 import {forms} from './cases.js';
+import {expectValid, nullDevice, problemOf, type Shader, Shaders} from './null_device.js';
 
 /** Aligned, odd, the least, the most, and different for keys and values. */
 const channels = [
@@ -42,19 +40,12 @@ function variants(D: number, Dv: number): Variant[] {
   );
 }
 
-interface Shader {
-  key: string;
-  code: string;
-  bindings: readonly Binding[];
-  /** What the plan says that it takes of workgroup memory. */
-  workgroupBytes: number;
-}
-
-function shaderOf(p: PassPlan): Shader {
-  const code = {forward: forwardShader, dq: dqShader, dkdv: dkdvShader}[p.pass](p);
-  const bindings = p.pass === 'forward' ? forwardBindings(p) : backwardBindings(p);
-  return {key: p.key, code, bindings, workgroupBytes: p.workgroupBytes};
-}
+const shaderFor = (p: PassPlan): Shader => ({
+  key: p.key,
+  code: shaderOf(p),
+  bindings: bindingsOf(p),
+  workgroupBytes: p.workgroupBytes,
+});
 
 /** The passes that combine the splits of few queries. */
 function combining(D: number, Dv: number): Shader[] {
@@ -78,22 +69,17 @@ function plansOf(pass: Pass, variant: Variant): PassPlan[] {
 }
 
 describe('shaders', () => {
-  // Dawn frees its devices with this object.
-  let gpu: GPU;
   let device: GPUDevice;
 
   before(async () => {
-    Object.assign(globalThis, globals);
-    gpu = create(['backend=null', 'enable-dawn-features=allow_unsafe_apis']);
-    const adapter = (await gpu.requestAdapter())!;
-    device = await adapter.requestDevice({requiredFeatures: ['shader-f16']});
+    device = await nullDevice();
   });
 
   after(() => device.destroy());
 
   it('are refused when they are wrong', async () => {
     const bindings: Binding[] = [{name: 'x', type: 'f32', access: 'read_write'}];
-    const error = await problemOf({
+    const error = await problemOf(device, {
       key: 'wrong',
       code: '@compute @workgroup_size(1) fn main() { x[0] = y; }',
       bindings,
@@ -104,23 +90,20 @@ describe('shaders', () => {
 
   for (const [D, Dv] of channels) {
     it(`D ${D}, Dv ${Dv}`, async () => {
-      const shaders = new Map<string, Shader>();
+      const shaders = new Shaders();
       for (const variant of variants(D, Dv)) {
         for (const pass of ['forward', 'dq', 'dkdv'] as const) {
-          for (const shader of plansOf(pass, variant).map(shaderOf)) {
-            expectSameCode(shaders.get(shader.key), shader);
-            shaders.set(shader.key, shader);
-          }
+          for (const shader of plansOf(pass, variant).map(shaderFor)) shaders.add(shader);
         }
       }
       for (const [lseGradient, rounded] of booleans.flatMap((x) => booleans.map((y) => [x, y]))) {
         const delta = {Dv, lseGradient, rounded};
         const code = deltaShader(delta);
-        shaders.set(deltaKey(delta), {key: deltaKey(delta), code, bindings: deltaBindings(delta), workgroupBytes: 0});
+        shaders.add({key: deltaKey(delta), code, bindings: deltaBindings(delta), workgroupBytes: 0});
       }
-      for (const shader of combining(D, Dv)) shaders.set(shader.key, shader);
+      for (const shader of combining(D, Dv)) shaders.add(shader);
       for (const shader of shaders.values()) {
-        await expectValid(shader);
+        await expectValid(device, shader);
       }
     });
   }
@@ -137,58 +120,33 @@ describe('shaders', () => {
 
   it('copies of slices', async () => {
     for (const head of [3, 4]) {
-      await expectValid({key: copyKey(head), code: copyShader(head), bindings: copyBindings(head), workgroupBytes: 0});
+      await expectValid(device, {
+        key: copyKey(head),
+        code: copyShader(head),
+        bindings: copyBindings(head),
+        workgroupBytes: 0,
+      });
     }
   });
 
   it('tile maps of all forms', async () => {
     for (const form of forms) {
       const shader = {code: tileMapShader(form), bindings: TILE_MAP_BINDINGS, workgroupBytes: 0};
-      await expectValid({key: tileMapKey(form), ...shader});
+      await expectValid(device, {key: tileMapKey(form), ...shader});
     }
   });
 
   it('schedules of all tiles', async () => {
-    const shaders = new Map<string, Shader>();
+    const shaders = new Shaders();
     for (const variant of variants(64, 64).filter(isScheduled)) {
       for (const blocks of (['forward', 'dq', 'dkdv'] as const).flatMap((pass) => plansOf(pass, variant))) {
         const key = scheduleKey(blocks);
-        for (const shader of [
-          {key: `${key}_ranges`, code: rangesShader(blocks), bindings: RANGES_BINDINGS, workgroupBytes: 0},
-          {key: `${key}_order`, code: orderShader(blocks), bindings: ORDER_BINDINGS, workgroupBytes: 0},
-        ]) {
-          expectSameCode(shaders.get(shader.key), shader);
-          shaders.set(shader.key, shader);
-        }
+        shaders.add({key: `${key}_ranges`, code: rangesShader(blocks), bindings: RANGES_BINDINGS, workgroupBytes: 0});
+        shaders.add({key: `${key}_order`, code: orderShader(blocks), bindings: ORDER_BINDINGS, workgroupBytes: 0});
       }
     }
-    for (const shader of shaders.values()) await expectValid(shader);
+    for (const shader of shaders.values()) await expectValid(device, shader);
     // Two tiles of dkdv and two of the passes over queries, causal or not, two passes each.
     expect(shaders.size).to.equal(16);
   });
-
-  /** What the device finds wrong with a shader; '' if nothing. */
-  async function problemOf({key, code, bindings}: Shader): Promise<string> {
-    device.pushErrorScope('validation');
-    createPipeline(device, key, code, bindings);
-    const error = await device.popErrorScope();
-    return error ? error.message : '';
-  }
-
-  /** The null device has the least limits: there, of larger plans everything but their size is checked, and that by the bytes. */
-  async function expectValid(shader: Shader): Promise<void> {
-    const problem = await problemOf(shader);
-    if (shader.workgroupBytes <= device.limits.maxComputeWorkgroupStorageSize) {
-      expect(problem, shader.key).to.equal('');
-    } else {
-      expect(problem, shader.key).to.include(`workgroup storage (${shader.workgroupBytes} bytes) is larger`);
-    }
-  }
 });
-
-/** Equal keys must mean equal code: the key is all that the pipeline cache sees. */
-function expectSameCode(known: Shader | undefined, shader: Shader): void {
-  if (known) {
-    expect(shader.code, `the code of two plans with the key ${shader.key}`).to.equal(known.code);
-  }
-}

@@ -7,6 +7,7 @@
  * The copy is one array of vec4u, eight halves each: rows of `rowUnits`, then one element a key head whose x is the factor that undoes the
  * scale.
  */
+import {MOST_ROWS} from '../../matrix_plan.js';
 import {roundUp} from '../../plan.js';
 import {declare, elementType, unroll, type Binding} from './header.js';
 import type {OperandStride} from './steps.js';
@@ -16,8 +17,8 @@ export const HALVES_THREADS = 256;
 export const SEGMENTS = 32;
 /** Loads of a thread that are in flight together, in the first of the two passes. */
 const LOADS_IN_FLIGHT = 4;
-/** Rows of a copied head are a multiple of this, the largest block of a matrix pass. */
-export const PADDED_ROWS = 256;
+/** Rows of a copied head are a multiple of this, and so of any block of a matrix pass: loads go nowhere past its end. */
+export const PADDED_ROWS = MOST_ROWS;
 
 /** The tensors that are copied: dOut in the backward only. */
 export type Copied = 'q' | 'k' | 'v' | 'dOut';
