@@ -21,7 +21,11 @@ export interface FlashMaskAttentionOptions {
   seed?: number;
   /** Give `[out, lse]`, with the row log-sum-exps `[B, H, Sq]` of the masked, scaled scores. Default false. */
   returnLogSumExp?: boolean;
-  /** What the matrix multiplications read; they accumulate in float32. Default 'auto': float32, or as accurate as the backend is. */
+  /**
+   * What the matrix multiplications read; they accumulate in float32. Default `'auto'`: float32, or as accurate as the backend is. On WebGPU
+   * devices with subgroup matrices `'float16'` is several times faster, and `'float32'`, by splitting, two to three times, to an error of
+   * float32's kind.
+   */
   precision?: Precision;
   /** Gradients are bit-identical from run to run. Default false. */
   deterministic?: boolean;

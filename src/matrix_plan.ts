@@ -52,7 +52,7 @@ export const MOST_ROWS = 256;
 const FLOAT = 4;
 const HALF = 2;
 
-/** What ran fastest on an H200 (bench/tune.ts): subgroups, M's in a band's height, columns; for heads of up to 64 channels, and for longer ones. */
+/** What ran fastest on an H200: subgroups, M's in a band's height, columns; for heads of up to 64 channels, and for longer ones. */
 const FASTEST: Record<
   Pass,
   Record<1 | 2, Record<'short' | 'long', [subgroups: number, heights: number, cols: number]>>

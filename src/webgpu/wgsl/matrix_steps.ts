@@ -371,7 +371,7 @@ ${targets
 /** Columns after which a sum of two parts is stored and begun anew: matrix units cut off what they add up, always towards zero. */
 const FLUSH_COLUMNS = 512;
 
-/** Sums of one part are as exact as their float16 weights however long they are, and the code alone would cost a quarter of the speed. */
+/** Sums of one part are as exact as their float16 weights however long they are, and the code costs speed even where it never runs. */
 const flushes = (p: MatrixPlan): boolean => p.pass !== 'forward' && p.parts === 2;
 
 /** Stores the accumulators and clears them once enough columns have been added up; to be run after each tile. */
