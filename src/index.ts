@@ -13,7 +13,9 @@ export {FlashMask, type FlashMaskFields, type TileOptions} from './mask/flash_ma
 export {clearBoundsCache} from './mask/bounds_cache.js';
 export {type AutotuneOptions, type TunedPass, autotune} from './autotune.js';
 export {clearAutotuneCache} from './webgpu/tuning_cache.js';
+export type {MatrixTile} from './matrix_plan.js';
 export type {Pass, TileShape} from './plan.js';
+export type {Tiles} from './tuning.js';
 export {composedConfigs} from './composed/kernel.js';
 export {
   type FlashMaskAttentionAttrs,
