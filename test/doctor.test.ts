@@ -42,7 +42,8 @@ describe('doctor', () => {
       expect(features).to.match(
         /^with createWebGPUBackend\(\): (no )?float16, (no )?subgroups, (no )?subgroup matrices/,
       );
-      expect(kernels[0]).to.match(/float32: \d+ x \d+ tiles/);
+      expect(kernels[0]).to.match(/auto: \d+ x \d+ tiles/);
+      expect(kernels[1]).to.match(/float32: \d+ x \d+ tiles/);
       expect(kernels.some((line) => line.includes('float16: '))).to.equal(!features.includes('no float16'));
     }
     if (backends.tensorflow.status === 'ok') {
