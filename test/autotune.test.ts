@@ -15,6 +15,7 @@ import {planOn} from '../src/choose_plan.js';
 import {traitsOf} from '../src/webgpu/traits.js';
 import {devices} from './devices.js';
 import {temporaryFolder} from './packed_project.js';
+import {recordPasses} from './recorded_passes.js';
 
 const variant: Variant = {
   D: 64,
@@ -236,22 +237,10 @@ const webgpu = devices.find(({name}) => name === 'webgpu')!;
 /** Labels of the compute passes of a call and its gradient, and the results. */
 async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
   const {device} = tf.backend() as unknown as WebGPUBackend;
-  const labels: string[] = [];
-  const original = device.createCommandEncoder.bind(device);
-  device.createCommandEncoder = (descriptor) => {
-    const encoder = original(descriptor);
-    const begin = encoder.beginComputePass.bind(encoder);
-    encoder.beginComputePass = (pass) => {
-      labels.push(pass?.label ?? '');
-      return begin(pass);
-    };
-    return encoder;
-  };
   const x = [1, 2, 3].map((seed) => tf.randomNormal([1, 70, 2, 4], 0, 1, 'float32', seed) as tf.Tensor4D);
   const call = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor): tf.Tensor4D =>
     flashMaskAttention(q, k, v, masks.causalDocument([30, 40]));
-  const tensors = [call(x[0], x[1], x[2]), ...tf.grads(call)(x)];
-  device.createCommandEncoder = original;
+  const {labels, result: tensors} = recordPasses(device, () => [call(x[0], x[1], x[2]), ...tf.grads(call)(x)]);
   const results = (await Promise.all(tensors.map((t) => t.data()))) as Float32Array[];
   tf.dispose([x, tensors]);
   return {labels, results};

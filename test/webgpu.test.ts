@@ -4,13 +4,14 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
-import {traitsOf} from '../src/webgpu/traits.js';
 import {createWebGPUBackend, flashMaskAttention, masks} from '../src/index.js';
 import {bufferOf, type WebGPUBackend} from '../src/webgpu/backend.js';
 import {createPipeline, submitPasses} from '../src/webgpu/dispatch.js';
 import {guarded} from '../src/webgpu/errors.js';
+import {traitsOf} from '../src/webgpu/traits.js';
 import {declare, type Binding, type UniformValues} from '../src/webgpu/wgsl/header.js';
 import {devices} from './devices.js';
+import {recordPasses} from './recorded_passes.js';
 import {skip} from './skip.js';
 
 const webgpu = devices.find(({name}) => name === 'webgpu')!;
@@ -42,20 +43,7 @@ const noise = (shape: [number, number, number, number], seed: number): tf.Tensor
 
 /** Labels of the compute passes that `run` records. */
 async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
-  const {device} = backendNow();
-  const labels: string[] = [];
-  const original = device.createCommandEncoder.bind(device);
-  device.createCommandEncoder = (descriptor) => {
-    const encoder = original(descriptor);
-    const begin = encoder.beginComputePass.bind(encoder);
-    encoder.beginComputePass = (pass) => {
-      labels.push(pass?.label ?? '');
-      return begin(pass);
-    };
-    return encoder;
-  };
-  const results = run();
-  device.createCommandEncoder = original;
+  const {labels, result: results} = recordPasses(backendNow().device, run);
   await Promise.all(results.map((t) => t.data()));
   tf.dispose(results);
   return labels;
