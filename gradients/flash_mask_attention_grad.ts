@@ -11,13 +11,13 @@ import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad
 export const flashMaskAttentionGradientConfig: GradConfig = {
   kernelName: FlashMaskAttention,
   inputsToSave: ['q', 'k', 'v', 'bounds'],
-  outputsToSave: [true, true],
+  outputsToSave: [true, false, true],
   gradFunc: (dy: Tensor | Tensor[], saved: Tensor[], attrs: NamedAttrMap): Record<string, () => Tensor> => {
     const [dOut, dLse] = dy as Tensor[];
-    const [q, k, v, bounds, out, lse] = saved;
+    const [q, k, v, bounds, out, rowStats] = saved;
     ensureKernels(engine().backendName);
     // Run here and not in the thunks: tfjs tidies each thunk on its own, and would run the kernel up to three times.
-    const inputs = {q, k, v, bounds, out, lse, dOut, dLse};
+    const inputs = {q, k, v, bounds, out, rowStats, dOut, dLse};
     const [dq, dk, dv] = engine().runKernel<Tensor[]>(FlashMaskAttentionGrad, inputs, attrs);
     return {q: () => dq, k: () => dk, v: () => dv, bounds: () => zeros(bounds.shape)};
   },

@@ -46,6 +46,9 @@ struct ForwardTensors {
   const int32_t* bounds;  // [maskB, Hm, Sk, n]
   float* out;             // [B, Sq, H, Dv]; rows that see no key are 0
   float* lse;             // [B, H, Sq], natural log, before dropout; -infinity for rows that see no key
+  // [B, H, Sq, 2]: what was subtracted from the row's scores (in the kernel's own unit), and the sum of the exponentials
+  // of what that left; (any finite number, 0) for rows that see no key
+  float* rowStats;
 };
 
 // Inputs and outputs of FlashMaskAttentionGrad.
@@ -55,7 +58,7 @@ struct BackwardTensors {
   const float* v;
   const int32_t* bounds;
   const float* out;
-  const float* lse;
+  const float* rowStats;  // [B, H, Sq, 2], as Forward gave it
   const float* dOut;  // [B, Sq, H, Dv]
   const float* dLse;  // [B, H, Sq]; null: zeros
   float* dq;          // [B, Sq, H, D]

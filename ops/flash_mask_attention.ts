@@ -64,7 +64,8 @@ const runKernel: Run = ([q, k, v], mask, sizes, attrs) => {
   const bounds = mask === null || isFlashMask(mask) ? boundsTensorOf(mask, sizes.Sk) : mask;
   ensureKernels(engine().backendName);
   const kernelAttrs = attrs as unknown as NamedAttrMap;
-  return engine().runKernel<Tensor[]>(FlashMaskAttention, {q, k, v, bounds}, kernelAttrs) as [Tensor4D, Tensor3D];
+  const [out, lse] = engine().runKernel<Tensor[]>(FlashMaskAttention, {q, k, v, bounds}, kernelAttrs);
+  return [out as Tensor4D, lse as Tensor3D];
 };
 
 function hasPairs({B, Sq, Sk}: Sizes): boolean {

@@ -14,7 +14,13 @@ export type Layout = 'bshd' | 'bhsd';
 /** What the matrix multiplications read; they always accumulate in float32. */
 export type Precision = 'auto' | 'float32' | 'float16' | 'bfloat16';
 
-/** Inputs of the forward kernel; its outputs are `out [B, Sq, H, Dv]` and `lse [B, H, Sq]` (natural log). */
+/**
+ * Inputs of the forward kernel; its outputs are `out [B, Sq, H, Dv]`, `lse [B, H, Sq]` (natural log) and `rowStats [B, H, Sq, 2]`.
+ *
+ * `rowStats` holds (max, sum) of each row: the number that was subtracted from its scores, in the kernel's own unit (natural or powers of
+ * two), and the sum of the exponentials of what that left; (anything finite, 0) for a row that sees no key. The gradient kernel of the same
+ * backend recomputes weights from them: from lse alone, which is rounded, those of large scores would be wrong by |lse| rounding steps.
+ */
 export interface FlashMaskAttentionInputs extends NamedTensorInfoMap {
   /** `[B, Sq, H, D]` float32 */
   q: TensorInfo;
@@ -30,8 +36,8 @@ export interface FlashMaskAttentionInputs extends NamedTensorInfoMap {
 export interface FlashMaskAttentionGradInputs extends FlashMaskAttentionInputs {
   /** `[B, Sq, H, Dv]` */
   out: TensorInfo;
-  /** `[B, H, Sq]` */
-  lse: TensorInfo;
+  /** `[B, H, Sq, 2]`, as the forward kernel of the same backend gives it. */
+  rowStats: TensorInfo;
   /** `[B, Sq, H, Dv]` */
   dOut: TensorInfo;
   /** `[B, H, Sq]` */
