@@ -110,9 +110,10 @@ export function workgroupBytes(pass: Pass, t: TileShape): number {
   const colTile = CHUNK * (t.cols + 1) * vec4;
   const weights = (t.cols / 4) * (t.rows + 1) * vec4;
   const rowMax = pass === 'forward' ? t.threadsX * t.rows * FLOAT : 0;
-  const rowStats = pass === 'forward' ? 2 * t.rows * FLOAT : 0;
+  const rowState = pass === 'forward' ? 2 * t.rows * FLOAT : 0;
+  const wildMet = pass === 'dq' ? 0 : FLOAT;
   const tileBits = 8 * FLOAT;
-  return rowTile + colTile + weights + rowMax + rowStats + tileBits;
+  return rowTile + colTile + weights + rowMax + rowState + wildMet + tileBits;
 }
 
 /**

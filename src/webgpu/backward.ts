@@ -30,7 +30,7 @@ export function backward(
   cutLimits = CUT_LIMITS,
 ): TensorInfo[] {
   const p = problemOf(inputs, attrs);
-  const {q, k, v, out, lse, dOut, dLse} = inputs;
+  const {q, k, v, out, rowStats, dOut, dLse} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [q, k, v].map(({shape}) => constant(backend, shape, 0));
   const lseGradient = !isHostZeros(backend, dLse);
   const device = traitsOf(backend.device);
@@ -38,18 +38,18 @@ export function backward(
   // Gradients through lse have no bound that would fit them into float16.
   const variant = {...asked, ...(lseGradient && {parts: 0 as const})};
   const plans: BackwardPlans = {dq: planOn(device, 'dq', variant), dkdv: planOn(device, 'dkdv', variant)};
-  // Weights recomputed by vectors fit no lse that matrices computed: those of a row would not add up to 1.
+  // Weights recomputed by vectors fit no statistics that matrices computed: those of a row would not add up to 1.
   if (lseGradient && isMatrixPlan(planOn(device, 'forward', asked))) plans.forward = planOn(device, 'forward', variant);
   const onMatrices = Object.values(plans).find(isMatrixPlan);
   const cut = cutOf(p, plans.dq, cutLimits);
-  const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse'], {
-    'the row statistics': (ROW_STATS_BYTES * p.Sq * p.H) / p.Hkv,
+  const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'rowStats'], {
+    'the terms of the rows': (ROW_TERMS_BYTES * p.Sq * p.H) / p.Hkv,
     ...(onMatrices ? halvesBytes(p, onMatrices) : splitBytes(p, cut, p.D)),
     ...(plans.forward && {'the output once more': (FLOAT * p.Sq * p.Dv * p.H) / p.Hkv}),
   });
   return guarded(backend, 'FlashMaskAttentionGrad', () => {
     const [dq, dk, dv] = [q, k, v].map(({shape}) => backend.makeTensorInfo(shape, 'float32'));
-    const tensors: BackwardTensors = {q, k, v, out, lse, dOut, dq, dk, dv, ...(lseGradient && {dLse})};
+    const tensors: BackwardTensors = {q, k, v, out, rowStats, dOut, dq, dk, dv, ...(lseGradient && {dLse})};
     runSlices(backend, {p, attrs, cut, slices, tensors, results: ['dq', 'dk', 'dv']}, (part) =>
       backwardPasses(backend, plans, inputs.bounds, part),
     );
@@ -58,13 +58,13 @@ export function backward(
 }
 
 const FLOAT = 4;
-const ROW_STATS_BYTES = 2 * FLOAT;
+const ROW_TERMS_BYTES = 4 * FLOAT;
 
-/** `forward` where out and lse are computed once more. */
+/** `forward` where out and the statistics are computed once more. */
 type BackwardPlans = Record<'dq' | 'dkdv', AttentionPlan> & {forward?: AttentionPlan};
 
 /** dLse only if a gradient comes through lse. */
-type BackwardTensors = Record<'q' | 'k' | 'v' | 'out' | 'lse' | 'dOut' | 'dq' | 'dk' | 'dv', TensorInfo> & {
+type BackwardTensors = Record<'q' | 'k' | 'v' | 'out' | 'rowStats' | 'dOut' | 'dq' | 'dk' | 'dv', TensorInfo> & {
   dLse?: TensorInfo;
 };
 
@@ -75,16 +75,16 @@ function backwardPasses(
   part: Part<BackwardTensors>,
 ): PassRun[] {
   const {p, uniforms, bound, scratch} = part;
-  const rowStats = scratch.buffer('rowStats', ROW_STATS_BYTES * p.B * p.H * p.Sq);
+  const rowTerms = scratch.buffer('rowTerms', ROW_TERMS_BYTES * p.B * p.H * p.Sq);
   const onMatrices = Object.values(plans).find(isMatrixPlan);
   const passes: PassRun[] = [];
   const result = plans.forward ? forwardAgain(backend, plans.forward, bounds, part, passes) : bound;
-  passes.push(deltaRun(p, uniforms, {...bound, ...result}, rowStats, onMatrices?.parts === 1));
+  passes.push(deltaRun(p, uniforms, {...bound, ...result}, rowTerms, onMatrices?.parts === 1));
   const copies = onMatrices && halves(p, onMatrices, uniforms, bound, scratch, passes);
   const add = (pass: AttentionPlan, results: BufferRange[]): void => {
     const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
     const {q, k, v, dOut} = isMatrixPlan(pass) ? copies! : bound;
-    passes.push(attentionRun(p, pass, uniforms, [q, k, v, dOut, rowStats, ...mask, ...results]));
+    passes.push(attentionRun(p, pass, uniforms, [q, k, v, dOut, rowTerms, ...mask, ...results]));
   };
   const dq = splitDq(p, uniforms, bound.dq, scratch);
   add(plans.dq, dq.buffers);
@@ -93,32 +93,33 @@ function backwardPasses(
   return passes;
 }
 
-/** Pushes a forward pass whose out and lse go to scratch buffers. */
+/** Pushes a forward pass whose results go to scratch buffers. */
 function forwardAgain(
   backend: WebGPUBackend,
   pass: AttentionPlan,
   bounds: TensorInfo,
   part: Part<BackwardTensors>,
   passes: PassRun[],
-): Record<'out' | 'lse', BufferRange> {
+): Record<'out' | 'rowStats', BufferRange> {
   const {p, scratch} = part;
   const rows = p.B * p.H * p.Sq;
   const out = scratch.buffer('out', FLOAT * rows * p.Dv);
   const lse = scratch.buffer('lse', FLOAT * rows);
-  passes.push(...forwardPasses(backend, pass, bounds, {...part, bound: {...part.bound, out, lse}}));
-  return {out, lse};
+  const rowStats = scratch.buffer('rowStats', 2 * FLOAT * rows);
+  passes.push(...forwardPasses(backend, pass, bounds, {...part, bound: {...part.bound, out, lse, rowStats}}));
+  return {out, rowStats};
 }
 
 /**
- * The pass that fills `rowStats` from out, dOut, lse and, if a gradient comes through lse, dLse.
+ * The pass that fills `rowTerms` from out, dOut, rowStats and, if a gradient comes through lse, dLse.
  *
  * @param rounded whether the products read dOut as float16.
  */
 function deltaRun(
   p: Problem,
   uniforms: UniformValues,
-  {out, dOut, lse, dLse}: Part<BackwardTensors>['bound'],
-  rowStats: GPUBuffer,
+  {out, dOut, rowStats, dLse}: Part<BackwardTensors>['bound'],
+  rowTerms: GPUBuffer,
   rounded: boolean,
 ): PassRun {
   const delta = {Dv: p.Dv, lseGradient: dLse !== undefined, rounded};
@@ -126,7 +127,7 @@ function deltaRun(
     key: deltaKey(delta),
     code: () => deltaShader(delta),
     bindings: deltaBindings(delta),
-    buffers: [out, dOut, lse, ...(dLse ? [dLse] : []), rowStats],
+    buffers: [out, dOut, rowStats, ...(dLse ? [dLse] : []), rowTerms],
     uniforms,
     items: p.B * p.H * p.Sq,
     itemsPerWorkgroup: DELTA_THREADS,

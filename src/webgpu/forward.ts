@@ -30,7 +30,7 @@ export function variantOf(p: Problem, {precision, dropout}: FlashMaskAttentionAt
 }
 
 /**
- * out and lse; q, k, v and the bounds stay as they are.
+ * out, lse and rowStats; q, k, v and the bounds stay as they are.
  *
  * @param cutLimits When keys are split; tests split few.
  */
@@ -43,34 +43,38 @@ export function forward(
   const p = problemOf(inputs, attrs);
   const outShape = shapeOf(p, p.Sq, p.H, p.Dv);
   const lseShape = [p.B, p.H, p.Sq];
+  const statsShape = [...lseShape, 2];
   const {q, k, v, bounds} = inputs;
-  if (p.B * p.H * p.Sq * p.Sk === 0) return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity)];
+  if (p.B * p.H * p.Sq * p.Sk === 0) {
+    return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity), constant(backend, statsShape, 0)];
+  }
   const pass = planOn(traitsOf(backend.device), 'forward', variantOf(p, attrs));
   const cut = cutOf(p, pass, cutLimits);
   const scratch = isMatrixPlan(pass) ? halvesBytes(p, pass) : splitBytes(p, cut, p.Dv);
-  const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse'], scratch);
+  const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse', 'rowStats'], scratch);
   return guarded(backend, 'FlashMaskAttention', () => {
     const out = backend.makeTensorInfo(outShape, 'float32');
     const lse = backend.makeTensorInfo(lseShape, 'float32');
-    const tensors = {q, k, v, out, lse};
-    runSlices(backend, {p, attrs, cut, slices, tensors, results: ['out', 'lse']}, (part) =>
+    const rowStats = backend.makeTensorInfo(statsShape, 'float32');
+    const tensors = {q, k, v, out, lse, rowStats};
+    runSlices(backend, {p, attrs, cut, slices, tensors, results: ['out', 'lse', 'rowStats']}, (part) =>
       forwardPasses(backend, pass, bounds, part),
     );
-    return [out, lse];
+    return [out, lse, rowStats];
   });
 }
 
-/** The passes that fill `bound.out` and `bound.lse` of a part. */
+/** The passes that fill `out`, `lse` and `rowStats` of a part. */
 export function forwardPasses(
   backend: WebGPUBackend,
   pass: AttentionPlan,
   bounds: TensorInfo,
-  {p, uniforms, bound, scratch}: Part<Record<'q' | 'k' | 'v' | 'out' | 'lse', TensorInfo>>,
+  {p, uniforms, bound, scratch}: Part<Record<'q' | 'k' | 'v' | 'out' | 'lse' | 'rowStats', TensorInfo>>,
 ): PassRun[] {
   const passes: PassRun[] = [];
   const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
   const {q, k, v} = isMatrixPlan(pass) ? halves(p, pass, uniforms, bound, scratch, passes) : bound;
-  const results = splitOut(p, uniforms, [bound.out, bound.lse], scratch);
+  const results = splitOut(p, uniforms, [bound.out, bound.lse, bound.rowStats], scratch);
   passes.push(attentionRun(p, pass, uniforms, [q, k, v, ...mask, ...results.buffers]), ...results.combine);
   return passes;
 }

@@ -10,7 +10,7 @@ import {COPY_THREADS, copyBindings, copyKey, copyShader} from './wgsl/copy.js';
 import {elementType, type UniformValues} from './wgsl/header.js';
 
 /** The float32 tensors of a call, by the names of docs/design.md. */
-export type TensorName = 'q' | 'k' | 'v' | 'out' | 'lse' | 'dOut' | 'dLse' | 'dq' | 'dk' | 'dv';
+export type TensorName = 'q' | 'k' | 'v' | 'out' | 'lse' | 'rowStats' | 'dOut' | 'dLse' | 'dq' | 'dk' | 'dv';
 
 /** A part of a call that is a call of its own: whole batches, or some key heads of one batch with their query heads. */
 export interface Slice {
@@ -62,6 +62,8 @@ function sizesOf(p: Problem, name: TensorName): TensorSizes {
     case 'lse':
     case 'dLse':
       return {heads: group, rows: p.Sq, channels: 1, layout: 'bhsd'};
+    case 'rowStats':
+      return {heads: group, rows: p.Sq, channels: 2, layout: 'bhsd'};
   }
 }
 

@@ -38,10 +38,11 @@ export function splitBytes(p: Problem, {splits}: Cut, channels: number): Record<
   };
 }
 
-/** out and lse of a forward pass of `uniforms.splits` splits, which go to `results`. */
+/** out, lse and rowStats of a forward pass of `uniforms.splits` splits, which go to `results`. */
 export function splitOut(p: Problem, uniforms: UniformValues, results: BufferRange[], scratch: Scratch): SplitResults {
   const rows = p.B * p.H * p.Sq;
-  return split({out: rows * p.Dv, lse: rows}, results, scratch, {
+  // Their lse is not read: the statistics say more.
+  return split({out: rows * p.Dv, lse: rows, rowStats: 2 * rows}, ['out', 'rowStats'], results, scratch, {
     key: combineOutKey(p.Dv),
     code: () => combineOutShader(p.Dv),
     bindings: combineOutBindings(p.Dv),
@@ -55,7 +56,7 @@ export function splitOut(p: Problem, uniforms: UniformValues, results: BufferRan
 /** dq of a pass of `uniforms.splits` splits, which goes to `result`. */
 export function splitDq(p: Problem, uniforms: UniformValues, result: BufferRange, scratch: Scratch): SplitResults {
   const rows = p.B * p.H * p.Sq;
-  return split({dq: rows * p.D}, [result], scratch, {
+  return split({dq: rows * p.D}, ['dq'], [result], scratch, {
     key: combineDqKey(p.D),
     code: () => combineDqShader(p.D),
     bindings: combineDqBindings(p.D),
@@ -71,17 +72,23 @@ export function splitDq(p: Problem, uniforms: UniformValues, result: BufferRange
  * and mostly a few: splits of less than 2048 workgroups in all, of 16 rows of at most 256 channels.
  *
  * @param floats of each result.
+ * @param read by `combine`: names of results of the splits.
  */
 function split(
   floats: Record<string, number>,
+  read: readonly string[],
   results: BufferRange[],
   scratch: Scratch,
   combine: Omit<PassRun, 'buffers'>,
 ): SplitResults {
   const {splits} = combine.uniforms;
   if (splits === 1) return {buffers: results, combine: []};
-  const buffers = Object.entries(floats).map(([name, count]) =>
-    scratch.buffer(`${name} of splits`, roomFor(splits) * FLOAT * count),
+  const buffers = new Map(
+    Object.entries(floats).map(([name, count]) => [
+      name,
+      scratch.buffer(`${name} of splits`, roomFor(splits) * FLOAT * count),
+    ]),
   );
-  return {buffers, combine: [{...combine, buffers: [...buffers, ...results]}]};
+  const inputs = read.map((name) => buffers.get(name)!);
+  return {buffers: [...buffers.values()], combine: [{...combine, buffers: [...inputs, ...results]}]};
 }

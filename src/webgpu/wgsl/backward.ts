@@ -1,14 +1,16 @@
 /**
- * @file The backward passes (paper section 4.3, algorithm 2). The weights are recomputed from lse; no N x N buffer exists.
+ * @file The backward passes (paper section 4.3, algorithm 2). The weights are recomputed from the rows' statistics; no N x N
+ * buffer exists.
  * `dq` walks the key blocks of a query block, `dkdv` the query blocks of a key block, for all query heads that share the key
  * head: nothing is accumulated by atomics, so that gradients are bit-identical from run to run.
  */
 import type {PassPlan} from '../../plan.js';
-import {constants, declare, elementType, unroll, type Binding} from './header.js';
+import {constants, declare, elementType, unroll, WILD_FUNCTION, type Binding} from './header.js';
 import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from './query_rows.js';
 import {memberOfGroup, rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {
   accumulate,
+  addWild,
   colOf,
   declareAccumulator,
   declareScores,
@@ -21,6 +23,7 @@ import {
   storeAccumulator,
   storeWeights,
   visibleFunction,
+  WILD_MET,
   type Operand,
   type Place,
 } from './steps.js';
@@ -52,19 +55,19 @@ export function backwardBindings(p: PassPlan): Binding[] {
     {name: 'k', type: elementType(p.D), access: 'read'},
     {name: 'v', type: elementType(p.Dv), access: 'read'},
     {name: 'dOut', type: elementType(p.Dv), access: 'read'},
-    {name: 'rowStats', type: 'vec2f', access: 'read'},
+    {name: 'rowTerms', type: 'vec4f', access: 'read'},
     ...(p.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
     ...results.map(([name, channels]) => ({name, type: elementType(channels), access: 'read_write'}) as const),
   ];
 }
 
 function preamble(p: PassPlan, tiles: Operand[]): string {
-  return `${declare(backwardBindings(p))}${constants(p)}${declareTiles(p)}${TILE_BITS}
+  return `${declare(backwardBindings(p))}${constants(p)}${WILD_FUNCTION}${declareTiles(p)}${TILE_BITS}
 ${tiles.map(loadFunction).join('\n')}
 ${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
-// (lse in powers of two, delta - dLse) of row r of head bh; past the last row an lse that makes every weight vanish.
-fn statsOf(bh: u32, r: u32) -> vec2f {
-  return select(vec2f(3.0e38, 0.0), rowStats[bh * u.Sq + r], r < ${rowEndOf(p)});
+// The terms of row r of head bh (delta.ts); past the last row zeros, so that weights vanish.
+fn termsOf(bh: u32, r: u32) -> vec4f {
+  return select(vec4f(), rowTerms[bh * u.Sq + r], r < ${rowEndOf(p)});
 }
 `;
 }
@@ -77,7 +80,8 @@ function scoreGradientOfRows(p: PassPlan): string {
   const masked = (i: number, g: number): string =>
     `s_${i}_${g} = select(vec4f(), s_${i}_${g}, visible(vec4i(i32(${query(i)})), j, bounds));`;
   return `
-${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} = exp2(fma(s_${i}_${g}, vec4f(u.scaleLog2), vec4f(-stats_${i}.x)));`))}
+${p.dropout ? unroll(rows, (i) => unroll(colGroups, (g) => `dp_${i}_${g} *= keep(${headOf(p, row(i))}, ${query(i)}, (kFirst + ${colOf(p, g)}) / 4u);`)) : ''}
+${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} = (exp2((s_${i}_${g} - terms_${i}.x) * u.scaleLog2) * terms_${i}.y) * (dp_${i}_${g} - terms_${i}.z);`))}
 if (partial) {
 ${unroll(
   colGroups,
@@ -87,9 +91,7 @@ ${unroll(
 ${unroll(rows, (i) => `    ${masked(i, g)}`)}
   }`,
 )}
-}
-${p.dropout ? unroll(rows, (i) => unroll(colGroups, (g) => `dp_${i}_${g} *= keep(${headOf(p, row(i))}, ${query(i)}, (kFirst + ${colOf(p, g)}) / 4u);`)) : ''}
-${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} *= dp_${i}_${g} - stats_${i}.y;`))}`;
+}`;
 }
 
 export function dqShader(p: PassPlan): string {
@@ -118,7 +120,7 @@ ${rowBlockOfWorkgroup(p)}
   let dOutBase = b * u.oBatch + h * u.oHead;
   let kBase = b * u.kBatch + (h / u.groupSize) * u.kHead;
   let vBase = b * u.vBatch + (h / u.groupSize) * u.vHead;
-${unroll(rows, (i) => `  let stats_${i} = statsOf(bh, qFirst + ${rowOf(p, i)});`)}
+${unroll(rows, (i) => `  let terms_${i} = termsOf(bh, qFirst + ${rowOf(p, i)});`)}
 ${declareAccumulator(p, 'acc', p.D)}
 ${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, r0, r1)`, body)}
 ${storeAccumulator(p, 'acc', dq, 'qFirst', rowEndOf(p), () => 'u.scale')}
@@ -133,26 +135,28 @@ function weightsAndScoreGradient(p: PassPlan): string {
   const query = (g: number): string => `qFirst + ${colOf(p, g)}`;
   const masked = (i: number, g: number): string => `    {
       let r = vec4i(i32(${query(g)})) + vec4i(0, 1, 2, 3);
-      s_${i}_${g} = select(vec4f(), s_${i}_${g}, visible(r, vec4i(j), bounds));
+      let seen = visible(r, vec4i(j), bounds);
+      s_${i}_${g} = select(vec4f(), s_${i}_${g}, seen);
+      dp_${i}_${g} = select(vec4f(), dp_${i}_${g}, seen);
     }`;
   const maskRow = (i: number): string => `  {
     let j = i32(${key(i)});
     let bounds = boundsOfKey(maskHead, u32(j));
 ${unroll(colGroups, (g) => masked(i, g))}
   }`;
+  const gradients = (g: number): string =>
+    p.dropout ? applyDropout(p, g) : unroll(rows, (i) => `dp_${i}_${g} = s_${i}_${g} * (dp_${i}_${g} - delta);`);
   const column = (g: number): string => `{
-${unroll(4, (c) => `  let stats${c} = statsOf(bh, ${query(g)} + ${c}u);`)}
-  let negativeLse = -vec4f(stats0.x, stats1.x, stats2.x, stats3.x);
-${unroll(rows, (i) => `  s_${i}_${g} = exp2(fma(s_${i}_${g}, vec4f(u.scaleLog2), negativeLse));`)}
-  delta_${g} = vec4f(stats0.y, stats1.y, stats2.y, stats3.y);
+  let terms = transpose(mat4x4f(${[0, 1, 2, 3].map((c) => `termsOf(bh, ${query(g)} + ${c}u)`).join(', ')}));
+  let delta = terms[2];
+${unroll(rows, (i) => `  s_${i}_${g} = exp2((s_${i}_${g} - terms[0]) * u.scaleLog2) * terms[1];`)}
+${gradients(g)}
 }`;
   return `
-${unroll(colGroups, (g) => `var delta_${g}: vec4f;`)}
 ${unroll(colGroups, column)}
 if (partial) {
 ${unroll(rows, maskRow)}
-}
-${unroll(colGroups, (g) => (p.dropout ? applyDropout(p, g) : unroll(rows, (i) => `dp_${i}_${g} = s_${i}_${g} * (dp_${i}_${g} - delta_${g});`)))}`;
+}`;
 }
 
 /** The four keys 4(ty + a THREADS_Y).. of a thread share one random draw a query, as the four columns do in the other passes. */
@@ -165,7 +169,7 @@ function applyDropout(p: PassPlan, g: number): string {
   let keeps = transpose(mat4x4f(${[0, 1, 2, 3].map((c) => `keep(bh, qFirst + ${colOf(p, g)} + ${c}u, ${keyGroup(a)})`).join(', ')}));
 ${unroll(4, (x) => {
   const i = 4 * a + x;
-  return `  dp_${i}_${g} = s_${i}_${g} * (dp_${i}_${g} * keeps[${x}] - delta_${g});
+  return `  dp_${i}_${g} = s_${i}_${g} * (dp_${i}_${g} * keeps[${x}] - delta);
   s_${i}_${g} *= keeps[${x}];`;
 })}
 }`,
@@ -182,12 +186,16 @@ ${scores(p, 's', k, q, KEYS, queries(p))}
 ${scores(p, 'dp', v, dOut, KEYS, queries(p))}
 ${weightsAndScoreGradient(p)}
 ${storeWeights(p, 's')}
-${accumulate(p, 'dvAcc', dOut, queries(p))}
+${accumulate(p, 'dvAcc', dOut, queries(p), true)}
 workgroupBarrier();
 ${storeWeights(p, 'dp')}
 ${accumulate(p, 'dkAcc', q, queries(p))}
 `;
-  return `${preamble(p, [q, k, v, dOut])}
+  const seeing = (key: string): string => {
+    const j = `kFirst + ${key}`;
+    return `visible(vec4i(i32(c)), vec4i(i32(${j})) + vec4i(0, 1, 2, 3), boundsOfKeys(maskHead, ${j}))`;
+  };
+  return `${preamble(p, [q, k, v, dOut])}${WILD_MET}
 @compute @workgroup_size(${p.threads})
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
@@ -195,6 +203,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
 ${rowBlockOfWorkgroup(p)}
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
+  var sawWild = false;
   let kBase = b * u.kBatch + hkv * u.kHead;
   let vBase = b * u.vBatch + hkv * u.vHead;
   let dkBase = kBase;
@@ -206,6 +215,7 @@ ${memberOfGroup()}
     let qBase = b * u.qBatch + h * u.qHead;
     let dOutBase = b * u.oBatch + h * u.oHead;
 ${forEachLiveTile('classify(maskHead, keyBlock, i32(candidate * BLOCK_Q), min(i32((candidate + 1u) * BLOCK_Q), i32(u.Sq)))', body)}
+${addWild(p, 'dvAcc', dOut, {first: 'tile * BLOCK_Q', limit: 'u.Sq'}, seeing)}
   }
 ${storeAccumulator(p, 'dkAcc', dk, 'kFirst', 'u.Sk', () => 'u.scale')}
 ${storeAccumulator(p, 'dvAcc', dv, 'kFirst', 'u.Sk', () => '1.0')}

@@ -2,7 +2,7 @@
  * @file The passes that make one result of those of several splits (src/few_queries.ts), which lie one after the other, each laid out
  * as the result. Sums run over the splits in order: bit-identical from run to run.
  */
-import {declare, elementType, type Binding} from './header.js';
+import {declare, declareConstants, elementType, type Binding} from './header.js';
 
 export const COMBINE_THREADS = 64;
 
@@ -18,42 +18,40 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
 export function combineOutBindings(Dv: number): Binding[] {
   return [
     {name: 'outs', type: elementType(Dv), access: 'read'},
-    {name: 'lses', type: 'f32', access: 'read'},
+    {name: 'splitStats', type: 'vec2f', access: 'read'},
     {name: 'out', type: elementType(Dv), access: 'read_write'},
     {name: 'lse', type: 'f32', access: 'read_write'},
+    {name: 'rowStats', type: 'vec2f', access: 'read_write'},
   ];
 }
 
 export const combineOutKey = (Dv: number): string => `combine_out_d${Dv}`;
 
-/** out and lse: splits weigh by their sums of exp(score), exp(lse). One thread an element of out. */
+/** out, lse and the rows' statistics: splits weigh by their sums of weights. One thread an element of out. */
 export function combineOutShader(Dv: number): string {
   const type = elementType(Dv);
-  return `${declare(combineOutBindings(Dv))}
-// Stands for -Infinity where arithmetic follows, as MASKED does, with room for a factor.
-const NONE = -1.0e38f;
-const LN_2 = 0.6931471805599453f;
-
-// The lse of a split; NONE if it saw no key.
-fn lseOf(index: u32) -> f32 { return select(lses[index], NONE, bitcast<u32>(lses[index]) == 0xff800000u); }
-${INDEX}
+  return `${declare(combineOutBindings(Dv))}${declareConstants({})}${INDEX}
   let row = index / ${elementsOf(Dv)}u;
   let d = index % ${elementsOf(Dv)}u;
   let bh = row / u.Sq;
   let at = (bh / u.H) * u.oBatch + (bh % u.H) * u.oHead + (row % u.Sq) * u.oRow + d;
   let rows = u.B * u.H * u.Sq;
-  var most = NONE;
-  for (var split = 0u; split < u.splits; split++) { most = max(most, lseOf(split * rows + row)); }
+  var most = LOWEST;
+  for (var split = 0u; split < u.splits; split++) { most = max(most, splitStats[split * rows + row].x); }
   var total = 0.0;
   var sum = ${type}();
   for (var split = 0u; split < u.splits; split++) {
-    let weight = exp2((lseOf(split * rows + row) - most) / LN_2);
+    let stats = splitStats[split * rows + row];
+    let weight = stats.y * exp2((stats.x - most) * u.scaleLog2);
     total += weight;
     sum += weight * outs[split * u.B * u.oBatch + at];
   }
-  // The splits of a row that saw no key weigh 1 each, and are 0.
-  out[at] = sum / total;
-  if (d == 0u) { lse[row] = select(most + log2(total) * LN_2, u.negativeInfinity, most == NONE); }
+  let sawNone = total == 0.0;
+  out[at] = select(sum / total, ${type}(), sawNone);
+  if (d == 0u) {
+    lse[row] = select((most * u.scaleLog2 + log2(total)) * LN_2, u.negativeInfinity, sawNone);
+    rowStats[row] = vec2f(most, total);
+  }
 }
 `;
 }

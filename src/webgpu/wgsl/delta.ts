@@ -1,6 +1,7 @@
 /**
- * @file The pass before the backward ones: per query row, rowStats = (lse in powers of two, delta - dLse), where
- * delta = rowsum(dO ∘ O) (paper section 4.3, algorithm 2).
+ * @file The pass before the backward ones: per query row, rowTerms = (max, 1 / sum, delta - dLse, unused), where max and sum are what the
+ * forward pass kept of the row, so that its weights are exp2((S - max) scaleLog2) / sum, and delta = rowsum(dO ∘ O) (paper section 4.3,
+ * algorithm 2).
  */
 import {HIGH_FUNCTION} from './halves.js';
 import {declare, elementType, type Binding} from './header.js';
@@ -20,9 +21,9 @@ export function deltaBindings(v: DeltaVariant): Binding[] {
   return [
     {name: 'out', type: elementType(v.Dv), access: 'read'},
     {name: 'dOut', type: elementType(v.Dv), access: 'read'},
-    {name: 'lse', type: 'f32', access: 'read'},
+    {name: 'rowStats', type: 'vec2f', access: 'read'},
     ...(v.lseGradient ? [{name: 'dLse', type: 'f32', access: 'read'} as const] : []),
-    {name: 'rowStats', type: 'vec2f', access: 'read_write'},
+    {name: 'rowTerms', type: 'vec4f', access: 'read_write'},
   ];
 }
 
@@ -48,9 +49,9 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   for (var d = 0u; d < ${steps}u; d++) {
     delta += ${vector ? `dot(out[at + d], ${read})` : `out[at + d] * ${read}`};
   }
-  // A row that saw no key: a huge lse makes every weight exp2(s - lse) vanish, whatever comes in as dLse.
-  let sawNone = bitcast<u32>(lse[index]) == 0xff800000u;
-  rowStats[index] = select(vec2f(lse[index] * 1.4426950408889634, delta${v.lseGradient ? ' - dLse[index]' : ''}), vec2f(3.0e38, 0.0), sawNone);
+  let stats = rowStats[index];
+  // A row that saw no key: its weights vanish, whatever comes in as dO and dLse.
+  rowTerms[index] = select(vec4f(stats.x, 1.0 / stats.y, delta${v.lseGradient ? ' - dLse[index]' : ''}, 0.0), vec4f(), stats.y == 0.0);
 }
 `;
 }

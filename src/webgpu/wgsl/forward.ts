@@ -3,11 +3,12 @@
  * (paper section 4.3, algorithm 1). One workgroup computes blockQ rows of one head.
  */
 import type {PassPlan} from '../../plan.js';
-import {constants, declare, elementType, unroll, type Binding} from './header.js';
+import {constants, declare, elementType, OR_NAN_FUNCTION, unroll, WILD_FUNCTION, type Binding} from './header.js';
 import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from './query_rows.js';
 import {rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {
   accumulate,
+  addWild,
   chunksOf,
   colOf,
   declareAccumulator,
@@ -21,6 +22,7 @@ import {
   storeAccumulator,
   storeWeights,
   visibleFunction,
+  WILD_MET,
   type Operand,
 } from './steps.js';
 import {classifyFunction, forEachLiveTile, TILE_BITS} from './tiles.js';
@@ -41,21 +43,16 @@ export function forwardBindings(p: PassPlan): Binding[] {
     ...(p.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
     {name: 'out', type: elementType(p.Dv), access: 'read_write'},
     {name: 'lse', type: 'f32', access: 'read_write'},
+    {name: 'rowStats', type: 'vec2f', access: 'read_write'},
   ];
 }
 
-/** Scores to powers of two; masked ones to MASKED in partial tiles. Leaves the thread's row maxima in workgroup memory. */
-function maskAndReduce(p: PassPlan): string {
+/** In partial tiles: the numbers `name` of a tile become `masked` where the mask hides them. */
+function maskTile(p: PassPlan, name: string, masked: string): string {
   const {rows, colGroups} = registerTile(p);
   const maskRow = (i: number, g: number): string =>
-    `s_${i}_${g} = select(vec4f(MASKED), s_${i}_${g}, visible(vec4i(i32(${queryOf(p, `qFirst + ${rowOf(p, i)}`)})), j, bounds));`;
-  const max = (i: number): string => {
-    const over = Array.from({length: colGroups}, (_, g) => `s_${i}_${g}`).reduce((a, b) => `max(${a}, ${b})`);
-    return `{ let m = ${over}; rowMax[tx * ROWS + ${rowOf(p, i)}] = max(max(m.x, m.y), max(m.z, m.w)); }`;
-  };
-  return `
-${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} *= u.scaleLog2;`))}
-if (partial) {
+    `${name}_${i}_${g} = select(vec4f(${masked}), ${name}_${i}_${g}, visible(vec4i(i32(${queryOf(p, `qFirst + ${rowOf(p, i)}`)})), j, bounds));`;
+  return `if (partial) {
 ${unroll(
   colGroups,
   (g) => `  {
@@ -64,24 +61,32 @@ ${unroll(
 ${unroll(rows, (i) => `    ${maskRow(i, g)}`)}
   }`,
 )}
+}`;
 }
-${unroll(rows, max)}`;
+
+/** The thread's row maxima, to workgroup memory. */
+function reduceMaxima(p: PassPlan): string {
+  const {rows, colGroups} = registerTile(p);
+  const max = (i: number): string => {
+    const over = Array.from({length: colGroups}, (_, g) => `s_${i}_${g}`).reduce((a, b) => `max(${a}, ${b})`);
+    return `{ let m = ${over}; rowMax[tx * ROWS + ${rowOf(p, i)}] = max(max(m.x, m.y), max(m.z, m.w)); }`;
+  };
+  return unroll(rows, max);
 }
 
 /** One thread a row: the new maximum of the row and the factor by which its sums so far shrink. */
 const UPDATE_STATS = `
 workgroupBarrier();
 for (var row = lid; row < ROWS; row += THREADS) {
-  let before = rowStats[row].x;
+  let before = rowState[row].x;
   var m = before;
   for (var x = 0u; x < THREADS_X; x++) { m = max(m, rowMax[x * ROWS + row]); }
-  // A row that has seen no key yet subtracts 0, so that its weights exp2(MASKED) are 0.
-  let used = select(m, 0.0, m <= MASKED);
-  rowStats[row] = vec2f(m, select(exp2(before - used), 0.0, before <= MASKED));
+  // A row that has seen no key yet has sums of 0, to which no factor matters.
+  rowState[row] = vec2f(m, select(exp2((before - m) * u.scaleLog2), 0.0, before == LOWEST));
 }
 workgroupBarrier();`;
 
-/** Weights P = exp2(S - max), row sums, and the accumulator rescaled to the new maximum. */
+/** Weights P = exp2((S - max) scaleLog2), 0 where masked, row sums, and the accumulator rescaled to the new maximum. */
 function weigh(p: PassPlan): string {
   const {rows, colGroups} = registerTile(p);
   const vec4s = chunksOf(p.Dv);
@@ -90,17 +95,21 @@ function weigh(p: PassPlan): string {
     return `keep(${headOf(p, r)}, ${queryOf(p, r)}`;
   };
   const row = (i: number): string => `{
-  let stats = rowStats[${rowOf(p, i)}];
-  let m = select(stats.x, 0.0, stats.x <= MASKED);
-${unroll(colGroups, (g) => `  s_${i}_${g} = exp2(s_${i}_${g} - m);`)}
-  sum_${i} = sum_${i} * stats.y + ${Array.from({length: colGroups}, (_, g) => `dot(s_${i}_${g}, vec4f(1.0))`).join(' + ')};
-${unroll(vec4s, (m) => `  o_${i}_${m} *= stats.y;`)}
+  let shrink = rowState[${rowOf(p, i)}].y;
+  sum_${i} = sum_${i} * shrink + ${Array.from({length: colGroups}, (_, g) => `dot(s_${i}_${g}, vec4f(1.0))`).join(' + ')};
+${unroll(vec4s, (m) => `  o_${i}_${m} *= shrink;`)}
 ${p.dropout ? unroll(colGroups, (g) => `  s_${i}_${g} *= ${kept(i)}, (kFirst + ${colOf(p, g)}) / 4u);`) : ''}
 }`;
-  return unroll(rows, row);
+  const weights = (i: number): string => `{
+  let m = rowState[${rowOf(p, i)}].x;
+${unroll(colGroups, (g) => `  s_${i}_${g} = exp2((s_${i}_${g} - m) * u.scaleLog2);`)}
+}`;
+  return `${unroll(rows, weights)}
+${maskTile(p, 's', '0.0')}
+${unroll(rows, row)}`;
 }
 
-/** Row sums over the threads of a row, then lse and 1 / sum; a row that saw no key gives out 0 and lse -Infinity. */
+/** Row sums over the threads of a row, then its statistics and 1 / sum; a row that saw no key gives out 0 and lse -Infinity. */
 function finish(p: PassPlan): string {
   const {rows} = registerTile(p);
   return `
@@ -108,14 +117,17 @@ workgroupBarrier();
 ${unroll(rows, (i) => `rowMax[tx * ROWS + ${rowOf(p, i)}] = sum_${i};`)}
 workgroupBarrier();
 for (var row = lid; row < ROWS; row += THREADS) {
-  var total = 0.0;
-  for (var x = 0u; x < THREADS_X; x++) { total += rowMax[x * ROWS + row]; }
-  let m = rowStats[row].x;
-  let sawNone = m <= MASKED;
+  var sum = 0.0;
+  for (var x = 0u; x < THREADS_X; x++) { sum += rowMax[x * ROWS + row]; }
+  let total = orNaN(sum);
+  let m = rowState[row].x;
+  // The weight of the largest score is 1.
+  let sawNone = total == 0.0;
   if (qFirst + row < ${rowEndOf(p)}) {
-    lse[lseBase + qFirst + row] = select((m + log2(total)) * LN_2, u.negativeInfinity, sawNone);
+    lse[lseBase + qFirst + row] = select((m * u.scaleLog2 + log2(total)) * LN_2, u.negativeInfinity, sawNone);
+    rowStats[lseBase + qFirst + row] = vec2f(m, total);
   }
-  rowStats[row].y = select(1.0 / total, 0.0, sawNone);
+  rowState[row].y = select(1.0 / total, 0.0, sawNone);
 }
 workgroupBarrier();
 `;
@@ -126,20 +138,24 @@ export function forwardShader(p: PassPlan): string {
   const {rows} = registerTile(p);
   const queries = {first: 'qFirst', limit: rowEndOf(p)};
   const keys = {first: 'kFirst', limit: 'u.Sk'};
+  const queryAt = (row: string): string => `i32(${queryOf(p, `qFirst + ${row}`)})`;
+  const seeing = (row: string): string =>
+    `visible(vec4i(${[0, 1, 2, 3].map((i) => queryAt(`${row} + ${i}u`)).join(', ')}), vec4i(i32(c)), boundsOfKey(maskHead, c))`;
   const body = `
 let kFirst = ${keyBlockOf(p, 'tile')} * BLOCK_K;
 ${declareScores(p, 's')}
 ${scores(p, 's', q, k, queries, keys)}
-${maskAndReduce(p)}
+${maskTile(p, 's', 'LOWEST')}
+${reduceMaxima(p)}
 ${UPDATE_STATS}
 ${weigh(p)}
 ${storeWeights(p, 's')}
-${accumulate(p, 'o', v, keys)}
+${accumulate(p, 'o', v, keys, true)}
 `;
-  return `${declare(forwardBindings(p))}${constants(p)}${declareTiles(p)}${TILE_BITS}
+  return `${declare(forwardBindings(p))}${constants(p)}${WILD_FUNCTION}${OR_NAN_FUNCTION}${declareTiles(p)}${TILE_BITS}${WILD_MET}
 var<workgroup> rowMax: array<f32, ${p.threadsX * p.rows}>;
 // Of each row: the maximum so far, and the factor of its sums.
-var<workgroup> rowStats: array<vec2f, ${p.rows}>;
+var<workgroup> rowState: array<vec2f, ${p.rows}>;
 ${[q, k, v].map(loadFunction).join('\n')}
 ${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
 @compute @workgroup_size(${p.threads})
@@ -156,11 +172,13 @@ ${rowBlockOfWorkgroup(p)}
   let outBase = resultBatch * u.oBatch + h * u.oHead;
   let lseBase = (resultBatch * u.H + h) * u.Sq;
 ${unroll(rows, (i) => `  var sum_${i} = 0.0;`)}
+  var sawWild = false;
 ${declareAccumulator(p, 'o', p.Dv)}
-  for (var row = lid; row < ROWS; row += THREADS) { rowStats[row] = vec2f(MASKED, 0.0); }
+  for (var row = lid; row < ROWS; row += THREADS) { rowState[row] = vec2f(LOWEST, 0.0); }
 ${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, r0, r1)`, body)}
+${addWild(p, 'o', v, {first: `${keyBlockOf(p, 'tile')} * BLOCK_K`, limit: 'u.Sk'}, seeing)}
 ${finish(p)}
-${storeAccumulator(p, 'o', out, 'qFirst', rowEndOf(p), (i) => `rowStats[${rowOf(p, i)}].y`)}
+${storeAccumulator(p, 'o', out, 'qFirst', rowEndOf(p), (i) => `rowState[${rowOf(p, i)}].y`)}
 }
 `;
 }

@@ -41,7 +41,10 @@ export const UNIFORMS = [
   ['oRow', 'u32'],
   ['oHead', 'u32'],
   ['scale', 'f32'],
-  /** scale * log2(e): scores are kept in powers of two, for exp2. */
+  /**
+   * scale log2(e). Weights are exp2((product - largest product) scaleLog2): the difference comes first, since it is small where the weight
+   * is not. Rounding a large score, once in each pass, would change its weight.
+   */
   ['scaleLog2', 'f32'],
   /** -Infinity, which WGSL cannot write as a constant. */
   ['negativeInfinity', 'f32'],
@@ -124,12 +127,31 @@ export function declareConstants(values: Record<string, number>): string {
     'const EMPTY = 0u;',
     'const PARTIAL = 1u;',
     'const FULL = 2u;',
-    '// Stands for -Infinity where arithmetic follows: WGSL lets an implementation assume that none occurs.',
-    'const MASKED = -3.0e38f;',
+    '// The lowest float: no finite score is below it, and WGSL lets an implementation assume that no infinity occurs.',
+    'const LOWEST = -3.4028234663852886e38f;',
     'const LN_2 = 0.6931471805599453f;',
     '',
   ].join('\n');
 }
+
+/**
+ * Declares `isWild`: which numbers are infinite or NaN. By their bits, for WGSL lets an implementation assume that there are none. A weight
+ * of 0 does not hide such a number: in a tile that the mask cuts they are cleared before products that add up masked pairs too.
+ */
+export const WILD_FUNCTION = `
+fn isWild(x: vec4f) -> vec4<bool> { return (bitcast<vec4u>(x) & vec4u(0x7f800000u)) == vec4u(0x7f800000u); }
+`;
+
+/**
+ * Declares `orNaN`: what is infinite or NaN as NaN. The sum of a row's weights is finite unless a score is NaN, and \`exp2\` of that is NaN or, on
+ * some implementations, infinite.
+ */
+export const OR_NAN_FUNCTION = `
+fn orNaN(x: f32) -> f32 {
+  let bits = bitcast<u32>(x);
+  return bitcast<f32>(select(bits, bits | 0x7fc00000u, (bits & 0x7f800000u) == 0x7f800000u));
+}
+`;
 
 /** Joins `count` generated lines: the unrolled loops of a shader. */
 export function unroll(count: number, line: (i: number) => string): string {

@@ -74,8 +74,16 @@ const LOADS_IN_FLIGHT = 8;
 /**
  * Copies a chunk of a tile of `operand` to workgroup memory, zeros past the last row and channel. A thread's loads come before
  * its stores, so that they are in flight together.
+ *
+ * @param change WGSL that changes a vec4 on the way, given its name.
  */
-export function loadTile(p: PassPlan, operand: Operand, {first, limit}: Place, chunk: string): string {
+function loadTile(
+  p: PassPlan,
+  operand: Operand,
+  {first, limit}: Place,
+  chunk: string,
+  change: (x: string) => string = () => '',
+): string {
   const [side, count] = operand.side === 'row' ? ['ROW', p.rows] : ['COL', p.cols];
   const total = count * CHUNK;
   const trips = Math.ceil(total / p.threads);
@@ -88,7 +96,7 @@ export function loadTile(p: PassPlan, operand: Operand, {first, limit}: Place, c
     return `let e${t} = lid + ${t * p.threads}u;
 let row${t} = ${first} + e${t} / CHUNK;
 let d${t} = ${chunk} * CHUNK + e${t} % CHUNK;
-let x${t} = select(vec4f(), load_${operand.name}(${operand.name}Base + ${offset(`row${t}`)}, d${t}), ${guard});`;
+var x${t} = select(vec4f(), load_${operand.name}(${operand.name}Base + ${offset(`row${t}`)}, d${t}), ${guard});`;
   };
   const store = (t: number): string => {
     const r = `(e${t} / CHUNK)`;
@@ -101,6 +109,7 @@ let x${t} = select(vec4f(), load_${operand.name}(${operand.name}Base + ${offset(
     const n = Math.min(LOADS_IN_FLIGHT, trips - from);
     return `{
 ${unroll(n, (t) => fetch(from + t))}
+${unroll(n, (t) => change(`x${from + t}`))}
 ${unroll(n, (t) => store(from + t))}
 }`;
   });
@@ -170,12 +179,23 @@ ${unroll(rows, (i) => unroll(4, (c) => `  ${name}_${i}_${m} = fma(vec4f(w${i}[${
 }`;
 }
 
-/** accumulator += weights · columns over all channels; the weights are in workgroup memory. Starts with a barrier. */
-export function accumulate(p: PassPlan, name: string, col: Operand, colPlace: Place): string {
+/**
+ * accumulator += weights · columns over all channels; the weights are in workgroup memory. Starts with a barrier. In partial tiles infinite
+ * and NaN numbers of the columns count as zeros, since a weight of 0 does not hide them.
+ *
+ * @param note whether `sawWild` tells a thread that it met one, for `addWild`. Only such numbers of v and dO need that: those of q and k make
+ *   the weights of all who see them NaN.
+ */
+export function accumulate(p: PassPlan, name: string, col: Operand, colPlace: Place, note = false): string {
+  const clear = (x: string): string => `if (partial) {
+  let wild = isWild(${x});
+${note ? '  sawWild |= any(wild);' : ''}
+  ${x} = select(${x}, vec4f(), wild);
+}`;
   return unroll(
     chunksOf(col.channels),
     (m) => `workgroupBarrier();
-${loadTile(p, col, colPlace, `${m}u`)}
+${loadTile(p, col, colPlace, `${m}u`, clear)}
 workgroupBarrier();
 ${addWeighted(p, name, m)}`,
   );
@@ -198,6 +218,53 @@ export function rowOf(p: TileShape, i: number): string {
 export function colOf(p: TileShape, g: number): string {
   return `(4u * (tx + ${g * p.threadsX}u))`;
 }
+
+/**
+ * Adds to an accumulator what `accumulate` has cleared, if any thread of the workgroup has met such a number: the infinite and NaN numbers of
+ * `col`, to the rows that see them. They are rare, and so this is a plain loop over columns.
+ *
+ * @param place of the columns of `tile`, for each tile that the workgroup may have visited.
+ * @param visibleRows WGSL for a vec4<bool>: which of four rows see column `c`, given the offset of the first of them in the row tile.
+ */
+export function addWild(
+  p: PassPlan,
+  name: string,
+  col: Operand,
+  {first, limit}: Place,
+  visibleRows: (firstRow: string) => string,
+): string {
+  const {rows} = registerTile(p);
+  const add = (m: number): string => {
+    const plane = `(${m}u * CHUNK + tx)`;
+    const each = (i: number): string =>
+      `${name}_${i}_${m} = select(${name}_${i}_${m}, ${name}_${i}_${m} + x, wild & vec4<bool>(seen_${Math.floor(i / 4)}[${i % 4}]));`;
+    return `if (${plane} < ${planesOf(col.channels)}u) {
+  let x = load_${col.name}(at, ${plane});
+  let wild = isWild(x);
+  if (any(wild)) {
+${unroll(rows, each)}
+  }
+}`;
+  };
+  return `
+if (sawWild) { wildMet = 1u; }
+if (workgroupUniformLoad(&wildMet) != 0u) {
+  for (var tile = firstTile; tile < lastTile; tile++) {
+    let cFirst = ${first};
+    for (var c = cFirst; c < min(cFirst + COLS, ${limit}); c++) {
+      let at = ${col.name}Base + c * u.${col.stride}Row;
+${unroll(rows / 4, (a) => `let seen_${a} = ${visibleRows(rowOf(p, 4 * a))};`)}
+${unroll(chunksOf(col.channels), add)}
+    }
+  }
+}`;
+}
+
+/** Declares what `addWild` needs. */
+export const WILD_MET = `
+// Not 0 once a thread has met an infinite or NaN number in a partial tile.
+var<workgroup> wildMet: u32;
+`;
 
 /** Stores an accumulator times `factor(i)` to `target`, whose row base is `base`, for rows below `limit`. */
 export function storeAccumulator(
