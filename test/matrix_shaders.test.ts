@@ -162,15 +162,18 @@ describe('shaders on subgroup matrices', () => {
 
   it('float16 copies', async () => {
     const shaders = new Shaders();
+    const masked = [false, true].flatMap((causal) => [false, true].map((intervals) => [causal, intervals] as const));
     for (const names of [['q', 'k', 'v'], ['dOut']] as const) {
       for (const [D, Dv] of channels) {
         for (const parts of [1, 2] as const) {
           for (const padded of configs.map((matrix) => plansOf('forward', variants(D, Dv)[0], matrix)[0].channels)) {
-            const v = {names, D, Dv, padded, parts};
-            const magnitude = {key: magnitudeKey(v), code: magnitudeShader(v), bindings: magnitudeBindings(v)};
-            const halves = {key: halvesKey(v), code: halvesShader(v), bindings: halvesBindings(v)};
-            shaders.add({...magnitude, workgroupBytes: 0});
-            shaders.add({...halves, workgroupBytes: 0});
+            for (const [causal, intervals] of masked) {
+              const v = {names, D, Dv, padded, parts, causal, intervals};
+              const magnitude = {key: magnitudeKey(v), code: magnitudeShader(v), bindings: magnitudeBindings(v)};
+              const halves = {key: halvesKey(v), code: halvesShader(v), bindings: halvesBindings(v)};
+              shaders.add({...magnitude, workgroupBytes: 0});
+              shaders.add({...halves, workgroupBytes: 0});
+            }
           }
         }
       }

@@ -80,9 +80,11 @@ function backwardPasses(
   const passes: PassRun[] = [];
   const result = plans.forward ? forwardAgain(backend, plans.forward, bounds, part, passes) : bound;
   passes.push(deltaRun(p, uniforms, {...bound, ...result}, rowTerms, onMatrices?.parts === 1));
-  const copies = onMatrices && halves(p, onMatrices, uniforms, bound, scratch, passes);
+  const maskOf = (pass: AttentionPlan): GPUBuffer[] =>
+    p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
+  const copies = onMatrices && halves(p, onMatrices, uniforms, bound, maskOf(plans.dq), scratch, passes);
   const add = (pass: AttentionPlan, results: BufferRange[]): void => {
-    const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
+    const mask = maskOf(pass);
     const {q, k, v, dOut} = isMatrixPlan(pass) ? copies! : bound;
     passes.push(attentionRun(p, pass, uniforms, [q, k, v, dOut, rowTerms, ...mask, ...results]));
   };

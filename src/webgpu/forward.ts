@@ -73,7 +73,7 @@ export function forwardPasses(
 ): PassRun[] {
   const passes: PassRun[] = [];
   const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
-  const {q, k, v} = isMatrixPlan(pass) ? halves(p, pass, uniforms, bound, scratch, passes) : bound;
+  const {q, k, v} = isMatrixPlan(pass) ? halves(p, pass, uniforms, bound, mask, scratch, passes) : bound;
   const results = splitOut(p, uniforms, [bound.out, bound.lse, bound.rowStats], scratch);
   passes.push(attentionRun(p, pass, uniforms, [q, k, v, ...mask, ...results.buffers]), ...results.combine);
   return passes;

@@ -22,7 +22,7 @@ import {
 import type {UniformValues} from './wgsl/header.js';
 
 /** What copies depend on of a plan: passes whose plans have these alike read the same ones. */
-type CopyShape = Pick<MatrixPlan, 'channels' | 'parts' | 'pass'>;
+type CopyShape = Pick<MatrixPlan, 'channels' | 'parts' | 'pass' | 'causal' | 'intervals'>;
 
 /** Sizes of a tensor in a call or a slice, and bytes of its copy. */
 function sizesOf(p: Problem, shape: CopyShape, name: Copied): {rows: number; heads: number; bytes: number} {
@@ -49,6 +49,7 @@ export function halvesBytes(p: Problem, pass: CopyShape): Record<string, number>
  * Pushes the passes that copy q, k, v and, for a backward pass, dOut.
  *
  * @param bound where these tensors are.
+ * @param mask the mask buffer, if the mask has intervals.
  * @returns the copies by the same names.
  */
 export function halves(
@@ -56,6 +57,7 @@ export function halves(
   pass: CopyShape,
   uniforms: UniformValues,
   bound: Partial<Record<Copied, BufferRange>>,
+  mask: readonly GPUBuffer[],
   scratch: Scratch,
   passes: PassRun[],
 ): Record<Copied, BufferRange> {
@@ -64,7 +66,8 @@ export function halves(
   const measures: PassRun[] = [];
   const conversions: PassRun[] = [];
   for (const names of groupsOf(pass)) {
-    const variant: HalvesVariant = {names, D: p.D, Dv: p.Dv, padded: pass.channels, parts: pass.parts};
+    const {channels: padded, parts, causal, intervals} = pass;
+    const variant: HalvesVariant = {names, D: p.D, Dv: p.Dv, padded, parts, causal, intervals};
     const sizes = names.map((name) => sizesOf(p, pass, name));
     const segments = SEGMENTS * sizes.reduce((sum, {heads}) => sum + heads, 0);
     const sources = names.map((name) => bound[name]!);
@@ -76,7 +79,7 @@ export function halves(
       key: magnitudeKey(variant),
       code: () => magnitudeShader(variant),
       bindings: magnitudeBindings(variant),
-      buffers: [...sources, magnitudes],
+      buffers: [...sources, ...mask, magnitudes],
       items: segments,
       flopsPerWorkgroup: Math.ceil((Math.max(...sizes.map(({rows}) => rows)) * pass.channels) / SEGMENTS),
     });

@@ -4,13 +4,16 @@
  * which costs no bits, to fill the range of float16: nothing overflows, and small tensors keep their precision. With two parts a number
  * is a high half and what that leaves.
  *
+ * What no pair sees must not decide the scale: infinite and NaN numbers, keys that no query sees and queries that see no key do not count.
+ *
  * The copy is one array of vec4u, eight halves each: rows of `rowUnits`, then one element a key head whose x is the factor that undoes the
- * scale.
+ * scale, and whose y is not 0 where the heads have infinite or NaN numbers.
  */
 import {MOST_ROWS} from '../../matrix_plan.js';
 import {roundUp} from '../../plan.js';
-import {declare, elementType, unroll, type Binding} from './header.js';
-import type {OperandStride} from './steps.js';
+import {declare, elementType, unroll, WILD_FUNCTION, type Binding} from './header.js';
+import {MASK_HEAD} from './row_blocks.js';
+import {visibleFunction, type OperandStride} from './steps.js';
 
 export const HALVES_THREADS = 256;
 /** Parts of a head whose magnitudes are reduced by a workgroup each. */
@@ -33,6 +36,9 @@ export interface HalvesVariant {
   /** Channels of the copies: whole matrices, a multiple of 8. */
   padded: number;
   parts: 1 | 2;
+  /** Of the mask: what it hides tells which rows count. */
+  causal: boolean;
+  intervals: boolean;
 }
 
 /** Elements of a copied row. */
@@ -48,10 +54,13 @@ export const workgroupsPerHead = (v: Pick<HalvesVariant, 'padded'>, rows: number
 
 /**
  * Declares `highOf`: its argument rounded to the eleven bits of a half, by its bits, for compilers may take the conversion to float16 and
- * back for nothing.
+ * back for nothing; and `lowOf`, what that leaves. `isWild` must be declared: a NaN of all ones would become 0.
  */
 export const HIGH_FUNCTION = `
-fn highOf(x: vec4f) -> vec4f { return bitcast<vec4f>((bitcast<vec4u>(x) + 0x1000u) & vec4u(0xffffe000u)); }
+fn highOf(x: vec4f) -> vec4f {
+  return select(bitcast<vec4f>((bitcast<vec4u>(x) + 0x1000u) & vec4u(0xffffe000u)), x, isWild(x));
+}
+fn lowOf(x: vec4f) -> vec4f { return select(x - highOf(x), vec4f(), isWild(x)); }
 `;
 
 /** WGSL for the rows of a copied head: `length` is that of the tensor. */
@@ -63,6 +72,7 @@ const sourcesOf = (v: HalvesVariant): Binding[] =>
 
 export const magnitudeBindings = (v: HalvesVariant): Binding[] => [
   ...sourcesOf(v),
+  ...(v.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
   {name: 'magnitudes', type: 'f32', access: 'read_write'},
 ];
 
@@ -72,7 +82,8 @@ export const halvesBindings = (v: HalvesVariant): Binding[] => [
   ...v.names.map((name): Binding => ({name: `${name}Halves`, type: 'vec4u', access: 'read_write'})),
 ];
 
-export const magnitudeKey = ({names, D, Dv}: HalvesVariant): string => `magnitude_${names.join('_')}_d${D}x${Dv}`;
+export const magnitudeKey = ({names, D, Dv, causal, intervals}: HalvesVariant): string =>
+  ['magnitude', ...names, `d${D}x${Dv}`, causal && 'causal', intervals && 'intervals'].filter(Boolean).join('_');
 export const halvesKey = ({names, D, Dv, padded, parts}: HalvesVariant): string =>
   `halves_${names.join('_')}_d${D}x${Dv}_${padded}_parts${parts}`;
 
@@ -121,35 +132,86 @@ ${v.names
 
 const segmentsOf = (name: Copied): string => `u.B * ${placeOf(name).heads} * ${SEGMENTS}u`;
 
-/** One workgroup a segment of a head: the largest absolute value in it. */
+/**
+ * Declares `isSeen(head, j)`, whether a query sees key j of a key head, and `seesKey(head, r)`, whether query r of a head sees a key: from the
+ * diagonal on, where most masks have a visible pair.
+ */
+const connectedFunctions = (v: HalvesVariant): string => `${MASK_HEAD}${visibleFunction(v)}
+fn isSeen(head: u32, j: u32) -> bool {
+  for (var member = 0u; member < u.groupSize; member++) {
+    // Rows below reach are masked.
+    var reach = ${v.causal ? 'max(i32(j) - u.causalOffset, 0)' : '0'};
+${
+  v.intervals
+    ? `    let bounds = boundsOfKey(maskHeadOf(head / u.Hkv, head % u.Hkv * u.groupSize + member), j);
+    for (var again = 0u; again < 2u; again++) {
+      reach = select(reach, max(reach, bounds.lowerEnd.x), bounds.lowerStart.x <= reach);
+      reach = select(reach, max(reach, bounds.upperEnd.x), bounds.upperStart.x <= reach);
+    }`
+    : ''
+}
+    if (reach < i32(u.Sq)) { return true; }
+  }
+  return false;
+}
+
+fn seesKey(head: u32, r: u32) -> bool {
+  let maskHead = maskHeadOf(head / u.H, head % u.H);
+  let diagonal = u32(clamp(i32(r) + u.causalOffset, 0, i32(u.Sk) - 1));
+  for (var i = 0u; i < u.Sk; i++) {
+    let j = (diagonal + u.Sk - i) % u.Sk;
+    if (visible(vec4i(i32(r)), vec4i(i32(j)), boundsOfKey(maskHead, j)).x) { return true; }
+  }
+  return false;
+}
+`;
+
+/** One workgroup a segment of a head: the largest absolute value in it, but for its fraction, negative if the segment has infinite or NaN numbers. */
 export function magnitudeShader(v: HalvesVariant): string {
   const strideOfLoads = SEGMENTS * HALVES_THREADS;
+  const masked = v.causal || v.intervals;
   const measure = (name: Copied): string => {
     const quads = Math.ceil(channelsOf(v, name) / 4);
     const at = (t: number): string => `(i + ${t * strideOfLoads}u)`;
     const loads = Array.from({length: LOADS_IN_FLIGHT}, (_, t) => `x${t}`);
+    const connected = (row: string): string => `${name === 'k' || name === 'v' ? 'isSeen' : 'seesKey'}(head, ${row})`;
     return `${quadFunction(v, name)}
-fn largestOf_${name}(item: u32, lid: u32) -> vec4f {
+fn largestOf_${name}(item: u32, lid: u32) -> f32 {
   let head = item / ${SEGMENTS}u;
-  var most = vec4f();
+  var most = 0.0;
+  var sawWild = false;
   for (var i = item % ${SEGMENTS}u * ${HALVES_THREADS}u + lid; i < ${placeOf(name).length} * ${quads}u; i += ${LOADS_IN_FLIGHT * strideOfLoads}u) {
 ${loads.map((x, t) => `    let ${x} = abs(quad_${name}(head, ${at(t)} / ${quads}u, ${at(t)} % ${quads}u));`).join('\n')}
-    most = max(most, ${loads.reduce((a, b) => `max(${a}, ${b})`)});
+${loads
+  .map(
+    (x, t) => `    {
+      let wild = isWild(${x});
+      sawWild |= any(wild);
+      let finite = select(${x}, vec4f(), wild);
+      let largest = max(max(finite.x, finite.y), max(finite.z, finite.w));
+      if (largest > most${masked ? ` && ${connected(`${at(t)} / ${quads}u`)}` : ''}) { most = topOfBinade(largest); }
+    }`,
+  )
+  .join('\n')}
   }
+  if (sawWild) { wildMet = 1u; }
   return most;
 }
 `;
   };
-  return `${declare(magnitudeBindings(v))}
+  return `${declare(magnitudeBindings(v))}${WILD_FUNCTION}${masked ? connectedFunctions(v) : ''}
+var<workgroup> wildMet: u32;
+// Only exponents matter: few numbers are then larger than those before them, and only these ask the mask.
+fn topOfBinade(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) | 0x007fffffu); }
 var<workgroup> largest: array<f32, ${HALVES_THREADS}>;
 ${v.names.map(measure).join('')}
-fn store(workgroup: u32, lid: u32, most: vec4f) {
-  largest[lid] = max(max(most.x, most.y), max(most.z, most.w));
+fn store(workgroup: u32, lid: u32, most: f32) {
+  largest[lid] = most;
   for (var half = ${HALVES_THREADS / 2}u; half > 0u; half /= 2u) {
     workgroupBarrier();
     if (lid < half) { largest[lid] = max(largest[lid], largest[lid + half]); }
   }
-  if (lid == 0u) { magnitudes[workgroup] = largest[0]; }
+  if (lid == 0u) { magnitudes[workgroup] = bitcast<f32>(bitcast<u32>(largest[0]) | (wildMet << 31u)); }
 }
 ${dispatchTensors(v, segmentsOf, (name) => `store(workgroup, lid, largestOf_${name}(item, lid));`)}`;
 }
@@ -167,24 +229,25 @@ function copyFunction(v: HalvesVariant, name: Copied, first: string): string {
   const fetch = (t: number): string => `
   let r${t} = (start + ${t * HALVES_THREADS}u) / ${units}u;
   let unit${t} = (start + ${t * HALVES_THREADS}u) % ${units}u;
-  let x${t} = quad_${name}(head, r${t}, 2u * unit${t}) * scale;
-  let y${t} = quad_${name}(head, r${t}, 2u * unit${t} + 1u) * scale;`;
+  let x${t} = clamped(quad_${name}(head, r${t}, 2u * unit${t}) * scale);
+  let y${t} = clamped(quad_${name}(head, r${t}, 2u * unit${t} + 1u) * scale);`;
   const store = (t: number): string => {
     const at = (part: number): string =>
       `${name}Halves[(head * ${rows} + r${t}) * ${row}u + ${part * units}u + unit${t}]`;
     if (v.parts === 1) return `  ${at(0)} = packed(x${t}, y${t});`;
     return `  ${at(0)} = packed(highOf(x${t}), highOf(y${t}));
-  ${at(1)} = packed(x${t} - highOf(x${t}), y${t} - highOf(y${t}));`;
+  ${at(1)} = packed(lowOf(x${t}), lowOf(y${t}));`;
   };
   return `${quadFunction(v, name)}
 fn copy_${name}(item: u32, lid: u32) {
   let workgroups = ${workgroupsOfHead(v, name)};
   let head = item / workgroups;
   let group = head / ${groupSize};
-  let biased = exponentOf((${first}) + group * ${groupSize} * ${SEGMENTS / 4}u, ${groupSize} * ${SEGMENTS / 4}u);
+  let most = largestOf((${first}) + group * ${groupSize} * ${SEGMENTS / 4}u, ${groupSize} * ${SEGMENTS / 4}u);
+  let biased = most.x;
   let scale = bitcast<f32>((268u - biased) << 23u);
   if (item % workgroups == 0u && head % ${groupSize} == 0u && lid == 0u) {
-    ${name}Halves[u.B * ${heads} * ${rows} * ${row}u + group] = vec4u((biased - 14u) << 23u, 0u, 0u, 0u);
+    ${name}Halves[u.B * ${heads} * ${rows} * ${row}u + group] = vec4u((biased - 14u) << 23u, most.y, 0u, 0u);
   }
   let start = item % workgroups * ${HALVES_THREADS * trips}u + lid;
 ${unroll(trips, fetch)}
@@ -200,14 +263,20 @@ export function halvesShader(v: HalvesVariant): string {
   return `enable f16;
 ${declare(halvesBindings(v))}
 fn packed(x: vec4f, y: vec4f) -> vec4u { return vec4u(bitcast<vec2u>(vec4<f16>(x)), bitcast<vec2u>(vec4<f16>(y))); }
-${v.parts === 2 ? HIGH_FUNCTION : ''}
-// Biased exponent of the largest of so many magnitudes: it becomes 2^14 to 2^15. An infinite one stays what it is, and so do heads of almost
-// nothing.
-fn exponentOf(first: u32, count: u32) -> u32 {
+${WILD_FUNCTION}${v.parts === 2 ? HIGH_FUNCTION : ''}
+// Only numbers that do not count are too large for float16: no pair sees them.
+fn clamped(x: vec4f) -> vec4f { return select(clamp(x, vec4f(-65504.0), vec4f(65504.0)), x, isWild(x)); }
+
+// Of so many magnitudes: the biased exponent of the largest, which becomes 2^14 to 2^15, and not 0 if there are infinite or NaN numbers.
+fn largestOf(first: u32, count: u32) -> vec2u {
   var most = vec4f();
-  for (var i = 0u; i < count; i++) { most = max(most, magnitudes[first + i]); }
+  var signs = vec4u();
+  for (var i = 0u; i < count; i++) {
+    most = max(most, abs(magnitudes[first + i]));
+    signs |= bitcast<vec4u>(magnitudes[first + i]);
+  }
   let exponent = bitcast<u32>(max(max(most.x, most.y), max(most.z, most.w))) >> 23u;
-  return select(clamp(exponent, 15u, 253u), 141u, exponent == 255u);
+  return vec2u(clamp(exponent, 15u, 253u), (signs.x | signs.y | signs.z | signs.w) >> 31u);
 }
 ${v.names.map((name, t) => copyFunction(v, name, firstOf(t))).join('')}
 ${dispatchTensors(

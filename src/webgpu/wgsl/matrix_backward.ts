@@ -6,6 +6,8 @@
 import type {MatrixPlan} from '../../matrix_plan.js';
 import {
   accumulate,
+  addWild,
+  clearTile,
   declareFlushed,
   flushAccumulators,
   copyAt,
@@ -14,6 +16,7 @@ import {
   eachQuad,
   factorOf,
   fetchTile,
+  hasWild,
   holdRows,
   keepTile,
   maskQuads,
@@ -40,10 +43,10 @@ const gradientPower = (p: MatrixPlan): string =>
 const CONSTANTS = `
 const WEIGHT_POWER = 14.0f;
 
-// Of a query, where there is one: lse less the power of the weights, and delta in the units of score gradients, in two steps, each of which
-// stays in range. Past the last query an lse that makes every weight vanish.
-fn scaledStats(stats: vec2f, exists: bool, first: f32, second: f32) -> vec2f {
-  return select(vec2f(3.0e38, 0.0), vec2f(stats.x - WEIGHT_POWER, stats.y * first * second), exists);
+// The terms of a query, where there is one (delta.ts), with the power of the weights in its second, and delta in the units of score gradients, in
+// two steps, each of which stays in range. Past the last query zeros, so that weights vanish.
+fn scaledTerms(terms: vec4f, exists: bool, first: f32, second: f32) -> vec3f {
+  return select(vec3f(), vec3f(terms.x, terms.y * exp2(WEIGHT_POWER), terms.z * first * second), exists);
 }
 `;
 
@@ -62,9 +65,9 @@ function factors(p: MatrixPlan): string {
   let fromGradient = exp2(-gradientPower) * u.scale;`;
 }
 
-/** WGSL for the statistics of query r of head bh. */
-const statsOf = (r: string): string =>
-  `scaledStats(rowStats[bh * u.Sq + min(${r}, u.Sq - 1u)], ${r} < u.Sq, toGradient / dOutFactor, 1.0 / vFactor)`;
+/** WGSL for the terms of query r of head bh. */
+const termsOf = (r: string): string =>
+  `scaledTerms(rowTerms[bh * u.Sq + min(${r}, u.Sq - 1u)], ${r} < u.Sq, toGradient / dOutFactor, 1.0 / vFactor)`;
 
 /** The walk of both passes: the next tiles of both column operands are fetched while the present ones are worked on. */
 function walk(p: MatrixPlan, kind: string, work: string, flush: string): string {
@@ -91,18 +94,21 @@ ${declareFetched(p, 'nextSecond')}`;
 
 /** Role 0 computes the scores and the lower half of dq's channels, role 1 the products of dO and V and the upper half. */
 export function matrixDqShader(p: MatrixPlan): string {
-  const {q, dOut} = operands(p);
+  const {q, k, dOut} = operands(p);
   const kept = (column: string): string =>
     p.dropout ? ` * keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u)` : '';
   const gradient = (i: number, column: string): string =>
-    putWeights(p, 0, i, `x${i} * (${quadOf(p, 1, i)} * toGradient${kept(column)} - vec4f(stats.y))`);
+    `var x${i} = exp2((${quadOf(p, 0, i)} - vec4f(terms.x)) * toScore) * terms.y * (${quadOf(p, 1, i)} * toGradient${kept(column)} - vec4f(terms.z));`;
   const work = `
 let kFirst = tile * BLOCK_K;
 ${multiply(p)}
 workgroupBarrier();
-${eachQuad(p, (i) => `var x${i} = exp2(${quadOf(p, 0, i)} * toScore - vec4f(stats.x));`)}
-${maskQuads(p, '0.0')}
 ${eachQuad(p, gradient)}
+${maskQuads(p, 'x', '0.0')}
+${eachQuad(p, (i) => putWeights(p, 0, i, `x${i}`))}
+if (partial && wildK) {
+${clearTile(p, 0)}
+}
 workgroupBarrier();
 ${accumulate(p, '0u', '0u', `role * ${p.channels / 2 / 8}u`)}
 `;
@@ -120,7 +126,8 @@ ${start(p)}
 ${queriesOfWorkgroup(p)}
 ${factors(p)}
   let dqBase = b * u.qBatch + h * u.qHead;
-  let stats = ${statsOf('qFirst + laneRow')};
+  let terms = ${termsOf('qFirst + laneRow')};
+  let wildK = ${hasWild(p, k)};
 ${holdRows(p, q, dOut)}
 ${declareAccumulator(p)}
 ${declareNext(p)}
@@ -133,23 +140,24 @@ ${storeAccumulators(p, halves, 'qFirst', 'u.Sq')}
 
 /** dkdv of one tile of queries: rows are keys, columns queries. Role 0 computes the scores and dk, role 1 the products of V and dO and dv. */
 function dkdvTile(p: MatrixPlan): string {
-  const weigh = (i: number, column: string): string =>
-    `var x${i} = exp2(${quadOf(p, 0, i)} * toScore - tileLse[${column} / 4u]);`;
+  const weigh = (i: number, column: string): string => `
+${p.dropout ? `let kept${i} = keptOf(bh, qFirst + ${column}, kFirst + laneRow);` : ''}
+var x${i} = exp2((${quadOf(p, 0, i)} - tileMax[${column} / 4u]) * toScore) * tileFactor[${column} / 4u];
+var g${i} = x${i} * (${quadOf(p, 1, i)} * toGradient${p.dropout ? ` * kept${i} * u.keepScale` : ''} - tileDelta[${column} / 4u]);
+${p.dropout ? `x${i} *= kept${i};` : ''}`;
   const mask = (i: number, column: string): string => `  {
     let r = vec4i(i32(qFirst + ${column})) + vec4i(0, 1, 2, 3);
-    x${i} = select(vec4f(), x${i}, visible(r, vec4i(j), bounds));
+    let seen = visible(r, vec4i(j), bounds);
+    x${i} = select(vec4f(), x${i}, seen);
+    g${i} = select(vec4f(), g${i}, seen);
   }`;
-  const gradient = (i: number, column: string): string => `{
-${p.dropout ? `let kept = keptOf(bh, qFirst + ${column}, kFirst + laneRow);` : ''}
-${putWeights(p, 0, i, `x${i} * (${quadOf(p, 1, i)} * toGradient${p.dropout ? ' * kept * u.keepScale' : ''} - tileDelta[${column} / 4u])`)}
-${putWeights(p, 1, i, p.dropout ? `x${i} * kept` : `x${i}`)}
-}`;
   return `
 let qFirst = tile * BLOCK_Q;
 if (lid < COLS) {
-  let stats = ${statsOf('qFirst + lid')};
-  tileLse[lid / 4u][lid % 4u] = stats.x;
-  tileDelta[lid / 4u][lid % 4u] = stats.y;
+  let terms = ${termsOf('qFirst + lid')};
+  tileMax[lid / 4u][lid % 4u] = terms.x;
+  tileFactor[lid / 4u][lid % 4u] = terms.y;
+  tileDelta[lid / 4u][lid % 4u] = terms.z;
 }
 ${multiply(p)}
 workgroupBarrier();
@@ -159,11 +167,20 @@ if (partial) {
   let bounds = boundsOfKey(maskHead, u32(min(j, i32(u.Sk) - 1)));
 ${eachQuad(p, mask)}
 }
-${eachQuad(p, gradient)}
+${eachQuad(p, (i) => putWeights(p, 0, i, `g${i}`))}
+${eachQuad(p, (i) => putWeights(p, 1, i, `x${i}`))}
+if (partial && wildQ) {
+${clearTile(p, 0)}
+}
+if (partial && wildDOut) {
+${clearTile(p, 1)}
+}
 workgroupBarrier();
 ${accumulate(p, 'role', 'role')}
 `;
 }
+
+const SEEN_BY_QUERY = 'visible(vec4i(i32(c)), vec4i(i32(row)), boundsOfKey(maskHead, row)).x';
 
 /** Declares `keptOf(bh, r, j)`: 1 where dropout keeps key j of queries r to r + 3, else 0. */
 const KEPT_FUNCTION = `
@@ -194,13 +211,16 @@ export function matrixDkdvShader(p: MatrixPlan): string {
     factor: `exp2(-WEIGHT_POWER) * dOutFactor${p.dropout ? ' * u.keepScale' : ''}`,
   };
   return `${preamble(p)}${CONSTANTS}${p.dropout ? KEPT_FUNCTION : ''}
-// Statistics of the queries of a tile.
-var<workgroup> tileLse: array<vec4f, COLS / 4u>;
+// Terms of the queries of a tile.
+var<workgroup> tileMax: array<vec4f, COLS / 4u>;
+var<workgroup> tileFactor: array<vec4f, COLS / 4u>;
 var<workgroup> tileDelta: array<vec4f, COLS / 4u>;
 ${start(p)}
 ${rowBlockOfWorkgroup(p)}
 ${[k, v].map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bhkv', 'kFirst + band * BAND_ROWS')};`).join('\n')}
 ${factors(p)}
+  let wildQ = ${hasWild(p, q)};
+  let wildDOut = ${hasWild(p, dOut)};
   let dkBase = b * u.kBatch + hkv * u.kHead;
   let dvBase = b * u.vBatch + hkv * u.vHead;
 ${holdRows(p, k, v)}
@@ -213,6 +233,13 @@ ${[q, dOut].map((col) => `    let ${col.name}Head = ${copyAt(p, col, 'bh', '0u')
 ${walk(p, kind, dkdvTile(p), flushAccumulators(p, [dk, dv], 'kFirst', 'u.Sk'))}
   }
 ${storeAccumulators(p, [dk, dv], 'kFirst', 'u.Sk')}
+  if (wildDOut) {
+    for (var member = 0u; member < u.groupSize; member++) {
+${memberOfGroup()}
+      let dOutHead = ${copyAt(p, dOut, 'bh', '0u')};
+${addWild(p, dOut, dv, ['firstTile * BLOCK_Q', 'min(lastTile * BLOCK_Q, u.Sq)'], ['kFirst', 'u.Sk'], SEEN_BY_QUERY)}
+    }
+  }
 }
 `;
 }

@@ -2,11 +2,14 @@
 import type {MatrixPlan} from '../../matrix_plan.js';
 import {
   accumulate,
+  addWild,
+  clearFetched,
   declareAccumulator,
   declareFetched,
   eachQuad,
   factorOf,
   fetchTile,
+  hasWild,
   holdRows,
   keepTile,
   maskQuads,
@@ -22,6 +25,7 @@ import {
   storeAccumulators,
   type Target,
 } from './matrix_steps.js';
+import {OR_NAN_FUNCTION} from './header.js';
 import {forEachLiveTileAhead} from './tiles.js';
 
 /** Joins a value over the lanes of a row, which are neighbours. */
@@ -33,33 +37,33 @@ function overRow(p: MatrixPlan, value: string, join: (a: string, b: string) => s
   return code;
 }
 
-/** Weights of a lane's row from its scores, and their sum. */
+/** Weights of a lane's row from its scores, 0 where masked, and their sum. */
 function weigh(p: MatrixPlan): string {
   const kept = (i: number, column: string): string =>
     p.dropout ? `select(vec4f(), w${i}, keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u) > vec4f())` : `w${i}`;
   return `
 var added = vec4f();
-// A row that has seen no key yet has masked scores alone.
-let origin = vec4f(select(reference, 0.0, reference <= MASKED) - WEIGHT_POWER);
-${eachQuad(p, (i) => `let w${i} = exp2(x${i} - origin); added += w${i};`)}
+${eachQuad(p, (i) => `var w${i} = exp2(fma(x${i} - vec4f(reference), vec4f(toScore), vec4f(WEIGHT_POWER)));`)}
+${maskQuads(p, 'w', '0.0')}
+${eachQuad(p, (i) => `added += w${i};`)}
 ${eachQuad(p, (i, column) => putWeights(p, 0, i, kept(i, column)))}`;
 }
 
 /**
- * Online softmax of a lane's row. Weights are exp2(score - reference + WEIGHT_POWER). The reference moves only when a maximum outgrows it by
+ * Online softmax of a lane's row. Weights are exp2((product - reference) toScore + WEIGHT_POWER). The reference moves only when a maximum outgrows it by
  * RESCALE_AT, since the accumulator's rows can be rescaled only by a trip through workgroup memory; float16 holds weights up to 2^15.
  */
 const softmax = (p: MatrixPlan): string => `
 let sumBefore = quadSum;
-${eachQuad(p, (i) => `var x${i} = ${quadOf(p, 0, i)} * toScore;`)}
-${maskQuads(p, 'MASKED')}
+${eachQuad(p, (i) => `var x${i} = ${quadOf(p, 0, i)};`)}
+${maskQuads(p, 'x', 'LOWEST')}
 var quadMost = x0;
 ${eachQuad(p, (i) => (i === 0 ? '' : `quadMost = max(quadMost, x${i});`))}
 var most = max(max(quadMost.x, quadMost.y), max(quadMost.z, quadMost.w));
 ${overRow(p, 'most', (a, b) => `max(${a}, ${b})`)}
-let outgrows = reference > MASKED && most > reference + RESCALE_AT;
+let outgrows = reference != LOWEST && (most - reference) * toScore > RESCALE_AT;
 if (outgrows) { outgrown = tile + 1u; }
-if (reference <= MASKED) { reference = most; }
+if (reference == LOWEST) { reference = most; }
 {
 ${weigh(p)}
 quadSum += added;
@@ -68,7 +72,7 @@ quadSum += added;
 if (workgroupUniformLoad(&outgrown) == tile + 1u) {
   var shrink = 1.0;
   if (outgrows) {
-    shrink = exp2(reference - most);
+    shrink = exp2((reference - most) * toScore);
     reference = most;
   }
 ${scaleAccumulator(p, 'shrink')}
@@ -79,7 +83,9 @@ ${weigh(p)}
   workgroupBarrier();
 }`;
 
-/** Stores lse and out; a row that saw no key gives out 0 and lse -Infinity. */
+const SEES_KEY = 'visible(vec4i(i32(row)), vec4i(i32(c)), boundsOfKey(maskHead, c)).x';
+
+/** Stores lse, statistics and out; a row that saw no key gives out 0 and lse -Infinity. */
 function finish(p: MatrixPlan): string {
   const out: Target = {
     name: 'out',
@@ -92,14 +98,20 @@ function finish(p: MatrixPlan): string {
   return `
   var sum = dot(quadSum, vec4f(1.0));
 ${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
-  let sawNone = reference <= MASKED;
+  sum = orNaN(sum);
+  let sawNone = sum == 0.0;
   if (part == 0u) {
     rowFactors[laneRow] = select(${factorOf(p, operands(p).v)} / sum, 0.0, sawNone);
     if (qFirst + laneRow < u.Sq) {
-      lse[bh * u.Sq + qFirst + laneRow] = select((reference - WEIGHT_POWER + log2(sum)) * LN_2, u.negativeInfinity, sawNone);
+      let row = bh * u.Sq + qFirst + laneRow;
+      lse[row] = select((reference * toScore - WEIGHT_POWER + log2(sum)) * LN_2, u.negativeInfinity, sawNone);
+      rowStats[row] = vec2f(reference, sum * exp2(-WEIGHT_POWER));
     }
   }
-${storeAccumulators(p, [out], 'qFirst', 'u.Sq')}`;
+${storeAccumulators(p, [out], 'qFirst', 'u.Sq')}
+  if (wildV) {
+${addWild(p, operands(p).v, out, ['firstTile * BLOCK_K', 'min(lastTile * BLOCK_K, u.Sk)'], ['qFirst', 'u.Sq'], SEES_KEY)}
+  }`;
 }
 
 /**
@@ -117,10 +129,13 @@ workgroupBarrier();
 if (more) {
 ${keepTile(p, 'nextK', 0)}
 }
+if (partial && wildV) {
+${clearFetched(p, 'presentV')}
+}
 ${keepTile(p, 'presentV', 1)}
 ${moveFetched(p, 'nextV', 'presentV')}
 ${softmax(p)}`;
-  return `${preamble(p)}
+  return `${preamble(p)}${OR_NAN_FUNCTION}
 const RESCALE_AT = 8.0f;
 const WEIGHT_POWER = 7.0f;
 var<workgroup> rowFactors: array<f32, ROWS>;
@@ -130,6 +145,7 @@ ${start(p)}
 ${queriesOfWorkgroup(p)}
   // From products of the copies to scores in powers of two.
   let toScore = ${factorOf(p, q)} * ${factorOf(p, k)} * u.scaleLog2;
+  let wildV = ${hasWild(p, v)};
   let outBase = b * u.oBatch + h * u.oHead;
 ${holdRows(p, q)}
 ${declareAccumulator(p)}
@@ -137,7 +153,7 @@ ${declareFetched(p, 'nextK')}
 ${declareFetched(p, 'nextV')}
 ${declareFetched(p, 'presentV')}
   var quadSum = vec4f();
-  var reference = MASKED;
+  var reference = LOWEST;
 ${forEachLiveTileAhead('classify(maskHead, candidate, r0, r1)', {
   fetch: `${fetchTile(p, 'nextK', k, 'next * BLOCK_K')}
 ${fetchTile(p, 'nextV', v, 'next * BLOCK_K')}`,

@@ -11,7 +11,7 @@
  */
 import {scoreStride, tileStride, weightStride, type MatrixPlan} from '../../matrix_plan.js';
 import {HIGH_FUNCTION, paddedRows, rowUnits} from './halves.js';
-import {declare, declareConstants, elementType, mapConstants, unroll, type Binding} from './header.js';
+import {declare, declareConstants, elementType, mapConstants, unroll, WILD_FUNCTION, type Binding} from './header.js';
 import {rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {keepFunction, visibleFunction, type Operand} from './steps.js';
 import {classifyFunction, TILE_BITS} from './tiles.js';
@@ -20,7 +20,7 @@ import {classifyFunction, TILE_BITS} from './tiles.js';
 type Part = 0 | 1;
 
 /** Products of parts that make up a product, without the last, which is below float32's own rounding. */
-const PRODUCTS: Record<1 | 2, [left: Part, right: Part][]> = {
+const PRODUCTS: Record<1 | 2, readonly [left: Part, right: Part][]> = {
   1: [[0, 0]],
   2: [
     [0, 0],
@@ -28,6 +28,10 @@ const PRODUCTS: Record<1 | 2, [left: Part, right: Part][]> = {
     [1, 0],
   ],
 };
+
+/** The same for rows · columns: in the order of the parts of q and k in all passes, whichever is left, so that all compute the same scores. */
+const scoreProducts = ({parts, pass}: MatrixPlan): readonly [left: Part, right: Part][] =>
+  pass === 'dkdv' ? PRODUCTS[parts].map(([a, b]) => [b, a]) : PRODUCTS[parts];
 
 const left = ({matrix: {M, K}}: MatrixPlan): string => `subgroup_matrix_left<f16, ${K}, ${M}>`;
 const right = ({matrix: {N, K}}: MatrixPlan): string => `subgroup_matrix_right<f16, ${N}, ${K}>`;
@@ -50,6 +54,7 @@ export function matrixBindings(p: MatrixPlan): Binding[] {
     forward: [
       ['out', elementType(p.Dv)],
       ['lse', 'f32'],
+      ['rowStats', 'vec2f'],
     ],
     dq: [['dq', elementType(p.D)]],
     dkdv: [
@@ -59,7 +64,7 @@ export function matrixBindings(p: MatrixPlan): Binding[] {
   }[p.pass];
   return [
     ...copies.map((name): Binding => ({name, type: 'vec4u', access: 'read'})),
-    ...(p.pass === 'forward' ? [] : [{name: 'rowStats', type: 'vec2f', access: 'read'} as const]),
+    ...(p.pass === 'forward' ? [] : [{name: 'rowTerms', type: 'vec4f', access: 'read'} as const]),
     ...(p.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
     ...results.map(([name, type]): Binding => ({name, type, access: 'read_write'})),
   ];
@@ -105,7 +110,7 @@ var<workgroup> columns: array<array<vec4u, TILE>, 2>;
 var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, ROLES * BANDS>;
 var<workgroup> weights: array<array<vec4<f16>, ${p.parts}u * BAND_ROWS * WEIGHT_STRIDE>, ${weightTiles}u * BANDS>;
 ${TILE_BITS}
-${p.parts === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}`;
+${WILD_FUNCTION}${CLEAR_FUNCTION}${p.parts === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}`;
 }
 
 /**
@@ -151,6 +156,21 @@ ${rows.map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bh', 'qFirst + ba
 ${[k, v].map((col) => `  let ${col.name}Head = ${copyAt(p, col, 'bhkv', '0u')};`).join('\n')}`;
 }
 
+/** WGSL for whether the copies of the heads of key head `bhkv` hold infinite or NaN numbers. */
+export function hasWild(p: MatrixPlan, {name}: Operand): string {
+  const [length, heads] = name === 'k' || name === 'v' ? ['u.Sk', 'u.Hkv'] : ['u.Sq', 'u.H'];
+  return `${name}[u.B * ${heads} * ${paddedRows(length)} * ${unitsOf(p)}u + bhkv].y != 0u`;
+}
+
+/** Declares `cleared`: eight halves, 0 in place of those that are infinite or NaN. A weight of 0 does not hide them. */
+const CLEAR_FUNCTION = `
+fn cleared(x: vec4u) -> vec4u {
+  let low = (x & vec4u(0x7c00u)) == vec4u(0x7c00u);
+  let high = (x & vec4u(0x7c000000u)) == vec4u(0x7c000000u);
+  return x & (select(vec4u(0xffffu), vec4u(), low) | select(vec4u(0xffff0000u), vec4u(), high));
+}
+`;
+
 /** vec4us of a column tile that a thread copies. */
 const tripsOf = (p: MatrixPlan): number => Math.ceil((p.cols * unitsOf(p)) / p.threads);
 
@@ -171,13 +191,25 @@ export function fetchTile(p: MatrixPlan, fetched: string, {name}: Operand, first
   return unroll(tripsOf(p), (t) => guarded(p, t, line(t)));
 }
 
-/** Writes what was fetched to tile 0 or 1 of the columns. */
-export function keepTile(p: MatrixPlan, fetched: string, tile: 0 | 1): string {
+/** Where in a tile of columns a thread keeps what it fetches in trip t. */
+function placeInTile(p: MatrixPlan, t: number): string {
   const units = unitsOf(p);
-  const at = (t: number): string =>
-    `(lid + ${t * p.threads}u) / ${units}u * ${tileStride(p) / 8}u + (lid + ${t * p.threads}u) % ${units}u`;
-  return unroll(tripsOf(p), (t) => guarded(p, t, `columns[${tile}][${at(t)}] = ${fetched}${t};`));
+  return `(lid + ${t * p.threads}u) / ${units}u * ${tileStride(p) / 8}u + (lid + ${t * p.threads}u) % ${units}u`;
 }
+
+/** Writes what was fetched to tile 0 or 1 of the columns. */
+export const keepTile = (p: MatrixPlan, fetched: string, tile: 0 | 1): string =>
+  unroll(tripsOf(p), (t) => guarded(p, t, `columns[${tile}][${placeInTile(p, t)}] = ${fetched}${t};`));
+
+/** Clears what was fetched of infinite and NaN numbers. */
+export const clearFetched = (p: MatrixPlan, fetched: string): string =>
+  unroll(tripsOf(p), (t) => `${fetched}${t} = cleared(${fetched}${t});`);
+
+/** Clears tile 0 or 1 of the columns of infinite and NaN numbers, each thread what it has kept there. */
+export const clearTile = (p: MatrixPlan, tile: 0 | 1): string =>
+  unroll(tripsOf(p), (t) =>
+    guarded(p, t, `columns[${tile}][${placeInTile(p, t)}] = cleared(columns[${tile}][${placeInTile(p, t)}]);`),
+  );
 
 /** Moves what was fetched to other registers. */
 export const moveFetched = (p: MatrixPlan, from: string, to: string): string =>
@@ -214,7 +246,7 @@ export function multiply(p: MatrixPlan): string {
   const strips = p.cols / N;
   const sum = (h: number, s: number): string => `s_${h}_${s}`;
   const products = (h: number, s: number, d: number): string =>
-    PRODUCTS[p.parts]
+    scoreProducts(p)
       .map(([a, b]) => `${sum(h, s)} = subgroupMatrixMultiplyAccumulate(${rowName(a, h, d)}, right${b}, ${sum(h, s)});`)
       .join('\n');
   const step = (s: number, d: number): string => `{
@@ -285,14 +317,14 @@ export function putWeights(p: MatrixPlan, tile: 0 | 1, i: number, value: string)
   return `{ let w = ${value}; let high = highOf(w); ${at(0)} = vec4<f16>(high); ${at(1)} = vec4<f16>(w - high); }`;
 }
 
-/** In partial tiles: vec4s x0, x1, ... of a lane's row become `masked` where the mask hides them. */
-export function maskQuads(p: MatrixPlan, masked: string): string {
+/** In partial tiles: vec4s `${name}0`, `${name}1`, ... of a lane's row become `masked` where the mask hides them. */
+export function maskQuads(p: MatrixPlan, name: string, masked: string): string {
   return `if (partial) {
 ${eachQuad(
   p,
   (i, column) => `  {
     let j = vec4i(i32(kFirst + ${column})) + vec4i(0, 1, 2, 3);
-    x${i} = select(vec4f(${masked}), x${i}, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
+    ${name}${i} = select(vec4f(${masked}), ${name}${i}, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
   }`,
 )}
 }`;
@@ -366,6 +398,55 @@ ${targets
   }
 }`,
   );
+}
+
+/**
+ * Adds the infinite and NaN numbers of `col`, which were cleared in partial tiles, to the rows of `target` that see them. They are rare, and so
+ * this is a plain loop over columns, after the target has been stored.
+ *
+ * @param columns where the columns of the visited tiles lie: WGSL for the first and the end of them.
+ * @param rows WGSL for the target's first row and the end of its rows.
+ * @param sees WGSL for whether row `row` sees column `c`.
+ */
+export function addWild(
+  p: MatrixPlan,
+  col: Operand,
+  target: Operand,
+  columns: [first: string, end: string],
+  rows: [first: string, end: string],
+  sees: string,
+): string {
+  const quads = Math.ceil(target.channels / 4);
+  const put =
+    elementType(target.channels) === 'vec4f'
+      ? `${target.name}[at + d] = select(${target.name}[at + d], ${target.name}[at + d] + sum, met);`
+      : unroll(
+          4,
+          (c) =>
+            `if (4u * d + ${c}u < ${target.channels}u && met[${c}]) { ${target.name}[at + 4u * d + ${c}u] += sum[${c}]; }`,
+        );
+  return `
+storageBarrier();
+workgroupBarrier();
+for (var i = lid; i < ROWS * ${quads}u; i += THREADS) {
+  let row = ${rows[0]} + i / ${quads}u;
+  let d = i % ${quads}u;
+  if (row < ${rows[1]}) {
+    var sum = vec4f();
+    var met = vec4<bool>();
+    for (var c = ${columns[0]}; c < ${columns[1]}; c++) {
+      let eight = ${col.name}[${col.name}Head + c * ${unitsOf(p)}u + d / 2u];
+      let x = vec4f(bitcast<vec4<f16>>(select(eight.xy, eight.zw, d % 2u == 1u)));
+      let wild = isWild(x);
+      if (any(wild) && ${sees}) {
+        sum = select(sum, sum + x, wild);
+        met = met | wild;
+      }
+    }
+    let at = ${target.name}Base + row * u.${target.stride}Row;
+    ${put}
+  }
+}`;
 }
 
 /** Columns after which a sum of two parts is stored and begun anew: matrix units cut off what they add up, always towards zero. */

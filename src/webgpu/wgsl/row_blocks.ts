@@ -57,7 +57,8 @@ export function rowBlockFunctions(p: RowBlocks): string {
   return blockFunctions(p) + MASK_HEAD + (isScheduled(p) ? SCHEDULED : unscheduled(p));
 }
 
-const MASK_HEAD = `
+/** Declares `maskHeadOf`. */
+export const MASK_HEAD = `
 // Counted over the batches of the mask, also in a slice of the heads.
 fn maskHeadOf(b: u32, h: u32) -> u32 {
   return u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
