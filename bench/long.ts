@@ -7,7 +7,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {Command, Option} from 'commander';
 import {peakBytes} from '../examples/finetune/memory.js';
-import {flashMaskAttention, FlashMaskAttentionGrad, masks, type FlashMask} from '../src/index.js';
+import {FlashMaskAttention, FlashMaskAttentionGrad, masks, type FlashMask} from '../src/index.js';
 import type {FlashMaskAttentionAttrs, Layout, Precision} from '../src/kernel_names.js';
 import {boundsTensorOf} from '../src/mask/bounds_cache.js';
 import {useWebGPU} from '../src/node-webgpu.js';
@@ -77,22 +77,22 @@ async function timed<T>(work: () => T): Promise<[T, number]> {
   return [result, performance.now() - start];
 }
 
-/** The op, then its gradient kernel: through tf.grads the forward would run twice. */
+/** Both kernels: through tf.grads the forward would run twice. */
 async function run(drawnInputs: Drawn[], mask: FlashMask, {layout, precision}: Options): Promise<Run> {
   const [q, k, v, dOut] = drawnInputs.map(({tensor}) => tensor);
-  const [[out, lse], forwardMs] = await timed(() =>
-    flashMaskAttention(q, k, v, mask, {layout, precision, returnLogSumExp: true}),
-  );
-  const dLse = tf.zeros(lse.shape);
-  const inputs = {q, k, v, bounds: boundsTensorOf(mask, mask.keyLength), out, lse, dOut, dLse};
   const attrs: FlashMaskAttentionAttrs = {
     ...{causal: mask.causal, scale: 1 / Math.sqrt(q.shape[3]), layout, precision},
     ...{dropout: 0, seed: 0, deterministic: false},
   };
-  const [[dq, dk, dv], backwardMs] = await timed(() =>
-    tf.engine().runKernel<tf.Tensor[]>(FlashMaskAttentionGrad, inputs, attrs as unknown as tf.NamedAttrMap),
+  const runKernel = (name: string, inputs: tf.NamedTensorMap) => (): tf.Tensor[] =>
+    tf.engine().runKernel<tf.Tensor[]>(name, inputs, attrs as unknown as tf.NamedAttrMap);
+  const inputs = {q, k, v, bounds: boundsTensorOf(mask, mask.keyLength)};
+  const [[out, lse, rowStats], forwardMs] = await timed(runKernel(FlashMaskAttention, inputs));
+  const dLse = tf.zeros(lse.shape);
+  const [[dq, dk, dv], backwardMs] = await timed(
+    runKernel(FlashMaskAttentionGrad, {...inputs, out, rowStats, dOut, dLse}),
   );
-  dLse.dispose();
+  tf.dispose([dLse, rowStats]);
   return {results: {out, lse, dq, dk, dv}, forwardMs, backwardMs};
 }
 

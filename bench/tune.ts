@@ -88,7 +88,8 @@ class Bench {
       deterministic: false,
     } as const;
     const [q, k, v, dOut] = ['q', 'k', 'v', 'dOut'].map((name) => this.buffer(name, floats, true));
-    const stats = this.buffer('rowStats', 2 * B * H * Sq, false);
+    const terms = this.buffer('rowTerms', 4 * B * H * Sq, false);
+    const stats = this.buffer('rowStats' + suffix, 2 * B * H * Sq, false);
     const lse = this.buffer('lse' + suffix, B * H * Sq, false);
     const common = {itemsPerWorkgroup: 1, flopsPerWorkgroup: 1};
     if (pass === 'delta') {
@@ -99,7 +100,7 @@ class Bench {
         code: () => deltaShader(delta),
         bindings: deltaBindings(delta),
         uniforms: uniformsOf(this.p, attrs),
-        buffers: [this.buffer('out', floats, false), dOut, lse, stats],
+        buffers: [this.buffer('out', floats, false), dOut, stats, terms],
         items: B * H * Sq,
         itemsPerWorkgroup: DELTA_THREADS,
       };
@@ -113,7 +114,7 @@ class Bench {
         code: () => forwardShader(pass),
         bindings: forwardBindings(pass),
         uniforms,
-        buffers: [q, k, v, result('out'), lse],
+        buffers: [q, k, v, result('out'), lse, stats],
         items: B * H * Math.ceil(Sq / pass.blockQ),
       };
     }
@@ -124,7 +125,7 @@ class Bench {
       code: () => (dq ? dqShader(pass) : dkdvShader(pass)),
       bindings: backwardBindings(pass),
       uniforms,
-      buffers: [q, k, v, dOut, stats, ...(dq ? [result('dq')] : [result('dk'), result('dv')])],
+      buffers: [q, k, v, dOut, terms, ...(dq ? [result('dq')] : [result('dk'), result('dv')])],
       items: B * H * Math.ceil(dq ? Sq / pass.blockQ : Sk / pass.blockK),
     };
   }

@@ -136,14 +136,17 @@ function makeTrial(given: Required<AutotuneOptions>): Trial {
   const options = {causal, dropout: given.dropout ? DROPOUT : 0, seed: 1, precision};
   const noise = (channels: number, seed: number): tf.Tensor4D =>
     tf.randomNormal([1, length, heads, channels], 0, 1, 'float32', seed);
-  const tensors = tf.tidy(() => {
-    const [q, k, v, dOut] = [noise(D, 1), noise(D, 2), noise(Dv, 3), noise(Dv, 4)];
-    // The op checks what it is given: head sizes, the precision on this device, and so on.
-    const [out, lse] = flashMaskAttention(q, k, v, mask, {...options, returnLogSumExp: true});
-    return {q, k, v, dOut, dLse: tf.zeros([1, heads, length]), out, lse};
-  });
-  const {q, k, v} = tensors;
+  const [q, k, v, dOut] = [noise(D, 1), noise(D, 2), noise(Dv, 3), noise(Dv, 4)];
+  // The op checks what it is given: head sizes, the precision on this device, and so on.
+  tf.dispose(flashMaskAttention(q, k, v, mask, options));
   const attrs: FlashMaskAttentionAttrs = {...options, scale: 1 / Math.sqrt(D), layout: 'bshd', deterministic: false};
+  const runKernel = (name: string, inputs: tf.NamedTensorMap): tf.Tensor[] => {
+    const all = {...inputs, q, k, v, bounds: boundsTensorOf(mask, length)};
+    return tf.engine().runKernel<tf.Tensor[]>(name, all, attrs as unknown as tf.NamedAttrMap);
+  };
+  const [out, lse, rowStats] = runKernel(FlashMaskAttention, {});
+  lse.dispose();
+  const saved = {out, rowStats, dOut, dLse: tf.zeros([1, heads, length])};
   return {
     variant: {
       D,
@@ -154,13 +157,8 @@ function makeTrial(given: Required<AutotuneOptions>): Trial {
       parts: partsOf(precision),
       fewQueries: length <= FEW_QUERIES,
     },
-    tensors,
-    run: (pass) => {
-      const bounds = boundsTensorOf(mask, length);
-      const [name, inputs] =
-        pass === 'forward' ? [FlashMaskAttention, {q, k, v, bounds}] : [FlashMaskAttentionGrad, {...tensors, bounds}];
-      return tf.engine().runKernel<tf.Tensor[]>(name, inputs, attrs as unknown as tf.NamedAttrMap);
-    },
+    tensors: {q, k, v, ...saved},
+    run: (pass) => (pass === 'forward' ? runKernel(FlashMaskAttention, {}) : runKernel(FlashMaskAttentionGrad, saved)),
   };
 }
 

@@ -31,7 +31,7 @@ export class Inputs {
 export class MaskedAttention {
   private readonly attrs: FlashMaskAttentionAttrs;
   private readonly bounds: tf.Tensor4D;
-  /** out, lse and dLse for the backward; made when it is first asked for. */
+  /** out, the rows' statistics and dLse for the backward; made when it is first asked for. */
   private saved: tf.Tensor[] = [];
 
   constructor(
@@ -53,8 +53,8 @@ export class MaskedAttention {
 
   /** out alone: lse may be infinite where a row sees no key. */
   forward(): tf.Tensor[] {
-    const [out, lse] = this.runForward();
-    lse.dispose();
+    const [out, ...rest] = this.runForward();
+    tf.dispose(rest);
     return [out];
   }
 
@@ -62,10 +62,14 @@ export class MaskedAttention {
   backward(): tf.Tensor[] {
     const {H, N} = this.inputs;
     // dLse as tfjs makes it where nobody uses lse: zeros on the host.
-    if (this.saved.length === 0) this.saved = [...this.runForward(), tf.zeros([1, H, N])];
+    if (this.saved.length === 0) {
+      const [out, lse, rowStats] = this.runForward();
+      lse.dispose();
+      this.saved = [out, rowStats, tf.zeros([1, H, N])];
+    }
     const [q, k, v, dOut] = this.inputs.tensors;
-    const [out, lse, dLse] = this.saved;
-    return this.run(FlashMaskAttentionGrad, {q, k, v, bounds: this.bounds, out, lse, dOut, dLse});
+    const [out, rowStats, dLse] = this.saved;
+    return this.run(FlashMaskAttentionGrad, {q, k, v, bounds: this.bounds, out, rowStats, dOut, dLse});
   }
 
   dispose(): void {

@@ -229,8 +229,8 @@ function copyFunction(v: HalvesVariant, name: Copied, first: string): string {
   const fetch = (t: number): string => `
   let r${t} = (start + ${t * HALVES_THREADS}u) / ${units}u;
   let unit${t} = (start + ${t * HALVES_THREADS}u) % ${units}u;
-  let x${t} = clamped(quad_${name}(head, r${t}, 2u * unit${t}) * scale);
-  let y${t} = clamped(quad_${name}(head, r${t}, 2u * unit${t} + 1u) * scale);`;
+  let x${t} = scaled(quad_${name}(head, r${t}, 2u * unit${t}), scale);
+  let y${t} = scaled(quad_${name}(head, r${t}, 2u * unit${t} + 1u), scale);`;
   const store = (t: number): string => {
     const at = (part: number): string =>
       `${name}Halves[(head * ${rows} + r${t}) * ${row}u + ${part * units}u + unit${t}]`;
@@ -265,7 +265,9 @@ ${declare(halvesBindings(v))}
 fn packed(x: vec4f, y: vec4f) -> vec4u { return vec4u(bitcast<vec2u>(vec4<f16>(x)), bitcast<vec2u>(vec4<f16>(y))); }
 ${WILD_FUNCTION}${v.parts === 2 ? HIGH_FUNCTION : ''}
 // Only numbers that do not count are too large for float16: no pair sees them.
-fn clamped(x: vec4f) -> vec4f { return select(clamp(x, vec4f(-65504.0), vec4f(65504.0)), x, isWild(x)); }
+fn scaled(x: vec4f, scale: f32) -> vec4f {
+  return select(clamp(x * scale, vec4f(-65504.0), vec4f(65504.0)), x, isWild(x));
+}
 
 // Of so many magnitudes: the biased exponent of the largest, which becomes 2^14 to 2^15, and not 0 if there are infinite or NaN numbers.
 fn largestOf(first: u32, count: u32) -> vec2u {

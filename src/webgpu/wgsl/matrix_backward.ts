@@ -43,10 +43,10 @@ const gradientPower = (p: MatrixPlan): string =>
 const CONSTANTS = `
 const WEIGHT_POWER = 14.0f;
 
-// The terms of a query, where there is one (delta.ts), with the power of the weights in its second, and delta in the units of score gradients, in
-// two steps, each of which stays in range. Past the last query zeros, so that weights vanish.
-fn scaledTerms(terms: vec4f, exists: bool, first: f32, second: f32) -> vec3f {
-  return select(vec3f(), vec3f(terms.x, terms.y * exp2(WEIGHT_POWER), terms.z * first * second), exists);
+// The terms of a query, where there is one (delta.ts), in the units of products of the copies, with the power of the weights, and in the units of
+// score gradients, in two steps, each of which stays in range. Past the last query zeros, so that weights vanish.
+fn scaledTerms(terms: vec4f, exists: bool, qFactor: f32, kFactor: f32, first: f32, second: f32) -> vec3f {
+  return select(vec3f(), vec3f(terms.x / qFactor / kFactor, terms.y * exp2(WEIGHT_POWER), terms.z * first * second), exists);
 }
 `;
 
@@ -67,7 +67,7 @@ function factors(p: MatrixPlan): string {
 
 /** WGSL for the terms of query r of head bh. */
 const termsOf = (r: string): string =>
-  `scaledTerms(rowTerms[bh * u.Sq + min(${r}, u.Sq - 1u)], ${r} < u.Sq, toGradient / dOutFactor, 1.0 / vFactor)`;
+  `scaledTerms(rowTerms[bh * u.Sq + min(${r}, u.Sq - 1u)], ${r} < u.Sq, qFactor, kFactor, toGradient / dOutFactor, 1.0 / vFactor)`;
 
 /** The walk of both passes: the next tiles of both column operands are fetched while the present ones are worked on. */
 function walk(p: MatrixPlan, kind: string, work: string, flush: string): string {

@@ -105,7 +105,7 @@ ${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
     if (qFirst + laneRow < u.Sq) {
       let row = bh * u.Sq + qFirst + laneRow;
       lse[row] = select((reference * toScore - WEIGHT_POWER + log2(sum)) * LN_2, u.negativeInfinity, sawNone);
-      rowStats[row] = vec2f(reference, sum * exp2(-WEIGHT_POWER));
+      rowStats[row] = vec2f(reference * qFactor * kFactor, sum * exp2(-WEIGHT_POWER));
     }
   }
 ${storeAccumulators(p, [out], 'qFirst', 'u.Sq')}
@@ -144,7 +144,9 @@ var<workgroup> outgrown: u32;
 ${start(p)}
 ${queriesOfWorkgroup(p)}
   // From products of the copies to scores in powers of two.
-  let toScore = ${factorOf(p, q)} * ${factorOf(p, k)} * u.scaleLog2;
+  let qFactor = ${factorOf(p, q)};
+  let kFactor = ${factorOf(p, k)};
+  let toScore = qFactor * kFactor * u.scaleLog2;
   let wildV = ${hasWild(p, v)};
   let outBase = b * u.oBatch + h * u.oHead;
 ${holdRows(p, q)}
