@@ -23,7 +23,7 @@ const lengths: Refusal[] = [
     () => masks.full(2 ** 31),
     `masks.full: length ${whole} 1 to 2147483647, got 2147483648. Pass a number of tokens.`,
   ],
-  ['text', () => masks.causal('8' as never), `masks.causal: length ${whole} 1 to 2147483647, got 8. Pass a number.`],
+  ['text', () => masks.causal('8' as never), `masks.causal: length ${whole} 1 to 2147483647, got '8'. Pass a number.`],
   [
     'zero queries',
     () => masks.causal(4, {queryLength: 0}),
@@ -144,7 +144,7 @@ const parameters: Refusal[] = [
           [1, 2],
         ],
       ),
-    'masks.prefixLmDocument: prefixes must have 2, 1 numbers, one for each length, got 2, 2. Pass one a document.',
+    'masks.prefixLmDocument: prefixes must have 1 numbers, one for each length, got 2 in row 1. Pass one a document.',
   ],
   [
     'groups nested unevenly',
@@ -210,6 +210,13 @@ const parameters: Refusal[] = [
   ],
 ];
 
+const flags = 'must be 0, 1, true or false';
+const additive =
+  'Use 1 for visible. An additive mask (0 and -Infinity) is converted by mask.equal(0), an array by x => x === 0.';
+const readings =
+  'with two vectors causal must be given, got none. ' +
+  'Pass causal: true if the vectors are LTS and LTE, causal: false if they are LTS and UTE.';
+
 const conversions: Refusal[] = [
   [
     'one vector without causal',
@@ -226,13 +233,13 @@ const conversions: Refusal[] = [
   [
     'float bounds',
     () => masks.fromStartEndRowIndices([[[[1], [0.5]]]], {causal: true}),
-    'masks.fromStartEndRowIndices: row bounds must be whole numbers of int32, got 0.5 at 1. ' +
+    'masks.fromStartEndRowIndices: indices[0][0][1][0] must be a whole number of int32, got 0.5. ' +
       'Row bounds are rows, not weights: convert a dense mask with masks.fromDense().',
   ],
   [
     'bounds past int32',
     () => masks.fromStartEndRowIndices([[[[2 ** 31]]]], {causal: true}),
-    'masks.fromStartEndRowIndices: row bounds must be whole numbers of int32, got 2147483648 at 0. ' +
+    'masks.fromStartEndRowIndices: indices[0][0][0][0] must be a whole number of int32, got 2147483648. ' +
       'Row bounds are rows, not weights: convert a dense mask with masks.fromDense().',
   ],
   [
@@ -248,7 +255,8 @@ const conversions: Refusal[] = [
   [
     'flat array without shape',
     () => masks.fromStartEndRowIndices([1, 2]),
-    'masks.fromStartEndRowIndices: indices must have 4 axes, got 1. Pass {shape} with a flat array.',
+    'masks.fromStartEndRowIndices: indices must have 4 axes, got 1. ' +
+      'Nest the arrays 4 deep, or pass {shape} with a flat array.',
   ],
   [
     'ragged arrays',
@@ -268,17 +276,18 @@ const conversions: Refusal[] = [
   [
     'dense tensor',
     () => masks.fromDense(tf.ones([2, 2]) as never),
-    'masks.fromDense: dense must be an array, got a tensor. Pass `await tensor.data()` and {shape: tensor.shape}.',
+    'masks.fromDense: dense must be an array, got a float32 tensor of shape [2, 2]. ' +
+      'Pass `await tensor.data()` and {shape: tensor.shape}.',
   ],
   [
     'text in a dense mask',
     () => masks.fromDense([['x']] as never),
-    'masks.fromDense: dense must hold numbers or booleans, got x at 0. Use 1 for visible, 0 for masked.',
+    `masks.fromDense: dense[0][0] ${flags}, got 'x'. ${additive}`,
   ],
   [
     'element that is not a number but a list',
     () => masks.fromDense([[1, [0]]] as never),
-    'masks.fromDense: dense[0][1] must be a number, got [0]. Nest all elements equally deep.',
+    `masks.fromDense: dense[0][1] ${flags}, got [0]. ${additive}`,
   ],
 ];
 
@@ -325,7 +334,7 @@ const values: Refusal[] = [
   [
     'unknown theme',
     () => masks.causal(4).toSVG({theme: 'sepia' as never}),
-    "FlashMask.toSVG: theme must be 'auto', 'light' or 'dark', got sepia. Pass one of them.",
+    "FlashMask.toSVG: theme must be 'auto', 'light' or 'dark', got 'sepia'. Pass one of them.",
   ],
 ];
 
