@@ -173,7 +173,8 @@ function checkBoundsTensor(bounds: Tensor, causal: boolean | undefined, s: Sizes
   checkAlive('mask', bounds);
   const ifDense = looksDense(bounds, s) ? denseRemedy(bounds) : null;
   if (bounds.rank !== 4) {
-    const axes = 'Give row bounds four axes: batch (or 1), heads (or 1), keys, vectors.';
+    const axes =
+      'Give row bounds four axes: batch (or 1), heads (or 1), keys, vectors; convert a dense mask with masks.fromDense().';
     fail('mask must have rank 4, [B, Hm, Sk, n]', `shape ${shapeText(bounds)}`, ifDense ?? axes);
   }
   if (bounds.dtype !== 'int32') fail('mask must be int32', bounds.dtype, ifDense ?? 'Cast it with mask.toInt().');

@@ -33,7 +33,7 @@ function describeArray(values: ArrayLike<unknown>, depth: number): string {
 }
 
 function describeObject(value: object): string {
-  if (isTensor(value)) return `a ${value.dtype} tensor of shape ${describe(value.shape)}`;
+  if (isTensor(value)) return `a tensor of dtype ${value.dtype} and shape ${describe(value.shape)}`;
   const {constructor} = value;
   if (typeof constructor === 'function' && constructor !== Object) {
     return `an object of the class ${shorten(constructor.name)}`;

@@ -57,7 +57,7 @@ function shapeOfNested(values: unknown, {who, what, ranks, shape: given}: Nested
   const shape: number[] = [];
   for (let at = values; isArray(at) && shape.length <= deepest; at = at[0]) shape.push(at.length);
   if (!ranks.includes(shape.length)) {
-    const got = shape.length > deepest ? `more than ${deepest}` : `${shape.length}`;
+    const got = shape.length > deepest ? `more than ${deepest} (or an array that contains itself)` : `${shape.length}`;
     const flat = given === null ? '' : ', or pass {shape} with a flat array';
     const allowed = ranks.join(' or ');
     fail(who, `${what} must have ${allowed} axes`, got, `Nest the arrays ${allowed} deep${flat}.`);

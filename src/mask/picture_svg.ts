@@ -73,7 +73,7 @@ function layOut(mask: HostBounds, options: SVGOptions): Frame {
   checkInteger('FlashMask.toSVG', 'blockQ', blockQ, 1);
   checkInteger('FlashMask.toSVG', 'blockK', blockK, 1);
   checkText('FlashMask.toSVG', 'title', title);
-  if (!Object.hasOwn(themes, theme)) {
+  if (!Object.keys(themes).includes(theme)) {
     fail('FlashMask.toSVG', "theme must be 'auto', 'light' or 'dark'", describe(theme), 'Pass one of them.');
   }
   const cell = pairs ? Math.min(28, Math.max(1, Math.floor(SIDE / longest))) : SIDE / longest;
