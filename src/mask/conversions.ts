@@ -145,7 +145,8 @@ export interface RowIndicesOptions {
 }
 
 /**
- * A mask from Paddle's `startend_row_indices`, `[batch, heads, keyLength, vectors]`, which works unchanged.
+ * A mask from Paddle's `startend_row_indices`, `[batch, heads, keyLength, vectors]`, which works unchanged. Two vectors are two masks,
+ * with and without `causal`: then it must be given.
  *
  * @param indices An int32 tensor, which stays yours and must live as long as the mask is used; or nested arrays; or a flat array with
  *   a shape. Whole numbers.
