@@ -8,7 +8,13 @@ import {join} from 'node:path';
 import {promisify} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
-import {FlashMaskAttention, type FlashMaskAttentionOptions, flashMaskAttention, masks} from '../src/index.js';
+import {
+  FlashMaskAttention,
+  FlashMaskAttentionGrad,
+  type FlashMaskAttentionOptions,
+  flashMaskAttention,
+  masks,
+} from '../src/index.js';
 import {type AddonInfo, nativeInfo, setThreads} from '../src/node.js';
 import {whyNotOnGpu} from '../src/node/load.js';
 import {devices} from './devices.js';
@@ -123,6 +129,26 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
       for (const [b, four, message] of calls) expect(() => runRaw(b, ...four)).to.throw(message);
       tf.dispose([q, k, v, dOut, bounds, calls.map(([b, four]) => [b, four])]);
     });
+  });
+
+  it('refuses row statistics that do not fit', () => {
+    const [q, k, v, dOut] = inputs();
+    const bounds = tf.zeros([1, 1, S, 0], 'int32');
+    const attrs = {
+      causal: true,
+      scale: 1,
+      layout: 'bshd',
+      dropout: 0,
+      seed: 0,
+      precision: 'auto',
+      deterministic: false,
+    };
+    const lse = tf.zeros([2, H, S]);
+    const gradient = {q, k, v, bounds, out: dOut, rowStats: lse, dOut, dLse: lse};
+    expect(() => tf.engine().runKernel(FlashMaskAttentionGrad, gradient, attrs)).to.throw(
+      /row_stats must be \[B, H, Sq, 2\], got \[2, 4, 70\]/,
+    );
+    tf.dispose([q, k, v, dOut, bounds, lse]);
   });
 
   it('takes masks of the host and tensors that TensorFlow computed alike', async () => {

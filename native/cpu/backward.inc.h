@@ -1,6 +1,6 @@
 // Included in the anonymous namespace of an instruction set. The backward pass (arXiv 2410.01359, algorithm 2): chunk
-// by chunk of keys over the live tiles of all panels, weights recomputed from the row statistics. dk and dv of a chunk stay in the
-// cache; dq of a panel is added to the output, or to one of several partial outputs, once a chunk.
+// by chunk of keys over the live tiles of all panels, weights recomputed from the row statistics. dk and dv of a chunk
+// stay in the cache; dq of a panel is added to the output, or to one of several partial outputs, once a chunk.
 
 struct BackwardItem {
   int64_t b;
@@ -70,8 +70,8 @@ inline void WriteKeyGradients(const BackwardPlan& plan, const BackwardItem& item
            dv + item.b * plan.v.batch + item.keyHead * plan.v.head + first * plan.v.row, plan.v.row);
 }
 
-// Packs queries and gradients of a panel. Rows that see no key become zeros, whatever flows into them: all their pairs
-// are masked.
+// Packs queries and gradients of a panel. Rows that see no key, all of whose pairs are masked, become zeros: what flows
+// into padding need not be sorted out tile by tile.
 inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& rows, const BackwardScratch& s) {
   const Problem& p = plan.problem;
   const float* queries[kPanel];

@@ -44,8 +44,8 @@ inline Operand WithoutNotFinite(bool partial, const Operand& x, float* memory) {
   return copy;
 }
 
-// Adds what WithoutNotFinite left out: product[m, c] += weight(i, m) x[i, c] for visible pairs. The rows of `x` are keys
-// and those of the product are query rows if kKeys, else the other way round.
+// Adds what WithoutNotFinite left out: product[m, c] += weight(i, m) x[i, c] for visible pairs. The rows of `x` are
+// keys and those of the product are query rows if kKeys, else the other way round.
 template <bool kKeys>
 inline void AddNotFinite(const TilePairs& pairs, const Operand& x, const float* weights, float* product, int64_t stride,
                          int64_t channelStride) {

@@ -79,8 +79,8 @@ class Shapes {
   std::vector<ShapeHandle*> made_;
 };
 
-// out has the axes of q but for the channels of v. The order of heads and rows in lse and row_stats is not always that of
-// q: it depends on the layout, which the C API does not show to shape functions.
+// out has the axes of q but for the channels of v. The order of heads and rows in lse and row_stats is not always that
+// of q: it depends on the layout, which the C API does not show to shape functions.
 void ForwardShapes(ShapeInferenceContext* context, Status* status) {
   Shapes shapes(context, status);
   ShapeHandle* q = shapes.Input(0, 4);
@@ -89,8 +89,7 @@ void ForwardShapes(ShapeInferenceContext* context, Status* status) {
   shapes.Input(3, 4);
   shapes.Input(4, 1);
   shapes.SetOutput(0, shapes.Concatenate(shapes.Slice(q, 0, 3), shapes.Slice(v, 3, 4)));
-  ShapeHandle* lse =
-      shapes.Concatenate(shapes.Slice(q, 0, 1), shapes.Concatenate(shapes.Unknown(), shapes.Unknown()));
+  ShapeHandle* lse = shapes.Concatenate(shapes.Slice(q, 0, 1), shapes.Concatenate(shapes.Unknown(), shapes.Unknown()));
   shapes.SetOutput(1, lse);
   shapes.SetOutput(2, shapes.Concatenate(lse, shapes.Vector(2)));
 }

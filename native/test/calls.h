@@ -110,9 +110,9 @@ bool Run(Call* c, int threads) {
                       c->out.data(), c->lse.data(), c->rowStats.data()};
   Scratch forward(flashmask::cpu::ForwardScratchBytes(p, threads));
   flashmask::cpu::Forward(p, f, forward.data(), threads);
-  BackwardTensors b = {c->q.data(),        c->k.data(),    c->v.data(),    c->bounds.data(), c->out.data(),
-                       c->rowStats.data(), c->dOut.data(), c->dLse.data(), c->dq.data(),     c->dk.data(),
-                       c->dv.data()};
+  BackwardTensors b = {c->q.data(),   c->k.data(),        c->v.data(),    c->bounds.data(),
+                       c->out.data(), c->rowStats.data(), c->dOut.data(), c->dLse.data(),
+                       c->dq.data(),  c->dk.data(),       c->dv.data()};
   Scratch backward(flashmask::cpu::BackwardScratchBytes(p, threads));
   flashmask::cpu::Backward(p, b, backward.data(), threads);
   return forward.intact() && backward.intact();
