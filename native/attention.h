@@ -59,11 +59,11 @@ struct BackwardTensors {
   const int32_t* bounds;
   const float* out;
   const float* rowStats;  // [B, H, Sq, 2], as Forward gave it
-  const float* dOut;  // [B, Sq, H, Dv]
-  const float* dLse;  // [B, H, Sq]; null: zeros
-  float* dq;          // [B, Sq, H, D]
-  float* dk;          // [B, Sk, Hkv, D]
-  float* dv;          // [B, Sk, Hkv, Dv]
+  const float* dOut;      // [B, Sq, H, Dv]
+  const float* dLse;      // [B, H, Sq]; null: zeros
+  float* dq;              // [B, Sq, H, D]
+  float* dk;              // [B, Sk, Hkv, D]
+  float* dv;              // [B, Sk, Hkv, Dv]
 };
 
 namespace cpu {

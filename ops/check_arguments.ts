@@ -1,16 +1,14 @@
 /** @file Checks of tensors, mask and backend, all before any kernel runs. */
-import {
-  type Tensor,
-  Tensor as TensorClass,
-  type Tensor4D,
-  type TensorLike,
-  engine,
-  getKernel,
-  tensor,
-} from '@tensorflow/tfjs-core';
+import {type Tensor, type Tensor4D, engine, getKernel, tensor4d} from '@tensorflow/tfjs-core';
 import {FlashMaskAttention, type KernelWithPrecisions, type Precision} from '../src/kernel_names.js';
+import {describe} from '../src/mask/errors.js';
+import {checkFields, checkReading, isFlashMask} from '../src/mask/fields.js';
 import type {FlashMask} from '../src/mask/flash_mask.js';
-import {type ReadOptions, describe, fail} from './options.js';
+import {readNested} from '../src/mask/nested.js';
+import {isTensor} from '../src/mask/values.js';
+import {type ReadOptions, WHO, fail} from './options.js';
+
+export {isFlashMask};
 
 /** Largest D and Dv. */
 export const MAX_HEAD_SIZE = 256;
@@ -35,7 +33,7 @@ export function readyBackend(): {name: string; backend: object} {
     const detail = error instanceof Error ? error.message : String(error);
     return fail(
       'a tfjs backend must be ready',
-      `'${detail}'`,
+      describe(detail),
       "Import a backend (for example '@tensorflow/tfjs-backend-webgpu') and `await tf.setBackend('webgpu')` first.",
     );
   }
@@ -61,15 +59,29 @@ export function checkPrecision(precision: Precision, name: string, backend: obje
 }
 
 /** Accepts a live tensor, or nested arrays of numbers, of rank 4 and float32. */
-export function toInput(name: 'q' | 'k' | 'v', x: Tensor | TensorLike, axes: string): Tensor4D {
-  const t = x instanceof TensorClass || !Array.isArray(x) ? x : tensor(x as TensorLike);
-  if (!(t instanceof TensorClass)) {
+export function toInput(name: 'q' | 'k' | 'v', x: unknown, axes: string): Tensor4D {
+  const t = Array.isArray(x) ? tensorOf(name, x) : x;
+  if (!isTensor(t)) {
     return fail(`${name} must be a tensor ${axes}`, describe(x), 'Make one with tf.tensor4d().');
   }
   checkAlive(name, t);
   if (t.rank !== 4) fail(`${name} must have rank 4, ${axes}`, `shape ${shapeText(t)}`, `Reshape ${name} to four axes.`);
   if (t.dtype !== 'float32') fail(`${name} must be float32`, t.dtype, `Cast it with ${name}.toFloat().`);
   return t as Tensor4D;
+}
+
+function tensorOf(name: string, values: readonly unknown[]): Tensor4D {
+  const {data, shape} = readNested(values, {
+    who: WHO,
+    what: name,
+    ranks: [4],
+    shape: null,
+    Store: Float32Array,
+    isValue: (value) => typeof value === 'number',
+    rule: 'a number',
+    remedy: 'Pass a tensor, or arrays of numbers.',
+  });
+  return tensor4d(data, shape as [number, number, number, number]);
 }
 
 /** Checks that q, k and v fit each other and reads their sizes. */
@@ -111,12 +123,6 @@ export function checkSizes(q: Tensor4D, k: Tensor4D, v: Tensor4D, layout: ReadOp
   return sizes;
 }
 
-/** Whether this is a FlashMask, be it of another copy of this library (ESM beside CommonJS). */
-export function isFlashMask(mask: unknown): mask is FlashMask {
-  const m = mask as FlashMask | null;
-  return typeof m === 'object' && m !== null && typeof m.toDense === 'function' && typeof m.queryLength === 'number';
-}
-
 /**
  * Checks a mask against the sizes and the `causal` option.
  *
@@ -125,19 +131,28 @@ export function isFlashMask(mask: unknown): mask is FlashMask {
 export function checkMask(mask: unknown, causal: boolean | undefined, sizes: Sizes): boolean {
   if (mask === null || mask === undefined) return causal ?? false;
   if (isFlashMask(mask)) return checkFlashMask(mask, causal, sizes);
-  if (mask instanceof TensorClass) {
-    checkBoundsTensor(mask as Tensor, causal ?? false, sizes);
+  if (isTensor(mask)) {
+    checkBoundsTensor(mask, causal, sizes);
     return causal ?? false;
   }
-  return fail(
-    'mask must be a FlashMask, an int32 tensor of row bounds or null',
-    describe(mask),
-    'Build one with `masks`, and pass options as the fifth argument.',
-  );
+  return fail('mask must be a FlashMask, an int32 tensor of row bounds or null', describe(mask), remedyOf(mask));
 }
 
-function checkFlashMask(mask: FlashMask, causal: boolean | undefined, {B, H, Hkv, Sq, Sk}: Sizes): boolean {
-  const name = `the mask '${mask.name}'`;
+/** What to do with a mask of another kind. */
+function remedyOf(mask: unknown): string {
+  if (Array.isArray(mask)) {
+    return 'Convert a dense mask with masks.fromDense(), row bounds with masks.fromStartEndRowIndices().';
+  }
+  if (typeof mask === 'object' && mask !== null && 'queryLength' in mask) {
+    return 'Make a FlashMask of such fields with new FlashMask(fields).';
+  }
+  return 'Build one with `masks`, and pass options as the fifth argument.';
+}
+
+function checkFlashMask(mask: FlashMask, causal: boolean | undefined, sizes: Sizes): boolean {
+  checkFields(WHO, mask);
+  const {Sq, Sk} = sizes;
+  const name = `the mask ${describe(mask.name)}`;
   if (causal !== undefined && causal !== mask.causal) {
     const remedy = 'Leave the option out: a FlashMask says itself whether it is causal.';
     fail(`the option causal must agree with ${name} (causal: ${mask.causal})`, `causal: ${causal}`, remedy);
@@ -147,44 +162,56 @@ function checkFlashMask(mask: FlashMask, causal: boolean | undefined, {B, H, Hkv
     fail(`${name} must be for ${Sq} queries and ${Sk} keys`, got, 'Build a mask for these lengths.');
   }
   if (mask.boundsTensor) {
-    checkBoundsTensor(mask.boundsTensor, mask.causal, {B, H, Hkv, Sk});
+    checkBoundsTensor(mask.boundsTensor, mask.causal, sizes);
   } else {
-    checkBroadcast(name, mask.batch, mask.heads, {B, H, Hkv});
+    checkBroadcast(name, mask.batch, mask.heads, sizes);
   }
   return mask.causal;
 }
 
-function checkBoundsTensor(bounds: Tensor, causal: boolean, s: Pick<Sizes, 'B' | 'H' | 'Hkv' | 'Sk'>): void {
+function checkBoundsTensor(bounds: Tensor, causal: boolean | undefined, s: Sizes): void {
   checkAlive('mask', bounds);
+  const ifDense = looksDense(bounds, s) ? denseRemedy(bounds) : null;
   if (bounds.rank !== 4) {
-    const remedy = 'Give the bounds four axes: batch (or 1), heads (or 1), keys, vectors.';
-    fail('mask must have rank 4, [B, Hm, Sk, n]', `shape ${shapeText(bounds)}`, remedy);
+    const axes =
+      'Give row bounds four axes: batch (or 1), heads (or 1), keys, vectors; convert a dense mask with masks.fromDense().';
+    fail('mask must have rank 4, [B, Hm, Sk, n]', `shape ${shapeText(bounds)}`, ifDense ?? axes);
   }
-  if (bounds.dtype !== 'int32') {
-    const remedy =
-      bounds.dtype === 'bool'
-        ? 'It holds row bounds, not a dense mask: convert a dense mask with masks.fromDense().'
-        : 'Cast it with mask.toInt().';
-    fail('mask must be int32', bounds.dtype, remedy);
-  }
+  if (bounds.dtype !== 'int32') fail('mask must be int32', bounds.dtype, ifDense ?? 'Cast it with mask.toInt().');
   const [batch, heads, keys, n] = bounds.shape as [number, number, number, number];
   if (keys !== s.Sk) {
-    fail(`mask must have ${s.Sk} keys (its third axis)`, `${keys} (shape ${shapeText(bounds)})`, 'One bound a key.');
+    const got = `${keys} (shape ${shapeText(bounds)})`;
+    fail(`mask must have ${s.Sk} keys (its third axis)`, got, ifDense ?? 'One bound a key.');
   }
   const allowed = causal ? [1, 2] : [2, 4];
   if (!allowed.includes(n)) {
     const remedy = causal
       ? 'A causal mask has LTS, or LTS and LTE. Drop {causal: true} for 4 vectors.'
       : 'A mask that is not causal has LTS and UTE, or LTS, LTE, UTS and UTE. Pass {causal: true} for LTS alone.';
-    fail(`the last axis of mask must be ${allowed.join(' or ')} with causal: ${causal}`, `${n}`, remedy);
+    const rule = `the last axis of mask must be ${allowed.join(' or ')} with causal: ${causal ?? false}`;
+    fail(rule, `${n}`, ifDense ?? remedy);
   }
   checkBroadcast('mask', batch, heads, s);
+  checkReading(WHO, causal, n);
+}
+
+/** Whether a tensor that is no good as row bounds may be meant as a dense mask. */
+function looksDense({dtype, shape}: Tensor, {Sq, Sk}: Sizes): boolean {
+  return dtype === 'bool' || (shape.length >= 2 && shape[shape.length - 2] === Sq && shape[shape.length - 1] === Sk);
+}
+
+function denseRemedy({rank}: Tensor): string {
+  const axes = rank === 3 ? ' Give three axes their heads first, by mask.expandDims(1).' : '';
+  return (
+    'It holds row bounds: convert a dense mask of 0 and 1 with masks.fromDense(await mask.data(), {shape: mask.shape}), ' +
+    `an additive one by mask.equal(0) before that.${axes}`
+  );
 }
 
 function checkBroadcast(name: string, batch: number, heads: number, s: Pick<Sizes, 'B' | 'H' | 'Hkv'>): void {
   if (batch !== 1 && batch !== s.B) {
     fail(
-      `the batch size of ${name} must be 1 or ${s.B}`,
+      `the batch size of ${name} must be ${[...new Set([1, s.B])].join(' or ')}`,
       `${batch}`,
       'Build it for one row, or for each row of the batch.',
     );

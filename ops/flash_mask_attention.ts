@@ -126,7 +126,7 @@ export interface FlashMaskAttentionOp {
  * @param k float32 `[B, Sk, Hkv, D]`; H is a multiple of Hkv.
  * @param v float32 `[B, Sk, Hkv, Dv]`.
  * @param mask a `FlashMask`; or Paddle's `startend_row_indices`, int32 `[1 or B, 1 or Hkv or H, Sk, n]`, with `causal` in the
- *   options; or none.
+ *   options, which two vectors need; or none.
  * @param options see {@link FlashMaskAttentionOptions}.
  * @returns float32 `[B, Sq, H, Dv]` in the layout of q; with `returnLogSumExp: true`, that and the float32 `[B, H, Sq]` natural
  *   logarithms of each row's sum of exp(score), taken before dropout.

@@ -1,18 +1,29 @@
 /** @file The options of flashMaskAttention and their checks. */
 import type {Layout, Precision} from '../src/kernel_names.js';
+import {checkFlag, checkOptions, describe, fail as failAs} from '../src/mask/errors.js';
+
+/** The op's name, as its errors give it. */
+export const WHO = 'flashMaskAttention';
 
 /** Options of {@link flashMaskAttention}. */
 export interface FlashMaskAttentionOptions {
   /**
    * Mask keys after the query too, aligned at the bottom right: query r sees key j only if `j <= r + Sk - Sq`. With a bounds
-   * tensor it also says how its vectors read (docs/masks.md). A `FlashMask` knows this itself. Default false.
+   * tensor it also says how its vectors read (docs/masks.md): one of two vectors needs it, true for LTS and LTE, false for LTS and
+   * UTE. A `FlashMask` knows this itself. Default false.
    */
   causal?: boolean;
-  /** Factor of q·k before the softmax, finite and not negative. Default 1/√D. */
+  /**
+   * Factor of q·k before the softmax, from 0 to 2.358e38: with log2(e), by which kernels multiply it, a float32. One below 1.2e-38 is
+   * denormal there, and some GPUs take it for 0. Default 1/√D.
+   */
   scale?: number;
   /** Axis order of q, k, v and the output: `[B, S, H, D]` or `[B, H, S, D]`. Default 'bshd'. */
   layout?: Layout;
-  /** Probability in [0, 1) that a weight is dropped after the softmax; the others are divided by 1 - dropout. Default 0. */
+  /**
+   * Probability in [0, 1) that a weight is dropped after the softmax, in steps of 2^-32; the others are divided by 1 - dropout.
+   * Default 0.
+   */
   dropout?: number;
   /**
    * Key of the dropout generator, a non-negative safe integer: the same seed drops the same (batch, head, query, key) pairs on
@@ -50,27 +61,17 @@ const KNOWN: readonly (keyof FlashMaskAttentionOptions)[] = [
 
 /** Throws an error in the library's one form: the op, the rule, the values got, and what to do. */
 export function fail(rule: string, got: string, remedy: string): never {
-  throw new Error(`flashMaskAttention: ${rule}, got ${got}. ${remedy}`);
+  return failAs(WHO, rule, got, remedy);
 }
 
 /** Checks every option and fills in the defaults. An option that is undefined counts as absent. */
 export function readOptions(options: FlashMaskAttentionOptions | null | undefined): ReadOptions {
-  const given = options ?? {};
-  if (typeof given !== 'object' || Array.isArray(given)) {
-    fail('options must be an object', describe(given), `Pass for example {causal: true} as the fifth argument.`);
-  }
-  for (const name of Object.keys(given)) {
-    if (!(KNOWN as readonly string[]).includes(name)) {
-      fail(`options must be among ${KNOWN.join(', ')}`, `'${name}'`, 'Correct the spelling or leave it out.');
-    }
-  }
+  const given = checkOptions(WHO, options, KNOWN);
   const {causal, scale, layout = 'bshd', dropout = 0, seed, returnLogSumExp = false} = given;
   const {precision = 'auto', deterministic = false} = given;
-  for (const [name, value] of Object.entries({causal, returnLogSumExp, deterministic})) {
-    if (value !== undefined && typeof value !== 'boolean') {
-      fail(`${name} must be true or false`, describe(value), `Pass {${name}: true} or leave it out.`);
-    }
-  }
+  checkFlag(WHO, 'causal', causal);
+  checkFlag(WHO, 'returnLogSumExp', returnLogSumExp);
+  checkFlag(WHO, 'deterministic', deterministic);
   checkScale(scale);
   checkDropout(dropout, seed);
   if (!LAYOUTS.includes(layout)) {
@@ -91,6 +92,9 @@ function checkScale(scale: unknown): void {
   if (typeof scale !== 'number' || !Number.isFinite(scale) || scale < 0) {
     fail('scale must be a finite number of at least 0', describe(scale), 'Leave it out for 1/√D.');
   }
+  // Kernels that count in powers of two multiply it by log2(e).
+  if (Number.isFinite(Math.fround(scale * Math.LOG2E))) return;
+  fail('scale must be at most 2.358e38, within the range of float32', describe(scale), 'Leave it out for 1/√D.');
 }
 
 function checkDropout(dropout: unknown, seed: unknown): void {
@@ -104,13 +108,4 @@ function checkDropout(dropout: unknown, seed: unknown): void {
 
 function randomSeed(): number {
   return Math.floor(Math.random() * 2 ** 53);
-}
-
-/** A value in an error message, with its type where that is what is wrong. */
-export function describe(value: unknown): string {
-  if (typeof value === 'string') return `'${value}'`;
-  if (Array.isArray(value)) return `an array of length ${value.length}`;
-  if (value === null || typeof value !== 'object') return String(value);
-  const keys = Object.keys(value);
-  return `an object with ${keys.length ? `the keys ${keys.slice(0, 8).join(', ')}` : 'no keys'}`;
 }

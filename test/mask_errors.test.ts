@@ -4,6 +4,7 @@ import '@tensorflow/tfjs-backend-cpu';
 import {expect} from 'chai';
 import {masks} from '../src/mask/builders.js';
 import {FlashMask} from '../src/mask/flash_mask.js';
+import {circular, deep} from './odd_arrays.js';
 
 /** A wrong call, and the whole message it must give. */
 type Refusal = [name: string, call: () => unknown, message: string];
@@ -19,11 +20,27 @@ const lengths: Refusal[] = [
   ['fraction', () => masks.full(1.5), `masks.full: length ${whole} 1 to 2147483647, got 1.5. Pass a number of tokens.`],
   ['NaN', () => masks.full(NaN), `masks.full: length ${whole} 1 to 2147483647, got NaN. Pass a number of tokens.`],
   [
+    'more bounds than a machine holds',
+    () => masks.causalDocument([2 ** 31 - 1]),
+    'masks.causalDocument: the bounds of a mask must be at most 536870912 numbers, got 2147483647 (1 × 1 × 2147483647 × 1). ' +
+      'Use shorter rows, or fewer of them.',
+  ],
+  [
+    'long text',
+    () => masks.causal('x'.repeat(100_000) as never),
+    `masks.causal: length ${whole} 1 to 2147483647, got '${'x'.repeat(60)}... (100000 characters)'. Pass a number.`,
+  ],
+  [
+    'tensor',
+    () => masks.document(tf.tensor1d([4], 'int32') as never),
+    'masks.document: lengths must be an array, got a tensor of dtype int32 and shape [1]. Read it first: `await tensor.array()`.',
+  ],
+  [
     'too long',
     () => masks.full(2 ** 31),
     `masks.full: length ${whole} 1 to 2147483647, got 2147483648. Pass a number of tokens.`,
   ],
-  ['text', () => masks.causal('8' as never), `masks.causal: length ${whole} 1 to 2147483647, got 8. Pass a number.`],
+  ['text', () => masks.causal('8' as never), `masks.causal: length ${whole} 1 to 2147483647, got '8'. Pass a number.`],
   [
     'zero queries',
     () => masks.causal(4, {queryLength: 0}),
@@ -103,6 +120,36 @@ const lengths: Refusal[] = [
   ],
 ];
 
+const spelling = 'Correct the spelling or leave it out.';
+
+const options: Refusal[] = [
+  [
+    'unknown option',
+    () => masks.window(4, 1, {casual: true} as never),
+    `masks.window: options must be among queryLength, causal, got 'casual'. ${spelling}`,
+  ],
+  [
+    'option of another builder',
+    () => masks.document([4], {causal: true} as never),
+    `masks.document: options must be among total, padTo, got 'causal'. ${spelling}`,
+  ],
+  [
+    'options that are no object',
+    () => masks.causal(4, 2 as never),
+    'masks.causal: options must be an object, got 2. Pass for example {queryLength: ...} or leave it out.',
+  ],
+  [
+    'causal that is no boolean',
+    () => masks.fromSegmentIds([0], {causal: 'false'} as never),
+    "masks.fromSegmentIds: causal must be true or false, got 'false'. Pass {causal: true} or leave it out.",
+  ],
+  [
+    'long name of an option',
+    () => masks.full(4, {['x'.repeat(100_000)]: 1} as never),
+    `masks.full: options must be among queryLength, got '${'x'.repeat(60)}... (100000 characters)'. ${spelling}`,
+  ],
+];
+
 const parameters: Refusal[] = [
   [
     'window of 0',
@@ -144,7 +191,7 @@ const parameters: Refusal[] = [
           [1, 2],
         ],
       ),
-    'masks.prefixLmDocument: prefixes must have 2, 1 numbers, one for each length, got 2, 2. Pass one a document.',
+    'masks.prefixLmDocument: prefixes must have 1 numbers, one for each length, got 2 in row 1. Pass one a document.',
   ],
   [
     'groups nested unevenly',
@@ -210,6 +257,13 @@ const parameters: Refusal[] = [
   ],
 ];
 
+const flags = 'must be 0, 1, true or false';
+const additive =
+  'Use 1 for visible. An additive mask (0 and -Infinity) is converted by mask.equal(0), an array by x => x === 0.';
+const readings =
+  'with two vectors causal must be given, got none. ' +
+  'Pass causal: true if the vectors are LTS and LTE, causal: false if they are LTS and UTE.';
+
 const conversions: Refusal[] = [
   [
     'one vector without causal',
@@ -226,13 +280,13 @@ const conversions: Refusal[] = [
   [
     'float bounds',
     () => masks.fromStartEndRowIndices([[[[1], [0.5]]]], {causal: true}),
-    'masks.fromStartEndRowIndices: row bounds must be whole numbers of int32, got 0.5 at 1. ' +
+    'masks.fromStartEndRowIndices: indices[0][0][1][0] must be a whole number of int32, got 0.5. ' +
       'Row bounds are rows, not weights: convert a dense mask with masks.fromDense().',
   ],
   [
     'bounds past int32',
     () => masks.fromStartEndRowIndices([[[[2 ** 31]]]], {causal: true}),
-    'masks.fromStartEndRowIndices: row bounds must be whole numbers of int32, got 2147483648 at 0. ' +
+    'masks.fromStartEndRowIndices: indices[0][0][0][0] must be a whole number of int32, got 2147483648. ' +
       'Row bounds are rows, not weights: convert a dense mask with masks.fromDense().',
   ],
   [
@@ -248,7 +302,8 @@ const conversions: Refusal[] = [
   [
     'flat array without shape',
     () => masks.fromStartEndRowIndices([1, 2]),
-    'masks.fromStartEndRowIndices: indices must have 4 axes, got 1. Pass {shape} with a flat array.',
+    'masks.fromStartEndRowIndices: indices must have 4 axes, got 1. ' +
+      'Nest the arrays 4 deep, or pass {shape} with a flat array.',
   ],
   [
     'ragged arrays',
@@ -268,17 +323,72 @@ const conversions: Refusal[] = [
   [
     'dense tensor',
     () => masks.fromDense(tf.ones([2, 2]) as never),
-    'masks.fromDense: dense must be an array, got a tensor. Pass `await tensor.data()` and {shape: tensor.shape}.',
+    'masks.fromDense: dense must be an array, got a tensor of dtype float32 and shape [2, 2]. ' +
+      'Pass `await tensor.data()` and {shape: tensor.shape}.',
+  ],
+  [
+    'additive mask',
+    () =>
+      masks.fromDense([
+        [0, -Infinity],
+        [0, 0],
+      ]),
+    `masks.fromDense: dense[0][1] ${flags}, got -Infinity. ${additive}`,
+  ],
+  [
+    'flat additive mask with a large number for infinity',
+    () => masks.fromDense(Float32Array.of(0, 0, -1e9, 0), {shape: [2, 2]}),
+    `masks.fromDense: dense[2] ${flags}, got -1000000000. ${additive}`,
+  ],
+  ['weights', () => masks.fromDense([[1, 0.5]]), `masks.fromDense: dense[0][1] ${flags}, got 0.5. ${additive}`],
+  ['NaN', () => masks.fromDense([[NaN]]), `masks.fromDense: dense[0][0] ${flags}, got NaN. ${additive}`],
+  [
+    'picture of bytes',
+    () => masks.fromDense(Uint8Array.of(0, 255), {shape: [1, 2]}),
+    `masks.fromDense: dense[1] ${flags}, got 255. ${additive}`,
+  ],
+  [
+    'array that contains itself',
+    () => masks.fromDense(circular() as never),
+    'masks.fromDense: dense must have 2 or 4 axes, got more than 4 (or an array that contains itself). ' +
+      'Nest the arrays 2 or 4 deep, or pass {shape} with a flat array.',
+  ],
+  [
+    'array that contains itself, of ids',
+    () => masks.fromSegmentIds(circular() as never),
+    'masks.fromSegmentIds: ids must be whole numbers, got [[[an array of length 1]]] at 0. Number the segments.',
+  ],
+  [
+    'array of a hundred thousand levels, of groups',
+    () => masks.sharedQuestion(deep(100_000) as never),
+    'masks.sharedQuestion: groups must be nested equally deep, got [[[an array of length 1]]]. ' +
+      'Pass [question, answer, ...], a list of these for a row, or a list of rows.',
+  ],
+  [
+    'array of a hundred thousand levels, of bounds',
+    () => masks.fromStartEndRowIndices(deep(100_000) as never, {causal: true}),
+    'masks.fromStartEndRowIndices: indices must have 4 axes, got more than 4 (or an array that contains itself). ' +
+      'Nest the arrays 4 deep, or pass {shape} with a flat array.',
+  ],
+  [
+    'two vectors of a tensor without causal',
+    () => masks.fromStartEndRowIndices(tf.zeros([1, 1, 2, 2], 'int32')),
+    `masks.fromStartEndRowIndices: ${readings}`,
+  ],
+  [
+    'two vectors of an array without causal',
+    () => masks.fromStartEndRowIndices([[[[1, 2]]]]),
+    `masks.fromStartEndRowIndices: ${readings}`,
   ],
   [
     'text in a dense mask',
     () => masks.fromDense([['x']] as never),
-    'masks.fromDense: dense must hold numbers or booleans, got x at 0. Use 1 for visible, 0 for masked.',
+    `masks.fromDense: dense[0][0] ${flags}, got 'x'. ${additive}`,
   ],
   [
     'element that is not a number but a list',
     () => masks.fromDense([[1, [0]]] as never),
-    'masks.fromDense: dense[0][1] must be a number, got [0]. Nest all elements equally deep.',
+    `masks.fromDense: dense[0][1] ${flags}, got [0]. ${additive}`,
   ],
 ];
 
@@ -295,6 +405,21 @@ const values: Refusal[] = [
     'bounds that are not int32',
     () => new FlashMask({...sizes, causal: true, vectors: 1, bounds: Float32Array.of(1, 2) as never}),
     'FlashMask: bounds must be an Int32Array, got [1, 2]. Convert whole numbers with Int32Array.from().',
+  ],
+  [
+    'two vectors without causal',
+    () => new FlashMask({...sizes, vectors: 2, bounds: Int32Array.of(1, 2, 1, 2)}),
+    `FlashMask: ${readings}`,
+  ],
+  [
+    'no fields',
+    () => new FlashMask(null as never),
+    `FlashMask: queryLength ${whole} 1 to 2147483647, got undefined. Pass a number.`,
+  ],
+  [
+    'look-alike of a tensor',
+    () => new FlashMask({...sizes, vectors: 0, boundsTensor: {dtype: 'int32', shape: [1, 1, 2, 0]} as never}),
+    'FlashMask: boundsTensor must be a tensor, got an object with the keys dtype, shape. Make one with tf.tensor4d().',
   ],
   [
     'bounds in two places',
@@ -325,12 +450,12 @@ const values: Refusal[] = [
   [
     'unknown theme',
     () => masks.causal(4).toSVG({theme: 'sepia' as never}),
-    "FlashMask.toSVG: theme must be 'auto', 'light' or 'dark', got sepia. Pass one of them.",
+    "FlashMask.toSVG: theme must be 'auto', 'light' or 'dark', got 'sepia'. Pass one of them.",
   ],
 ];
 
 describe('mask errors', () => {
-  for (const [group, refusals] of Object.entries({lengths, parameters, conversions, values})) {
+  for (const [group, refusals] of Object.entries({lengths, options, parameters, conversions, values})) {
     for (const [name, call, message] of refusals) {
       it(`${group}: ${name}`, () => {
         let got: unknown = null;
@@ -380,7 +505,32 @@ describe('a mask that lives in a tensor', () => {
   });
 });
 
+describe('options that are null', () => {
+  it('are none', () => {
+    const none = null as never;
+    expect(masks.causal(4, none).toDense()).to.deep.equal(masks.causal(4).toDense());
+    expect(masks.document([4], none).bounds).to.deep.equal(masks.document([4]).bounds);
+    expect(masks.fromSegmentIds([0], none).bounds).to.deep.equal(masks.fromSegmentIds([0]).bounds);
+    expect(masks.fromDense([[1]], none).toString(none)).to.equal(masks.fromDense([[1]]).toString());
+    expect(masks.causal(4).toSVG(none)).to.equal(masks.causal(4).toSVG());
+  });
+});
+
+describe('two vectors', () => {
+  it('are read as causal says', () => {
+    const indices = [[[[1, 2], [2, 2]]]]; // prettier-ignore
+    const dense = (causal: boolean): number[] => [...masks.fromStartEndRowIndices(indices, {causal}).toDense()];
+    expect(dense(true)).to.deep.equal([1, 0, 0, 1]);
+    expect(dense(false)).to.deep.equal([0, 0, 0, 0]);
+  });
+});
+
 describe('a mask is a value', () => {
+  it('is made anew of its own fields, as of a copy that came from a worker', () => {
+    const mask = masks.document([1, 3]);
+    expect(new FlashMask(structuredClone(Object.assign({}, mask))).toDense()).to.deep.equal(mask.toDense());
+  });
+
   it('cannot be assigned to, and does not see later writes to the array it was made of', () => {
     const bounds = Int32Array.of(2, 2);
     const mask = new FlashMask({...sizes, causal: true, vectors: 1, bounds});

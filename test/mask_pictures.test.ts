@@ -126,15 +126,8 @@ describe('masks as SVG', () => {
   });
 
   it('bounds too long for a cell are shortened', () => {
-    const mask = masks.fromStartEndRowIndices([
-      [
-        [
-          [2147483647, -2147483648],
-          [100, -100],
-          [-5, 99],
-        ],
-      ],
-    ]);
+    const bounds = [2147483647, -2147483648, 100, -100, -5, 99];
+    const mask = masks.fromStartEndRowIndices(bounds, {causal: false, shape: [1, 1, 3, 2]});
     const numbers = [...mask.toSVG().matchAll(/class="fm-num"[^>]*>([^<]*)</g)].map(([, text]) => text);
     expect(numbers).to.deep.equal(['∞', '…', '−5', '−∞', '−…', '99']);
   });

@@ -14,6 +14,7 @@ import {
 import {addChainedOp} from '../ops/chained.js';
 import {BOUNDS_CACHE_SIZE} from '../src/mask/bounds_cache.js';
 import {register} from '../src/register.js';
+import {circular} from './odd_arrays.js';
 
 /** B 2, Sq 6, Sk 8, H 4, Hkv 2, D 5, Dv 3 in layout 'bshd'. */
 function inputs() {
@@ -46,6 +47,16 @@ function flashMask(fields: Partial<ConstructorParameters<typeof FlashMask>[0]>):
   return new FlashMask({causal: true, queryLength: 6, keyLength, vectors, bounds, ...fields});
 }
 
+/** A mask as another copy of the library has it: of another class, with the same mark. */
+function copyOf(mask: FlashMask, fields: object = {}): FlashMask {
+  class OtherFlashMask {
+    get [Symbol.for('tfjs-flashmask.FlashMask')](): boolean {
+      return true;
+    }
+  }
+  return Object.assign(new OtherFlashMask(), mask, fields) as unknown as FlashMask;
+}
+
 const wrongCalls: Wrong[] = [
   {
     what: 'q of rank 3',
@@ -60,6 +71,22 @@ const wrongCalls: Wrong[] = [
   },
   {what: 'a bool v', inputs: ({v}) => ({v: v.toBool()}), says: /v must be float32, got bool/},
   {what: 'q that is no tensor', inputs: () => ({q: 'text' as never}), says: /q must be a tensor .*got 'text'/},
+  {
+    what: 'arrays without numbers',
+    inputs: () => ({q: [[[[{}]]]] as never}),
+    says: /q\[0\]\[0\]\[0\]\[0\] must be a number, got an object with no keys/,
+  },
+  {what: 'arrays of rank 3', inputs: () => ({q: [[[1]]] as never}), says: /q must have 4 axes, got 3\. Nest/},
+  {
+    what: 'an array that contains itself',
+    inputs: () => ({v: circular() as never}),
+    says: /v must have 4 axes, got more than 4 \(or an array that contains itself\)/,
+  },
+  {
+    what: 'a tensor that went through JSON',
+    inputs: ({k}) => ({k: JSON.parse(JSON.stringify(k)) as never}),
+    says: /k must be a tensor .*got an object with the keys kept, /,
+  },
   {what: 'k that is missing', inputs: () => ({k: undefined}), says: /k must be a tensor .*got undefined/},
   {
     what: 'another batch size in k',
@@ -122,7 +149,43 @@ const wrongCalls: Wrong[] = [
     mask: () => ({causal: true}),
     says: /mask must be .*the keys causal\. .*fifth argument/,
   },
-  {what: 'an array as mask', mask: () => [1, 2], says: /mask must be a FlashMask, an int32 tensor/},
+  {
+    what: 'an array as mask',
+    mask: () => [[1, 0], [1, 1]], // prettier-ignore
+    says: /mask must be a FlashMask, an int32 tensor .*got \[\[1, 0\], \[1, 1\]\]\. .*masks\.fromDense/,
+  },
+  {
+    what: 'an object with the fields of a mask',
+    mask: () => Object.assign({}, flashMask({})),
+    says: /mask must be a FlashMask, .*got an object with the keys name, .*new FlashMask\(fields\)/,
+  },
+  {
+    what: 'a mask of another copy whose fields do not fit',
+    mask: () => copyOf(flashMask({}), {bounds: Int32Array.of(1)}),
+    says: /bounds must have 8 values for \[1, 1, 8, 1\] .*got 1/,
+  },
+  {
+    what: 'a long text as mask',
+    mask: () => 'x'.repeat(100_000),
+    says: /got 'x{60}\.\.\. \(100000 characters\)'/,
+  },
+  ...(['float32', 'int32', 'bool'] as const).map((dtype) => ({
+    what: `a dense ${dtype} mask of rank 2`,
+    mask: zeros([6, 8], dtype),
+    says: /mask must have rank 4, .*got shape \[6, 8\]\. .*masks\.fromDense\(await mask\.data\(\), .*mask\.equal\(0\)/,
+  })),
+  {
+    what: 'a dense mask of rank 3',
+    mask: zeros([2, 6, 8]),
+    says: /got shape \[2, 6, 8\]\. .*masks\.fromDense.*mask\.expandDims\(1\)/,
+  },
+  {what: 'a dense float mask of rank 4', mask: zeros([2, 1, 6, 8]), says: /got float32\. .*masks\.fromDense/},
+  {what: 'a dense int mask of rank 4', mask: zeros([2, 1, 6, 8], 'int32'), says: /got 6 .*masks\.fromDense/},
+  {
+    what: 'two vectors without causal',
+    mask: zeros([1, 1, 8, 2], 'int32'),
+    says: /with two vectors causal must be given, got none\. .*LTS and LTE, .*LTS and UTE/,
+  },
   {
     what: 'a mask tensor of rank 2',
     mask: zeros([8, 1], 'int32'),
@@ -212,6 +275,12 @@ const wrongCalls: Wrong[] = [
   {what: 'a NaN scale', options: {scale: NaN}, says: /scale must be a finite number of at least 0, got NaN/},
   {what: 'a negative scale', options: {scale: -0.5}, says: /scale must be .*got -0.5/},
   {what: 'an infinite scale', options: {scale: Infinity}, says: /scale must be .*got Infinity/},
+  {what: 'a scale past float32', options: {scale: 3.5e38}, says: /scale must be at most 2\.358e38, .*got 3\.5e\+38/},
+  {
+    what: 'a scale past float32 once it counts in powers of two',
+    options: {scale: 2.359e38},
+    says: /scale must be at most 2\.358e38/,
+  },
   {what: 'a scale that is a tensor', options: {scale: {}}, says: /scale must be .*got an object/},
   {what: 'dropout 1', options: {dropout: 1}, says: /dropout must be a probability in \[0, 1\), got 1\./},
   {what: 'negative dropout', options: {dropout: -0.1}, says: /dropout must be .*got -0.1/},
@@ -336,6 +405,7 @@ describe('flashMaskAttention', () => {
       assert.equal(maxDifference(flashMaskAttention(q, k, v, tensor, {causal: true}), expected), 0);
       const inTensor = new FlashMask({causal: true, queryLength: 6, keyLength: 8, vectors: 1, boundsTensor: tensor});
       assert.equal(maxDifference(flashMaskAttention(q, k, v, inTensor), expected), 0);
+      assert.equal(maxDifference(flashMaskAttention(q, k, v, copyOf(mask)), expected), 0);
       assert.equal(maxDifference(q.flashMaskAttention(k, v, mask), expected), 0);
       const [, lse] = q.flashMaskAttention(k, v, mask, {returnLogSumExp: true});
       assert.deepEqual(lse.shape, [2, 4, 6]);
@@ -349,6 +419,31 @@ describe('flashMaskAttention', () => {
       const mean = flashMaskAttention(q, k, v, null, {scale: 0});
       const expected = tf.mean(v, 1, true).reshape([2, 1, 2, 1, 3]).tile([1, 6, 1, 2, 1]).reshape([2, 6, 4, 3]);
       assert.ok(maxDifference(mean, expected) < 1e-6);
+    });
+
+    it('two vectors as causal says', () => {
+      const {q, k, v} = inputs();
+      const bounds = tf.tensor4d(Array.from({length: 8}, (_, j) => [j, 6]).flat(), [1, 1, 8, 2], 'int32');
+      for (const causal of [true, false]) {
+        const mask = flashMask({causal, vectors: 2, bounds: Int32Array.from(bounds.dataSync())});
+        const out = flashMaskAttention(q, k, v, bounds, {causal});
+        assert.equal(maxDifference(out, flashMaskAttention(q, k, v, mask)), 0);
+      }
+      const out = flashMaskAttention(q, k, v, bounds, {causal: true});
+      assert.ok(maxDifference(out, flashMaskAttention(q, k, v, bounds, {causal: false})) > 0.01);
+    });
+
+    it('finite numbers at the smallest and largest scales', () => {
+      const {q, k, v} = inputs();
+      for (const scale of [0, Number.MIN_VALUE, 1e-40, 1e30]) {
+        const out = flashMaskAttention(q, k, v, null, {scale});
+        assert.ok(out.dataSync().every(Number.isFinite), `scale ${scale}`);
+      }
+      const mean = flashMaskAttention(q, k, v, null, {scale: 0});
+      assert.ok(maxDifference(flashMaskAttention(q, k, v, null, {scale: 1e-40}), mean) < 1e-6);
+      const tiny = tf.mul(q, 1e-30) as tf.Tensor4D;
+      const largest = flashMaskAttention(tiny, tf.mul(k, 1e-8) as tf.Tensor4D, v, null, {scale: 2.358e38});
+      assert.ok(largest.dataSync().every(Number.isFinite));
     });
 
     it('other dropped pairs for another seed, and for no seed at each call', () => {

@@ -1,6 +1,6 @@
 // Included in the anonymous namespace of an instruction set. The backward pass (arXiv 2410.01359, algorithm 2): chunk
-// by chunk of keys over the live tiles of all panels, weights recomputed from lse. dk and dv of a chunk stay in the
-// cache; dq of a panel is added to the output, or to one of several partial outputs, once a chunk.
+// by chunk of keys over the live tiles of all panels, weights recomputed from the row statistics. dk and dv of a chunk
+// stay in the cache; dq of a panel is added to the output, or to one of several partial outputs, once a chunk.
 
 struct BackwardItem {
   int64_t b;
@@ -70,8 +70,8 @@ inline void WriteKeyGradients(const BackwardPlan& plan, const BackwardItem& item
            dv + item.b * plan.v.batch + item.keyHead * plan.v.head + first * plan.v.row, plan.v.row);
 }
 
-// Packs queries and gradients of a panel. Rows that see no key become zeros with an lse of infinity: their weights are
-// exactly 0, whatever flows into them.
+// Packs queries and gradients of a panel. Rows that see no key, all of whose pairs are masked, become zeros: what flows
+// into padding need not be sorted out tile by tile.
 inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& rows, const BackwardScratch& s) {
   const Problem& p = plan.problem;
   const float* queries[kPanel];
@@ -80,10 +80,11 @@ inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& row
   RowPointers(plan.tensors.dOut, plan.out, b, rows, dOuts);
   for (int i = 0; i < kPanel; ++i) {
     const int64_t at = (b * p.H + rows.head[i]) * p.Sq + rows.row[i];
-    const bool empty = i >= rows.count || plan.tensors.lse[at] == -INFINITY;
-    s.lse[i] = empty ? INFINITY : plan.tensors.lse[at];
-    s.shift[i] = empty ? 0.0f : plan.rowShift[at];
-    if (empty) queries[i] = dOuts[i] = kZeros;
+    const float sum = plan.tensors.rowStats[2 * at + 1];
+    s.max[i] = plan.tensors.rowStats[2 * at];
+    s.factor[i] = 1.0f / sum;
+    s.shift[i] = plan.rowShift[at];
+    if (sum == 0.0f) queries[i] = dOuts[i] = kZeros;
   }
   const int lanes = VectorsOf(rows.count) * kLanes;
   PackColumns(queries, lanes, p.D, s.queries, kPanel);
@@ -96,43 +97,73 @@ inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& row
 // Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores, of one vector
 // of rows.
 template <bool kMasked, bool kDropout>
-inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows& rows, int vector, int64_t firstKey,
-                           int64_t count, const BackwardScratch& s) {
+inline void ScoreGradients(const TilePairs& pairs, int64_t b, int vector, const BackwardScratch& s) {
+  const Problem& p = pairs.plan.problem;
   const int lane = vector * kLanes;
-  const F lse = Load(s.lse + lane);
+  const I row = LoadInts(pairs.rows.row + lane);
+  const F max = Load(s.max + lane);
+  const F factor = Load(s.factor + lane);
   const F shift = Load(s.shift + lane);
   DropLanes drop = {};
-  if (kDropout) drop = DropLanesOf(plan, b, rows, vector);
-  F factors[4];
-  for (int64_t key = 0; key < count; ++key) {
+  if (kDropout) drop = DropLanesOf(pairs.plan, b, pairs.rows, vector);
+  F keep[4];
+  for (int64_t key = 0; key < pairs.keys.count; ++key) {
     float* weightAt = s.weights + key * kPanel + lane;
     float* gradientAt = s.dScores + key * kPanel + lane;
-    const F score = Load(weightAt);
-    const F weight = Exp(Sub(score, lse));
+    const F weight = Mul(Exp(Sub(Load(weightAt), max)), factor);
     F gradient = Load(gradientAt);
     F dropped = weight;
     if (kDropout) {
-      if (key % 4 == 0) KeepFactors(plan.problem, drop, (firstKey + key) / 4, factors);
-      gradient = Mul(gradient, factors[key % 4]);
-      dropped = Mul(weight, factors[key % 4]);
+      if (key % 4 == 0) KeepFactors(p, drop, (pairs.firstKey + key) / 4, keep);
+      gradient = Mul(gradient, keep[key % 4]);
+      dropped = Mul(weight, keep[key % 4]);
     }
     gradient = Mul(weight, Sub(gradient, shift));
-    // 0 times NaN would be NaN.
-    if (kMasked) gradient = Select(Equal(score, Set(-INFINITY)), Zero(), gradient);
+    if (kMasked) {
+      // Selected, not multiplied: 0 times NaN would be NaN.
+      const M masked = MaskedRows(pairs, row, key);
+      dropped = Select(masked, Zero(), dropped);
+      gradient = Select(masked, Zero(), gradient);
+    }
     Store(weightAt, dropped);
     Store(gradientAt, gradient);
   }
 }
 
-inline void ScoreGradients(const BackwardPlan& plan, int64_t b, const PanelRows& rows, int vector, int64_t firstKey,
-                           const TileKeys& keys, const BackwardScratch& s) {
-  if (plan.problem.dropoutThreshold != 0) {
-    ScoreGradients<true, true>(plan, b, rows, vector, firstKey, keys.count, s);
-  } else if (keys.partial) {
-    ScoreGradients<true, false>(plan, b, rows, vector, firstKey, keys.count, s);
+inline void ScoreGradients(const TilePairs& pairs, int64_t b, int vector, const BackwardScratch& s) {
+  const bool dropout = pairs.plan.problem.dropoutThreshold != 0;
+  if (pairs.keys.partial) {
+    dropout ? ScoreGradients<true, true>(pairs, b, vector, s) : ScoreGradients<true, false>(pairs, b, vector, s);
   } else {
-    ScoreGradients<false, false>(plan, b, rows, vector, firstKey, keys.count, s);
+    dropout ? ScoreGradients<false, true>(pairs, b, vector, s) : ScoreGradients<false, false>(pairs, b, vector, s);
   }
+}
+
+// Adds the products of a tile's weights and score gradients with the rows of a panel to the gradients of its keys.
+inline void AddKeyGradients(const TilePairs& pairs, int64_t begin, const BackwardScratch& s) {
+  const Problem& p = pairs.plan.problem;
+  const int64_t groups = CeilDiv(pairs.keys.count, kMicroRows);
+  const auto add = [&](const Operand& x, const float* weights, float* product) {
+    const Operand finite = WithoutNotFinite(pairs.keys.partial, x, s.finite);
+    AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(x.channels)), x.count, weights, 1,
+                       finite.rows, finite.stride, product, x.stride);
+    if (finite.rows != x.rows) AddNotFinite<false>(pairs, x, weights, product, x.stride, 1);
+  };
+  const int64_t rowD = PackedRow(p.D);
+  const int64_t rowDv = PackedRow(p.Dv);
+  add({s.dOutRows, pairs.rows.count, rowDv, p.Dv}, s.weights, s.dValues + begin * rowDv);
+  add({s.queryRows, pairs.rows.count, rowD, p.D}, s.dScores, s.dKeys + begin * rowD);
+}
+
+// Adds the product of a tile's score gradients with its keys to the gradients of a panel's queries.
+inline void AddPanelGradients(const TilePairs& pairs, int64_t begin, const BackwardScratch& s) {
+  const Problem& p = pairs.plan.problem;
+  const int64_t rowD = PackedRow(p.D);
+  const Operand keys = {s.keyRows + begin * rowD, pairs.keys.count, rowD, p.D};
+  const Operand finite = WithoutNotFinite(pairs.keys.partial, keys, s.finite);
+  AddProduct<1>(CeilDiv(pairs.rows.count, kMicroRows), kMicroRows, VectorsOf(static_cast<int>(p.D)), keys.count,
+                s.dScores, kPanel, finite.rows, finite.stride, s.dQueries, rowD);
+  if (finite.rows != keys.rows) AddNotFinite<true>(pairs, keys, s.dScores, s.dQueries, rowD, 1);
 }
 
 // One tile of one panel: five products.
@@ -147,23 +178,17 @@ inline void BackwardTile(const BackwardPlan& plan, int64_t b, const PanelRows& r
   const int64_t groups = CeilDiv(keys.count, kMicroRows);
   const int vectors = VectorsOf(rows.count);
   const int64_t rowD = PackedRow(p.D);
-  const int64_t rowDv = PackedRow(p.Dv);
   if (HasFewRows(plan)) {
-    // In the forward pass's order of additions: a row that sees one key must get its score as lse, to the bit.
+    // In the forward pass's order of additions: the weights of a row add up to 1 only if its scores are the same.
     FewRowsScores(p, rows.count, s.queryRows, s.keyRows + begin * rowD, rowD, keys.count, s.weights);
   } else {
     Scores<false>(groups, vectors, p.D, s.keys + begin * p.D, s.queries, p.scale, s.weights, nullptr);
   }
   Scores<false>(groups, vectors, p.Dv, s.values + begin * p.Dv, s.dOuts, 1.0f, s.dScores, nullptr);
-  float unused[kPanel];
-  if (keys.partial) MaskScores(plan, rows, vectors, firstKey, keys, s.weights, unused);
-  for (int v = 0; v < vectors; ++v) ScoreGradients(plan, b, rows, v, firstKey, keys, s);
-  AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(p.Dv)), rows.count, s.weights, 1,
-                     s.dOutRows, rowDv, s.dValues + begin * rowDv, rowDv);
-  AddProduct<kPanel>(groups, kMicroRows * kPanel, VectorsOf(static_cast<int>(p.D)), rows.count, s.dScores, 1,
-                     s.queryRows, rowD, s.dKeys + begin * rowD, rowD);
-  AddProduct<1>(CeilDiv(rows.count, kMicroRows), kMicroRows, VectorsOf(static_cast<int>(p.D)), keys.count, s.dScores,
-                kPanel, s.keyRows + begin * rowD, rowD, s.dQueries, rowD);
+  const TilePairs pairs = {plan, rows, keys, firstKey};
+  for (int v = 0; v < vectors; ++v) ScoreGradients(pairs, b, v, s);
+  AddKeyGradients(pairs, begin, s);
+  AddPanelGradients(pairs, begin, s);
 }
 
 inline uint8_t* HasPart(const BackwardPlan& plan, int64_t split, int64_t b, int64_t keyHead, int64_t panel) {

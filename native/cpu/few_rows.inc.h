@@ -117,18 +117,24 @@ inline void FewRowsTile(const ForwardPlan& plan, const ForwardItem& item, Forwar
   ReadTile(plan.mask, at->rows.maskHead, at->rows.firstRow, at->rows.endRow, tile, &keys);
   if (keys.count == 0) return;
   const int64_t firstKey = tile.index * kKeyTile + keys.begin;
+  const TilePairs pairs = {plan, at->rows, keys, firstKey};
   const float* k = plan.tensors.k + item.b * plan.k.batch + item.keyHead * plan.k.head + firstKey * plan.k.row;
   const float* v = plan.tensors.v + item.b * plan.v.batch + item.keyHead * plan.v.head + firstKey * plan.v.row;
   float max[kPanel];
   FewRowsScores(p, at->rows.count, FewQuery(p, *at, 0), k, plan.k.row, keys.count, scratch.scores);
   if (keys.partial) {
-    MaskScores(plan, at->rows, 1, firstKey, keys, scratch.scores, max);
+    MaskScores(pairs, 1, scratch.scores, max);
   } else {
     LargestScores(1, keys.count, scratch.scores, max);
   }
   Softmax(*at, keys.count, scratch.scores, max, [&](int, F factor) { ScaleFewRows(p, *at, factor); });
   if (p.dropoutThreshold != 0) DropWeights(plan, item.b, *at, firstKey, keys.count, scratch.scores);
+  const Operand values = {v, keys.count, plan.v.row, p.Dv};
+  const Operand finite = WithoutNotFinite(keys.partial, values, scratch.finite);
   for (int r = 0; r < at->rows.count; ++r) {
-    FewRowsOutput(scratch.scores + r, v, plan.v.row, keys.count, p.Dv, FewOutput(p, *at, r));
+    FewRowsOutput(scratch.scores + r, finite.rows, finite.stride, keys.count, p.Dv, FewOutput(p, *at, r));
+  }
+  if (finite.rows != v) {
+    AddNotFinite<true>(pairs, values, scratch.scores, FewOutput(p, *at, 0), PackedRow(p.Dv), 1);
   }
 }

@@ -63,11 +63,10 @@ inline void BeginPanel(const ForwardPlan& plan, int64_t b, ForwardRows* at) {
 // -infinity stands for "nothing seen yet", for which any finite maximum will do: -infinity less -infinity would be NaN.
 inline F FiniteMax(F max) { return Select(Equal(max, Set(-INFINITY)), Zero(), max); }
 
-// Raises the maximum of one vector of rows; returns the factor of what was summed up under the former one.
-inline F RaiseMax(const ForwardPanel& panel, int vector, F tileMax) {
+// Sets the maximum of one vector of rows; returns the factor of what was summed up under the former one.
+inline F RaiseMax(const ForwardPanel& panel, int vector, F raised) {
   const int at = vector * kLanes;
   const F max = Load(panel.max + at);
-  const F raised = Max(tileMax, max);
   const F factor = Exp(Sub(max, FiniteMax(raised)));
   Store(panel.max + at, raised);
   Store(panel.sum + at, Mul(Load(panel.sum + at), factor));
@@ -90,7 +89,9 @@ inline void Softmax(const ForwardRows& at, int64_t count, float* scores, const f
   for (int v = 0; v < at.vectors; ++v) {
     const F largest = Load(tileMax + v * kLanes);
     const F before = Load(at.panel.max + v * kLanes);
-    if (Any(Less(Add(before, Set(kRescale)), largest))) scaleOutput(v, RaiseMax(at.panel, v, largest));
+    // Row by row: what one row is scored must not change another's rounding.
+    const M exceeds = Less(Set(kRescale), Sub(largest, before));
+    if (Any(exceeds)) scaleOutput(v, RaiseMax(at.panel, v, Select(exceeds, largest, before)));
     const F max = FiniteMax(Load(at.panel.max + v * kLanes));
     F sum = Load(at.panel.sum + v * kLanes);
     for (int64_t key = 0; key < count; ++key) {
@@ -128,20 +129,24 @@ inline void ForwardTile(const ForwardPlan& plan, int64_t b, ForwardRows* at, con
   ReadTile(plan.mask, at->rows.maskHead, at->rows.firstRow, at->rows.endRow, tile, &keys);
   if (keys.count == 0) return;
   const int64_t firstKey = tile.index * kKeyTile + keys.begin;
+  const TilePairs pairs = {plan, at->rows, keys, firstKey};
   float* scores = scratch.scores;
   float max[kPanel];
   for (int i = 0; i < kPanel; ++i) max[i] = -INFINITY;
   Scores<true>(CeilDiv(keys.count, kMicroRows), at->vectors, p.D, scratch.keys + keys.begin * p.D, at->panel.queries,
                p.scale, scores, max);
   if (keys.partial) {
-    MaskScores(plan, at->rows, at->vectors, firstKey, keys, scores, max);
+    MaskScores(pairs, at->vectors, scores, max);
   } else if (keys.count < kKeyTile) {
     LargestScores(at->vectors, keys.count, scores, max);
   }
   Softmax(*at, keys.count, scores, max, [&](int v, F factor) { ScaleOutput(at->panel, padded, v, factor); });
   if (p.dropoutThreshold != 0) DropWeights(plan, b, *at, firstKey, keys.count, scores);
-  AddProduct<1>(CeilDiv(p.Dv, kMicroRows), kMicroRows, at->vectors, keys.count, scratch.values + keys.begin * padded,
-                padded, scores, kPanel, at->panel.out, kPanel);
+  const Operand values = {scratch.values + keys.begin * padded, keys.count, padded, p.Dv};
+  const Operand finite = WithoutNotFinite(keys.partial, values, scratch.finite);
+  AddProduct<1>(CeilDiv(p.Dv, kMicroRows), kMicroRows, at->vectors, keys.count, finite.rows, finite.stride, scores,
+                kPanel, at->panel.out, kPanel);
+  if (finite.rows != values.rows) AddNotFinite<true>(pairs, values, scores, at->panel.out, 1, kPanel);
 }
 
 #include "few_rows.inc.h"
@@ -158,9 +163,24 @@ inline void PackKeyTile(const ForwardPlan& plan, const ForwardItem& item, int64_
   PackRows(rows, count, p.Dv, scratch.values, RoundUp(p.Dv, kColumnPad));
 }
 
-// Divides by the sums and stores output and log-sum-exp of a panel's rows.
+// Stores what is known of the weights of one row.
+inline void StoreRowStats(const ForwardPlan& plan, int64_t b, const ForwardRows& at, int i) {
+  const int64_t row = (b * plan.problem.H + at.rows.head[i]) * plan.problem.Sq + at.rows.row[i];
+  const float max = at.panel.max[i];
+  const float sum = at.panel.sum[i];
+  plan.tensors.lse[row] = sum == 0.0f ? -INFINITY : max + logf(sum);
+  plan.tensors.rowStats[2 * row] = max == -INFINITY ? 0.0f : max;
+  plan.tensors.rowStats[2 * row + 1] = sum;
+}
+
+// Divides by the sums and stores output and statistics of a panel's rows.
 inline void EndPanel(const ForwardPlan& plan, int64_t b, const ForwardRows& at) {
   const Problem& p = plan.problem;
+  for (int i = 0; i < at.rows.count; ++i) {
+    // The weights of a row whose visible scores are all -infinity are 0 / 0.
+    const bool none = at.panel.sum[i] == 0.0f;
+    if (none && SeesKey(plan.mask, at.rows.maskHead, at.rows.row[i])) at.panel.sum[i] = NAN;
+  }
   for (int v = 0; v < at.vectors; ++v) {
     const F sum = Load(at.panel.sum + v * kLanes);
     const M empty = Equal(sum, Zero());
@@ -175,8 +195,7 @@ inline void EndPanel(const ForwardPlan& plan, int64_t b, const ForwardRows& at) 
     const int64_t head = at.rows.head[i];
     const int64_t row = at.rows.row[i];
     rows[i] = plan.tensors.out + b * plan.out.batch + head * plan.out.head + row * plan.out.row;
-    const float sum = at.panel.sum[i];
-    plan.tensors.lse[(b * p.H + head) * p.Sq + row] = sum == 0.0f ? -INFINITY : at.panel.max[i] + logf(sum);
+    StoreRowStats(plan, b, at, i);
   }
   UnpackColumns(at.panel.out, kPanel, p.Dv, rows, at.rows.count);
 }
@@ -247,7 +266,7 @@ void RunCombine(const ForwardPlan& plan, int64_t index, int thread) {
     for (int v = 0; v < at.vectors; ++v) {
       const int lane = v * kLanes;
       const F partMax = Load(part.max + lane);
-      ScaleOutput(at.panel, p.Dv, v, RaiseMax(at.panel, v, partMax));
+      ScaleOutput(at.panel, p.Dv, v, RaiseMax(at.panel, v, Max(partMax, Load(at.panel.max + lane))));
       const F factor = Exp(Sub(partMax, FiniteMax(Load(at.panel.max + lane))));
       Store(at.panel.sum + lane, Fma(Load(part.sum + lane), factor, Load(at.panel.sum + lane)));
       for (int64_t c = 0; c < p.Dv; ++c) {

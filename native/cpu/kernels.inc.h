@@ -18,6 +18,7 @@ namespace {
 #include "transpose.inc.h"
 #include "product.inc.h"
 #include "mask.inc.h"
+#include "not_finite.inc.h"
 #include "dropout.inc.h"
 #include "forward.inc.h"
 #include "backward.inc.h"

@@ -9,21 +9,43 @@ inline M Between(I row, int32_t begin, int32_t end) {
   return AndNot(LessInts(row, SetInt(end)), LessInts(row, SetInt(begin)));
 }
 
-// Writes -infinity over the masked scores of a tile whose first key is `firstKey`, and the largest of each row's others
-// to `max`.
-inline void MaskScores(const Plan& plan, const PanelRows& rows, int vectors, int64_t firstKey, const TileKeys& keys,
-                       float* scores, float* max) {
-  const int64_t offset = plan.problem.Sk - plan.problem.Sq;
+// The pairs of a partial tile and a panel.
+struct TilePairs {
+  const Plan& plan;
+  const PanelRows& rows;
+  const TileKeys& keys;
+  int64_t firstKey;
+};
+
+// The first row that the causal triangle leaves to a key of the tile.
+inline int32_t FirstCausalRow(const TilePairs& pairs, int64_t key) {
+  const Problem& p = pairs.plan.problem;
+  return p.causal ? ClampToInt(pairs.firstKey + key - (p.Sk - p.Sq)) : INT32_MIN;
+}
+
+// Which of the rows in the lanes of a vector do not see a key.
+inline M MaskedRows(const TilePairs& pairs, I row, int64_t key) {
+  const int32_t* at = pairs.keys.columns[key].v;
+  const M masked = Or(Between(row, at[0], at[1]), Between(row, at[2], at[3]));
+  return pairs.plan.problem.causal ? Or(masked, LessInts(row, SetInt(FirstCausalRow(pairs, key)))) : masked;
+}
+
+inline bool IsVisible(const TilePairs& pairs, int64_t key, int64_t i) {
+  const int32_t* at = pairs.keys.columns[key].v;
+  const int32_t row = pairs.rows.row[i];
+  const bool masked = (row >= at[0] && row < at[1]) || (row >= at[2] && row < at[3]);
+  return !masked && row >= FirstCausalRow(pairs, key);
+}
+
+// Writes -infinity over the masked scores of a tile, and the largest of each row's others to `max`.
+inline void MaskScores(const TilePairs& pairs, int vectors, float* scores, float* max) {
   const F hidden = Set(-INFINITY);
   for (int v = 0; v < vectors; ++v) {
-    const I row = LoadInts(rows.row + v * kLanes);
+    const I row = LoadInts(pairs.rows.row + v * kLanes);
     F largest = hidden;
-    for (int64_t key = 0; key < keys.count; ++key) {
-      const int32_t* at = keys.columns[key].v;
-      M masked = Or(Between(row, at[0], at[1]), Between(row, at[2], at[3]));
-      if (plan.problem.causal) masked = Or(masked, LessInts(row, SetInt(ClampToInt(firstKey + key - offset))));
+    for (int64_t key = 0; key < pairs.keys.count; ++key) {
       float* to = scores + key * kPanel + v * kLanes;
-      const F score = Select(masked, hidden, Load(to));
+      const F score = Select(MaskedRows(pairs, row, key), hidden, Load(to));
       Store(to, score);
       largest = Max(score, largest);
     }

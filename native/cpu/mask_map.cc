@@ -167,5 +167,15 @@ void ReadTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, cons
   for (int64_t i = 0; i < keys->count; ++i) keys->columns[i] = column(keys->begin + i);
 }
 
+bool SeesKey(const MaskMap& map, int64_t maskHead, int64_t row) {
+  const auto next = [&](int64_t from) { return NextLiveTile(map, maskHead, row, row + 1, from, map.tiles); };
+  for (LiveTile tile = next(0); tile.index < map.tiles; tile = next(tile.index + 1)) {
+    TileKeys keys;
+    ReadTile(map, maskHead, row, row + 1, tile, &keys);
+    if (keys.count > 0) return true;
+  }
+  return false;
+}
+
 }  // namespace cpu
 }  // namespace flashmask

@@ -56,5 +56,8 @@ struct TileKeys {
 // Reads a live tile for the query rows [r0, r1). Of a partial one, keys that no row sees are cut off at both ends.
 void ReadTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, const LiveTile& tile, TileKeys* keys);
 
+// Whether a query row sees any key.
+bool SeesKey(const MaskMap& map, int64_t maskHead, int64_t row);
+
 }  // namespace cpu
 }  // namespace flashmask

@@ -65,6 +65,7 @@ ForwardScratch CarveForward(const ForwardPlan& plan, Arena* arena) {
   s.scores = arena->Floats(kKeyTile * kPanel);
   s.panels = arena->Floats(plan.panelsPerItem * PanelFloats(p));
   s.rows = arena->Floats(plan.panelsPerItem * FewRowsFloats(p));
+  s.finite = arena->Floats(kKeyTile * PackedRow(p.Dv));
   return s;
 }
 
@@ -84,10 +85,12 @@ BackwardScratch CarveBackward(const BackwardPlan& plan, Arena* arena) {
   s.queryRows = arena->Floats(kPanel * rowD);
   s.dOutRows = arena->Floats(kPanel * rowDv);
   s.dQueries = arena->Floats(kPanel * rowD);
-  s.lse = arena->Floats(kPanel);
+  s.max = arena->Floats(kPanel);
+  s.factor = arena->Floats(kPanel);
   s.shift = arena->Floats(kPanel);
   s.weights = arena->Floats(kKeyTile * kPanel);
   s.dScores = arena->Floats(kKeyTile * kPanel);
+  s.finite = arena->Floats(kKeyTile * Most(rowD, rowDv));
   return s;
 }
 

@@ -75,6 +75,7 @@ struct ForwardScratch {
   float* scores;  // [kKeyTile, kPanel]
   float* panels;  // [panelsPerItem, PanelFloats]
   float* rows;    // [panelsPerItem, FewRowsFloats]: queries and outputs of panels of few rows
+  float* finite;  // [kKeyTile, PackedRow(Dv)]: values of a tile without those that are not finite
 };
 
 // An item is a run of panels of one key head by a run of its tiles.
@@ -105,11 +106,13 @@ struct BackwardScratch {
   float* queryRows;  // [kPanel, PackedRow(D)]
   float* dOutRows;   // [kPanel, PackedRow(Dv)]
   float* dQueries;   // [kPanel, PackedRow(D)]
-  float* lse;        // [kPanel], infinity for rows that see no key
+  float* max;        // [kPanel]: what scores are less
+  float* factor;     // [kPanel]: of the exponentials of that: 1 over their sum
   float* shift;      // [kPanel]
   // Of a tile.
   float* weights;  // [kKeyTile, kPanel]: scores, then dropped weights
   float* dScores;  // [kKeyTile, kPanel]: gradients of dropped weights, then of scores
+  float* finite;   // [kKeyTile, PackedRow of D or Dv]: rows of a product without numbers that are not finite
 };
 
 // Floats of the queries and outputs, row by row, of a panel of few rows.

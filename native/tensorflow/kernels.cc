@@ -30,7 +30,7 @@ struct Attributes {
 };
 
 // Indices of the inputs of both ops.
-enum Input { kQ, kK, kV, kBounds, kSeed, kOut, kLse, kDOut, kDLse };
+enum Input { kQ, kK, kV, kBounds, kSeed, kOut, kRowStats, kDOut, kDLse };
 
 // ---- Attributes ----
 
@@ -234,6 +234,7 @@ ForwardTensors ForwardTensorsOf(Call* call, const Problem& p) {
   auto tensors = InputsOf<ForwardTensors>(call);
   tensors.out = call->Output(0, OutShape(p));
   tensors.lse = call->Output(1, {p.B, p.H, p.Sq});
+  tensors.rowStats = call->Output(2, {p.B, p.H, p.Sq, 2});
   return tensors;
 }
 
@@ -243,11 +244,12 @@ BackwardTensors BackwardTensorsOf(Call* call, const Problem& p) {
     Require(call->InputShape(i) == OutShape(p), "out must fit q and v", call->InputShape(i));
   // No numbers stand for zeros: gradients seldom come through lse.
   const bool noDLse = call->InputShape(kDLse) == Shape{0};
-  Require(call->InputShape(kLse) == rows, "lse must be [B, H, Sq]", call->InputShape(kLse));
+  const Shape rowStats = call->InputShape(kRowStats);
+  Require(rowStats == Shape{p.B, p.H, p.Sq, 2}, "row_stats must be [B, H, Sq, 2]", rowStats);
   Require(noDLse || call->InputShape(kDLse) == rows, "d_lse must be [B, H, Sq] or empty", call->InputShape(kDLse));
   auto tensors = InputsOf<BackwardTensors>(call);
   tensors.out = static_cast<const float*>(call->Input(kOut));
-  tensors.lse = static_cast<const float*>(call->Input(kLse));
+  tensors.rowStats = static_cast<const float*>(call->Input(kRowStats));
   tensors.dOut = static_cast<const float*>(call->Input(kDOut));
   tensors.dLse = noDLse ? nullptr : static_cast<const float*>(call->Input(kDLse));
   tensors.dq = call->Output(0, call->InputShape(kQ));

@@ -54,11 +54,13 @@ class Shapes {
     return both;
   }
 
-  // One axis of unknown size.
-  ShapeHandle* Unknown() {
-    made_.push_back(api.ShapeInferenceContextVectorFromSize(context_, static_cast<size_t>(-1)));
+  // One axis.
+  ShapeHandle* Vector(size_t size) {
+    made_.push_back(api.ShapeInferenceContextVectorFromSize(context_, size));
     return made_.back();
   }
+
+  ShapeHandle* Unknown() { return Vector(static_cast<size_t>(-1)); }
 
   void SetOutput(int index, ShapeHandle* shape) {
     if (ok()) api.ShapeInferenceContextSetOutput(context_, index, shape, status_);
@@ -77,8 +79,8 @@ class Shapes {
   std::vector<ShapeHandle*> made_;
 };
 
-// out has the axes of q but for the channels of v. The order of the two other axes of lse depends on the layout, which
-// the C API does not show to shape functions.
+// out has the axes of q but for the channels of v. The order of heads and rows in lse and row_stats is not always that
+// of q: it depends on the layout, which the C API does not show to shape functions.
 void ForwardShapes(ShapeInferenceContext* context, Status* status) {
   Shapes shapes(context, status);
   ShapeHandle* q = shapes.Input(0, 4);
@@ -87,8 +89,9 @@ void ForwardShapes(ShapeInferenceContext* context, Status* status) {
   shapes.Input(3, 4);
   shapes.Input(4, 1);
   shapes.SetOutput(0, shapes.Concatenate(shapes.Slice(q, 0, 3), shapes.Slice(v, 3, 4)));
-  shapes.SetOutput(1,
-                   shapes.Concatenate(shapes.Slice(q, 0, 1), shapes.Concatenate(shapes.Unknown(), shapes.Unknown())));
+  ShapeHandle* lse = shapes.Concatenate(shapes.Slice(q, 0, 1), shapes.Concatenate(shapes.Unknown(), shapes.Unknown()));
+  shapes.SetOutput(1, lse);
+  shapes.SetOutput(2, shapes.Concatenate(lse, shapes.Vector(2)));
 }
 
 void BackwardShapes(ShapeInferenceContext* context, Status* status) {
@@ -126,8 +129,8 @@ std::string RegisterAll() {
   if (IsRegistered(kBackward)) return "";
   const Specs qkv = {"q: float", "k: float", "v: float", "bounds: int32", "seed: int32"};
   Specs all = qkv;
-  for (const char* more : {"out: float", "lse: float", "d_out: float", "d_lse: float"}) all.push_back(more);
-  std::string error = RegisterOp(kForward, qkv, {"out: float", "lse: float"}, ForwardShapes);
+  for (const char* more : {"out: float", "row_stats: float", "d_out: float", "d_lse: float"}) all.push_back(more);
+  std::string error = RegisterOp(kForward, qkv, {"out: float", "lse: float", "row_stats: float"}, ForwardShapes);
   if (error.empty()) error = RegisterOp(kBackward, all, {"dq: float", "dk: float", "dv: float"}, BackwardShapes);
   return error.empty() ? RegisterKernels() : error;
 }

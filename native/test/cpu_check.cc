@@ -4,138 +4,14 @@
 //
 //   aarch64-linux-gnu-g++ -std=c++17 -O2 -static native/cpu/*.cc native/test/cpu_check.cc -o check
 //   qemu-aarch64 ./check 30
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <limits>
-#include <random>
-#include <string>
-#include <vector>
-
-#include "../attention.h"
 #include "../philox.h"
+#include "calls.h"
+#include "connected.h"
 
 namespace {
 
-using flashmask::BackwardTensors;
-using flashmask::ForwardTensors;
-using flashmask::Problem;
-using Floats = std::vector<float>;
-
 // Float32 errors where dP and delta cancel: with one key their difference is 0, of terms as large as 50.
 constexpr double kTolerance = 2e-5;
-
-std::mt19937 generator(1);
-
-int64_t Draw(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator); }
-
-template <typename T>
-T Choose(std::initializer_list<T> list) {
-  return list.begin()[Draw(0, static_cast<int64_t>(list.size()) - 1)];
-}
-
-Floats Noise(int64_t count) {
-  std::normal_distribution<float> normal;
-  Floats values(static_cast<size_t>(count));
-  for (float& x : values) x = normal(generator);
-  return values;
-}
-
-// A call with its inputs and results.
-struct Call {
-  Problem p;
-  Floats q, k, v, dOut, dLse, out, lse, dq, dk, dv;
-  std::vector<int32_t> bounds;
-};
-
-std::vector<int32_t> DrawBounds(const Problem& p) {
-  std::vector<int32_t> bounds(static_cast<size_t>(p.maskB * p.Hm * p.Sk * p.n));
-  const bool blocky = Draw(0, 3) != 0;
-  const int64_t run = blocky ? Draw(20, 200) : 1;
-  for (size_t i = 0; i < bounds.size(); ++i) {
-    const bool same = blocky && i >= static_cast<size_t>(p.n) && static_cast<int64_t>(i) / p.n % run != 0;
-    bounds[i] = same ? bounds[i - static_cast<size_t>(p.n)] : static_cast<int32_t>(Draw(-2, p.Sq + 2));
-    if (Draw(0, 500) == 0)
-      bounds[i] = Choose({std::numeric_limits<int32_t>::min(), std::numeric_limits<int32_t>::max()});
-  }
-  return bounds;
-}
-
-Call DrawCall() {
-  Call c;
-  Problem& p = c.p;
-  p.B = Draw(1, 2);
-  p.Hkv = Draw(1, 2);
-  const int64_t group = Draw(1, 4);
-  p.H = p.Hkv * group;
-  p.Sq = Choose<int64_t>({1, 2, 7, 15, 16, 33, 48, 49, 64, 65, 97, 200, 700});
-  p.Sk = Choose<int64_t>({1, 3, 8, 63, 64, 65, 100, 129, 300, 1100});
-  p.D = Choose<int64_t>({1, 3, 8, 16, 17, 31, 32, 64, 80, 96, 128, 256});
-  p.Dv = Choose<int64_t>({p.D, p.D, 1, 5, 16, 24, 64, 100, 256});
-  p.maskB = Choose<int64_t>({1, p.B});
-  p.Hm = Choose<int64_t>({1, p.Hkv, p.H});
-  p.causal = Draw(0, 1) != 0;
-  p.n = p.causal ? Choose<int64_t>({0, 1, 2}) : Choose<int64_t>({0, 2, 4});
-  p.bhsd = Draw(0, 1) != 0;
-  p.scale = Choose<float>({1.0f / std::sqrt(static_cast<float>(p.D)), 0.1f, -0.3f, 0.0f});
-  const bool dropout = Draw(0, 3) == 0;
-  p.dropoutThreshold = dropout ? 0x40000000u : 0;
-  p.keepScale = dropout ? 1.0f / 0.75f : 1.0f;
-  p.seed = dropout ? 0x123456789abcull : 0;
-  p.precision = flashmask::Precision::kAuto;
-  p.deterministic = true;
-  c.q = Noise(p.B * p.Sq * p.H * p.D);
-  c.k = Noise(p.B * p.Sk * p.Hkv * p.D);
-  c.v = Noise(p.B * p.Sk * p.Hkv * p.Dv);
-  c.dOut = Noise(p.B * p.Sq * p.H * p.Dv);
-  c.dLse = Noise(p.B * p.Sq * p.H);
-  c.bounds = DrawBounds(p);
-  return c;
-}
-
-// Memory with guards, full of NaN: nothing may be read before it is written.
-struct Scratch {
-  explicit Scratch(size_t bytes) : size(bytes), memory(bytes + 192) { std::memset(memory.data(), 0xff, memory.size()); }
-  void* data() { return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.data()) + 127) / 64 * 64); }
-  bool intact() { return static_cast<unsigned char*>(data())[size] == 0xff; }
-  size_t size;
-  std::vector<unsigned char> memory;
-};
-
-bool Run(Call* c, int threads) {
-  const Problem& p = c->p;
-  const float nan = std::nanf("");
-  c->out.assign(c->dOut.size(), nan);
-  c->lse.assign(c->dLse.size(), nan);
-  c->dq.assign(c->q.size(), nan);
-  c->dk.assign(c->k.size(), nan);
-  c->dv.assign(c->v.size(), nan);
-  ForwardTensors f = {c->q.data(), c->k.data(), c->v.data(), c->bounds.data(), c->out.data(), c->lse.data()};
-  Scratch forward(flashmask::cpu::ForwardScratchBytes(p, threads));
-  flashmask::cpu::Forward(p, f, forward.data(), threads);
-  BackwardTensors b = {c->q.data(),    c->k.data(),    c->v.data(),  c->bounds.data(), c->out.data(), c->lse.data(),
-                       c->dOut.data(), c->dLse.data(), c->dq.data(), c->dk.data(),     c->dv.data()};
-  Scratch backward(flashmask::cpu::BackwardScratchBytes(p, threads));
-  flashmask::cpu::Backward(p, b, backward.data(), threads);
-  return forward.intact() && backward.intact();
-}
-
-size_t At(const Problem& p, int64_t b, int64_t rows, int64_t r, int64_t heads, int64_t h, int64_t channels) {
-  return static_cast<size_t>(p.bhsd ? ((b * heads + h) * rows + r) * channels
-                                    : ((b * rows + r) * heads + h) * channels);
-}
-
-bool Masked(const Call& c, int64_t b, int64_t h, int64_t r, int64_t j) {
-  const Problem& p = c.p;
-  if (p.causal && r < j - (p.Sk - p.Sq)) return true;
-  if (p.n == 0) return false;
-  const int64_t head = (p.maskB == 1 ? 0 : b) * p.Hm + h / (p.H / p.Hm);
-  const int32_t* at = &c.bounds[static_cast<size_t>((head * p.Sk + j) * p.n)];
-  if (p.n == 4) return (r >= at[0] && r < at[1]) || (r >= at[2] && r < at[3]);
-  if (p.n == 1) return r >= at[0];
-  return p.causal ? r >= at[0] && r < at[1] : r >= at[0] || r < at[1];
-}
 
 // Results and the sums of absolute values that they add up.
 struct Truth {
@@ -227,19 +103,6 @@ double ErrorOf(const Floats& actual, const std::vector<double>& expected) {
   return error / largest;
 }
 
-std::string Describe(const Problem& p) {
-  char text[256];
-  std::snprintf(text, sizeof text,
-                "B %d H %d Hkv %d Sq %d Sk %d D %d Dv %d maskB %d Hm %d n %d causal %d bhsd %d scale %g dropout %d",
-                int(p.B), int(p.H), int(p.Hkv), int(p.Sq), int(p.Sk), int(p.D), int(p.Dv), int(p.maskB), int(p.Hm),
-                int(p.n), int(p.causal), int(p.bhsd), double(p.scale), int(p.dropoutThreshold != 0));
-  return text;
-}
-
-bool SameBits(const Floats& a, const Floats& b) {
-  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 bool Check(Call* c) {
   const bool intact = Run(c, 1);
   const Truth t = TrueResults(*c);
@@ -260,6 +123,34 @@ bool Check(Call* c) {
   return right;
 }
 
+// Equal keys have equal weights, whatever their scores: the gradient of each value is its part of dOut.
+bool CheckLargeScores() {
+  bool right = true;
+  for (const float score : {1e2f, 1e3f, 1e5f, 1e6f, 1e7f, 1e8f, 1e9f, 3e38f, -1e9f, -3e38f}) {
+    for (const int64_t rows : {1, 60}) {
+      for (const int64_t keys : {1, 2, 64, 128}) {
+        Call c = {};
+        c.p = {1, 1, 1, rows, keys, 1, 1, 1, 1, 0, false, false, 1.0f, 0, 1.0f, 0, {}, true};
+        c.q.assign(static_cast<size_t>(rows), score);
+        c.k.assign(static_cast<size_t>(keys), 1.0f);
+        c.v = c.k;
+        c.dOut.assign(c.q.size(), 1.0f);
+        c.dLse.assign(c.q.size(), 0.0f);
+        Run(&c, 1);
+        const float expected = static_cast<float>(rows) / static_cast<float>(keys);
+        for (const float dv : c.dv) right = right && dv == expected;
+        for (const float lse : c.lse) right = right && std::fabs(lse - score) <= std::fabs(score) * 1e-7f + 5.0f;
+        if (!right) {
+          std::printf("wrong: dv %g, lse %g of %d equal keys, %d rows, score %g\n", double(c.dv[0]), double(c.lse[0]),
+                      int(keys), int(rows), double(score));
+          return false;
+        }
+      }
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -268,7 +159,9 @@ int main(int count, char** arguments) {
   for (int i = 0; i < problems; ++i) {
     Call call = DrawCall();
     wrong += !Check(&call);
+    wrong += !CheckPoisoned(call);
   }
+  wrong += !CheckLargeScores();
   std::printf("%s: %d problems, %d wrong\n", flashmask::cpu::InstructionSet(), problems, wrong);
   return wrong == 0 ? 0 : 1;
 }

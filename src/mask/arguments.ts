@@ -1,5 +1,7 @@
 /** @file Reads and checks what mask builders take: lengths, of one row or of each row of a batch. */
-import {checkInteger, fail, isArray} from './errors.js';
+import {checkInteger, checkOptions, describe, fail} from './errors.js';
+import {MAX_NUMBERS} from './limits.js';
+import {isArray, isTensor} from './values.js';
 
 /** Numbers of one row. */
 export type Numbers = ArrayLike<number>;
@@ -34,17 +36,48 @@ export interface Packed {
   total: number;
 }
 
-/** Splits what is given for one row, or for each row of a batch, into rows. */
+/** Splits what is given for one row, or for each row of a batch, into rows. Their elements may be anything yet. */
 export function rowsOf(who: string, what: string, values: unknown): unknown[][] {
   const remedy = `Pass ${what} as an array of numbers, or one such array for each row of the batch.`;
-  if (!isArray(values)) fail(who, `${what} must be an array`, values, remedy);
-  if (values.length === 0) fail(who, `${what} must not be empty`, '[]', remedy);
-  const list = Array.from(values);
+  const list = listOf(who, what, values, remedy);
   const nested = list.filter(isArray).length;
   if (nested !== 0 && nested !== list.length) {
-    fail(who, `${what} must be all numbers or all arrays`, values, remedy);
+    fail(who, `${what} must be all numbers or all arrays`, describe(values), remedy);
   }
-  return nested ? list.map((row) => Array.from(row as ArrayLike<unknown>)) : [list];
+  return nested ? list.map((row, b) => listOf(who, `${what}[${b}]`, row, remedy, 0)) : [list];
+}
+
+/** The elements of an array of at least `least`. */
+export function listOf(who: string, what: string, values: unknown, remedy: string, least = 1): unknown[] {
+  if (!isArray(values)) {
+    const read = isTensor(values) ? 'Read it first: `await tensor.array()`.' : remedy;
+    fail(who, `${what} must be an array`, describe(values), read);
+  }
+  if (values.length < least) fail(who, `${what} must not be empty`, '[]', remedy);
+  if (values.length > MAX_NUMBERS) {
+    fail(who, `${what} must have at most ${MAX_NUMBERS} elements`, `${values.length}`, remedy);
+  }
+  return Array.from(values);
+}
+
+/** A whole number of either sign for each token, of one row or of each row of a batch, all rows equally long. */
+export function readPerToken(
+  who: string,
+  what: string,
+  values: unknown,
+  remedies: {length: string; number: string},
+): number[][] {
+  const rows = rowsOf(who, what, values);
+  rows.forEach((row, b) => {
+    if (row.length !== rows[0].length || row.length === 0) {
+      fail(who, `${what} must be equally long in every row`, `${row.length} in row ${b}`, remedies.length);
+    }
+    row.forEach((value, i) => {
+      if (Number.isInteger(value)) return;
+      fail(who, `${what} must be whole numbers`, `${describe(value)} at ${i}`, remedies.number);
+    });
+  });
+  return rows as number[][];
 }
 
 /** Lengths of at least `least`, of one row or of each row of a batch. */
@@ -57,12 +90,13 @@ export function readLengths(who: string, what: string, values: unknown, least = 
 }
 
 /** Rows packed with documents of these lengths. */
-export function readPacked(who: string, values: unknown, options: PackedOptions = {}): Packed {
+export function readPacked(who: string, values: unknown, options?: PackedOptions | null): Packed {
   return pack(who, 'lengths', readLengths(who, 'lengths', values), options);
 }
 
 /** Lays lengths one after another, and checks or fills the rows' sums. */
-export function pack(who: string, what: string, lengths: number[][], {total, padTo}: PackedOptions): Packed {
+export function pack(who: string, what: string, lengths: number[][], options?: PackedOptions | null): Packed {
+  const {total, padTo} = checkOptions(who, options, ['total', 'padTo']);
   if (total !== undefined) checkInteger(who, 'total', total, 1);
   if (padTo !== undefined) checkInteger(who, 'padTo', padTo, 1);
   const sums = lengths.map(sum);

@@ -1,14 +1,15 @@
 /** @file What all mask builders share: sizes, and the loop over key columns. */
 import {checkInteger} from './errors.js';
 import {FlashMask, type FlashMaskFields} from './flash_mask.js';
+import {checkCount} from './limits.js';
 
 /** A mask from the bounds of its columns: called for every head of every batch row. */
 export function buildMask(
-  fields: Omit<FlashMaskFields, 'bounds' | 'boundsTensor'>,
+  fields: Omit<FlashMaskFields, 'name' | 'bounds' | 'boundsTensor'> & {name: string},
   column: (j: number, batch: number, head: number) => readonly number[],
 ): FlashMask {
-  const {batch = 1, heads = 1, keyLength, vectors} = fields;
-  const bounds = new Int32Array(batch * heads * keyLength * vectors);
+  const {name, batch = 1, heads = 1, keyLength, vectors} = fields;
+  const bounds = allocateBounds(`masks.${name}`, [batch, heads, keyLength, vectors]);
   let at = 0;
   for (let b = 0; b < batch; b++) {
     for (let h = 0; h < heads; h++) {
@@ -16,6 +17,12 @@ export function buildMask(
     }
   }
   return new FlashMask({...fields, bounds});
+}
+
+/** Bounds of this shape, [batch, heads, keyLength, vectors], all 0. */
+export function allocateBounds(who: string, shape: readonly number[]): Int32Array {
+  checkCount(who, 'the bounds of a mask', shape);
+  return new Int32Array(shape.reduce((a, b) => a * b, 1));
 }
 
 /** Lengths of a mask, checked; as many queries as keys unless told. */

@@ -4,11 +4,13 @@
  */
 import {causalBlockwise, causalDocument, document, prefixLmDocument, sharedQuestion} from './packed_builders.js';
 import {fromDense, fromSegmentIds, fromStartEndRowIndices} from './conversions.js';
-import {type Numbers, type PerBatch, readLengths} from './arguments.js';
-import {checkInteger, fail, isArray} from './errors.js';
+import {type Numbers, type PerBatch, listOf, readLengths} from './arguments.js';
+import {checkFlag, checkInteger, checkOptions, describe, fail} from './errors.js';
 import {FlashMask} from './flash_mask.js';
 import {hashOrder, hashSparse, randomEviction} from './selection_builders.js';
 import {buildMask, clampTo, readSizes} from './build.js';
+import {checkCount} from './limits.js';
+import {isArray} from './values.js';
 
 /** Lengths that may differ between queries and keys. */
 export interface QueryOptions {
@@ -24,8 +26,8 @@ export interface QueryOptions {
  *
  * @param length Keys.
  */
-function full(length: number, options: QueryOptions = {}): FlashMask {
-  const sizes = readSizes('masks.full', length, options.queryLength);
+function full(length: number, options?: QueryOptions): FlashMask {
+  const sizes = readQuerySizes('masks.full', length, options);
   return new FlashMask({name: 'full', ...sizes, vectors: 0});
 }
 
@@ -37,8 +39,8 @@ function full(length: number, options: QueryOptions = {}): FlashMask {
  * masks.causal(4096);
  * masks.causal(4096, {queryLength: 1}); // one more token, with 4096 keys in the cache
  */
-function causal(length: number, options: QueryOptions = {}): FlashMask {
-  const sizes = readSizes('masks.causal', length, options.queryLength);
+function causal(length: number, options?: QueryOptions): FlashMask {
+  const sizes = readQuerySizes('masks.causal', length, options);
   return new FlashMask({name: 'causal', ...sizes, causal: true, vectors: 0});
 }
 
@@ -48,13 +50,17 @@ function causal(length: number, options: QueryOptions = {}): FlashMask {
  * @param length Keys.
  * @param window At least 1.
  */
-function slidingWindow(length: number, window: number, options: QueryOptions = {}): FlashMask {
+function slidingWindow(length: number, window: number, options?: QueryOptions): FlashMask {
   const who = 'masks.slidingWindow';
-  const {queryLength, keyLength} = readSizes(who, length, options.queryLength);
+  const {queryLength, keyLength} = readQuerySizes(who, length, options);
   checkInteger(who, 'window', window, 1);
   const offset = keyLength - queryLength;
   const sizes = {name: 'slidingWindow', queryLength, keyLength, causal: true, vectors: 1} as const;
   return buildMask(sizes, (j) => [clampTo(j - offset + window, queryLength)]);
+}
+
+function readQuerySizes(who: string, length: number, options: QueryOptions | undefined): ReturnType<typeof readSizes> {
+  return readSizes(who, length, checkOptions(who, options, ['queryLength']).queryLength);
 }
 
 /** Options of `masks.window`. */
@@ -73,21 +79,28 @@ export interface WindowOptions extends QueryOptions {
 function window(
   length: number,
   size: number | readonly [left: number, right: number],
-  options: WindowOptions = {},
+  options?: WindowOptions,
 ): FlashMask {
   const who = 'masks.window';
-  const {queryLength, keyLength} = readSizes(who, length, options.queryLength);
-  const sides = isArray(size) ? size : [size, size];
-  if (sides.length !== 2) fail(who, 'size must be a number or [left, right]', size, 'Pass one or two numbers.');
-  const [left, right] = sides.map((side, i) =>
+  const given = checkOptions(who, options, ['queryLength', 'causal']);
+  const {queryLength, keyLength} = readSizes(who, length, given.queryLength);
+  checkFlag(who, 'causal', given.causal);
+  const [left, right] = readSides(who, 'size must be a number or [left, right]', size).map((side, i) =>
     side === Infinity ? keyLength + queryLength : checkInteger(who, i === 0 ? 'left' : 'right', side, 0),
   );
   const offset = keyLength - queryLength;
   const start = (j: number): number => clampTo(j - offset + left + 1, queryLength);
   const sizes = {name: 'window', queryLength, keyLength};
-  return options.causal
+  return given.causal
     ? buildMask({...sizes, causal: true, vectors: 1}, (j) => [start(j)])
     : buildMask({...sizes, causal: false, vectors: 2}, (j) => [start(j), clampTo(j - offset - right, queryLength)]);
+}
+
+/** One number for both sides, or two. */
+function readSides(who: string, rule: string, sides: unknown): unknown[] {
+  if (!isArray(sides)) return [sides, sides];
+  if (sides.length !== 2) fail(who, rule, describe(sides), 'Pass one or two numbers.');
+  return Array.from(sides);
 }
 
 /**
@@ -104,8 +117,7 @@ function globalSlidingWindow(
 ): FlashMask {
   const who = 'masks.globalSlidingWindow';
   const sizes = {name: 'globalSlidingWindow', ...readSizes(who, length), causal: false, vectors: 4} as const;
-  const sides = isArray(window) ? window : [window, window];
-  if (sides.length !== 2) fail(who, 'window must be a number or [before, after]', window, 'Pass one or two numbers.');
+  const sides = readSides(who, 'window must be a number or [before, after]', window);
   const [before, after] = sides.map((side, i) => checkInteger(who, i === 0 ? 'before' : 'after', side, 0));
   checkAtMost(who, 'globals', checkInteger(who, 'globals', globals, 0), length);
   return buildMask(sizes, (j) => {
@@ -121,9 +133,9 @@ function globalSlidingWindow(
  * @param length Keys.
  * @param prefix Tokens of the prefix, from 0 to length; or one number for each row of a batch.
  */
-function prefixLmCausal(length: number, prefix: number | Numbers, options: QueryOptions = {}): FlashMask {
+function prefixLmCausal(length: number, prefix: number | Numbers, options?: QueryOptions): FlashMask {
   const who = 'masks.prefixLmCausal';
-  const {queryLength, keyLength} = readSizes(who, length, options.queryLength);
+  const {queryLength, keyLength} = readQuerySizes(who, length, options);
   const [prefixes] = readLengths(who, 'prefix', isArray(prefix) ? [prefix] : [[prefix]]);
   prefixes.forEach((value) => checkAtMost(who, 'prefix', value, length));
   const offset = keyLength - queryLength;
@@ -146,6 +158,7 @@ function qkSparse(length: number, spans: Spans): FlashMask {
   const who = 'masks.qkSparse';
   const sizes = readSizes(who, length);
   const rows = readSpans(who, spans, length);
+  checkCount(who, 'the bounds of a mask', [rows.length, length, 2]);
   const columns = rows.map((row) => spanColumns(row, length));
   return buildMask({name: 'qkSparse', ...sizes, batch: rows.length, causal: true, vectors: 2}, (j, b) => columns[b][j]);
 }
@@ -167,19 +180,19 @@ function spanColumns(spans: number[][], length: number): number[][] {
 
 function readSpans(who: string, spans: unknown, length: number): number[][][] {
   const remedy = 'Pass [[start, end], ...], or one such list for each row of the batch.';
-  if (!isArray(spans)) fail(who, 'spans must be an array of [start, end) pairs', spans, remedy);
-  const list = Array.from(spans);
+  if (!isArray(spans)) fail(who, 'spans must be an array of [start, end) pairs', describe(spans), remedy);
+  const list = listOf(who, 'spans', spans, remedy, 0);
   const perRow = list.some((row) => isArray(row) && (row.length === 0 || isArray(row[0])));
   return (perRow ? list : [list]).map((row) => {
-    if (!isArray(row)) fail(who, 'spans of a row must be an array of [start, end) pairs', row, remedy);
-    const pairs = Array.from(row).map((pair) => {
-      if (!isArray(pair) || pair.length !== 2) fail(who, 'a span must be a pair [start, end)', pair, remedy);
+    if (!isArray(row)) fail(who, 'spans of a row must be an array of [start, end) pairs', describe(row), remedy);
+    const pairs = listOf(who, 'spans of a row', row, remedy, 0).map((pair) => {
+      if (!isArray(pair) || pair.length !== 2) fail(who, 'a span must be a pair [start, end)', describe(pair), remedy);
       const [start, end] = Array.from(pair, (value) => checkInteger(who, 'the bounds of a span', value, 0));
       if (start >= end || end > length) {
         fail(
           who,
           `a span must have 0 <= start < end <= ${length}`,
-          [start, end],
+          describe([start, end]),
           'Give it at least a token of the row.',
         );
       }
@@ -188,7 +201,7 @@ function readSpans(who: string, spans: unknown, length: number): number[][][] {
     const sorted = [...pairs].sort((a, b) => a[0] - b[0]);
     sorted.forEach((pair, i) => {
       if (i > 0 && pair[0] < sorted[i - 1][1]) {
-        fail(who, 'spans must not overlap', [sorted[i - 1], pair], 'Join them to one span.');
+        fail(who, 'spans must not overlap', describe([sorted[i - 1], pair]), 'Join them to one span.');
       }
     });
     return sorted;
@@ -196,7 +209,7 @@ function readSpans(who: string, spans: unknown, length: number): number[][][] {
 }
 
 function checkAtMost(who: string, what: string, value: number, most: number): void {
-  if (value > most) fail(who, `${what} must be at most the length, ${most}`, value, 'Lower it.');
+  if (value > most) fail(who, `${what} must be at most the length, ${most}`, `${value}`, 'Lower it.');
 }
 
 export {hashOrder};

@@ -15,9 +15,9 @@ export function toDense(mask: HostBounds, batch: number, head: number): Uint8Arr
   return dense;
 }
 
-/** Dense masks `[batch, heads, queryLength, keyLength]`, row-major; non-zero = visible. */
+/** Dense masks `[batch, heads, queryLength, keyLength]`, row-major, 1 = visible. */
 export interface DenseMasks {
-  data: ArrayLike<number | boolean>;
+  data: Uint8Array;
   batch: number;
   heads: number;
   queryLength: number;
@@ -83,7 +83,7 @@ export function fitDense(who: string, masks: DenseMasks): FittedBounds {
 function readColumn({data, queryLength, keyLength}: DenseMasks, row: number, j: number): Column {
   const masked: Range[] = [];
   for (let r = 0; r < queryLength; r++) {
-    if (Number(data[(row * queryLength + r) * keyLength + j]) !== 0) continue;
+    if (data[(row * queryLength + r) * keyLength + j] !== 0) continue;
     const last = masked[masked.length - 1];
     if (last?.[1] === r) last[1]++;
     else masked.push([r, r + 1]);

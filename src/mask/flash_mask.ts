@@ -1,31 +1,15 @@
 /** @file The value that says which keys a query sees: FlashMask's row bounds per key column, in linear memory. */
 import type {Tensor4D} from '@tensorflow/tfjs-core';
 import {toDense} from './dense.js';
-import {checkInteger, describe, fail} from './errors.js';
+import {checkInteger, checkOptions, describe, fail} from './errors.js';
+import {FIELD_NAMES, type FlashMaskFields, MASK_MARK, checkFields} from './fields.js';
+import {checkCount} from './limits.js';
 import {type TextOptions, drawText} from './picture_text.js';
 import {type SVGOptions, drawSVG} from './picture_svg.js';
 import type {HostBounds, Vectors} from './tile_map.js';
 import {type Sparsity, sparsityOf} from './visible.js';
 
-/** What a `FlashMask` is made of. `masks` has builders for the usual ones. */
-export interface FlashMaskFields {
-  /** Default 'custom'. */
-  name?: string;
-  /** Query r is masked from key j also if r < j - (keyLength - queryLength). Default false. */
-  causal?: boolean;
-  queryLength: number;
-  keyLength: number;
-  /** Rows of a batch that have masks of their own; 1 (the default) is for all. */
-  batch?: number;
-  /** Heads that have masks of their own: 1 (the default), the number of key heads, or of query heads. */
-  heads?: number;
-  /** Bounds per key column: 0, 1 or 2 if causal, else 0, 2 or 4. */
-  vectors: Vectors;
-  /** int32 `[batch, heads, keyLength, vectors]`, row-major; copied. */
-  bounds?: Int32Array | null;
-  /** The same as a tensor, instead of `bounds`. It stays the caller's, who disposes it after the last use of the mask. */
-  boundsTensor?: Tensor4D | null;
-}
+export type {FlashMaskFields} from './fields.js';
 
 /** Tile sides, in queries and keys. */
 export interface TileOptions {
@@ -69,15 +53,10 @@ export class FlashMask implements HostBounds {
 
   /** @throws Error if the fields do not fit one another, saying which. */
   constructor(fields: FlashMaskFields) {
-    const {name = 'custom', causal = false, queryLength, keyLength, batch = 1, heads = 1, vectors} = fields;
-    checkInteger('FlashMask', 'queryLength', queryLength, 1);
-    checkInteger('FlashMask', 'keyLength', keyLength, 1);
-    checkInteger('FlashMask', 'batch', batch, 1);
-    checkInteger('FlashMask', 'heads', heads, 1);
-    checkVectors('FlashMask', causal, vectors);
-    const shape = [batch, heads, keyLength, vectors] as const;
-    const {bounds = null, boundsTensor = null} = fields;
-    checkStorage(bounds, boundsTensor, shape);
+    const given = checkOptions('FlashMask', fields, FIELD_NAMES);
+    checkFields('FlashMask', given);
+    const {name = 'custom', causal = false, queryLength, keyLength, batch = 1, heads = 1, vectors} = given;
+    const {bounds = null, boundsTensor = null} = given;
     this.name = name;
     this.causal = causal;
     this.queryLength = queryLength;
@@ -90,6 +69,11 @@ export class FlashMask implements HostBounds {
     Object.freeze(this);
   }
 
+  /** @ignore */
+  get [MASK_MARK](): true {
+    return true;
+  }
+
   /**
    * The mask of one batch row and head as a matrix, for looking at and for testing: it takes queryLength × keyLength bytes.
    *
@@ -97,6 +81,7 @@ export class FlashMask implements HostBounds {
    */
   toDense(batch = 0, head = 0): Uint8Array {
     this.requireHost('toDense');
+    checkCount('FlashMask.toDense', 'a dense mask', [this.queryLength, this.keyLength]);
     return toDense(this, ...this.at('toDense', batch, head));
   }
 
@@ -106,28 +91,32 @@ export class FlashMask implements HostBounds {
    * @example
    * masks.causalDocument([512, 512]).sparsity({blockQ: 128, blockK: 128}).emptyTiles; // 0.6875
    */
-  sparsity({blockQ = 64, blockK = 64}: TileOptions = {}): Sparsity {
+  sparsity(options?: TileOptions): Sparsity {
     this.requireHost('sparsity');
+    const {blockQ = 64, blockK = 64} = checkOptions('FlashMask.sparsity', options, ['blockQ', 'blockK']);
     checkInteger('FlashMask.sparsity', 'blockQ', blockQ, 1);
     checkInteger('FlashMask.sparsity', 'blockK', blockK, 1);
     return sparsityOf(this, blockQ, blockK);
   }
 
   /** A picture in text, a query a line: █ visible, ▒ partly, · masked. A mask that lives in a tensor tells its sizes only. */
-  toString(options: TextOptions = {}): string {
+  toString(options?: TextOptions): string {
+    const given = checkOptions('FlashMask.toString', options, ['blocks', 'batch', 'head']);
     if (!this.bounds) return `${this.describe()}, in a tensor: \`await mask.download()\` to see it`;
-    const [batch, head] = this.at('toString', options.batch, options.head);
-    return drawText(this, this.describe(), {...options, batch, head});
+    const [batch, head] = this.at('toString', given.batch, given.head);
+    return drawText(this, this.describe(), {...given, batch, head});
   }
 
   /**
    * A picture as a standalone SVG document: the mask, its empty, partial and full tiles, and the bound vectors below it. It reads on
    * light and on dark pages.
    */
-  toSVG(options: SVGOptions = {}): string {
+  toSVG(options?: SVGOptions): string {
     this.requireHost('toSVG');
-    const [batch, head] = this.at('toSVG', options.batch, options.head);
-    return drawSVG(this, {title: this.name, ...options, batch, head});
+    const names = ['title', 'blockQ', 'blockK', 'batch', 'head', 'theme'] as const;
+    const given = checkOptions('FlashMask.toSVG', options, names);
+    const [batch, head] = this.at('toSVG', given.batch, given.head);
+    return drawSVG(this, {title: this.name, ...given, batch, head});
   }
 
   /** This mask with its bounds on the host; itself if they are there already. */
@@ -152,7 +141,7 @@ export class FlashMask implements HostBounds {
       fail(
         `FlashMask.${method}`,
         `${what} must be a whole number from 0 to ${count - 1}`,
-        value,
+        describe(value),
         `The mask has ${count}.`,
       );
     };
@@ -170,37 +159,4 @@ export class FlashMask implements HostBounds {
 
 function count(number: number, one: string, many = `${one}s`): string {
   return `${number} ${number === 1 ? one : many}`;
-}
-
-/** Throws unless masks of this causality can store this many bounds a column. */
-export function checkVectors(who: string, causal: boolean, vectors: unknown): asserts vectors is Vectors {
-  const allowed = causal ? [0, 1, 2] : [0, 2, 4];
-  if (allowed.includes(vectors as number)) return;
-  const remedy = causal
-    ? 'A causal mask has LTS, or LTS and LTE. Leave out causal: true for four vectors.'
-    : 'A mask that is not causal has LTS and UTE, or LTS, LTE, UTS and UTE. Pass causal: true for LTS alone.';
-  fail(who, `a mask with causal: ${causal} has ${allowed.join(', ')} bounds a column`, vectors, remedy);
-}
-
-function checkStorage(
-  bounds: Int32Array | null,
-  tensor: Tensor4D | null,
-  shape: readonly [number, number, number, number],
-): void {
-  const who = 'FlashMask';
-  const wanted = `[${shape.join(', ')}] ([batch, heads, keyLength, vectors])`;
-  if (bounds && tensor) fail(who, 'the bounds live in one place', 'both bounds and boundsTensor', 'Pass one of them.');
-  if (tensor) {
-    const got = `${tensor.dtype} of shape [${tensor.shape.join(', ')}]`;
-    if (tensor.dtype !== 'int32') fail(who, 'boundsTensor must be int32', got, 'Cast it with tensor.toInt().');
-    if (tensor.shape.join() !== shape.join()) fail(who, `boundsTensor must have shape ${wanted}`, got, 'Reshape it.');
-    return;
-  }
-  if (bounds && !(bounds instanceof Int32Array)) {
-    fail(who, 'bounds must be an Int32Array', describe(bounds), 'Convert whole numbers with Int32Array.from().');
-  }
-  const length = shape.reduce((a, b) => a * b);
-  if ((bounds?.length ?? 0) !== length) {
-    fail(who, `bounds must have ${length} values for ${wanted}`, `${bounds?.length ?? 0}`, 'Pass one for each.');
-  }
 }

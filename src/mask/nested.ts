@@ -1,69 +1,102 @@
 /** @file Reads nested arrays, or flat ones with a shape, as numbers in row-major order. */
-import {describe, fail, isArray} from './errors.js';
+import {checkInteger, describe, fail} from './errors.js';
+import {checkCount} from './limits.js';
+import {isArray} from './values.js';
 
 /** Numbers, nested as deep as they have axes. */
 export type Nested = ArrayLike<number | boolean> | readonly Nested[];
 
-export interface Flat {
-  data: ArrayLike<number | boolean>;
-  shape: number[];
+type Numbers = Uint8Array | Int32Array | Float32Array;
+
+/** What is read, and how its errors call it. */
+export interface NestedForm<T extends Numbers> {
+  who: string;
+  /** The argument's name. */
+  what: string;
+  /** Numbers of axes that are allowed. */
+  ranks: readonly number[];
+  /** Of a flat array; undefined for a nested one; null where the argument has no such option. */
+  shape: unknown;
+  /** Holds the values. */
+  Store: new (length: number) => T;
+  isValue: (value: unknown) => boolean;
+  /** What a value must be, in words, and what to do if it is not. */
+  rule: string;
+  remedy: string;
 }
 
-/**
- * @param ranks Numbers of axes that are allowed.
- * @param shape Of a flat array; left out for a nested one.
- */
-export function readNested(
-  who: string,
-  what: string,
-  values: unknown,
-  ranks: number[],
-  shape?: readonly number[],
-): Flat {
-  const allowed = ranks.join(' or ');
-  if (!isArray(values))
-    fail(who, `${what} must be an array`, values, 'Pass nested arrays, or a flat one and its shape.');
-  if (shape) {
-    if (!ranks.includes(shape.length))
-      fail(who, `shape must have ${allowed} axes`, shape, 'Pass the shape of the array.');
-    const count = shape.reduce((a, b) => a * b, 1);
-    if (values.length !== count) {
-      fail(
-        who,
-        `${what} must have ${count} values for shape ${describe(shape)}`,
-        `${values.length}`,
-        'Mend the shape.',
-      );
-    }
-    return {data: values as ArrayLike<number>, shape: [...shape]};
+/** Reads the values and their shape. Arrays that contain themselves, or too many others, are refused as too deep. */
+export function readNested<T extends Numbers>(values: unknown, form: NestedForm<T>): {data: T; shape: number[]} {
+  const {who, what, shape: given} = form;
+  const isFlat = given !== undefined && given !== null;
+  if (!isArray(values)) {
+    const remedy = given === null ? 'Pass nested arrays.' : 'Pass nested arrays, or a flat one and its shape.';
+    fail(who, `${what} must be an array`, describe(values), remedy);
   }
-  const found = shapeOfNested(values);
-  if (!ranks.includes(found.length)) {
-    const remedy = found.length === 1 ? 'Pass {shape} with a flat array.' : `Nest the arrays ${allowed} deep.`;
-    fail(who, `${what} must have ${allowed} axes`, `${found.length}`, remedy);
+  const shape = isFlat ? readShape(form) : shapeOfNested(values, form);
+  checkCount(who, what, shape);
+  const count = shape.reduce((a, b) => a * b, 1);
+  if (isFlat && values.length !== count) {
+    fail(who, `${what} must have ${count} values for shape ${describe(shape)}`, `${values.length}`, 'Mend the shape.');
   }
-  const data: number[] = [];
-  flatten(who, what, values, found, [], data);
-  return {data, shape: found};
+  const reader = new Reader(form, isFlat ? [count] : shape, new form.Store(count));
+  reader.read(values, []);
+  return {data: reader.data, shape};
 }
 
-function shapeOfNested(values: unknown): number[] {
+function readShape({who, ranks, shape}: NestedForm<Numbers>): number[] {
+  if (!isArray(shape) || !ranks.includes(shape.length)) {
+    fail(who, `shape must have ${ranks.join(' or ')} axes`, describe(shape), 'Pass the shape of the array.');
+  }
+  return Array.from(shape, (length) => checkInteger(who, 'every length in the shape', length, 1));
+}
+
+/** The shape by the first elements. */
+function shapeOfNested(values: unknown, {who, what, ranks, shape: given}: NestedForm<Numbers>): number[] {
+  const deepest = Math.max(...ranks);
   const shape: number[] = [];
-  for (let at = values; isArray(at); at = at[0]) shape.push(at.length);
+  for (let at = values; isArray(at) && shape.length <= deepest; at = at[0]) shape.push(at.length);
+  if (!ranks.includes(shape.length)) {
+    const got = shape.length > deepest ? `more than ${deepest} (or an array that contains itself)` : `${shape.length}`;
+    const flat = given === null ? '' : ', or pass {shape} with a flat array';
+    const allowed = ranks.join(' or ');
+    fail(who, `${what} must have ${allowed} axes`, got, `Nest the arrays ${allowed} deep${flat}.`);
+  }
   return shape;
 }
 
-function flatten(who: string, what: string, values: unknown, shape: number[], at: number[], data: unknown[]): void {
-  const here = `${what}${at.map((i) => `[${i}]`).join('')}`;
-  if (at.length === shape.length) {
-    if (isArray(values)) fail(who, `${here} must be a number`, values, 'Nest all elements equally deep.');
-    data.push(values);
-    return;
+/** Walks arrays of a known shape and stores their values. */
+class Reader<T extends Numbers> {
+  private count = 0;
+
+  constructor(
+    private readonly form: NestedForm<T>,
+    private readonly shape: readonly number[],
+    readonly data: T,
+  ) {}
+
+  read(values: unknown, at: readonly number[]): void {
+    const {who} = this.form;
+    const length = this.shape[at.length];
+    if (!isArray(values) || values.length !== length) {
+      const got = isArray(values) ? `${values.length}` : describe(values);
+      const rule = `${this.name(at)} must have ${length} elements, as the first of its kind`;
+      fail(who, rule, got, 'Make all rows equally long.');
+    }
+    const isRow = at.length + 1 === this.shape.length;
+    for (let i = 0; i < length; i++) {
+      if (isRow) this.store(values[i], at, i);
+      else this.read(values[i], [...at, i]);
+    }
   }
-  const length = shape[at.length];
-  if (!isArray(values) || values.length !== length) {
-    const got = isArray(values) ? `${values.length}` : values;
-    fail(who, `${here} must have ${length} elements, as the first of its kind`, got, 'Make all rows equally long.');
+
+  private store(value: unknown, at: readonly number[], i: number): void {
+    const {who, rule, remedy, isValue} = this.form;
+    if (!isValue(value)) fail(who, `${this.name([...at, i])} must be ${rule}`, describe(value), remedy);
+    this.data[this.count++] = Number(value);
   }
-  for (let i = 0; i < length; i++) flatten(who, what, values[i], shape, [...at, i], data);
+
+  private name(at: readonly number[]): string {
+    return `${this.form.what}${at.map((i) => `[${i}]`).join('')}`;
+  }
 }

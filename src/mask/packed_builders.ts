@@ -1,19 +1,30 @@
 /** @file Builders for rows packed with documents, blocks or answers. */
-import {type PackedOptions, type Packed, type PerBatch, pack, readLengths, readPacked, sum} from './arguments.js';
-import {describe, fail, isArray} from './errors.js';
+import {
+  type PackedOptions,
+  type Packed,
+  type PerBatch,
+  listOf,
+  pack,
+  readLengths,
+  readPacked,
+  sum,
+} from './arguments.js';
+import {allocateBounds} from './build.js';
+import {describe, fail} from './errors.js';
 import {FlashMask, type FlashMaskFields} from './flash_mask.js';
+import {isArray} from './values.js';
 
 /** The bounds of key column j of a span. */
 type SpanColumn = (span: {start: number; end: number; index: number; batch: number}, j: number) => number[];
 
 /** A mask from packed rows; padding is seen by none, and sees nothing if no column is seen past its span. */
 function buildPacked(
-  form: Pick<FlashMaskFields, 'name' | 'causal' | 'vectors'>,
+  form: Pick<FlashMaskFields, 'causal' | 'vectors'> & {name: string},
   {rows, total}: Packed,
   column: SpanColumn,
 ): FlashMask {
-  const {vectors} = form;
-  const bounds = new Int32Array(rows.length * total * vectors);
+  const {name, vectors} = form;
+  const bounds = allocateBounds(`masks.${name}`, [rows.length, 1, total, vectors]);
   // [0, total) of a row masks it as a whole, whichever bounds these are: a start of 0 and an end of all rows.
   const hidden = [0, total].slice(0, vectors);
   rows.forEach(({spans, used}, batch) => {
@@ -37,7 +48,7 @@ function buildPacked(
  * masks.causalDocument([[3, 5], [8]]); // a batch of two rows
  * masks.causalDocument([[3, 4], [8]], {padTo: 8}); // one token of padding in the first
  */
-export function causalDocument(lengths: PerBatch, options: PackedOptions = {}): FlashMask {
+export function causalDocument(lengths: PerBatch, options?: PackedOptions): FlashMask {
   const packed = readPacked('masks.causalDocument', lengths, options);
   return buildPacked({name: 'causalDocument', causal: true, vectors: 1}, packed, ({end}) => [end]);
 }
@@ -47,7 +58,7 @@ export function causalDocument(lengths: PerBatch, options: PackedOptions = {}): 
  *
  * @param lengths Of the documents of a row, or of each row of a batch.
  */
-export function document(lengths: PerBatch, options: PackedOptions = {}): FlashMask {
+export function document(lengths: PerBatch, options?: PackedOptions): FlashMask {
   const packed = readPacked('masks.document', lengths, options);
   return buildPacked({name: 'document', causal: false, vectors: 2}, packed, ({start, end}) => [end, start]);
 }
@@ -58,9 +69,9 @@ export function document(lengths: PerBatch, options: PackedOptions = {}): FlashM
  *
  * @param lengths Of the blocks of a row, or of each row of a batch.
  */
-export function causalBlockwise(lengths: PerBatch, options: Pick<PackedOptions, 'total'> = {}): FlashMask {
+export function causalBlockwise(lengths: PerBatch, options?: Pick<PackedOptions, 'total'>): FlashMask {
   const who = 'masks.causalBlockwise';
-  if ((options as PackedOptions).padTo !== undefined) {
+  if ((options as PackedOptions | undefined)?.padTo !== undefined) {
     fail(
       who,
       'rows cannot be padded',
@@ -83,27 +94,26 @@ export function causalBlockwise(lengths: PerBatch, options: Pick<PackedOptions, 
  * @param lengths Of the documents of a row, or of each row of a batch; prefixes included.
  * @param prefixes Tokens of each document's prefix, from 0 to its length; shaped like `lengths`.
  */
-export function prefixLmDocument(lengths: PerBatch, prefixes: PerBatch, options: PackedOptions = {}): FlashMask {
+export function prefixLmDocument(lengths: PerBatch, prefixes: PerBatch, options?: PackedOptions): FlashMask {
   const who = 'masks.prefixLmDocument';
   const packed = readPacked(who, lengths, options);
   const read = readLengths(who, 'prefixes', prefixes);
-  const counts = packed.rows.map(({spans}) => spans.length);
-  const got = read.map((row) => row.length);
-  if (got.join() !== counts.join()) {
-    fail(
-      who,
-      `prefixes must have ${counts.join(', ')} numbers, one for each length`,
-      got.join(', '),
-      'Pass one a document.',
-    );
+  if (read.length !== packed.rows.length) {
+    const rule = `prefixes must have ${packed.rows.length} rows, as lengths`;
+    fail(who, rule, `${read.length}`, 'Pass a row for each of the batch.');
   }
+  packed.rows.forEach(({spans}, b) => {
+    if (read[b].length === spans.length) return;
+    const got = `${read[b].length} in row ${b}`;
+    fail(who, `prefixes must have ${spans.length} numbers, one for each length`, got, 'Pass one a document.');
+  });
   packed.rows.forEach(({spans}, b) =>
     spans.forEach(({start, end}, i) => {
       if (read[b][i] <= end - start) return;
       fail(
         who,
         `prefix ${i} must be at most its document's length, ${end - start}`,
-        read[b][i],
+        `${read[b][i]}`,
         'Count it into the length.',
       );
     }),
@@ -129,7 +139,7 @@ export type Group = ArrayLike<number>;
  */
 export function sharedQuestion(
   groups: Group | readonly Group[] | readonly (readonly Group[])[],
-  options: PackedOptions = {},
+  options?: PackedOptions,
 ): FlashMask {
   const who = 'masks.sharedQuestion';
   const rows = readGroups(who, groups);
@@ -154,13 +164,18 @@ export function sharedQuestion(
 
 function readGroups(who: string, groups: unknown): number[][][] {
   const remedy = 'Pass [question, answer, ...], a list of these for a row, or a list of rows.';
-  if (!isArray(groups) || groups.length === 0) fail(who, 'groups must be a list', groups, remedy);
-  const depths = [...new Set(Array.from(groups).map((group) => depthOf(group)))];
-  if (depths.length !== 1 || depths[0] > 2) fail(who, 'groups must be nested equally deep', describe(groups), remedy);
-  const rows: unknown[] = depths[0] === 2 ? Array.from(groups) : [depths[0] === 1 ? groups : [groups]];
-  return rows.map((row) => readLengths(who, 'groups', Array.from(row as ArrayLike<unknown>)));
+  const list = listOf(who, 'groups', groups, remedy);
+  const depth = depthOf(list[0]);
+  if (depth > 2 || !list.every((group) => depthOf(group) === depth)) {
+    fail(who, 'groups must be nested equally deep', describe(groups), remedy);
+  }
+  const rows: unknown[] = depth === 2 ? list : [depth === 1 ? list : [list]];
+  return rows.map((row) => readLengths(who, 'groups', row));
 }
 
+/** Arrays within a value, by its first elements; 3 stands for more, too. */
 function depthOf(value: unknown): number {
-  return isArray(value) ? 1 + Math.max(0, ...Array.from(value).map(depthOf)) : 0;
+  let depth = 0;
+  for (let at = value; isArray(at) && depth < 3; at = at[0]) depth++;
+  return depth;
 }

@@ -1,5 +1,5 @@
 /** @file A mask as a standalone SVG document: its pairs or tiles, coloured by what the kernels do with them, and its vectors. */
-import {checkInteger, fail} from './errors.js';
+import {checkInteger, checkText, describe, fail} from './errors.js';
 import {type HostBounds, type TileKind, type TileMap, MAX_BOUND, MIN_BOUND, tileMap} from './tile_map.js';
 import {sparsityOf, visibleRows} from './visible.js';
 
@@ -20,6 +20,8 @@ export interface SVGOptions {
 
 /** Masks up to this length are drawn pair by pair, larger ones tile by tile. */
 const PAIRS = 64;
+/** More tiles than a page can show. */
+const MAX_TILES = 2 ** 18;
 /** Pixels of the longer side of the mask. */
 const SIDE = 336;
 const LEFT = 52;
@@ -70,13 +72,22 @@ function layOut(mask: HostBounds, options: SVGOptions): Frame {
   const {blockQ = side, blockK = side, batch = 0, head = 0, title = '', theme = 'auto'} = options;
   checkInteger('FlashMask.toSVG', 'blockQ', blockQ, 1);
   checkInteger('FlashMask.toSVG', 'blockK', blockK, 1);
-  if (!(theme in themes))
-    fail('FlashMask.toSVG', "theme must be 'auto', 'light' or 'dark'", theme, 'Pass one of them.');
+  checkText('FlashMask.toSVG', 'title', title);
+  if (!Object.keys(themes).includes(theme)) {
+    fail('FlashMask.toSVG', "theme must be 'auto', 'light' or 'dark'", describe(theme), 'Pass one of them.');
+  }
   const cell = pairs ? Math.min(28, Math.max(1, Math.floor(SIDE / longest))) : SIDE / longest;
   const width = Math.ceil(Math.max(LEFT + mask.keyLength * cell + RIGHT, 410));
   const bottom = TOP + mask.queryLength * cell;
+  checkPicture(mask, blockQ, blockK);
   const tiles = tileMap(mask, blockQ, blockK, batch, head);
   return {mask, title, batch, head, tiles, cell, pairs, width, bottom};
+}
+
+function checkPicture({queryLength, keyLength}: HostBounds, blockQ: number, blockK: number): void {
+  const tiles = Math.ceil(queryLength / blockQ) * Math.ceil(keyLength / blockK);
+  if (tiles <= MAX_TILES) return;
+  fail('FlashMask.toSVG', `a picture must have at most ${MAX_TILES} tiles`, `${tiles}`, 'Raise blockQ and blockK.');
 }
 
 /** Colours: page, border, text, muted text, full, partial visible, partial masked, empty, lower bounds, upper bounds. */

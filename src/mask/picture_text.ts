@@ -1,4 +1,5 @@
 /** @file A mask as text: one character a pair, or a block of pairs where there are too many. */
+import {checkInteger} from './errors.js';
 import type {HostBounds} from './tile_map.js';
 import {visibleRows} from './visible.js';
 
@@ -14,6 +15,7 @@ export interface TextOptions {
 
 /** A heading, then a line for each query or block of queries: █ every pair visible, ▒ some, · none. */
 export function drawText(mask: HostBounds, heading: string, {blocks = 32, batch = 0, head = 0}: TextOptions): string {
+  checkInteger('FlashMask.toString', 'blocks', blocks, 1);
   const {queryLength, keyLength} = mask;
   const side = Math.max(1, Math.ceil(Math.max(queryLength, keyLength) / blocks));
   const counts = countBlocks(mask, side, batch, head);

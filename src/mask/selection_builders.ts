@@ -1,8 +1,9 @@
 /** @file Builders of masks whose visible pairs are selected by hashes or at random. */
-import {type Numbers, type PerBatch, rowsOf} from './arguments.js';
+import {type Numbers, type PerBatch, readPerToken} from './arguments.js';
 import {buildMask, readSizes} from './build.js';
-import {checkInteger, fail} from './errors.js';
+import {checkInteger, checkOptions, fail} from './errors.js';
 import type {FlashMask} from './flash_mask.js';
+import {checkCount} from './limits.js';
 import {randomInteger, seededRandom} from './random.js';
 
 /**
@@ -10,6 +11,14 @@ import {randomInteger, seededRandom} from './random.js';
  * and keys by it before attention under `masks.hashSparse`, and the output back after it.
  */
 export function hashOrder(hashes: Numbers): Int32Array {
+  const rows = readHashes('hashOrder', 'hashes', hashes);
+  if (rows.length !== 1) {
+    fail('hashOrder', 'hashes must be those of one row', `${rows.length} rows`, 'Call it for each row of the batch.');
+  }
+  return orderOf(rows[0]);
+}
+
+function orderOf(hashes: readonly number[]): Int32Array {
   return Int32Array.from(hashes, (_, i) => i).sort((a, b) => hashes[a] - hashes[b] || a - b);
 }
 
@@ -41,26 +50,16 @@ export function hashSparse(queryHashes: PerBatch, keyHashes: PerBatch = queryHas
 }
 
 function readHashes(who: string, what: string, values: unknown): number[][] {
-  const rows = rowsOf(who, what, values);
-  rows.forEach((row, b) => {
-    if (row.length !== rows[0].length || row.length === 0) {
-      fail(who, `${what} must be equally long in every row`, `${row.length} in row ${b}`, 'Pass one for every token.');
-    }
-    row.forEach((value, i) => {
-      if (!Number.isInteger(value))
-        fail(who, `${what} must be whole numbers`, `${String(value)} at ${i}`, 'Pass bucket numbers.');
-    });
-  });
-  return rows as number[][];
+  return readPerToken(who, what, values, {length: 'Pass one for every token.', number: 'Pass bucket numbers.'});
 }
 
 /** [LTS, UTE] of each sorted key: its visible rows are those of its bucket that come no earlier. */
 function hashColumns(queries: number[], keys: number[]): number[][] {
-  const queryOrder = hashOrder(queries);
+  const queryOrder = orderOf(queries);
   const offset = keys.length - queries.length;
   let first = 0; // the first sorted query that is not before the key by (hash, position)
   let end = 0; // the end of the key's bucket among the sorted queries
-  return Array.from(hashOrder(keys), (position) => {
+  return Array.from(orderOf(keys), (position) => {
     const hash = keys[position];
     const before = (q: number): boolean => queries[q] < hash || (queries[q] === hash && q + offset < position);
     while (first < queries.length && before(queryOrder[first])) first++;
@@ -87,14 +86,15 @@ export interface EvictionOptions {
  * @param length Tokens.
  * @param keep At least 1.
  */
-export function randomEviction(length: number, keep: number, options: EvictionOptions = {}): FlashMask {
+export function randomEviction(length: number, keep: number, options?: EvictionOptions): FlashMask {
   const who = 'masks.randomEviction';
   const sizes = readSizes(who, length);
-  const {heads = 1, batch = 1, seed = 0} = options;
+  const {heads = 1, batch = 1, seed = 0} = checkOptions(who, options, ['heads', 'batch', 'seed']);
   checkInteger(who, 'keep', keep, 1);
   checkInteger(who, 'heads', heads, 1);
   checkInteger(who, 'batch', batch, 1);
   checkInteger(who, 'seed', seed, 0);
+  checkCount(who, 'the bounds of a mask', [batch, heads, length]);
   const random = seededRandom(seed);
   const evictions = Array.from({length: batch * heads}, () => drawEvictions(random, length, keep));
   const fields = {name: 'randomEviction', ...sizes, batch, heads, causal: true, vectors: 1} as const;

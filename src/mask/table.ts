@@ -302,7 +302,7 @@ const fromStartEndRowIndices = entry({
       const end = isKey(i >> 1) ? S : start + 2 * size;
       return i % 2 === 0 ? end : start;
     });
-    return {mask: masks.fromStartEndRowIndices(indices, {shape: [1, 1, S, 2]}), visible};
+    return {mask: masks.fromStartEndRowIndices(indices, {causal: false, shape: [1, 1, S, 2]}), visible};
   },
 });
 

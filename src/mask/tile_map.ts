@@ -158,22 +158,35 @@ export interface TileMap {
 
 /** Classifies all tiles of one batch and head of a mask on the host. */
 export function tileMap(mask: HostBounds, blockQ: number, blockK: number, batch = 0, head = 0): TileMap {
+  const kinds: TileKind[] = [];
+  visitTiles(mask, blockQ, blockK, batch, head, (kind) => kinds.push(kind));
+  const rows = Math.ceil(mask.queryLength / blockQ);
+  const columns = Math.ceil(mask.keyLength / blockK);
+  return {blockQ, blockK, rows, columns, kinds};
+}
+
+/** Calls back for the tiles of one batch and head of a mask, row by row. */
+export function visitTiles(
+  mask: HostBounds,
+  blockQ: number,
+  blockK: number,
+  batch: number,
+  head: number,
+  visit: (kind: TileKind) => void,
+): void {
   const {queryLength, keyLength, causal, vectors} = mask;
-  const rows = Math.ceil(queryLength / blockQ);
   const columns = Math.ceil(keyLength / blockK);
   const from = (batch * mask.heads + head) * keyLength * vectors;
   const bounds = mask.bounds && mask.bounds.subarray(from, from + keyLength * vectors);
   const minmax = columnBlockBounds({...sizesOf(mask), bounds, batch: 1, heads: 1}, blockK);
-  const kinds: TileKind[] = [];
   for (let r0 = 0; r0 < queryLength; r0 += blockQ) {
     const r1 = Math.min(r0 + blockQ, queryLength);
     for (let block = 0; block < columns; block++) {
       const c0 = block * blockK;
       const c1 = Math.min(c0 + blockK, keyLength);
-      kinds.push(classifyTile(minmax, block * BLOCK_BOUNDS, causal, r0, r1, c0, c1, keyLength - queryLength));
+      visit(classifyTile(minmax, block * BLOCK_BOUNDS, causal, r0, r1, c0, c1, keyLength - queryLength));
     }
   }
-  return {blockQ, blockK, rows, columns, kinds};
 }
 
 function sizesOf({

@@ -1,5 +1,5 @@
 /** @file The visible rows of a key column as ranges: what the dense form, the sparsity and the pictures are made of. */
-import {type HostBounds, type Intervals, type TileKind, intervalsAt, tileMap} from './tile_map.js';
+import {type HostBounds, type Intervals, type TileKind, intervalsAt, visitTiles} from './tile_map.js';
 
 /** Rows [start, end). */
 export type Range = [start: number, end: number];
@@ -37,18 +37,17 @@ export interface Sparsity {
 /** Counts masked pairs exactly, and tiles as the kernels classify them. */
 export function sparsityOf(mask: HostBounds, blockQ: number, blockK: number): Sparsity {
   let visible = 0;
-  let tiles = 0;
   const counts: Record<TileKind, number> = {empty: 0, partial: 0, full: 0};
   for (let batch = 0; batch < mask.batch; batch++) {
     for (let head = 0; head < mask.heads; head++) {
       for (let j = 0; j < mask.keyLength; j++) {
         for (const [start, end] of visibleRows(mask, batch, head, j)) visible += end - start;
       }
-      const {kinds} = tileMap(mask, blockQ, blockK, batch, head);
-      for (const kind of kinds) counts[kind]++;
-      tiles += kinds.length;
+      // Counted as they come: the tiles of a long mask are too many to keep.
+      visitTiles(mask, blockQ, blockK, batch, head, (kind) => counts[kind]++);
     }
   }
+  const tiles = counts.empty + counts.partial + counts.full;
   const pairs = mask.batch * mask.heads * mask.queryLength * mask.keyLength;
   return {
     maskedPairs: 1 - visible / pairs,

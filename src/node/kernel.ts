@@ -80,20 +80,22 @@ type Inputs = FlashMaskAttentionInputs | FlashMaskAttentionGradInputs;
 
 /** What the gradient kernel reads beside the forward kernel's inputs; `none` stands for a dLse of zeros. */
 function gradientInputs(backend: Backend, inputs: FlashMaskAttentionGradInputs, none: TensorInfo): TensorInfo[] {
-  const {out, lse, dOut, dLse} = inputs;
-  return [out, lse, dOut, areZeros(backend.tensorMap.get(dLse.dataId).values) ? none : dLse];
+  const {out, rowStats, dOut, dLse} = inputs;
+  return [out, rowStats, dOut, areZeros(backend.tensorMap.get(dLse.dataId).values) ? none : dLse];
 }
+
+/** Of either op: out, lse and rowStats, or dq, dk and dv. */
+const OUTPUTS = 3;
 
 /** Runs one op: its inputs are the kernel's, with the seed after the bounds. */
 function execute(name: string, inputs: Inputs, attrs: FlashMaskAttentionAttrs, backend: Backend): Tensor[] {
-  const isForward = name === FlashMaskAttention;
   const {q, k, v, bounds} = inputs;
   const seed = seedTensor(attrs);
-  const none = isForward ? null : engine().makeTensor(new Float32Array(0), [0], 'float32');
+  const none = name === FlashMaskAttention ? null : engine().makeTensor(new Float32Array(0), [0], 'float32');
   const rest = none === null ? [] : gradientInputs(backend, inputs as FlashMaskAttentionGradInputs, none);
   const all = [q, k, v, bounds, seed, ...rest];
   try {
-    return backend.executeMultipleOutputs(name, attributesOf(backend, attrs), all, isForward ? 2 : 3);
+    return backend.executeMultipleOutputs(name, attributesOf(backend, attrs), all, OUTPUTS);
   } catch (error) {
     throw readable(error);
   } finally {

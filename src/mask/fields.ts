@@ -1,0 +1,103 @@
+/** @file What a mask is made of, its checks, and the mark by which masks of any copy of this library know each other. */
+import type {Tensor4D} from '@tensorflow/tfjs-core';
+import {checkFlag, checkInteger, checkText, describe, fail} from './errors.js';
+import type {FlashMask} from './flash_mask.js';
+import type {Vectors} from './tile_map.js';
+import {isTensor} from './values.js';
+
+/** What a `FlashMask` is made of. `masks` has builders for the usual ones. */
+export interface FlashMaskFields {
+  /** Default 'custom'. */
+  name?: string;
+  /** Query r is masked from key j also if r < j - (keyLength - queryLength). Default false; with two vectors it must be said. */
+  causal?: boolean;
+  queryLength: number;
+  keyLength: number;
+  /** Rows of a batch that have masks of their own; 1 (the default) is for all. */
+  batch?: number;
+  /** Heads that have masks of their own: 1 (the default), the number of key heads, or of query heads. */
+  heads?: number;
+  /** Bounds per key column: 0, 1 or 2 if causal, else 0, 2 or 4. */
+  vectors: Vectors;
+  /** int32 `[batch, heads, keyLength, vectors]`, row-major; copied. */
+  bounds?: Int32Array | null;
+  /** The same as a tensor, instead of `bounds`. It stays the caller's, who disposes it after the last use of the mask. */
+  boundsTensor?: Tensor4D | null;
+}
+
+export const FIELD_NAMES: readonly (keyof FlashMaskFields)[] = [
+  'name',
+  'causal',
+  'queryLength',
+  'keyLength',
+  'batch',
+  'heads',
+  'vectors',
+  'bounds',
+  'boundsTensor',
+];
+
+/** The mark of masks. The same in every copy of this library, as ESM beside CommonJS; on no object by accident. */
+export const MASK_MARK: unique symbol = Symbol.for('tfjs-flashmask.FlashMask');
+
+/** Whether this is a FlashMask, be it of another copy of this library. Such a one may be of another version: check its fields. */
+export function isFlashMask(value: unknown): value is FlashMask {
+  return typeof value === 'object' && value !== null && MASK_MARK in value;
+}
+
+/** Throws if fields do not fit one another, saying which. */
+export function checkFields(who: string, fields: Partial<FlashMaskFields>): asserts fields is FlashMaskFields {
+  const {name, causal, queryLength, keyLength, batch = 1, heads = 1, vectors} = fields;
+  const {bounds = null, boundsTensor = null} = fields;
+  checkText(who, 'name', name);
+  checkInteger(who, 'queryLength', queryLength, 1);
+  const keys = checkInteger(who, 'keyLength', keyLength, 1);
+  checkInteger(who, 'batch', batch, 1);
+  checkInteger(who, 'heads', heads, 1);
+  checkVectors(who, causal, vectors);
+  checkStorage(who, bounds, boundsTensor, [batch, heads, keys, vectors]);
+}
+
+/** Throws unless masks of this causality can store this many bounds a column. */
+export function checkVectors(who: string, causal: unknown, vectors: unknown): asserts vectors is Vectors {
+  checkFlag(who, 'causal', causal);
+  checkReading(who, causal, vectors);
+  const allowed = causal ? [0, 1, 2] : [0, 2, 4];
+  if (allowed.includes(vectors as number)) return;
+  const remedy = causal
+    ? 'A causal mask has LTS, or LTS and LTE. Leave out causal: true for four vectors.'
+    : 'A mask that is not causal has LTS and UTE, or LTS, LTE, UTS and UTE. Pass causal: true for LTS alone.';
+  fail(
+    who,
+    `a mask with causal: ${causal ?? false} has ${allowed.join(', ')} bounds a column`,
+    describe(vectors),
+    remedy,
+  );
+}
+
+/** Throws if two vectors come without `causal`: they mean one mask with it and another without, and both would run. */
+export function checkReading(who: string, causal: boolean | undefined, vectors: unknown): void {
+  if (vectors !== 2 || causal !== undefined) return;
+  const remedy = 'Pass causal: true if the vectors are LTS and LTE, causal: false if they are LTS and UTE.';
+  fail(who, 'with two vectors causal must be given', 'none', remedy);
+}
+
+function checkStorage(who: string, bounds: unknown, tensor: unknown, shape: readonly number[]): void {
+  const wanted = `[${shape.join(', ')}] ([batch, heads, keyLength, vectors])`;
+  if (bounds !== null && tensor !== null) {
+    fail(who, 'the bounds live in one place', 'both bounds and boundsTensor', 'Pass one of them.');
+  }
+  if (tensor !== null) {
+    if (!isTensor(tensor)) fail(who, 'boundsTensor must be a tensor', describe(tensor), 'Make one with tf.tensor4d().');
+    const got = `${tensor.dtype} of shape [${tensor.shape.join(', ')}]`;
+    if (tensor.dtype !== 'int32') fail(who, 'boundsTensor must be int32', got, 'Cast it with tensor.toInt().');
+    if (tensor.shape.join() !== shape.join()) fail(who, `boundsTensor must have shape ${wanted}`, got, 'Reshape it.');
+    return;
+  }
+  if (bounds !== null && !(bounds instanceof Int32Array)) {
+    fail(who, 'bounds must be an Int32Array', describe(bounds), 'Convert whole numbers with Int32Array.from().');
+  }
+  const count = shape.reduce((a, b) => a * b);
+  const given = bounds?.length ?? 0;
+  if (given !== count) fail(who, `bounds must have ${count} values for ${wanted}`, `${given}`, 'Pass one for each.');
+}

@@ -1,0 +1,14 @@
+/** @file What kind of value an argument is. */
+import type {Tensor} from '@tensorflow/tfjs-core';
+
+/** An array or a typed array. */
+export function isArray(value: unknown): value is ArrayLike<unknown> {
+  return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
+}
+
+/** A tensor of any copy of tfjs; not an object that only has a tensor's fields, as a copy of one through JSON. */
+export function isTensor(value: unknown): value is Tensor {
+  if (typeof value !== 'object' || value === null) return false;
+  const t = value as Partial<Tensor>;
+  return typeof t.data === 'function' && typeof t.dtype === 'string' && Array.isArray(t.shape) && t.dataId != null;
+}
