@@ -136,7 +136,7 @@ export class Blocks {
     const rows = this.rows(queryBlock);
     const columns = this.columns(keyBlock);
     const perHead = broadcastTo(this.hidden(queryBlock, keyBlock) as Tensor4D, [B, H, rows, columns]);
-    const hidden = reshape(perHead, this.pairsShape(queryBlock, keyBlock));
+    const hidden: Tensor4D = reshape(perHead, this.pairsShape(queryBlock, keyBlock));
     this.finite ??= canReadBack() && this.summed.every(isAllFinite);
     return new Tile({hidden, factors, finite: this.finite});
   }
