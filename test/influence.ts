@@ -61,9 +61,25 @@ export function placesOf(call: AttentionCall, part: Part): Place[] {
 /** The visible pairs of batch row 0. */
 export class Visibility {
   private readonly group: number;
+  /** By query head and row. */
+  private readonly keys: number[][];
+  /** By key head and key. */
+  private readonly rows: [head: number, row: number][][];
 
   constructor(private readonly call: AttentionCall) {
-    this.group = call.H / call.Hkv;
+    const {H, Hkv, Sq, Sk, visible} = call;
+    this.group = H / Hkv;
+    this.keys = Array.from({length: H * Sq}, () => []);
+    this.rows = Array.from({length: Hkv * Sk}, () => []);
+    for (let head = 0; head < H; head++) {
+      for (let row = 0; row < Sq; row++) {
+        for (let j = 0; j < Sk; j++) {
+          if (!visible(0, head, row, j)) continue;
+          this.keys[head * Sq + row].push(j);
+          this.rows[this.keyHeadOf(head) * Sk + j].push([head, row]);
+        }
+      }
+    }
   }
 
   keyHeadOf(head: number): number {
@@ -72,16 +88,15 @@ export class Visibility {
 
   /** The keys that a row sees. */
   keysOf(head: number, row: number): number[] {
-    const {Sk, visible} = this.call;
-    return Array.from({length: Sk}, (_, j) => j).filter((j) => visible(0, head, row, j));
+    return this.keys[head * this.call.Sq + row];
   }
 
   /** The rows, of all query heads of a key head, that see a key. */
   rowsOf(keyHead: number, key: number): [head: number, row: number][] {
-    return this.allRows(keyHead).filter(([head, row]) => this.call.visible(0, head, row, key));
+    return this.rows[keyHead * this.call.Sk + key];
   }
 
-  allRows(keyHead: number): [head: number, row: number][] {
+  private allRows(keyHead: number): [head: number, row: number][] {
     const heads = Array.from({length: this.group}, (_, g) => keyHead * this.group + g);
     return heads.flatMap((head) => Array.from({length: this.call.Sq}, (_, row): [number, number] => [head, row]));
   }
