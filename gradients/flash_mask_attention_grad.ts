@@ -27,7 +27,7 @@ export const flashMaskAttentionGradientConfig: GradConfig = {
  * Gradient of FlashMaskAttentionGrad, for the gradient of a gradient: the total one in q, k, v, dOut and dLse, with out and lse as
  * what they are, functions of q, k and v. For tfjs saves a kernel's outputs as clones that its tape puts before the kernel, so that
  * nothing ever flows back through them (its own exp has no second derivative, for that reason). Hence out and lse are computed
- * anew here, where the tape, if it is on, sees them made; and the inputs out and lse themselves get zeros.
+ * anew here, where the tape, if it is on, sees them made; and the inputs out and rowStats themselves get zeros.
  */
 export const flashMaskAttentionGradGradConfig: GradConfig = {
   kernelName: FlashMaskAttentionGrad,
@@ -36,10 +36,10 @@ export const flashMaskAttentionGradGradConfig: GradConfig = {
     const [q, k, v, bounds, dOut, dLse] = saved;
     const [ddq, ddk, ddv] = dy as Tensor[];
     ensureKernels(engine().backendName);
-    const [out, lse] = engine().runKernel<Tensor[]>(FlashMaskAttention, {q, k, v, bounds}, attrs);
+    const [out, lse, rowStats] = engine().runKernel<Tensor[]>(FlashMaskAttention, {q, k, v, bounds}, attrs);
     const inputs = {q, k, v, bounds, out, lse, dOut, dLse};
     const d = composedSecondOrder(inputs, {ddq, ddk, ddv}, attrs as unknown as FlashMaskAttentionAttrs);
-    const through = {...inputs, dOut: d.out, dLse: d.lse};
+    const through = {q, k, v, bounds, out, rowStats, dOut: d.out, dLse: d.lse};
     const [dq, dk, dv] = engine().runKernel<Tensor[]>(FlashMaskAttentionGrad, through, attrs);
     return {
       q: () => add(d.q, dq),
@@ -47,7 +47,7 @@ export const flashMaskAttentionGradGradConfig: GradConfig = {
       v: () => add(d.v, dv),
       bounds: () => zeros(bounds.shape),
       out: () => zerosLike(out),
-      lse: () => zerosLike(dLse),
+      rowStats: () => zerosLike(rowStats),
       dOut: () => d.dOut,
       dLse: () => d.dLse,
     };

@@ -76,17 +76,18 @@ export class HostTiles {
     return first;
   }
 
-  /** Writes -Infinity over the hidden pairs of a row-major tile of scores. */
-  hide(scores: Float64Array, stride: number, b: number, h: number, rows: Range, columns: Range): void {
+  /** Writes 1 for the hidden pairs of a row-major tile and 0 for all others. */
+  hide(hidden: Uint8Array, stride: number, b: number, h: number, rows: Range, columns: Range): void {
     const {p, intervals} = this;
     const first = this.maskIndex(b, h) * p.Sk;
     const offset = p.Sk - p.Sq;
+    hidden.fill(0);
     for (let j = columns.begin; j < columns.end; j++) {
       const at = (first + j) * 4;
       const c = j - columns.begin;
-      if (p.causal) hideRows(scores, stride, c, rows, 0, j - offset);
-      hideRows(scores, stride, c, rows, intervals[at], intervals[at + 1]);
-      hideRows(scores, stride, c, rows, intervals[at + 2], intervals[at + 3]);
+      if (p.causal) hideRows(hidden, stride, c, rows, 0, j - offset);
+      hideRows(hidden, stride, c, rows, intervals[at], intervals[at + 1]);
+      hideRows(hidden, stride, c, rows, intervals[at + 2], intervals[at + 3]);
     }
   }
 
@@ -96,7 +97,7 @@ export class HostTiles {
   }
 }
 
-function hideRows(scores: Float64Array, stride: number, c: number, rows: Range, from: number, to: number): void {
+function hideRows(hidden: Uint8Array, stride: number, c: number, rows: Range, from: number, to: number): void {
   const end = Math.min(to, rows.end);
-  for (let r = Math.max(from, rows.begin); r < end; r++) scores[(r - rows.begin) * stride + c] = -Infinity;
+  for (let r = Math.max(from, rows.begin); r < end; r++) hidden[(r - rows.begin) * stride + c] = 1;
 }

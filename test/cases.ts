@@ -7,7 +7,7 @@
  */
 import {masks} from '../src/mask/builders.js';
 import type {FlashMask} from '../src/mask/flash_mask.js';
-import {maskTable} from '../src/mask/table.js';
+import {type MaskEntry, maskTable} from '../src/mask/table.js';
 import {type AttentionCall, type Bounds, type PairRule, type Sizes, visibleByBounds} from './oracle.js';
 import {keptPairs} from './philox_reference.js';
 import {type Random, choose, integer, normals, seeded} from './random.js';
@@ -84,7 +84,12 @@ const defaults = {
 } as const;
 
 /** A case without row intervals, causal or not. */
-function plainCase(group: string, name: string, causal: boolean, options: Options & {Sq: number; Sk: number}): Case {
+export function plainCase(
+  group: string,
+  name: string,
+  causal: boolean,
+  options: Options & {Sq: number; Sk: number},
+): Case {
   const c = {...defaults, ...options};
   const visible = visibleByBounds({data: [], maskB: 1, Hm: 1, n: 0, causal}, c);
   return {...c, group, name, causal, mask: () => ({mask: null, visible})};
@@ -104,7 +109,7 @@ export const styles = ['blocky', 'any', 'extreme'] as const;
 type Style = (typeof styles)[number];
 
 /** A case with a tensor of random bounds. */
-function boundsCase(
+export function boundsCase(
   group: string,
   name: string,
   form: Form,
@@ -120,7 +125,7 @@ function boundsCase(
 }
 
 /** A case whose bounds are given column by column. */
-function columnsCase(
+export function columnsCase(
   group: string,
   name: string,
   form: Form,
@@ -166,27 +171,29 @@ const twoIntervals: Form = forms[3];
 /** Every builder, each with the table's own dense rule as the truth, and masks of several heads and batch rows. */
 function builderCases(): Case[] {
   const S = 131;
-  const builders = maskTable.map((entry): Case => {
-    const mask = (random: Random) => {
-      const sample = entry.sample(S, random);
-      return {mask: sample.mask, visible: ((b, h, r, j) => sample.visible(r, j, b, h)) as PairRule};
-    };
-    return {...defaults, Sq: S, Sk: S, group: 'builder', name: entry.name, mask};
-  });
   return [
-    ...builders,
+    ...maskTable.map((entry) => entryCase('builder', entry, S, {})),
     flashMaskCase('random eviction in each head', masks.randomEviction(67, 30, {heads: 4, seed: 2}), {H: 4, Hkv: 2}),
     flashMaskCase('documents in each batch row', masks.causalDocument([[20, 45], [67]], {padTo: 67}), {B: 2}),
     flashMaskCase('decoding from a sliding window', masks.slidingWindow(67, 9, {queryLength: 3}), {}),
   ];
 }
 
+/** A case with the sample of a length that an entry of the mask table gives, and its own dense rule. */
+export function entryCase(group: string, entry: MaskEntry, S: number, options: Options): Case {
+  const mask = (random: Random) => {
+    const sample = entry.sample(S, random);
+    return {mask: sample.mask, visible: ((b, h, r, j) => sample.visible(r, j, b, h)) as PairRule};
+  };
+  return {...defaults, ...options, Sq: S, Sk: S, group, name: entry.name, mask};
+}
+
 /** A case with a mask of the library, whose bounds are read by the definition. */
-function flashMaskCase(name: string, mask: FlashMask, options: Options): Case {
+export function flashMaskCase(name: string, mask: FlashMask, options: Options, group = 'builder'): Case {
   const c = {...defaults, ...options, Sq: mask.queryLength, Sk: mask.keyLength};
   const {batch: maskB, heads: Hm, vectors: n, causal} = mask;
   const visible = visibleByBounds({data: mask.bounds!, maskB, Hm, n, causal}, c);
-  return {...c, group: 'builder', name, mask: () => ({mask, visible})};
+  return {...c, group, name, mask: () => ({mask, visible})};
 }
 
 /** One, a tile less one, a tile, a tile more one, for tiles of 16, 32 and 64, and primes. */

@@ -1,62 +1,39 @@
 /** @file The backward pass from tfjs ops, tile by tile: memory linear in the lengths on any backend. */
-import {
-  type Tensor,
-  type Tensor4D,
-  add,
-  customGrad,
-  less,
-  matMul,
-  mul,
-  scalar,
-  sub,
-  sum,
-  tidy,
-  where,
-  zeros,
-  zerosLike,
-} from '@tensorflow/tfjs-core';
+import {type Tensor, type Tensor4D, add, div, exp, mul, scalar, sub, sum, tidy, zeros} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs} from '../kernel_names.js';
-import {Blocks, type ForwardTensors, LEAST_SCORE} from './blocks.js';
+import {Blocks, type ForwardTensors} from './blocks.js';
 
 /** The gradient kernel's inputs as tensors. */
 export interface BackwardTensors extends ForwardTensors {
   out: Tensor;
-  lse: Tensor;
+  rowStats: Tensor;
   dOut: Tensor;
   dLse: Tensor;
 }
 
-/** A query block of what the backward pass reads, with rows that see no key made harmless. */
+/** A query block of what the backward pass reads. In rows that see no key anything: all their pairs are hidden. */
 export interface QueryBlock extends Record<string, Tensor4D> {
   q: Tensor4D;
   out: Tensor4D;
-  /** 0 in rows that see no key. */
   dOut: Tensor4D;
-  /** 0 in rows that see no key, where it is -Infinity: their weights are exp(HIDDEN_SCORE) = 0 all the same. */
-  lse: Tensor4D;
-  /** rowsum(dOut * out) - dLse; 0 in rows that see no key. */
+  max: Tensor4D;
+  sum: Tensor4D;
+  /** rowsum(dOut * out) - dLse */
   shift: Tensor4D;
 }
 
-/** Reads a query block. Whatever flows into a row that sees no key (NaN too) is dropped here. */
+/** Reads a query block. */
 export function readQueryBlock(blocks: Blocks, inputs: BackwardTensors, i: number): QueryBlock {
-  const lse = blocks.statistic(inputs.lse, i);
-  const none = seesNoKey(lse);
-  const clean = (x: Tensor4D): Tensor4D => where(none, zerosLike(x), x);
   const out = blocks.queries(inputs.out, i);
-  const dOut = clean(blocks.queries(inputs.dOut, i));
-  const dLse = clean(blocks.statistic(inputs.dLse, i));
-  const shift = sub(sum(mul(dOut, out), -1, true), dLse) as Tensor4D;
-  return {q: blocks.queries(inputs.q, i), out, dOut, lse: clean(lse), shift};
-}
-
-/** Which rows see no key. A constant to the tape, on which `less` alone would be an error: tfjs has no gradient of it. */
-function seesNoKey(lse: Tensor4D): Tensor4D {
-  return customGrad((x) => ({
-    value: less(x as Tensor4D, scalar(LEAST_SCORE)) as Tensor,
-    // Not zerosLike: x may be gone by then, and tfjs-node reads it.
-    gradFunc: () => zeros(lse.shape),
-  }))(lse) as Tensor4D;
+  const dOut = blocks.queries(inputs.dOut, i);
+  return {
+    q: blocks.queries(inputs.q, i),
+    out,
+    dOut,
+    max: blocks.statistic(inputs.rowStats, i, 0),
+    sum: blocks.statistic(inputs.rowStats, i, 1),
+    shift: sub(sum(mul(dOut, out), -1, true), blocks.statistic(inputs.dLse, i)),
+  };
 }
 
 /** Running sums, one a block; a block that nothing was added to is zero. */
@@ -109,7 +86,7 @@ export function mapBlocks<T>(count: number, make: (i: number) => T): T[] {
 /** `[dq, dk, dv]` as the kernel gives them. */
 export function composedBackward(inputs: BackwardTensors, attrs: FlashMaskAttentionAttrs): Tensor[] {
   return tidy(() => {
-    const blocks = new Blocks(inputs, attrs);
+    const blocks = new Blocks(inputs, attrs, [inputs.q, inputs.k, inputs.dOut]);
     const {D, Dv} = blocks.p;
     const rows = mapBlocks(blocks.queryBlocks, (i) => tidy(() => readQueryBlock(blocks, inputs, i)));
     const dq = querySums(blocks, D);
@@ -127,20 +104,24 @@ export function composedBackward(inputs: BackwardTensors, attrs: FlashMaskAttent
 
 function tile(
   blocks: Blocks,
-  {q, dOut, lse, shift}: QueryBlock,
+  rows: QueryBlock,
   inputs: BackwardTensors,
   scale: number,
   i: number,
   j: number,
-): {dq: Tensor4D; dk: Tensor4D; dv: Tensor4D} {
+): Record<'dq' | 'dk' | 'dv', Tensor4D> {
+  const {q, dOut, max, shift} = rows;
+  const pairs = blocks.tile(i, j);
   const k = blocks.keys(inputs.k, j);
   const v = blocks.keys(inputs.v, j);
-  const weights = blocks.weights(q, k, lse, i, j);
-  const dWeights = blocks.dropped(matMul(dOut, v, false, true), i, j);
-  const dScores = mul(mul(weights, sub(dWeights, shift)), scalar(scale)) as Tensor4D;
+  const scores = mul(pairs.products(q, k), scalar(scale));
+  // The same ops as in the forward pass, so that scores are rounded alike and the weights of a row add up to 1.
+  const weights = pairs.visible(div(exp(sub(scores, max)), rows.sum));
+  const dWeights = pairs.dropped(pairs.products(dOut, v));
+  const dScores = pairs.visible(mul(mul(weights, sub(dWeights, shift)), scalar(scale)));
   return {
-    dq: matMul(dScores, k),
-    dk: matMul(dScores, q, true, false),
-    dv: matMul(blocks.dropped(weights, i, j), dOut, true, false),
+    dq: pairs.sumOverKeys(dScores, k),
+    dk: pairs.sumOverRows(dScores, q),
+    dv: pairs.sumOverRows(pairs.dropped(weights), dOut),
   };
 }

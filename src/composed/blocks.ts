@@ -1,30 +1,23 @@
 /**
  * @file One call seen block by block, as tfjs tensors: slices of queries and keys with the query heads of a key head folded into
- * the rows (so that a matMul of rank 4 needs no broadcast, whose gradient tfjs lacks), and the mask and dropout of one tile.
+ * the rows (so that a matMul of rank 4 needs no broadcast, whose gradient tfjs lacks), and the tiles of pairs of the two.
  */
 import {
-  type GradSaveFunc,
   type Tensor,
   type Tensor4D,
+  broadcastTo,
   concat,
-  customGrad,
   engine,
-  exp,
   greaterEqual,
   less,
   logicalAnd,
   logicalOr,
-  matMul,
-  mul,
   range,
   reshape,
-  scalar,
   slice,
-  sub,
   tensor4d,
   tile,
   transpose,
-  where,
 } from '@tensorflow/tfjs-core';
 import {HostTiles} from '../host_tiles.js';
 import type {FlashMaskAttentionAttrs} from '../kernel_names.js';
@@ -32,17 +25,12 @@ import {hostBoundsOf} from '../mask/bounds_cache.js';
 import type {TileKind} from '../mask/tile_map.js';
 import {dropoutOf, keepFactors} from '../philox.js';
 import {type Problem, problemOf} from '../problem.js';
+import {Tile} from './tile.js';
 
 /** Rows and columns of a tile. On wasm 64 and 512 were slower on full masks, and 256 on short documents, of which it skips less. */
 export const BLOCK = 128;
 
-/** Score of a hidden pair: exp() of it less any visible score or LEAST_SCORE is exactly 0. Finite: WGSL may assume no infinities. */
-export const HIDDEN_SCORE = -1e38;
-
-/** Below every visible score. The running maximum starts here, so that a row without visible key sums to 0 and not to NaN. */
-export const LEAST_SCORE = -1e37;
-
-/** Backends that read back at no cost, so that a mask given as a tensor can be classified too. */
+/** Backends that read back at no cost, so that a mask in a tensor can be classified, and numbers looked at. */
 const HOST_BACKENDS = ['cpu', 'wasm', 'tensorflow'];
 
 /** The forward kernel's inputs as tensors. */
@@ -62,10 +50,14 @@ export class Blocks {
   private readonly boundsKnown: boolean;
   /** `[maskB, 1 or H, Sk, n]` */
   private readonly bounds: Tensor4D;
+  /** Whether all of `summed` is known to be finite; undefined until a partial tile asks. */
+  private finite?: boolean;
 
+  /** @param summed What the pass sums over pairs, for `Tile.sumOverKeys` and `sumOverRows`. */
   constructor(
     {q, k, v, bounds}: ForwardTensors,
     private readonly attrs: FlashMaskAttentionAttrs,
+    private readonly summed: Tensor[],
   ) {
     this.p = problemOf({q, k, v, bounds}, attrs);
     const host = this.p.n === 0 ? new Int32Array(0) : readBounds(bounds);
@@ -108,11 +100,13 @@ export class Blocks {
     return this.sliceRows(x, begin, end);
   }
 
-  /** A query block of a row statistic `[B, H, Sq]`: `[B, Hkv, group * rows, 1]`. */
-  statistic(x: Tensor, block: number): Tensor4D {
-    const {B, H, Hkv} = this.p;
+  /** A query block of a row statistic `[B, H, Sq]`, or of number `index` of a `[B, H, Sq, n]`: `[B, Hkv, group * rows, 1]`. */
+  statistic(x: Tensor, block: number, index = 0): Tensor4D {
+    const {B, H, Hkv, Sq} = this.p;
     const {begin, end} = this.tiles.rows(block);
-    return reshape(slice(x, [0, 0, begin], [B, H, end - begin]), [B, Hkv, (H / Hkv) * (end - begin), 1]);
+    const numbers = reshape(x, [B, H, Sq, -1]);
+    const part = slice(numbers, [0, 0, begin, index], [B, H, end - begin, 1]);
+    return reshape(part, [B, Hkv, (H / Hkv) * (end - begin), 1]);
   }
 
   /** Puts query blocks together: a tensor shaped like q or out. */
@@ -126,34 +120,35 @@ export class Blocks {
     return this.join(blocks);
   }
 
-  /** Puts statistics together: `[B, H, Sq]`. */
+  /** Puts statistics together: `[B, H, Sq]`, or `[B, H, Sq, n]` of n numbers a row. */
   joinStatistics(blocks: Tensor4D[]): Tensor {
     const {B, H} = this.p;
-    const parts = blocks.map((x, i) => reshape(x, [B, H, this.rows(i)]));
+    const n = blocks[0].shape[3];
+    const parts = blocks.map((x, i) => reshape(x, n === 1 ? [B, H, this.rows(i)] : [B, H, this.rows(i), n]));
     return parts.length === 1 ? parts[0] : concat(parts, 2);
   }
 
-  /** Scaled scores of a tile, `[B, Hkv, group * rows, columns]`, HIDDEN_SCORE where masked. */
-  scores(q: Tensor4D, k: Tensor4D, queryBlock: number, keyBlock: number): Tensor4D {
+  /** The pairs of a tile that is not empty. */
+  tile(queryBlock: number, keyBlock: number): Tile {
+    const factors = this.attrs.dropout === 0 ? null : this.dropoutFactors(queryBlock, keyBlock);
+    if (this.kind(queryBlock, keyBlock) === 'full') return new Tile({hidden: null, factors, finite: true});
     const {B, H} = this.p;
-    const s = mul(matMul(q, k, false, true), scalar(this.attrs.scale)) as Tensor4D;
-    if (this.kind(queryBlock, keyBlock) === 'full') return s;
-    const hidden = this.hidden(queryBlock, keyBlock);
-    const perHead = reshape(s, [B, H, this.rows(queryBlock), this.columns(keyBlock)]);
-    return reshape(where(hidden, scalar(HIDDEN_SCORE), perHead), s.shape);
+    const rows = this.rows(queryBlock);
+    const columns = this.columns(keyBlock);
+    const perHead = broadcastTo(this.hidden(queryBlock, keyBlock) as Tensor4D, [B, H, rows, columns]);
+    const hidden: Tensor4D = reshape(perHead, this.pairsShape(queryBlock, keyBlock));
+    this.finite ??= canReadBack() && this.summed.every(isAllFinite);
+    return new Tile({hidden, factors, finite: this.finite});
   }
 
-  /** Weights before dropout, recomputed from lse: exp(score - lse). Give lse as 0 for rows that see no key. */
-  weights(q: Tensor4D, k: Tensor4D, lse: Tensor4D, queryBlock: number, keyBlock: number): Tensor4D {
-    return smoothExp(sub(this.scores(q, k, queryBlock, keyBlock), lse)) as Tensor4D;
+  private pairsShape(queryBlock: number, keyBlock: number): [number, number, number, number] {
+    const {B, H, Hkv} = this.p;
+    return [B, Hkv, (H / Hkv) * this.rows(queryBlock), this.columns(keyBlock)];
   }
 
-  /** Multiplies by the tile's dropout factors, if there is dropout. */
-  dropped(x: Tensor4D, queryBlock: number, keyBlock: number): Tensor4D {
-    const {dropout, seed} = this.attrs;
-    if (dropout === 0) return x;
+  private dropoutFactors(queryBlock: number, keyBlock: number): Tensor4D {
     const {B, H} = this.p;
-    const draw = dropoutOf(dropout, seed);
+    const draw = dropoutOf(this.attrs.dropout, this.attrs.seed);
     const rows = this.tiles.rows(queryBlock);
     const columns = this.tiles.columns(keyBlock);
     const count = columns.end - columns.begin;
@@ -164,7 +159,7 @@ export class Blocks {
         keepFactors(factors, at, draw, batchHead, r, columns.begin, count);
       }
     }
-    return mul(x, tensor4d(factors, x.shape));
+    return tensor4d(factors, this.pairsShape(queryBlock, keyBlock));
   }
 
   /** Hidden pairs of a tile, bool `[maskB, 1 or H, rows, columns]` or less where that broadcasts. */
@@ -218,17 +213,17 @@ export class Blocks {
   }
 }
 
-/** exp with derivatives of every order: that of tfjs has one, for it saves its output (gradients/flash_mask_attention_grad.ts). */
-function smoothExp(x: Tensor): Tensor {
-  return customGrad((y, save) => {
-    (save as GradSaveFunc)([y as Tensor]);
-    return {value: exp(y as Tensor), gradFunc: (dy, [saved]) => mul(dy, smoothExp(saved))};
-  })(x);
+function canReadBack(): boolean {
+  return HOST_BACKENDS.includes(engine().backendName);
+}
+
+function isAllFinite(x: Tensor): boolean {
+  return (engine().readSync(x.dataId) as Float32Array).every((value) => value - value === 0);
 }
 
 function readBounds(bounds: Tensor): Int32Array | null {
   const host = hostBoundsOf(bounds.dataId);
   if (host) return host;
-  if (!HOST_BACKENDS.includes(engine().backendName)) return null;
+  if (!canReadBack()) return null;
   return Int32Array.from(engine().readSync(bounds.dataId) as Int32Array);
 }

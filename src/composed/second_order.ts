@@ -6,7 +6,23 @@
  * kernel gives dq = scale dS k, dk = scale dSᵀ q and dv = (p f)ᵀ dOut. Its cotangents a, b, c enter through X = scale (a kᵀ + q bᵀ)
  * and Y = dOut cᵀ: the objective is the sum of dS X + (p f) Y over all pairs, and all below is its derivative.
  */
-import {type Tensor, type Tensor4D, add, matMul, mul, neg, scalar, sub, sum, tidy} from '@tensorflow/tfjs-core';
+import {
+  type GradSaveFunc,
+  type Tensor,
+  type Tensor4D,
+  add,
+  customGrad,
+  div,
+  exp,
+  mul,
+  neg,
+  scalar,
+  sub,
+  sum,
+  tidy,
+  zeros,
+  zerosLike,
+} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs} from '../kernel_names.js';
 import {
   type BackwardTensors,
@@ -17,7 +33,14 @@ import {
   querySums,
   readQueryBlock,
 } from './backward.js';
-import {Blocks} from './blocks.js';
+import {Blocks, type ForwardTensors} from './blocks.js';
+import {composedForward} from './forward.js';
+import type {Tile} from './tile.js';
+
+/** The gradient kernel's inputs as tensors, with lse (in natural units) for the statistics that only the kernel reads. */
+export interface SecondOrderTensors extends Omit<BackwardTensors, 'rowStats'> {
+  lse: Tensor;
+}
 
 /** What flows into the gradient kernel's outputs. */
 export interface Cotangents {
@@ -26,25 +49,31 @@ export interface Cotangents {
   ddv: Tensor;
 }
 
-/** Gradients of the gradient kernel's inputs; the bounds have none. */
-export type SecondOrder = Record<Exclude<keyof BackwardTensors, 'bounds'>, Tensor>;
+/** Gradients of these inputs; the bounds have none. */
+export type SecondOrder = Record<Exclude<keyof SecondOrderTensors, 'bounds'>, Tensor>;
 
 /** A query block with its cotangent. */
 interface Rows extends QueryBlock {
   ddq: Tensor4D;
+  lse: Tensor4D;
 }
 
 /** The gradients of FlashMaskAttentionGrad's float inputs, shaped like them and each with the others (out and lse too) fixed. */
 export function composedSecondOrder(
-  inputs: BackwardTensors,
+  given: SecondOrderTensors,
   cotangents: Cotangents,
   attrs: FlashMaskAttentionAttrs,
 ): SecondOrder {
   return tidy(() => {
-    const blocks = new Blocks(inputs, attrs);
+    const inputs = {...given, rowStats: rowStatsOf(given, attrs)};
+    const {q, k, v, dOut: dO} = inputs;
+    const blocks = new Blocks(inputs, attrs, [q, k, v, dO, ...Object.values(cotangents)]);
     const {D, Dv} = blocks.p;
     const rows = mapBlocks(blocks.queryBlocks, (i) =>
-      tidy(() => ({...readQueryBlock(blocks, inputs, i), ddq: blocks.queries(cotangents.ddq, i)}) as Rows),
+      tidy((): Rows => {
+        const lse = blocks.statistic(inputs.lse, i);
+        return {...readQueryBlock(blocks, inputs, i), ddq: blocks.queries(cotangents.ddq, i), lse};
+      }),
     );
     const sums = {
       q: querySums(blocks, D),
@@ -81,34 +110,66 @@ export function composedSecondOrder(
 
 function tile(
   blocks: Blocks,
-  {q, dOut, lse, shift, ddq}: Rows,
+  rows: Rows,
   inputs: BackwardTensors,
   {ddk, ddv}: Cotangents,
   scale: number,
   i: number,
   j: number,
 ): Record<'q' | 'k' | 'v' | 'dOut' | 'rowX' | 'rowT', Tensor4D> {
+  const {q, dOut, shift, ddq} = rows;
+  const pairs = blocks.tile(i, j);
   const k = blocks.keys(inputs.k, j);
   const v = blocks.keys(inputs.v, j);
   const b = blocks.keys(ddk, j);
   const c = blocks.keys(ddv, j);
   const factor = scalar(scale);
-  const weights = blocks.weights(q, k, lse, i, j);
-  const dropped = blocks.dropped(weights, i, j);
-  const e = sub(blocks.dropped(matMul(dOut, v, false, true), i, j), shift);
-  const x = mul(add(matMul(ddq, k, false, true), matMul(q, b, false, true)), factor);
-  const y = matMul(dOut, c, false, true);
-  const px = mul(weights, x) as Tensor4D;
-  const t = add(mul(px, e), mul(dropped, y)) as Tensor4D;
-  const dScores = mul(mul(weights, e), factor) as Tensor4D;
+  const weights = weightsOf(pairs, mul(pairs.products(q, k), factor), rows);
+  const dropped = pairs.dropped(weights);
+  const e = sub(pairs.dropped(pairs.products(dOut, v)), shift);
+  const x = mul(add(pairs.products(ddq, k), pairs.products(q, b)), factor);
+  const px = pairs.visible(mul(weights, x));
+  const t = pairs.visible(add(mul(px, e), mul(dropped, pairs.products(dOut, c))));
+  const dScores = pairs.visible(mul(mul(weights, e), factor));
   const scaledT = mul(t, factor) as Tensor4D;
-  const dDropped = blocks.dropped(px, i, j);
+  const dDropped = pairs.dropped(px);
   return {
-    q: add(matMul(dScores, b), matMul(scaledT, k)),
-    k: add(matMul(dScores, ddq, true, false), matMul(scaledT, q, true, false)),
-    v: matMul(dDropped, dOut, true, false),
-    dOut: add(matMul(dDropped, v), matMul(dropped, c)),
+    q: add(pairs.sumOverKeys(dScores, b), pairs.sumOverKeys(scaledT, k)),
+    k: add(pairs.sumOverRows(dScores, ddq), pairs.sumOverRows(scaledT, q)),
+    v: pairs.sumOverRows(dDropped, dOut),
+    dOut: add(pairs.sumOverKeys(dDropped, v), pairs.sumOverKeys(dropped, c)),
     rowX: sum(px, -1, true),
     rowT: sum(t, -1, true),
   };
+}
+
+/**
+ * exp(s - lse) from the maximum and the sum of the row, for lse is rounded: its value is left out, its derivative kept. Scores are chosen
+ * before the exponential too, so that its derivative is finite where hidden.
+ */
+function weightsOf(pairs: Tile, scores: Tensor4D, {max, sum: total, lse}: Rows): Tensor4D {
+  const visible = pairs.visible(sub(sub(scores, max), zeroFor(lse)));
+  return pairs.visible(div(smoothExp(visible), total));
+}
+
+/** Zeros with the derivative of x. */
+function zeroFor(x: Tensor4D): Tensor4D {
+  return customGrad((y) => ({value: zerosLike(y as Tensor), gradFunc: (dy) => dy}))(x) as Tensor4D;
+}
+
+/** exp with derivatives of every order: that of tfjs has one, for it saves its output (gradients/flash_mask_attention_grad.ts). */
+function smoothExp(x: Tensor): Tensor {
+  return customGrad((y, save) => {
+    (save as GradSaveFunc)([y as Tensor]);
+    return {value: exp(y as Tensor), gradFunc: (dy, [saved]) => mul(dy, smoothExp(saved))};
+  })(x);
+}
+
+/** `rowStats` in the arithmetic of these ops, whatever kernels the backend has: a constant to the tape. */
+function rowStatsOf({q, k, bounds}: ForwardTensors, attrs: FlashMaskAttentionAttrs): Tensor {
+  const shape = [...k.shape.slice(0, 3), 1] as [number, number, number, number];
+  return customGrad((x, y) => ({
+    value: composedForward({q: x as Tensor, k: y as Tensor, v: zeros(shape), bounds}, {...attrs, dropout: 0})[2],
+    gradFunc: () => [zeros(q.shape), zeros(k.shape)],
+  }))(q, k);
 }

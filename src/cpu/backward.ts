@@ -1,17 +1,18 @@
 /**
- * @file The backward pass on the CPU: key block by key block over its live query blocks, weights recomputed from lse
- * (arXiv 2410.01359, algorithm 2).
+ * @file The backward pass on the CPU: key block by key block over its live query blocks, weights recomputed from the maximum and the
+ * sum of each row (arXiv 2410.01359, algorithm 2).
  */
 import {HostTiles, type Range} from '../host_tiles.js';
 import {type Dropout, keepFactors} from '../philox.js';
 import {type Problem, type Strides, stridesOf} from '../problem.js';
-import {BLOCK_K, BLOCK_Q, type ForwardArrays} from './forward.js';
+import {BLOCK_K, BLOCK_Q, type ForwardArrays, scoreOf} from './forward.js';
 import {addProductAB, addProductAtB, pack, pad4, productABt} from './matrix.js';
+import {addVisibleAB, addVisibleAtB} from './visible_products.js';
 
 /** Host arrays of a gradient call. */
 export interface BackwardArrays extends ForwardArrays {
   out: Float32Array;
-  lse: Float32Array;
+  rowStats: Float32Array;
   dOut: Float32Array;
   dLse: Float32Array;
 }
@@ -56,6 +57,8 @@ class BackwardPass {
   private readonly weights = new Float64Array(BLOCK_Q * BLOCK_K);
   /** Gradients of the weights, then of the scores. */
   private readonly dScores = new Float64Array(BLOCK_Q * BLOCK_K);
+  /** 1 for each pair of the tile that is hidden. */
+  private readonly hidden = new Uint8Array(BLOCK_Q * BLOCK_K);
   private readonly factors = new Float64Array(BLOCK_K).fill(1);
   private readonly dkTile: Float64Array;
   private readonly dvTile: Float64Array;
@@ -130,7 +133,7 @@ class BackwardPass {
   }
 
   private tile(b: number, h: number, g: number, rows: Range, columns: Range, partial: boolean): void {
-    const {p, arrays, weights, dScores, ldD, ldDv} = this;
+    const {p, arrays, weights, dScores, hidden, ldD, ldDv} = this;
     const {q, out} = this.strides;
     const count = rows.end - rows.begin;
     const m = pad4(count);
@@ -140,37 +143,41 @@ class BackwardPass {
     pack(this.dOutTile, arrays.dOut, b * out.batch + h * out.head + rows.begin * out.row, out.row, count, p.Dv);
     productABt(weights, this.qTile, this.kTile, m, n, ldD);
     productABt(dScores, this.dOutTile, this.vTile, m, n, ldDv);
-    if (partial) this.tiles.hide(weights, n, b, h, rows, columns);
+    if (partial) this.tiles.hide(hidden, n, b, h, rows, columns);
+    else hidden.fill(0);
     this.scoreGradients(b, h, g, rows, columns, n);
-    addProductAtB(this.dvTile, 0, weights, this.dOutTile, n, ldDv, m);
-    addProductAtB(this.dkTile, 0, dScores, this.qTile, n, ldD, m);
-    addProductAB(this.dqSum, (g * pad4(p.Sq) + rows.begin) * ldD, dScores, this.kTile, m, ldD, n);
+    const dqAt = (g * pad4(p.Sq) + rows.begin) * ldD;
+    if (partial) {
+      addVisibleAtB(this.dvTile, 0, weights, this.dOutTile, n, ldDv, m, hidden);
+      addVisibleAtB(this.dkTile, 0, dScores, this.qTile, n, ldD, m, hidden);
+      addVisibleAB(this.dqSum, dqAt, dScores, this.kTile, m, ldD, n, hidden);
+    } else {
+      addProductAtB(this.dvTile, 0, weights, this.dOutTile, n, ldDv, m);
+      addProductAtB(this.dkTile, 0, dScores, this.qTile, n, ldD, m);
+      addProductAB(this.dqSum, dqAt, dScores, this.kTile, m, ldD, n);
+    }
   }
 
-  /** Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores. */
+  /** Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores. Both are 0 where hidden. */
   private scoreGradients(b: number, h: number, g: number, rows: Range, columns: Range, stride: number): void {
-    const {p, weights, dScores, factors, dropout, ldDv} = this;
+    const {p, weights, dScores, hidden, factors, dropout} = this;
+    const {rowStats} = this.arrays;
     const count = columns.end - columns.begin;
     for (let r = rows.begin; r < rows.end; r++) {
-      const i = r - rows.begin;
-      const begin = i * stride;
-      const lse = this.arrays.lse[(b * p.H + h) * p.Sq + r];
-      weights.fill(0, begin + count, begin + stride);
-      dScores.fill(0, begin + count, begin + stride);
-      if (lse === -Infinity) {
-        // A row without visible key: exactly no gradient, whatever flows into it (0 times NaN would be NaN).
-        weights.fill(0, begin, begin + count);
-        dScores.fill(0, begin, begin + count);
-        this.dOutTile.fill(0, i * ldDv, (i + 1) * ldDv);
-        continue;
-      }
+      const begin = (r - rows.begin) * stride;
+      const at = (b * p.H + h) * p.Sq + r;
+      const [max, sum] = [rowStats[2 * at], rowStats[2 * at + 1]];
       if (dropout) keepFactors(factors, 0, dropout, b * p.H + h, r, columns.begin, count);
       const shift = this.rowShift[g * p.Sq + r];
       for (let c = 0; c < count; c++) {
-        const weight = Math.exp(weights[begin + c] - lse);
-        weights[begin + c] = weight * factors[c];
-        dScores[begin + c] = weight * (dScores[begin + c] * factors[c] - shift);
+        const i = begin + c;
+        // Chosen by the mask and not multiplied by 0, which would let NaN through.
+        const weight = hidden[i] ? 0 : Math.exp(scoreOf(weights[i]) - max) / sum;
+        weights[i] = weight * factors[c];
+        dScores[i] = hidden[i] ? 0 : weight * (dScores[i] * factors[c] - shift);
       }
+      weights.fill(0, begin + count, begin + stride);
+      dScores.fill(0, begin + count, begin + stride);
     }
     weights.fill(0, (rows.end - rows.begin) * stride, pad4(rows.end - rows.begin) * stride);
     dScores.fill(0, (rows.end - rows.begin) * stride, pad4(rows.end - rows.begin) * stride);

@@ -3,6 +3,7 @@ import {HostTiles, type Range} from '../host_tiles.js';
 import {type Dropout, keepFactors} from '../philox.js';
 import {type Problem, type Strides, stridesOf} from '../problem.js';
 import {addProductAB, pack, pad4, productABt} from './matrix.js';
+import {addVisibleAB} from './visible_products.js';
 
 /** Tile sides: the tiles of one step (16 KiB each at 64 channels) stay in the caches. 64 is as fast on a full mask, but skips less. */
 export const BLOCK_Q = 32;
@@ -16,16 +17,33 @@ export interface ForwardArrays {
   bounds: Int32Array;
 }
 
-/** Fills `out` and `lse` (both in the kernel's shapes). `dropout` is null if nothing is dropped. */
+/** What a forward call fills, in the kernel's shapes. `rowStats` holds the maximum and the sum of each row in natural units. */
+export interface ForwardResults {
+  out: Float32Array;
+  lse: Float32Array;
+  rowStats: Float32Array;
+}
+
+/** Scores from here on are rounded to float32. */
+const LARGE_SCORE = 2 ** 30;
+
+/**
+ * A score as both passes take it. A row's maximum is kept as float32: the scores of rows that are within 2³⁰ of 0 keep their float64,
+ * since they are at most 32 above it, and exp(32) is no problem. Larger ones are float32 too, and at most 0 above it.
+ */
+export function scoreOf(product: number): number {
+  return Math.abs(product) < LARGE_SCORE ? product : Math.fround(product);
+}
+
+/** Fills `results`. `dropout` is null if nothing is dropped. */
 export function forward(
   p: Problem,
   arrays: ForwardArrays,
   scale: number,
   dropout: Dropout | null,
-  out: Float32Array,
-  lse: Float32Array,
+  results: ForwardResults,
 ): void {
-  const pass = new ForwardPass(p, arrays, scale, dropout, out, lse);
+  const pass = new ForwardPass(p, arrays, scale, dropout, results);
   for (let b = 0; b < p.B; b++) {
     for (let h = 0; h < p.H; h++) {
       for (let block = 0; block < pass.tiles.queryBlocks; block++) pass.queryBlock(b, h, block);
@@ -44,16 +62,20 @@ class ForwardPass {
   private readonly weights = new Float64Array(BLOCK_Q * BLOCK_K);
   private readonly factors = new Float64Array(BLOCK_K);
   private readonly outTile: Float64Array;
+  /** 1 for each pair of the tile that is hidden. */
+  private readonly hidden = new Uint8Array(BLOCK_Q * BLOCK_K);
+  /** What is subtracted from a row's scores: the largest yet, rounded to float32. */
   private readonly rowMax = new Float64Array(BLOCK_Q);
   private readonly rowSum = new Float64Array(BLOCK_Q);
+  /** 1 for each row that has seen a key. */
+  private readonly rowSees = new Uint8Array(BLOCK_Q);
 
   constructor(
     private readonly p: Problem,
     private readonly arrays: ForwardArrays,
     private readonly scale: number,
     private readonly dropout: Dropout | null,
-    private readonly out: Float32Array,
-    private readonly lse: Float32Array,
+    private readonly results: ForwardResults,
   ) {
     this.tiles = new HostTiles(p, arrays.bounds, BLOCK_Q, BLOCK_K);
     this.strides = {
@@ -77,6 +99,7 @@ class ForwardPass {
     pack(this.qTile, this.arrays.q, at, strides.q.row, count, p.D, this.scale);
     this.rowMax.fill(-Infinity);
     this.rowSum.fill(0);
+    this.rowSees.fill(0);
     this.outTile.fill(0);
     for (let keyBlock = 0; keyBlock < this.tiles.keyBlocks; keyBlock++) {
       const kind = this.tiles.kind(b, h, block, keyBlock);
@@ -86,7 +109,7 @@ class ForwardPass {
   }
 
   private tile(b: number, h: number, rows: Range, columns: Range, partial: boolean): void {
-    const {p, arrays, strides, weights} = this;
+    const {p, arrays, strides, weights, hidden} = this;
     const hkv = Math.floor((h * p.Hkv) / p.H);
     const count = columns.end - columns.begin;
     const m = pad4(rows.end - rows.begin);
@@ -95,35 +118,57 @@ class ForwardPass {
     pack(this.kTile, arrays.k, b * k.batch + hkv * k.head + columns.begin * k.row, k.row, count, p.D);
     pack(this.vTile, arrays.v, b * v.batch + hkv * v.head + columns.begin * v.row, v.row, count, p.Dv);
     productABt(weights, this.qTile, this.kTile, m, n, pad4(p.D));
-    if (partial) this.tiles.hide(weights, n, b, h, rows, columns);
+    if (partial) this.tiles.hide(hidden, n, b, h, rows, columns);
+    else hidden.fill(0);
     this.softmax(rows.end - rows.begin, count, n);
     if (this.dropout) this.drop(this.dropout, b * p.H + h, rows, columns, n);
-    addProductAB(this.outTile, 0, weights, this.vTile, m, this.ldOut, n);
+    if (partial) addVisibleAB(this.outTile, 0, weights, this.vTile, m, this.ldOut, n, hidden);
+    else addProductAB(this.outTile, 0, weights, this.vTile, m, this.ldOut, n);
   }
 
   /** Turns scores into exp(score - running maximum), and rescales what was summed under the former maximum. */
   private softmax(rows: number, columns: number, stride: number): void {
-    const {weights, rowMax, rowSum, outTile, ldOut} = this;
+    const {weights, rowMax, rowSum} = this;
     for (let r = 0; r < rows; r++) {
       const begin = r * stride;
       const end = begin + columns;
-      let max = rowMax[r];
-      for (let i = begin; i < end; i++) max = Math.max(max, weights[i]);
-      let sum = 0;
-      if (max === -Infinity) {
-        weights.fill(0, begin, end); // Nothing visible yet: exp(-Infinity + Infinity) would be NaN.
+      const max = this.newMax(r, begin, end);
+      if (Number.isFinite(max)) {
+        if (max !== rowMax[r]) this.rescale(r, Math.exp(rowMax[r] - max));
+        rowSum[r] += this.exponentials(begin, end, max);
       } else {
-        for (let i = begin; i < end; i++) sum += weights[i] = Math.exp(weights[i] - max);
-        if (max !== rowMax[r]) {
-          const correction = Math.exp(rowMax[r] - max);
-          rowSum[r] *= correction;
-          for (let i = r * ldOut; i < (r + 1) * ldOut; i++) outTile[i] *= correction;
-          rowMax[r] = max;
-        }
+        // Nothing seen yet but -Infinity; or a row that ends as NaN, in `write`.
+        weights.fill(0, begin, end);
       }
-      rowSum[r] += sum;
+      rowMax[r] = max;
       weights.fill(0, end, begin + stride);
     }
+  }
+
+  /** The largest score that a row has seen, rounded to float32; NaN if one is. */
+  private newMax(r: number, begin: number, end: number): number {
+    const {weights, hidden, rowSees} = this;
+    let max = this.rowMax[r];
+    for (let i = begin; i < end; i++) {
+      if (hidden[i]) continue;
+      max = Math.max(max, weights[i]);
+      rowSees[r] = 1;
+    }
+    return Math.fround(max);
+  }
+
+  /** Turns the scores of a row into exp(score - max), 0 where hidden; gives their sum. */
+  private exponentials(begin: number, end: number, max: number): number {
+    const {weights, hidden} = this;
+    let sum = 0;
+    for (let i = begin; i < end; i++) sum += weights[i] = hidden[i] ? 0 : Math.exp(scoreOf(weights[i]) - max);
+    return sum;
+  }
+
+  private rescale(r: number, correction: number): void {
+    const {rowSum, outTile, ldOut} = this;
+    rowSum[r] *= correction;
+    for (let i = r * ldOut; i < (r + 1) * ldOut; i++) outTile[i] *= correction;
   }
 
   private drop(dropout: Dropout, batchHead: number, rows: Range, columns: Range, stride: number): void {
@@ -137,15 +182,21 @@ class ForwardPass {
   }
 
   private write(b: number, h: number, rows: Range): void {
-    const {p, out, lse, outTile, ldOut, rowMax, rowSum} = this;
+    const {p, outTile, ldOut, rowMax, rowSum, rowSees} = this;
+    const {out, lse, rowStats} = this.results;
     const {batch, head, row} = this.strides.out;
     for (let r = rows.begin; r < rows.end; r++) {
       const i = r - rows.begin;
-      const empty = rowMax[i] === -Infinity;
-      const factor = empty ? 0 : 1 / rowSum[i];
       const target = b * batch + h * head + r * row;
-      for (let c = 0; c < p.Dv; c++) out[target + c] = outTile[i * ldOut + c] * factor;
-      lse[(b * p.H + h) * p.Sq + r] = empty ? -Infinity : rowMax[i] + Math.log(rowSum[i]);
+      const at = (b * p.H + h) * p.Sq + r;
+      const sees = rowSees[i] === 1;
+      // As in dense attention: the largest score less itself is NaN if it is not finite, and so is then all of the row.
+      const max = Number.isFinite(rowMax[i]) ? rowMax[i] : 0;
+      const sum = Number.isFinite(rowMax[i]) || !sees ? rowSum[i] : NaN;
+      for (let c = 0; c < p.Dv; c++) out[target + c] = sees ? outTile[i * ldOut + c] / sum : 0;
+      lse[at] = sees ? max + Math.log(sum) : -Infinity;
+      rowStats[2 * at] = max;
+      rowStats[2 * at + 1] = sum;
     }
   }
 }

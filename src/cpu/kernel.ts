@@ -28,10 +28,12 @@ export const flashMaskAttentionConfig: KernelConfig = {
     const p = problemOf(inputs, attrs);
     const out = new Float32Array(p.B * p.Sq * p.H * p.Dv);
     const lse = new Float32Array(p.B * p.H * p.Sq);
-    forward(p, readInputs(backend, inputs), attrs.scale, dropoutFrom(attrs), out, lse);
+    const rowStats = new Float32Array(2 * lse.length);
+    forward(p, readInputs(backend, inputs), attrs.scale, dropoutFrom(attrs), {out, lse, rowStats});
     return [
       backend.makeTensorInfo(shapeOf(p, p.Sq, p.H, p.Dv), 'float32', out),
       backend.makeTensorInfo([p.B, p.H, p.Sq], 'float32', lse),
+      backend.makeTensorInfo([p.B, p.H, p.Sq, 2], 'float32', rowStats),
     ];
   },
 };
@@ -47,7 +49,7 @@ export const flashMaskAttentionGradConfig: KernelConfig = {
     const arrays = {
       ...readInputs(backend, inputs),
       out: floats(backend, inputs.out),
-      lse: floats(backend, inputs.lse),
+      rowStats: floats(backend, inputs.rowStats),
       dOut: floats(backend, inputs.dOut),
       dLse: floats(backend, inputs.dLse),
     };

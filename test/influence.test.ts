@@ -1,0 +1,289 @@
+/**
+ * @file What no visible pair connects has no influence, bit for bit: NaN, infinities and the largest floats in masked places, for each
+ * mask, head form and tile border, in every input. And NaN in a visible pair spreads as in dense attention, and only there.
+ *
+ * A trial puts a value in some places of the inputs of one batch row. All trials of a case run as one batch, next to clean rows.
+ */
+import * as tf from '@tensorflow/tfjs';
+import {expect} from 'chai';
+import {type FlashMask, flashMaskAttention} from '../src/index.js';
+import type {Precision} from '../src/kernel_names.js';
+import {masks} from '../src/mask/builders.js';
+import {maskTable} from '../src/mask/table.js';
+import {attend} from './attend.js';
+import {type Case, type Prepared, boundsCase, columnsCase, entryCase, flashMaskCase, forms, prepare} from './cases.js';
+import type {ActualResult} from './compare.js';
+import {type Device, onEachDevice} from './devices.js';
+import {
+  type InputName,
+  type Marks,
+  type Part,
+  type Place,
+  Visibility,
+  channelsOf,
+  indexOf,
+  inputNames,
+  placesOf,
+  reachOf,
+  reachOfPart,
+  rowsAndHeads,
+} from './influence.js';
+import {type AttentionCall, oracle, resultNames} from './oracle.js';
+import {type Random, choose, integer, seeded} from './random.js';
+
+const HUGE = [3.4028234e38, -3.4028234e38, 1e38];
+const NOT_FINITE = [NaN, Infinity, -Infinity];
+
+/** A value, where it is put, and what it may change. */
+interface Trial {
+  name: string;
+  value: number;
+  places: Place[];
+  reach: Marks;
+  /** A single place: then NaN must reach all of this. */
+  single: boolean;
+}
+
+/** Heads: as many key heads, grouped, and one key head, with masks of one head, one a key head, one a query head. */
+const headForms = [
+  {H: 2, Hkv: 2, Hm: 1},
+  {H: 4, Hkv: 2, Hm: 2},
+  {H: 2, Hkv: 1, Hm: 2},
+  {H: 2, Hkv: 2, Hm: 2},
+];
+
+const layouts = ['bshd', 'bhsd'] as const;
+
+/** D and Dv are 16 in all, so that few shaders are compiled. */
+const cases: Case[] = [
+  ...maskTable.map((entry, i) => entryCase('mask', entry, [67, 65, 33][i % 3], {H: 2, Hkv: 2 - (i % 2)})),
+  ...forms.flatMap((form, f) =>
+    headForms.map(({H, Hkv, Hm}, i) => {
+      const name = `causal ${form.causal}, n ${form.n}, H ${H}, Hkv ${Hkv}, mask heads ${Hm}`;
+      const style = i % 2 === 0 ? 'blocky' : 'any';
+      return boundsCase('form', name, form, {Sq: 43, Sk: 59, H, Hkv, Hm, style, layout: layouts[(f + i) % 2]});
+    }),
+  ),
+  ...[31, 32, 33, 63, 64, 65, 67, 131].flatMap((S) => {
+    const documents = [Math.ceil(S / 3), S - Math.ceil(S / 3)];
+    const padded = masks.causalDocument(documents, {padTo: S + 5});
+    return [
+      flashMaskCase(`${S} tokens of causal documents, padding`, padded, {}, 'border'),
+      flashMaskCase(`${S} tokens of documents`, masks.document(documents), {H: 2, Hkv: 1}, 'border'),
+    ];
+  }),
+  ...[1, 3].map((Sq) =>
+    columnsCase('cache', `${Sq} queries, 20 of 64 keys filled`, forms[3], (j) => (j < 20 ? [0, 0, 0, 0] : [0, Sq, 0, 0]), {
+      Sq, Sk: 64, H: 4, Hkv: 2,
+    }),
+  ),
+  columnsCase('cache', '5 queries, of which 2 see no key, 257 keys', forms[3], (j) => [1, 2, 3, j < 200 ? 4 : 5], {
+    Sq: 5, Sk: 257, H: 4, Hkv: 2, layout: 'bhsd',
+  }),
+  flashMaskCase('dropout', masks.causalDocument([20, 22], {padTo: 45}), {dropout: 0.3, seed: 5}, 'option'),
+]; // prettier-ignore
+
+describe('influence', () => {
+  onEachDevice((device) => {
+    for (const [i, c] of cases.entries()) {
+      for (const precision of [undefined, ...(device.precisions ?? [])]) {
+        // Gradients through lse take other passes on some devices.
+        for (const lse of device.precisions ? [true, false] : [i % 3 !== 0]) {
+          const details = [precision && `precision '${precision}'`, !lse && 'no lse'].filter(Boolean);
+          it([`${c.group}: ${c.name}`, ...details].join(', '), () => check(device, {...c, lse}, precision));
+        }
+      }
+    }
+
+    it('the tables have places of each kind', () => {
+      const kinds = new Map<string, number>();
+      for (const c of cases) {
+        for (const {name} of trialsOf(c, prepare(c).call, device)) {
+          const kind = name.split(' in ')[1];
+          kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
+        }
+      }
+      expect([...kinds.keys()]).to.include.members(['unseen places', 'a part', ...inputNames]);
+      expect(Math.min(...kinds.values())).to.be.greaterThan(20);
+    });
+
+    verbatim(device);
+  });
+});
+
+async function check(device: Device, c: Case, precision?: Precision): Promise<void> {
+  // On CUDA only deterministic gradients can be compared bit for bit.
+  const prepared = prepare({...c, deterministic: true});
+  const trials = trialsOf(c, prepared.call, device);
+  const poisoned = repeat(prepared, trials.length);
+  trials.forEach(({places, value}, b) => put(poisoned.call, b, trials.length, places, value));
+  const clean = await attend(repeat(prepared, trials.length), precision);
+  const actual = await attend(poisoned, precision);
+  expect(await device.hiddenErrors()).to.deep.equal([]);
+  const wrong = trials.flatMap((trial, b) => wrongOf(prepared, trial, b, trials.length, clean, actual));
+  expect(wrong.slice(0, 20), `${wrong.length} elements`).to.deep.equal([]);
+}
+
+/** The same call in so many batch rows. */
+function repeat({case: c, call, mask}: Prepared, B: number): Prepared {
+  const copies = (x: ArrayLike<number>) => {
+    const all = new Float32Array(B * x.length);
+    for (let b = 0; b < B; b++) all.set(x, b * x.length);
+    return all;
+  };
+  const {q, k, v, dOut, dLse, visible} = call;
+  const inputs = {q: copies(q), k: copies(k), v: copies(v), dOut: copies(dOut), dLse: copies(dLse)};
+  return {case: {...c, B}, call: {...call, B, ...inputs, visible: (_b, h, r, j) => visible(0, h, r, j)}, mask};
+}
+
+/** Puts a value into places of batch row b. */
+function put(call: AttentionCall, b: number, batches: number, places: Place[], value: number): void {
+  for (const place of places) {
+    const to = call[place.input] as Float32Array;
+    to[(b * to.length) / batches + indexOf(call, place)] = value;
+  }
+}
+
+function trialsOf(c: Case, call: AttentionCall, device: Device): Trial[] {
+  const random = seeded(`influence: ${c.group}: ${c.name}`);
+  const visibility = new Visibility(call);
+  // One scale a head of 16-bit products: what is huge costs the head's other parts their precision.
+  const values = device.precisions ? NOT_FINITE : [...NOT_FINITE, choose(random, HUGE)];
+  const make = (kind: string, value: number, places: Place[], reach: Marks, single = false): Trial => {
+    return {name: `${value} in ${kind}`, value, places, reach, single};
+  };
+  const trials: Trial[] = [];
+
+  const unseen = heads(call).flatMap((keyHead) => placesOf(call, visibility.unseen(keyHead)));
+  if (unseen.length > 0) {
+    const nothing = reachOfPart(call, visibility);
+    trials.push(...[...NOT_FINITE, ...HUGE].map((value) => make('unseen places', value, unseen, nothing)));
+  }
+
+  const parts = heads(call).flatMap((keyHead) => ofSeveral(visibility.parts(keyHead)));
+  if (parts.length > 0) {
+    for (const value of values) {
+      const part = choose(random, parts);
+      trials.push(make('a part', value, placesOf(call, part), reachOfPart(call, visibility, part)));
+    }
+  }
+
+  for (const input of inputNames.filter((name) => c.lse || name !== 'dLse')) {
+    for (const value of [NaN, choose(random, values)]) {
+      const place = drawPlace(random, call, input);
+      trials.push(make(input, value, [place], reachOf(call, visibility, place), true));
+    }
+  }
+  return trials;
+}
+
+function heads({Hkv}: AttentionCall): number[] {
+  return Array.from({length: Hkv}, (_, keyHead) => keyHead);
+}
+
+function ofSeveral(parts: Part[]): Part[] {
+  return parts.length > 1 ? parts : [];
+}
+
+function drawPlace(random: Random, call: AttentionCall, input: InputName): Place {
+  const [rows, heads] = rowsAndHeads(call, input);
+  const channel = integer(random, 0, channelsOf(call, input));
+  return {input, head: integer(random, 0, heads), row: integer(random, 0, rows), channel};
+}
+
+/** Says which elements are wrong. Both zeros are one value. */
+function wrongOf(
+  {call}: Prepared,
+  {name, value, places, reach, single}: Trial,
+  b: number,
+  batches: number,
+  clean: ActualResult,
+  actual: ActualResult,
+): string[] {
+  const wrong: string[] = [];
+  const notFinite = notFiniteOut(call, places, value, single);
+  for (const result of resultNames) {
+    if (actual[result] === undefined) continue;
+    const size = reach[result].length;
+    expect(actual[result].length).to.equal(size * batches);
+    for (let i = 0; i < size; i++) {
+      const [before, after] = [clean[result]![b * size + i], actual[result][b * size + i]];
+      const say = (what: string) => wrong.push(`${name}: ${result}[${i}] ${what}, got ${after}, clean ${before}`);
+      if (reach[result][i] === 0) {
+        if (after !== before) say('must not change');
+      } else if (single && Number.isNaN(value) && call.dropout === 0) {
+        if (!Number.isNaN(after)) say('must be NaN');
+      } else if (result === 'out' && notFinite?.[i]) {
+        if (Number.isFinite(after)) say('must not be finite');
+      }
+    }
+  }
+  return wrong;
+}
+
+/** Where an infinity makes the output of dense attention infinite or NaN. */
+function notFiniteOut(call: AttentionCall, places: Place[], value: number, single: boolean): boolean[] | null {
+  if (!single || Number.isFinite(value)) return null;
+  const {q, k, v, dOut, dLse} = call;
+  const copy = {...call, q: Float32Array.from(q), k: Float32Array.from(k), v: Float32Array.from(v), dOut, dLse};
+  if (places.length === 0 || places[0].input === 'dOut' || places[0].input === 'dLse') return null;
+  put(copy, 0, 1, places, value);
+  return Array.from(oracle(copy).out, (x) => !Number.isFinite(x));
+}
+
+/** The examples of the reports that led to these tests, with one channel. */
+function verbatim(device: Device): void {
+  const oneOfTwo = masks.causalDocument([1], {padTo: 2});
+
+  /** Ones everywhere but in `given`. */
+  const run = async (
+    mask: FlashMask | tf.Tensor4D,
+    given: Partial<Record<InputName, number[]>>,
+    [Sq, Sk]: [number, number],
+  ) => {
+    const names = ['out', 'lse', 'dq', 'dk', 'dv'] as const;
+    const results = tf.tidy(() => {
+      const make = (name: InputName, S: number) => tf.tensor4d(given[name] ?? Array<number>(S).fill(1), [1, S, 1, 1]);
+      const inputs = [make('q', Sq), make('k', Sk), make('v', Sk)];
+      const attention = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) =>
+        flashMaskAttention(q as tf.Tensor4D, k as tf.Tensor4D, v as tf.Tensor4D, mask, {returnLogSumExp: true});
+      const outputs = attention(inputs[0], inputs[1], inputs[2]);
+      const dOut = make('dOut', Sq);
+      return [...outputs, ...tf.grads((q, k, v) => tf.sum(tf.mul(attention(q, k, v)[0], dOut)))(inputs)];
+    });
+    const values = await Promise.all(results.map(async (x) => Array.from(await x.data(), (y) => y + 0)));
+    tf.dispose(results);
+    expect(await device.hiddenErrors()).to.deep.equal([]);
+    return Object.fromEntries(names.map((name, i) => [name, values[i]])) as Record<(typeof names)[number], number[]>;
+  };
+
+  for (const value of [...NOT_FINITE, 1e38]) {
+    it(`${value} that flows into padding gives no gradient`, async () => {
+      const {dq, dk, dv} = await run(oneOfTwo, {dOut: [1, value]}, [2, 2]);
+      expect({dq, dk, dv}).to.deep.equal({dq: [0, 0], dk: [0, 0], dv: [1, 0]});
+    });
+
+    it(`${value} in keys and values of padding is not seen`, async () => {
+      const {out, lse, dq, dk, dv} = await run(oneOfTwo, {k: [1, value], v: [1, value]}, [2, 2]);
+      expect({out, lse, dq, dk, dv}).to.deep.equal({
+        out: [1, 0],
+        lse: [1, -Infinity],
+        dq: [0, 0],
+        dk: [0, 0],
+        dv: [1, 0],
+      });
+    });
+
+    it(`${value} in the query of a row that sees no key does not reach the keys`, async () => {
+      const {dq, dk, dv} = await run(masks.fromDense([[0], [1]]), {q: [value, 1]}, [2, 1]);
+      expect({dq, dk, dv}).to.deep.equal({dq: [0, 0], dk: [0], dv: [1]});
+    });
+  }
+
+  it('a visible NaN is not hidden', async () => {
+    const {out, lse, dq, dk, dv} = await run(oneOfTwo, {q: [NaN, 1]}, [2, 2]);
+    expect({out, lse, dq, dk, dv}).to.deep.equal({
+      out: [NaN, 0], lse: [NaN, -Infinity], dq: [NaN, 0], dk: [NaN, 0], dv: [NaN, 0],
+    }); // prettier-ignore
+  });
+}
