@@ -72,7 +72,7 @@ fn termsOf(bh: u32, r: u32) -> vec4f {
 `;
 }
 
-/** dq: from scores s and dp of a tile to dS in s. Rows are queries, columns keys. */
+/** dq: from scores s and dp of a tile to dS in s, times the sum of the row's weights. Rows are queries, columns keys. */
 function scoreGradientOfRows(p: PassPlan): string {
   const {rows, colGroups} = registerTile(p);
   const row = (i: number): string => `qFirst + ${rowOf(p, i)}`;
@@ -81,7 +81,7 @@ function scoreGradientOfRows(p: PassPlan): string {
     `s_${i}_${g} = select(vec4f(), s_${i}_${g}, visible(vec4i(i32(${query(i)})), j, bounds));`;
   return `
 ${p.dropout ? unroll(rows, (i) => unroll(colGroups, (g) => `dp_${i}_${g} *= keep(${headOf(p, row(i))}, ${query(i)}, (kFirst + ${colOf(p, g)}) / 4u);`)) : ''}
-${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} = (exp2((s_${i}_${g} - terms_${i}.x) * u.scaleLog2) * terms_${i}.y) * (dp_${i}_${g} - terms_${i}.z);`))}
+${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} = exp2((s_${i}_${g} - terms_${i}.x) * u.scaleLog2) * (dp_${i}_${g} - terms_${i}.z);`))}
 if (partial) {
 ${unroll(
   colGroups,
@@ -123,7 +123,7 @@ ${rowBlockOfWorkgroup(p)}
 ${unroll(rows, (i) => `  let terms_${i} = termsOf(bh, qFirst + ${rowOf(p, i)});`)}
 ${declareAccumulator(p, 'acc', p.D)}
 ${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, r0, r1)`, body)}
-${storeAccumulator(p, 'acc', dq, 'qFirst', rowEndOf(p), () => 'u.scale')}
+${storeAccumulator(p, 'acc', dq, 'qFirst', rowEndOf(p), (i) => `terms_${i}.y * u.scale`)}
 }
 `;
 }

@@ -2,7 +2,7 @@
  * @file The passes that make one result of those of several splits (src/few_queries.ts), which lie one after the other, each laid out
  * as the result. Sums run over the splits in order: bit-identical from run to run.
  */
-import {declare, declareConstants, elementType, type Binding} from './header.js';
+import {declare, declareConstants, elementType, ROW_FUNCTIONS, type Binding} from './header.js';
 
 export const COMBINE_THREADS = 64;
 
@@ -30,7 +30,7 @@ export const combineOutKey = (Dv: number): string => `combine_out_d${Dv}`;
 /** out, lse and the rows' statistics: splits weigh by their sums of weights. One thread an element of out. */
 export function combineOutShader(Dv: number): string {
   const type = elementType(Dv);
-  return `${declare(combineOutBindings(Dv))}${declareConstants({})}${INDEX}
+  return `${declare(combineOutBindings(Dv))}${declareConstants({})}${ROW_FUNCTIONS}${INDEX}
   let row = index / ${elementsOf(Dv)}u;
   let d = index % ${elementsOf(Dv)}u;
   let bh = row / u.Sq;
@@ -46,10 +46,9 @@ export function combineOutShader(Dv: number): string {
     total += weight;
     sum += weight * outs[split * u.B * u.oBatch + at];
   }
-  let sawNone = total == 0.0;
-  out[at] = select(sum / total, ${type}(), sawNone);
+  out[at] = select(sum / total, ${type}(), total == 0.0);
   if (d == 0u) {
-    lse[row] = select((most * u.scaleLog2 + log2(total)) * LN_2, u.negativeInfinity, sawNone);
+    lse[row] = logSumExp(most * u.scaleLog2, total);
     rowStats[row] = vec2f(most, total);
   }
 }

@@ -3,7 +3,7 @@
  * forward pass kept of the row, so that its weights are exp2((S - max) scaleLog2) / sum, and delta = rowsum(dO ∘ O) (paper section 4.3,
  * algorithm 2).
  */
-import {HIGH_FUNCTION} from './halves.js';
+import {PARTS_FUNCTIONS} from './halves.js';
 import {declare, elementType, WILD_FUNCTION, type Binding} from './header.js';
 
 export const DELTA_THREADS = 64;
@@ -36,8 +36,8 @@ export function deltaShader(v: DeltaVariant): string {
   const vector = elementType(v.Dv) === 'vec4f';
   const steps = vector ? v.Dv / 4 : v.Dv;
   const type = vector ? 'vec4f' : 'f32';
-  const read = v.rounded ? `${type}(highOf(vec4f(dOut[at + d]))${vector ? '' : '.x'})` : 'dOut[at + d]';
-  return `${declare(deltaBindings(v))}${v.rounded ? WILD_FUNCTION + HIGH_FUNCTION : ''}
+  const read = v.rounded ? `${type}(highPart(vec4f(dOut[at + d]))${vector ? '' : '.x'})` : 'dOut[at + d]';
+  return `${declare(deltaBindings(v))}${v.rounded ? WILD_FUNCTION + PARTS_FUNCTIONS : ''}
 @compute @workgroup_size(${DELTA_THREADS})
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let index = (u.firstWorkgroup + id.y * u.gridX + id.x) * ${DELTA_THREADS}u + lid;

@@ -3,7 +3,7 @@
  * (paper section 4.3, algorithm 1). One workgroup computes blockQ rows of one head.
  */
 import type {PassPlan} from '../../plan.js';
-import {constants, declare, elementType, OR_NAN_FUNCTION, unroll, WILD_FUNCTION, type Binding} from './header.js';
+import {constants, declare, elementType, ROW_FUNCTIONS, unroll, WILD_FUNCTION, type Binding} from './header.js';
 import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from './query_rows.js';
 import {rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {
@@ -121,13 +121,12 @@ for (var row = lid; row < ROWS; row += THREADS) {
   for (var x = 0u; x < THREADS_X; x++) { sum += rowMax[x * ROWS + row]; }
   let total = orNaN(sum);
   let m = rowState[row].x;
-  // The weight of the largest score is 1.
-  let sawNone = total == 0.0;
   if (qFirst + row < ${rowEndOf(p)}) {
-    lse[lseBase + qFirst + row] = select((m * u.scaleLog2 + log2(total)) * LN_2, u.negativeInfinity, sawNone);
+    lse[lseBase + qFirst + row] = logSumExp(m * u.scaleLog2, total);
     rowStats[lseBase + qFirst + row] = vec2f(m, total);
   }
-  rowState[row].y = select(1.0 / total, 0.0, sawNone);
+  // The weight of the largest score is 1: only a row that saw no key has none.
+  rowState[row].y = select(1.0 / total, 0.0, total == 0.0);
 }
 workgroupBarrier();
 `;
@@ -152,7 +151,7 @@ ${weigh(p)}
 ${storeWeights(p, 's')}
 ${accumulate(p, 'o', v, keys, true)}
 `;
-  return `${declare(forwardBindings(p))}${constants(p)}${WILD_FUNCTION}${OR_NAN_FUNCTION}${declareTiles(p)}${TILE_BITS}${WILD_MET}
+  return `${declare(forwardBindings(p))}${constants(p)}${WILD_FUNCTION}${ROW_FUNCTIONS}${declareTiles(p)}${TILE_BITS}${WILD_MET}
 var<workgroup> rowMax: array<f32, ${p.threadsX * p.rows}>;
 // Of each row: the maximum so far, and the factor of its sums.
 var<workgroup> rowState: array<vec2f, ${p.rows}>;

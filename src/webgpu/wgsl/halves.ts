@@ -54,13 +54,16 @@ export const workgroupsPerHead = (v: Pick<HalvesVariant, 'padded'>, rows: number
 
 /**
  * Declares `highOf`: its argument rounded to the eleven bits of a half, by its bits, for compilers may take the conversion to float16 and
- * back for nothing; and `lowOf`, what that leaves. `isWild` must be declared: a NaN of all ones would become 0.
+ * back for nothing. A NaN of all ones becomes 0, and what that leaves is NaN.
  */
 export const HIGH_FUNCTION = `
-fn highOf(x: vec4f) -> vec4f {
-  return select(bitcast<vec4f>((bitcast<vec4u>(x) + 0x1000u) & vec4u(0xffffe000u)), x, isWild(x));
-}
-fn lowOf(x: vec4f) -> vec4f { return select(x - highOf(x), vec4f(), isWild(x)); }
+fn highOf(x: vec4f) -> vec4f { return bitcast<vec4f>((bitcast<vec4u>(x) + 0x1000u) & vec4u(0xffffe000u)); }
+`;
+
+/** Declares the two parts of a number, where infinite and NaN numbers are all high part. */
+export const PARTS_FUNCTIONS = `${HIGH_FUNCTION}
+fn highPart(x: vec4f) -> vec4f { return select(highOf(x), x, isWild(x)); }
+fn lowPart(x: vec4f) -> vec4f { return select(x - highOf(x), vec4f(), isWild(x)); }
 `;
 
 /** WGSL for the rows of a copied head: `length` is that of the tensor. */
@@ -166,45 +169,82 @@ fn seesKey(head: u32, r: u32) -> bool {
 }
 `;
 
-/** One workgroup a segment of a head: the largest absolute value in it, but for its fraction, negative if the segment has infinite or NaN numbers. */
-export function magnitudeShader(v: HalvesVariant): string {
-  const strideOfLoads = SEGMENTS * HALVES_THREADS;
-  const masked = v.causal || v.intervals;
-  const measure = (name: Copied): string => {
-    const quads = Math.ceil(channelsOf(v, name) / 4);
-    const at = (t: number): string => `(i + ${t * strideOfLoads}u)`;
-    const loads = Array.from({length: LOADS_IN_FLIGHT}, (_, t) => `x${t}`);
-    const connected = (row: string): string => `${name === 'k' || name === 'v' ? 'isSeen' : 'seesKey'}(head, ${row})`;
-    return `${quadFunction(v, name)}
+const isMasked = ({causal, intervals}: HalvesVariant): boolean => causal || intervals;
+
+/** Elements from one load of a thread to its next. */
+const LOAD_STRIDE = SEGMENTS * HALVES_THREADS;
+
+/** WGSL for whether a row of the tensor counts. */
+const isConnected = (name: Copied, row: string): string =>
+  `${name === 'k' || name === 'v' ? 'isSeen' : 'seesKey'}(head, ${row})`;
+
+/** WGSL for the loop head over a thread's vec4s of a segment, `loads` at a time. */
+const eachLoad = (v: HalvesVariant, name: Copied, loads: number): string =>
+  `for (var i = item % ${SEGMENTS}u * ${HALVES_THREADS}u + lid; i < ${placeOf(name).length} * ${quadsOf(v, name)}u; i += ${loads * LOAD_STRIDE}u)`;
+
+const quadsOf = (v: HalvesVariant, name: Copied): number => Math.ceil(channelsOf(v, name) / 4);
+
+/** Declares `largestOf_NAME(item, lid)`: the largest absolute value of those that a thread loads of a segment. */
+function largestFunction(v: HalvesVariant, name: Copied): string {
+  const quads = quadsOf(v, name);
+  const at = (t: number): string => `(i + ${t * LOAD_STRIDE}u)`;
+  const load = (t: number): string => `    let x${t} = quad_${name}(head, ${at(t)} / ${quads}u, ${at(t)} % ${quads}u);`;
+  const compare = (t: number): string => `    {
+      sawWild |= any(isWild(x${t}));
+      let largest = largestFinite(x${t});
+      mostRow = select(mostRow, ${at(t)} / ${quads}u, largest > most);
+      most = max(most, largest);
+    }`;
+  return `
 fn largestOf_${name}(item: u32, lid: u32) -> f32 {
   let head = item / ${SEGMENTS}u;
   var most = 0.0;
+  var mostRow = 0u;
   var sawWild = false;
-  for (var i = item % ${SEGMENTS}u * ${HALVES_THREADS}u + lid; i < ${placeOf(name).length} * ${quads}u; i += ${LOADS_IN_FLIGHT * strideOfLoads}u) {
-${loads.map((x, t) => `    let ${x} = abs(quad_${name}(head, ${at(t)} / ${quads}u, ${at(t)} % ${quads}u));`).join('\n')}
-${loads
-  .map(
-    (x, t) => `    {
-      let wild = isWild(${x});
-      sawWild |= any(wild);
-      let finite = select(${x}, vec4f(), wild);
-      let largest = max(max(finite.x, finite.y), max(finite.z, finite.w));
-      if (largest > most${masked ? ` && ${connected(`${at(t)} / ${quads}u`)}` : ''}) { most = topOfBinade(largest); }
-    }`,
-  )
-  .join('\n')}
+  ${eachLoad(v, name, LOADS_IN_FLIGHT)} {
+${unroll(LOADS_IN_FLIGHT, load)}
+${unroll(LOADS_IN_FLIGHT, compare)}
   }
   if (sawWild) { wildMet = 1u; }
+${isMasked(v) ? `  if (most > 0.0 && !${isConnected(name, 'mostRow')}) { most = largestConnectedOf_${name}(item, lid); }` : ''}
   return most;
 }
 `;
-  };
-  return `${declare(magnitudeBindings(v))}${WILD_FUNCTION}${masked ? connectedFunctions(v) : ''}
+}
+
+/** Declares the same once more, for where the largest belongs to a row that does not count: this asks the mask row by row. */
+function largestConnectedFunction(v: HalvesVariant, name: Copied): string {
+  if (!isMasked(v)) return '';
+  const quads = quadsOf(v, name);
+  return `
+fn largestConnectedOf_${name}(item: u32, lid: u32) -> f32 {
+  let head = item / ${SEGMENTS}u;
+  var most = 0.0;
+  ${eachLoad(v, name, 1)} {
+    let largest = largestFinite(quad_${name}(head, i / ${quads}u, i % ${quads}u));
+    if (largest > most && ${isConnected(name, `i / ${quads}u`)}) { most = largest; }
+  }
+  return most;
+}
+`;
+}
+
+/** One workgroup a segment of a head: the largest absolute value in it, negative if the segment has infinite or NaN numbers. */
+export function magnitudeShader(v: HalvesVariant): string {
+  const measures = v.names.flatMap((name) => [
+    quadFunction(v, name),
+    largestConnectedFunction(v, name),
+    largestFunction(v, name),
+  ]);
+  return `${declare(magnitudeBindings(v))}${WILD_FUNCTION}${isMasked(v) ? connectedFunctions(v) : ''}
 var<workgroup> wildMet: u32;
-// Only exponents matter: few numbers are then larger than those before them, and only these ask the mask.
-fn topOfBinade(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) | 0x007fffffu); }
 var<workgroup> largest: array<f32, ${HALVES_THREADS}>;
-${v.names.map(measure).join('')}
+
+fn largestFinite(x: vec4f) -> f32 {
+  let finite = select(abs(x), vec4f(), isWild(x));
+  return max(max(finite.x, finite.y), max(finite.z, finite.w));
+}
+${measures.join('')}
 fn store(workgroup: u32, lid: u32, most: f32) {
   largest[lid] = most;
   for (var half = ${HALVES_THREADS / 2}u; half > 0u; half /= 2u) {
@@ -235,8 +275,8 @@ function copyFunction(v: HalvesVariant, name: Copied, first: string): string {
     const at = (part: number): string =>
       `${name}Halves[(head * ${rows} + r${t}) * ${row}u + ${part * units}u + unit${t}]`;
     if (v.parts === 1) return `  ${at(0)} = packed(x${t}, y${t});`;
-    return `  ${at(0)} = packed(highOf(x${t}), highOf(y${t}));
-  ${at(1)} = packed(lowOf(x${t}), lowOf(y${t}));`;
+    return `  ${at(0)} = packed(highPart(x${t}), highPart(y${t}));
+  ${at(1)} = packed(lowPart(x${t}), lowPart(y${t}));`;
   };
   return `${quadFunction(v, name)}
 fn copy_${name}(item: u32, lid: u32) {
@@ -263,7 +303,7 @@ export function halvesShader(v: HalvesVariant): string {
   return `enable f16;
 ${declare(halvesBindings(v))}
 fn packed(x: vec4f, y: vec4f) -> vec4u { return vec4u(bitcast<vec2u>(vec4<f16>(x)), bitcast<vec2u>(vec4<f16>(y))); }
-${WILD_FUNCTION}${v.parts === 2 ? HIGH_FUNCTION : ''}
+${WILD_FUNCTION}${v.parts === 2 ? PARTS_FUNCTIONS : ''}
 // Only numbers that do not count are too large for float16: no pair sees them.
 fn scaled(x: vec4f, scale: f32) -> vec4f {
   return select(clamp(x * scale, vec4f(-65504.0), vec4f(65504.0)), x, isWild(x));

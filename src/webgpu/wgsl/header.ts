@@ -143,13 +143,18 @@ fn isWild(x: vec4f) -> vec4<bool> { return (bitcast<vec4u>(x) & vec4u(0x7f800000
 `;
 
 /**
- * Declares `orNaN`: what is infinite or NaN as NaN. The sum of a row's weights is finite unless a score is NaN, and \`exp2\` of that is NaN or, on
- * some implementations, infinite.
+ * Declares `orNaN`, what is infinite or NaN as NaN, and `logSumExp`, that of a row from its largest score in powers of two and the sum of its
+ * weights. Such a sum is finite unless a score is NaN, of which `exp2` and `log2` make anything on some implementations.
  */
-export const OR_NAN_FUNCTION = `
+export const ROW_FUNCTIONS = `
 fn orNaN(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   return bitcast<f32>(select(bits, bits | 0x7fc00000u, (bits & 0x7f800000u) == 0x7f800000u));
+}
+
+fn logSumExp(most: f32, sum: f32) -> f32 {
+  if (sum == 0.0) { return u.negativeInfinity; }
+  return select(sum, (most + log2(sum)) * LN_2, (bitcast<u32>(sum) & 0x7f800000u) != 0x7f800000u);
 }
 `;
 

@@ -25,7 +25,7 @@ import {
   storeAccumulators,
   type Target,
 } from './matrix_steps.js';
-import {OR_NAN_FUNCTION} from './header.js';
+import {ROW_FUNCTIONS} from './header.js';
 import {forEachLiveTileAhead} from './tiles.js';
 
 /** Joins a value over the lanes of a row, which are neighbours. */
@@ -99,12 +99,11 @@ function finish(p: MatrixPlan): string {
   var sum = dot(quadSum, vec4f(1.0));
 ${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
   sum = orNaN(sum);
-  let sawNone = sum == 0.0;
   if (part == 0u) {
-    rowFactors[laneRow] = select(${factorOf(p, operands(p).v)} / sum, 0.0, sawNone);
+    rowFactors[laneRow] = select(${factorOf(p, operands(p).v)} / sum, 0.0, sum == 0.0);
     if (qFirst + laneRow < u.Sq) {
       let row = bh * u.Sq + qFirst + laneRow;
-      lse[row] = select((reference * toScore - WEIGHT_POWER + log2(sum)) * LN_2, u.negativeInfinity, sawNone);
+      lse[row] = logSumExp(reference * toScore - WEIGHT_POWER, sum);
       rowStats[row] = vec2f(reference * qFactor * kFactor, sum * exp2(-WEIGHT_POWER));
     }
   }
@@ -135,7 +134,7 @@ ${clearFetched(p, 'presentV')}
 ${keepTile(p, 'presentV', 1)}
 ${moveFetched(p, 'nextV', 'presentV')}
 ${softmax(p)}`;
-  return `${preamble(p)}${OR_NAN_FUNCTION}
+  return `${preamble(p)}${ROW_FUNCTIONS}
 const RESCALE_AT = 8.0f;
 const WEIGHT_POWER = 7.0f;
 var<workgroup> rowFactors: array<f32, ROWS>;

@@ -75,14 +75,14 @@ const LOADS_IN_FLIGHT = 8;
  * Copies a chunk of a tile of `operand` to workgroup memory, zeros past the last row and channel. A thread's loads come before
  * its stores, so that they are in flight together.
  *
- * @param change WGSL that changes a vec4 on the way, given its name.
+ * @param change WGSL that changes vec4s on the way, given their names.
  */
 function loadTile(
   p: PassPlan,
   operand: Operand,
   {first, limit}: Place,
   chunk: string,
-  change: (x: string) => string = () => '',
+  change: (names: string[]) => string = () => '',
 ): string {
   const [side, count] = operand.side === 'row' ? ['ROW', p.rows] : ['COL', p.cols];
   const total = count * CHUNK;
@@ -109,7 +109,7 @@ var x${t} = select(vec4f(), load_${operand.name}(${operand.name}Base + ${offset(
     const n = Math.min(LOADS_IN_FLIGHT, trips - from);
     return `{
 ${unroll(n, (t) => fetch(from + t))}
-${unroll(n, (t) => change(`x${from + t}`))}
+${change(Array.from({length: n}, (_, t) => `x${from + t}`))}
 ${unroll(n, (t) => store(from + t))}
 }`;
   });
@@ -187,11 +187,12 @@ ${unroll(rows, (i) => unroll(4, (c) => `  ${name}_${i}_${m} = fma(vec4f(w${i}[${
  *   the weights of all who see them NaN.
  */
 export function accumulate(p: PassPlan, name: string, col: Operand, colPlace: Place, note = false): string {
-  const clear = (x: string): string => `if (partial) {
+  const clearOne = (x: string): string => `{
   let wild = isWild(${x});
-${note ? '  sawWild |= any(wild);' : ''}
+  ${note ? 'sawWild |= any(wild);' : ''}
   ${x} = select(${x}, vec4f(), wild);
 }`;
+  const clear = (names: string[]): string => `if (partial) {\n${names.map(clearOne).join('\n')}\n}`;
   return unroll(
     chunksOf(col.channels),
     (m) => `workgroupBarrier();
@@ -309,7 +310,7 @@ export function visibleFunction(p: Pick<PassPlan, 'causal' | 'intervals'>): stri
 struct Bounds { ${p.intervals ? 'lowerStart: vec4i, lowerEnd: vec4i, upperStart: vec4i, upperEnd: vec4i' : 'none: u32'} }
 
 fn visible(r: vec4i, j: vec4i, bounds: Bounds) -> vec4<bool> {
-  return (j < vec4i(i32(u.Sk)))${p.causal ? ' & (r >= j - u.causalOffset)' : ''}${
+  return (r < vec4i(i32(u.Sq))) & (j < vec4i(i32(u.Sk)))${p.causal ? ' & (r >= j - u.causalOffset)' : ''}${
     p.intervals ? outside('lowerStart', 'lowerEnd') + outside('upperStart', 'upperEnd') : ''
   };
 }
