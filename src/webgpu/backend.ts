@@ -30,12 +30,15 @@ export interface WebGPUBackend {
   tensorMap: {get(dataId: object): TensorEntry; has(dataId: object): boolean};
   /** Commands recorded but not submitted yet; null when there are none. */
   commandEncoder: GPUCommandEncoder | null;
+  /** Whether tfjs is done with it: by tf.engine().reset() or tf.removeBackend(). */
+  disposed: boolean;
   uploadToGPU(dataId: object): void;
   makeTensorInfo(shape: number[], dtype: DataType, values?: Float32Array): TensorInfo;
   disposeData(dataId: object, force?: boolean): boolean;
   endComputePassEncoder(): void;
   submitQueue(): void;
   read(dataId: object): Promise<unknown>;
+  readSync(dataId: object): unknown;
   readToGPU(dataId: object): unknown;
 }
 
@@ -49,6 +52,14 @@ export function bufferOf(backend: WebGPUBackend, tensor: TensorInfo): GPUBuffer 
 export function isHostZeros(backend: WebGPUBackend, {dataId}: TensorInfo): boolean {
   const {resource, values} = backend.tensorMap.get(dataId);
   return !resource && areZeros(values);
+}
+
+/** Whether a tensor's values are on the device alone. */
+export function isOnDevice(backend: WebGPUBackend, dataId: object): boolean {
+  // To get what is not there would move it here.
+  if (!backend.tensorMap.has(dataId)) return false;
+  const {resource, values} = backend.tensorMap.get(dataId);
+  return Boolean(resource) && !values;
 }
 
 /** Submits what tfjs has recorded, so that a submission of ours runs after it. */
