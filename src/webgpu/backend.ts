@@ -54,12 +54,9 @@ export function isHostZeros(backend: WebGPUBackend, {dataId}: TensorInfo): boole
   return !resource && areZeros(values);
 }
 
-/** Whether a tensor's values are on the device alone. */
-export function isOnDevice(backend: WebGPUBackend, dataId: object): boolean {
-  // To get what is not there would move it here.
-  if (!backend.tensorMap.has(dataId)) return false;
-  const {resource, values} = backend.tensorMap.get(dataId);
-  return Boolean(resource) && !values;
+/** The entry of a tensor of this backend; `tensorMap.get` would move another's here. */
+export function entryOf({tensorMap}: WebGPUBackend, dataId: object): TensorEntry | undefined {
+  return tensorMap.has(dataId) ? tensorMap.get(dataId) : undefined;
 }
 
 /** Submits what tfjs has recorded, so that a submission of ours runs after it. */

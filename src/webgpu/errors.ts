@@ -3,7 +3,7 @@
  * that does not fit or a buffer that could not be had give a tensor of garbage and an event that nobody listens to. Here every
  * kernel runs inside error scopes, and whoever reads a tensor that was made after a failed kernel gets its error.
  */
-import {isOnDevice, type WebGPUBackend, type WebGPUDataId} from './backend.js';
+import {entryOf, type WebGPUBackend, type WebGPUDataId} from './backend.js';
 import {bindingLimit} from './binding_limit.js';
 import {announceLoss, askLoss, lossError, lossOf} from './loss.js';
 import type {TensorInfo} from '@tensorflow/tfjs-core';
@@ -101,7 +101,8 @@ function checkReads(backend: WebGPUBackend, watch: Watch): void {
   const readSync = backend.readSync.bind(backend);
   backend.readSync = (dataId) => {
     throwIfFailed(backend, watch, dataId as WebGPUDataId);
-    if (isOnDevice(backend, dataId) && typeof OffscreenCanvas === 'undefined') {
+    const {resource, values} = entryOf(backend, dataId) ?? {};
+    if (resource && !values && typeof OffscreenCanvas === 'undefined') {
       throw new Error(
         'tfjs-flashmask: a WebGPU tensor can be read synchronously (dataSync(), or an op on another backend) only where ' +
           'OffscreenCanvas exists, got none. Call `await tensor.data()` before: what has been read once is kept on the host.',
@@ -125,7 +126,7 @@ async function explained(backend: WebGPUBackend, error: unknown): Promise<unknow
 
 function throwIfFailed(backend: WebGPUBackend, watch: Watch, dataId: WebGPUDataId): void {
   // What the host still holds outlives the device.
-  if (!isOnDevice(backend, dataId)) return;
+  if (entryOf(backend, dataId)?.values) return;
   throwIfLost(backend);
   const failure = watch.failures.find(({first, last}) => first <= dataId.id && dataId.id <= last);
   if (!failure) return;
@@ -161,8 +162,8 @@ function fail(
 
 /** A buffer that could not be allocated must not go back to the pool, where the next kernel would find it. */
 function discardBuffer(backend: WebGPUBackend, {dataId}: TensorInfo): void {
-  if (!backend.tensorMap.has(dataId)) return;
-  const entry = backend.tensorMap.get(dataId);
+  const entry = entryOf(backend, dataId);
+  if (!entry) return;
   if (entry.resource) backend.bufferManager.releaseBuffer(entry.resource, false);
   entry.resource = null;
 }
