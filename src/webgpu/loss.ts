@@ -10,17 +10,23 @@ interface Fate {
   lost: string | null;
 }
 
-const FATES = Symbol.for('tfjs-flashmask.fates');
-const globals = globalThis as {[FATES]?: WeakMap<GPUDevice, Fate>};
+interface State {
+  fates: WeakMap<GPUDevice, Fate>;
+  /** The backend whose successor is to be announced, and why it has one. */
+  gone?: {name: string; why: string};
+}
+
+const STATE = Symbol.for('tfjs-flashmask.losses');
+const globals = globalThis as {[STATE]?: State};
 
 /** Held globally: in Node the module that makes the device and the one with the kernels may be copies of each other. */
-const fates = (globals[FATES] ??= new WeakMap());
+const state: State = (globals[STATE] ??= {fates: new WeakMap()});
 
 function fateOf(device: GPUDevice): Fate {
-  let fate = fates.get(device);
+  let fate = state.fates.get(device);
   if (!fate) {
     const made: Fate = (fate = {lost: null});
-    fates.set(device, made);
+    state.fates.set(device, made);
     void device.lost.then(({reason, message}) => {
       made.lost = [reason, message].filter(Boolean).join(': ');
     });
@@ -86,12 +92,16 @@ export function announceLoss(backend: WebGPUBackend): void {
  */
 export function announceNext(name: string, why: string): void {
   const tfjs = engine();
-  if (Object.hasOwn(tfjs, 'setBackend')) return;
+  const announced = state.gone !== undefined;
+  state.gone = {name, why};
+  if (announced) return;
   const setBackend = tfjs.setBackend.bind(tfjs);
   tfjs.setBackend = async (next) => {
     const done = await setBackend(next);
     const device = deviceOf(next);
-    if (!done || (device && lossOf(device) !== null)) return done;
+    if (!done || !state.gone || (device && lossOf(device) !== null)) return done;
+    const {name, why} = state.gone;
+    state.gone = undefined;
     delete (tfjs as Partial<typeof tfjs>).setBackend;
     if (!device) {
       console.warn(
