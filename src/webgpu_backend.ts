@@ -66,7 +66,8 @@ async function makeAnother(name: string, kind: Kind, options: CreateWebGPUBacken
     return await makeDevice(kind, {...options, adapter: undefined, device: undefined});
   } catch (error) {
     // tfjs would only log it, or not even that, and take the next best backend.
-    announceNext(name, `its device was lost (${lost}), and there is no other: ${(error as Error).message}`);
+    const reason = (error as Error).message.replace(/\.$/, '');
+    announceNext(name, `its device was lost (${lost}), and there is no other: ${reason}`);
     throw error;
   }
 }
@@ -89,10 +90,15 @@ function factoryOn(
     return backend;
   };
   start(first);
+  let renewal: Promise<WebGPUBackend> | undefined;
   return () => {
     if (!(backend as unknown as WatchedBackend).disposed) return backend;
     const lost = lossOf(made.device);
-    return lost === null ? start(made) : another(lost).then(start);
+    if (lost === null) return start(made);
+    // tfjs may ask again before it has the answer.
+    return (renewal ??= another(lost)
+      .then(start)
+      .finally(() => (renewal = undefined)));
   };
 }
 

@@ -188,9 +188,9 @@ describe('a WebGPU device in Node', () => {
   });
 
   describe('after tf.engine().reset()', () => {
-    for (const [kind, call, right] of [
-      ['stock', 'allWork', ALL_RIGHT],
-      ['full', 'work', RIGHT],
+    for (const [kind, call, right, ready] of [
+      ['stock', 'allWork', ALL_RIGHT, 'tf.ready()'],
+      ['full', 'work', RIGHT, "tf.setBackend('webgpu')"],
     ]) {
       it(`works on, with its errors (${kind})`, async () => {
         const lines = linesOf(
@@ -214,22 +214,27 @@ describe('a WebGPU device in Node', () => {
             delete before.createShaderModule;
             say('BROKEN', await messageOf(() => broken.data()));
             tf.engine().reset();
-            tf.ones([1]);
             say('TWICE', await work());
             before.destroy();
             await before.lost;
             say('LOST', await messageOf(work));
             tf.engine().reset();
+            const {requestDevice} = GPUAdapter.prototype;
+            let requests = 0;
+            GPUAdapter.prototype.requestDevice = function (...given) {
+              requests++;
+              return requestDevice.apply(this, given);
+            };
             say('NOT_READY', await messageOf(work));
-            await tf.ready();
-            say('READY', (device() !== before) + ' ' + (await work()));`),
+            await ${ready};
+            say('READY', requests + ' ' + (device() !== before) + ' ' + (await work()));`),
         );
         expect(lines).to.include({BEFORE: right, AFTER: right, SYNC: '-1', SAME: 'true', TWICE: RIGHT});
         expect(lines.READING).to.match(/cannot be read once its backend is gone.*tf\.engine\(\)\.reset\(\)/);
         expect(lines.BROKEN).to.match(/FlashMaskAttention failed on the WebGPU device \(validation\)/);
         expect(lines.LOST).to.match(LOST);
         expect(lines.NOT_READY).to.match(/backend 'webgpu' has not yet been initialized.*await tf\.ready\(\)/);
-        expect(lines.READY).to.equal(`true ${RIGHT}`);
+        expect(lines.READY).to.equal(`1 true ${RIGHT}`);
       });
     }
   });

@@ -69,7 +69,7 @@ async function requestAdapter(powerPreference: GPUPowerPreference): Promise<GPUA
   if (!adapter) {
     throw new Error(
       'tfjs-flashmask: a WebGPU adapter is needed, got none. Update the GPU driver, or allow WebGPU on this ' +
-        'machine in the browser (chrome://gpu says what is off).',
+        'machine in the browser (chrome://gpu says what is off); one that gives none after crashes of the GPU has to be restarted.',
     );
   }
   return adapter;
