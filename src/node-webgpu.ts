@@ -1,11 +1,11 @@
 /** @file Gives Node the tfjs WebGPU backend: over the system's GPU where there is one, else over SwiftShader. */
-import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
 import type {Dawn, FoundAdapter} from './node_webgpu/dawn.js';
 import {findAdapter, loadDawn, nullAdapter} from './node_webgpu/dawn.js';
 import {tuningFile} from './node_webgpu/tuning_file.js';
+import {askLoss, deviceOf} from './webgpu/loss.js';
 import {setTuningStorage} from './webgpu/tuning_cache.js';
-import {createWebGPUBackend, registerStockBackend} from './webgpu_backend.js';
+import {createWebGPUBackend, startStockBackend} from './webgpu_backend.js';
 
 /** Float16 on NVIDIA and subgroup matrices stay hidden without these; a device still has to ask for them. */
 const DEFAULT_DAWN_FLAGS = ['enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia'];
@@ -40,16 +40,25 @@ export interface WebGPUInfo {
   limits: Record<string, number>;
 }
 
-/** What one process set up; held globally, so that two copies of this module share one Dawn. */
+/** What a call set up. */
 interface Setup {
   key: string;
-  info: Promise<WebGPUInfo>;
-  /** Dawn frees its devices with this object, so it must outlive every tensor. */
-  gpu?: GPU;
+  info: WebGPUInfo;
+  device: GPUDevice;
 }
 
-const SETUP = Symbol.for('tfjs-flashmask.useWebGPU');
-const globals = globalThis as {[SETUP]?: Setup};
+/** What a process has; held globally, so that two copies of this module share one Dawn. */
+interface State {
+  /** Settles when the calls so far are done: they run one after the other. */
+  done: Promise<unknown>;
+  setup?: Setup;
+  /** Dawn frees its devices with these objects, so they must outlive every tensor. */
+  instances: GPU[];
+}
+
+const STATE = Symbol.for('tfjs-flashmask.useWebGPU');
+const globals = globalThis as {[STATE]?: State};
+const state: State = (globals[STATE] ??= {done: Promise.resolve(), instances: []});
 
 function checkPlatform(): void {
   if (typeof process === 'undefined' || !process.versions?.node) {
@@ -82,19 +91,6 @@ async function find(options: UseWebGPUOptions): Promise<FoundAdapter> {
     : await findAdapter(dawn, flags, options.software ?? 'auto');
   installGlobals(dawn, found.gpu);
   return found;
-}
-
-async function startBackend(options: UseWebGPUOptions): Promise<GPUDevice> {
-  if (options.device === 'full') {
-    return (await createWebGPUBackend()).device;
-  }
-  await registerStockBackend();
-  if (!(await tf.setBackend('webgpu'))) {
-    throw new Error(
-      "useWebGPU: tfjs could not start its 'webgpu' backend (its warning above says why). Try {software: true}.",
-    );
-  }
-  return (tf.backend() as WebGPUBackend).device;
 }
 
 function limitsOf(device: GPUDevice): Record<string, number> {
@@ -132,15 +128,46 @@ function describe(info: WebGPUInfo, nullBackend: boolean): string {
   return `tfjs-flashmask: WebGPU on ${info.adapter} (${kind})`;
 }
 
-async function setUp(options: UseWebGPUOptions, setup: Setup): Promise<WebGPUInfo> {
+async function setUp(options: UseWebGPUOptions, key: string): Promise<Setup> {
   const found = await find(options);
-  setup.gpu = found.gpu;
+  state.instances.push(found.gpu);
   setTuningStorage(tuningFile());
-  const info = infoOf(found, await startBackend(options));
+  const {device} = await (options.device === 'full' ? createWebGPUBackend() : startStockBackend());
+  const info = infoOf(found, device);
   if (!options.quiet) {
     (options.logger ?? console.error)(describe(info, options.nullBackend ?? false));
   }
-  return info;
+  return {key, info, device};
+}
+
+/** Frees a device whose backend the user has removed. */
+function destroyUnused({device}: Setup): void {
+  const backends = Object.values(tf.engine().registry) as {device?: GPUDevice}[];
+  if (!backends.some((backend) => backend.device === device)) device.destroy();
+}
+
+/** Whether tfjs has, or after tf.engine().reset() can make, the backend on a device that works. */
+async function works({device}: Setup): Promise<boolean> {
+  if (tf.findBackendFactory('webgpu') === null) return false;
+  return (await askLoss(deviceOf('webgpu') ?? device)) === null;
+}
+
+/** A call that comes after all others are done. */
+async function useInTurn(options: UseWebGPUOptions, key: string): Promise<WebGPUInfo> {
+  const before = state.setup;
+  if (before !== undefined && (await works(before))) {
+    if (before.key !== key) {
+      throw new Error(
+        `useWebGPU: a process has one WebGPU, got ${key} after ${before.key}. Use the same options, another process, or ` +
+          "call tf.removeBackend('webgpu') first, with which all its tensors go.",
+      );
+    }
+    await tf.setBackend('webgpu');
+    return before.info;
+  }
+  state.setup = await setUp(options, key);
+  if (before !== undefined) destroyUnused(before);
+  return state.setup.info;
 }
 
 /**
@@ -148,10 +175,13 @@ async function setUp(options: UseWebGPUOptions, setup: Setup): Promise<WebGPUInf
  * finds one, else on SwiftShader from npm's `@sparticuz/chromium`, which is unpacked once into the user's cache. One
  * line on standard error says which. `navigator.gpu` and the GPU constants exist afterwards, as in a page.
  *
- * Call it once, before the first WebGPU tensor; calls after it with the same options give the same answer.
+ * Call it once, before the first WebGPU tensor; calls after it with the same options give the same answer. Call it again, with the same
+ * options or others, once the device was lost or the backend removed: that makes a new device, and tensors have to be made anew. After
+ * `tf.engine().reset()` tfjs finds the backend by itself, on the same device.
  *
  * @throws outside Node, on platforms without a Dawn binary, when npm's `webgpu`, `@tensorflow/tfjs-backend-webgpu` or,
- * where needed, `@sparticuz/chromium` is not installed, when no adapter is found, and on a second call with other options.
+ * where needed, `@sparticuz/chromium` is not installed, when no adapter is found, and on a call with other options while the
+ * device of the first works.
  *
  * @example
  * ```ts
@@ -166,22 +196,7 @@ export async function useWebGPU(options: UseWebGPUOptions = {}): Promise<WebGPUI
   checkPlatform();
   const {software = 'auto', dawnFlags = DEFAULT_DAWN_FLAGS, nullBackend = false, device = 'stock'} = options;
   const key = JSON.stringify({software, dawnFlags, nullBackend, device});
-  const before = globals[SETUP];
-  if (before !== undefined) {
-    if (before.key !== key) {
-      throw new Error(
-        `useWebGPU: a process has one WebGPU, got ${key} after ${before.key}. Use the same options, or another process.`,
-      );
-    }
-    return before.info;
-  }
-  const setup = {key} as Setup;
-  setup.info = setUp(options, setup);
-  globals[SETUP] = setup;
-  try {
-    return await setup.info;
-  } catch (error) {
-    globals[SETUP] = undefined;
-    throw error;
-  }
+  const call = state.done.then(() => useInTurn(options, key));
+  state.done = call.catch(() => undefined);
+  return call;
 }

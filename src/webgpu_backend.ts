@@ -1,33 +1,10 @@
 /** @file The tfjs WebGPU backend on a device with every feature and limit that this library's fast kernels can use. */
 import * as tf from '@tensorflow/tfjs-core';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
-import {type AdapterInfo, MATRIX_FEATURES, findMatrices} from './webgpu/matrix_probe.js';
-import {type Wishes, requestDevice} from './webgpu/request_device.js';
-import {allowMatrices} from './webgpu/traits.js';
-
-/** What tfjs's own backend asks its device for, where the adapter offers it; what is best gone without first. */
-const STOCK_WISHES: Wishes = {
-  features: ['timestamp-query', 'bgra8unorm-storage'],
-  limits: [
-    'maxComputeInvocationsPerWorkgroup',
-    'maxComputeWorkgroupSizeX',
-    'maxComputeWorkgroupStorageSize',
-    'maxComputeWorkgroupsPerDimension',
-    'maxStorageBufferBindingSize',
-    'maxBufferSize',
-  ],
-};
-
-const FULL_WISHES: Wishes = {
-  features: ['chromium-experimental-subgroup-matrix', 'subgroups', 'shader-f16', ...STOCK_WISHES.features],
-  limits: [
-    'maxComputeWorkgroupSizeY',
-    'maxComputeWorkgroupSizeZ',
-    'maxUniformBufferBindingSize',
-    'maxStorageBuffersPerShaderStage',
-    ...STOCK_WISHES.limits,
-  ],
-};
+import type {WebGPUBackend as WatchedBackend} from './webgpu/backend.js';
+import {watchBackend} from './webgpu/errors.js';
+import {announceNext, askLoss, deviceOf, lossOf} from './webgpu/loss.js';
+import {FULL, type Kind, type Made, STOCK, gpu, makeDevice} from './webgpu/make_device.js';
 
 /** tfjs's own priority of its WebGPU backend. */
 const PRIORITY = 3;
@@ -51,53 +28,6 @@ export interface WebGPUKernelBackend extends tf.KernelBackend {
   readonly device: GPUDevice;
 }
 
-/** The navigator's WebGPU, or an error that says how to get one. */
-function gpu(): GPU {
-  const found = typeof navigator === 'undefined' ? undefined : (navigator as {gpu?: GPU}).gpu;
-  if (!found) {
-    throw new Error(
-      'tfjs-flashmask: navigator.gpu must exist, got none. Use a browser with WebGPU on an https or localhost ' +
-        'page; in Node call `await useWebGPU()` of tfjs-flashmask/node-webgpu first.',
-    );
-  }
-  return found;
-}
-
-async function requestAdapter(powerPreference: GPUPowerPreference): Promise<GPUAdapter> {
-  const adapter = await gpu().requestAdapter({powerPreference});
-  if (!adapter) {
-    throw new Error(
-      'tfjs-flashmask: a WebGPU adapter is needed, got none. Update the GPU driver, or allow WebGPU on this ' +
-        'machine in the browser (chrome://gpu says what is off).',
-    );
-  }
-  return adapter;
-}
-
-/** The device, with a warning of what its adapter refused. */
-async function grantedDevice(adapter: GPUAdapter, wishes: Wishes): Promise<GPUDevice> {
-  const {device, refused} = await requestDevice(adapter, wishes);
-  if (refused.length > 0) {
-    console.warn(
-      `tfjs-flashmask: the WebGPU adapter offers ${refused.join(', ')} and gives a device only without: going on so.`,
-    );
-  }
-  return device;
-}
-
-/** Lets the passes use the device's subgroup matrices if it has the feature and they compute right. */
-async function tryMatrices(device: GPUDevice, info: AdapterInfo): Promise<void> {
-  if (!MATRIX_FEATURES.every((name) => device.features.has(name))) {
-    return;
-  }
-  const {matrix, reason} = await findMatrices(device, info);
-  if (matrix) {
-    allowMatrices(device, matrix);
-  } else {
-    console.warn(`tfjs-flashmask: no subgroup matrices on this WebGPU device: ${reason}.`);
-  }
-}
-
 /** The class of tfjs's WebGPU backend; importing its package also registers its kernels. */
 async function backendClass(): Promise<typeof WebGPUBackend> {
   try {
@@ -113,32 +43,14 @@ async function backendClass(): Promise<typeof WebGPUBackend> {
   }
 }
 
-/**
- * Registers `'webgpu'` as @tensorflow/tfjs-backend-webgpu does, unless it is registered. That package does so itself
- * only if navigator.gpu exists when it is first imported, which in Node may be too early.
- */
-export async function registerStockBackend(): Promise<void> {
-  const Backend = await backendClass();
-  if (tf.findBackendFactory('webgpu') === null) {
-    const make = async () => {
-      const adapter = await requestAdapter('high-performance');
-      const device = await grantedDevice(adapter, STOCK_WISHES);
-      return new Backend(device, adapter.info);
-    };
-    tf.registerBackend('webgpu', make, PRIORITY);
-  }
-}
-
-function freeName(name: string): void {
-  // Only a factory: nothing is lost. A backend in use holds the user's tensors, and removing it would dispose them.
-  if (name in tf.engine().registry) {
+function checkFree(name: string): void {
+  // Only a factory, or a lost device: nothing is lost. A backend in use holds the user's tensors, and removing it would dispose them.
+  const device = deviceOf(name);
+  if (name in tf.engine().registry && (!device || lossOf(device) === null)) {
     throw new Error(
       `createWebGPUBackend: the name must be free, got '${name}', whose backend is already in use. Call ` +
         `createWebGPUBackend() before the first tensor, or pass {name: 'webgpu-fast'}.`,
     );
-  }
-  if (tf.findBackendFactory(name) !== null) {
-    tf.removeBackend(name);
   }
 }
 
@@ -148,13 +60,93 @@ function copyKernels(name: string): void {
   }
 }
 
+/** A device after one was lost; those of the caller's cannot be had again. */
+async function makeAnother(name: string, kind: Kind, options: CreateWebGPUBackendOptions, lost: string): Promise<Made> {
+  try {
+    return await makeDevice(kind, {...options, adapter: undefined, device: undefined});
+  } catch (error) {
+    // tfjs would only log it, or not even that, and take the next best backend.
+    const reason = (error as Error).message.replace(/\.$/, '');
+    announceNext(name, `its device was lost (${lost}), and there is no other: ${reason}`);
+    throw error;
+  }
+}
+
+/**
+ * The factory of a backend. tfjs calls it again after `tf.engine().reset()`, which has disposed the backend and destroyed its buffers: the
+ * new one is on the same device, or, if that was lost, on `another`.
+ */
+function factoryOn(
+  first: Made,
+  Backend: typeof WebGPUBackend,
+  another: (lost: string) => Promise<Made>,
+): () => WebGPUBackend | Promise<WebGPUBackend> {
+  let made = first;
+  let backend: WebGPUBackend;
+  const start = (on: Made): WebGPUBackend => {
+    made = on;
+    backend = new Backend(on.device, on.info);
+    watchBackend(backend as unknown as WatchedBackend);
+    return backend;
+  };
+  start(first);
+  let renewal: Promise<WebGPUBackend> | undefined;
+  return () => {
+    if (!(backend as unknown as WatchedBackend).disposed) return backend;
+    const lost = lossOf(made.device);
+    if (lost === null) return start(made);
+    // tfjs may ask again before it has the answer.
+    return (renewal ??= another(lost)
+      .then(start)
+      .finally(() => (renewal = undefined)));
+  };
+}
+
+/** Makes a device, and in one go, so that no other backend comes between, puts a backend on it in place of what has the name. */
+async function startBackend(kind: Kind, options: CreateWebGPUBackendOptions): Promise<WebGPUKernelBackend> {
+  const {name = 'webgpu', setBackend = true} = options;
+  gpu();
+  const Backend = await backendClass();
+  const before = deviceOf(name);
+  if (before) await askLoss(before);
+  checkFree(name);
+  const made = await makeDevice(kind, options);
+  try {
+    // Another call may have taken the name while the device was on its way.
+    checkFree(name);
+  } catch (error) {
+    if (made.device !== options.device) made.device.destroy();
+    throw error;
+  }
+  const factory = factoryOn(made, Backend, (lost) => makeAnother(name, kind, options, lost));
+  if (tf.findBackendFactory(name) !== null) tf.removeBackend(name);
+  tf.registerBackend(name, factory, PRIORITY);
+  copyKernels(name);
+  // From now on the name is in use, even if the backend is not to be the current one.
+  const backend = tf.findBackend(name) as unknown as WebGPUKernelBackend;
+  if (setBackend) {
+    await tf.setBackend(name);
+  }
+  return backend;
+}
+
+/** The backend `'webgpu'` as @tensorflow/tfjs-backend-webgpu makes it, current: the one that works already, or another. */
+export async function startStockBackend(): Promise<WebGPUKernelBackend> {
+  const device = deviceOf('webgpu');
+  if (!device || (await askLoss(device)) !== null) return startBackend(STOCK, {});
+  await tf.setBackend('webgpu');
+  return tf.backend() as unknown as WebGPUKernelBackend;
+}
+
 /**
  * Makes the tfjs WebGPU backend on a device with float16, subgroups and, where the adapter offers them, subgroup
  * matrices, and with the adapter's own limits; registers it and makes it current. Stock tfjs requests none of these
  * features, so `precision: 'float16'` is possible only here. What the adapter offers and then refuses, the device goes without,
  * with a warning; subgroup matrices, an experimental feature, are used only once a trial has shown that they compute right.
  *
- * Call it before the first WebGPU tensor, in a page or, after `useWebGPU()`, in Node.
+ * Call it before the first WebGPU tensor, in a page or, after `useWebGPU()`, in Node. Call it again after the device was lost: that makes a
+ * new one, registers the backend on it in place of the lost one, and makes it current; tensors have to be made anew. After
+ * `tf.engine().reset()` tfjs finds the backend by itself, on the same device.
  *
  * @returns the backend; `backend.device` is its GPUDevice.
  * @throws without WebGPU, without an adapter or a device, without @tensorflow/tfjs-backend-webgpu, and when `name` is in use.
@@ -165,24 +157,6 @@ function copyKernels(name: string): void {
  * const out = flashMaskAttention(q, k, v, masks.causal(1024), {precision: 'float16'});
  * ```
  */
-export async function createWebGPUBackend(options: CreateWebGPUBackendOptions = {}): Promise<WebGPUKernelBackend> {
-  const {name = 'webgpu', setBackend = true, powerPreference = 'high-performance'} = options;
-  if (options.device === undefined && options.adapter === undefined) {
-    gpu();
-  }
-  const Backend = await backendClass();
-  freeName(name);
-  const adapter = options.device ? options.adapter : (options.adapter ?? (await requestAdapter(powerPreference)));
-  const device = options.device ?? (await grantedDevice(adapter!, FULL_WISHES));
-  const info = adapter?.info ?? (device as {adapterInfo?: GPUAdapterInfo}).adapterInfo;
-  await tryMatrices(device, info ?? {});
-  // Another call may have taken the name while the device was on its way.
-  freeName(name);
-  const backend = new Backend(device, info);
-  tf.registerBackend(name, () => backend, PRIORITY);
-  copyKernels(name);
-  if (setBackend) {
-    await tf.setBackend(name);
-  }
-  return backend;
+export function createWebGPUBackend(options: CreateWebGPUBackendOptions = {}): Promise<WebGPUKernelBackend> {
+  return startBackend(FULL, options);
 }

@@ -156,4 +156,49 @@ describe('in a browser', () => {
     expect(errors).to.deep.equal([]);
     expectSame(reports);
   });
+
+  it('gets a new device after the GPU process has crashed, by what the error says and by tf.engine().reset()', async () => {
+    const scripts = [
+      '@tensorflow/tfjs/dist/tf.min.js',
+      '@tensorflow/tfjs-backend-webgpu/dist/tf-backend-webgpu.min.js',
+      'tfjs-flashmask/dist/tfjs-flashmask.min.js',
+    ];
+    const tags = scripts.map((path) => `<script src="node_modules/${path}"></script>`).join('');
+    // Each row gives the mean of the values that it sees.
+    const script = `
+      const mask = tf.masks.causalDocument([4, 6]);
+      async function means() {
+        const v = tf.range(0, 10).reshape([1, 10, 1, 1]);
+        const out = await tf.flashMaskAttention(tf.zerosLike(v), tf.zerosLike(v), v, mask).data();
+        return [tf.getBackend(), out[3], out[9]].join();
+      }`;
+    project.write('crash.html', `<!doctype html><link rel="icon" href="data:,">${tags}<script>${script}</script>`);
+    const page = await browser.newPage();
+    const warnings: string[] = [];
+    page.on('console', (message) => message.type() === 'warning' && warnings.push(message.text()));
+    await page.goto(`${address}/crash.html`);
+    const expectMeans = async () => expect(await page.evaluate('means()')).to.equal('webgpu,1.5,6.5');
+    await page.evaluate("tf.setBackend('webgpu')");
+    await expectMeans();
+    // Once: after a second crash Chromium gives no adapter until it is started again.
+    const lost = page.evaluate<string>('tf.backend().device.lost.then(({reason}) => reason)');
+    const session = await browser.newBrowserCDPSession();
+    void session.send('Browser.crashGpuProcess').catch(() => null);
+    expect(await lost).to.equal('unknown');
+    const message = await page.evaluate<string>('means().catch(({message}) => message)');
+    expect(message).to.match(/the WebGPU device was lost \(unknown: .*\).*`await createWebGPUBackend\(\)`/);
+    const advice = /`(.*?)`/.exec(message)![1];
+    await page.evaluate(`(async ({createWebGPUBackend}) => { ${advice}; })(flashmask)`);
+    await expectMeans();
+    await page.evaluate(`(async () => {
+      const {device} = tf.backend();
+      device.destroy();
+      await device.lost;
+      tf.engine().reset();
+      await tf.ready();
+    })()`);
+    await expectMeans();
+    expect(warnings.filter((text) => text.includes('tfjs-flashmask'))).to.deep.equal([]);
+    await page.close();
+  });
 });

@@ -30,12 +30,15 @@ export interface WebGPUBackend {
   tensorMap: {get(dataId: object): TensorEntry; has(dataId: object): boolean};
   /** Commands recorded but not submitted yet; null when there are none. */
   commandEncoder: GPUCommandEncoder | null;
+  /** Whether tfjs is done with it: by tf.engine().reset() or tf.removeBackend(). */
+  disposed: boolean;
   uploadToGPU(dataId: object): void;
   makeTensorInfo(shape: number[], dtype: DataType, values?: Float32Array): TensorInfo;
   disposeData(dataId: object, force?: boolean): boolean;
   endComputePassEncoder(): void;
   submitQueue(): void;
   read(dataId: object): Promise<unknown>;
+  readSync(dataId: object): unknown;
   readToGPU(dataId: object): unknown;
 }
 
@@ -49,6 +52,11 @@ export function bufferOf(backend: WebGPUBackend, tensor: TensorInfo): GPUBuffer 
 export function isHostZeros(backend: WebGPUBackend, {dataId}: TensorInfo): boolean {
   const {resource, values} = backend.tensorMap.get(dataId);
   return !resource && areZeros(values);
+}
+
+/** The entry of a tensor of this backend; `tensorMap.get` would move another's here. */
+export function entryOf({tensorMap}: WebGPUBackend, dataId: object): TensorEntry | undefined {
+  return tensorMap.has(dataId) ? tensorMap.get(dataId) : undefined;
 }
 
 /** Submits what tfjs has recorded, so that a submission of ours runs after it. */

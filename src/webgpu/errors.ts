@@ -3,8 +3,9 @@
  * that does not fit or a buffer that could not be had give a tensor of garbage and an event that nobody listens to. Here every
  * kernel runs inside error scopes, and whoever reads a tensor that was made after a failed kernel gets its error.
  */
-import {type WebGPUBackend, type WebGPUDataId} from './backend.js';
+import {entryOf, type WebGPUBackend, type WebGPUDataId} from './backend.js';
 import {bindingLimit} from './binding_limit.js';
+import {announceLoss, askLoss, lossError, lossOf} from './loss.js';
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 
 /** Tensors whose data may rest on a failed kernel: those numbered from `first` to `last` at their making. */
@@ -18,10 +19,13 @@ interface Watch {
   /** Error scopes that the device has not answered yet. */
   pending: Set<Promise<void>>;
   failures: Failure[];
-  lost: string | null;
 }
 
-const watches = new WeakMap<WebGPUBackend, Watch>();
+const WATCHES = Symbol.for('tfjs-flashmask.watches');
+const globals = globalThis as {[WATCHES]?: WeakMap<WebGPUBackend, Watch>};
+
+/** Held globally: in Node the module that makes the backend and the one with the kernels may be copies of each other. */
+const watches = (globals[WATCHES] ??= new WeakMap());
 
 const SCOPES = ['validation', 'out-of-memory', 'internal'] as const;
 
@@ -32,9 +36,9 @@ const SCOPES = ['validation', 'out-of-memory', 'internal'] as const;
  * @throws Error at once if the device is lost.
  */
 export function guarded(backend: WebGPUBackend, kernel: string, body: () => TensorInfo[]): TensorInfo[] {
-  const watch = watchOf(backend);
-  if (watch.lost !== null) throw new Error(lostMessage(watch.lost));
+  const watch = watchBackend(backend);
   const {device} = backend;
+  throwIfLost(backend);
   for (const scope of SCOPES) device.pushErrorScope(scope);
   let outputs: TensorInfo[] = [];
   try {
@@ -57,28 +61,27 @@ export function guarded(backend: WebGPUBackend, kernel: string, body: () => Tens
   return outputs;
 }
 
-function watchOf(backend: WebGPUBackend): Watch {
+/** Watches a backend from here on: its reads throw what its device has found wrong, and a loss is known. Once is enough. */
+export function watchBackend(backend: WebGPUBackend): Watch {
   let watch = watches.get(backend);
   if (!watch) {
-    watch = {pending: new Set(), failures: [], lost: null};
+    watch = {pending: new Set(), failures: []};
     watches.set(backend, watch);
-    watchLoss(backend.device, watch);
+    announceLoss(backend);
     checkReads(backend, watch);
   }
   return watch;
 }
 
-function watchLoss(device: GPUDevice, watch: Watch): void {
-  void device.lost.then(({reason, message}) => {
-    watch.lost = [reason, message].filter(Boolean).join(': ');
-  });
+function throwIfLost(backend: WebGPUBackend): void {
+  const why = lossOf(backend.device);
+  if (why !== null) throw lossError(backend, why);
 }
 
-const lostMessage = (why: string): string =>
-  `flashMaskAttention: the WebGPU device was lost (${why}). Its tensors are gone: remove the backend with ` +
-  `tf.removeBackend('webgpu'), register it again and load the model anew.`;
-
-/** Tensor.data() and Tensor.dataToGPU() go through these two methods of the backend: they wait for the scopes first. */
+/**
+ * Tensor.data(), dataToGPU() and dataSync() go through these three methods of the backend, as do tensors that tfjs moves to another
+ * backend. The first waits for the scopes.
+ */
 function checkReads(backend: WebGPUBackend, watch: Watch): void {
   const read = backend.read.bind(backend);
   backend.read = async (dataId) => {
@@ -87,7 +90,7 @@ function checkReads(backend: WebGPUBackend, watch: Watch): void {
     try {
       return await read(dataId);
     } catch (error) {
-      throw watch.lost === null ? error : new Error(lostMessage(watch.lost), {cause: error});
+      throw await explained(backend, error);
     }
   };
   const readToGPU = backend.readToGPU.bind(backend);
@@ -95,11 +98,37 @@ function checkReads(backend: WebGPUBackend, watch: Watch): void {
     throwIfFailed(backend, watch, dataId as WebGPUDataId);
     return readToGPU(dataId);
   };
+  const readSync = backend.readSync.bind(backend);
+  backend.readSync = (dataId) => {
+    throwIfFailed(backend, watch, dataId as WebGPUDataId);
+    const {resource, values} = entryOf(backend, dataId) ?? {};
+    if (resource && !values && typeof OffscreenCanvas === 'undefined') {
+      throw new Error(
+        'tfjs-flashmask: a WebGPU tensor can be read synchronously (dataSync(), or an op on another backend) only where ' +
+          'OffscreenCanvas exists, got none. Call `await tensor.data()` before: what has been read once is kept on the host.',
+      );
+    }
+    return readSync(dataId);
+  };
 }
 
-function throwIfFailed(backend: WebGPUBackend, watch: Watch, {id}: WebGPUDataId): void {
-  if (watch.lost !== null) throw new Error(lostMessage(watch.lost));
-  const failure = watch.failures.find(({first, last}) => first <= id && id <= last);
+/** The error of a read; the browser's own says nothing where the device is gone. */
+async function explained(backend: WebGPUBackend, error: unknown): Promise<unknown> {
+  const why = await askLoss(backend.device);
+  if (why !== null) return lossError(backend, why, {cause: error});
+  if (!backend.disposed) return error;
+  return new Error(
+    'tfjs-flashmask: a tensor cannot be read once its backend is gone, got one of a WebGPU backend that tf.engine().reset() ' +
+      'or tf.removeBackend() has disposed. Await reads before, or make the tensor anew.',
+    {cause: error},
+  );
+}
+
+function throwIfFailed(backend: WebGPUBackend, watch: Watch, dataId: WebGPUDataId): void {
+  // What the host still holds outlives the device.
+  if (entryOf(backend, dataId)?.values) return;
+  throwIfLost(backend);
+  const failure = watch.failures.find(({first, last}) => first <= dataId.id && dataId.id <= last);
   if (!failure) return;
   // What is made from here on was made by somebody who knows.
   if (failure.last === Infinity) failure.last = newestId(backend);
@@ -133,8 +162,8 @@ function fail(
 
 /** A buffer that could not be allocated must not go back to the pool, where the next kernel would find it. */
 function discardBuffer(backend: WebGPUBackend, {dataId}: TensorInfo): void {
-  if (!backend.tensorMap.has(dataId)) return;
-  const entry = backend.tensorMap.get(dataId);
+  const entry = entryOf(backend, dataId);
+  if (!entry) return;
   if (entry.resource) backend.bufferManager.releaseBuffer(entry.resource, false);
   entry.resource = null;
 }

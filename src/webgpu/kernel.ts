@@ -9,11 +9,14 @@ import {
 } from '../kernel_names.js';
 import type {WebGPUBackend} from './backend.js';
 import {backward} from './backward.js';
+import {watchBackend} from './errors.js';
 import {forward} from './forward.js';
 
 export const flashMaskAttentionConfig: KernelConfig = {
   kernelName: FlashMaskAttention,
   backendName: 'webgpu',
+  // tfjs calls it when a backend becomes current; one that did so before this library was loaded is watched from its first call on.
+  setupFunc: (backend) => void watchBackend(backend as WebGPUBackend),
   kernelFunc: ({inputs, backend, attrs}) =>
     forward(
       backend as WebGPUBackend,

@@ -57,8 +57,8 @@ export async function requestDevice(adapter: GPUAdapter, wishes: Wishes): Promis
     }
   }
   throw new Error(
-    `tfjs-flashmask: the WebGPU adapter must give a device, got '${(reason as Error).message}'. Update the GPU driver, or ` +
-      'reload the page if it had a device before.',
+    `tfjs-flashmask: the WebGPU adapter must give a device, got '${(reason as Error).message}'. Update the GPU driver; ` +
+      'if it is an adapter of yours, request another, for each gives one device.',
     {cause: reason},
   );
 }
