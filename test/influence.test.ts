@@ -15,24 +15,24 @@ import {type Case, type Prepared, boundsCase, columnsCase, entryCase, flashMaskC
 import type {ActualResult} from './compare.js';
 import {type Device, onEachDevice} from './devices.js';
 import {
+  HUGE,
   type InputName,
   type Marks,
+  NOT_FINITE,
   type Part,
   type Place,
   Visibility,
   channelsOf,
-  indexOf,
   inputNames,
   placesOf,
+  put,
   reachOf,
   reachOfPart,
+  rowOf,
   rowsAndHeads,
 } from './influence.js';
 import {type AttentionCall, oracle, resultNames} from './oracle.js';
 import {type Random, choose, integer, seeded} from './random.js';
-
-const HUGE = [3.4028234e38, -3.4028234e38, 1e38];
-const NOT_FINITE = [NaN, Infinity, -Infinity];
 
 /** A value, where it is put, and what it may change. */
 interface Trial {
@@ -159,25 +159,6 @@ function repeat({case: c, call, mask}: Prepared, B: number): Prepared {
   const {q, k, v, dOut, dLse, visible} = call;
   const inputs = {q: copies(q), k: copies(k), v: copies(v), dOut: copies(dOut), dLse: copies(dLse)};
   return {case: {...c, B}, call: {...call, B, ...inputs, visible: (_b, h, r, j) => visible(0, h, r, j)}, mask};
-}
-
-/** Puts a value into places of batch row b. */
-function put(call: AttentionCall, b: number, places: Place[], value: number): void {
-  for (const place of places) {
-    const to = call[place.input] as Float32Array;
-    to[(b * to.length) / call.B + indexOf(call, place)] = value;
-  }
-}
-
-/** Batch row b of the results of a batch of such calls. */
-function rowOf({H, Hkv, Sq, Sk, D, Dv}: AttentionCall, results: ActualResult, b: number): ActualResult {
-  const sizes = {out: H * Sq * Dv, lse: H * Sq, dq: H * Sq * D, dk: Hkv * Sk * D, dv: Hkv * Sk * Dv};
-  const row: ActualResult = {};
-  for (const name of resultNames) {
-    const at = b * sizes[name];
-    if (results[name]) row[name] = Array.prototype.slice.call(results[name], at, at + sizes[name]) as number[];
-  }
-  return row;
 }
 
 function trialsOf(c: Case, call: AttentionCall, visibility: Visibility, device: Device): Trial[] {

@@ -12,8 +12,7 @@ import {denseFloat32} from './dense_float32.js';
 import {type Device, onEachDevice} from './devices.js';
 import {type AttentionCall, offsetOf, oracle} from './oracle.js';
 
-/** 11 significant bits or fewer: every precision holds them as they are. */
-const SCORES = [1e2, 1e3, 1.1e5, 1e6, 1e7, 1e8, 1e9, 1e12, 1e20, 1e37, 2e38].flatMap((x) => [x, -x]).map(toElevenBits);
+const SCORES = [1e2, 1e3, 1.1e5, 1e6, 1e7, 1e8, 1e9, 1e12, 1e20, 1e37, 2e38].flatMap((x) => [x, -x]);
 const FACTORS = [1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 
 /** Bits of precision of what the products read. */
@@ -49,10 +48,11 @@ async function equalKeys(device: Device, keys: number, precision?: Precision): P
   });
   const prepared = prepare({...c, lse: false});
   const {call} = prepared;
-  // Scores are products of two numbers alike, so that each is far from the ends of float32.
-  const root = (b: number) => toElevenBits(Math.sqrt(Math.abs(SCORES[b])));
-  fill(call, 'q', (b, _row, channel) => (channel === 0 ? Math.sign(SCORES[b]) * root(b) : 0));
-  fill(call, 'k', (b, _row, channel) => (channel === 0 ? root(b) : 0));
+  // A score is the sum of products of numbers alike, which are far from the ends of float32.
+  const share = Array.from({length: call.D}, (_, channel) => Math.sqrt((channel + 1) / ((call.D * (call.D + 1)) / 2)));
+  const root = (b: number, channel: number) => share[channel] * Math.sqrt(Math.abs(SCORES[b]));
+  fill(call, 'q', (b, _row, channel) => Math.sign(SCORES[b]) * root(b, channel));
+  fill(call, 'k', (b, _row, channel) => root(b, channel));
   fill(call, 'dOut', () => 1);
   const actual = await attend(prepared, precision);
   expect(await device.hiddenErrors()).to.deep.equal([]);
@@ -99,9 +99,4 @@ function fill(
       }
     }
   }
-}
-
-function toElevenBits(x: number): number {
-  const step = 2 ** (Math.floor(Math.log2(Math.abs(x))) - 10);
-  return Math.round(x / step) * step;
 }
