@@ -2,9 +2,14 @@
  * @file What a number of the inputs may influence: the elements of the results that visible pairs connect with it, worked out from the
  * definition of attention and the `visible` rule alone. All else must not change by a bit, whatever the number is.
  */
-import {type AttentionCall, type AttentionResult, offsetOf} from './oracle.js';
+import type {ActualResult} from './compare.js';
+import {type AttentionCall, type AttentionResult, offsetOf, resultNames} from './oracle.js';
 
 export type InputName = 'q' | 'k' | 'v' | 'dOut' | 'dLse';
+/** Beyond what a product of float32 holds, and what is no number. */
+export const HUGE = [3.4028234e38, -3.4028234e38, 1e38];
+export const NOT_FINITE = [NaN, Infinity, -Infinity];
+
 export const inputNames = ['q', 'k', 'v', 'dOut', 'dLse'] as const;
 
 /** A number of an input in batch row 0. `dLse` has one channel. */
@@ -44,9 +49,28 @@ export function rowsAndHeads(call: AttentionCall, input: InputName): [rows: numb
 }
 
 /** Where a place lies in its tensor. */
-export function indexOf(call: AttentionCall, {input, head, row, channel}: Place): number {
+function indexOf(call: AttentionCall, {input, head, row, channel}: Place): number {
   if (input === 'dLse') return head * call.Sq + row;
   return offsetOf(call.layout, [...rowsAndHeads(call, input), channelsOf(call, input)], 0, row, head) + channel;
+}
+
+/** Puts a value into places of batch row b. The inputs must be the call's own. */
+export function put(call: AttentionCall, b: number, places: Place[], value: number): void {
+  for (const place of places) {
+    const to = call[place.input] as Float32Array;
+    to[(b * to.length) / call.B + indexOf(call, place)] = value;
+  }
+}
+
+/** Batch row b of results. */
+export function rowOf({H, Hkv, Sq, Sk, D, Dv}: AttentionCall, results: ActualResult, b: number): ActualResult {
+  const sizes = {out: H * Sq * Dv, lse: H * Sq, dq: H * Sq * D, dk: Hkv * Sk * D, dv: Hkv * Sk * Dv};
+  const row: ActualResult = {};
+  for (const name of resultNames) {
+    const at = b * sizes[name];
+    if (results[name]) row[name] = Array.prototype.slice.call(results[name], at, at + sizes[name]) as number[];
+  }
+  return row;
 }
 
 /** All places of a part, in every input. */

@@ -48,18 +48,9 @@ export interface AttentionResult {
 export const resultNames = ['out', 'lse', 'dq', 'dk', 'dv'] as const;
 
 export interface OracleResult extends AttentionResult {
-  /**
-   * For each element of the result, the sum of the absolute values of the terms that it adds up. In gradients a term counts
-   * |lse| / `LSE_STEPS` times where that is more than once: see there.
-   */
+  /** For each element of the result, the sum of the absolute values of the terms that it adds up. */
   magnitude: AttentionResult;
 }
-
-/**
- * The backward pass recomputes p = exp(s - lse) from an lse that was rounded to float32, which moves all p of a row by up to
- * |lse| rounding steps, relatively. Up to this lse the tolerance grants as much anyway.
- */
-const LSE_STEPS = 2;
 
 /** Index of channel 0 of (batch, row, head) in a `rows x heads x channels` tensor. */
 export function offsetOf(
@@ -122,7 +113,6 @@ function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r:
     Math.abs(result.lse[at.lse]) +
     Math.max(...columns.map((j) => Math.abs(c.scale) * dotOfAbsolutes(c.q, at.q, c.k, at.k(j), c.D)));
 
-  const lseFactor = Math.max(1, Math.abs(result.lse[at.lse]) / LSE_STEPS);
   const p = scores.map((s) => Math.exp(s - result.lse[at.lse]));
   const keep = columns.map((j) => (c.dropout === 0 || c.kept(b, h, r, j) ? 1 / (1 - c.dropout) : 0));
   columns.forEach((j, i) => {
@@ -131,7 +121,7 @@ function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r:
       result.out[at.out + x] += w * c.v[at.v(j) + x];
       magnitude.out[at.out + x] += w * Math.abs(c.v[at.v(j) + x]);
       result.dv[at.v(j) + x] += w * c.dOut[at.out + x];
-      magnitude.dv[at.v(j) + x] += lseFactor * w * Math.abs(c.dOut[at.out + x]);
+      magnitude.dv[at.v(j) + x] += w * Math.abs(c.dOut[at.out + x]);
     }
   });
 
@@ -141,8 +131,7 @@ function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r:
     const dP = keep[i] * dot(c.dOut, at.out, c.v, at.v(j), c.Dv);
     const dPMagnitude = keep[i] * dotOfAbsolutes(c.dOut, at.out, c.v, at.v(j), c.Dv);
     const dS = c.scale * p[i] * (dP - delta + c.dLse[at.lse]);
-    const dSMagnitude =
-      lseFactor * Math.abs(c.scale) * p[i] * (dPMagnitude + deltaMagnitude + Math.abs(c.dLse[at.lse]));
+    const dSMagnitude = Math.abs(c.scale) * p[i] * (dPMagnitude + deltaMagnitude + Math.abs(c.dLse[at.lse]));
     for (let x = 0; x < c.D; x++) {
       result.dq[at.q + x] += dS * c.k[at.k(j) + x];
       magnitude.dq[at.q + x] += dSMagnitude * Math.abs(c.k[at.k(j) + x]);

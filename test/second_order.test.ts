@@ -1,7 +1,7 @@
 /** @file Gradients of gradients, and one order more, against central differences of the oracle's gradients in float64. */
 import {strict as assert} from 'node:assert';
 import * as tf from '@tensorflow/tfjs';
-import {FlashMask, type FlashMaskAttentionOptions, flashMaskAttention} from '../src/index.js';
+import {FlashMask, type FlashMaskAttentionOptions, flashMaskAttention, masks} from '../src/index.js';
 import {onEachDevice, slackOf} from './devices.js';
 import {type AttentionCall, oracle, visibleByBounds} from './oracle.js';
 import {keptPairs} from './philox_reference.js';
@@ -178,6 +178,55 @@ describe('second order', () => {
         }
       }
       tf.dispose(third);
+    });
+
+    it('gives what no visible pair connects no influence', async () => {
+      const t = {...small, B: 1, H: 2, Hkv: 1, Sq: 45, Sk: 45, D: 2, Dv: 2};
+      const mask = masks.causalDocument([20, 22], {padTo: 45});
+      // All of the second document and of the padding.
+      const poisoned = (value: number): Data => {
+        const data = makeData(t);
+        const inputs = Object.fromEntries(
+          names.map((name) => [name, data.inputs[name].map((x, i) => (Math.floor(i / 2) % 45 < 20 ? x : value))]),
+        ) as Inputs;
+        return {...data, inputs};
+      };
+      const run = async (data: Data): Promise<Float32Array[]> => {
+        const second = tf.tidy(() => tf.grads(slopeOfTensors(t, data, mask) as Variadic)(toTensors(t, data.inputs)));
+        const got = await Promise.all(second.map(async (x) => (await x.data()) as Float32Array));
+        tf.dispose(second);
+        return got;
+      };
+      const clean = await run(makeData(t));
+      for (const value of [NaN, Infinity, 3e38]) {
+        for (const [at, got] of (await run(poisoned(value))).entries()) {
+          got.forEach((x, i) => {
+            const row = Math.floor(i / 2) % 45;
+            const expected = row < 20 ? clean[at][i] : row < 42 ? x : 0;
+            assert.ok(
+              Object.is(x, expected) || x === expected,
+              `${value}: ${names[at]}[${i}] is ${x}, not ${expected}`,
+            );
+          });
+        }
+      }
+    });
+
+    it('takes weights of 1 as such, at any score', async () => {
+      for (const score of [1e3, 1e6, 1e9]) {
+        const t = {...small, B: 1, H: 1, Hkv: 1, Sq: 1, Sk: 1};
+        const data = makeData(t);
+        data.inputs.q.fill(Math.sqrt(score));
+        data.inputs.k.fill(Math.sqrt(score));
+        const second = tf.tidy(() =>
+          tf.grads(slopeOfTensors(t, data, masks.full(1)) as Variadic)(toTensors(t, data.inputs)),
+        );
+        const got = await second[2].data();
+        // The objective is ∑ w (v² + v) and what lse adds, which has no v. Terms as large as the keys cancel.
+        const tolerance = slackOf(device) * (1e-5 + 2 ** -20 * Math.sqrt(score));
+        got.forEach((x, i) => assertClose(x, 2 * data.w[i] * data.u.v[i], tolerance, `score ${score}, v[${i}]`));
+        tf.dispose(second);
+      }
     });
 
     it('leaves no tensor behind', () => {

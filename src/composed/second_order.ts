@@ -67,7 +67,7 @@ export function composedSecondOrder(
   return tidy(() => {
     const inputs = {...given, rowStats: rowStatsOf(given, attrs)};
     const {q, k, v, dOut: dO} = inputs;
-    const blocks = new Blocks(inputs, attrs, [q, k, v, dO, ...Object.values(cotangents)]);
+    const blocks = new Blocks(inputs, attrs, [q, k, v, dO, cotangents.ddq, cotangents.ddk, cotangents.ddv]);
     const {D, Dv} = blocks.p;
     const rows = mapBlocks(blocks.queryBlocks, (i) =>
       tidy((): Rows => {
