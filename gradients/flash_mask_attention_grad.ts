@@ -14,14 +14,27 @@ export const flashMaskAttentionGradientConfig: GradConfig = {
   outputsToSave: [true, false, true],
   gradFunc: (dy: Tensor | Tensor[], saved: Tensor[], attrs: NamedAttrMap): Record<string, () => Tensor> => {
     const [dOut, dLse] = dy as Tensor[];
-    const [q, k, v, bounds, out, rowStats] = saved;
+    const [q, k, v, bounds, ...results] = saved;
     ensureKernels(engine().backendName);
+    const [out, rowStats] = isHere(results[1]) ? results : computeAnew({q, k, v, bounds}, attrs);
     // Run here and not in the thunks: tfjs tidies each thunk on its own, and would run the kernel up to three times.
     const inputs = {q, k, v, bounds, out, rowStats, dOut, dLse};
     const [dq, dk, dv] = engine().runKernel<Tensor[]>(FlashMaskAttentionGrad, inputs, attrs);
     return {q: () => dq, k: () => dk, v: () => dv, bounds: () => zeros(bounds.shape)};
   },
 };
+
+/** Whether the current backend made this tensor. The statistics of rows are in the unit of the kernel that made them. */
+function isHere({dataId}: Tensor): boolean {
+  const {state, backend} = engine();
+  return state.tensorInfo.get(dataId)?.backend === backend;
+}
+
+/** out and the statistics of rows from the current backend, where the user has gone to another since the forward pass. */
+function computeAnew(inputs: Record<string, Tensor>, attrs: NamedAttrMap): Tensor[] {
+  const [out, , rowStats] = engine().runKernel<Tensor[]>(FlashMaskAttention, inputs, attrs);
+  return [out, rowStats];
+}
 
 /**
  * Gradient of FlashMaskAttentionGrad, for the gradient of a gradient: the total one in q, k, v, dOut and dLse, with out and lse as

@@ -98,6 +98,25 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     tf.removeBackend('webgpu-lost');
   });
 
+  it('gives the gradient of a forward pass that ran on another backend', async () => {
+    const gradients = async (first: string): Promise<number[]> => {
+      await tf.setBackend(first);
+      const [q, k, v] = [1, 2, 3].map((seed) => noise([1, 8, 2, 4], seed));
+      const results = tf.grads((a, b, c) => {
+        // A scale, for 'cpu' counts the maxima of rows in scores, and 'webgpu' in products.
+        const out = flashMaskAttention(a as tf.Tensor4D, b as tf.Tensor4D, c as tf.Tensor4D, null, {scale: 7});
+        void tf.setBackend('webgpu');
+        return out;
+      })([q, k, v]);
+      const values = await Promise.all(results.map((x) => x.data()));
+      tf.dispose([q, k, v, results]);
+      return values.flatMap((x) => [...x]);
+    };
+    const expected = await gradients('webgpu');
+    const crossed = await gradients('cpu');
+    crossed.forEach((x, i) => expect(x).to.be.closeTo(expected[i], 1e-4));
+  });
+
   it('refuses a tensor past the binding limit before anything runs', async () => {
     const current = tf.getBackend();
     const adapter = (await navigator.gpu.requestAdapter())!;
