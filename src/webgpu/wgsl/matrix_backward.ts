@@ -104,7 +104,7 @@ let kFirst = tile * BLOCK_K;
 ${multiply(p)}
 workgroupBarrier();
 ${eachQuad(p, gradient)}
-${maskQuads(p, 'x', '0.0')}
+${maskQuads(p, '0.0')}
 ${eachQuad(p, (i) => putWeights(p, 0, i, `x${i}`))}
 if (partial && wildK) {
 ${clearTile(p, 0)}

@@ -37,15 +37,15 @@ function overRow(p: MatrixPlan, value: string, join: (a: string, b: string) => s
   return code;
 }
 
-/** Weights of a lane's row from its scores, 0 where masked, and their sum. */
+/** Weights of a lane's row from its products, and their sum. Those of masked products, which are LOWEST, vanish. */
 function weigh(p: MatrixPlan): string {
   const kept = (i: number, column: string): string =>
     p.dropout ? `select(vec4f(), w${i}, keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u) > vec4f())` : `w${i}`;
   return `
 var added = vec4f();
-${eachQuad(p, (i) => `var w${i} = exp2(fma(x${i} - vec4f(reference), vec4f(toScore), vec4f(WEIGHT_POWER)));`)}
-${maskQuads(p, 'w', '0.0')}
-${eachQuad(p, (i) => `added += w${i};`)}
+// A row that has seen no key yet has masked products alone.
+let origin = vec4f(select(reference, 0.0, reference == LOWEST));
+${eachQuad(p, (i) => `let w${i} = exp2(fma(x${i} - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w${i};`)}
 ${eachQuad(p, (i, column) => putWeights(p, 0, i, kept(i, column)))}`;
 }
 
@@ -56,7 +56,7 @@ ${eachQuad(p, (i, column) => putWeights(p, 0, i, kept(i, column)))}`;
 const softmax = (p: MatrixPlan): string => `
 let sumBefore = quadSum;
 ${eachQuad(p, (i) => `var x${i} = ${quadOf(p, 0, i)};`)}
-${maskQuads(p, 'x', 'LOWEST')}
+${maskQuads(p, 'LOWEST')}
 var quadMost = x0;
 ${eachQuad(p, (i) => (i === 0 ? '' : `quadMost = max(quadMost, x${i});`))}
 var most = max(max(quadMost.x, quadMost.y), max(quadMost.z, quadMost.w));
@@ -145,7 +145,8 @@ ${queriesOfWorkgroup(p)}
   // From products of the copies to scores in powers of two.
   let qFactor = ${factorOf(p, q)};
   let kFactor = ${factorOf(p, k)};
-  let toScore = qFactor * kFactor * u.scaleLog2;
+  // Products are below 2^37: a smaller factor makes all weights alike too, and masked ones would not vanish.
+  let toScore = max(qFactor * kFactor * u.scaleLog2, 1.0e-36);
   let wildV = ${hasWild(p, v)};
   let outBase = b * u.oBatch + h * u.oHead;
 ${holdRows(p, q)}

@@ -317,14 +317,14 @@ export function putWeights(p: MatrixPlan, tile: 0 | 1, i: number, value: string)
   return `{ let w = ${value}; let high = highOf(w); ${at(0)} = vec4<f16>(high); ${at(1)} = vec4<f16>(w - high); }`;
 }
 
-/** In partial tiles: vec4s `${name}0`, `${name}1`, ... of a lane's row become `masked` where the mask hides them. */
-export function maskQuads(p: MatrixPlan, name: string, masked: string): string {
+/** In partial tiles: vec4s x0, x1, ... of a lane's row become `masked` where the mask hides them. */
+export function maskQuads(p: MatrixPlan, masked: string): string {
   return `if (partial) {
 ${eachQuad(
   p,
   (i, column) => `  {
     let j = vec4i(i32(kFirst + ${column})) + vec4i(0, 1, 2, 3);
-    ${name}${i} = select(vec4f(${masked}), ${name}${i}, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
+    x${i} = select(vec4f(${masked}), x${i}, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
   }`,
 )}
 }`;
