@@ -136,9 +136,12 @@ function makeTrial(given: Required<AutotuneOptions>): Trial {
   const options = {causal, dropout: given.dropout ? DROPOUT : 0, seed: 1, precision};
   const noise = (channels: number, seed: number): tf.Tensor4D =>
     tf.randomNormal([1, length, heads, channels], 0, 1, 'float32', seed);
-  const [q, k, v, dOut] = [noise(D, 1), noise(D, 2), noise(Dv, 3), noise(Dv, 4)];
-  // The op checks what it is given: head sizes, the precision on this device, and so on.
-  tf.dispose(flashMaskAttention(q, k, v, mask, options));
+  const [q, k, v, dOut] = tf.tidy(() => {
+    const drawn = [noise(D, 1), noise(D, 2), noise(Dv, 3), noise(Dv, 4)];
+    // The op checks what it is given: head sizes, the precision on this device, and so on.
+    flashMaskAttention(drawn[0], drawn[1], drawn[2], mask, options);
+    return drawn;
+  });
   const attrs: FlashMaskAttentionAttrs = {...options, scale: 1 / Math.sqrt(D), layout: 'bshd', deterministic: false};
   const runKernel = (name: string, inputs: tf.NamedTensorMap): tf.Tensor[] => {
     const all = {...inputs, q, k, v, bounds: boundsTensorOf(mask, length)};

@@ -111,7 +111,8 @@ export function workgroupBytes(pass: Pass, t: TileShape): number {
   const weights = (t.cols / 4) * (t.rows + 1) * vec4;
   const rowMax = pass === 'forward' ? t.threadsX * t.rows * FLOAT : 0;
   const rowState = pass === 'forward' ? 2 * t.rows * FLOAT : 0;
-  const wildMet = pass === 'dq' ? 0 : FLOAT;
+  // A single float takes the room of four.
+  const wildMet = pass === 'dq' ? 0 : vec4;
   const tileBits = 8 * FLOAT;
   return rowTile + colTile + weights + rowMax + rowState + wildMet + tileBits;
 }
