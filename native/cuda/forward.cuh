@@ -164,7 +164,6 @@ __device__ inline void Forward(const ForwardParams& p) {
   const int scoreExponent =
       ExponentOf<kParts>(p.qFacts, at.keyBatchHead) + ExponentOf<kParts>(p.kFacts, at.keyBatchHead);
   const float scale2 = ScaleOfScores(p.scoreScale, scoreExponent);
-  const bool irregular = IsIrregular(p.vFacts, at.keyBatchHead);
   if (block >= 0) {
     CopyParts<kParts, kBlockQ, Tile::kD, Tile::kThreads>(qShared, q, p.q, at.r1 - at.r0);
     copyKeys(block);
@@ -194,7 +193,7 @@ __device__ inline void Forward(const ForwardParams& p) {
     Clear(scores);
     Product<T, kParts, Queries, Keys, Tile::kD / 16>(scores, qLane, kLane);
     if (partial) HideMasked(scores, classify(block), columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
-    const bool careful = partial && irregular;
+    const bool careful = partial && IsIrregular(p.vFacts, at.keyBatchHead);
     const int nextBlock = live.Next(&partial, classify);
 
     WaitCopies<0>();
@@ -241,7 +240,7 @@ __device__ inline void Forward(const ForwardParams& p) {
     }
   }
 
-  if (!irregular) return;
+  if (!IsIrregular(p.vFacts, at.keyBatchHead)) return;
   __syncthreads();
   LiveBlocks again = LiveKeyBlocks<kBlockK>(at, p.sizes, p.mask, p.ranges);
   while ((block = again.Next(&partial, classify)) >= 0) {
