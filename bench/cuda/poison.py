@@ -10,7 +10,7 @@ import torch
 
 from calls import actual_results
 from cases import Inputs
-from reference import heads_first, visible
+from reference import heads_first, kept, visible
 
 VALUES = {'NaN': math.nan, 'inf': math.inf, '-inf': -math.inf, '3e38': 3e38, '7': 7}
 TENSORS = {'q': 'q', 'k': 'k', 'v': 'v', 'dOut': 'd_out', 'dLse': 'd_lse'}
@@ -21,15 +21,16 @@ def check_poison(library, c, options):
     with torch.no_grad():
         x = Inputs(c, options.device, options.sixteen)
         see = visible(x.mask, c.B, c.H, c.Sq, c.Sk, options.device)
+        keep = kept(c.B, c.H, c.Sq, c.Sk, c.dropout, c.seed, options.device) if c.dropout else None
         problems = []
         for place, masks, values in places(c, x, see):
             clean, found = actual_results(library, c, poisoned(c, x, masks, 0), options.forward_only)
             problems += found
-            depends = influence(see, masks)
+            depends, spreads = influence(see, see, masks), influence(see, see if keep is None else see & keep, masks)
             for value in values:
                 y, found = actual_results(library, c, poisoned(c, x, masks, VALUES[value]), options.forward_only)
-                found += compare(c, clean, y, depends, value)
-                if place in ('q', 'v') and value != '3e38' and torch.isfinite(y['out'][depends['out']]).any():
+                found += compare(c, clean, y, depends, spreads, value)
+                if place in ('q', 'v') and value != '3e38' and torch.isfinite(y['out'][spreads['out']]).any():
                     found.append('out is finite where dense attention is not')
                 problems += [f'{value} in {place}: {words}' for words in found]
     return problems, {}
@@ -73,8 +74,9 @@ def poisoned(c, x, masks, value):
     return result
 
 
-def influence(see, masks):
-    """For each result, which of its numbers depend on poisoned ones through visible pairs."""
+def influence(see, used, masks):
+    """For each result, which of its numbers depend on poisoned ones through visible pairs. Only weights of `used` pairs meet v and dO:
+    what reads a pair that dropout drops may be NaN or not."""
     group = see.shape[1] // masks['k'].shape[1]
     wide = lambda x: x.repeat_interleave(group, 1)
     narrow = lambda x: x.unflatten(1, (-1, group)).any(2)
@@ -82,7 +84,7 @@ def influence(see, masks):
     rows = see.any(-1)
     keys, values = wide(masks['k'].any(-1)), wide(masks['v'])
     weights = rows & (masks['q'].any(-1) | joined(see, keys[..., None])[..., 0])
-    out = weights[..., None] | joined(see, values)
+    out = weights[..., None] | joined(used, values)
     gradients = rows & (out.any(-1) | masks['dOut'].any(-1) | masks['dLse'])
     seen = see.transpose(2, 3)
     return {
@@ -90,11 +92,11 @@ def influence(see, masks):
         'lse': weights,
         'dq': gradients[..., None].expand(masks['q'].shape),
         'dk': narrow(joined(seen, gradients[..., None])).expand(masks['k'].shape),
-        'dv': narrow(joined(seen, weights[..., None] | masks['dOut'])),
+        'dv': narrow(joined(used.transpose(2, 3), weights[..., None] | masks['dOut'])),
     }
 
 
-def compare(c, clean, y, depends, value):
+def compare(c, clean, y, depends, spreads, value):
     """What is wrong with poisoned results, in words."""
     problems = []
     for name in y:
@@ -105,7 +107,7 @@ def compare(c, clean, y, depends, value):
         changed = int((~same & ~depends[name]).sum())
         if changed:
             problems.append(f'{name} has {changed} numbers that changed')
-        hidden = int((~torch.isnan(y[name]) & depends[name]).sum()) if value == 'NaN' else 0
+        hidden = int((~torch.isnan(y[name]) & spreads[name]).sum()) if value == 'NaN' else 0
         if hidden:
             problems.append(f'{name} has {hidden} numbers that should be NaN')
     return problems
