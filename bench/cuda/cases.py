@@ -205,7 +205,7 @@ def poison_cases():
                 for precision in precisions(False):
                     at = i + j + precisions(False).index(precision)
                     heads = {'H': 4, 'Hkv': 2, 'Hm': (1, 2, 4)[at % 3] if FORMS[form][1] else 1} if at % 2 else {'H': 2, 'Hkv': 2}
-                    options = {'DD': (64, 128, 80, 64, 256)[at % 5], 'deterministic': (i + j) % 2 == 0, 'layout': 'bhsd' if at % 3 else 'bshd'}
+                    options = {'DD': (64, 128, 80, 64, 256)[at % 5], 'deterministic': (i // 2 + j) % 2 == 0, 'layout': 'bhsd' if at % 3 else 'bshd'}
                     options |= {'dropout': 0.2 if at % 7 == 0 else 0.0, 'seed': at, 'precision': precision, 'check': 'poison'}
                     name = f'{Sq} queries, {Sk} keys, {form} {j}, D {options["DD"]}, {precision}'
                     yield case('poison', name, Sq=Sq, Sk=Sk, form=form, style=style, **options, **heads)

@@ -5,6 +5,7 @@ A NaN that a visible pair reads spreads as in dense attention over the visible p
 """
 import copy
 import math
+from zlib import crc32
 
 import torch
 
@@ -55,7 +56,7 @@ def places(c, x, see):
     pairs = see.nonzero()
     if not len(pairs):
         return
-    b, h, r, j = pairs[len(pairs) // 3].tolist()
+    b, h, r, j = pairs[crc32(c.title.encode()) % len(pairs)].tolist()
     at = {'q': (b, h, r), 'k': (b, h // (c.H // c.Hkv), j), 'v': (b, h // (c.H // c.Hkv), j), 'dOut': (b, h, r), 'dLse': (b, h, r)}
     for name, index in at.items():
         masks = empty_masks(c, x)
