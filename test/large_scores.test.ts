@@ -10,10 +10,8 @@ import type {Prepared} from './cases.js';
 import {type ActualResult, FACTOR, compare} from './compare.js';
 import {denseFloat32} from './dense_float32.js';
 import {type Device, onEachDevice} from './devices.js';
-import {causalScores, equalKeys} from './large_scores.js';
+import {LARGEST, causalScores, equalKeys} from './large_scores.js';
 import {oracle} from './oracle.js';
-
-const LARGEST = [1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 
 /** Bits of precision of what the products read. */
 const BITS = {auto: 24, float32: 24, float16: 11, bfloat16: 8} as const;

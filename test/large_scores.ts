@@ -4,6 +4,9 @@ import {type AttentionCall, offsetOf} from './oracle.js';
 
 const SCORES = [1e2, 1e3, 1.1e5, 1e6, 1e7, 1e8, 1e9, 1e12, 1e20, 1e37, 2e38].flatMap((x) => [x, -x]);
 
+/** The largest scores of the calls of `causalScores`. */
+export const LARGEST = [1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+
 /** One query a batch row, keys that are equal: each has the weight 1 / keys, at any score. */
 export function equalKeys(keys: number): Prepared {
   const sizes = {B: SCORES.length, Sq: 1, Sk: keys, H: 1, Hkv: 1};
