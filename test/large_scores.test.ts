@@ -9,8 +9,8 @@ import {attend} from './attend.js';
 import type {Prepared} from './cases.js';
 import {type ActualResult, FACTOR, compare} from './compare.js';
 import {denseFloat32} from './dense_float32.js';
-import {type Device, onEachDevice} from './devices.js';
-import {LARGEST, causalScores, equalKeys} from './large_scores.js';
+import {type Device, onEachDevice, slackOf} from './devices.js';
+import {EXTREME_SCORES, LARGEST, SCORES, causalScores, equalKeys} from './large_scores.js';
 import {oracle} from './oracle.js';
 
 /** Bits of precision of what the products read. */
@@ -25,10 +25,19 @@ describe('large scores', () => {
 
       for (const keys of [1, 2]) {
         it(`${keys} equal keys share the weight${inPrecision}`, async () => {
-          const prepared = equalKeys(keys);
+          const prepared = equalKeys(keys, SCORES);
           const actual = await run(device, prepared, precision);
-          for (const dv of Array.from(actual.dv!)) expect(dv).to.be.closeTo(1 / keys, 1e-6);
+          expectShared(actual, keys);
           await expectRight(device, prepared, actual, precision);
+        });
+
+        it(`${keys} equal keys with scores that could read as masked${inPrecision}`, async () => {
+          const prepared = equalKeys(keys, EXTREME_SCORES);
+          const actual = await run(device, prepared, precision);
+          expectShared(actual, keys);
+          const {out} = oracle(prepared.call);
+          const tolerance = slackOf(device) * (precision ? 1e-1 : 1e-5);
+          out.forEach((x, i) => expect(actual.out![i]).to.be.closeTo(x, tolerance));
         });
       }
       for (const largest of LARGEST) {
@@ -40,6 +49,11 @@ describe('large scores', () => {
     }
   });
 });
+
+/** The gradient of a key's value is its weight, for that of the output is 1. */
+function expectShared({dv}: ActualResult, keys: number): void {
+  for (const x of Array.from(dv!)) expect(x).to.be.closeTo(1 / keys, 1e-6);
+}
 
 async function run(device: Device, prepared: Prepared, precision?: Precision): Promise<ActualResult> {
   const actual = await attend(prepared, precision);

@@ -8,7 +8,7 @@ import {type Case, type Prepared, cases, prepare} from './cases.js';
 import {compare} from './compare.js';
 import {denseFloat32} from './dense_float32.js';
 import {influenceCases, wrongElements} from './influence_trials.js';
-import {LARGEST, causalScores, equalKeys} from './large_scores.js';
+import {EXTREME_SCORES, LARGEST, SCORES, causalScores, equalKeys} from './large_scores.js';
 import {type AttentionCall, type AttentionResult, type OracleResult, offsetOf, oracle} from './oracle.js';
 
 interface Mutant {
@@ -240,7 +240,12 @@ describe('tests of influence that can fail', () => {
 });
 
 describe('tests of large scores that can fail', () => {
-  const calls = [equalKeys(1), equalKeys(2), ...LARGEST.map(causalScores)].map(({call}) => call);
+  const calls = [
+    equalKeys(1, SCORES),
+    equalKeys(2, SCORES),
+    equalKeys(2, EXTREME_SCORES),
+    ...LARGEST.map(causalScores),
+  ].map(({call}) => call);
 
   before(() => tf.setBackend('cpu'));
 
