@@ -1,9 +1,14 @@
-/** @file The tests can fail: each wrong implementation below, a plausible mistake each, is refused by at least one case of the table. */
+/**
+ * @file The tests can fail: each wrong implementation below, a plausible mistake each, is refused by at least one case of the table, of
+ * the trials of influence, or of the calls with large scores.
+ */
 import {expect} from 'chai';
 import * as tf from '@tensorflow/tfjs';
 import {type Case, type Prepared, cases, prepare} from './cases.js';
 import {compare} from './compare.js';
 import {denseFloat32} from './dense_float32.js';
+import {influenceCases, wrongElements} from './influence_trials.js';
+import {EXTREME_SCORES, LARGEST, SCORES, causalScores, equalKeys} from './large_scores.js';
 import {type AttentionCall, type AttentionResult, type OracleResult, offsetOf, oracle} from './oracle.js';
 
 interface Mutant {
@@ -121,6 +126,55 @@ const arithmeticMutants: Mutant[] = [
 
 const mutants = [...maskMutants, ...dropoutMutants, ...arithmeticMutants];
 
+/** What these do with numbers that no visible pair connects, in place. */
+const influenceMutants: {name: string; result(result: AttentionResult, call: AttentionCall): void}[] = [
+  {
+    name: 'multiplies masked values by 0',
+    result: ({out}, c) => forEachMasked(c, (at) => addTo(out, at.out, c.v, at.v, c.Dv, 0)),
+  },
+  {
+    name: 'multiplies the output gradients of masked rows by 0',
+    result: ({dv}, c) => forEachMasked(c, (at) => addTo(dv, at.v, c.dOut, at.out, c.Dv, 0)),
+  },
+  {
+    name: 'multiplies masked keys by 0',
+    result: ({dq}, c) => forEachMasked(c, (at) => addTo(dq, at.q, c.k, at.k, c.D, 0)),
+  },
+  {
+    name: 'multiplies the queries of masked rows by 0',
+    result: ({dk}, c) => forEachMasked(c, (at) => addTo(dk, at.k, c.q, at.q, c.D, 0)),
+  },
+  {
+    name: 'multiplies the score gradients of masked pairs by 0',
+    result: ({dq}, c) =>
+      forEachMasked(c, (at) => {
+        let product = 0;
+        for (let x = 0; x < c.Dv; x++) product = Math.fround(product + c.dOut[at.out + x] * c.v[at.v + x]);
+        dq[at.q] += 0 * product;
+      }),
+  },
+  {
+    name: 'takes a row that is NaN for one that sees no key',
+    result: ({lse, out}) => {
+      replaceNaN(lse, -Infinity);
+      replaceNaN(out, 0);
+    },
+  },
+  {
+    name: 'drops a visible NaN of the values',
+    result: ({out}) => replaceNaN(out, 0),
+  },
+];
+
+/** The calls that these really compute at large scores. */
+const scoreMutants: {name: string; call(call: AttentionCall): AttentionCall}[] = [
+  {name: 'recomputes weights from a rounded log-sum-exp', call: withRoundedLse},
+  {
+    name: 'takes scores below -1e37 for masked',
+    call: (c) => ({...c, visible: (b, h, r, j) => c.visible(b, h, r, j) && scoreOf(c, b, h, r, j) > -1e37}),
+  },
+];
+
 describe('tests that can fail', () => {
   const known = new Map<Case, {prepared: Prepared; expected: OracleResult; dense: AttentionResult}>();
 
@@ -159,6 +213,56 @@ describe('tests that can fail', () => {
   }
 });
 
+describe('tests of influence that can fail', () => {
+  const judging = {coarse: false, exactly: true};
+  const small = influenceCases.filter(({Sq, Sk}) => Sq * Sk < 3000);
+
+  it('a right implementation passes', async () => {
+    for (const c of small) {
+      const wrong = await wrongElements(c, async ({call}) => rounded(oracle(call)), judging);
+      expect(wrong, `${c.group}: ${c.name}`).to.deep.equal([]);
+    }
+  });
+
+  for (const mutant of influenceMutants) {
+    it(`an implementation that ${mutant.name} is refused`, async () => {
+      for (const c of small) {
+        const mistaken = async ({call}: Prepared) => {
+          const result = oracle(call);
+          mutant.result(result, call);
+          return rounded(result);
+        };
+        if ((await wrongElements(c, mistaken, judging)).length > 0) return;
+      }
+      expect.fail('no case refused it');
+    });
+  }
+});
+
+describe('tests of large scores that can fail', () => {
+  const calls = [
+    equalKeys(1, SCORES),
+    equalKeys(2, SCORES),
+    equalKeys(2, EXTREME_SCORES),
+    ...LARGEST.map(causalScores),
+  ].map(({call}) => call);
+
+  before(() => tf.setBackend('cpu'));
+
+  it('a right implementation passes every call', async () => {
+    for (const call of calls) compare(rounded(oracle(call)), oracle(call), await denseFloat32(call));
+  });
+
+  for (const mutant of scoreMutants) {
+    it(`an implementation that ${mutant.name} is refused`, async () => {
+      for (const call of calls) {
+        if (!passes(rounded(oracle(mutant.call(call))), oracle(call), await denseFloat32(call))) return;
+      }
+      expect.fail('no call refused it');
+    });
+  }
+});
+
 function passes(actual: AttentionResult, expected: OracleResult, dense: AttentionResult): boolean {
   try {
     compare(actual, expected, dense);
@@ -184,6 +288,69 @@ function multiply(values: Float64Array, factor: number): void {
 
 function replace(values: Float64Array, from: number, to: number): void {
   values.forEach((x, i) => (values[i] = x === from ? to : x));
+}
+
+function replaceNaN(values: Float64Array, to: number): void {
+  values.forEach((x, i) => (values[i] = Number.isNaN(x) ? to : x));
+}
+
+/** Where a pair's query, key, value and output lie in their tensors. */
+interface PairPlaces {
+  q: number;
+  k: number;
+  v: number;
+  out: number;
+}
+
+function placesOfPair(c: AttentionCall, b: number, h: number, r: number, j: number): PairPlaces {
+  const keyHead = Math.floor(h / (c.H / c.Hkv));
+  return {
+    q: offsetOf(c.layout, [c.Sq, c.H, c.D], b, r, h),
+    k: offsetOf(c.layout, [c.Sk, c.Hkv, c.D], b, j, keyHead),
+    v: offsetOf(c.layout, [c.Sk, c.Hkv, c.Dv], b, j, keyHead),
+    out: offsetOf(c.layout, [c.Sq, c.H, c.Dv], b, r, h),
+  };
+}
+
+function forEachMasked(c: AttentionCall, visit: (places: PairPlaces) => void): void {
+  for (let b = 0; b < c.B; b++) {
+    for (let h = 0; h < c.H; h++) {
+      for (let r = 0; r < c.Sq; r++) {
+        for (let j = 0; j < c.Sk; j++) if (!c.visible(b, h, r, j)) visit(placesOfPair(c, b, h, r, j));
+      }
+    }
+  }
+}
+
+/** Adds `factor` times some numbers to others. */
+function addTo(
+  to: Float64Array,
+  toAt: number,
+  from: ArrayLike<number>,
+  fromAt: number,
+  count: number,
+  factor: number,
+): void {
+  for (let x = 0; x < count; x++) to[toAt + x] += factor * from[fromAt + x];
+}
+
+function scoreOf(c: AttentionCall, b: number, h: number, r: number, j: number): number {
+  const at = placesOfPair(c, b, h, r, j);
+  let sum = 0;
+  for (let x = 0; x < c.D; x++) sum += c.q[at.q + x] * c.k[at.k + x];
+  return c.scale * sum;
+}
+
+/** All weights of a row are off by exp(lse - its rounding), so that its gradients are those of dOut and dLse times as much. */
+function withRoundedLse(c: AttentionCall): AttentionCall {
+  const factors = oracle(c).lse.map((x) => Math.exp(x - Math.fround(x)));
+  const dOut = Float64Array.from(c.dOut);
+  for (let i = 0; i < factors.length; i++) {
+    const [b, h, r] = [Math.floor(i / (c.H * c.Sq)), Math.floor(i / c.Sq) % c.H, i % c.Sq];
+    const at = offsetOf(c.layout, [c.Sq, c.H, c.Dv], b, r, h);
+    for (let x = 0; x < c.Dv; x++) dOut[at + x] *= factors[i];
+  }
+  return {...c, dOut, dLse: Float64Array.from(c.dLse).map((x, i) => x * factors[i])};
 }
 
 /** dLse + delta: the gradient then comes out as if delta had not been subtracted. */

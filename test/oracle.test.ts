@@ -49,6 +49,18 @@ describe('oracle', () => {
     expect(Array.from(dk, Math.abs)).to.deep.equal([0, 0]);
   });
 
+  it('lets NaN through visible pairs alone', () => {
+    // Row 0 sees key 0 alone, row 1 sees key 1 alone.
+    const apart = {...twoByTwo, visible: (_b: number, _h: number, r: number, j: number) => r === j};
+    const {out, lse, dq, dk, dv} = oracle({...apart, q: [NaN, 0], v: [4, 8], dOut: [1, 1]});
+    for (const x of [out, lse, dq, dk, dv]) expect(Array.from(x, Number.isNaN)).to.deep.equal([true, false]);
+    // A value reaches the output, and by way of dOut·out the gradients of scores, but no weight.
+    const spoilt = oracle({...apart, v: [NaN, 8]});
+    for (const x of [spoilt.out, spoilt.dq, spoilt.dk])
+      expect(Array.from(x, Number.isNaN)).to.deep.equal([true, false]);
+    for (const x of [spoilt.lse, spoilt.dv]) expect(Array.from(x, Number.isNaN)).to.deep.equal([false, false]);
+  });
+
   it('takes the log-sum-exp before dropout and divides what is kept', () => {
     const {out, lse} = oracle({...twoByTwo, dropout: 0.5, kept: (_b, _h, _r, j) => j === 1});
     expect(lse[0]).to.be.closeTo(Math.log(4), 1e-12);

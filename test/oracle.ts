@@ -104,7 +104,9 @@ function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r:
   const columns = Array.from({length: c.Sk}, (_, j) => j).filter((j) => c.visible(b, h, r, j));
   const scores = columns.map((j) => c.scale * dot(c.q, at.q, c.k, at.k(j), c.D));
   const max = Math.max(...scores);
-  result.lse[at.lse] = max + Math.log(scores.reduce((sum, s) => sum + Math.exp(s - max), 0));
+  const exponentials = scores.map((s) => Math.exp(s - max));
+  const sum = exponentials.reduce((a, b) => a + b, 0);
+  result.lse[at.lse] = max + Math.log(sum);
   if (columns.length === 0) {
     result.lse[at.lse] = -Infinity;
     return;
@@ -113,7 +115,8 @@ function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r:
     Math.abs(result.lse[at.lse]) +
     Math.max(...columns.map((j) => Math.abs(c.scale) * dotOfAbsolutes(c.q, at.q, c.k, at.k(j), c.D)));
 
-  const p = scores.map((s) => Math.exp(s - result.lse[at.lse]));
+  // Not exp(s - lse): where scores are large, lse is rounded by more than its sum.
+  const p = exponentials.map((x) => x / sum);
   const keep = columns.map((j) => (c.dropout === 0 || c.kept(b, h, r, j) ? 1 / (1 - c.dropout) : 0));
   columns.forEach((j, i) => {
     for (let x = 0; x < c.Dv; x++) {

@@ -58,14 +58,15 @@ size_t flashmask_forward_scratch_bytes(const Problem* problem) { return kernels:
 size_t flashmask_backward_scratch_bytes(const Problem* problem) { return kernels::BackwardScratchBytes(*problem); }
 
 const char* flashmask_forward(const Problem* problem, const float* q, const float* k, const float* v,
-                              const int32_t* bounds, float* out, float* lse, void* scratch, void* stream) {
-  return Message(kernels::Forward(*problem, ForwardTensors{q, k, v, bounds, out, lse}, scratch, stream));
+                              const int32_t* bounds, float* out, float* lse, float* row_stats, void* scratch,
+                              void* stream) {
+  return Message(kernels::Forward(*problem, ForwardTensors{q, k, v, bounds, out, lse, row_stats}, scratch, stream));
 }
 
 const char* flashmask_backward(const Problem* problem, const float* q, const float* k, const float* v,
-                               const int32_t* bounds, const float* out, const float* lse, const float* d_out,
+                               const int32_t* bounds, const float* out, const float* row_stats, const float* d_out,
                                const float* d_lse, float* dq, float* dk, float* dv, void* scratch, void* stream) {
-  const BackwardTensors tensors{q, k, v, bounds, out, lse, d_out, d_lse, dq, dk, dv};
+  const BackwardTensors tensors{q, k, v, bounds, out, row_stats, d_out, d_lse, dq, dk, dv};
   return Message(kernels::Backward(*problem, tensors, scratch, stream));
 }
 
@@ -80,15 +81,17 @@ size_t flashmask_backward16_scratch_bytes(const Problem* problem) {
 }
 
 const char* flashmask_forward16(const Problem* problem, int bfloat16, const void* q, const void* k, const void* v,
-                                const int32_t* bounds, float* out, float* lse, void* scratch, void* stream) {
-  return Message(flashmask::cuda::Forward16(*problem, bfloat16 != 0, q, k, v, bounds, out, lse, scratch, stream));
+                                const int32_t* bounds, float* out, float* lse, float* row_stats, void* scratch,
+                                void* stream) {
+  return Message(
+      flashmask::cuda::Forward16(*problem, bfloat16 != 0, q, k, v, bounds, out, lse, row_stats, scratch, stream));
 }
 
 const char* flashmask_backward16(const Problem* problem, int bfloat16, const void* q, const void* k, const void* v,
-                                 const int32_t* bounds, const float* out, const float* lse, const void* d_out,
+                                 const int32_t* bounds, const float* out, const float* row_stats, const void* d_out,
                                  const float* d_lse, float* dq, float* dk, float* dv, void* scratch, void* stream) {
-  return Message(flashmask::cuda::Backward16(*problem, bfloat16 != 0, q, k, v, bounds, out, lse, d_out, d_lse, dq, dk,
-                                             dv, scratch, stream));
+  return Message(flashmask::cuda::Backward16(*problem, bfloat16 != 0, q, k, v, bounds, out, row_stats, d_out, d_lse, dq,
+                                             dk, dv, scratch, stream));
 }
 
 #endif

@@ -2,7 +2,7 @@
 
     library = Library('build/flashmask.so')
     call = Call(library, q, k, v, Mask(bounds, causal=True), layout='bhsd')
-    call.forward(); call.backward(d_out)          # fill call.out, call.lse, call.dq, call.dk, call.dv
+    call.forward(); call.backward(d_out)          # fill call.out, call.lse, call.row_stats, call.dq, call.dk, call.dv
 
 Tensors of float32 go to flashmask::cuda::Forward and Backward, of bfloat16 or float16 to their 16-bit forms (attention16.h).
 """
@@ -53,7 +53,7 @@ class Library:
             )
         self.sixteen = hasattr(self.c, 'flashmask_forward16')
         for sixteen in ('', '16') if self.sixteen else ('',):
-            for name, pointers in (('forward', 8), ('backward', 13)):
+            for name, pointers in (('forward', 9), ('backward', 13)):
                 run, scratch = self.functions(name, sixteen)
                 run.restype, scratch.restype = ctypes.c_char_p, ctypes.c_size_t
                 flag = [ctypes.c_int] if sixteen else []
@@ -89,6 +89,7 @@ class Call:
         self.allocate, self.device = allocate, q.device
         self.out = self.empty((*q.shape[:3], p.Dv))
         self.lse = self.empty((p.B, p.H, p.Sq))
+        self.row_stats = self.empty((p.B, p.H, p.Sq, 2))
         self.dq = self.dk = self.dv = self.zero_d_lse = None
         self.scratches = {}
 
@@ -97,7 +98,8 @@ class Call:
 
     def forward(self):
         """Queues the forward pass on torch's current stream."""
-        self.run('forward', *map(address, self.inputs), address(self.mask.bounds), address(self.out), address(self.lse))
+        tensors = (*self.inputs, self.mask.bounds, self.out, self.lse, self.row_stats)
+        self.run('forward', *map(address, tensors))
 
     def backward(self, d_out, d_lse=None):
         """Queues the backward pass, after `forward`. Without d_lse it is 0."""
@@ -105,7 +107,7 @@ class Call:
             self.dq, self.dk, self.dv = (self.empty(x.shape) for x in self.inputs)
         if d_lse is None:
             d_lse = self.zeros()
-        tensors = (*self.inputs, self.mask.bounds, self.out, self.lse, d_out, d_lse, self.dq, self.dk, self.dv)
+        tensors = (*self.inputs, self.mask.bounds, self.out, self.row_stats, d_out, d_lse, self.dq, self.dk, self.dv)
         self.run('backward', *map(address, tensors))
 
     def zeros(self):

@@ -1,5 +1,6 @@
 // The entry points of attention.h and attention16.h: scratch memory, conversions, and the order of the kernels.
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
 
 #include "../attention.h"
@@ -102,6 +103,7 @@ cudaError_t VariantOf(const Problem& p, Variant* variant) {
 struct MaskScratch {
   int4* columns;
   int4* blocks;
+  uint8_t* seeing;
   int2* ranges;
 };
 
@@ -109,28 +111,36 @@ struct MaskScratch {
 constexpr int kLeastBlockQ = 32;
 
 MaskScratch TakeMask(const Problem& p, Scratch& scratch) {
-  if (p.n == 0) return {nullptr, nullptr, nullptr};
+  if (p.n == 0) return {};
   const int64_t heads = p.maskB * p.Hm;
   MaskScratch mask;
   mask.columns = scratch.Take<int4>(heads * p.Sk);
   mask.blocks = scratch.Take<int4>(heads * CeilDivide(p.Sk, kMapColumns) * 2);
+  mask.seeing = scratch.Take<uint8_t>(heads * p.Sq);
   mask.ranges = scratch.Take<int2>(heads * CeilDivide(p.Sq, kLeastBlockQ));
   return mask;
 }
 
 Mask MaskOf(const Problem& p, const MaskScratch& scratch) {
-  return {scratch.columns,           scratch.blocks,         static_cast<int>(CeilDivide(p.Sk, kMapColumns)),
-          static_cast<int>(p.maskB), static_cast<int>(p.Hm), p.causal};
+  return {scratch.columns,
+          scratch.blocks,
+          scratch.seeing,
+          static_cast<int>(CeilDivide(p.Sk, kMapColumns)),
+          static_cast<int>(p.maskB),
+          static_cast<int>(p.Hm),
+          p.causal};
 }
 
-// Fills in columns and blocks.
-void LaunchColumns(const Problem& p, const int32_t* bounds, const MaskScratch& scratch, cudaStream_t stream) {
+// Fills in columns, blocks and seeing.
+void LaunchMask(const Problem& p, const int32_t* bounds, const MaskScratch& scratch, cudaStream_t stream) {
   if (p.n == 0) return;
   constexpr int kThreads = 128;
   const int mapBlocks = static_cast<int>(CeilDivide(p.Sk, kMapColumns));
   const dim3 grid(static_cast<unsigned>(CeilDivide(mapBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
   ColumnsKernel<kThreads><<<grid, kThreads, 0, stream>>>(
       bounds, static_cast<int>(p.n), p.causal, static_cast<int>(p.Sk), mapBlocks, scratch.columns, scratch.blocks);
+  const dim3 rows(static_cast<unsigned>(CeilDivide(p.Sq, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
+  SeeingKernel<kThreads><<<rows, kThreads, 0, stream>>>(MaskOf(p, scratch), SizesOf(p), scratch.seeing);
 }
 
 // Fills in the ranges of a kernel with these block sides.
@@ -172,8 +182,9 @@ void LaunchDqRanges(const Problem& p, const Variant& v, int parts, const MaskScr
 }
 
 // Rounds float32 tensors to 16 bits: one pass over numbers of ordinary size, a second over the others.
-void LaunchConvert(const Problem& p, std::initializer_list<ConvertParams> tensors, cudaStream_t stream) {
-  ConvertList list = {};
+void LaunchConvert(const Problem& p, const Mask& mask, std::initializer_list<ConvertParams> tensors,
+                   cudaStream_t stream) {
+  ConvertList list = {SizesOf(p), mask, {}};
   std::copy(tensors.begin(), tensors.end(), list.tensors);
   int rows = 0;
   int heads = 0;
@@ -181,29 +192,42 @@ void LaunchConvert(const Problem& p, std::initializer_list<ConvertParams> tensor
     rows = std::max(rows, tensor.rows);
     heads = std::max(heads, tensor.heads);
   }
-  const int B = static_cast<int>(p.B);
-  const dim3 grid(static_cast<unsigned>(B * heads), static_cast<unsigned>(CeilDivide(rows, kConvertRows)),
+  const dim3 grid(static_cast<unsigned>(p.B * heads), static_cast<unsigned>(CeilDivide(rows, kConvertRows)),
                   static_cast<unsigned>(tensors.size()));
   if (IsBfloat16(p)) {
-    ConvertKernel<__nv_bfloat16, 1, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list, B);
+    ConvertKernel<__nv_bfloat16, 1, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list);
   } else if (PartsOf(p) == 1) {
-    ConvertKernel<__half, 1, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list, B);
-    ConvertKernel<__half, 1, ConvertStep::kScale><<<grid, kConvertThreads, 0, stream>>>(list, B);
+    ConvertKernel<__half, 1, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list);
+    ConvertKernel<__half, 1, ConvertStep::kScale><<<grid, kConvertThreads, 0, stream>>>(list);
   } else {
-    ConvertKernel<__half, 2, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list, B);
-    ConvertKernel<__half, 2, ConvertStep::kScale><<<grid, kConvertThreads, 0, stream>>>(list, B);
+    ConvertKernel<__half, 2, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list);
+    ConvertKernel<__half, 2, ConvertStep::kScale><<<grid, kConvertThreads, 0, stream>>>(list);
   }
 }
 
-ConvertParams ConvertOf(const Problem& p, const float* from, const Tensor16& to, Magnitudes magnitudes, int64_t rows,
-                        int64_t heads, int64_t channels) {
-  return {TensorIn(p, from, rows, heads, channels),
-          to,
-          magnitudes,
-          nullptr,
-          static_cast<int>(heads),
-          static_cast<int>(heads / p.Hkv),
-          static_cast<int>(rows)};
+// A number as factor · 2^exponent with a factor of at least 1/2 and at most 1.
+Scale ScaleOf(double x) {
+  int exponent = 0;
+  const double factor = std::frexp(x, &exponent);
+  return {static_cast<float>(factor), exponent};
+}
+
+Scale ScoreScaleOf(const Problem& p) {
+  constexpr double kLog2E = 1.4426950408889634;
+  return ScaleOf(p.scale * kLog2E);
+}
+
+ConvertParams ConvertQueries(const Problem& p, const float* from, const Tensor16& to, const Facts& facts, float factor,
+                             int64_t channels) {
+  const int group = static_cast<int>(p.H / p.Hkv);
+  const int rows = static_cast<int>(p.Sq);
+  return {TensorIn(p, from, p.Sq, p.H, channels), to, facts, factor, false, static_cast<int>(p.H), group, rows};
+}
+
+ConvertParams ConvertKeys(const Problem& p, const float* from, const Tensor16& to, const Facts& facts,
+                          int64_t channels) {
+  const int rows = static_cast<int>(p.Sk);
+  return {TensorIn(p, from, p.Sk, p.Hkv, channels), to, facts, 1, true, static_cast<int>(p.Hkv), 1, rows};
 }
 
 // q, k and v in 16 bits.
@@ -221,37 +245,40 @@ Inputs16 GivenInputs(const Problem& p, const void* q, const void* k, const void*
   return {Tensor16In(p, q, p.Sq, p.H, p.D), Tensor16In(p, k, p.Sk, p.Hkv, p.D), Tensor16In(p, v, p.Sk, p.Hkv, p.Dv)};
 }
 
-// All magnitudes of a call: of q, k, v, dOut and delta, B * Hkv of each.
-constexpr int kMagnitudeTensors = 5;
+// All facts of a call: of q, k, v, dOut and the rows, two words each for B * Hkv heads.
+constexpr int kFactTensors = 5;
 
-// Clears them. bfloat16 has the range of float32 and needs none: then they are null.
-cudaError_t ClearMagnitudes(const Problem& p, Magnitudes* magnitudes, cudaStream_t stream) {
-  if (IsBfloat16(p)) {
-    *magnitudes = nullptr;
-    return cudaSuccess;
-  }
-  return cudaMemsetAsync(*magnitudes, 0, kMagnitudeTensors * p.B * p.Hkv * sizeof(uint32_t), stream);
+uint32_t* TakeFacts(const Problem& p, Scratch& scratch) {
+  return scratch.Take<uint32_t>(2 * kFactTensors * p.B * p.Hkv);
 }
 
-// Those of one of the tensors.
-Magnitudes MagnitudesOf(const Problem& p, Magnitudes all, int tensor) {
-  return all == nullptr ? nullptr : all + tensor * p.B * p.Hkv;
+cudaError_t ClearFacts(const Problem& p, uint32_t* facts, cudaStream_t stream) {
+  return cudaMemsetAsync(facts, 0, 2 * kFactTensors * p.B * p.Hkv * sizeof(uint32_t), stream);
 }
 
-// Rounds q, k and v, and tells a kernel's parameters their magnitudes.
+// Those of one of the tensors. bfloat16 has the range of float32 and needs no magnitudes.
+Facts FactsOf(const Problem& p, uint32_t* all, int tensor) {
+  uint32_t* own = all + 2 * tensor * p.B * p.Hkv;
+  return {IsBfloat16(p) ? nullptr : own, own + p.B * p.Hkv};
+}
+
+// Rounds q, k and v, and tells a kernel's parameters what they were multiplied by, and what else is known of them.
 template <class Params, class Tensors>
-void ConvertInputs(const Problem& p, const Tensors& t, Magnitudes magnitudes, Params* params, cudaStream_t stream) {
-  params->qMagnitudes = MagnitudesOf(p, magnitudes, 0);
-  params->kMagnitudes = MagnitudesOf(p, magnitudes, 1);
-  params->vMagnitudes = MagnitudesOf(p, magnitudes, 2);
-  LaunchConvert(p,
-                {ConvertOf(p, t.q, params->q, params->qMagnitudes, p.Sq, p.H, p.D),
-                 ConvertOf(p, t.k, params->k, params->kMagnitudes, p.Sk, p.Hkv, p.D),
-                 ConvertOf(p, t.v, params->v, params->vMagnitudes, p.Sk, p.Hkv, p.Dv)},
-                stream);
+void ConvertInputs(const Problem& p, const Tensors& t, uint32_t* facts, Params* params, cudaStream_t stream) {
+  const Scale scale = ScoreScaleOf(p);
+  params->scoreScale = {1, scale.exponent};
+  params->qFacts = FactsOf(p, facts, 0);
+  params->kFacts = FactsOf(p, facts, 1);
+  params->vFacts = FactsOf(p, facts, 2);
+  LaunchConvert(
+      p, params->mask,
+      {ConvertQueries(p, t.q, params->q, params->qFacts, scale.factor, p.D),
+       ConvertKeys(p, t.k, params->k, params->kFacts, p.D), ConvertKeys(p, t.v, params->v, params->vFacts, p.Dv)},
+      stream);
 }
 
-ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskScratch& mask, float* out, float* lse) {
+ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskScratch& mask, float* out, float* lse,
+                              float* rowStats) {
   ForwardParams params = {};
   params.sizes = SizesOf(p);
   params.q = in.q;
@@ -261,50 +288,60 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskSc
   params.ranges = mask.ranges;
   params.out = TensorIn(p, out, p.Sq, p.H, p.Dv);
   params.lse = lse;
-  params.scale = p.scale;
+  params.rowStats = reinterpret_cast<float2*>(rowStats);
+  params.scoreScale = ScoreScaleOf(p);
   params.dropout = DropoutOf(p);
   return params;
 }
 
-cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const int32_t* bounds,
-                       const MaskScratch& mask, const ForwardParams& params, cudaStream_t stream) {
-  LaunchColumns(p, bounds, mask, stream);
+cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
+                       const ForwardParams& params, cudaStream_t stream) {
   LaunchForwardRanges(p, variant, parts, mask, stream);
   const auto launch = bfloat16 ? LaunchForwardBfloat16 : parts == 1 ? LaunchForwardHalf : LaunchForwardSplit;
   return launch(variant, params, stream);
 }
 
-size_t LayOutForward(const Problem& p, void* base, Inputs16* in, MaskScratch* mask, Magnitudes* magnitudes) {
+size_t LayOutForward(const Problem& p, void* base, Inputs16* in, MaskScratch* mask, uint32_t** facts) {
   Scratch scratch(base);
-  *magnitudes = scratch.Take<uint32_t>(kMagnitudeTensors * p.B * p.Hkv);
+  *facts = TakeFacts(p, scratch);
   *mask = TakeMask(p, scratch);
   *in = TakeInputs(p, scratch);
   return scratch.bytes();
 }
 
 struct BackwardScratch {
-  Magnitudes magnitudes;
+  uint32_t* facts;
   MaskScratch mask;
-  float* lse2;
+  float* reference;
+  float* weight;
   float* delta;
 };
 
 BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
   BackwardScratch s;
-  s.magnitudes = scratch.Take<uint32_t>(kMagnitudeTensors * p.B * p.Hkv);
+  s.facts = TakeFacts(p, scratch);
   s.mask = TakeMask(p, scratch);
-  s.lse2 = scratch.Take<float>(p.B * p.H * p.Sq);
+  s.reference = scratch.Take<float>(p.B * p.H * p.Sq);
+  s.weight = scratch.Take<float>(p.B * p.H * p.Sq);
   s.delta = scratch.Take<float>(p.B * p.H * p.Sq);
   return s;
 }
 
-template <class DOut>
-void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, Magnitudes dOutMagnitudes, const float* lse,
-                const float* dLse, const BackwardScratch& s, Magnitudes deltaMagnitudes, cudaStream_t stream) {
-  const RowsParams params = {
-      SizesOf(p), TensorIn(p, out, p.Sq, p.H, p.Dv), dOut, dOutMagnitudes, lse, dLse, s.lse2, s.delta, deltaMagnitudes};
+template <class T, class DOut>
+void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, const Facts& dOutFacts, const float* rowStats,
+                const float* dLse, const BackwardScratch& s, const Facts& rowFacts, cudaStream_t stream) {
+  const RowsParams params = {SizesOf(p),
+                             TensorIn(p, out, p.Sq, p.H, p.Dv),
+                             dOut,
+                             dOutFacts,
+                             reinterpret_cast<const float2*>(rowStats),
+                             dLse,
+                             s.reference,
+                             s.weight,
+                             s.delta,
+                             rowFacts};
   const int64_t blocks = CeilDivide(p.B * p.H * p.Sq, kRowsThreads / 32);
-  RowsKernel<DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
+  RowsKernel<T, DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
 }
 
 BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tensor16& dOut, const BackwardScratch& s,
@@ -317,20 +354,21 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   params.dOut = dOut;
   params.mask = MaskOf(p, s.mask);
   params.ranges = s.mask.ranges;
-  params.lse2 = s.lse2;
+  params.reference = s.reference;
+  params.weight = s.weight;
   params.delta = s.delta;
   params.dq = TensorIn(p, dq, p.Sq, p.H, p.D);
   params.dk = TensorIn(p, dk, p.Sk, p.Hkv, p.D);
   params.dv = TensorIn(p, dv, p.Sk, p.Hkv, p.Dv);
-  params.scale = p.scale;
+  params.scale = ScaleOf(p.scale);
+  params.scoreScale = ScoreScaleOf(p);
   params.accumulateDq = !p.deterministic;
   params.dropout = DropoutOf(p);
   return params;
 }
 
-cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const int32_t* bounds,
-                        const MaskScratch& mask, const BackwardParams& params, cudaStream_t stream) {
-  LaunchColumns(p, bounds, mask, stream);
+cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
+                        const BackwardParams& params, cudaStream_t stream) {
   if (p.deterministic) {
     LaunchDqRanges(p, variant, parts, mask, stream);
     const auto launch = bfloat16 ? LaunchDqBfloat16 : parts == 1 ? LaunchDqHalf : LaunchDqSplit;
@@ -357,8 +395,8 @@ size_t LayOutBackward(const Problem& p, void* base, Inputs16* in, Tensor16* dOut
 size_t ForwardScratchBytes(const Problem& p) {
   Inputs16 in;
   MaskScratch mask;
-  Magnitudes magnitudes;
-  return LayOutForward(p, nullptr, &in, &mask, &magnitudes);
+  uint32_t* facts;
+  return LayOutForward(p, nullptr, &in, &mask, &facts);
 }
 
 Status Forward(const Problem& p, const ForwardTensors& t, void* scratch, void* stream_) {
@@ -368,13 +406,14 @@ Status Forward(const Problem& p, const ForwardTensors& t, void* scratch, void* s
   if (error != cudaSuccess) return StatusOf(error);
   Inputs16 in;
   MaskScratch mask;
-  Magnitudes magnitudes;
-  LayOutForward(p, scratch, &in, &mask, &magnitudes);
-  error = ClearMagnitudes(p, &magnitudes, stream);
+  uint32_t* facts;
+  LayOutForward(p, scratch, &in, &mask, &facts);
+  error = ClearFacts(p, facts, stream);
   if (error != cudaSuccess) return StatusOf(error);
-  ForwardParams params = ForwardParamsOf(p, in, mask, t.out, t.lse);
-  ConvertInputs(p, t, magnitudes, &params, stream);
-  return StatusOf(RunForward(p, variant, IsBfloat16(p), PartsOf(p), t.bounds, mask, params, stream));
+  ForwardParams params = ForwardParamsOf(p, in, mask, t.out, t.lse, t.rowStats);
+  LaunchMask(p, t.bounds, mask, stream);
+  ConvertInputs(p, t, facts, &params, stream);
+  return StatusOf(RunForward(p, variant, IsBfloat16(p), PartsOf(p), mask, params, stream));
 }
 
 size_t BackwardScratchBytes(const Problem& p) {
@@ -393,24 +432,23 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   Tensor16 dOut;
   BackwardScratch s;
   LayOutBackward(p, scratch, &in, &dOut, &s);
-  error = ClearMagnitudes(p, &s.magnitudes, stream);
+  error = ClearFacts(p, s.facts, stream);
   if (error != cudaSuccess) return StatusOf(error);
   BackwardParams params = BackwardParamsOf(p, in, dOut, s, t.dq, t.dk, t.dv);
-  params.dOutMagnitudes = MagnitudesOf(p, s.magnitudes, 3);
-  params.deltaMagnitudes = MagnitudesOf(p, s.magnitudes, 4);
-  ConvertInputs(p, t, s.magnitudes, &params, stream);
-  ConvertParams dOutConvert = ConvertOf(p, t.dOut, dOut, params.dOutMagnitudes, p.Sq, p.H, p.Dv);
-  dOutConvert.lse = t.lse;
-  LaunchConvert(p, {dOutConvert}, stream);
+  params.dOutFacts = FactsOf(p, s.facts, 3);
+  params.rowFacts = FactsOf(p, s.facts, 4);
+  LaunchMask(p, t.bounds, s.mask, stream);
+  ConvertInputs(p, t, s.facts, &params, stream);
+  LaunchConvert(p, params.mask, {ConvertQueries(p, t.dOut, dOut, params.dOutFacts, 1, p.Dv)}, stream);
   if (PartsOf(p) == 2) {
     const Tensor16 whole = Tensor16In(p, t.dOut, p.Sq, p.H, p.Dv);
-    LaunchRows<float>(p, t.out, whole, nullptr, t.lse, t.dLse, s, params.deltaMagnitudes, stream);
+    LaunchRows<__half, float>(p, t.out, whole, {}, t.rowStats, t.dLse, s, params.rowFacts, stream);
   } else if (IsBfloat16(p)) {
-    LaunchRows<__nv_bfloat16>(p, t.out, dOut, nullptr, t.lse, t.dLse, s, nullptr, stream);
+    LaunchRows<__nv_bfloat16, __nv_bfloat16>(p, t.out, dOut, {}, t.rowStats, t.dLse, s, params.rowFacts, stream);
   } else {
-    LaunchRows<__half>(p, t.out, dOut, params.dOutMagnitudes, t.lse, t.dLse, s, params.deltaMagnitudes, stream);
+    LaunchRows<__half, __half>(p, t.out, dOut, params.dOutFacts, t.rowStats, t.dLse, s, params.rowFacts, stream);
   }
-  return StatusOf(RunBackward(p, variant, IsBfloat16(p), PartsOf(p), t.bounds, s.mask, params, stream));
+  return StatusOf(RunBackward(p, variant, IsBfloat16(p), PartsOf(p), s.mask, params, stream));
 }
 
 size_t Forward16ScratchBytes(const Problem& p) {
@@ -420,15 +458,16 @@ size_t Forward16ScratchBytes(const Problem& p) {
 }
 
 Status Forward16(const Problem& p, bool bfloat16, const void* q, const void* k, const void* v, const int32_t* bounds,
-                 float* out, float* lse, void* base, void* stream_) {
+                 float* out, float* lse, float* rowStats, void* base, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   Variant variant;
   const cudaError_t error = VariantOf(p, &variant);
   if (error != cudaSuccess) return StatusOf(error);
   Scratch scratch(base);
   const MaskScratch mask = TakeMask(p, scratch);
-  const ForwardParams params = ForwardParamsOf(p, GivenInputs(p, q, k, v), mask, out, lse);
-  return StatusOf(RunForward(p, variant, bfloat16, 1, bounds, mask, params, stream));
+  const ForwardParams params = ForwardParamsOf(p, GivenInputs(p, q, k, v), mask, out, lse, rowStats);
+  LaunchMask(p, bounds, mask, stream);
+  return StatusOf(RunForward(p, variant, bfloat16, 1, mask, params, stream));
 }
 
 size_t Backward16ScratchBytes(const Problem& p) {
@@ -438,7 +477,7 @@ size_t Backward16ScratchBytes(const Problem& p) {
 }
 
 Status Backward16(const Problem& p, bool bfloat16, const void* q, const void* k, const void* v, const int32_t* bounds,
-                  const float* out, const float* lse, const void* dOut, const float* dLse, float* dq, float* dk,
+                  const float* out, const float* rowStats, const void* dOut, const float* dLse, float* dq, float* dk,
                   float* dv, void* base, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   Variant variant;
@@ -447,13 +486,14 @@ Status Backward16(const Problem& p, bool bfloat16, const void* q, const void* k,
   Scratch scratch(base);
   const BackwardScratch s = TakeBackward(p, scratch);
   const Tensor16 dOut16 = Tensor16In(p, dOut, p.Sq, p.H, p.Dv);
+  LaunchMask(p, bounds, s.mask, stream);
   if (bfloat16) {
-    LaunchRows<__nv_bfloat16>(p, out, dOut16, nullptr, lse, dLse, s, nullptr, stream);
+    LaunchRows<__nv_bfloat16, __nv_bfloat16>(p, out, dOut16, {}, rowStats, dLse, s, {}, stream);
   } else {
-    LaunchRows<__half>(p, out, dOut16, nullptr, lse, dLse, s, nullptr, stream);
+    LaunchRows<__half, __half>(p, out, dOut16, {}, rowStats, dLse, s, {}, stream);
   }
   const BackwardParams params = BackwardParamsOf(p, GivenInputs(p, q, k, v), dOut16, s, dq, dk, dv);
-  return StatusOf(RunBackward(p, variant, bfloat16, 1, bounds, s.mask, params, stream));
+  return StatusOf(RunBackward(p, variant, bfloat16, 1, s.mask, params, stream));
 }
 
 }  // namespace flashmask::cuda

@@ -5,6 +5,7 @@
 
 #include "column_block.cuh"
 #include "gradients.cuh"
+#include "irregular.cuh"
 #include "mask.cuh"
 #include "params.h"
 #include "primitives.cuh"
@@ -39,7 +40,7 @@ __device__ inline void Backward(const BackwardParams& p) {
   constexpr int kWeightsAt = kQueriesAt + kStages * kStageBytes;
   constexpr int kColumnsAt = kWeightsAt + 2 * Tile::kWeightBytes;
   constexpr int kStatsAt = kColumnsAt + Tile::kColumnBytes;
-  constexpr int kDqAt = kStatsAt + kStages * 2 * Tile::kStatBytes;
+  constexpr int kDqAt = kStatsAt + kStages * 3 * Tile::kStatBytes;
   const uint32_t base = SharedAddress(shared);
   const uint32_t kShared = base;
   const uint32_t vShared = base + Tile::kKeyBytes;
@@ -71,11 +72,13 @@ __device__ inline void Backward(const BackwardParams& p) {
     CopyParts<kParts, kBlockQ, kD, kThreads>(to, q, p.q, Sq - r0);
     CopyParts<kParts, kBlockQ, kD, kThreads>(to + Tile::kQueryBytes, dOut, p.dOut, Sq - r0);
     const int64_t row = static_cast<int64_t>(b * H + h) * Sq + r0;
-    const uint32_t stats = base + kStatsAt + stage * 2 * Tile::kStatBytes;
+    const uint32_t stats = base + kStatsAt + stage * 3 * Tile::kStatBytes;
     for (int i = threadIdx.x; i < kBlockQ; i += kThreads) {
-      const bool valid = r0 + i < Sq;
-      CopyAsync4(stats + i * 4, p.lse2 + (valid ? row + i : 0), valid);
-      CopyAsync4(stats + Tile::kStatBytes + i * 4, p.delta + (valid ? row + i : 0), valid);
+      const bool valid = r0 + i < Sq;  // else zeros: weights of 0
+      const int64_t from = valid ? row + i : 0;
+      CopyAsync4(stats + i * 4, p.reference + from, valid);
+      CopyAsync4(stats + Tile::kStatBytes + i * 4, p.weight + from, valid);
+      CopyAsync4(stats + 2 * Tile::kStatBytes + i * 4, p.delta + from, valid);
     }
     CommitCopies();
   };
@@ -105,6 +108,17 @@ __device__ inline void Backward(const BackwardParams& p) {
   Clear(dk);
   Clear(dv);
   const Factors factors = FactorsOf<T, kParts>(p, keyBatchHead);
+  // Tiles with rows that do not exist hide these.
+  const bool irregular = IsIrregular(p, keyBatchHead);
+  const auto isCareful = [&](const QueryBlock& at) {
+    return irregular && (at.partial || (at.block + 1) * kBlockQ > Sq);
+  };
+  const auto sees = [&](const QueryBlock& at, int row, int column) {
+    row += at.block * kBlockQ;
+    column += c0;
+    const int64_t maskIndex = MaskIndex(p.mask, b, keyHead * group + at.head, H);
+    return row < Sq && column < Sk && Sees(p.mask, maskIndex, p.sizes, row, column);
+  };
 
   // Each warp's places in the tiles.
   const int scoreRow = warp % Tile::kScoreRows * (kScoreM * 16);
@@ -158,7 +172,7 @@ __device__ inline void Backward(const BackwardParams& p) {
 
     const uint32_t qShared = base + kQueriesAt + stage * kStageBytes;
     const uint32_t dOutShared = qShared + Tile::kQueryBytes;
-    const float* stats = reinterpret_cast<const float*>(shared + kStatsAt + stage * 2 * Tile::kStatBytes);
+    const float* stats = reinterpret_cast<const float*>(shared + kStatsAt + stage * 3 * Tile::kStatBytes);
     {
       using Queries = Operand<kBlockQ, false, kQueryPart>;
       using Keys = Operand<kBlockK, false, kKeyPart>;
@@ -174,28 +188,36 @@ __device__ inline void Backward(const BackwardParams& p) {
       Clear(gradients);
       Product<T, kParts, Queries, Keys, kD / 16>(gradients, LaneAddress<kBlockQ>(dOutShared, scoreRow / 16, 0, true),
                                                  vScoreLane);
-      float lse2[kScoreM][2];
-      float delta[kScoreM][2];
+      RowTerms<kScoreM> rows;
 #pragma unroll
       for (int m = 0; m < kScoreM; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int row = scoreRow + ElementRow(m, 2 * half);
-          lse2[m][half] = r0 + row < Sq ? stats[row] : kInfinity;
-          delta[m][half] = stats[kBlockQ + row];
+          rows.reference[m][half] = stats[row];
+          rows.weight[m][half] = stats[kBlockQ + row];
+          rows.delta[m][half] = stats[2 * kBlockQ + row];
         }
       }
       if (p.dropout.threshold == 0) {
-        WeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors);
+        WeightsAndGradients(scores, gradients, rows, factors);
       } else {
-        DroppedWeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors, p.dropout,
-                                                                    b * H + h, r0 + scoreRow, c0 + scoreColumn);
+        DroppedWeightsAndGradients(scores, gradients, rows, factors, p.dropout, b * H + h, r0 + scoreRow,
+                                   c0 + scoreColumn);
       }
       StoreTile<T, kParts, kBlockQ, kWeightPart>(weightsShared, scores, scoreRow, scoreColumn);
       StoreTile<T, kParts, kBlockQ, kWeightPart>(gradientsShared, gradients, scoreRow, scoreColumn);
     }
     if (bulk) WaitBulkRead();
     __syncthreads();
+    const bool careful = isCareful(at);
+    if (careful) {
+      ClearMasked<2 * kParts, kBlockQ, kBlockK, kThreads>(shared + kWeightsAt,
+                                                          [&](int row, int column) { return sees(at, row, column); });
+      ClearIrregular<T, kStageBytes, kThreads>(shared + kQueriesAt + stage * kStageBytes);
+      if (p.accumulateDq) ClearIrregular<T, Tile::kKeyBytes, kThreads>(shared);
+      __syncthreads();
+    }
     using Weights = Operand<kBlockQ, true, kWeightPart>;
     using Queries = Operand<kBlockQ, true, kQueryPart>;
     Accumulate<kParts>(dv, [&](auto& sum) {
@@ -219,6 +241,11 @@ __device__ inline void Backward(const BackwardParams& p) {
       const uint32_t qLane = LaneAddress<kBlockQ>(qShared, 0, keyChannel / 16, true);
       Product<T, kParts, Weights, Queries, kBlockQ / 16>(sum, gradientsKeyLane, qLane);
     });
+    if (careful && p.accumulateDq) {  // the keys as they are, for further scores
+      __syncthreads();
+      CopyParts<kParts, kBlockK, kD, kThreads>(kShared, k, p.k, Sk - c0);
+      CommitCopies();
+    }
     if (kStages == 1 && following.block >= 0) {
       __syncthreads();
       copyQueries(following, 0);
@@ -239,6 +266,19 @@ __device__ inline void Backward(const BackwardParams& p) {
   StoreRows(dkHead, p.dk, dk, last.dk, keyRow, keyChannel, rows);
   StoreRows(dvHead, p.dv, dv, last.dv, keyRow, keyChannel, rows);
   if (bulk) WaitBulkRead();
+
+  if (!IsIrregular(p.dOutFacts, keyBatchHead)) return;
+  __syncthreads();
+  head = 0;
+  live = LiveBlocks(firstBlock, queryBlocks);
+  while ((at = next()).block >= 0) {
+    if (!isCareful(at)) continue;
+    const int h = keyHead * group + at.head;
+    const int r0 = at.block * kBlockQ;
+    const T* dOut = static_cast<const T*>(p.dOut.data) + b * p.dOut.batch + h * p.dOut.head + r0 * p.dOut.row;
+    AddIrregular<T, kThreads>(dvHead, p.dv, keys.c1 - c0, dOut, p.dOut.row, min(kBlockQ, Sq - r0),
+                              [&](int query, int key) { return sees(at, query, key); });
+  }
 }
 
 template <class T, int kD, int kParts, bool kLarge>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "exponents.cuh"
+#include "mask.cuh"
 #include "params.h"
 #include "primitives.cuh"
 
@@ -10,9 +11,10 @@ namespace flashmask::cuda {
 
 struct ConvertParams {
   ConstTensor32 from;
-  Tensor16 to;            // contiguous [B, heads, rows, channels]
-  Magnitudes magnitudes;  // [B, key heads]; null: numbers are rounded as they are
-  const float* lse;       // [B, heads, rows]: rows where it is minus infinity become zeros; null: none
+  Tensor16 to;   // contiguous [B, heads, rows, channels]
+  Facts facts;   // found here; without magnitudes numbers are rounded as they are
+  float factor;  // what numbers are multiplied by first, 1 at most
+  bool isKeys;   // rows are keys, else queries
   int heads;
   int group;  // heads that share a key head
   int rows;
@@ -20,8 +22,22 @@ struct ConvertParams {
 
 // Tensors of one launch.
 struct ConvertList {
+  Sizes sizes;
+  Mask mask;
   ConvertParams tensors[3];
 };
+
+// Whether some visible pair has this row of a tensor. If none has, it becomes zeros: whatever it holds then has no
+// influence.
+__device__ inline bool IsConnected(const ConvertList& list, const ConvertParams& p, int b, int h, int row) {
+  const Sizes& s = list.sizes;
+  if (!p.isKeys) return SeesKeys(list.mask, MaskIndex(list.mask, b, h, s.H), s, row);
+  const int group = s.H / s.Hkv;
+  for (int queryHead = h * group; queryHead < (h + 1) * group; ++queryHead) {
+    if (FirstSeeing(list.mask, MaskIndex(list.mask, b, queryHead, s.H), s, row, 0) < s.Sq) return true;
+  }
+  return false;
+}
 
 // Eight channels of a row; channels that do not exist are 0.
 __device__ inline void ReadChunk(float (&x)[8], const float* row, int channel, int channels) {
@@ -40,7 +56,10 @@ template <class T, int kParts>
 __device__ inline void WriteChunk(const Tensor16& to, int64_t at, const float (&x)[8], float factor) {
   uint32_t words[4][kParts];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) Split<T, kParts>(words[i], x[2 * i] * factor, x[2 * i + 1] * factor);
+  for (int i = 0; i < 4; ++i) {
+    Split<T, kParts>(words[i], x[2 * i] * factor, x[2 * i + 1] * factor);
+    if constexpr (kParts == 2) words[i][1] &= FiniteMask<T>(words[i][0]);  // rounding leaves nothing of an infinity
+  }
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
     T* data = static_cast<T*>(const_cast<void*>(to.data)) + part * to.part + at;
@@ -60,48 +79,65 @@ __device__ inline void RaiseMagnitude(uint32_t* magnitude, float x) {
   if (*reinterpret_cast<volatile uint32_t*>(magnitude) < bits) atomicMax(magnitude, bits);
 }
 
+// Numbers from here on are irregular (Facts): infinities, and where tensors are not scaled those whose products may
+// overflow.
+template <class T>
+constexpr float kIrregular = kInfinity;
+template <>
+constexpr float kIrregular<__nv_bfloat16> = 0x1p50f;
+
 constexpr int kConvertThreads = 256;
 constexpr int kConvertRows = 64;
 
 // kRound: rounds numbers as they are, and finds the largest. kScale: rounds again where the largest demands a power of
-// two.
+// two. Both write zeros for rows that no visible pair has.
 enum class ConvertStep { kRound, kScale };
 
 // A thread block for each kConvertRows rows of one head: blockIdx.x = b * heads + h, y = block of rows, z = tensor.
 template <class T, int kParts, ConvertStep kStep>
-__global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_constant__ ConvertList list, int batch) {
+__global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_constant__ ConvertList list) {
   const ConvertParams& p = list.tensors[blockIdx.z];
   const int batchHead = blockIdx.x;
   const int row0 = blockIdx.y * kConvertRows;
-  if (row0 >= p.rows || batchHead >= batch * p.heads) return;
+  if (row0 >= p.rows || batchHead >= list.sizes.B * p.heads) return;
   const int b = batchHead / p.heads;
   const int h = batchHead % p.heads;
-  uint32_t* magnitude = p.magnitudes == nullptr ? nullptr : p.magnitudes + batchHead / p.group;
+  const int keyBatchHead = batchHead / p.group;
   float factor = 1;
   if constexpr (kStep == ConvertStep::kScale) {
-    const int exponent = magnitude == nullptr ? 0 : ExponentOf<kParts>(*magnitude);
+    const int exponent = ExponentOf<kParts>(p.facts, keyBatchHead);
     if (exponent == 0) return;
     factor = PowerOfTwo(-exponent);
   }
+  __shared__ bool connected[kConvertRows];
+  const int ownRow = row0 + threadIdx.x;
+  if (threadIdx.x < kConvertRows && ownRow < p.rows) connected[threadIdx.x] = IsConnected(list, p, b, h, ownRow);
+  __syncthreads();
   const int chunks = p.to.channels / 8;
   const int count = min(kConvertRows, p.rows - row0) * chunks;
   const float* from = p.from.data + b * p.from.batch + h * p.from.head + row0 * p.from.row;
   const int64_t to = (static_cast<int64_t>(batchHead) * p.rows + row0) * p.to.channels;
   float largest = 0;
+  bool regular = true;
   for (int i = threadIdx.x; i < count; i += kConvertThreads) {
     float x[8];
     ReadChunk(x, from + i / chunks * p.from.row, i % chunks * 8, p.from.channels);
-    if (p.lse != nullptr && p.lse[static_cast<int64_t>(batchHead) * p.rows + row0 + i / chunks] == -kInfinity) {
+    const bool isConnected = connected[i / chunks];
 #pragma unroll
-      for (int j = 0; j < 8; ++j) x[j] = 0;
+    for (int j = 0; j < 8; ++j) {
+      x[j] = isConnected ? x[j] * p.factor : 0.f;
+      const float magnitude = fabsf(x[j]);
+      if (magnitude < kInfinity) largest = fmaxf(largest, magnitude);
+      regular &= magnitude < kIrregular<T>;
     }
     WriteChunk<T, kParts>(p.to, to + static_cast<int64_t>(i) * 8, x, factor);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) largest = fmaxf(largest, fabsf(x[j]));
   }
-  if (kStep == ConvertStep::kRound && magnitude != nullptr) {
+  if constexpr (kStep == ConvertStep::kRound) {
+    if (!regular) p.facts.irregular[keyBatchHead] = 1;
     largest = WarpMax(largest);
-    if (threadIdx.x % kWarp == 0) RaiseMagnitude(magnitude, largest);
+    if (p.facts.magnitudes != nullptr && threadIdx.x % kWarp == 0) {
+      RaiseMagnitude(&p.facts.magnitudes[keyBatchHead], largest);
+    }
   }
 }
 
@@ -111,16 +147,18 @@ struct RowsParams {
   // As the products read it (in float32 where they split it), so that delta cancels them: dS of a row with a single key
   // is 0.
   Tensor16 dOut;
-  Magnitudes dOutMagnitudes;
-  const float* lse;   // [B, H, Sq]
-  const float* dLse;  // [B, H, Sq]; null: zeros
-  float* lse2;
+  Facts dOutFacts;
+  const float2* rowStats;  // [B, H, Sq]
+  const float* dLse;       // [B, H, Sq]; null: zeros
+  float* reference;
+  float* weight;
   float* delta;
-  Magnitudes deltaMagnitudes;  // null: not asked for
+  Facts rowFacts;  // found here
 };
 
-// lse2 and delta of each row, a warp for each: see BackwardParams. DOut is the type of dO, scaled if it is __half.
-template <class DOut, int kThreads>
+// What BackwardParams has of each row, a warp for each. T is what the products read, DOut the type of dO here, scaled
+// if it is __half.
+template <class T, class DOut, int kThreads>
 __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ RowsParams p) {
   const int H = p.sizes.H;
   const int Sq = p.sizes.Sq;
@@ -132,8 +170,8 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   const float* out = p.out.data + b * p.out.batch + h * p.out.head + row * p.out.row;
   const DOut* dOut = static_cast<const DOut*>(p.dOut.data) + b * p.dOut.batch + h * p.dOut.head + row * p.dOut.row;
   const int keyBatchHead = b * p.sizes.Hkv + h / (H / p.sizes.Hkv);
-  const float lse = p.lse[index];
-  const bool seesKeys = lse != -kInfinity;
+  const float2 stats = p.rowStats[index];
+  const bool seesKeys = stats.y != 0;
   float sum = 0;
   if (seesKeys) {
     for (int channel = threadIdx.x % kWarp; channel < p.out.channels; channel += kWarp) {
@@ -145,12 +183,16 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   if (threadIdx.x % kWarp != 0) return;
   // A row that sees no key has weights of exactly 0, whatever gradient comes in.
   const float dLse = p.dLse == nullptr ? 0.f : p.dLse[index];
-  const float unit = PowerOfTwo(ExponentOf<1>(p.dOutMagnitudes, keyBatchHead));
+  const float unit = PowerOfTwo(ExponentOf<1>(p.dOutFacts, keyBatchHead));
   const float delta = seesKeys ? sum * unit - dLse : 0.f;
-  p.lse2[index] = seesKeys ? lse * kLog2E : kInfinity;
+  p.reference[index] = seesKeys ? stats.x : 0.f;
+  p.weight[index] = seesKeys ? PowerOfTwo(kBackwardWeightShift<T>) / stats.y : 0.f;
   p.delta[index] = delta;
-  if (p.deltaMagnitudes != nullptr) {
-    RaiseMagnitude(&p.deltaMagnitudes[keyBatchHead], fabsf(delta));
+  const float magnitude = fabsf(delta);
+  const bool regular = magnitude < kIrregular<T> && stats.y < kInfinity;
+  if (!regular && p.rowFacts.irregular != nullptr) p.rowFacts.irregular[keyBatchHead] = 1;
+  if (magnitude < kInfinity && p.rowFacts.magnitudes != nullptr) {
+    RaiseMagnitude(&p.rowFacts.magnitudes[keyBatchHead], magnitude);
   }
 }
 

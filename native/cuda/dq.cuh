@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gradients.cuh"
+#include "irregular.cuh"
 #include "row_block.cuh"
 #include "rows.cuh"
 #include "tiles.h"
@@ -54,16 +55,17 @@ __device__ inline void Dq(const BackwardParams& p) {
   }
 
   const Factors factors = FactorsOf<T, kParts>(p, at.keyBatchHead);
-  float lse2[kM][2];
-  float delta[kM][2];
+  const bool irregular = IsIrregular(p, at.keyBatchHead);
+  RowTerms<kM> rows;
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = at.r0 + warpRow + ElementRow(m, 2 * half);
       const int64_t index = static_cast<int64_t>(at.batchHead) * Sq + row;
-      lse2[m][half] = row < at.r1 ? p.lse2[index] : kInfinity;
-      delta[m][half] = row < at.r1 ? p.delta[index] : 0.f;
+      rows.reference[m][half] = row < at.r1 ? p.reference[index] : 0.f;
+      rows.weight[m][half] = row < at.r1 ? p.weight[index] : 0.f;
+      rows.delta[m][half] = row < at.r1 ? p.delta[index] : 0.f;
     }
   }
   float dq[kM][Tile::kD / 8][4];
@@ -85,10 +87,15 @@ __device__ inline void Dq(const BackwardParams& p) {
     if (partial) HideMasked(scores, classify(block), columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
     Product<T, kParts, Queries, Keys, Tile::kD / 16>(gradients, dOutLane, vLane);
     if (p.dropout.threshold == 0) {
-      WeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors);
+      WeightsAndGradients(scores, gradients, rows, factors);
     } else {
-      DroppedWeightsAndGradients<kParts, kBackwardWeightShift<T>>(scores, gradients, lse2, delta, factors, p.dropout,
-                                                                  at.batchHead, at.r0 + warpRow, c0);
+      DroppedWeightsAndGradients(scores, gradients, rows, factors, p.dropout, at.batchHead, at.r0 + warpRow, c0);
+    }
+    if (partial && irregular) {
+      HideMasked(gradients, classify(block), columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk, 0.f);
+      __syncthreads();
+      ClearIrregular<T, Tile::kKeyBytes, Tile::kThreads>(shared + 2 * Tile::kQueryBytes);
+      __syncthreads();
     }
     Accumulate<kParts>(dq, [&](auto& sum) {
       using KeyRows = Operand<kBlockK, true, Tile::kKeyBytes / kParts>;

@@ -25,30 +25,36 @@ __device__ inline int Log2Of(uint32_t magnitudeBits) {
 template <int kParts>
 __device__ inline int ExponentOf(uint32_t magnitudeBits) {
   const int log2 = Log2Of(magnitudeBits);
-  const bool unusable = magnitudeBits == 0 || log2 > 127;  // zeros, infinities, NaN
   const bool asItIs = kParts == 1 && log2 >= kLeast && log2 <= kMost;
-  return unusable || asItIs ? 0 : log2 - kTop;
+  return magnitudeBits == 0 || asItIs ? 0 : log2 - kTop;
 }
 
 template <int kParts>
-__device__ inline int ExponentOf(Magnitudes magnitudes, int keyBatchHead) {
-  return magnitudes == nullptr ? 0 : ExponentOf<kParts>(__ldg(&magnitudes[keyBatchHead]));
+__device__ inline int ExponentOf(const Facts& facts, int keyBatchHead) {
+  return facts.magnitudes == nullptr ? 0 : ExponentOf<kParts>(__ldg(&facts.magnitudes[keyBatchHead]));
 }
 
 // The exponent of a unit in which no gradient of a score, p (dO·v - delta), exceeds 2^15.
 __device__ inline int GradientExponent(const BackwardParams& p, int keyBatchHead) {
-  if (p.dOutMagnitudes == nullptr) return 0;
-  const int products = Log2Of(p.dOutMagnitudes[keyBatchHead]) + Log2Of(p.vMagnitudes[keyBatchHead]) + 2 +
+  if (p.dOutFacts.magnitudes == nullptr) return 0;
+  const int products = Log2Of(p.dOutFacts.magnitudes[keyBatchHead]) + Log2Of(p.vFacts.magnitudes[keyBatchHead]) + 2 +
                        static_cast<int>(ceilf(log2f(p.v.channels * p.dropout.keepScale)));
-  const int deltas = Log2Of(p.deltaMagnitudes[keyBatchHead]) + 1;
+  const int deltas = Log2Of(p.rowFacts.magnitudes[keyBatchHead]) + 1;
   return min(max(max(products, deltas) + 1 - 15, -100), 100);
 }
 
-// What products of q and k are multiplied by to give scores in powers of two. Never 0 or infinite: masked scores are
-// infinite.
-__device__ inline float ScaleOfScores(float scale, int exponent) {
+// What products of q and k, divided by 2^exponent, are multiplied by to give scores in powers of two. Never 0 or
+// infinite: masked scores are infinite.
+__device__ inline float ScaleOfScores(const Scale& scale, int exponent) {
   constexpr float kTiny = 1e-37f;
-  return fmaxf(scale * kLog2E * PowerOfTwo(exponent), kTiny);
+  return fmaxf(scale.factor * PowerOfTwo(scale.exponent + exponent), kTiny);
 }
+
+// The backward kernels' weights are multiplied by 2^shift before they are rounded to T: small ones then are normal
+// numbers.
+template <class T>
+constexpr int kBackwardWeightShift = 0;
+template <>
+constexpr int kBackwardWeightShift<__half> = 14;
 
 }  // namespace flashmask::cuda

@@ -4,6 +4,7 @@
 
 #include "dropout.cuh"
 #include "exponents.cuh"
+#include "irregular.cuh"
 #include "mask.cuh"
 #include "params.h"
 #include "primitives.cuh"
@@ -13,22 +14,30 @@
 
 namespace flashmask::cuda {
 
-// The running maximum of a row is raised only when a score exceeds it by 2^kSlack: weights up to that do no harm, and
-// the accumulators are rescaled seldom.
+// A row's reference is raised only when a score exceeds the largest that it was made for by 2^kSlack: weights up to
+// that do no harm, and the accumulators are rescaled seldom.
 constexpr float kSlack = 8;
 
-// Weights are multiplied by 2^shift before they are rounded to T: small ones then are normal numbers.
+// Weights are multiplied by 2^shift before they are rounded to T: small ones then are normal numbers. A part of them is
+// in the reference, which lies that much below the largest score; the rest is a product of its own, for split floats,
+// which the shift would cost bits in the exponent.
 template <class T>
 constexpr int kForwardWeightShift = 0;
 template <>
 constexpr int kForwardWeightShift<__half> = 7;
+template <class T, int kParts>
+constexpr int kReferenceShift = kParts == 1 ? kForwardWeightShift<T> : 0;
+template <class T, int kParts>
+constexpr int kProductShift = kForwardWeightShift<T> - kReferenceShift<T, kParts>;
 
 // Statistics of the rows that a lane has: two in each of kM blocks.
 template <int kM>
 struct RowStats {
-  float max[kM][2];  // in powers of two
-  float sum[kM][2];  // of this lane's columns only, until the end
+  float reference[kM][2];  // what is subtracted from scores, in powers of two; minus infinity until there is one
+  float sum[kM][2];        // of this lane's columns only, until the end
 };
+
+__device__ inline float FiniteReference(float reference) { return reference == -kInfinity ? 0.f : reference; }
 
 // The same maximum for the four lanes of a row.
 __device__ inline float QuadMax(float x) {
@@ -41,10 +50,11 @@ __device__ inline float QuadSum(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-// Raises the maxima where scores exceed them by far, and rescales what has been added up.
-template <int kM, int kN, int kOut>
-__device__ inline void RaiseMaxima(RowStats<kM>& stats, float (&out)[kM][kOut][4], const float (&scores)[kM][kN][4],
-                                   float scale2) {
+// Raises the references of rows that have scores far above them, and rescales what these rows have added up. Each row
+// decides for itself, so that what is in the others has no influence on it.
+template <int kShift, int kM, int kN, int kOut>
+__device__ inline void RaiseReferences(RowStats<kM>& stats, float (&out)[kM][kOut][4], const float (&scores)[kM][kN][4],
+                                       float scale2) {
   float largest[kM][2];
   bool raise = false;
 #pragma unroll
@@ -55,7 +65,8 @@ __device__ inline void RaiseMaxima(RowStats<kM>& stats, float (&out)[kM][kOut][4
 #pragma unroll
       for (int n = 0; n < kN; ++n) x = fmaxf(x, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
       largest[m][half] = QuadMax(x) * scale2;
-      raise |= largest[m][half] > stats.max[m][half] + kSlack;
+      // A difference: a sum would be rounded where scores are large. NaN, of two infinities, raises nothing.
+      raise |= largest[m][half] - stats.reference[m][half] > kShift + kSlack;
     }
   }
   if (!__any_sync(~0u, raise)) return;
@@ -63,9 +74,12 @@ __device__ inline void RaiseMaxima(RowStats<kM>& stats, float (&out)[kM][kOut][4
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float max = fmaxf(stats.max[m][half], largest[m][half]);
-      const float factor = max == -kInfinity ? 1.f : Exp2(stats.max[m][half] - max);
-      stats.max[m][half] = max;
+      float& reference = stats.reference[m][half];
+      const bool raise = largest[m][half] - reference > kShift + kSlack;
+      // Rounded up: no weight exceeds 2^kShift then, however large the score.
+      const float raised = raise ? __fadd_ru(largest[m][half], -kShift) : reference;
+      const float factor = raise ? Exp2(reference - raised) : 1.f;
+      reference = raised;
       stats.sum[m][half] *= factor;
 #pragma unroll
       for (int n = 0; n < kOut; ++n) {
@@ -76,24 +90,21 @@ __device__ inline void RaiseMaxima(RowStats<kM>& stats, float (&out)[kM][kOut][4
   }
 }
 
-// Turns scores into weights, 2^(score - max + kShift), and adds them to the sums. Split floats are shifted by a product
-// of their own: in the exponent the shift would cost bits of it.
-template <int kParts, int kShift, int kM, int kN>
+// Turns scores into weights, 2^(score - reference + kShift), and adds them to the sums.
+template <int kShift, int kM, int kN>
 __device__ inline void ScoresToWeights(RowStats<kM>& stats, float (&scores)[kM][kN][4], float scale2) {
-  constexpr int kInExponent = kParts == 1 ? kShift : 0;
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float max = stats.max[m][half];
-      const float base = max == -kInfinity ? 0.f : kInExponent - max;
+      const float base = -FiniteReference(stats.reference[m][half]);
 #pragma unroll
       for (int n = 0; n < kN; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& x = scores[m][n][2 * half + e];
           x = Exp2(fmaf(x, scale2, base));
-          if constexpr (kParts == 2) x *= 1 << kShift;
+          if constexpr (kShift != 0) x *= 1 << kShift;
           stats.sum[m][half] += x;
         }
       }
@@ -151,8 +162,8 @@ __device__ inline void Forward(const ForwardParams& p) {
   bool partial = false;
   int block = live.Next(&partial, classify);
   const int scoreExponent =
-      ExponentOf<kParts>(p.qMagnitudes, at.keyBatchHead) + ExponentOf<kParts>(p.kMagnitudes, at.keyBatchHead);
-  const float scale2 = ScaleOfScores(p.scale, scoreExponent);
+      ExponentOf<kParts>(p.qFacts, at.keyBatchHead) + ExponentOf<kParts>(p.kFacts, at.keyBatchHead);
+  const float scale2 = ScaleOfScores(p.scoreScale, scoreExponent);
   if (block >= 0) {
     CopyParts<kParts, kBlockQ, Tile::kD, Tile::kThreads>(qShared, q, p.q, at.r1 - at.r0);
     copyKeys(block);
@@ -163,7 +174,10 @@ __device__ inline void Forward(const ForwardParams& p) {
   Clear(out);
   RowStats<kM> stats;
 #pragma unroll
-  for (int m = 0; m < kM; ++m) stats.max[m][0] = stats.max[m][1] = -kInfinity, stats.sum[m][0] = stats.sum[m][1] = 0;
+  for (int m = 0; m < kM; ++m) {
+    stats.reference[m][0] = stats.reference[m][1] = -kInfinity;
+    stats.sum[m][0] = stats.sum[m][1] = 0;
+  }
   const uint32_t qLane = LaneAddress<kBlockQ>(qShared, warpRow / 16, 0, true);
   const uint32_t kLane = LaneAddress<kBlockK>(kShared, 0, 0, false);
   const uint32_t vLane = LaneAddress<kBlockK>(vShared, 0, 0, true);
@@ -179,30 +193,37 @@ __device__ inline void Forward(const ForwardParams& p) {
     Clear(scores);
     Product<T, kParts, Queries, Keys, Tile::kD / 16>(scores, qLane, kLane);
     if (partial) HideMasked(scores, classify(block), columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
+    const bool careful = partial && IsIrregular(p.vFacts, at.keyBatchHead);
     const int nextBlock = live.Next(&partial, classify);
 
     WaitCopies<0>();
     __syncthreads();
     if (nextBlock >= 0) copyKeys(nextBlock);
     CommitCopies();
+    if (careful) {
+      ClearIrregular<T, Tile::kKeyBytes, Tile::kThreads>(shared + Tile::kQueryBytes + Tile::kKeyBytes);
+      __syncthreads();
+    }
 
-    RaiseMaxima(stats, out, scores, scale2);
-    ScoresToWeights<kParts, kForwardWeightShift<T>>(stats, scores, scale2);
+    RaiseReferences<kReferenceShift<T, kParts>>(stats, out, scores, scale2);
+    ScoresToWeights<kProductShift<T, kParts>>(stats, scores, scale2);
     if (p.dropout.threshold != 0) DropWeights(scores, p.dropout, at.batchHead, at.r0 + warpRow, c0);
     Accumulate<kParts>(out,
                        [&](auto& sum) { ProductFromRegisters<T, kParts, Values, kBlockK / 16>(sum, scores, vLane); });
     block = nextBlock;
   }
 
-  const float unit = PowerOfTwo(ExponentOf<kParts>(p.vMagnitudes, at.keyBatchHead)) * p.dropout.keepScale;
+  const float unit = PowerOfTwo(ExponentOf<kParts>(p.vFacts, at.keyBatchHead)) * p.dropout.keepScale;
   float* outHead = p.out.data + at.b * p.out.batch + at.h * p.out.head;
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = at.r0 + warpRow + ElementRow(m, 2 * half);
-      const float sum = QuadSum(stats.sum[m][half]);
+      float sum = QuadSum(stats.sum[m][half]);
       if (row >= at.r1) continue;
+      // A row whose visible scores are all minus infinity is 0 / 0.
+      if (sum == 0 && SeesKeys(p.mask, at.maskIndex, p.sizes, row)) sum = kNaN;
       const float factor = sum == 0 ? 0.f : unit / sum;
 #pragma unroll
       for (int n = 0; n < Tile::kD / 8; ++n) {
@@ -210,12 +231,24 @@ __device__ inline void Forward(const ForwardParams& p) {
                   out[m][n][2 * half + 1] * factor);
       }
       if (threadIdx.x % 4 == 0) {
-        // Scores times a scale of 0 are 0, not the tiny numbers that ScaleOfScores makes of them.
-        const float max = p.scale == 0 ? 0.f : stats.max[m][half];
-        const float lse2 = max + log2f(sum) - kForwardWeightShift<T>;
-        p.lse[static_cast<int64_t>(at.batchHead) * Sq + row] = sum == 0 ? -kInfinity : lse2 * kLn2;
+        const int64_t index = static_cast<int64_t>(at.batchHead) * Sq + row;
+        const float reference = FiniteReference(stats.reference[m][half]);
+        const float plainSum = sum * (1.f / (1 << kProductShift<T, kParts>));
+        p.lse[index] = sum == 0 ? -kInfinity : (reference + log2f(plainSum)) * kLn2;
+        p.rowStats[index] = {reference, plainSum};
       }
     }
+  }
+
+  if (!IsIrregular(p.vFacts, at.keyBatchHead)) return;
+  __syncthreads();
+  LiveBlocks again = LiveKeyBlocks<kBlockK>(at, p.sizes, p.mask, p.ranges);
+  while ((block = again.Next(&partial, classify)) >= 0) {
+    if (!partial) continue;
+    const int c0 = block * kBlockK;
+    AddIrregular<T, Tile::kThreads>(
+        outHead + at.r0 * p.out.row, p.out, at.r1 - at.r0, v + c0 * p.v.row, p.v.row, min(kBlockK, Sk - c0),
+        [&](int key, int query) { return Sees(p.mask, at.maskIndex, p.sizes, at.r0 + query, c0 + key); });
   }
 }
 

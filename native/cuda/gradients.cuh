@@ -8,12 +8,6 @@
 
 namespace flashmask::cuda {
 
-// Weights are multiplied by 2^shift before they are rounded to T: small ones then are normal numbers.
-template <class T>
-constexpr int kBackwardWeightShift = 0;
-template <>
-constexpr int kBackwardWeightShift<__half> = 14;
-
 // The factors of a batch and key head. With weights pS = p 2^shift, gradients of scores are dS = pS (product gradient -
 // delta offset), in units of 2^gradientExponent.
 struct Factors {
@@ -26,41 +20,48 @@ struct Factors {
 template <class T, int kParts>
 __device__ inline Factors FactorsOf(const BackwardParams& p, int keyBatchHead) {
   constexpr int kShift = kBackwardWeightShift<T>;
-  const int q = ExponentOf<kParts>(p.qMagnitudes, keyBatchHead);
-  const int k = ExponentOf<kParts>(p.kMagnitudes, keyBatchHead);
-  const int v = ExponentOf<kParts>(p.vMagnitudes, keyBatchHead);
-  const int dOut = ExponentOf<kParts>(p.dOutMagnitudes, keyBatchHead);
+  const int q = ExponentOf<kParts>(p.qFacts, keyBatchHead);
+  const int k = ExponentOf<kParts>(p.kFacts, keyBatchHead);
+  const int v = ExponentOf<kParts>(p.vFacts, keyBatchHead);
+  const int dOut = ExponentOf<kParts>(p.dOutFacts, keyBatchHead);
   const int gradient = GradientExponent(p, keyBatchHead);
   Factors factors;
-  factors.scale2 = ScaleOfScores(p.scale, q + k);
+  factors.scale2 = ScaleOfScores(p.scoreScale, q + k);
   factors.offset = PowerOfTwo(-gradient - kShift);
   factors.gradient = p.dropout.keepScale * PowerOfTwo(dOut + v - gradient - kShift);
-  factors.dq = p.scale * PowerOfTwo(gradient + k);
-  factors.dk = p.scale * PowerOfTwo(gradient + q);
+  factors.dq = p.scale.factor * PowerOfTwo(p.scale.exponent + gradient + k);
+  factors.dk = kLn2 * p.scoreScale.factor * PowerOfTwo(p.scoreScale.exponent + gradient + q);
   factors.dv = p.dropout.keepScale * PowerOfTwo(dOut - kShift);
   return factors;
 }
 
-// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS. Split floats are shifted by a product
-// of their own.
-template <int kParts, int kShift, int kM, int kN>
+// What BackwardParams has of the rows that a lane has: two in each of kM blocks.
+template <int kM>
+struct RowTerms {
+  float reference[kM][2];
+  float weight[kM][2];
+  float delta[kM][2];
+};
+
+// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS. Scores meet the same reference as in
+// the forward kernel, in the same way: so a row's weights add up to 1, however large its scores.
+template <int kM, int kN>
 __device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
-                                           const float (&lse2)[kM][2], const float (&delta)[kM][2],
-                                           const Factors& factors) {
+                                           const RowTerms<kM>& rows, const Factors& factors) {
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float base = (kParts == 1 ? kShift : 0) - lse2[m][half];
-      const float offset = -delta[m][half] * factors.offset;
+      const float base = -rows.reference[m][half];
+      const float rowWeight = rows.weight[m][half];
+      const float offset = -rows.delta[m][half] * factors.offset;
 #pragma unroll
       for (int n = 0; n < kN; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& weight = scores[m][n][2 * half + e];
           float& gradient = gradients[m][n][2 * half + e];
-          weight = Exp2(fmaf(weight, factors.scale2, base));
-          if constexpr (kParts == 2) weight *= 1 << kShift;
+          weight = Exp2(fmaf(weight, factors.scale2, base)) * rowWeight;
           gradient = weight * fmaf(gradient, factors.gradient, offset);
         }
       }
@@ -69,11 +70,10 @@ __device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&g
 }
 
 // The same with dropout: dropped pairs lose their weight, and their product, but not the rest of their gradient.
-template <int kParts, int kShift, int kM, int kN>
+template <int kM, int kN>
 __device__ inline void DroppedWeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
-                                                  const float (&lse2)[kM][2], const float (&delta)[kM][2],
-                                                  const Factors& factors, const Dropout& dropout, int batchHead,
-                                                  int row0, int column0) {
+                                                  const RowTerms<kM>& rows, const Factors& factors,
+                                                  const Dropout& dropout, int batchHead, int row0, int column0) {
   uint32_t kept[kM][kN];
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
@@ -84,7 +84,7 @@ __device__ inline void DroppedWeightsAndGradients(float (&scores)[kM][kN][4], fl
       for (int i = 0; i < 4; ++i) gradients[m][n][i] = kept[m][n] >> i & 1 ? gradients[m][n][i] : 0.f;
     }
   }
-  WeightsAndGradients<kParts, kShift>(scores, gradients, lse2, delta, factors);
+  WeightsAndGradients(scores, gradients, rows, factors);
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll

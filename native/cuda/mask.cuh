@@ -44,6 +44,35 @@ __device__ inline BlockBounds ReadBlockBounds(const Mask& mask, int64_t index, i
   return all;
 }
 
+// The first row from `row` on that the intervals of a column (Mask::columns) do not mask.
+__device__ inline int FirstUnmasked(const int4& column, int row) {
+  const auto leave = [&](uint32_t start, uint32_t length) {
+    // One comparison for both ends: a row before the start wraps around to a large number.
+    if (row - start < length) row = static_cast<int>(start + length);
+  };
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    leave(column.x, column.y);
+    leave(column.z, column.w);
+  }
+  return row;
+}
+
+// The first row from `row` on that sees a key, by the mask's (batch, head) `index`; Sq or more if none does.
+__device__ inline int FirstSeeing(const Mask& mask, int64_t index, const Sizes& s, int column, int row) {
+  if (mask.causal) row = max(row, column - (s.Sk - s.Sq));
+  return mask.columns == nullptr ? row : FirstUnmasked(__ldg(&mask.columns[index * s.Sk + column]), row);
+}
+
+__device__ inline bool Sees(const Mask& mask, int64_t index, const Sizes& s, int row, int column) {
+  return FirstSeeing(mask, index, s, column, row) == row;
+}
+
+__device__ inline bool SeesKeys(const Mask& mask, int64_t index, const Sizes& s, int row) {
+  if (mask.seeing != nullptr) return mask.seeing[index * s.Sq + row] != 0;
+  return !mask.causal || row + s.Sk - s.Sq >= 0;
+}
+
 // Whether no interval from the smallest start to the largest end has a row in [r0, r1).
 __device__ inline bool Misses(int startMin, int endMax, int r0, int r1) {
   return r1 <= startMin || r0 >= endMax || startMin >= endMax;
@@ -94,10 +123,10 @@ struct LiveBlocks {
   }
 };
 
-// Sets scores to minus infinity where hides(row, column state) holds. Rows count from row0; `stateOf(column)` is asked
-// once a column.
+// Sets scores to `hidden` where hides(row, column state) holds. Rows count from row0; `stateOf(column)` is asked once a
+// column.
 template <int kM, int kN, class StateOf, class Hides>
-__device__ inline void HideWhere(float (&scores)[kM][kN][4], int row0, StateOf stateOf, Hides hides) {
+__device__ inline void HideWhere(float (&scores)[kM][kN][4], float hidden, int row0, StateOf stateOf, Hides hides) {
 #pragma unroll
   for (int n = 0; n < kN; ++n) {
 #pragma unroll
@@ -107,36 +136,33 @@ __device__ inline void HideWhere(float (&scores)[kM][kN][4], int row0, StateOf s
       for (int m = 0; m < kM; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          if (hides(row0 + ElementRow(m, 2 * half), state)) scores[m][n][2 * half + e] = -kInfinity;
+          if (hides(row0 + ElementRow(m, 2 * half), state)) scores[m][n][2 * half + e] = hidden;
         }
       }
     }
   }
 }
 
-// Sets the masked scores of a tile to minus infinity: of a warp's part, which begins at row0 of the problem and at
-// column0 of the tile's columns, which begin at tileColumn0. `columns` are the tile's intervals in shared memory.
+// Sets the masked scores of a tile to minus infinity, or what else `hidden` says: of a warp's part, which begins at
+// row0 of the problem and at column0 of the tile's columns, which begin at tileColumn0. `columns` are the tile's
+// intervals in shared memory.
 template <int kM, int kN>
 __device__ inline void HideMasked(float (&scores)[kM][kN][4], TileKind kind, const int4* columns, bool causal, int row0,
-                                  int column0, int tileColumn0, int Sq, int Sk) {
+                                  int column0, int tileColumn0, int Sq, int Sk, float hidden = -kInfinity) {
   if (kind & kHidesEdge) {
     const auto firstRow = [&](int column) {
       column += tileColumn0 + column0;
       return column >= Sk ? 0x7fffffff : causal ? column - (Sk - Sq) : -0x7fffffff;
     };
-    HideWhere(scores, row0, firstRow, [](int row, int first) { return row < first; });
+    HideWhere(scores, hidden, row0, firstRow, [](int row, int first) { return row < first; });
   }
-  // One comparison for both ends: a row before the start wraps around to a large number.
   const auto within = [](int row, int2 interval) {
     return static_cast<uint32_t>(row - interval.x) < static_cast<uint32_t>(interval.y);
   };
   const int2* intervals = reinterpret_cast<const int2*>(columns + column0);
-  if (kind & kHidesLower)
-    HideWhere(
-        scores, row0, [&](int column) { return intervals[2 * column]; }, within);
+  if (kind & kHidesLower) HideWhere(scores, hidden, row0, [&](int column) { return intervals[2 * column]; }, within);
   if (kind & kHidesUpper)
-    HideWhere(
-        scores, row0, [&](int column) { return intervals[2 * column + 1]; }, within);
+    HideWhere(scores, hidden, row0, [&](int column) { return intervals[2 * column + 1]; }, within);
 }
 
 // Starts the copy of a tile's intervals to shared memory.

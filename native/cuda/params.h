@@ -32,10 +32,21 @@ struct TensorOf {
 using Tensor32 = TensorOf<float>;
 using ConstTensor32 = TensorOf<const float>;
 
-// Largest magnitudes of float32 tensors, as the bits of a float, for each batch and key head (of q and dO: over the
-// query heads that share it). They tell the powers of two by which tensors were divided before they were rounded to 16
-// bits (exponents.cuh); null: by none.
-using Magnitudes = uint32_t*;
+// What is known of a float32 tensor's numbers, for each batch and key head (of q and dO: over the query heads that
+// share it). Rows that no visible pair has do not count.
+struct Facts {
+  // The largest finite magnitude, as the bits of a float. It tells the power of two by which the tensor was divided
+  // before it was rounded to 16 bits (exponents.cuh); null: by none.
+  uint32_t* magnitudes;
+  // 1 if a number is not finite, or so large that products of it may overflow (irregular.cuh); null: none is.
+  uint32_t* irregular;
+};
+
+// A factor · 2^exponent, which may be beyond the floats' range together with another power of two.
+struct Scale {
+  float factor;
+  int exponent;
+};
 
 struct Sizes {
   int B, H, Hkv, Sq, Sk;
@@ -46,8 +57,9 @@ struct Mask {
   const int4*
       columns;  // [maskB, Hm, Sk]: start and length of the lower interval of masked rows, then of the upper; null: none
   const int4*
-      blocks;     // [maskB, Hm, mapBlocks, 2]: smallest and largest LTS, smallest and largest LTE; the same of UTS, UTE
-  int mapBlocks;  // ceil(Sk / kMapColumns)
+      blocks;  // [maskB, Hm, mapBlocks, 2]: smallest and largest LTS, smallest and largest LTE; the same of UTS, UTE
+  const uint8_t* seeing;  // [maskB, Hm, Sq]: 1 for rows that see a key; null as columns are
+  int mapBlocks;          // ceil(Sk / kMapColumns)
   int maskB, Hm;
   bool causal;
 };
@@ -61,25 +73,33 @@ struct Dropout {
 struct ForwardParams {
   Sizes sizes;
   Tensor16 q, k, v;
-  Magnitudes qMagnitudes, kMagnitudes, vMagnitudes;
+  Facts qFacts, kFacts, vFacts;
   Mask mask;
   const int2* ranges;  // [maskB, Hm, query blocks]: first live key block and the end of them; null: all
   Tensor32 out;
-  float* lse;  // [B, H, Sq]
-  float scale;
+  float* lse;        // [B, H, Sq]
+  float2* rowStats;  // [B, H, Sq]: the reference, in powers of two, and the sum of 2^(score - reference)
+  // scale · log2(e), which makes scores in powers of two of products of q and k. The conversion of float32 tensors has
+  // multiplied q by the factor, which then is 1 here: multiplications by a power of two alone are exact, however large
+  // the scores.
+  Scale scoreScale;
   Dropout dropout;
 };
 
 struct BackwardParams {
   Sizes sizes;
   Tensor16 q, k, v, dOut;
-  Magnitudes qMagnitudes, kMagnitudes, vMagnitudes, dOutMagnitudes, deltaMagnitudes;
+  Facts qFacts, kFacts, vFacts, dOutFacts, rowFacts;  // of rows: the magnitude is delta's
   Mask mask;
   const int2* ranges;  // of the deterministic dq kernel
-  const float* lse2;   // [B, H, Sq], in powers of two; infinity for rows that see no key
-  const float* delta;  // [B, H, Sq]: rowsum(dO ∘ O) - dLse
+  // [B, H, Sq] each. A row's weights are 2^(score - reference) · weight / 2^kBackwardWeightShift; all three are 0 for
+  // rows that see no key.
+  const float* reference;
+  const float* weight;
+  const float* delta;  // rowsum(dO ∘ O) - dLse
   Tensor32 dq, dk, dv;
-  float scale;
+  Scale scale;
+  Scale scoreScale;
   bool accumulateDq;
   Dropout dropout;
 };

@@ -6,12 +6,13 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace flashmask::cuda {
 
 constexpr int kWarp = 32;
 constexpr float kInfinity = __builtin_huge_valf();
-constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kNaN = __builtin_nanf("");
 constexpr float kLn2 = 0.6931471805599453f;
 
 __device__ inline uint32_t SharedAddress(const void* pointer) {
@@ -117,6 +118,15 @@ __device__ inline void Split(uint32_t (&parts)[kParts], float low, float high) {
     const float2 rounded = Unpack<T>(parts[0]);
     parts[1] = Pack<T>(low - rounded.x, high - rounded.y);
   }
+}
+
+// Ones where a packed number is finite.
+template <class T>
+__device__ inline uint32_t FiniteMask(uint32_t packed) {
+  constexpr uint32_t kExponent = std::is_same<T, __half>::value ? 0x7c00 : 0x7f80;
+  const uint32_t low = packed & kExponent;
+  const uint32_t high = packed >> 16 & kExponent;
+  return (low == kExponent ? 0 : 0xffffu) | (high == kExponent ? 0 : 0xffff0000u);
 }
 
 __device__ inline float Exp2(float x) {
@@ -242,7 +252,7 @@ __device__ inline void ProductFromRegisters(float (&acc)[kM][kN][4], const float
     for (int m = 0; m < kM; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float(&block)[4] = w[m][2 * k + i / 2];
+        const float (&block)[4] = w[m][2 * k + i / 2];
         uint32_t parts[kParts];
         Split<T, kParts>(parts, block[2 * (i % 2)], block[2 * (i % 2) + 1]);
 #pragma unroll

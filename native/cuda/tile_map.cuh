@@ -45,6 +45,30 @@ __global__ void ColumnsKernel(const int* bounds, int n, bool causal, int Sk, int
   }
 }
 
+// A warp for each row: whether it sees a key. Most see their own.
+template <int kThreads>
+__global__ void SeeingKernel(Mask mask, Sizes s, uint8_t* seeing) {
+  const int row = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
+  const int64_t index = blockIdx.y;
+  if (row >= s.Sq) return;
+  const int lane = threadIdx.x % kWarp;
+  bool sees = Sees(mask, index, s, row, min(max(row + s.Sk - s.Sq, 0), s.Sk - 1));
+  const auto classify = [&](int block) {
+    const int c0 = block * kMapColumns;
+    return Classify(ReadBlockBounds<kMapColumns>(mask, index, block), mask.causal, row, row + 1, c0,
+                    min(c0 + kMapColumns, s.Sk), false, s.Sk - s.Sq);
+  };
+  LiveBlocks live(0, mask.mapBlocks);
+  while (!sees) {
+    bool partial;
+    const int block = live.Next(&partial, classify);
+    if (block < 0) break;
+    const int column = block * kMapColumns + lane;
+    sees = !partial || __any_sync(~0u, column < s.Sk && Sees(mask, index, s, row, column));
+  }
+  if (lane == 0) seeing[index * s.Sq + row] = sees;
+}
+
 // A warp for each query block: the first of its live key blocks and the end of them, so that long rows with few live
 // tiles do not look at all others.
 template <int kThreads>

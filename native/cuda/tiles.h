@@ -67,7 +67,7 @@ struct ColumnTile {
   static constexpr int kDqRowBytes = kD * 4 + 32;  // so that the rows of a store begin in different banks
   static constexpr int kDqBytes = kBulk ? kBlockQ * kDqRowBytes : 0;
   static constexpr int kSharedBytes =
-      2 * kKeyBytes + kStages * 2 * (kQueryBytes + kStatBytes) + 2 * kWeightBytes + kColumnBytes + kDqBytes;
+      2 * kKeyBytes + kStages * (2 * kQueryBytes + 3 * kStatBytes) + 2 * kWeightBytes + kColumnBytes + kDqBytes;
 };
 
 // Tiles of head size kD with kParts 16-bit numbers for each float, on devices with large or small shared memory.

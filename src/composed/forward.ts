@@ -5,6 +5,7 @@ import {
   add,
   concat,
   div,
+  engine,
   exp,
   fill,
   log,
@@ -91,7 +92,7 @@ function tile(
 ): State {
   const pairs = blocks.tile(i, j);
   const scores = mul(pairs.products(q, blocks.keys(inputs.k, j)), scalar(scale)) as Tensor4D;
-  const newMax = maximum(before.max, max(pairs.choose(scores, LOWEST), -1, true)) as Tensor4D;
+  const newMax = maximum(before.max, maxOfRows(pairs.choose(scores, LOWEST))) as Tensor4D;
   // By the mask and not by the score: a score that is NaN, or lost the comparison above as one, still reaches the sum.
   const weights = pairs.visible(exp(sub(scores, newMax)) as Tensor4D);
   const correction = exp(sub(before.max, newMax));
@@ -103,4 +104,10 @@ function tile(
     out: add(mul(before.out, correction), values),
     blind: blind ? logicalAnd(before.blind, blind) : zerosLike(before.blind),
   };
+}
+
+/** The largest of each row. On webgl tfjs begins at -1e20, so there the numbers are made smaller: exactly, but for those next to 0. */
+function maxOfRows(x: Tensor4D): Tensor4D {
+  if (engine().backendName !== 'webgl') return max(x, -1, true);
+  return mul(max(mul(x, scalar(2 ** -64)), -1, true), scalar(2 ** 64));
 }
