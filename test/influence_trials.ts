@@ -93,8 +93,9 @@ export async function wrongElements(
   const visibility = new Visibility(prepared.call);
   const trials = trialsOf(c, prepared.call, visibility, coarse);
   const batch = repeat(prepared, trials.length + 1);
-  // Dropout differs from batch row to batch row. Without it one clean row in the batch is enough.
-  const clean = c.dropout > 0 ? await attend(batch) : null;
+  // One clean row in the batch is enough, but where dropout differs from row to row, or a head's scale may come from the places of a trial.
+  trials.forEach(({places}, b) => put(batch.call, b, places, 0));
+  const clean = c.dropout > 0 || coarse ? await attend(batch) : null;
   trials.forEach(({places, value}, b) => put(batch.call, b, places, value));
   const actual = await attend(batch);
   const row = (b: number) => rowOf(prepared.call, actual, b);
