@@ -4,7 +4,8 @@
  * the sum of absolute values that the element adds up, so that it scales with the inputs. Infinities, and zeros to which nothing
  * is added (empty rows, unseen columns), are compared exactly; a NaN never passes. Where products read fewer bits than float32's,
  * so do those of dense attention; their largest error may come from a single rounding, and those of few elements from few, so the
- * term then has a step for the largest, and more the fewer there are.
+ * term then has a step for the largest, and more the fewer there are. Many elements share the roundings of a single query or key: what counts
+ * is the smallest of the results.
  */
 import {type AttentionResult, type OracleResult, resultNames} from './oracle.js';
 
@@ -28,7 +29,7 @@ const EPSILON = 2 ** -23;
 /** Rounding steps of the absolute term. */
 const STEPS = 2;
 const FLOAT32_BITS = 24;
-/** Rounding steps of the products that a tensor of one element is given, where these read few bits; n elements get this over √n. */
+/** Rounding steps of the products that results of one element are given, where these read few bits; n elements get this over √n. */
 const STEPS_OF_ONE = 4;
 const SHOWN = 10;
 
@@ -46,11 +47,23 @@ export function compare(
   bits = FLOAT32_BITS,
   factor = FACTOR,
 ): Comparison[] {
+  // The unit of rounding of products that read few bits.
+  const unit = bits < FLOAT32_BITS ? 2 ** -bits : 0;
+  const fewest = Math.min(...(['out', 'dq', 'dk', 'dv'] as const).map((name) => expected[name].length));
+  const steps = (factor / FACTOR) * STEPS * EPSILON + (STEPS_OF_ONE * unit) / Math.sqrt(fewest);
+  const tolerance = {unit, factor, steps};
   return resultNames
     .filter((name) => actual[name] !== undefined)
-    .map((name) =>
-      compareOne(name, actual[name]!, expected[name], expected.magnitude[name], dense[name], bits, factor),
-    );
+    .map((name) => compareOne(name, actual[name]!, expected[name], expected.magnitude[name], dense[name], tolerance));
+}
+
+interface Tolerance {
+  /** Of rounding of products that read few bits, else 0. */
+  unit: number;
+  /** Times the errors of dense attention. */
+  factor: number;
+  /** Times the sum of absolute values that an element adds up. */
+  steps: number;
 }
 
 function compareOne(
@@ -59,8 +72,7 @@ function compareOne(
   expected: Float64Array,
   magnitude: Float64Array,
   dense: Float64Array,
-  bits: number,
-  factor: number,
+  {unit, factor, steps}: Tolerance,
 ): Comparison {
   requireLength(name, actual, expected);
   requireExact(name, actual, expected, magnitude);
@@ -68,9 +80,6 @@ function compareOne(
   const denseErrors = errorsOf(dense, expected);
   const maxError = maxOf(errors);
   const rmsError = rmsOf(errors);
-  // The unit of rounding of products that read few bits.
-  const unit = bits < FLOAT32_BITS ? 2 ** -bits : 0;
-  const steps = (factor / FACTOR) * STEPS * EPSILON + (STEPS_OF_ONE * unit) / Math.sqrt(expected.length);
   const maxAllowed = factor * maxOf(denseErrors) + (steps + unit) * maxOf(magnitude);
   const rmsAllowed = factor * rmsOf(denseErrors) + steps * rmsOf(magnitude);
   if (!Number.isFinite(maxAllowed)) {

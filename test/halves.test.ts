@@ -19,7 +19,9 @@ const problem: Problem = {...sizes, causal: true, maskB: 1, Hm: 1, n: 1};
 
 /** Bytes of the copies of one key head, the largest first. */
 const copyBytes = (channels: number): number[] =>
-  Object.values(halvesBytes(problem, {pass: 'dq', channels, parts: 1, causal: true, intervals: true})).sort((a, b) => b - a);
+  Object.values(halvesBytes(problem, {pass: 'dq', channels, parts: 1, causal: true, intervals: true})).sort(
+    (a, b) => b - a,
+  );
 
 /** tfjs looks for `navigator.gpu` before it takes a device. */
 async function withNavigator<T>(run: () => Promise<T>): Promise<T> {
