@@ -48,9 +48,19 @@ export interface AttentionResult {
 export const resultNames = ['out', 'lse', 'dq', 'dk', 'dv'] as const;
 
 export interface OracleResult extends AttentionResult {
-  /** For each element of the result, the sum of the absolute values of the terms that it adds up. */
+  /**
+   * For each element of the result, the sum of the absolute values of the terms that it adds up. In gradients a term counts as often as its
+   * weight has rounding steps, where that is more than once: see `weightSteps`.
+   */
   magnitude: AttentionResult;
 }
+
+/**
+ * Rounding steps of a weight, relative to it. It is exp of a float32 difference to the row's largest score, whose rounding moves it by as many
+ * steps as the difference is large (such a weight is small); and it is divided by a sum, whose steps grow with the root of its terms.
+ */
+const weightSteps = (belowLargest: number, terms: number): number =>
+  Math.min(Number.MAX_VALUE, Math.max(1, belowLargest / 2, Math.sqrt(terms) / 16));
 
 /** Index of channel 0 of (batch, row, head) in a `rows x heads x channels` tensor. */
 export function offsetOf(
@@ -117,6 +127,7 @@ function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r:
 
   // Not exp(s - lse): where scores are large, lse is rounded by more than its sum.
   const p = exponentials.map((x) => x / sum);
+  const steps = scores.map((s) => weightSteps(max - s, scores.length));
   const keep = columns.map((j) => (c.dropout === 0 || c.kept(b, h, r, j) ? 1 / (1 - c.dropout) : 0));
   columns.forEach((j, i) => {
     for (let x = 0; x < c.Dv; x++) {
@@ -124,7 +135,7 @@ function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r:
       result.out[at.out + x] += w * c.v[at.v(j) + x];
       magnitude.out[at.out + x] += w * Math.abs(c.v[at.v(j) + x]);
       result.dv[at.v(j) + x] += w * c.dOut[at.out + x];
-      magnitude.dv[at.v(j) + x] += w * Math.abs(c.dOut[at.out + x]);
+      magnitude.dv[at.v(j) + x] += steps[i] * w * Math.abs(c.dOut[at.out + x]);
     }
   });
 
@@ -134,7 +145,7 @@ function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r:
     const dP = keep[i] * dot(c.dOut, at.out, c.v, at.v(j), c.Dv);
     const dPMagnitude = keep[i] * dotOfAbsolutes(c.dOut, at.out, c.v, at.v(j), c.Dv);
     const dS = c.scale * p[i] * (dP - delta + c.dLse[at.lse]);
-    const dSMagnitude = Math.abs(c.scale) * p[i] * (dPMagnitude + deltaMagnitude + Math.abs(c.dLse[at.lse]));
+    const dSMagnitude = steps[i] * Math.abs(c.scale) * p[i] * (dPMagnitude + deltaMagnitude + Math.abs(c.dLse[at.lse]));
     for (let x = 0; x < c.D; x++) {
       result.dq[at.q + x] += dS * c.k[at.k(j) + x];
       magnitude.dq[at.q + x] += dSMagnitude * Math.abs(c.k[at.k(j) + x]);
