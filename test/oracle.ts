@@ -57,10 +57,13 @@ export interface OracleResult extends AttentionResult {
 
 /**
  * Rounding steps of a weight, relative to it. It is exp of a float32 difference to the row's largest score, whose rounding moves it by as many
- * steps as the difference is large (such a weight is small); and it is divided by a sum, whose steps grow with the root of its terms.
+ * steps as the difference is large (such a weight is small); it is divided by a sum, whose steps grow with the root of its terms; and scores
+ * themselves are rounded. Of that only those of ordinary size are granted: at large ones dense attention rounds as much.
  */
-const weightSteps = (belowLargest: number, terms: number): number =>
-  Math.min(Number.MAX_VALUE, Math.max(1, belowLargest / 2, Math.sqrt(terms) / 16));
+const weightSteps = (belowLargest: number, terms: number, score: number): number =>
+  Math.min(Number.MAX_VALUE, Math.max(1, belowLargest / 2, Math.sqrt(terms) / 16, Math.min(score, ORDINARY_SCORE) / 2));
+
+const ORDINARY_SCORE = 16;
 
 /** Index of channel 0 of (batch, row, head) in a `rows x heads x channels` tensor. */
 export function offsetOf(
@@ -127,7 +130,7 @@ function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r:
 
   // Not exp(s - lse): where scores are large, lse is rounded by more than its sum.
   const p = exponentials.map((x) => x / sum);
-  const steps = scores.map((s) => weightSteps(max - s, scores.length));
+  const steps = scores.map((s) => weightSteps(max - s, scores.length, magnitude.lse[at.lse]));
   const keep = columns.map((j) => (c.dropout === 0 || c.kept(b, h, r, j) ? 1 / (1 - c.dropout) : 0));
   columns.forEach((j, i) => {
     for (let x = 0; x < c.Dv; x++) {
