@@ -14,10 +14,12 @@ import {
   logicalNot,
   matMul,
   mul,
+  pad,
   scalar,
   where,
   zerosLike,
 } from '@tensorflow/tfjs-core';
+import {roundUp} from '../plan.js';
 
 /** What a tile does to its pairs. */
 export interface Pairs {
@@ -89,12 +91,34 @@ function zeroWhere(hidden: Tensor4D, x: Tensor4D): Tensor4D {
   })(x) as Tensor4D;
 }
 
+/** Elements that a matMul of tfjs sums at once, at most. */
+const SUMMED_AT_ONCE = 32;
+
+/**
+ * matMul of numbers that may be NaN. That of tfjs-backend-webgpu 4.22 multiplies what lies behind a row of x by zeros, where the length of the sum
+ * is no multiple of its tile: so zeros are put there.
+ */
+function paddedMatMul(x: Tensor4D, y: Tensor4D, transposeX: boolean, transposeY: boolean): Tensor4D {
+  const length = x.shape[transposeX ? 2 : 3];
+  const more = roundUp(length, SUMMED_AT_ONCE) - length;
+  const padded = (z: Tensor4D, last: boolean): Tensor4D =>
+    pad(z, [
+      [0, 0],
+      [0, 0],
+      [0, last ? 0 : more],
+      [0, last ? more : 0],
+    ]) as Tensor4D;
+  return more === 0
+    ? matMul(x, y, transposeX, transposeY)
+    : matMul(padded(x, !transposeX), padded(y, transposeY), transposeX, transposeY);
+}
+
 /** x yᵀ. The gradient that tfjs has for it would multiply the zeros that flow into hidden pairs. */
 function productsOfPairs(x: Tensor4D, y: Tensor4D, hidden: Tensor4D): Tensor4D {
   return customGrad((a, b, save) => {
     (save as GradSaveFunc)([a as Tensor, b as Tensor, hidden]);
     return {
-      value: matMul(a as Tensor, b as Tensor, false, true),
+      value: paddedMatMul(a as Tensor4D, b as Tensor4D, false, true),
       gradFunc: (dy, saved) => {
         const [u, w, h] = saved as Tensor4D[];
         return [sumOverVisible(dy as Tensor4D, w, h, false), sumOverVisible(dy as Tensor4D, u, h, true)];
@@ -109,11 +133,12 @@ function sumOverVisible(x: Tensor4D, y: Tensor4D, hidden: Tensor4D, transpose: b
     (save as GradSaveFunc)([a as Tensor, b as Tensor, hidden]);
     const finite = isFinite(b as Tensor);
     const clean = where(finite, b as Tensor, zerosLike(b as Tensor));
-    const strays = matMul(cast(logicalNot(hidden), 'float32'), cast(logicalNot(finite), 'float32'), transpose, false);
+    const numbers = (x: Tensor): Tensor4D => cast(logicalNot(x), 'float32') as Tensor4D;
+    const strays = paddedMatMul(numbers(hidden), numbers(finite), transpose, false);
     const value = where(
       greater(strays, scalar(0)),
       scalar(NaN) as Tensor,
-      matMul(a as Tensor, clean, transpose, false),
+      paddedMatMul(a as Tensor4D, clean as Tensor4D, transpose, false),
     );
     return {
       value,
