@@ -7,7 +7,6 @@ import {type Dropout, keepFactors} from '../philox.js';
 import {type Problem, type Strides, stridesOf} from '../problem.js';
 import {BLOCK_K, BLOCK_Q, type ForwardArrays, scoreOf} from './forward.js';
 import {addProductAB, addProductAtB, pack, pad4, productABt} from './matrix.js';
-import {addVisibleAB, addVisibleAtB} from './visible_products.js';
 
 /** Host arrays of a gradient call. */
 export interface BackwardArrays extends ForwardArrays {
@@ -147,15 +146,10 @@ class BackwardPass {
     else hidden.fill(0);
     this.scoreGradients(b, h, g, rows, columns, n);
     const dqAt = (g * pad4(p.Sq) + rows.begin) * ldD;
-    if (partial) {
-      addVisibleAtB(this.dvTile, 0, weights, this.dOutTile, n, ldDv, m, hidden);
-      addVisibleAtB(this.dkTile, 0, dScores, this.qTile, n, ldD, m, hidden);
-      addVisibleAB(this.dqSum, dqAt, dScores, this.kTile, m, ldD, n, hidden);
-    } else {
-      addProductAtB(this.dvTile, 0, weights, this.dOutTile, n, ldDv, m);
-      addProductAtB(this.dkTile, 0, dScores, this.qTile, n, ldD, m);
-      addProductAB(this.dqSum, dqAt, dScores, this.kTile, m, ldD, n);
-    }
+    const ofPartial = partial ? hidden : undefined;
+    addProductAtB(this.dvTile, 0, weights, this.dOutTile, n, ldDv, m, ofPartial);
+    addProductAtB(this.dkTile, 0, dScores, this.qTile, n, ldD, m, ofPartial);
+    addProductAB(this.dqSum, dqAt, dScores, this.kTile, m, ldD, n, ofPartial);
   }
 
   /** Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores. Both are 0 where hidden. */

@@ -3,7 +3,6 @@ import {HostTiles, type Range} from '../host_tiles.js';
 import {type Dropout, keepFactors} from '../philox.js';
 import {type Problem, type Strides, stridesOf} from '../problem.js';
 import {addProductAB, pack, pad4, productABt} from './matrix.js';
-import {addVisibleAB} from './visible_products.js';
 
 /** Tile sides: the tiles of one step (16 KiB each at 64 channels) stay in the caches. 64 is as fast on a full mask, but skips less. */
 export const BLOCK_Q = 32;
@@ -122,8 +121,7 @@ class ForwardPass {
     else hidden.fill(0);
     this.softmax(rows.end - rows.begin, count, n);
     if (this.dropout) this.drop(this.dropout, b * p.H + h, rows, columns, n);
-    if (partial) addVisibleAB(this.outTile, 0, weights, this.vTile, m, this.ldOut, n, hidden);
-    else addProductAB(this.outTile, 0, weights, this.vTile, m, this.ldOut, n);
+    addProductAB(this.outTile, 0, weights, this.vTile, m, this.ldOut, n, partial ? hidden : undefined);
   }
 
   /** Turns scores into exp(score - running maximum), and rescales what was summed under the former maximum. */

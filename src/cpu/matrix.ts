@@ -63,7 +63,11 @@ export function productABt(c: Float64Array, a: Float64Array, b: Float64Array, m:
   }
 }
 
-/** C += A B with A `m x k`, B `k x n`; C starts at `at`; row strides are n, k and n; all sizes are multiples of 4. */
+/**
+ * C += A B with A `m x k`, B `k x n`; C starts at `at`; row strides are n, k and n; all sizes are multiples of 4.
+ *
+ * @param hidden Of a partial tile: 1 for each pair of A that is hidden, and 0 in A. What B has to say to it is left out.
+ */
 export function addProductAB(
   c: Float64Array,
   at: number,
@@ -72,11 +76,12 @@ export function addProductAB(
   m: number,
   n: number,
   k: number,
+  hidden?: Uint8Array,
 ): void {
-  addProduct(c, at, a, k, 1, b, m, n, k);
+  addProduct(c, at, {values: a, row: k, column: 1, hidden}, b, m, n, k);
 }
 
-/** C += Aᵀ B with A `k x m`, B `k x n`; C starts at `at`; row strides are n, m and n; all sizes are multiples of 4. */
+/** C += Aᵀ B with A `k x m`, B `k x n`, as in `addProductAB`; row strides are n, m and n. */
 export function addProductAtB(
   c: Float64Array,
   at: number,
@@ -85,12 +90,71 @@ export function addProductAtB(
   m: number,
   n: number,
   k: number,
+  hidden?: Uint8Array,
 ): void {
-  addProduct(c, at, a, 1, m, b, m, n, k);
+  addProduct(c, at, {values: a, row: 1, column: m, hidden}, b, m, n, k);
+}
+
+/** Weights of pairs: element (i, x) is at `i * row + x * column`. */
+interface Pairs {
+  values: Float64Array;
+  row: number;
+  column: number;
+  hidden?: Uint8Array;
+}
+
+/**
+ * C += A B. A weight of 0 does not hide a number that is not finite (0 · NaN is NaN), so in a partial tile these are taken out of B for the
+ * product, and added one by one to what sees them. They are rare: a tile without one pays for a look.
+ */
+function addProduct(c: Float64Array, at: number, a: Pairs, b: Float64Array, m: number, n: number, k: number): void {
+  const apart = a.hidden ? takeNotFinite(b, k * n) : NONE;
+  addFiniteProduct(c, at, a.values, a.row, a.column, b, m, n, k);
+  for (const one of apart) {
+    addNotFinite(c, at, a, m, n, one);
+    b[one.at] = one.value;
+  }
+}
+
+/** A number that is not finite, and where it lies in its tile. */
+interface NotFinite {
+  at: number;
+  value: number;
+}
+
+const NONE: readonly NotFinite[] = [];
+
+/** Puts 0 in place of what is not finite. */
+function takeNotFinite(tile: Float64Array, size: number): NotFinite[] {
+  const taken: NotFinite[] = [];
+  for (let at = 0; at < size; at++) {
+    const value = tile[at];
+    if (value - value === 0) continue;
+    taken.push({at, value});
+    tile[at] = 0;
+  }
+  return taken;
+}
+
+/** Adds such a number of B, with its weights, to the rows of C whose pairs with it are visible. */
+function addNotFinite(
+  c: Float64Array,
+  at: number,
+  a: Pairs,
+  m: number,
+  n: number,
+  {at: place, value}: NotFinite,
+): void {
+  const x = Math.floor(place / n);
+  const column = place % n;
+  for (let i = 0; i < m; i++) {
+    const pair = i * a.row + x * a.column;
+    if (!a.hidden![pair]) c[at + i * n + column] += a.values[pair] * value;
+  }
 }
 
 /** C += A B where element (i, x) of A is at `i * aRow + x * aColumn`. */
-function addProduct(
+function addFiniteProduct(
   c: Float64Array,
   at: number,
   a: Float64Array,
