@@ -5,9 +5,6 @@ import {stridesOf, type Problem, type Strides} from '../problem.js';
 import type {FlashMaskAttentionAttrs} from '../kernel_names.js';
 import {elementType, type UniformValues} from './wgsl/header.js';
 
-/** Of float32. */
-const LARGEST_FLOAT = 3.4028234663852886e38;
-
 /** Everything but the fields of a dispatch, a slice and a copy, which dispatch.ts, slices.ts and regions.ts fill in. */
 export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformValues {
   const q = strides(p, p.Sq, p.H, p.D);
@@ -43,7 +40,7 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
     oRow: o.row,
     oHead: o.head,
     scale: attrs.scale,
-    scaleLog2: Math.min(attrs.scale * Math.LOG2E, LARGEST_FLOAT),
+    scaleLog2: attrs.scale * Math.LOG2E,
     negativeInfinity: -Infinity,
     seedLow: attrs.seed >>> 0,
     seedHigh: Math.floor(attrs.seed / 2 ** 32) >>> 0,

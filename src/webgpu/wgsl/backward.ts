@@ -17,6 +17,7 @@ import {
   declareTiles,
   keepFunction,
   loadFunction,
+  maskTile,
   registerTile,
   rowOf,
   scores,
@@ -77,21 +78,10 @@ function scoreGradientOfRows(p: PassPlan): string {
   const {rows, colGroups} = registerTile(p);
   const row = (i: number): string => `qFirst + ${rowOf(p, i)}`;
   const query = (i: number): string => queryOf(p, row(i));
-  const masked = (i: number, g: number): string =>
-    `s_${i}_${g} = select(vec4f(), s_${i}_${g}, visible(vec4i(i32(${query(i)})), j, bounds));`;
   return `
 ${p.dropout ? unroll(rows, (i) => unroll(colGroups, (g) => `dp_${i}_${g} *= keep(${headOf(p, row(i))}, ${query(i)}, (kFirst + ${colOf(p, g)}) / 4u);`)) : ''}
 ${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} = exp2((s_${i}_${g} - terms_${i}.x) * u.scaleLog2) * (dp_${i}_${g} - terms_${i}.z);`))}
-if (partial) {
-${unroll(
-  colGroups,
-  (g) => `  {
-    let j = vec4i(i32(kFirst + ${colOf(p, g)})) + vec4i(0, 1, 2, 3);
-    let bounds = boundsOfKeys(maskHead, u32(j.x));
-${unroll(rows, (i) => `    ${masked(i, g)}`)}
-  }`,
-)}
-}`;
+${maskTile(p, 's', '0.0')}`;
 }
 
 export function dqShader(p: PassPlan): string {

@@ -16,6 +16,7 @@ import {
   declareTiles,
   keepFunction,
   loadFunction,
+  maskTile,
   registerTile,
   rowOf,
   scores,
@@ -45,23 +46,6 @@ export function forwardBindings(p: PassPlan): Binding[] {
     {name: 'lse', type: 'f32', access: 'read_write'},
     {name: 'rowStats', type: 'vec2f', access: 'read_write'},
   ];
-}
-
-/** In partial tiles: the numbers `name` of a tile become `masked` where the mask hides them. */
-function maskTile(p: PassPlan, name: string, masked: string): string {
-  const {rows, colGroups} = registerTile(p);
-  const maskRow = (i: number, g: number): string =>
-    `${name}_${i}_${g} = select(vec4f(${masked}), ${name}_${i}_${g}, visible(vec4i(i32(${queryOf(p, `qFirst + ${rowOf(p, i)}`)})), j, bounds));`;
-  return `if (partial) {
-${unroll(
-  colGroups,
-  (g) => `  {
-    let j = vec4i(i32(kFirst + ${colOf(p, g)})) + vec4i(0, 1, 2, 3);
-    let bounds = boundsOfKeys(maskHead, u32(j.x));
-${unroll(rows, (i) => `    ${maskRow(i, g)}`)}
-  }`,
-)}
-}`;
 }
 
 /** The thread's row maxima, to workgroup memory. */

@@ -140,11 +140,17 @@ export function copyAt(p: MatrixPlan, {name}: Operand, head: string, row: string
   return `(${head} * ${paddedRows(length)} + ${row}) * ${unitsOf(p)}u`;
 }
 
-/** WGSL for the factor that undoes the scale of a copy, for the heads of key head `bhkv`. */
-export function factorOf(p: MatrixPlan, {name}: Operand): string {
+/** WGSL for what lies behind the copies of a tensor's heads, for the heads of key head `bhkv` (halves.ts). */
+function factsOf(p: MatrixPlan, {name}: Operand): string {
   const [length, heads] = name === 'k' || name === 'v' ? ['u.Sk', 'u.Hkv'] : ['u.Sq', 'u.H'];
-  return `bitcast<f32>(${name}[u.B * ${heads} * ${paddedRows(length)} * ${unitsOf(p)}u + bhkv].x)`;
+  return `${name}[u.B * ${heads} * ${paddedRows(length)} * ${unitsOf(p)}u + bhkv]`;
 }
+
+/** WGSL for the factor that undoes the scale of a copy, for the heads of key head `bhkv`. */
+export const factorOf = (p: MatrixPlan, operand: Operand): string => `bitcast<f32>(${factsOf(p, operand)}.x)`;
+
+/** WGSL for whether the copies of the heads of key head `bhkv` hold infinite or NaN numbers. */
+export const hasWild = (p: MatrixPlan, operand: Operand): string => `${factsOf(p, operand)}.y != 0u`;
 
 /** What a workgroup keeps in forward and dq: a block of queries of a head. */
 export function queriesOfWorkgroup(p: MatrixPlan): string {
@@ -154,12 +160,6 @@ export function queriesOfWorkgroup(p: MatrixPlan): string {
   let bhkv = b * u.Hkv + h / u.groupSize;
 ${rows.map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bh', 'qFirst + band * BAND_ROWS')};`).join('\n')}
 ${[k, v].map((col) => `  let ${col.name}Head = ${copyAt(p, col, 'bhkv', '0u')};`).join('\n')}`;
-}
-
-/** WGSL for whether the copies of the heads of key head `bhkv` hold infinite or NaN numbers. */
-export function hasWild(p: MatrixPlan, {name}: Operand): string {
-  const [length, heads] = name === 'k' || name === 'v' ? ['u.Sk', 'u.Hkv'] : ['u.Sq', 'u.H'];
-  return `${name}[u.B * ${heads} * ${paddedRows(length)} * ${unitsOf(p)}u + bhkv].y != 0u`;
 }
 
 /** Declares `cleared`: eight halves, 0 in place of those that are infinite or NaN. A weight of 0 does not hide them. */

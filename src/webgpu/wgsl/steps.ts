@@ -7,7 +7,7 @@
  */
 import {CHUNK, type PassPlan, type TileShape} from '../../plan.js';
 import {elementType, unroll} from './header.js';
-import {rowOffset} from './query_rows.js';
+import {queryOf, rowOffset} from './query_rows.js';
 
 /** Whose uniform strides a tensor has: `${stride}Row` and so on. */
 export type OperandStride = 'q' | 'k' | 'v' | 'o';
@@ -218,6 +218,23 @@ export function rowOf(p: TileShape, i: number): string {
 /** Offset of the first of a thread's four columns of group g in the column tile, as WGSL. */
 export function colOf(p: TileShape, g: number): string {
   return `(4u * (tx + ${g * p.threadsX}u))`;
+}
+
+/** In partial tiles whose rows are queries: the numbers `name` of a tile become `masked`, WGSL, where the mask hides them. */
+export function maskTile(p: PassPlan, name: string, masked: string): string {
+  const {rows, colGroups} = registerTile(p);
+  const maskRow = (i: number, g: number): string =>
+    `${name}_${i}_${g} = select(vec4f(${masked}), ${name}_${i}_${g}, visible(vec4i(i32(${queryOf(p, `qFirst + ${rowOf(p, i)}`)})), j, bounds));`;
+  return `if (partial) {
+${unroll(
+  colGroups,
+  (g) => `  {
+    let j = vec4i(i32(kFirst + ${colOf(p, g)})) + vec4i(0, 1, 2, 3);
+    let bounds = boundsOfKeys(maskHead, u32(j.x));
+${unroll(rows, (i) => `    ${maskRow(i, g)}`)}
+  }`,
+)}
+}`;
 }
 
 /**
