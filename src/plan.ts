@@ -112,9 +112,9 @@ export function workgroupBytes(pass: Pass, t: TileShape): number {
   const rowMax = pass === 'forward' ? t.threadsX * t.rows * FLOAT : 0;
   const rowState = pass === 'forward' ? 2 * t.rows * FLOAT : 0;
   // A single float takes the room of four.
-  const wildMet = pass === 'dq' ? 0 : vec4;
+  const notFiniteMet = pass === 'dq' ? 0 : vec4;
   const tileBits = 8 * FLOAT;
-  return rowTile + colTile + weights + rowMax + rowState + wildMet + tileBits;
+  return rowTile + colTile + weights + rowMax + rowState + notFiniteMet + tileBits;
 }
 
 /**

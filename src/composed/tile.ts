@@ -134,9 +134,9 @@ function sumOverVisible(x: Tensor4D, y: Tensor4D, hidden: Tensor4D, transpose: b
     const finite = isFinite(b as Tensor);
     const clean = where(finite, b as Tensor, zerosLike(b as Tensor));
     const numbers = (x: Tensor): Tensor4D => cast(logicalNot(x), 'float32') as Tensor4D;
-    const strays = paddedMatMul(numbers(hidden), numbers(finite), transpose, false);
+    const notFiniteSeen = paddedMatMul(numbers(hidden), numbers(finite), transpose, false);
     const value = where(
-      greater(strays, scalar(0)),
+      greater(notFiniteSeen, scalar(0)),
       scalar(NaN) as Tensor,
       paddedMatMul(a as Tensor4D, clean as Tensor4D, transpose, false),
     );

@@ -5,12 +5,12 @@
  * head: nothing is accumulated by atomics, so that gradients are bit-identical from run to run.
  */
 import type {PassPlan} from '../../plan.js';
-import {constants, declare, elementType, unroll, WILD_FUNCTION, type Binding} from './header.js';
+import {constants, declare, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from './header.js';
 import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from './query_rows.js';
 import {memberOfGroup, rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {
   accumulate,
-  addWild,
+  addNotFinite,
   colOf,
   declareAccumulator,
   declareScores,
@@ -24,7 +24,6 @@ import {
   storeAccumulator,
   storeWeights,
   visibleFunction,
-  WILD_MET,
   type Operand,
   type Place,
 } from './steps.js';
@@ -63,7 +62,7 @@ export function backwardBindings(p: PassPlan): Binding[] {
 }
 
 function preamble(p: PassPlan, tiles: Operand[]): string {
-  return `${declare(backwardBindings(p))}${constants(p)}${WILD_FUNCTION}${declareTiles(p)}${TILE_BITS}
+  return `${declare(backwardBindings(p))}${constants(p)}${NOT_FINITE_FUNCTION}${declareTiles(p)}${TILE_BITS}
 ${tiles.map(loadFunction).join('\n')}
 ${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
 // The terms of row r of head bh (delta.ts); past the last row zeros, so that weights vanish.
@@ -185,7 +184,7 @@ ${accumulate(p, 'dkAcc', q, queries(p))}
     const j = `kFirst + ${key}`;
     return `visible(vec4i(i32(c)), vec4i(i32(${j})) + vec4i(0, 1, 2, 3), boundsOfKeys(maskHead, ${j}))`;
   };
-  return `${preamble(p, [q, k, v, dOut])}${WILD_MET}
+  return `${preamble(p, [q, k, v, dOut])}${NOT_FINITE_MET}
 @compute @workgroup_size(${p.threads})
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
@@ -193,7 +192,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
 ${rowBlockOfWorkgroup(p)}
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
-  var sawWild = false;
+  var sawNotFinite = false;
   let kBase = b * u.kBatch + hkv * u.kHead;
   let vBase = b * u.vBatch + hkv * u.vHead;
   let dkBase = kBase;
@@ -205,7 +204,7 @@ ${memberOfGroup()}
     let qBase = b * u.qBatch + h * u.qHead;
     let dOutBase = b * u.oBatch + h * u.oHead;
 ${forEachLiveTile('classify(maskHead, keyBlock, i32(candidate * BLOCK_Q), min(i32((candidate + 1u) * BLOCK_Q), i32(u.Sq)))', body)}
-${addWild(p, 'dvAcc', dOut, {first: 'tile * BLOCK_Q', limit: 'u.Sq'}, seeing)}
+${addNotFinite(p, 'dvAcc', dOut, {first: 'tile * BLOCK_Q', limit: 'u.Sq'}, seeing)}
   }
 ${storeAccumulator(p, 'dkAcc', dk, 'kFirst', 'u.Sk', () => 'u.scale')}
 ${storeAccumulator(p, 'dvAcc', dv, 'kFirst', 'u.Sk', () => '1.0')}

@@ -4,7 +4,7 @@
  * algorithm 2).
  */
 import {PARTS_FUNCTIONS} from './halves.js';
-import {declare, elementType, WILD_FUNCTION, type Binding} from './header.js';
+import {declare, elementType, NOT_FINITE_FUNCTION, type Binding} from './header.js';
 
 export const DELTA_THREADS = 64;
 
@@ -37,7 +37,7 @@ export function deltaShader(v: DeltaVariant): string {
   const steps = vector ? v.Dv / 4 : v.Dv;
   const type = vector ? 'vec4f' : 'f32';
   const read = v.rounded ? `${type}(highPart(vec4f(dOut[at + d]))${vector ? '' : '.x'})` : 'dOut[at + d]';
-  return `${declare(deltaBindings(v))}${v.rounded ? WILD_FUNCTION + PARTS_FUNCTIONS : ''}
+  return `${declare(deltaBindings(v))}${v.rounded ? NOT_FINITE_FUNCTION + PARTS_FUNCTIONS : ''}
 @compute @workgroup_size(${DELTA_THREADS})
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
   let index = (u.firstWorkgroup + id.y * u.gridX + id.x) * ${DELTA_THREADS}u + lid;

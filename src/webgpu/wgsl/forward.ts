@@ -3,12 +3,21 @@
  * (paper section 4.3, algorithm 1). One workgroup computes blockQ rows of one head.
  */
 import type {PassPlan} from '../../plan.js';
-import {constants, declare, elementType, ROW_FUNCTIONS, unroll, WILD_FUNCTION, type Binding} from './header.js';
+import {
+  constants,
+  declare,
+  elementType,
+  NOT_FINITE_FUNCTION,
+  NOT_FINITE_MET,
+  ROW_FUNCTIONS,
+  unroll,
+  type Binding,
+} from './header.js';
 import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from './query_rows.js';
 import {rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {
   accumulate,
-  addWild,
+  addNotFinite,
   chunksOf,
   colOf,
   declareAccumulator,
@@ -23,7 +32,6 @@ import {
   storeAccumulator,
   storeWeights,
   visibleFunction,
-  WILD_MET,
   type Operand,
 } from './steps.js';
 import {classifyFunction, forEachLiveTile, TILE_BITS} from './tiles.js';
@@ -135,7 +143,7 @@ ${weigh(p)}
 ${storeWeights(p, 's')}
 ${accumulate(p, 'o', v, keys, true)}
 `;
-  return `${declare(forwardBindings(p))}${constants(p)}${WILD_FUNCTION}${ROW_FUNCTIONS}${declareTiles(p)}${TILE_BITS}${WILD_MET}
+  return `${declare(forwardBindings(p))}${constants(p)}${NOT_FINITE_FUNCTION}${ROW_FUNCTIONS}${declareTiles(p)}${TILE_BITS}${NOT_FINITE_MET}
 var<workgroup> rowMax: array<f32, ${p.threadsX * p.rows}>;
 // Of each row: the maximum so far, and the factor of its sums.
 var<workgroup> rowState: array<vec2f, ${p.rows}>;
@@ -155,11 +163,11 @@ ${rowBlockOfWorkgroup(p)}
   let outBase = resultBatch * u.oBatch + h * u.oHead;
   let lseBase = (resultBatch * u.H + h) * u.Sq;
 ${unroll(rows, (i) => `  var sum_${i} = 0.0;`)}
-  var sawWild = false;
+  var sawNotFinite = false;
 ${declareAccumulator(p, 'o', p.Dv)}
   for (var row = lid; row < ROWS; row += THREADS) { rowState[row] = vec2f(LOWEST, 0.0); }
 ${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, r0, r1)`, body)}
-${addWild(p, 'o', v, {first: `${keyBlockOf(p, 'tile')} * BLOCK_K`, limit: 'u.Sk'}, seeing)}
+${addNotFinite(p, 'o', v, {first: `${keyBlockOf(p, 'tile')} * BLOCK_K`, limit: 'u.Sk'}, seeing)}
 ${finish(p)}
 ${storeAccumulator(p, 'o', out, 'qFirst', rowEndOf(p), (i) => `rowState[${rowOf(p, i)}].y`)}
 }

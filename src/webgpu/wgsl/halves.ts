@@ -11,7 +11,7 @@
  */
 import {MOST_ROWS} from '../../matrix_plan.js';
 import {roundUp} from '../../plan.js';
-import {declare, elementType, unroll, WILD_FUNCTION, type Binding} from './header.js';
+import {declare, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from './header.js';
 import {MASK_HEAD} from './row_blocks.js';
 import {visibleFunction, type OperandStride} from './steps.js';
 
@@ -62,8 +62,8 @@ fn highOf(x: vec4f) -> vec4f { return bitcast<vec4f>((bitcast<vec4u>(x) + 0x1000
 
 /** Declares the two parts of a number, where infinite and NaN numbers are all high part. */
 export const PARTS_FUNCTIONS = `${HIGH_FUNCTION}
-fn highPart(x: vec4f) -> vec4f { return select(highOf(x), x, isWild(x)); }
-fn lowPart(x: vec4f) -> vec4f { return select(x - highOf(x), vec4f(), isWild(x)); }
+fn highPart(x: vec4f) -> vec4f { return select(highOf(x), x, isNotFinite(x)); }
+fn lowPart(x: vec4f) -> vec4f { return select(x - highOf(x), vec4f(), isNotFinite(x)); }
 `;
 
 /** WGSL for the rows of a copied head: `length` is that of the tensor. */
@@ -190,7 +190,7 @@ function largestFunction(v: HalvesVariant, name: Copied): string {
   const at = (t: number): string => `(i + ${t * LOAD_STRIDE}u)`;
   const load = (t: number): string => `    let x${t} = quad_${name}(head, ${at(t)} / ${quads}u, ${at(t)} % ${quads}u);`;
   const compare = (t: number): string => `    {
-      sawWild |= any(isWild(x${t}));
+      sawNotFinite |= any(isNotFinite(x${t}));
       let largest = largestFinite(x${t});
       mostRow = select(mostRow, ${at(t)} / ${quads}u, largest > most);
       most = max(most, largest);
@@ -200,12 +200,12 @@ fn largestOf_${name}(item: u32, lid: u32) -> f32 {
   let head = item / ${SEGMENTS}u;
   var most = 0.0;
   var mostRow = 0u;
-  var sawWild = false;
+  var sawNotFinite = false;
   ${eachLoad(v, name, LOADS_IN_FLIGHT)} {
 ${unroll(LOADS_IN_FLIGHT, load)}
 ${unroll(LOADS_IN_FLIGHT, compare)}
   }
-  if (sawWild) { wildMet = 1u; }
+  if (sawNotFinite) { notFiniteMet = 1u; }
 ${isMasked(v) ? `  if (most > 0.0 && !${isConnected(name, 'mostRow')}) { most = largestConnectedOf_${name}(item, lid); }` : ''}
   return most;
 }
@@ -236,12 +236,11 @@ export function magnitudeShader(v: HalvesVariant): string {
     largestConnectedFunction(v, name),
     largestFunction(v, name),
   ]);
-  return `${declare(magnitudeBindings(v))}${WILD_FUNCTION}${isMasked(v) ? connectedFunctions(v) : ''}
-var<workgroup> wildMet: u32;
+  return `${declare(magnitudeBindings(v))}${NOT_FINITE_FUNCTION}${isMasked(v) ? connectedFunctions(v) : ''}${NOT_FINITE_MET}
 var<workgroup> largest: array<f32, ${HALVES_THREADS}>;
 
 fn largestFinite(x: vec4f) -> f32 {
-  let finite = select(abs(x), vec4f(), isWild(x));
+  let finite = select(abs(x), vec4f(), isNotFinite(x));
   return max(max(finite.x, finite.y), max(finite.z, finite.w));
 }
 ${measures.join('')}
@@ -251,7 +250,7 @@ fn store(workgroup: u32, lid: u32, most: f32) {
     workgroupBarrier();
     if (lid < half) { largest[lid] = max(largest[lid], largest[lid + half]); }
   }
-  if (lid == 0u) { magnitudes[workgroup] = bitcast<f32>(bitcast<u32>(largest[0]) | (wildMet << 31u)); }
+  if (lid == 0u) { magnitudes[workgroup] = bitcast<f32>(bitcast<u32>(largest[0]) | (notFiniteMet << 31u)); }
 }
 ${dispatchTensors(v, segmentsOf, (name) => `store(workgroup, lid, largestOf_${name}(item, lid));`)}`;
 }
@@ -303,10 +302,10 @@ export function halvesShader(v: HalvesVariant): string {
   return `enable f16;
 ${declare(halvesBindings(v))}
 fn packed(x: vec4f, y: vec4f) -> vec4u { return vec4u(bitcast<vec2u>(vec4<f16>(x)), bitcast<vec2u>(vec4<f16>(y))); }
-${WILD_FUNCTION}${v.parts === 2 ? PARTS_FUNCTIONS : ''}
+${NOT_FINITE_FUNCTION}${v.parts === 2 ? PARTS_FUNCTIONS : ''}
 // Only numbers that do not count are too large for float16: no pair sees them.
 fn scaled(x: vec4f, scale: f32) -> vec4f {
-  return select(clamp(x * scale, vec4f(-65504.0), vec4f(65504.0)), x, isWild(x));
+  return select(clamp(x * scale, vec4f(-65504.0), vec4f(65504.0)), x, isNotFinite(x));
 }
 
 // Of so many magnitudes: the biased exponent of the largest, which becomes 2^14 to 2^15, and not 0 if there are infinite or NaN numbers.

@@ -135,11 +135,17 @@ export function declareConstants(values: Record<string, number>): string {
 }
 
 /**
- * Declares `isWild`: which numbers are infinite or NaN. By their bits, for WGSL lets an implementation assume that there are none. A weight
- * of 0 does not hide such a number: in a tile that the mask cuts they are cleared before products that add up masked pairs too.
+ * Declares `isNotFinite`: which numbers are infinite or NaN. By their bits, for WGSL lets an implementation assume that there are none.
+ * A weight of 0 does not hide such a number: in a tile that the mask cuts they are cleared before products that add up masked pairs too.
  */
-export const WILD_FUNCTION = `
-fn isWild(x: vec4f) -> vec4<bool> { return (bitcast<vec4u>(x) & vec4u(0x7f800000u)) == vec4u(0x7f800000u); }
+export const NOT_FINITE_FUNCTION = `
+fn isNotFinite(x: vec4f) -> vec4<bool> { return (bitcast<vec4u>(x) & vec4u(0x7f800000u)) == vec4u(0x7f800000u); }
+`;
+
+/** Declares a flag of the workgroup. */
+export const NOT_FINITE_MET = `
+// Not 0 once a thread has met an infinite or NaN number.
+var<workgroup> notFiniteMet: u32;
 `;
 
 /**

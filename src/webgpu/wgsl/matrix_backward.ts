@@ -6,7 +6,7 @@
 import type {MatrixPlan} from '../../matrix_plan.js';
 import {
   accumulate,
-  addWild,
+  addNotFinite,
   clearTile,
   declareFlushed,
   flushAccumulators,
@@ -16,7 +16,7 @@ import {
   eachQuad,
   factorOf,
   fetchTile,
-  hasWild,
+  hasNotFinite,
   holdRows,
   keepTile,
   maskQuads,
@@ -106,7 +106,7 @@ workgroupBarrier();
 ${eachQuad(p, gradient)}
 ${maskQuads(p, '0.0')}
 ${eachQuad(p, (i) => putWeights(p, 0, i, `x${i}`))}
-if (partial && wildK) {
+if (partial && notFiniteK) {
 ${clearTile(p, 0)}
 }
 workgroupBarrier();
@@ -127,7 +127,7 @@ ${queriesOfWorkgroup(p)}
 ${factors(p)}
   let dqBase = b * u.qBatch + h * u.qHead;
   let terms = ${termsOf('qFirst + laneRow')};
-  let wildK = ${hasWild(p, k)};
+  let notFiniteK = ${hasNotFinite(p, k)};
 ${holdRows(p, q, dOut)}
 ${declareAccumulator(p)}
 ${declareNext(p)}
@@ -169,10 +169,10 @@ ${eachQuad(p, mask)}
 }
 ${eachQuad(p, (i) => putWeights(p, 0, i, `g${i}`))}
 ${eachQuad(p, (i) => putWeights(p, 1, i, `x${i}`))}
-if (partial && wildQ) {
+if (partial && notFiniteQ) {
 ${clearTile(p, 0)}
 }
-if (partial && wildDOut) {
+if (partial && notFiniteDOut) {
 ${clearTile(p, 1)}
 }
 workgroupBarrier();
@@ -219,8 +219,8 @@ ${start(p)}
 ${rowBlockOfWorkgroup(p)}
 ${[k, v].map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bhkv', 'kFirst + band * BAND_ROWS')};`).join('\n')}
 ${factors(p)}
-  let wildQ = ${hasWild(p, q)};
-  let wildDOut = ${hasWild(p, dOut)};
+  let notFiniteQ = ${hasNotFinite(p, q)};
+  let notFiniteDOut = ${hasNotFinite(p, dOut)};
   let dkBase = b * u.kBatch + hkv * u.kHead;
   let dvBase = b * u.vBatch + hkv * u.vHead;
 ${holdRows(p, k, v)}
@@ -233,11 +233,11 @@ ${[q, dOut].map((col) => `    let ${col.name}Head = ${copyAt(p, col, 'bh', '0u')
 ${walk(p, kind, dkdvTile(p), flushAccumulators(p, [dk, dv], 'kFirst', 'u.Sk'))}
   }
 ${storeAccumulators(p, [dk, dv], 'kFirst', 'u.Sk')}
-  if (wildDOut) {
+  if (notFiniteDOut) {
     for (var member = 0u; member < u.groupSize; member++) {
 ${memberOfGroup()}
       let dOutHead = ${copyAt(p, dOut, 'bh', '0u')};
-${addWild(p, dOut, dv, ['firstTile * BLOCK_Q', 'min(lastTile * BLOCK_Q, u.Sq)'], ['kFirst', 'u.Sk'], SEEN_BY_QUERY)}
+${addNotFinite(p, dOut, dv, ['firstTile * BLOCK_Q', 'min(lastTile * BLOCK_Q, u.Sq)'], ['kFirst', 'u.Sk'], SEEN_BY_QUERY)}
     }
   }
 }

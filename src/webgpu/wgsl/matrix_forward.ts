@@ -2,14 +2,14 @@
 import type {MatrixPlan} from '../../matrix_plan.js';
 import {
   accumulate,
-  addWild,
+  addNotFinite,
   clearFetched,
   declareAccumulator,
   declareFetched,
   eachQuad,
   factorOf,
   fetchTile,
-  hasWild,
+  hasNotFinite,
   holdRows,
   keepTile,
   maskQuads,
@@ -108,8 +108,8 @@ ${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
     }
   }
 ${storeAccumulators(p, [out], 'qFirst', 'u.Sq')}
-  if (wildV) {
-${addWild(p, operands(p).v, out, ['firstTile * BLOCK_K', 'min(lastTile * BLOCK_K, u.Sk)'], ['qFirst', 'u.Sq'], SEES_KEY)}
+  if (notFiniteV) {
+${addNotFinite(p, operands(p).v, out, ['firstTile * BLOCK_K', 'min(lastTile * BLOCK_K, u.Sk)'], ['qFirst', 'u.Sq'], SEES_KEY)}
   }`;
 }
 
@@ -128,7 +128,7 @@ workgroupBarrier();
 if (more) {
 ${keepTile(p, 'nextK', 0)}
 }
-if (partial && wildV) {
+if (partial && notFiniteV) {
 ${clearFetched(p, 'presentV')}
 }
 ${keepTile(p, 'presentV', 1)}
@@ -147,7 +147,7 @@ ${queriesOfWorkgroup(p)}
   let kFactor = ${factorOf(p, k)};
   // Products are below 2^37: a smaller factor makes all weights alike too, and masked ones would not vanish.
   let toScore = max(qFactor * kFactor * u.scaleLog2, 1.0e-36);
-  let wildV = ${hasWild(p, v)};
+  let notFiniteV = ${hasNotFinite(p, v)};
   let outBase = b * u.oBatch + h * u.oHead;
 ${holdRows(p, q)}
 ${declareAccumulator(p)}

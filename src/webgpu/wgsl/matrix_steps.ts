@@ -11,7 +11,15 @@
  */
 import {scoreStride, tileStride, weightStride, type MatrixPlan} from '../../matrix_plan.js';
 import {HIGH_FUNCTION, paddedRows, rowUnits} from './halves.js';
-import {declare, declareConstants, elementType, mapConstants, unroll, WILD_FUNCTION, type Binding} from './header.js';
+import {
+  declare,
+  declareConstants,
+  elementType,
+  mapConstants,
+  unroll,
+  NOT_FINITE_FUNCTION,
+  type Binding,
+} from './header.js';
 import {rowBlockFunctions, rowBlockOfWorkgroup} from './row_blocks.js';
 import {keepFunction, visibleFunction, type Operand} from './steps.js';
 import {classifyFunction, TILE_BITS} from './tiles.js';
@@ -110,7 +118,7 @@ var<workgroup> columns: array<array<vec4u, TILE>, 2>;
 var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, ROLES * BANDS>;
 var<workgroup> weights: array<array<vec4<f16>, ${p.parts}u * BAND_ROWS * WEIGHT_STRIDE>, ${weightTiles}u * BANDS>;
 ${TILE_BITS}
-${WILD_FUNCTION}${CLEAR_FUNCTION}${p.parts === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}`;
+${NOT_FINITE_FUNCTION}${CLEAR_FUNCTION}${p.parts === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}`;
 }
 
 /**
@@ -150,7 +158,7 @@ function factsOf(p: MatrixPlan, {name}: Operand): string {
 export const factorOf = (p: MatrixPlan, operand: Operand): string => `bitcast<f32>(${factsOf(p, operand)}.x)`;
 
 /** WGSL for whether the copies of the heads of key head `bhkv` hold infinite or NaN numbers. */
-export const hasWild = (p: MatrixPlan, operand: Operand): string => `${factsOf(p, operand)}.y != 0u`;
+export const hasNotFinite = (p: MatrixPlan, operand: Operand): string => `${factsOf(p, operand)}.y != 0u`;
 
 /** What a workgroup keeps in forward and dq: a block of queries of a head. */
 export function queriesOfWorkgroup(p: MatrixPlan): string {
@@ -408,7 +416,7 @@ ${targets
  * @param rows WGSL for the target's first row and the end of its rows.
  * @param sees WGSL for whether row `row` sees column `c`.
  */
-export function addWild(
+export function addNotFinite(
   p: MatrixPlan,
   col: Operand,
   target: Operand,
@@ -437,10 +445,10 @@ for (var i = lid; i < ROWS * ${quads}u; i += THREADS) {
     for (var c = ${columns[0]}; c < ${columns[1]}; c++) {
       let eight = ${col.name}[${col.name}Head + c * ${unitsOf(p)}u + d / 2u];
       let x = vec4f(bitcast<vec4<f16>>(select(eight.xy, eight.zw, d % 2u == 1u)));
-      let wild = isWild(x);
-      if (any(wild) && ${sees}) {
-        sum = select(sum, sum + x, wild);
-        met = met | wild;
+      let notFinite = isNotFinite(x);
+      if (any(notFinite) && ${sees}) {
+        sum = select(sum, sum + x, notFinite);
+        met = met | notFinite;
       }
     }
     let at = ${target.name}Base + row * u.${target.stride}Row;

@@ -183,14 +183,14 @@ ${unroll(rows, (i) => unroll(4, (c) => `  ${name}_${i}_${m} = fma(vec4f(w${i}[${
  * accumulator += weights · columns over all channels; the weights are in workgroup memory. Starts with a barrier. In partial tiles infinite
  * and NaN numbers of the columns count as zeros, since a weight of 0 does not hide them.
  *
- * @param note whether `sawWild` tells a thread that it met one, for `addWild`. Only such numbers of v and dO need that: those of q and k make
+ * @param note whether `sawNotFinite` tells a thread that it met one, for `addNotFinite`. Only such numbers of v and dO need that: those of q and k make
  *   the weights of all who see them NaN.
  */
 export function accumulate(p: PassPlan, name: string, col: Operand, colPlace: Place, note = false): string {
   const clearOne = (x: string): string => `{
-  let wild = isWild(${x});
-  ${note ? 'sawWild |= any(wild);' : ''}
-  ${x} = select(${x}, vec4f(), wild);
+  let notFinite = isNotFinite(${x});
+  ${note ? 'sawNotFinite |= any(notFinite);' : ''}
+  ${x} = select(${x}, vec4f(), notFinite);
 }`;
   const clear = (names: string[]): string => `if (partial) {\n${names.map(clearOne).join('\n')}\n}`;
   return unroll(
@@ -244,7 +244,7 @@ ${unroll(rows, (i) => `    ${maskRow(i, g)}`)}
  * @param place of the columns of `tile`, for each tile that the workgroup may have visited.
  * @param visibleRows WGSL for a vec4<bool>: which of four rows see column `c`, given the offset of the first of them in the row tile.
  */
-export function addWild(
+export function addNotFinite(
   p: PassPlan,
   name: string,
   col: Operand,
@@ -255,18 +255,18 @@ export function addWild(
   const add = (m: number): string => {
     const plane = `(${m}u * CHUNK + tx)`;
     const each = (i: number): string =>
-      `${name}_${i}_${m} = select(${name}_${i}_${m}, ${name}_${i}_${m} + x, wild & vec4<bool>(seen_${Math.floor(i / 4)}[${i % 4}]));`;
+      `${name}_${i}_${m} = select(${name}_${i}_${m}, ${name}_${i}_${m} + x, notFinite & vec4<bool>(seen_${Math.floor(i / 4)}[${i % 4}]));`;
     return `if (${plane} < ${planesOf(col.channels)}u) {
   let x = load_${col.name}(at, ${plane});
-  let wild = isWild(x);
-  if (any(wild)) {
+  let notFinite = isNotFinite(x);
+  if (any(notFinite)) {
 ${unroll(rows, each)}
   }
 }`;
   };
   return `
-if (sawWild) { wildMet = 1u; }
-if (workgroupUniformLoad(&wildMet) != 0u) {
+if (sawNotFinite) { notFiniteMet = 1u; }
+if (workgroupUniformLoad(&notFiniteMet) != 0u) {
   for (var tile = firstTile; tile < lastTile; tile++) {
     let cFirst = ${first};
     for (var c = cFirst; c < min(cFirst + COLS, ${limit}); c++) {
@@ -277,12 +277,6 @@ ${unroll(chunksOf(col.channels), add)}
   }
 }`;
 }
-
-/** Declares what `addWild` needs. */
-export const WILD_MET = `
-// Not 0 once a thread has met an infinite or NaN number in a partial tile.
-var<workgroup> wildMet: u32;
-`;
 
 /** Stores an accumulator times `factor(i)` to `target`, whose row base is `base`, for rows below `limit`. */
 export function storeAccumulator(
