@@ -8,8 +8,6 @@ import {readNested} from '../src/mask/nested.js';
 import {isTensor} from '../src/mask/values.js';
 import {type ReadOptions, WHO, fail} from './options.js';
 
-export {isFlashMask};
-
 /** Largest D and Dv. */
 export const MAX_HEAD_SIZE = 256;
 

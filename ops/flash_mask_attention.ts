@@ -14,16 +14,9 @@ import {
 import {ensureKernels} from '../src/composed/kernel.js';
 import {type FlashMaskAttentionAttrs, FlashMaskAttention} from '../src/kernel_names.js';
 import {boundsTensorOf} from '../src/mask/bounds_cache.js';
+import {isFlashMask} from '../src/mask/fields.js';
 import type {FlashMask} from '../src/mask/flash_mask.js';
-import {
-  type Sizes,
-  checkMask,
-  checkPrecision,
-  checkSizes,
-  isFlashMask,
-  readyBackend,
-  toInput,
-} from './check_arguments.js';
+import {type Sizes, checkMask, checkPrecision, checkSizes, readyBackend, toInput} from './check_arguments.js';
 import {type FlashMaskAttentionOptions, readOptions} from './options.js';
 
 export type {FlashMaskAttentionOptions} from './options.js';

@@ -1,10 +1,21 @@
 /** @file Runs a case of the table through the library on the current tfjs backend. */
 import * as tf from '@tensorflow/tfjs';
 import {flashMaskAttention, type FlashMaskAttentionOptions} from '../src/index.js';
-import type {Precision} from '../src/kernel_names.js';
+import type {FlashMaskAttentionAttrs, Precision} from '../src/kernel_names.js';
 import {FlashMask} from '../src/mask/flash_mask.js';
 import type {CaseMask, Prepared} from './cases.js';
 import type {ActualResult} from './compare.js';
+
+/** Attributes of a kernel that runs without the op. */
+export const ATTRS = {
+  causal: false,
+  scale: 1,
+  layout: 'bshd',
+  dropout: 0,
+  seed: 0,
+  precision: 'auto',
+  deterministic: false,
+} as const satisfies FlashMaskAttentionAttrs;
 
 /** Forward, and the gradients of `sum(out dOut) + sum(lse dLse)`. Frees all its tensors. */
 export async function attend({case: c, call, mask}: Prepared, precision?: Precision): Promise<ActualResult> {

@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {flashMaskAttention} from '../src/index.js';
-import type {Precision} from '../src/kernel_names.js';
+import {FlashMaskAttention, FlashMaskAttentionGrad, type Precision} from '../src/kernel_names.js';
 import {attend, maskArgument, optionsOf, tensorsOf} from './attend.js';
 import {type Case, type Prepared, cases, prepare} from './cases.js';
 import {type ActualResult, type Comparison, FACTOR, compare} from './compare.js';
@@ -128,6 +128,36 @@ function gradientForms(device: Device): void {
       await expectNoHiddenErrors(device);
     });
   }
+
+  it('runs each kernel once', async () => {
+    const {prepared} = truthOf(c);
+    const {q, k, v, dOut, dLse} = tensorsOf(prepared);
+    const mask = maskArgument(prepared.mask, c.Sk);
+    const runs = [FlashMaskAttention, FlashMaskAttentionGrad].map(countRuns);
+    const gradients = tf.grads((...[qi, ki, vi]) =>
+      flashMaskAttention(qi as tf.Tensor4D, ki as tf.Tensor4D, vi as tf.Tensor4D, mask, optionsOf(prepared)),
+    )([q, k, v], dOut);
+    await Promise.all(gradients.map((x) => x.data()));
+    expect(runs.map((run) => run.stop())).to.deep.equal([1, 1]);
+    tf.dispose([q, k, v, dOut, dLse, mask as tf.Tensor, gradients]);
+  });
+}
+
+/** Counts how often the current backend runs a kernel, until `stop`, which returns the number. */
+function countRuns(name: string) {
+  const kernel = tf.getKernel(name, tf.getBackend()) as tf.KernelConfig;
+  const {kernelFunc} = kernel;
+  let count = 0;
+  kernel.kernelFunc = (params) => {
+    count++;
+    return kernelFunc(params);
+  };
+  return {
+    stop: (): number => {
+      kernel.kernelFunc = kernelFunc;
+      return count;
+    },
+  };
 }
 
 /** How far the worst case of each result is from failing. */

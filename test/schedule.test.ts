@@ -4,7 +4,6 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
-import type {FlashMaskAttentionAttrs} from '../src/kernel_names.js';
 import {maskTable} from '../src/mask/table.js';
 import {type HostBounds, tileMap as hostTileMap} from '../src/mask/tile_map.js';
 import {type PassPlan, type Variant, candidates, plan} from '../src/plan.js';
@@ -14,6 +13,7 @@ import {type PassRun, submitPasses} from '../src/webgpu/dispatch.js';
 import {tileMap, tileMapBytes} from '../src/webgpu/tile_map.js';
 import {uniformsOf} from '../src/webgpu/uniforms.js';
 import {SCHEDULE_THREADS} from '../src/webgpu/wgsl/schedule.js';
+import {ATTRS} from './attend.js';
 import {forms, randomBounds, styles} from './cases.js';
 import {devices} from './devices.js';
 import {seeded} from './random.js';
@@ -79,16 +79,6 @@ function scheduleOnHost(mask: HostBounds, call: Call): Schedule {
   return {ranges, orders};
 }
 
-const attrs: FlashMaskAttentionAttrs = {
-  causal: false,
-  scale: 1,
-  layout: 'bshd',
-  dropout: 0,
-  seed: 0,
-  precision: 'auto',
-  deterministic: false,
-};
-
 const backendNow = (): WebGPUBackend => tf.backend() as unknown as WebGPUBackend;
 
 function problemOf(mask: HostBounds, {H, Hkv}: Call): Problem {
@@ -105,7 +95,7 @@ const tensorOf = (mask: HostBounds): tf.Tensor4D =>
 function bufferOf(mask: HostBounds, bounds: tf.Tensor4D, call: Call): {buffer: GPUBuffer; passes: PassRun[]} {
   const p = problemOf(mask, call);
   const passes: PassRun[] = [];
-  return {buffer: tileMap(backendNow(), bounds, p, uniformsOf(p, attrs), passes, call.blocks), passes};
+  return {buffer: tileMap(backendNow(), bounds, p, uniformsOf(p, ATTRS), passes, call.blocks), passes};
 }
 
 async function readBack(buffer: GPUBuffer, bytes: number): Promise<Int32Array> {

@@ -17,6 +17,7 @@ import {
 } from '../src/index.js';
 import {type AddonInfo, nativeInfo, setThreads} from '../src/node.js';
 import {whyNotOnGpu} from '../src/node/load.js';
+import {ATTRS} from './attend.js';
 import {devices} from './devices.js';
 import {type Finished, Project, root} from './packed_project.js';
 import {integer, seeded} from './random.js';
@@ -61,8 +62,7 @@ function projectWithoutPrebuild(): Project {
 
 /** The op itself, past the checks of flashMaskAttention. */
 function runRaw(bounds: tf.Tensor, ...[q, k, v]: Four): tf.Tensor[] {
-  const attrs = {causal: true, scale: 1, layout: 'bshd', dropout: 0, seed: 0, precision: 'auto', deterministic: false};
-  return tf.engine().runKernel<tf.Tensor[]>(FlashMaskAttention, {q, k, v, bounds}, attrs);
+  return tf.engine().runKernel<tf.Tensor[]>(FlashMaskAttention, {q, k, v, bounds}, {...ATTRS, causal: true});
 }
 
 suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
@@ -134,18 +134,9 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
   it('refuses row statistics that do not fit', () => {
     const [q, k, v, dOut] = inputs();
     const bounds = tf.zeros([1, 1, S, 0], 'int32');
-    const attrs = {
-      causal: true,
-      scale: 1,
-      layout: 'bshd',
-      dropout: 0,
-      seed: 0,
-      precision: 'auto',
-      deterministic: false,
-    };
     const lse = tf.zeros([2, H, S]);
     const gradient = {q, k, v, bounds, out: dOut, rowStats: lse, dOut, dLse: lse};
-    expect(() => tf.engine().runKernel(FlashMaskAttentionGrad, gradient, attrs)).to.throw(
+    expect(() => tf.engine().runKernel(FlashMaskAttentionGrad, gradient, {...ATTRS, causal: true})).to.throw(
       /row_stats must be \[B, H, Sq, 2\], got \[2, 4, 70\]/,
     );
     tf.dispose([q, k, v, dOut, bounds, lse]);
