@@ -7,7 +7,7 @@ const SILENT_TAGS = ['@file', '@doc'];
 
 /** @type {Partial<import('typedoc').TypeDocOptions>} */
 export default {
-  entryPoints: ['src/index.ts', 'src/node.ts', 'src/node-webgpu.ts'],
+  entryPoints: ['src/entries/index.ts', 'src/entries/node.ts', 'src/entries/node_webgpu.ts'],
   tsconfig: 'tsconfig.build.json',
   out: 'docs/api',
   name: 'tfjs-flashmask',

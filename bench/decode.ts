@@ -8,10 +8,10 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {Command, Option} from 'commander';
-import {flashMaskAttention} from '../src/index.js';
-import type {Precision} from '../src/kernel_names.js';
-import {useWebGPU} from '../src/node-webgpu.js';
-import type {WebGPUBackend} from '../src/webgpu/backend.js';
+import {flashMaskAttention} from '../src/entries/index.js';
+import type {Precision} from '../src/call/kernel_names.js';
+import {useWebGPU} from '../src/node_webgpu/use_webgpu.js';
+import type {WebGPUBackend} from '../src/backends/webgpu/run/tfjs_backend.js';
 import type {Attention} from './dense.js';
 import {noise} from './inputs.js';
 import {time} from './measure.js';

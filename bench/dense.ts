@@ -1,7 +1,7 @@
 /** @file What a user would write instead: dense masked attention of tfjs ops, N x N scores and all. */
 import * as tf from '@tensorflow/tfjs-core';
-import {flashMaskAttention, type FlashMask, type FlashMaskAttentionOptions} from '../src/index.js';
-import type {WebGPUBackend} from '../src/webgpu/backend.js';
+import {flashMaskAttention, type FlashMask, type FlashMaskAttentionOptions} from '../src/entries/index.js';
+import type {WebGPUBackend} from '../src/backends/webgpu/run/tfjs_backend.js';
 
 export type Attention = (q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D) => tf.Tensor4D;
 

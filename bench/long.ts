@@ -7,12 +7,12 @@
 import * as tf from '@tensorflow/tfjs';
 import {Command, Option} from 'commander';
 import {peakBytes} from '../examples/finetune/memory.js';
-import {FlashMaskAttention, FlashMaskAttentionGrad, masks, type FlashMask} from '../src/index.js';
-import type {FlashMaskAttentionAttrs, Layout, Precision} from '../src/kernel_names.js';
-import {boundsTensorOf} from '../src/mask/bounds_cache.js';
-import {useWebGPU} from '../src/node-webgpu.js';
-import {bufferOf, type WebGPUBackend} from '../src/webgpu/backend.js';
-import {bindingLimit, lowerBindingLimit} from '../src/webgpu/binding_limit.js';
+import {FlashMaskAttention, FlashMaskAttentionGrad, masks, type FlashMask} from '../src/entries/index.js';
+import type {FlashMaskAttentionAttrs, Layout, Precision} from '../src/call/kernel_names.js';
+import {boundsTensorOf} from '../src/mask/bounds/bounds_cache.js';
+import {useWebGPU} from '../src/node_webgpu/use_webgpu.js';
+import {bufferOf, type WebGPUBackend} from '../src/backends/webgpu/run/tfjs_backend.js';
+import {bindingLimit, lowerBindingLimit} from '../src/backends/webgpu/run/size_limits.js';
 import {drawnTensor, readElements, type Drawn} from './long/inputs.js';
 import {Reference, rowStart, type LongCall} from './long/reference.js';
 import {settle} from './measure.js';

@@ -1,7 +1,7 @@
 /** @file Milliseconds and peak bytes of a piece of tfjs work, on any backend. */
 import * as tf from '@tensorflow/tfjs-core';
 import {peakBytes} from '../examples/finetune/memory.js';
-import {submitRecorded, type WebGPUBackend} from '../src/webgpu/backend.js';
+import {submitRecorded, type WebGPUBackend} from '../src/backends/webgpu/run/tfjs_backend.js';
 
 /** The backend, if its work runs on a WebGPU queue. */
 function webgpu(): WebGPUBackend | null {

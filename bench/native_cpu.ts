@@ -16,7 +16,7 @@ import {dirname} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import * as tf from '@tensorflow/tfjs';
 import {Command} from 'commander';
-import {flashMaskAttention, masks, type FlashMask} from '../src/index.js';
+import {flashMaskAttention, masks, type FlashMask} from '../src/entries/index.js';
 import {denseAttention, denseBias, difference, gradsOf, type Attention} from './dense.js';
 import {type Setting, list, numbers} from './settings.js';
 import {noise} from './inputs.js';
@@ -67,8 +67,8 @@ function readOptions(): Options {
 /** Sets the backend; returns what the kernels run on. */
 async function useTensorFlow(): Promise<string> {
   await import('@tensorflow/tfjs-node');
-  await import('../src/node.js');
-  const {findAddon} = await import('../src/node/load.js');
+  await import('../src/entries/node.js');
+  const {findAddon} = await import('../src/backends/tensorflow/load.js');
   await tf.setBackend('tensorflow');
   const {addon} = findAddon();
   if (!addon) throw new Error('bench: the addon must be built. Run `node scripts/build_native.mjs`.');

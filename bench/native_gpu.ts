@@ -13,7 +13,7 @@ import {dirname} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import * as tf from '@tensorflow/tfjs';
 import {Command} from 'commander';
-import {flashMaskAttention} from '../src/index.js';
+import {flashMaskAttention} from '../src/entries/index.js';
 import {denseAttention, denseBias, difference, gradsOf, type Attention} from './dense.js';
 import {type Setting, list, numbers} from './settings.js';
 import {noise} from './inputs.js';
@@ -66,7 +66,7 @@ function nvidiaSmi(query: string): string {
 
 async function useTensorFlow(): Promise<void> {
   await import('@tensorflow/tfjs-node');
-  await import('../src/node.js');
+  await import('../src/entries/node.js');
   await tf.setBackend('tensorflow');
   await settle();
 }

@@ -1,5 +1,5 @@
 /** @file The masks that benchmarks of native kernels time, the same as bench/cuda/masks.py; numbers in masks.json. */
-import {masks, type FlashMask} from '../src/index.js';
+import {masks, type FlashMask} from '../src/entries/index.js';
 import lengths from './masks.json' with {type: 'json'};
 
 /** Lengths of the same proportions that sum to N. */

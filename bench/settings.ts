@@ -1,5 +1,5 @@
 /** @file What the benchmarks time, and how their options read lists. */
-import type {FlashMask} from '../src/index.js';
+import type {FlashMask} from '../src/entries/index.js';
 
 /** One attention: a mask by its name, and sizes. */
 export interface Setting {

@@ -1,6 +1,6 @@
 /**
- * @file Times tile shapes of the WebGPU passes against each other: what `candidates` in src/plan.ts is chosen by. A user's `autotune`
- * takes the same tiles (src/tuning.ts) and the same clock.
+ * @file Times tile shapes of the WebGPU passes against each other: what `candidates` in src/backends/webgpu/plan/vector_plan.ts is chosen by. A user's `autotune`
+ * takes the same tiles (src/backends/webgpu/plan/tuned_tiles.ts) and the same clock.
  *
  *     npm run bench:tune -- --pass forward --d 64 --n 8192 --heads 32 --mask causal
  *
@@ -8,17 +8,25 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import {Command} from 'commander';
-import {useWebGPU} from '../src/node-webgpu.js';
-import {MAP_BLOCK, plan, workgroupBytes, type Pass, type PassPlan, type TileShape, type Variant} from '../src/plan.js';
-import {hasWholeMapBlocks, tilesToTry} from '../src/tuning.js';
-import type {WebGPUBackend} from '../src/webgpu/backend.js';
-import {submitPasses, type PassRun} from '../src/webgpu/dispatch.js';
-import {timeRuns, type Timing} from '../src/webgpu/timing.js';
-import {uniformsOf} from '../src/webgpu/uniforms.js';
-import {backwardBindings, dkdvShader, dqShader} from '../src/webgpu/wgsl/backward.js';
-import {forwardBindings, forwardShader} from '../src/webgpu/wgsl/forward.js';
-import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from '../src/webgpu/wgsl/delta.js';
-import type {Problem} from '../src/problem.js';
+import {useWebGPU} from '../src/node_webgpu/use_webgpu.js';
+import {
+  MAP_BLOCK,
+  plan,
+  workgroupBytes,
+  type Pass,
+  type PassPlan,
+  type TileShape,
+  type Variant,
+} from '../src/backends/webgpu/plan/vector_plan.js';
+import {hasWholeMapBlocks, tilesToTry} from '../src/backends/webgpu/plan/tuned_tiles.js';
+import type {WebGPUBackend} from '../src/backends/webgpu/run/tfjs_backend.js';
+import {submitPasses, type PassRun} from '../src/backends/webgpu/run/dispatch.js';
+import {timeRuns, type Timing} from '../src/backends/webgpu/autotune/timing.js';
+import {uniformsOf} from '../src/backends/webgpu/run/uniforms.js';
+import {backwardBindings, dkdvShader, dqShader} from '../src/backends/webgpu/wgsl/vector/backward.js';
+import {forwardBindings, forwardShader} from '../src/backends/webgpu/wgsl/vector/forward.js';
+import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from '../src/backends/webgpu/wgsl/vector/delta.js';
+import type {Problem} from '../src/call/problem.js';
 
 interface Options {
   pass: string;

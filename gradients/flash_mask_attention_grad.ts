@@ -3,9 +3,9 @@
  * FlashMaskAttentionGrad's is composed from tfjs ops, tile by tile, so that it is differentiable again.
  */
 import {type GradConfig, type NamedAttrMap, type Tensor, add, engine, zeros, zerosLike} from '@tensorflow/tfjs-core';
-import {ensureKernels} from '../src/composed/kernel.js';
-import {composedSecondOrder} from '../src/composed/second_order.js';
-import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../src/kernel_names.js';
+import {ensureKernels} from '../src/backends/composed/kernel.js';
+import {composedSecondOrder} from '../src/backends/composed/second_order.js';
+import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../src/call/kernel_names.js';
 
 /** Gradient of FlashMaskAttention: one run of FlashMaskAttentionGrad gives dq, dk and dv. */
 export const flashMaskAttentionGradientConfig: GradConfig = {

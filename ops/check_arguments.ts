@@ -1,11 +1,11 @@
 /** @file Checks of tensors, mask and backend, all before any kernel runs. */
 import {type Tensor, type Tensor4D, engine, getKernel, tensor4d} from '@tensorflow/tfjs-core';
-import {FlashMaskAttention, type KernelWithPrecisions, type Precision} from '../src/kernel_names.js';
-import {describe} from '../src/mask/errors.js';
+import {FlashMaskAttention, type KernelWithPrecisions, type Precision} from '../src/call/kernel_names.js';
+import {describe} from '../src/call/errors.js';
 import {checkFields, checkReading, isFlashMask} from '../src/mask/fields.js';
 import type {FlashMask} from '../src/mask/flash_mask.js';
-import {readNested} from '../src/mask/nested.js';
-import {isTensor} from '../src/mask/values.js';
+import {readNested} from '../src/mask/builders/nested.js';
+import {isTensor} from '../src/call/values.js';
 import {type ReadOptions, WHO, fail} from './options.js';
 
 /** Largest D and Dv. */

@@ -11,9 +11,9 @@ import {
   op,
   zeros,
 } from '@tensorflow/tfjs-core';
-import {ensureKernels} from '../src/composed/kernel.js';
-import {type FlashMaskAttentionAttrs, FlashMaskAttention} from '../src/kernel_names.js';
-import {boundsTensorOf} from '../src/mask/bounds_cache.js';
+import {ensureKernels} from '../src/backends/composed/kernel.js';
+import {type FlashMaskAttentionAttrs, FlashMaskAttention} from '../src/call/kernel_names.js';
+import {boundsTensorOf} from '../src/mask/bounds/bounds_cache.js';
 import {isFlashMask} from '../src/mask/fields.js';
 import type {FlashMask} from '../src/mask/flash_mask.js';
 import {type Sizes, checkMask, checkPrecision, checkSizes, readyBackend, toInput} from './check_arguments.js';

@@ -1,6 +1,6 @@
 /** @file The options of flashMaskAttention and their checks. */
-import type {Layout, Precision} from '../src/kernel_names.js';
-import {checkFlag, checkOptions, describe, fail as failAs} from '../src/mask/errors.js';
+import type {Layout, Precision} from '../src/call/kernel_names.js';
+import {checkFlag, checkOptions, describe, fail as failAs} from '../src/call/errors.js';
 
 /** The op's name, as its errors give it. */
 export const WHO = 'flashMaskAttention';

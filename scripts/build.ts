@@ -70,17 +70,19 @@ async function buildCommonJs(): Promise<void> {
   const useIndex: Plugin = {
     name: 'use-built-index',
     setup: (build) => {
-      // `./index.js` of src/, `../index.js` of its folders; ops/ has an index too.
-      build.onResolve({filter: /^\.\.?\/index\.js$/}, ({path, resolveDir}) =>
-        join(resolveDir, path) === join(root, 'src', 'index.js') ? {path: '../cjs/index.js', external: true} : null,
+      // ops/ has an index too.
+      build.onResolve({filter: /\/index\.js$/}, ({path, resolveDir}) =>
+        join(resolveDir, path) === join(root, 'src', 'entries', 'index.js')
+          ? {path: '../cjs/index.js', external: true}
+          : null,
       );
     },
   };
-  await build({...commonJs, entryPoints: ['src/index.ts'], outfile: outfile('cjs/index.js')});
-  await build({...commonJs, entryPoints: ['src/tf.ts'], outfile: outfile('cjs/tf.js'), plugins: [useIndex]});
+  await build({...commonJs, entryPoints: ['src/entries/index.ts'], outfile: outfile('cjs/index.js')});
+  await build({...commonJs, entryPoints: ['src/entries/tf.ts'], outfile: outfile('cjs/tf.js'), plugins: [useIndex]});
   await build({
     ...commonJs,
-    entryPoints: ['src/entry_node.ts'],
+    entryPoints: ['src/entries/attach_to_tf.ts'],
     outfile: outfile('node/attach.cjs'),
     plugins: [useIndex],
   });
@@ -89,8 +91,8 @@ async function buildCommonJs(): Promise<void> {
     define: {'import.meta.url': 'importMetaUrl'},
     banner: {js: "const importMetaUrl = require('node:url').pathToFileURL(__filename).href;"},
   };
-  await build({...withUrl, entryPoints: ['src/node-webgpu.ts'], outfile: outfile('cjs/node-webgpu.js')});
-  await build({...withUrl, entryPoints: ['src/node.ts'], outfile: outfile('cjs/node.js'), plugins: [useIndex]});
+  await build({...withUrl, entryPoints: ['src/entries/node_webgpu.ts'], outfile: outfile('cjs/node-webgpu.js')});
+  await build({...withUrl, entryPoints: ['src/entries/node.ts'], outfile: outfile('cjs/node.js'), plugins: [useIndex]});
 }
 
 /** In Node, ES modules wrap the CommonJS build: a program that mixes the two then still has one FlashMask class. */
@@ -114,7 +116,7 @@ function writeNodeEntries(): void {
 async function buildScript(): Promise<void> {
   await build({
     ...shared,
-    entryPoints: ['src/entry_browser.ts'],
+    entryPoints: ['src/entries/script_tag.ts'],
     outfile: join(dist, 'tfjs-flashmask.min.js'),
     format: 'iife',
     globalName: 'flashmask',

@@ -7,8 +7,8 @@
  */
 import {existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
 import {fileURLToPath} from 'node:url';
-import {seededRandom} from '../src/mask/random.js';
-import {type MaskEntry, maskTable} from '../src/mask/table.js';
+import {seededRandom} from '../src/mask/builders/random.js';
+import {type MaskEntry, maskTable} from '../test/support/mask_table.js';
 
 /** Tokens, and tokens a tile, of a picture. */
 const LENGTH = 24;

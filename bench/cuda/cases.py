@@ -269,7 +269,7 @@ def all_cases(sixteen):
 
 
 def draw_bounds(random, c):
-    """int32 [maskB, Hm, Sk, n] as randomBounds in test/cases.ts, documents, or right padding."""
+    """int32 [maskB, Hm, Sk, n] as randomBounds in test/support/cases.ts, documents, or right padding."""
     n, rows = FORMS[c.form][1], c.maskB * c.Hm
     if callable(c.style):
         return numpy.array([[c.style(j, c.Sq, c.Sk) for j in range(c.Sk)]] * rows).reshape(c.maskB, c.Hm, c.Sk, n)

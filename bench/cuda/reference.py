@@ -10,7 +10,7 @@ INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 
 def intervals(bounds, causal):
-    """The canonical [LTS, LTE, UTS, UTE] of bounds [..., n], each [...]; see intervalsAt in src/mask/tile_map.ts."""
+    """The canonical [LTS, LTE, UTS, UTE] of bounds [..., n], each [...]; see intervalsAt in src/mask/bounds/tile_map.ts."""
     b = bounds.long().unbind(-1)
     low, high = torch.full_like(b[0], INT32_MIN), torch.full_like(b[0], INT32_MAX)
     none = torch.zeros_like(b[0])

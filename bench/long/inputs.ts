@@ -3,10 +3,10 @@
  * are uniform in [-2, 2), in steps of 2^-22.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import type {WebGPUBackend} from '../../src/webgpu/backend.js';
-import {bindingLimit} from '../../src/webgpu/binding_limit.js';
-import {submitPasses} from '../../src/webgpu/dispatch.js';
-import {declare, type Binding, type UniformValues} from '../../src/webgpu/wgsl/header.js';
+import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
+import {bindingLimit} from '../../src/backends/webgpu/run/size_limits.js';
+import {submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
+import {declare, type Binding, type UniformValues} from '../../src/backends/webgpu/wgsl/header.js';
 
 const THREADS = 256;
 const FLOAT = 4;

@@ -2,8 +2,8 @@
  * @file Single rows of causal attention within documents and of its gradients, in float64 on the host. A row of the output takes the keys
  * of its document, a row of dk and dv the queries that see its key; those near the end of a document are few.
  */
-import {offsetOf} from '../../test/oracle.js';
-import type {Layout} from '../../src/kernel_names.js';
+import {offsetOf} from '../../test/support/oracle.js';
+import type {Layout} from '../../src/call/kernel_names.js';
 import {drawn} from './inputs.js';
 
 type TensorName = 'q' | 'k' | 'v' | 'dOut';

@@ -1,13 +1,13 @@
 /** @file One attention on the current WebGPU backend, whose forward and backward are run, and so timed, each by itself. */
 import * as tf from '@tensorflow/tfjs-core';
-import type {FlashMask} from '../../src/index.js';
+import type {FlashMask} from '../../src/entries/index.js';
 import {
   FlashMaskAttention,
   FlashMaskAttentionGrad,
   type FlashMaskAttentionAttrs,
   type Precision,
-} from '../../src/kernel_names.js';
-import {boundsTensorOf} from '../../src/mask/bounds_cache.js';
+} from '../../src/call/kernel_names.js';
+import {boundsTensorOf} from '../../src/mask/bounds/bounds_cache.js';
 import {noise} from '../inputs.js';
 
 /** q, k, v and dOut, normal noise `[1, H, N, D]`; all masks of a size share them. */

@@ -1,7 +1,7 @@
 /** @file Measures the parts on one kind of WebGPU device, which this process then has for good. */
 import * as tf from '@tensorflow/tfjs-core';
-import {useWebGPU} from '../../src/node-webgpu.js';
-import type {WebGPUBackend} from '../../src/webgpu/backend.js';
+import {useWebGPU} from '../../src/node_webgpu/use_webgpu.js';
+import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {Inputs} from './attention.js';
 import {tasksOf, WARM_UP_SECONDS, type Context, type Plan, type Task} from './parts.js';
 import {countPipelines, switchOffDriverCaches} from './pipelines.js';

@@ -2,8 +2,8 @@
  * @file The masks of the FlashMask paper, figure 1(b), as its benchmark draws them: windows of N / 16, and the documents of its published
  * samples (arXiv 2410.01359). Document masks are true ones, which those of the published benchmark are not quite (docs/masks.md).
  */
-import {masks, type FlashMask} from '../../src/index.js';
-import {randomInteger, seededRandom} from '../../src/mask/random.js';
+import {masks, type FlashMask} from '../../src/entries/index.js';
+import {randomInteger, seededRandom} from '../../src/mask/builders/random.js';
 import {scaled} from '../native_masks.js';
 import published from './document_lengths.json' with {type: 'json'};
 

@@ -1,6 +1,6 @@
 /** @file The parts of the WebGPU benchmark: what each calls, and how a call becomes a record. */
 import * as tf from '@tensorflow/tfjs-core';
-import {flashMaskAttention, masks, type FlashMask} from '../../src/index.js';
+import {flashMaskAttention, masks, type FlashMask} from '../../src/entries/index.js';
 import {denseAttention, denseBias, denseObstacle, difference, gradsOf, type Attention} from '../dense.js';
 import {peakBytesOf, settle, surfaceErrors, time, type TimeOptions} from '../measure.js';
 import {scaled} from '../native_masks.js';

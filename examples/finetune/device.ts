@@ -1,8 +1,8 @@
 /** @file Starts a tfjs backend with the library's kernels, and makes its silent errors heard. */
 import * as tf from '@tensorflow/tfjs';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
-import {nativeInfo} from '../../src/node.js';
-import {useWebGPU} from '../../src/node-webgpu.js';
+import {nativeInfo} from '../../src/entries/node.js';
+import {useWebGPU} from '../../src/node_webgpu/use_webgpu.js';
 import {useSoftwareMatMul} from './software_matmul.js';
 
 export const BACKENDS = ['auto', 'tensorflow', 'webgpu', 'cpu'] as const;

@@ -57,7 +57,7 @@ int64_t FirstRow(const MaskMap& map, int64_t r0, int64_t j) {
 }
 
 // The kind of the tile of rows [r0, r1) and columns [c0, c1). Never kEmpty or kFull when it is not;
-// src/mask/tile_map.ts says why.
+// src/mask/bounds/tile_map.ts says why.
 Kind Classify(const MaskMap& map, const int32_t* at, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
   if (SkipIntervals(FirstRow(map, r0, c0), at[1], at[2], at[5], at[6]) >= r1) return Kind::kEmpty;
   const bool belowTriangle = !map.causal || FirstRow(map, r0, c1 - 1) == r0;

@@ -1,5 +1,5 @@
 // Which tiles of a mask are empty, partial or full: smallest and largest bounds of each tile of keys, as
-// src/mask/tile_map.ts has it.
+// src/mask/bounds/tile_map.ts has it.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Which tiles of the mask are live, and which pairs of a partial one are hidden. Mirrors src/mask/tile_map.ts.
+// Which tiles of the mask are live, and which pairs of a partial one are hidden. Mirrors src/mask/bounds/tile_map.ts.
 #pragma once
 
 #include "params.h"

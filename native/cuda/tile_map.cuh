@@ -7,7 +7,7 @@
 
 namespace flashmask::cuda {
 
-// Row bounds in the four-number form: LTS, LTE, UTS, UTE (src/mask/tile_map.ts, intervalsAt).
+// Row bounds in the four-number form: LTS, LTE, UTS, UTE (src/mask/bounds/tile_map.ts, intervalsAt).
 __device__ inline int4 IntervalsAt(const int* bounds, int n, bool causal, int64_t index) {
   constexpr int kMax = 0x7fffffff;
   constexpr int kMin = -kMax - 1;

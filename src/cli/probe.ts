@@ -7,9 +7,9 @@ import {createRequire} from 'node:module';
 import {join} from 'node:path';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
-import {createWebGPUBackend, flashMaskAttention, masks} from '../index.js';
-import type {AddonInfo, TensorFlowBackend} from '../node/load.js';
-import {traitsOf} from '../webgpu/traits.js';
+import {createWebGPUBackend, flashMaskAttention, masks} from '../entries/index.js';
+import type {AddonInfo, TensorFlowBackend} from '../backends/tensorflow/load.js';
+import {traitsOf} from '../backends/webgpu/device/capabilities.js';
 import {PROBE_MARK, type ProbeResult} from './probe_result.js';
 import {featureLine, kernelLines} from './webgpu_kernels.js';
 
@@ -70,7 +70,7 @@ async function probeWasm(): Promise<ProbeResult> {
 }
 
 async function probeWebGPU(): Promise<ProbeResult> {
-  const {useWebGPU} = await import('../node-webgpu.js');
+  const {useWebGPU} = await import('../node_webgpu/use_webgpu.js');
   const info = await useWebGPU({quiet: true});
   await use('webgpu');
   const stock = traitsOf((tf.backend() as WebGPUBackend).device);
@@ -96,8 +96,8 @@ function nativeKernel(onGpu: boolean, {cuda, instructionSet, threads}: AddonInfo
 
 async function probeTensorFlow(folder: string): Promise<ProbeResult> {
   fromHere(folder);
-  await import('../node.js');
-  const {findAddon, whyNotNative} = await import('../node/load.js');
+  await import('../entries/node.js');
+  const {findAddon, whyNotNative} = await import('../backends/tensorflow/load.js');
   await use('tensorflow');
   const backend = tf.backend() as unknown as TensorFlowBackend;
   const found = findAddon();

@@ -1,5 +1,5 @@
 /** @file What src/cli/probe.ts, a program of its own, tells the doctor. */
-import type {AddonInfo} from '../node/load.js';
+import type {AddonInfo} from '../backends/tensorflow/load.js';
 
 /** Before its line of JSON: drivers and libraries print lines of their own. */
 export const PROBE_MARK = 'TFJS_FLASHMASK_PROBE ';

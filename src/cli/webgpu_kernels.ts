@@ -1,8 +1,8 @@
 /** @file Which WGSL kernels a device runs, in words, by asking the plan: a pure function of the device's traits. */
-import {partsOf, planOn} from '../choose_plan.js';
-import type {Precision} from '../kernel_names.js';
-import {isMatrixPlan, type MatrixPlan} from '../matrix_plan.js';
-import type {DeviceTraits, Pass, PassPlan} from '../plan.js';
+import {partsOf, planOn} from '../backends/webgpu/plan/choose_plan.js';
+import type {Precision} from '../call/kernel_names.js';
+import {isMatrixPlan, type MatrixPlan} from '../backends/webgpu/plan/matrix_plan.js';
+import type {DeviceTraits, Pass, PassPlan} from '../backends/webgpu/plan/vector_plan.js';
 
 const PASSES: readonly Pass[] = ['forward', 'dq', 'dkdv'];
 const HEAD_SIZES = [64, 128];

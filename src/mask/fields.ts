@@ -1,9 +1,9 @@
 /** @file What a mask is made of, its checks, and the mark by which masks of any copy of this library know each other. */
 import type {Tensor4D} from '@tensorflow/tfjs-core';
-import {checkFlag, checkInteger, checkText, describe, fail} from './errors.js';
+import {checkFlag, checkInteger, checkText, describe, fail} from '../call/errors.js';
 import type {FlashMask} from './flash_mask.js';
-import type {Vectors} from './tile_map.js';
-import {isTensor} from './values.js';
+import type {Vectors} from './bounds/tile_map.js';
+import {isTensor} from '../call/values.js';
 
 /** What a `FlashMask` is made of. `masks` has builders for the usual ones. */
 export interface FlashMaskFields {

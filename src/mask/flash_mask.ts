@@ -1,13 +1,13 @@
 /** @file The value that says which keys a query sees: FlashMask's row bounds per key column, in linear memory. */
 import type {Tensor4D} from '@tensorflow/tfjs-core';
-import {toDense} from './dense.js';
-import {checkInteger, checkOptions, describe, fail} from './errors.js';
+import {toDense} from './builders/dense.js';
+import {checkInteger, checkOptions, describe, fail} from '../call/errors.js';
 import {FIELD_NAMES, type FlashMaskFields, MASK_MARK, checkFields} from './fields.js';
-import {checkCount} from './limits.js';
-import {type TextOptions, drawText} from './picture_text.js';
-import {type SVGOptions, drawSVG} from './picture_svg.js';
-import type {HostBounds, Vectors} from './tile_map.js';
-import {type Sparsity, sparsityOf} from './visible.js';
+import {checkCount} from './builders/limits.js';
+import {type TextOptions, drawText} from './pictures/text.js';
+import {type SVGOptions, drawSVG} from './pictures/svg.js';
+import type {HostBounds, Vectors} from './bounds/tile_map.js';
+import {type Sparsity, sparsityOf} from './bounds/visible.js';
 
 export type {FlashMaskFields} from './fields.js';
 

@@ -1,7 +1,7 @@
 /** @file Measured tiles in the user's cache folder. */
 import {mkdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
-import type {TuningStorage} from '../webgpu/tuning_cache.js';
+import type {TuningStorage} from '../backends/webgpu/device/tuned_tiles_store.js';
 import {cacheFolder} from './swiftshader.js';
 
 /** `autotune.json` in the cache folder as it is at the time of each call. */

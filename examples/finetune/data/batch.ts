@@ -1,6 +1,6 @@
 /** @file Rows on the device: tokens, labels, the place of every answer, and the mask that keeps samples apart. */
 import * as tf from '@tensorflow/tfjs';
-import {type FlashMask, masks} from '../../../src/index.js';
+import {type FlashMask, masks} from '../../../src/entries/index.js';
 import type {Tokens} from '../model/llama.js';
 import {IGNORED, type Row, type Sample, usedTokens} from './sample.js';
 

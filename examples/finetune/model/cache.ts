@@ -1,6 +1,6 @@
 /** @file Keys and values of earlier tokens, so that a text can be written one token at a time. */
 import * as tf from '@tensorflow/tfjs';
-import {flashMaskAttention, masks} from '../../../src/index.js';
+import {flashMaskAttention, masks} from '../../../src/entries/index.js';
 import type {LlamaConfig} from './config.js';
 import type {Attend} from './llama.js';
 

@@ -1,6 +1,6 @@
 /** @file The attention of a batch: flashMaskAttention with its masks, or dense masked attention from plain tfjs ops to compare with. */
 import * as tf from '@tensorflow/tfjs';
-import {type FlashMask, flashMaskAttention} from '../../../src/index.js';
+import {type FlashMask, flashMaskAttention} from '../../../src/entries/index.js';
 import type {Batch} from '../data/batch.js';
 import type {LlamaConfig} from '../model/config.js';
 import type {Attend} from '../model/llama.js';

@@ -1,0 +1,39 @@
+/** @file The two kernels composed from tfjs ops, for backends without kernels of their own. */
+import {type KernelConfig, getKernel, registerKernel} from '@tensorflow/tfjs-core';
+import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../../call/kernel_names.js';
+import {type BackwardTensors, composedBackward} from './backward.js';
+import type {ForwardTensors} from './blocks.js';
+import {composedForward} from './forward.js';
+
+/**
+ * The composed kernels as tfjs registers them for a backend. The op and the gradient give kernels real tensors, not mere
+ * TensorInfos, so tfjs ops can run on them; inside a kernel nothing is recorded on the tape.
+ */
+export function composedConfigs(backendName: string): KernelConfig[] {
+  return [
+    {
+      kernelName: FlashMaskAttention,
+      backendName,
+      kernelFunc: ({inputs, attrs}) =>
+        composedForward(inputs as unknown as ForwardTensors, attrs as unknown as FlashMaskAttentionAttrs),
+    },
+    {
+      kernelName: FlashMaskAttentionGrad,
+      backendName,
+      kernelFunc: ({inputs, attrs}) =>
+        composedBackward(inputs as unknown as BackwardTensors, attrs as unknown as FlashMaskAttentionAttrs),
+    },
+  ];
+}
+
+/** Gives a backend that has no kernels of its own the composed ones. Called before a kernel runs. */
+export function ensureKernels(backendName: string): void {
+  const missing = composedConfigs(backendName).filter(({kernelName}) => !getKernel(kernelName, backendName));
+  if (missing.length > 0 && backendName === 'tensorflow') {
+    console.warn(
+      "flashMaskAttention: the backend 'tensorflow' must have the native kernels to be fast, got none registered. Add " +
+        "`import 'tfjs-flashmask/node'`. Until then the kernels composed from tfjs ops run.",
+    );
+  }
+  missing.forEach(registerKernel);
+}

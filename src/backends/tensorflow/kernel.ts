@@ -1,0 +1,163 @@
+/**
+ * @file The two kernels for tfjs-node's backend 'tensorflow': TensorFlow ops that the Node addon registers (native/tensorflow/ops.cc).
+ * Where the addon is missing the composed kernels run, with one warning.
+ */
+import {
+  type KernelConfig,
+  type NamedAttrMap,
+  type Tensor,
+  type TensorInfo,
+  engine,
+  getKernel,
+  registerKernel,
+  unregisterKernel,
+} from '@tensorflow/tfjs-core';
+import {areZeros} from '../../call/unused_gradient.js';
+import {FlashMaskAttention, composedConfigs} from '../../entries/index.js';
+import type {
+  FlashMaskAttentionAttrs,
+  FlashMaskAttentionGradInputs,
+  FlashMaskAttentionInputs,
+  KernelWithPrecisions,
+} from '../../call/kernel_names.js';
+import {dropoutOf} from '../../call/dropout.js';
+import {type TensorFlowBackend, whyNotNative} from './load.js';
+
+const BACKEND = 'tensorflow';
+
+interface Attribute {
+  name: string;
+  type: number;
+  value: boolean | number | string;
+}
+
+/** tfjs-node's backend, as far as an op needs it. */
+interface Backend extends TensorFlowBackend {
+  /** `values` are there until TensorFlow has the tensor. */
+  tensorMap: {get(dataId: object): {values?: unknown}};
+  binding: Record<'TF_ATTR_BOOL' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_ATTR_STRING', number>;
+  executeMultipleOutputs(name: string, attributes: Attribute[], inputs: TensorInfo[], outputs: number): Tensor[];
+}
+
+let threads = 0;
+
+/**
+ * Sets how many threads the CPU kernels of the backend 'tensorflow' use. Results do not depend on it.
+ *
+ * @param count 0, which is the default, for `FLASHMASK_NUM_THREADS`, else `OMP_NUM_THREADS` of the environment, else all cores that the
+ *   process may use.
+ */
+export function setThreads(count: number): void {
+  if (!Number.isInteger(count) || count < 0 || count > 1024) {
+    throw new Error(`setThreads: the count must be an integer from 0 to 1024, got ${count}. Pass 0 for all cores.`);
+  }
+  threads = count;
+}
+
+function attributesOf({binding}: Backend, attrs: FlashMaskAttentionAttrs): Attribute[] {
+  const {TF_ATTR_BOOL, TF_ATTR_FLOAT, TF_ATTR_INT, TF_ATTR_STRING} = binding;
+  const {threshold, keepScale} = dropoutOf(attrs.dropout, attrs.seed);
+  return [
+    {name: 'causal', type: TF_ATTR_BOOL, value: attrs.causal},
+    {name: 'scale', type: TF_ATTR_FLOAT, value: attrs.scale},
+    {name: 'layout', type: TF_ATTR_STRING, value: attrs.layout},
+    {name: 'dropout_threshold', type: TF_ATTR_INT, value: threshold},
+    {name: 'keep_scale', type: TF_ATTR_FLOAT, value: keepScale},
+    {name: 'precision', type: TF_ATTR_STRING, value: attrs.precision},
+    {name: 'deterministic', type: TF_ATTR_BOOL, value: attrs.deterministic},
+    {name: 'threads', type: TF_ATTR_INT, value: threads},
+  ];
+}
+
+/** The seed changes with every call, and TensorFlow keeps a kernel (3 KB) for each set of attributes: so it is a tensor. */
+function seedTensor({dropout, seed}: FlashMaskAttentionAttrs): Tensor {
+  const {key0, key1} = dropoutOf(dropout, seed);
+  // Not by tensor1d, whose checks take longer than a short kernel.
+  return engine().makeTensor(Int32Array.of(key0, key1), [2], 'int32');
+}
+
+type Inputs = FlashMaskAttentionInputs | FlashMaskAttentionGradInputs;
+
+/** What the gradient kernel reads beside the forward kernel's inputs; `none` stands for a dLse of zeros. */
+function gradientInputs(backend: Backend, inputs: FlashMaskAttentionGradInputs, none: TensorInfo): TensorInfo[] {
+  const {out, rowStats, dOut, dLse} = inputs;
+  return [out, rowStats, dOut, areZeros(backend.tensorMap.get(dLse.dataId).values) ? none : dLse];
+}
+
+/** Of either op: out, lse and rowStats, or dq, dk and dv. */
+const OUTPUTS = 3;
+
+/** Runs one op: its inputs are the kernel's, with the seed after the bounds. */
+function execute(name: string, inputs: Inputs, attrs: FlashMaskAttentionAttrs, backend: Backend): Tensor[] {
+  const {q, k, v, bounds} = inputs;
+  const seed = seedTensor(attrs);
+  const none = name === FlashMaskAttention ? null : engine().makeTensor(new Float32Array(0), [0], 'float32');
+  const rest = none === null ? [] : gradientInputs(backend, inputs as FlashMaskAttentionGradInputs, none);
+  const all = [q, k, v, bounds, seed, ...rest];
+  try {
+    return backend.executeMultipleOutputs(name, attributesOf(backend, attrs), all, OUTPUTS);
+  } catch (error) {
+    throw readable(error);
+  } finally {
+    seed.dispose();
+    none?.dispose();
+  }
+}
+
+const RESOURCE_EXHAUSTED = 8;
+
+/** tfjs-node's error, 'Invalid TF_Status: 8\nMessage: ...', in the library's form. */
+function readable(error: unknown): Error {
+  const text = error instanceof Error ? error.message : String(error);
+  const [, code, message] = /TF_Status: (\d+)\s+Message: ([^]*)/.exec(text) ?? [null, '', text];
+  const remedy =
+    Number(code) === RESOURCE_EXHAUSTED
+      ? 'Free tensors (tf.tidy, dispose), or use smaller batches.'
+      : 'Run `npx tfjs-flashmask doctor`.';
+  return new Error(
+    `flashMaskAttention: TensorFlow must be able to run the op, got '${message.trim()}' (status ${code || 'unknown'}). ${remedy}`,
+    {cause: error},
+  );
+}
+
+let warned = false;
+
+function warnOnce(reason: string): void {
+  if (warned) return;
+  warned = true;
+  console.warn(
+    `flashMaskAttention: the backend 'tensorflow' must have the native kernels to be fast, got ${reason}. Run ` +
+      '`npx tfjs-flashmask doctor`: it says how to mend that; `node node_modules/tfjs-flashmask/scripts/build_native.mjs` ' +
+      'builds them. Until then the kernels composed from tfjs ops run.',
+  );
+}
+
+/** A kernel that decides when it first runs, for only then is tfjs-node loaded for sure. */
+function nativeConfig(composed: KernelConfig): KernelWithPrecisions {
+  const {kernelName, kernelFunc} = composed;
+  return {
+    kernelName,
+    backendName: BACKEND,
+    kernelFunc: (call) => {
+      const reason = whyNotNative(call.backend as Backend);
+      if (reason !== null) {
+        warnOnce(reason);
+        return kernelFunc(call);
+      }
+      const attrs = call.attrs as NamedAttrMap as unknown as FlashMaskAttentionAttrs;
+      return execute(kernelName, call.inputs as Inputs, attrs, call.backend as Backend);
+    },
+    precisionsOn: (backend) =>
+      whyNotNative(backend as Backend) === null ? ['auto', 'float32', 'float16', 'bfloat16'] : ['auto', 'float32'],
+  };
+}
+
+/** Registers both kernels, in place of composed ones if the op has already run; those of another copy of this library stay. */
+export function registerNativeKernels(): void {
+  for (const config of composedConfigs(BACKEND).map(nativeConfig)) {
+    const before = getKernel(config.kernelName, BACKEND) as KernelWithPrecisions | undefined;
+    if (before?.precisionsOn) continue;
+    if (before) unregisterKernel(config.kernelName, BACKEND);
+    registerKernel(config);
+  }
+}

@@ -1,0 +1,221 @@
+/** @file Measures, when the user asks, which tiles of a pass are the fastest on the current WebGPU device, and keeps them. */
+import * as tf from '@tensorflow/tfjs-core';
+import {flashMaskAttention} from '../../../../ops/flash_mask_attention.js';
+import {
+  type FlashMaskAttentionAttrs,
+  type Precision,
+  FlashMaskAttention,
+  FlashMaskAttentionGrad,
+} from '../../../call/kernel_names.js';
+import {boundsTensorOf} from '../../../mask/bounds/bounds_cache.js';
+import {masks} from '../../../mask/builders/builders.js';
+import type {FlashMask} from '../../../mask/flash_mask.js';
+import {partsOf} from '../plan/choose_plan.js';
+import {FEW_QUERIES, type Pass, type Variant} from '../plan/vector_plan.js';
+import {tilesThatFit, tuningKey, type Tiles} from '../plan/tuned_tiles.js';
+import type {WebGPUBackend} from '../run/tfjs_backend.js';
+import {traitsOf} from '../device/capabilities.js';
+import {timeRuns} from './timing.js';
+import {storeTunedTiles, tunedTilesOf} from '../device/tuned_tiles_store.js';
+
+/** Options of {@link autotune}: the kind of calls to be made fast, and the size of the trial. */
+export interface AutotuneOptions {
+  /** Channels of queries and keys. */
+  D: number;
+  /** Channels of values; D unless told. */
+  Dv?: number;
+  /** Causal calls (true unless told) or others. */
+  causal?: boolean;
+  /** Calls whose masks have row intervals, as of packed documents; true unless told. The trial then has four documents. */
+  intervals?: boolean;
+  /** Calls with dropout; false unless told. */
+  dropout?: boolean;
+  /** The precision of the calls; `'auto'` unless told. */
+  precision?: Precision;
+  /** Queries and keys of the trial; 4096 unless told. */
+  length?: number;
+  /** Heads of the trial; 8 unless told. */
+  heads?: number;
+}
+
+/** What {@link autotune} has found of one pass. */
+export interface TunedPass {
+  /** `'forward'`, `'dq'` or `'dkdv'`. */
+  pass: Pass;
+  /** The fastest tiles, which calls of this kind take from now on. */
+  tiles: Tiles;
+  /** All that were tried, fastest first. `dq` and `dkdv` are timed within the whole backward pass. */
+  tried: {tiles: Tiles; milliseconds: number}[];
+}
+
+const PASSES = ['forward', 'dq', 'dkdv'] as const;
+const KNOWN = ['D', 'Dv', 'causal', 'intervals', 'dropout', 'precision', 'length', 'heads'];
+const DOCUMENTS = 4;
+const DROPOUT = 0.1;
+/** Difference of results, relative to the largest value, that no rounding explains. */
+const WRONG = 0.02;
+
+/**
+ * Measures which tiles make attention of one kind (head sizes, causal or not, ...) the fastest on the current WebGPU device, forward
+ * and backward; all later calls of that kind take them. Results stay the same but for rounding. The choice is kept for later runs of the
+ * program: after `useWebGPU()` in a file of the user's cache folder, in a page in localStorage. It holds for this adapter, these limits
+ * and this version of the library, until {@link clearAutotuneCache}.
+ *
+ * It takes some seconds on a GPU and is never done unasked; without it, calls take tiles that suit most devices.
+ *
+ * ```js
+ * await autotune({D: 64, causal: true});
+ * ```
+ *
+ * @returns what was found, pass by pass.
+ * @throws Error if the current backend is not WebGPU, and for options that no call could have.
+ */
+export async function autotune(options: AutotuneOptions): Promise<TunedPass[]> {
+  const given = readOptions(options);
+  const {device} = webgpuBackend();
+  const trial = makeTrial(given);
+  try {
+    const found: TunedPass[] = [];
+    for (const pass of PASSES) {
+      found.push(await tune(device, pass, trial));
+    }
+    storeTunedTiles(device);
+    return found;
+  } finally {
+    tf.dispose(trial.tensors);
+  }
+}
+
+function fail(rule: string, got: string, remedy: string): never {
+  throw new Error(`autotune: ${rule}, got ${got}. ${remedy}`);
+}
+
+function readOptions(options: AutotuneOptions): Required<AutotuneOptions> {
+  const unknown = Object.keys(options ?? {}).find((name) => !KNOWN.includes(name));
+  if (unknown !== undefined) {
+    fail(`options must be among ${KNOWN.join(', ')}`, `'${unknown}'`, 'Correct the spelling or leave it out.');
+  }
+  const {D, Dv = D, length = 4096, heads = 8} = options ?? {};
+  for (const [name, value] of Object.entries({D, Dv, length, heads})) {
+    if (!Number.isInteger(value) || value < 1) {
+      fail(`${name} must be a positive integer`, String(value), 'Pass for example {D: 64, length: 4096, heads: 8}.');
+    }
+  }
+  const {causal = true, intervals = true, dropout = false, precision = 'auto'} = options;
+  for (const [name, value] of Object.entries({causal, intervals, dropout})) {
+    if (typeof value !== 'boolean') {
+      fail(`${name} must be true or false`, String(value), `Pass {${name}: true} or leave it out.`);
+    }
+  }
+  return {D, Dv, length, heads, causal, intervals, dropout, precision};
+}
+
+function webgpuBackend(): WebGPUBackend {
+  const backend = tf.engine().backend as unknown as WebGPUBackend;
+  if (backend?.device === undefined || backend.bufferManager === undefined) {
+    fail(
+      'the current backend must be WebGPU',
+      `'${tf.getBackend()}'`,
+      "Call `await tf.setBackend('webgpu')` or `await createWebGPUBackend()` first.",
+    );
+  }
+  return backend;
+}
+
+/** A problem to measure: its kind, and what runs a pass of it. */
+interface Trial {
+  variant: Variant;
+  tensors: tf.NamedTensorMap;
+  /** Runs the forward pass, or the whole backward pass; the results are the caller's. */
+  run(pass: Pass): tf.Tensor[];
+}
+
+function makeTrial(given: Required<AutotuneOptions>): Trial {
+  const {D, Dv, length, heads, causal, intervals, precision} = given;
+  const mask = intervals ? documentsMask(length, causal) : null;
+  const options = {causal, dropout: given.dropout ? DROPOUT : 0, seed: 1, precision};
+  const noise = (channels: number, seed: number): tf.Tensor4D =>
+    tf.randomNormal([1, length, heads, channels], 0, 1, 'float32', seed);
+  const [q, k, v, dOut] = tf.tidy(() => {
+    const drawn = [noise(D, 1), noise(D, 2), noise(Dv, 3), noise(Dv, 4)];
+    // The op checks what it is given: head sizes, the precision on this device, and so on.
+    flashMaskAttention(drawn[0], drawn[1], drawn[2], mask, options);
+    return drawn;
+  });
+  const attrs: FlashMaskAttentionAttrs = {...options, scale: 1 / Math.sqrt(D), layout: 'bshd', deterministic: false};
+  const runKernel = (name: string, inputs: tf.NamedTensorMap): tf.Tensor[] => {
+    const all = {...inputs, q, k, v, bounds: boundsTensorOf(mask, length)};
+    return tf.engine().runKernel<tf.Tensor[]>(name, all, attrs as unknown as tf.NamedAttrMap);
+  };
+  const [out, lse, rowStats] = runKernel(FlashMaskAttention, {});
+  lse.dispose();
+  const saved = {out, rowStats, dOut, dLse: tf.zeros([1, heads, length])};
+  return {
+    variant: {
+      D,
+      Dv,
+      causal,
+      intervals,
+      dropout: given.dropout,
+      parts: partsOf(precision),
+      fewQueries: length <= FEW_QUERIES,
+    },
+    tensors: {q, k, v, ...saved},
+    run: (pass) => (pass === 'forward' ? runKernel(FlashMaskAttention, {}) : runKernel(FlashMaskAttentionGrad, saved)),
+  };
+}
+
+/** Documents of about equal length, as many as fit. */
+function documentsMask(length: number, causal: boolean): FlashMask {
+  const each = Math.ceil(length / DOCUMENTS);
+  const lengths = Array.from({length: Math.ceil(length / each)}, (_, i) => Math.min(each, length - i * each));
+  return causal ? masks.causalDocument(lengths) : masks.document(lengths);
+}
+
+/** Times all tiles of a pass, and makes the fastest the choice of later calls. */
+async function tune(device: GPUDevice, pass: Pass, trial: Trial): Promise<TunedPass> {
+  const tuned = tunedTilesOf(device);
+  const key = tuningKey(pass, trial.variant);
+  const before = tuned.get(key);
+  const tried: TunedPass['tried'] = [];
+  let expected: Float32Array[] | undefined;
+  let failure: unknown;
+  try {
+    for (const tiles of tilesThatFit(traitsOf(device), pass, trial.variant)) {
+      tuned.set(key, tiles);
+      try {
+        const values = await valuesOf(trial.run(pass));
+        expected ??= values;
+        if (!isSame(values, expected)) throw new Error(`tiles ${JSON.stringify(tiles)} give another result`);
+        const {ms} = await timeRuns(device, () => tf.dispose(trial.run(pass)));
+        tried.push({tiles, milliseconds: ms});
+      } catch (error) {
+        // A driver may fail on some tiles: they are just not taken.
+        failure ??= error;
+      }
+    }
+  } finally {
+    if (before === undefined) tuned.delete(key);
+    else tuned.set(key, before);
+  }
+  if (tried.length === 0) throw failure;
+  tried.sort((a, b) => a.milliseconds - b.milliseconds);
+  tuned.set(key, tried[0].tiles);
+  return {pass, tiles: tried[0].tiles, tried};
+}
+
+/** Reads and disposes results; an error of the device surfaces here. */
+async function valuesOf(results: tf.Tensor[]): Promise<Float32Array[]> {
+  try {
+    return await Promise.all(results.map(async (result) => (await result.data()) as Float32Array));
+  } finally {
+    tf.dispose(results);
+  }
+}
+
+function isSame(actual: Float32Array[], expected: Float32Array[]): boolean {
+  return expected.every((values, i) => {
+    const largest = values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+    return values.every((x, j) => Math.abs(x - actual[i][j]) <= WRONG * largest);
+  });
+}

@@ -1,0 +1,138 @@
+/** @file FlashMaskAttentionGrad on WebGPU: delta, float16 copies for passes on matrices, dq, then dk and dv. */
+import type {TensorInfo} from '@tensorflow/tfjs-core';
+import {CUT_LIMITS, cutOf} from './plan/decoding.js';
+import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../../call/kernel_names.js';
+import {planOn} from './plan/choose_plan.js';
+import {isMatrixPlan} from './plan/matrix_plan.js';
+import {problemOf, type Problem} from '../../call/problem.js';
+import {attentionRun, type AttentionPlan} from './passes/attention_pass.js';
+import {isHostZeros, type WebGPUBackend} from './run/tfjs_backend.js';
+import type {BufferRange, PassRun} from './run/dispatch.js';
+import {guarded} from './run/device_errors.js';
+import {constant, forwardPasses, variantOf} from './forward.js';
+import {halves, halvesBytes} from './passes/float16_copies.js';
+import {runSlices, slicesOf, type Part} from './run/slices.js';
+import {splitBytes, splitDq} from './passes/combine_splits.js';
+import {tileMap} from './passes/mask_buffer.js';
+import {traitsOf} from './device/capabilities.js';
+import type {UniformValues} from './wgsl/header.js';
+import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from './wgsl/vector/delta.js';
+
+/**
+ * dq, dk and dv.
+ *
+ * @param cutLimits When keys are split; tests split few.
+ */
+export function backward(
+  backend: WebGPUBackend,
+  inputs: FlashMaskAttentionGradInputs,
+  attrs: FlashMaskAttentionAttrs,
+  cutLimits = CUT_LIMITS,
+): TensorInfo[] {
+  const p = problemOf(inputs, attrs);
+  const {q, k, v, out, rowStats, dOut, dLse} = inputs;
+  if (p.B * p.H * p.Sq * p.Sk === 0) return [q, k, v].map(({shape}) => constant(backend, shape, 0));
+  const lseGradient = !isHostZeros(backend, dLse);
+  const device = traitsOf(backend.device);
+  const asked = variantOf(p, attrs);
+  // Gradients through lse have no bound that would fit them into float16.
+  const variant = {...asked, ...(lseGradient && {parts: 0 as const})};
+  const plans: BackwardPlans = {dq: planOn(device, 'dq', variant), dkdv: planOn(device, 'dkdv', variant)};
+  // Weights recomputed by vectors fit no statistics that matrices computed: those of a row would not add up to 1.
+  if (lseGradient && isMatrixPlan(planOn(device, 'forward', asked))) plans.forward = planOn(device, 'forward', variant);
+  const onMatrices = Object.values(plans).find(isMatrixPlan);
+  const cut = cutOf(p, plans.dq, cutLimits);
+  const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'rowStats'], {
+    'the terms of the rows': (ROW_TERMS_BYTES * p.Sq * p.H) / p.Hkv,
+    ...(onMatrices ? halvesBytes(p, onMatrices) : splitBytes(p, cut, p.D)),
+    ...(plans.forward && {'the output once more': (FLOAT * p.Sq * p.Dv * p.H) / p.Hkv}),
+  });
+  return guarded(backend, 'FlashMaskAttentionGrad', () => {
+    const [dq, dk, dv] = [q, k, v].map(({shape}) => backend.makeTensorInfo(shape, 'float32'));
+    const tensors: BackwardTensors = {q, k, v, out, rowStats, dOut, dq, dk, dv, ...(lseGradient && {dLse})};
+    runSlices(backend, {p, attrs, cut, slices, tensors, results: ['dq', 'dk', 'dv']}, (part) =>
+      backwardPasses(backend, plans, inputs.bounds, part),
+    );
+    return [dq, dk, dv];
+  });
+}
+
+const FLOAT = 4;
+const ROW_TERMS_BYTES = 4 * FLOAT;
+
+/** `forward` where out and the statistics are computed once more. */
+type BackwardPlans = Record<'dq' | 'dkdv', AttentionPlan> & {forward?: AttentionPlan};
+
+/** dLse only if a gradient comes through lse. */
+type BackwardTensors = Record<'q' | 'k' | 'v' | 'out' | 'rowStats' | 'dOut' | 'dq' | 'dk' | 'dv', TensorInfo> & {
+  dLse?: TensorInfo;
+};
+
+function backwardPasses(
+  backend: WebGPUBackend,
+  plans: BackwardPlans,
+  bounds: TensorInfo,
+  part: Part<BackwardTensors>,
+): PassRun[] {
+  const {p, uniforms, bound, scratch} = part;
+  const rowTerms = scratch.buffer('rowTerms', ROW_TERMS_BYTES * p.B * p.H * p.Sq);
+  const onMatrices = Object.values(plans).find(isMatrixPlan);
+  const passes: PassRun[] = [];
+  const result = plans.forward ? forwardAgain(backend, plans.forward, bounds, part, passes) : bound;
+  passes.push(deltaRun(p, uniforms, {...bound, ...result}, rowTerms, onMatrices?.parts === 1));
+  const maskOf = (pass: AttentionPlan): GPUBuffer[] =>
+    p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
+  const copies = onMatrices && halves(p, onMatrices, uniforms, bound, maskOf(plans.dq), scratch, passes);
+  const add = (pass: AttentionPlan, results: BufferRange[]): void => {
+    const mask = maskOf(pass);
+    const {q, k, v, dOut} = isMatrixPlan(pass) ? copies! : bound;
+    passes.push(attentionRun(p, pass, uniforms, [q, k, v, dOut, rowTerms, ...mask, ...results]));
+  };
+  const dq = splitDq(p, uniforms, bound.dq, scratch);
+  add(plans.dq, dq.buffers);
+  passes.push(...dq.combine);
+  add(plans.dkdv, [bound.dk, bound.dv]);
+  return passes;
+}
+
+/** Pushes a forward pass whose results go to scratch buffers. */
+function forwardAgain(
+  backend: WebGPUBackend,
+  pass: AttentionPlan,
+  bounds: TensorInfo,
+  part: Part<BackwardTensors>,
+  passes: PassRun[],
+): Record<'out' | 'rowStats', BufferRange> {
+  const {p, scratch} = part;
+  const rows = p.B * p.H * p.Sq;
+  const out = scratch.buffer('out', FLOAT * rows * p.Dv);
+  const lse = scratch.buffer('lse', FLOAT * rows);
+  const rowStats = scratch.buffer('rowStats', 2 * FLOAT * rows);
+  passes.push(...forwardPasses(backend, pass, bounds, {...part, bound: {...part.bound, out, lse, rowStats}}));
+  return {out, rowStats};
+}
+
+/**
+ * The pass that fills `rowTerms` from out, dOut, rowStats and, if a gradient comes through lse, dLse.
+ *
+ * @param rounded whether the products read dOut as float16.
+ */
+function deltaRun(
+  p: Problem,
+  uniforms: UniformValues,
+  {out, dOut, rowStats, dLse}: Part<BackwardTensors>['bound'],
+  rowTerms: GPUBuffer,
+  rounded: boolean,
+): PassRun {
+  const delta = {Dv: p.Dv, lseGradient: dLse !== undefined, rounded};
+  return {
+    key: deltaKey(delta),
+    code: () => deltaShader(delta),
+    bindings: deltaBindings(delta),
+    buffers: [out, dOut, rowStats, ...(dLse ? [dLse] : []), rowTerms],
+    uniforms,
+    items: p.B * p.H * p.Sq,
+    itemsPerWorkgroup: DELTA_THREADS,
+    flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,
+  };
+}

@@ -1,0 +1,27 @@
+/** @file What a device can do, as far as a plan depends on it. */
+import type {DeviceTraits, MatrixConfig} from '../plan/vector_plan.js';
+import {tunedTilesOf} from './tuned_tiles_store.js';
+
+const TRAITS = Symbol.for('tfjs-flashmask.traits');
+const globals = globalThis as {[TRAITS]?: WeakMap<GPUDevice, DeviceTraits>};
+
+/** Held globally: in Node the module that makes the device and the one with the kernels may be copies of each other. */
+const traits = (globals[TRAITS] ??= new WeakMap());
+
+/**
+ * The device's limits and features. Subgroup matrices count only once `allowMatrices` has found that they work: the feature is
+ * experimental, and its WGSL has changed from one version of Chrome to the next.
+ */
+export function traitsOf(device: GPUDevice): DeviceTraits {
+  let known = traits.get(device);
+  if (!known) {
+    const float16 = device.features.has('shader-f16');
+    traits.set(device, (known = {limits: device.limits, float16, matrix: null, tuned: tunedTilesOf(device)}));
+  }
+  return known;
+}
+
+/** Lets the passes of `device` use subgroup matrices of this kind. */
+export function allowMatrices(device: GPUDevice, matrix: MatrixConfig): void {
+  traits.set(device, {...traitsOf(device), matrix});
+}

@@ -1,0 +1,113 @@
+/**
+ * @file Lost devices. tfjs goes on with a lost device as if nothing had happened, and once its backend is removed with whichever backend
+ * comes next: here a loss is known, has a message with a remedy, and no other backend takes over without a word.
+ */
+import {engine} from '@tensorflow/tfjs-core';
+import type {WebGPUBackend} from '../run/tfjs_backend.js';
+
+/** What is known of a device: why it was lost, or null. */
+interface Fate {
+  lost: string | null;
+}
+
+interface State {
+  fates: WeakMap<GPUDevice, Fate>;
+  /** The backend whose successor is to be announced, and why it has one. */
+  gone?: {name: string; why: string};
+}
+
+const STATE = Symbol.for('tfjs-flashmask.losses');
+const globals = globalThis as {[STATE]?: State};
+
+/** Held globally: in Node the module that makes the device and the one with the kernels may be copies of each other. */
+const state: State = (globals[STATE] ??= {fates: new WeakMap()});
+
+function fateOf(device: GPUDevice): Fate {
+  let fate = state.fates.get(device);
+  if (!fate) {
+    const made: Fate = (fate = {lost: null});
+    state.fates.set(device, made);
+    void device.lost.then(({reason, message}) => {
+      made.lost = [reason, message].filter(Boolean).join(': ');
+    });
+  }
+  return fate;
+}
+
+/** Why the device was lost, or null, as far as is known by now. Who asks first may ask too early: see {@link askLoss}. */
+export function lossOf(device: GPUDevice): string | null {
+  return fateOf(device).lost;
+}
+
+/** Why the device is lost, or null, as the device itself says. */
+export async function askLoss(device: GPUDevice): Promise<string | null> {
+  const fate = fateOf(device);
+  device.pushErrorScope('validation');
+  await device.popErrorScope().catch(() => null);
+  // News of a loss may come with the answer instead of before it.
+  await new Promise((resolve) => setTimeout(resolve));
+  return fate.lost;
+}
+
+/** The device of the backend that is in use under a name, if it has one. */
+export function deviceOf(name: string): GPUDevice | undefined {
+  const {device} = (engine().registry[name] ?? {}) as {device?: GPUDevice};
+  return device?.lost && device;
+}
+
+/** The name that tfjs has for a backend, or undefined once it is removed. */
+function nameOf(backend: WebGPUBackend): string | undefined {
+  return Object.entries(engine().registry).find(([, other]) => other === (backend as unknown))?.[0];
+}
+
+/** @example "Call `await useWebGPU()` again ..." */
+function remedyFor(name: string): string {
+  const inNode = typeof process !== 'undefined' && Boolean(process.versions?.node);
+  const own = name === 'webgpu' ? 'createWebGPUBackend()' : `createWebGPUBackend({name: '${name}'})`;
+  const call = inNode && name === 'webgpu' ? 'useWebGPU()' : own;
+  return `Call \`await ${call}\`, which makes a new device and registers '${name}' on it, and load the model anew.`;
+}
+
+/** The error of a call or a read on a backend whose device was lost. */
+export function lossError(backend: WebGPUBackend, why: string, options?: ErrorOptions): Error {
+  return new Error(
+    `flashMaskAttention: the WebGPU device was lost (${why}), and with it its tensors. ` +
+      remedyFor(nameOf(backend) ?? 'webgpu'),
+    options,
+  );
+}
+
+/** Sees to it that the user learns which backend tfjs goes on with, should the device of the current one be lost. */
+export function announceLoss(backend: WebGPUBackend): void {
+  const fate = fateOf(backend.device);
+  void backend.device.lost.then(() => {
+    const name = nameOf(backend);
+    if (name !== undefined && name === engine().backendName) announceNext(name, `its device was lost (${fate.lost})`);
+  });
+}
+
+/**
+ * Warns once if tfjs goes on with a backend that is not on a WebGPU device. It picks one by priority, within any op: whatever becomes
+ * the current backend passes through `setBackend` of its engine.
+ */
+export function announceNext(name: string, why: string): void {
+  const tfjs = engine();
+  const announced = state.gone !== undefined;
+  state.gone = {name, why};
+  if (announced) return;
+  const setBackend = tfjs.setBackend.bind(tfjs);
+  tfjs.setBackend = async (next) => {
+    const done = await setBackend(next);
+    const device = deviceOf(next);
+    if (!done || !state.gone || (device && lossOf(device) !== null)) return done;
+    const {name, why} = state.gone;
+    state.gone = undefined;
+    delete (tfjs as Partial<typeof tfjs>).setBackend;
+    if (!device) {
+      console.warn(
+        `tfjs-flashmask: tfjs goes on with the backend '${next}', not '${name}': ${why}. ${remedyFor(name)}`,
+      );
+    }
+    return done;
+  };
+}

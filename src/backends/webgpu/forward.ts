@@ -1,0 +1,85 @@
+/** @file FlashMaskAttention on WebGPU: tile map, float16 copies for a pass on matrices, the forward pass, and the sum of its splits. */
+import type {TensorInfo} from '@tensorflow/tfjs-core';
+import {CUT_LIMITS, cutOf} from './plan/decoding.js';
+import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../../call/kernel_names.js';
+import {partsOf, planOn} from './plan/choose_plan.js';
+import {isMatrixPlan} from './plan/matrix_plan.js';
+import {FEW_QUERIES, type Variant} from './plan/vector_plan.js';
+import {problemOf, shapeOf, type Problem} from '../../call/problem.js';
+import {attentionRun, type AttentionPlan} from './passes/attention_pass.js';
+import type {WebGPUBackend} from './run/tfjs_backend.js';
+import type {PassRun} from './run/dispatch.js';
+import {guarded} from './run/device_errors.js';
+import {halves, halvesBytes} from './passes/float16_copies.js';
+import {runSlices, slicesOf, type Part} from './run/slices.js';
+import {splitBytes, splitOut} from './passes/combine_splits.js';
+import {tileMap} from './passes/mask_buffer.js';
+import {traitsOf} from './device/capabilities.js';
+
+/** What the shaders of a call depend on. */
+export function variantOf(p: Problem, {precision, dropout}: FlashMaskAttentionAttrs): Variant {
+  return {
+    D: p.D,
+    Dv: p.Dv,
+    causal: p.causal,
+    intervals: p.n > 0,
+    dropout: dropout > 0,
+    parts: partsOf(precision),
+    fewQueries: p.Sq <= FEW_QUERIES,
+  };
+}
+
+/**
+ * out, lse and rowStats; q, k, v and the bounds stay as they are.
+ *
+ * @param cutLimits When keys are split; tests split few.
+ */
+export function forward(
+  backend: WebGPUBackend,
+  inputs: FlashMaskAttentionInputs,
+  attrs: FlashMaskAttentionAttrs,
+  cutLimits = CUT_LIMITS,
+): TensorInfo[] {
+  const p = problemOf(inputs, attrs);
+  const outShape = shapeOf(p, p.Sq, p.H, p.Dv);
+  const lseShape = [p.B, p.H, p.Sq];
+  const statsShape = [...lseShape, 2];
+  const {q, k, v, bounds} = inputs;
+  if (p.B * p.H * p.Sq * p.Sk === 0) {
+    return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity), constant(backend, statsShape, 0)];
+  }
+  const pass = planOn(traitsOf(backend.device), 'forward', variantOf(p, attrs));
+  const cut = cutOf(p, pass, cutLimits);
+  const scratch = isMatrixPlan(pass) ? halvesBytes(p, pass) : splitBytes(p, cut, p.Dv);
+  const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse', 'rowStats'], scratch);
+  return guarded(backend, 'FlashMaskAttention', () => {
+    const out = backend.makeTensorInfo(outShape, 'float32');
+    const lse = backend.makeTensorInfo(lseShape, 'float32');
+    const rowStats = backend.makeTensorInfo(statsShape, 'float32');
+    const tensors = {q, k, v, out, lse, rowStats};
+    runSlices(backend, {p, attrs, cut, slices, tensors, results: ['out', 'lse', 'rowStats']}, (part) =>
+      forwardPasses(backend, pass, bounds, part),
+    );
+    return [out, lse, rowStats];
+  });
+}
+
+/** The passes that fill `out`, `lse` and `rowStats` of a part. */
+export function forwardPasses(
+  backend: WebGPUBackend,
+  pass: AttentionPlan,
+  bounds: TensorInfo,
+  {p, uniforms, bound, scratch}: Part<Record<'q' | 'k' | 'v' | 'out' | 'lse' | 'rowStats', TensorInfo>>,
+): PassRun[] {
+  const passes: PassRun[] = [];
+  const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
+  const {q, k, v} = isMatrixPlan(pass) ? halves(p, pass, uniforms, bound, mask, scratch, passes) : bound;
+  const results = splitOut(p, uniforms, [bound.out, bound.lse, bound.rowStats], scratch);
+  passes.push(attentionRun(p, pass, uniforms, [q, k, v, ...mask, ...results.buffers]), ...results.combine);
+  return passes;
+}
+
+/** A tensor of one value, for calls without a single pair to compute. */
+export function constant(backend: WebGPUBackend, shape: number[], value: number): TensorInfo {
+  return backend.makeTensorInfo(shape, 'float32', new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(value));
+}

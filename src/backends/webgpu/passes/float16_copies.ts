@@ -1,0 +1,98 @@
+/** @file The float16 copies of a call's tensors that the passes on subgroup matrices read. */
+import type {MatrixPlan} from '../plan/matrix_plan.js';
+import {roundUp} from '../plan/vector_plan.js';
+import type {Problem} from '../../../call/problem.js';
+import type {BufferRange, PassRun} from '../run/dispatch.js';
+import type {Scratch} from '../run/scratch.js';
+import {
+  HALVES_THREADS,
+  halvesBindings,
+  halvesKey,
+  halvesShader,
+  magnitudeBindings,
+  magnitudeKey,
+  magnitudeShader,
+  PADDED_ROWS,
+  rowUnits,
+  SEGMENTS,
+  workgroupsPerHead,
+  type Copied,
+  type HalvesVariant,
+} from '../wgsl/matrix/float16_copies.js';
+import type {UniformValues} from '../wgsl/header.js';
+
+/** What copies depend on of a plan: passes whose plans have these alike read the same ones. */
+type CopyShape = Pick<MatrixPlan, 'channels' | 'parts' | 'pass' | 'causal' | 'intervals'>;
+
+/** Sizes of a tensor in a call or a slice, and bytes of its copy. */
+function sizesOf(p: Problem, shape: CopyShape, name: Copied): {rows: number; heads: number; bytes: number} {
+  const [rows, heads] = name === 'k' || name === 'v' ? [p.Sk, p.B * p.Hkv] : [p.Sq, p.B * p.H];
+  const units = rowUnits({padded: shape.channels, parts: shape.parts});
+  return {rows, heads, bytes: 16 * (heads * roundUp(rows, PADDED_ROWS) * units + p.B * p.Hkv)};
+}
+
+/** Tensors that are copied together: the first three for all passes, so that these share their shaders. */
+const groupsOf = ({pass}: CopyShape): Copied[][] =>
+  pass === 'forward' ? [['q', 'k', 'v']] : [['q', 'k', 'v'], ['dOut']];
+
+/** Bytes of the copies for each key head, by a name for errors. */
+export function halvesBytes(p: Problem, pass: CopyShape): Record<string, number> {
+  const ofKeyHead = {...p, B: 1, H: p.H / p.Hkv, Hkv: 1};
+  return Object.fromEntries(
+    groupsOf(pass)
+      .flat()
+      .map((name) => [`the float16 copy of ${name}`, sizesOf(ofKeyHead, pass, name).bytes]),
+  );
+}
+
+/**
+ * Pushes the passes that copy q, k, v and, for a backward pass, dOut.
+ *
+ * @param bound where these tensors are.
+ * @param mask the mask buffer, if the mask has intervals.
+ * @returns the copies by the same names.
+ */
+export function halves(
+  p: Problem,
+  pass: CopyShape,
+  uniforms: UniformValues,
+  bound: Partial<Record<Copied, BufferRange>>,
+  mask: readonly GPUBuffer[],
+  scratch: Scratch,
+  passes: PassRun[],
+): Record<Copied, BufferRange> {
+  const copies: Partial<Record<Copied, BufferRange>> = {};
+  // All of the first kind before those of the second: a pass waits for the one before it only if it reads what that wrote.
+  const measures: PassRun[] = [];
+  const conversions: PassRun[] = [];
+  for (const names of groupsOf(pass)) {
+    const {channels: padded, parts, causal, intervals} = pass;
+    const variant: HalvesVariant = {names, D: p.D, Dv: p.Dv, padded, parts, causal, intervals};
+    const sizes = names.map((name) => sizesOf(p, pass, name));
+    const segments = SEGMENTS * sizes.reduce((sum, {heads}) => sum + heads, 0);
+    const sources = names.map((name) => bound[name]!);
+    const magnitudes = scratch.buffer(`magnitudes of ${names.join()}`, 4 * segments);
+    names.forEach((name, t) => (copies[name] = scratch.buffer(`float16 copy of ${name}`, sizes[t].bytes)));
+    const common = {uniforms, itemsPerWorkgroup: 1};
+    measures.push({
+      ...common,
+      key: magnitudeKey(variant),
+      code: () => magnitudeShader(variant),
+      bindings: magnitudeBindings(variant),
+      buffers: [...sources, ...mask, magnitudes],
+      items: segments,
+      flopsPerWorkgroup: Math.ceil((Math.max(...sizes.map(({rows}) => rows)) * pass.channels) / SEGMENTS),
+    });
+    conversions.push({
+      ...common,
+      key: halvesKey(variant),
+      code: () => halvesShader(variant),
+      bindings: halvesBindings(variant),
+      buffers: [...sources, magnitudes, ...names.map((name) => copies[name]!)],
+      items: sizes.reduce((sum, {rows, heads}) => sum + heads * workgroupsPerHead(variant, rows), 0),
+      flopsPerWorkgroup: 8 * HALVES_THREADS,
+    });
+  }
+  passes.push(...measures, ...conversions);
+  return copies as Record<Copied, BufferRange>;
+}

@@ -1,0 +1,61 @@
+/** @file The schedule of a mask on the device: its size and the passes that make it. What it holds: src/backends/webgpu/wgsl/mask/schedule.ts. */
+import {MAP_BLOCK} from '../plan/vector_plan.js';
+import type {Problem} from '../../../call/problem.js';
+import type {PassRun} from '../run/dispatch.js';
+import type {UniformValues} from '../wgsl/header.js';
+import type {RowBlocks} from '../wgsl/mask/row_blocks.js';
+import {
+  ORDER_BINDINGS,
+  orderShader,
+  RANGES_BINDINGS,
+  rangesShader,
+  SCHEDULE_THREADS,
+  scheduleKey,
+} from '../wgsl/mask/schedule.js';
+
+/** Operations of a classification, about: it reads and compares, and multiplies nothing. */
+const CLASSIFY_OPS = 32;
+
+/** vec4is of the mask buffer that a schedule takes: one a row block of each mask head. */
+export const scheduleLength = (p: Problem, blocks: RowBlocks): number => p.maskB * p.Hm * blocksOf(p, blocks).rows;
+
+/** Mask heads whose live tiles make one order: in dkdv all those that the query heads of a key head have. */
+export const headsOfOrder = ({pass}: RowBlocks, {groupSize, maskGroup}: UniformValues): number =>
+  pass === 'dkdv' ? Math.max(1, groupSize / maskGroup) : 1;
+
+/** The passes that write the schedule to `mask`, to run after the tile map's. */
+export function schedulePasses(p: Problem, blocks: RowBlocks, mask: GPUBuffer, uniforms: UniformValues): PassRun[] {
+  const {rows, cols} = blocksOf(p, blocks);
+  const maskHeads = p.maskB * p.Hm;
+  const heads = headsOfOrder(blocks, uniforms);
+  const key = scheduleKey(blocks);
+  return [
+    {
+      key: `${key}_ranges`,
+      code: () => rangesShader(blocks),
+      bindings: RANGES_BINDINGS,
+      buffers: [mask],
+      uniforms,
+      items: maskHeads * rows,
+      itemsPerWorkgroup: 1,
+      flopsPerWorkgroup: cols * (blocks.blockK / MAP_BLOCK) * CLASSIFY_OPS,
+    },
+    {
+      key: `${key}_order`,
+      code: () => orderShader(blocks),
+      bindings: ORDER_BINDINGS,
+      buffers: [mask],
+      uniforms,
+      items: (maskHeads / heads) * rows,
+      itemsPerWorkgroup: SCHEDULE_THREADS,
+      flopsPerWorkgroup: 4 * SCHEDULE_THREADS * rows * heads,
+    },
+  ];
+}
+
+/** Blocks of rows and of columns of a pass. */
+function blocksOf(p: Problem, {pass, blockQ, blockK}: RowBlocks): {rows: number; cols: number} {
+  const queries = Math.ceil(p.Sq / blockQ);
+  const keys = Math.ceil(p.Sk / blockK);
+  return pass === 'dkdv' ? {rows: keys, cols: queries} : {rows: queries, cols: keys};
+}

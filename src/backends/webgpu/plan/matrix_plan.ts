@@ -1,0 +1,178 @@
+/**
+ * @file The plan of a WebGPU pass on subgroup matrices (tensor cores and their like): a pure function like `plan`, of the same calls.
+ *
+ * Every subgroup of a workgroup keeps a *band* of rows and walks over the blocks of columns with the others, which share those blocks
+ * in workgroup memory. Matrices are opaque: scores go through workgroup memory to become weights, each lane a part of a row of its band.
+ */
+import {
+  roundUp,
+  type DeviceLimits,
+  type DeviceTraits,
+  type MatrixConfig,
+  type Pass,
+  type PassPlan,
+  type PassShape,
+  type Variant,
+} from './vector_plan.js';
+
+/** Sides of a tile. */
+export interface MatrixTile {
+  /** Subgroups of a workgroup: one a band in the forward pass, two in the others. */
+  subgroups: number;
+  /** Rows of a band: a multiple of M, and a divisor of the lanes of a subgroup. */
+  bandRows: number;
+  /** A multiple of N, K and 16. */
+  cols: number;
+}
+
+/** A variant that matrices compute. */
+interface MatrixVariant extends Variant {
+  parts: 1 | 2;
+}
+
+export interface MatrixPlan extends MatrixVariant, MatrixTile, PassShape {
+  matrix: MatrixConfig;
+  /**
+   * Subgroups that share a band. In the backward passes each of two computes one of the two products of rows and columns, then a part of the
+   * weights of each row, then one of two gradients (dkdv) or half the channels of one (dq): each needs registers for half.
+   */
+  roles: 1 | 2;
+  /** Channels of all float16 copies: whole matrices for every role. */
+  channels: number;
+  /** Lanes of a subgroup that share a row of a band. */
+  rowLanes: number;
+}
+
+/** Channels beyond which the accumulators of a band no longer fit its registers. */
+const MOST_CHANNELS = 128;
+
+/** Rows of a workgroup at most; a multiple of those of any. Float16 copies are padded to it. */
+export const MOST_ROWS = 256;
+
+const FLOAT = 4;
+const HALF = 2;
+
+/** What ran fastest on an H200: subgroups, M's in a band's height, columns; for heads of up to 64 channels, and for longer ones. */
+const FASTEST: Record<
+  Pass,
+  Record<1 | 2, Record<'short' | 'long', [subgroups: number, heights: number, cols: number]>>
+> = {
+  forward: {1: {short: [4, 2, 16], long: [8, 1, 32]}, 2: {short: [4, 1, 16], long: [8, 1, 16]}},
+  dq: {1: {short: [8, 1, 16], long: [8, 1, 16]}, 2: {short: [8, 1, 32], long: [8, 1, 16]}},
+  dkdv: {1: {short: [8, 1, 16], long: [8, 1, 32]}, 2: {short: [4, 1, 16], long: [8, 1, 16]}},
+};
+
+/** Tile shapes to try, best first: after the fastest those that need less of a device, or less of its matrices. */
+export function matrixCandidates(
+  pass: Pass,
+  {M}: MatrixConfig,
+  {channels, parts}: Pick<MatrixPlan, 'channels' | 'parts'>,
+): MatrixTile[] {
+  const fastest = FASTEST[pass][parts][channels <= 64 ? 'short' : 'long'];
+  const smaller = [8, 4].flatMap((subgroups) => [16, 32].map((cols) => [subgroups, 1, cols] as const));
+  return [fastest, ...smaller].map(([subgroups, heights, cols]) => ({subgroups, bandRows: heights * M, cols}));
+}
+
+const PASSES: readonly Pass[] = ['forward', 'dq', 'dkdv'];
+
+/**
+ * The plan of a pass on subgroup matrices, or null where vectors do it: without such matrices or float16, in `'auto'`, for a few queries,
+ * for long heads, and where no tile of some pass fits the device. All passes of a call run on matrices or none, for weights that the
+ * backward recomputes otherwise than the forward did would not add up to 1.
+ */
+export function matrixPlan(
+  pass: Pass,
+  variant: Variant,
+  device: DeviceTraits,
+  tiles?: readonly MatrixTile[],
+): MatrixPlan | null {
+  if (PASSES.some((one) => fittingPlan(one, variant, device) === null)) return null;
+  return fittingPlan(pass, variant, device, tiles);
+}
+
+/** The first plan that fits, of a pass by itself. */
+function fittingPlan(
+  pass: Pass,
+  variant: Variant,
+  {limits, float16, matrix}: DeviceTraits,
+  tiles?: readonly MatrixTile[],
+): MatrixPlan | null {
+  const {parts, fewQueries, D, Dv} = variant;
+  if (!matrix || !float16 || parts === 0 || fewQueries || Math.max(D, Dv) > MOST_CHANNELS) return null;
+  const channels = channelsOf(variant, matrix);
+  for (const tile of tiles ?? matrixCandidates(pass, matrix, {channels, parts})) {
+    const p = planOf(pass, {...variant, parts}, matrix, tile);
+    if (fits(p, limits)) return p;
+  }
+  return null;
+}
+
+function fits(p: MatrixPlan, limits: DeviceLimits): boolean {
+  return (
+    // A row for each lane at least, and whole vec4s of it.
+    Number.isInteger(p.rowLanes) &&
+    p.cols % (4 * p.rowLanes * p.roles) === 0 &&
+    p.rows <= MOST_ROWS &&
+    p.workgroupBytes <= limits.maxComputeWorkgroupStorageSize &&
+    p.threads <= limits.maxComputeInvocationsPerWorkgroup
+  );
+}
+
+const channelsOf = ({D, Dv}: Variant, {N, K}: MatrixConfig): number => roundUp(Math.max(D, Dv), 2 * Math.max(N, K, 8));
+
+function planOf(pass: Pass, variant: MatrixVariant, matrix: MatrixConfig, tile: MatrixTile): MatrixPlan {
+  const {M, N, K, lanes} = matrix;
+  const roles = pass === 'forward' ? 1 : 2;
+  const rows = (tile.subgroups / roles) * tile.bandRows;
+  const [blockQ, blockK] = pass === 'dkdv' ? [tile.cols, rows] : [rows, tile.cols];
+  const channels = channelsOf(variant, matrix);
+  const rowLanes = lanes / tile.bandRows;
+  const p = {...variant, ...tile, pass, matrix, roles, channels, rows, blockQ, blockK, rowLanes} as const;
+  const flags = [p.causal && 'causal', p.intervals && 'intervals', p.dropout && 'dropout'];
+  const sizes = [
+    `d${p.D}x${p.Dv}`,
+    `t${rows}x${p.cols}`,
+    `b${p.bandRows}`,
+    `m${M}x${N}x${K}x${lanes}`,
+    `parts${p.parts}`,
+  ];
+  return {
+    ...p,
+    threads: tile.subgroups * lanes,
+    workgroupBytes: Object.values(workgroupArrays(p)).reduce((sum, bytes) => sum + roundUp(bytes, 16), 0),
+    key: ['matrix', pass, ...sizes, ...flags].filter(Boolean).join('_'),
+  };
+}
+
+export const isMatrixPlan = (p: MatrixPlan | PassPlan): p is MatrixPlan => 'matrix' in p;
+
+type Sizes = Pick<MatrixPlan, 'pass' | 'channels' | 'parts' | 'roles' | 'rows' | 'cols' | 'rowLanes'>;
+
+/**
+ * Floats from one row of scores to the next. One vec4 a lane of a row more than the columns: stores of matrices and reads of rows are
+ * then both free of bank conflicts, if the lanes of a row take its vec4s in turn.
+ */
+export const scoreStride = ({cols, rowLanes}: Pick<Sizes, 'cols' | 'rowLanes'>): number => cols + 4 * rowLanes;
+
+/** Halves from one row of weights to the next; 16 bytes more than the columns, against bank conflicts. */
+export const weightStride = ({cols}: Pick<Sizes, 'cols'>): number => cols + 8;
+
+/** Halves from one row of a column tile to the next: all parts of its channels, and 16 bytes against bank conflicts. */
+export const tileStride = ({parts, channels}: Pick<Sizes, 'parts' | 'channels'>): number => parts * channels + 8;
+
+/** Bytes of the workgroup arrays that a pass declares (src/webgpu/wgsl/matrix_*.ts). */
+export function workgroupArrays(p: Sizes): Record<string, number> {
+  const weights = p.parts * p.rows * weightStride(p) * HALF;
+  return {
+    columns: 2 * p.cols * tileStride(p) * HALF,
+    scores: p.roles * p.rows * scoreStride(p) * FLOAT,
+    weights: (p.pass === 'dkdv' ? 2 : 1) * weights,
+    rowFactors: p.pass === 'forward' ? p.rows * FLOAT : 0,
+    outgrown: p.pass === 'forward' ? FLOAT : 0,
+    tileMax: p.pass === 'dkdv' ? p.cols * FLOAT : 0,
+    tileFactor: p.pass === 'dkdv' ? p.cols * FLOAT : 0,
+    tileDelta: p.pass === 'dkdv' ? p.cols * FLOAT : 0,
+    tileBits: 4 * FLOAT,
+    tileWords: 4 * FLOAT,
+  };
+}

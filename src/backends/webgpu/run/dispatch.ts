@@ -1,0 +1,188 @@
+/**
+ * @file From a shader to the queue: the pipeline cache, bind groups, and submissions that are cut so that none runs long enough
+ * for a browser or driver to kill it. Work goes into command buffers of its own rather than through `runWebGPUProgram`, which
+ * takes one output, no more than the stock bindings and says nothing about errors.
+ */
+import type {WebGPUBackend} from './tfjs_backend.js';
+import {UNIFORMS, type Binding, type UniformValues} from '../wgsl/header.js';
+
+/** A buffer, or a range of one. */
+export type BufferRange = GPUBuffer | GPUBufferBinding;
+
+/** One pass: a shader, its buffers and how much work it is. */
+export interface PassRun {
+  /** Pipeline cache key: equal keys mean equal code. */
+  key: string;
+  code: () => string;
+  bindings: readonly Binding[];
+  /** One a binding, in order. */
+  buffers: readonly BufferRange[];
+  uniforms: UniformValues;
+  /** Work items: workgroups, or threads when a workgroup does several items. */
+  items: number;
+  itemsPerWorkgroup: number;
+  /** Upper bound of the floating-point operations of one workgroup. */
+  flopsPerWorkgroup: number;
+}
+
+/** Seconds that one submission may take: browsers and drivers reset a device after about two. */
+const SUBMISSION_SECONDS = 0.1;
+/** Before anything has been timed: half a second on an integrated GPU. */
+const FIRST_BUDGET = 1e11;
+/** Fewer would leave a large GPU idle. */
+const LEAST_WORKGROUPS = 128;
+
+interface DeviceState {
+  pipelines: Map<string, GPUComputePipeline>;
+  /** Floating-point operations that a submission may hold; grows with the speed seen. */
+  budget: number;
+}
+
+const states = new WeakMap<GPUDevice, DeviceState>();
+
+function stateOf(device: GPUDevice): DeviceState {
+  let state = states.get(device);
+  if (!state) states.set(device, (state = {pipelines: new Map(), budget: FIRST_BUDGET}));
+  return state;
+}
+
+/** A part of a pass that is dispatched at once: `count` workgroups from `first` on. */
+interface Dispatch {
+  pass: PassRun;
+  first: number;
+  count: number;
+  gridX: number;
+}
+
+/** Records the passes in order and submits them. Buffers of the passes may be released as soon as this returns. */
+export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[]): void {
+  const {device, queue, bufferManager} = backend;
+  const state = stateOf(device);
+  const dispatches = passes.flatMap((pass) => dispatchesOf(device, pass, state.budget));
+  if (dispatches.length === 0) return;
+  const uniforms = writeUniforms(backend, dispatches);
+  let flops = 0;
+  let encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
+  dispatches.forEach((dispatch, i) => {
+    recordDispatch(device, encoder, dispatch, {buffer: uniforms, offset: i * UNIFORM_STRIDE, size: UNIFORM_BYTES});
+    flops += dispatch.count * dispatch.pass.flopsPerWorkgroup;
+    const last = i === dispatches.length - 1;
+    if (flops < state.budget && !last) return;
+    queue.submit([encoder.finish()]);
+    measure(queue, state, flops);
+    flops = 0;
+    if (!last) encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
+  });
+  // The queue runs in order: a later write to a reused buffer happens after these submissions.
+  bufferManager.releaseBuffer(uniforms);
+}
+
+/** The dispatches of a pass, each of them within the budget. */
+function dispatchesOf(device: GPUDevice, pass: PassRun, budget: number): Dispatch[] {
+  const total = Math.ceil(pass.items / pass.itemsPerWorkgroup);
+  const most = Math.max(LEAST_WORKGROUPS, Math.floor(budget / pass.flopsPerWorkgroup));
+  return Array.from({length: Math.ceil(total / most)}, (_, i) => {
+    const first = i * most;
+    const count = Math.min(most, total - first);
+    return {pass, first, count, gridX: Math.min(count, device.limits.maxComputeWorkgroupsPerDimension)};
+  });
+}
+
+const UNIFORM_BYTES = 4 * UNIFORMS.length;
+/** Bytes from one dispatch's uniforms to the next's: a multiple of the alignment that every device allows. */
+const UNIFORM_STRIDE = 256 * Math.ceil(UNIFORM_BYTES / 256);
+
+/** One buffer with the uniforms of all dispatches: each write and each buffer costs the host more than a small pass takes. */
+function writeUniforms({queue, bufferManager}: WebGPUBackend, dispatches: readonly Dispatch[]): GPUBuffer {
+  // Few sizes, so that the pool has one of the size.
+  const bytes = UNIFORM_STRIDE * 2 ** Math.ceil(Math.log2(dispatches.length));
+  const data = new Uint8Array(UNIFORM_STRIDE * dispatches.length);
+  dispatches.forEach(({pass, first, count, gridX}, i) => {
+    const workEnd = Math.min(pass.items, (first + count) * pass.itemsPerWorkgroup);
+    const values = packUniforms({...pass.uniforms, firstWorkgroup: first, gridX, workEnd});
+    data.set(new Uint8Array(values), i * UNIFORM_STRIDE);
+  });
+  const buffer = bufferManager.acquireBuffer(bytes, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
+  queue.writeBuffer(buffer, 0, data);
+  return buffer;
+}
+
+/** Raises the budget to what the device can do in SUBMISSION_SECONDS, by the wall time of a submission of some size. */
+function measure(queue: GPUQueue, state: DeviceState, flops: number): void {
+  if (flops < FIRST_BUDGET / 2) return;
+  const start = performance.now();
+  void queue.onSubmittedWorkDone().then(
+    () => {
+      const seconds = (performance.now() - start) / 1000;
+      state.budget = Math.max(state.budget, Math.min(4 * state.budget, (flops / seconds) * SUBMISSION_SECONDS));
+    },
+    () => {}, // The device was lost; errors.ts tells.
+  );
+}
+
+function recordDispatch(
+  device: GPUDevice,
+  encoder: GPUCommandEncoder,
+  {pass, count, gridX}: Dispatch,
+  uniforms: GPUBufferBinding,
+): void {
+  const pipeline = pipelineOf(device, pass);
+  const bindGroup = device.createBindGroup({
+    label: pass.key,
+    layout: pipeline.getBindGroupLayout(0),
+    entries: [uniforms, ...pass.buffers].map((range, binding) => ({
+      binding,
+      resource: 'buffer' in range ? range : {buffer: range},
+    })),
+  });
+  const recorder = encoder.beginComputePass({label: pass.key});
+  recorder.setPipeline(pipeline);
+  recorder.setBindGroup(0, bindGroup);
+  recorder.dispatchWorkgroups(gridX, Math.ceil(count / gridX));
+  recorder.end();
+}
+
+/** Uniform values in the order and with the types of the shader's struct. */
+export function packUniforms(values: UniformValues): ArrayBuffer {
+  const data = new ArrayBuffer(4 * UNIFORMS.length);
+  const view = new DataView(data);
+  UNIFORMS.forEach(([name, type], i) => {
+    const value = values[name];
+    if (type === 'f32') view.setFloat32(4 * i, value, true);
+    else if (type === 'i32') view.setInt32(4 * i, value, true);
+    else view.setUint32(4 * i, value, true);
+  });
+  return data;
+}
+
+function pipelineOf(device: GPUDevice, {key, code, bindings}: PassRun): GPUComputePipeline {
+  const {pipelines} = stateOf(device);
+  let pipeline = pipelines.get(key);
+  if (!pipeline) pipelines.set(key, (pipeline = createPipeline(device, key, code(), bindings)));
+  return pipeline;
+}
+
+/** Compiles a shader with an explicit layout: an 'auto' one would leave out bindings that a variant does not use. */
+export function createPipeline(
+  device: GPUDevice,
+  key: string,
+  code: string,
+  bindings: readonly Binding[],
+): GPUComputePipeline {
+  const layout = device.createBindGroupLayout({
+    label: key,
+    entries: [
+      {binding: 0, visibility: GPUShaderStage.COMPUTE, buffer: {type: 'uniform'}},
+      ...bindings.map(({access}, i) => ({
+        binding: i + 1,
+        visibility: GPUShaderStage.COMPUTE,
+        buffer: {type: access === 'read' ? ('read-only-storage' as const) : ('storage' as const)},
+      })),
+    ],
+  });
+  return device.createComputePipeline({
+    label: key,
+    layout: device.createPipelineLayout({label: key, bindGroupLayouts: [layout]}),
+    compute: {module: device.createShaderModule({label: key, code}), entryPoint: 'main'},
+  });
+}

@@ -1,0 +1,162 @@
+/**
+ * @file Where the heads of a slice lie in the tensors of a call, and how a shader gets at them: by a range of the buffer where they lie
+ * together and aligned, else by a copy.
+ */
+import type {Layout} from '../../../call/kernel_names.js';
+import type {Problem} from '../../../call/problem.js';
+import {bindingLimit} from './size_limits.js';
+import type {PassRun} from './dispatch.js';
+import {COPY_THREADS, copyBindings, copyKey, copyShader} from '../wgsl/vector/copy.js';
+import {elementType, type UniformValues} from '../wgsl/header.js';
+
+/** The float32 tensors of a call, by the names of docs/design.md. */
+export type TensorName = 'q' | 'k' | 'v' | 'out' | 'lse' | 'rowStats' | 'dOut' | 'dLse' | 'dq' | 'dk' | 'dv';
+
+/** A part of a call that is a call of its own: whole batches, or some key heads of one batch with their query heads. */
+export interface Slice {
+  batch: number;
+  batches: number;
+  keyHead: number;
+  keyHeads: number;
+}
+
+/** A slice's part of a tensor, in elements: `rows` rows of `length`, the first at `first`, `stride` from one to the next. */
+export interface Region {
+  first: number;
+  rows: number;
+  length: number;
+  stride: number;
+  /** Of a head: a row is a whole number of heads. */
+  channels: number;
+}
+
+const FLOAT = 4;
+
+/** Operations that take about as long as the threads of a workgroup that move a vec4 each. */
+const COPY_FLOPS = 1e5;
+
+interface TensorSizes {
+  /** Heads for each key head. */
+  heads: number;
+  rows: number;
+  channels: number;
+  layout: Layout;
+}
+
+function sizesOf(p: Problem, name: TensorName): TensorSizes {
+  const {layout} = p;
+  const group = p.H / p.Hkv;
+  switch (name) {
+    case 'q':
+    case 'dq':
+      return {heads: group, rows: p.Sq, channels: p.D, layout};
+    case 'k':
+    case 'dk':
+      return {heads: 1, rows: p.Sk, channels: p.D, layout};
+    case 'v':
+    case 'dv':
+      return {heads: 1, rows: p.Sk, channels: p.Dv, layout};
+    case 'out':
+    case 'dOut':
+      return {heads: group, rows: p.Sq, channels: p.Dv, layout};
+    case 'lse':
+    case 'dLse':
+      return {heads: group, rows: p.Sq, channels: 1, layout: 'bhsd'};
+    case 'rowStats':
+      return {heads: group, rows: p.Sq, channels: 2, layout: 'bhsd'};
+  }
+}
+
+/** Bytes of a tensor that belong to one key head of one batch. */
+export function bytesPerKeyHead(p: Problem, name: TensorName): number {
+  const {heads, rows, channels} = sizesOf(p, name);
+  return FLOAT * heads * rows * channels;
+}
+
+export function regionOf(p: Problem, name: TensorName, slice: Slice): Region {
+  const {heads, rows, channels, layout} = sizesOf(p, name);
+  const allHeads = heads * p.Hkv;
+  const firstHead = heads * slice.keyHead;
+  const sliceHeads = heads * slice.keyHeads;
+  const batchStart = slice.batch * allHeads * rows * channels;
+  return layout === 'bshd'
+    ? {
+        first: batchStart + firstHead * channels,
+        rows: slice.batches * rows,
+        length: sliceHeads * channels,
+        stride: allHeads * channels,
+        channels,
+      }
+    : {
+        first: batchStart + firstHead * rows * channels,
+        rows: slice.batches * sliceHeads * rows,
+        length: channels,
+        stride: channels,
+        channels,
+      };
+}
+
+/** Bytes of the elements of a region, without what lies between its rows. */
+export const regionBytes = ({rows, length}: Region): number => FLOAT * rows * length;
+
+/** Whether a binding can cover the region and nothing else. */
+export function isBindable(device: GPUDevice, {first, length, stride}: Region): boolean {
+  return length === stride && (FLOAT * first) % device.limits.minStorageBufferOffsetAlignment === 0;
+}
+
+/** The region of a buffer as a binding; only if `isBindable`. */
+export function rangeOf(buffer: GPUBuffer, region: Region): GPUBufferBinding {
+  return {buffer, offset: FLOAT * region.first, size: regionBytes(region)};
+}
+
+/**
+ * Passes that copy the region of the tensor in `tensor` to the start of `copy`, row after row, or back. The tensor does not fit a
+ * binding: each pass binds some of its rows.
+ *
+ * @param uniforms those of the call; the copy's own are filled in.
+ */
+export function copyRegion(
+  device: GPUDevice,
+  direction: 'gather' | 'scatter',
+  tensor: GPUBuffer,
+  copy: GPUBuffer,
+  region: Region,
+  uniforms: UniformValues,
+): PassRun[] {
+  const {rows, length, stride, channels} = region;
+  const unit = elementType(channels) === 'vec4f' ? 4 : 1;
+  const alignment = device.limits.minStorageBufferOffsetAlignment;
+  const rowsAtOnce = Math.max(1, Math.floor((bindingLimit(device) - alignment) / (FLOAT * stride)));
+  const passes: PassRun[] = [];
+  for (let row = 0; row < rows; row += rowsAtOnce) {
+    const count = Math.min(rowsAtOnce, rows - row);
+    const start = region.first + row * stride;
+    const end = start + (count - 1) * stride + length;
+    const offset = Math.floor((FLOAT * start) / alignment) * alignment;
+    const inTensor = {
+      buffer: {buffer: tensor, offset, size: FLOAT * end - offset},
+      first: start - offset / FLOAT,
+      stride,
+    };
+    const inCopy = {buffer: copy, first: row * length, stride: length};
+    const [source, result] = direction === 'gather' ? [inTensor, inCopy] : [inCopy, inTensor];
+    passes.push({
+      key: copyKey(channels),
+      code: () => copyShader(channels),
+      bindings: copyBindings(channels),
+      buffers: [source.buffer, result.buffer],
+      uniforms: {
+        ...uniforms,
+        copyLength: length / unit,
+        sourceFirst: source.first / unit,
+        sourceStride: source.stride / unit,
+        resultFirst: result.first / unit,
+        resultStride: result.stride / unit,
+      },
+      items: (count * length) / unit,
+      itemsPerWorkgroup: COPY_THREADS,
+      flopsPerWorkgroup: COPY_FLOPS,
+    });
+  }
+  return passes;
+}

@@ -1,0 +1,178 @@
+/**
+ * @file Calls whose tensors are larger than a storage binding can be: they run slice by slice, groups of key heads with their query heads,
+ * each a smaller problem for the same pipelines. All others run whole, by the same path.
+ */
+import type {TensorInfo} from '@tensorflow/tfjs-core';
+import type {Cut} from '../plan/decoding.js';
+import type {FlashMaskAttentionAttrs} from '../../../call/kernel_names.js';
+import type {Problem} from '../../../call/problem.js';
+import {bufferOf, submitRecorded, type WebGPUBackend} from './tfjs_backend.js';
+import {bindingLimit} from './size_limits.js';
+import {submitPasses, type BufferRange, type PassRun} from './dispatch.js';
+import {checkBindable, checkBuffer} from './device_errors.js';
+import {
+  bytesPerKeyHead,
+  copyRegion,
+  isBindable,
+  rangeOf,
+  regionBytes,
+  regionOf,
+  type Slice,
+  type TensorName,
+} from './slice_views.js';
+import {Scratch} from './scratch.js';
+import {uniformsOf} from './uniforms.js';
+import type {UniformValues} from '../wgsl/header.js';
+
+/** Tensors by name; one that is undefined is not bound. */
+type Tensors = Partial<Record<TensorName, TensorInfo>>;
+
+/** What the passes of a call run on: the whole of it, or a slice. */
+export interface Part<T> {
+  /** Sizes of this part, but for `maskB` and `Hm`: all parts read the same mask. */
+  p: Problem;
+  uniforms: UniformValues;
+  /** For each tensor of the call the range that holds this part, in the layout of `p`. */
+  bound: {[N in keyof T]: BufferRange};
+  /** Further buffers for the passes. */
+  scratch: Scratch;
+}
+
+const REMEDY = 'Use a shorter sequence, or fewer query heads to a key head';
+
+/** Bytes of a tensor's slice where it has to be copied: enough heads to fill a large GPU, and little beside the tensor. */
+const COPIED_BYTES = 2 ** 28;
+
+/**
+ * The slices in which a call runs: one, the whole of it, where all tensors fit a binding.
+ *
+ * @param names the call's tensors.
+ * @param scratch bytes for each key head of the buffers that the passes need besides, by a name for errors.
+ * @throws Error naming the tensor, its bytes and the limit, if a tensor fits no buffer, or its part for a single key head no binding.
+ */
+export function slicesOf(
+  device: GPUDevice,
+  p: Problem,
+  names: readonly TensorName[],
+  scratch: Record<string, number> = {},
+): Slice[] {
+  const bytes = {...Object.fromEntries(names.map((name) => [name, bytesPerKeyHead(p, name)])), ...scratch};
+  const keyHeads = p.B * p.Hkv;
+  for (const name of names) checkBuffer(device, name, keyHeads * bytes[name]);
+  const ofOne = (name: string): string =>
+    keyHeads === 1 ? name : `the part of a key head and its query heads in ${name}`;
+  checkBindable(device, Object.fromEntries(Object.entries(bytes).map(([name, size]) => [ofOne(name), size])), REMEDY);
+  const most = Math.max(...Object.values(bytes));
+  const limit = bindingLimit(device);
+  const slices = divide(p, most, limit);
+  const copies = slices.some((slice) => names.some((name) => !isBindable(device, regionOf(p, name, slice))));
+  return copies ? divide(p, most, Math.min(limit, Math.max(most, COPIED_BYTES))) : slices;
+}
+
+/** Whole batches to a slice if one fits, else key heads, as many as stay below `limit` at `bytes` each. */
+function divide({B, Hkv}: Problem, bytes: number, limit: number): Slice[] {
+  const batches = Math.floor(limit / (bytes * Hkv));
+  if (batches > 0)
+    return ranges(B, batches).map(([batch, count]) => ({batch, batches: count, keyHead: 0, keyHeads: Hkv}));
+  const heads = ranges(Hkv, Math.floor(limit / bytes));
+  return ranges(B, 1).flatMap(([batch]) =>
+    heads.map(([keyHead, keyHeads]) => ({batch, batches: 1, keyHead, keyHeads})),
+  );
+}
+
+/** Cuts `count` into the fewest ranges of at most `most`, as equal as can be, the first the longest: first and length of each. */
+function ranges(count: number, most: number): [first: number, length: number][] {
+  const pieces = Math.ceil(count / most);
+  const border = (i: number): number => Math.ceil((i * count) / pieces);
+  return Array.from({length: pieces}, (_, i) => [border(i), border(i + 1) - border(i)]);
+}
+
+/** A call, and the slices that it runs in. */
+export interface SlicedCall<T extends Tensors> {
+  p: Problem;
+  attrs: FlashMaskAttentionAttrs;
+  /** Of the whole call: slices add up splits as it would. */
+  cut: Cut;
+  slices: readonly Slice[];
+  tensors: T;
+  /** Those of the tensors that the passes write, all of each. */
+  results: readonly (keyof T & TensorName)[];
+}
+
+/**
+ * Runs a call slice by slice: submits the passes that `passesOf` lists for each, and around them the copies of what cannot be bound where
+ * it lies. Memory beyond the tensors is that of the scratch of one slice.
+ */
+export function runSlices<T extends Tensors>(
+  backend: WebGPUBackend,
+  call: SlicedCall<T>,
+  passesOf: (part: Part<T>) => PassRun[],
+): void {
+  const {p, slices, tensors} = call;
+  const named = Object.entries(tensors) as [TensorName, TensorInfo][];
+  const buffers = new Map(named.map(([name, tensor]) => [name, bufferOf(backend, tensor)]));
+  const scratch = new Scratch(backend);
+  try {
+    for (const slice of slices) {
+      const part = partOf(p, slice);
+      const uniforms = sliceUniforms(call, part, slice);
+      const {bound, gather, scatter} = accessTo(backend.device, call, slice, uniforms, buffers, scratch);
+      const passes = passesOf({p: part, uniforms, bound: Object.fromEntries(bound) as Part<T>['bound'], scratch});
+      submitRecorded(backend);
+      submitPasses(backend, [...gather, ...passes, ...scatter]);
+    }
+  } finally {
+    // Nothing but another call by slices would take buffers of their sizes from the pool.
+    scratch.release(slices.length === 1);
+  }
+}
+
+/** What a slice's passes bind, and the copies before and after them. */
+interface Access {
+  bound: Map<TensorName, BufferRange>;
+  gather: PassRun[];
+  scatter: PassRun[];
+}
+
+function accessTo<T extends Tensors>(
+  device: GPUDevice,
+  {p, slices, results}: SlicedCall<T>,
+  slice: Slice,
+  uniforms: UniformValues,
+  buffers: ReadonlyMap<TensorName, GPUBuffer>,
+  scratch: Scratch,
+): Access {
+  const access: Access = {bound: new Map(), gather: [], scatter: []};
+  for (const [name, buffer] of buffers) {
+    const region = regionOf(p, name, slice);
+    if (isBindable(device, region)) {
+      access.bound.set(name, rangeOf(buffer, region));
+      continue;
+    }
+    // A later slice may be the first that needs a copy.
+    const copy = scratch.buffer(`copy of ${name}`, regionBytes(regionOf(p, name, slices[0])));
+    access.bound.set(name, copy);
+    const direction = results.includes(name) ? 'scatter' : 'gather';
+    access[direction].push(...copyRegion(device, direction, buffer, copy, region, uniforms));
+  }
+  return access;
+}
+
+/** The sizes of a slice. The mask is not sliced. */
+function partOf(p: Problem, {batches, keyHeads}: Slice): Problem {
+  return {...p, B: batches, H: keyHeads * (p.H / p.Hkv), Hkv: keyHeads};
+}
+
+function sliceUniforms<T extends Tensors>({p, attrs, cut}: SlicedCall<T>, part: Problem, slice: Slice): UniformValues {
+  const uniforms = uniformsOf(part, attrs);
+  const head = slice.keyHead * (p.H / p.Hkv);
+  const maskGroup = p.H / p.Hm;
+  return {
+    ...uniforms,
+    ...cut,
+    maskGroup,
+    firstHead: slice.batch * p.H + head,
+    // A slice starts where a mask head does, or all heads share one.
+    firstMaskHead: slice.batch * uniforms.maskBatchStride + Math.floor(head / maskGroup),
+  };
+}

@@ -1,0 +1,63 @@
+/** @file Uniform values of a call: the sizes, strides and factors that all of its passes share. */
+import {UNCUT} from '../plan/decoding.js';
+import {MAP_BLOCK} from '../plan/vector_plan.js';
+import {stridesOf, type Problem, type Strides} from '../../../call/problem.js';
+import type {FlashMaskAttentionAttrs} from '../../../call/kernel_names.js';
+import {elementType, type UniformValues} from '../wgsl/header.js';
+
+/** Everything but the fields of a dispatch, a slice and a copy, which dispatch.ts, slices.ts and regions.ts fill in. */
+export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformValues {
+  const q = strides(p, p.Sq, p.H, p.D);
+  const k = strides(p, p.Sk, p.Hkv, p.D);
+  const v = strides(p, p.Sk, p.Hkv, p.Dv);
+  const o = strides(p, p.Sq, p.H, p.Dv);
+  return {
+    B: p.B,
+    H: p.H,
+    Hkv: p.Hkv,
+    Sq: p.Sq,
+    Sk: p.Sk,
+    groupSize: p.H / p.Hkv,
+    maskGroup: p.H / p.Hm,
+    maskBatchStride: p.maskB === 1 ? 0 : p.Hm,
+    maskHeads: p.maskB * p.Hm,
+    mapBlocks: Math.ceil(p.Sk / MAP_BLOCK),
+    causalOffset: p.Sk - p.Sq,
+    ...UNCUT,
+    firstWorkgroup: 0,
+    gridX: 0,
+    workEnd: 0,
+    qBatch: q.batch,
+    qRow: q.row,
+    qHead: q.head,
+    kBatch: k.batch,
+    kRow: k.row,
+    kHead: k.head,
+    vBatch: v.batch,
+    vRow: v.row,
+    vHead: v.head,
+    oBatch: o.batch,
+    oRow: o.row,
+    oHead: o.head,
+    scale: attrs.scale,
+    scaleLog2: attrs.scale * Math.LOG2E,
+    negativeInfinity: -Infinity,
+    seedLow: attrs.seed >>> 0,
+    seedHigh: Math.floor(attrs.seed / 2 ** 32) >>> 0,
+    dropThreshold: Math.floor(attrs.dropout * 2 ** 32),
+    keepScale: 1 / (1 - attrs.dropout),
+    firstHead: 0,
+    firstMaskHead: 0,
+    copyLength: 0,
+    sourceFirst: 0,
+    sourceStride: 0,
+    resultFirst: 0,
+    resultStride: 0,
+  };
+}
+
+function strides(p: Problem, rows: number, heads: number, channels: number): Strides {
+  const {batch, row, head} = stridesOf(p.layout, rows, heads, channels);
+  const unit = elementType(channels) === 'vec4f' ? 4 : 1;
+  return {batch: batch / unit, row: row / unit, head: head / unit};
+}

@@ -1,0 +1,159 @@
+/**
+ * @file Which row block a workgroup keeps, and which tiles it visits.
+ *
+ * Workgroups start in the order of their numbers, and the longest should start first: what starts last is waited for alone. With a
+ * *schedule* (schedule.ts) the row blocks of a mask head are taken by their live tiles, most first, and walk from the first live tile to
+ * the last. Without one only the causal triangle is known, under which the last query blocks and the first key blocks are the longest.
+ */
+import type {PassPlan} from '../../plan/vector_plan.js';
+import {isCut} from './query_rows.js';
+
+/** What row blocks depend on of a plan, of whatever kind. */
+export type RowBlocks = Pick<PassPlan, 'pass' | 'blockQ' | 'blockK' | 'causal' | 'intervals' | 'fewQueries'>;
+
+/**
+ * Whether a pass takes its row blocks from a schedule. A few queries are one block of queries, one tile of each key block: there is
+ * nothing to order, and a decoder, which has a new mask at each step, would wait for the passes that make a schedule.
+ */
+export const isScheduled = ({intervals, fewQueries}: Pick<RowBlocks, 'intervals' | 'fewQueries'>): boolean =>
+  intervals && !fewQueries;
+
+/**
+ * Heads whose row blocks take turns under a schedule, so that the longest of all, often the same of each head, start first; not so many
+ * that their tensors leave the cache that all cores share. The CUDA kernels ran fastest with 8 (native/cuda/row_block.cuh).
+ */
+export const HEADS_IN_TURN = 8;
+
+/** Declares the blocks of a pass, the tiles that the causal triangle leaves them, and where the mask buffer has their schedule. */
+export function blockFunctions(p: Pick<RowBlocks, 'pass' | 'causal'>): string {
+  const keys = p.pass === 'dkdv';
+  const all = `vec2u(0u, ${keys ? 'queryBlocks' : 'keyBlocks'}())`;
+  return `
+fn queryBlocks() -> u32 { return (u.Sq + BLOCK_Q - 1u) / BLOCK_Q; }
+fn keyBlocks() -> u32 { return (u.Sk + BLOCK_K - 1u) / BLOCK_K; }
+fn rowBlocks() -> u32 { return ${keys ? 'keyBlocks' : 'queryBlocks'}(); }
+
+// Tiles x <= tile < y of a row block: those that the causal triangle does not mask.
+fn triangleTiles(rowBlock: u32) -> vec2u {
+${p.causal ? (keys ? TRIANGLE_OF_KEYS : TRIANGLE_OF_QUERIES) : `  return ${all};`}
+}
+
+// Where the schedule of a mask head begins: behind the tile map and the columns of all mask heads.
+fn scheduleAt(maskHead: u32) -> u32 {
+  return 2u * u.maskHeads * u.mapBlocks + u.maskHeads * u.Sk + maskHead * rowBlocks();
+}
+`;
+}
+
+const TRIANGLE_OF_QUERIES = `  let r1 = min(i32((rowBlock + 1u) * BLOCK_Q), i32(u.Sq));
+  let end = (r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K);
+  return vec2u(0u, u32(clamp(end, 0, i32(keyBlocks()))));`;
+
+const TRIANGLE_OF_KEYS = `  let r0 = max(i32(rowBlock * BLOCK_K) - u.causalOffset, 0);
+  return vec2u(u32(r0) / BLOCK_Q, queryBlocks());`;
+
+/** Declares what `rowBlockOfWorkgroup` and `memberOfGroup` call, `blockFunctions` included. */
+export function rowBlockFunctions(p: RowBlocks): string {
+  return blockFunctions(p) + MASK_HEAD + (isScheduled(p) ? SCHEDULED : unscheduled(p));
+}
+
+/** Declares `maskHeadOf`. */
+export const MASK_HEAD = `
+// Counted over the batches of the mask, also in a slice of the heads.
+fn maskHeadOf(b: u32, h: u32) -> u32 {
+  return u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
+}
+`;
+
+const SCHEDULED = `
+// (head, rank) of a workgroup: HEADS_IN_TURN heads after the other, and rank after rank in all of them.
+fn placeOf(workgroup: u32, heads: u32) -> vec2u {
+  let first = workgroup / (rowBlocks() * ${HEADS_IN_TURN}u) * ${HEADS_IN_TURN}u;
+  let inTurn = min(${HEADS_IN_TURN}u, heads - first);
+  let rest = workgroup - first * rowBlocks();
+  return vec2u(first + rest % inTurn, rest / inTurn);
+}
+
+fn rowBlockAt(maskHead: u32, rank: u32) -> u32 {
+  return u32(mask[scheduleAt(maskHead) + rank].w);
+}
+
+// The tiles x <= tile < y that a row block visits.
+fn tilesOf(maskHead: u32, rowBlock: u32) -> vec2u {
+  return vec2u(mask[scheduleAt(maskHead) + rowBlock].xy);
+}
+`;
+
+const unscheduled = (p: RowBlocks): string => `
+// (head, rank) of a workgroup: head after head.
+fn placeOf(workgroup: u32, heads: u32) -> vec2u {
+  return vec2u(workgroup / rowBlocks(), workgroup % rowBlocks());
+}
+
+// Longest first, under a causal mask.
+fn rowBlockAt(maskHead: u32, rank: u32) -> u32 {
+  return ${p.pass === 'dkdv' ? 'rank' : 'rowBlocks() - 1u - rank'};
+}
+
+// The tiles x <= tile < y that a row block visits.
+fn tilesOf(maskHead: u32, rowBlock: u32) -> vec2u {
+  return triangleTiles(rowBlock);
+}
+`;
+
+/**
+ * WGSL that tells, from `workgroup`, what it keeps. In forward and dq the head and its query block: `b`, `h`, `bh`, `maskHead`, `qFirst`,
+ * the rows `r0 <= r < r1`, and the tiles `firstTile <= tile < lastTile` to visit. In dkdv the key head and its key block: `b`, `hkv`,
+ * `bhkv`, `keyBlock`, `kFirst`; `memberOfGroup` declares the rest. All are uniform over the workgroup.
+ */
+export function rowBlockOfWorkgroup(p: Pick<RowBlocks, 'pass' | 'fewQueries'>): string {
+  if (isCut(p)) return CUT;
+  if (p.pass !== 'dkdv') {
+    return `
+  let place = placeOf(workgroup, u.B * u.H);
+  let bh = place.x;
+  let b = bh / u.H;
+  let h = bh % u.H;
+  let maskHead = maskHeadOf(b, h);
+  let queryBlock = rowBlockAt(maskHead, place.y);
+  let qFirst = queryBlock * BLOCK_Q;
+  let r0 = i32(qFirst);
+  let r1 = min(r0 + i32(BLOCK_Q), i32(u.Sq));
+  let tiles = tilesOf(maskHead, queryBlock);
+  let firstTile = tiles.x;
+  let lastTile = tiles.y;`;
+  }
+  return `
+  let place = placeOf(workgroup, u.B * u.Hkv);
+  let bhkv = place.x;
+  let b = bhkv / u.Hkv;
+  let hkv = bhkv % u.Hkv;
+  // Where query heads of a group have mask heads of their own, the first of these holds the order for all.
+  let keyBlock = rowBlockAt(maskHeadOf(b, hkv * u.groupSize), place.y);
+  let kFirst = keyBlock * BLOCK_K;`;
+}
+
+/** Of few queries (query_rows.ts): all rows of `foldedHeads` heads from `bh` on, and the tiles of `split`. */
+const CUT = `
+  let split = workgroup % u.splits;
+  let bh = workgroup / u.splits * u.foldedHeads;
+  let b = bh / u.H;
+  let h = bh % u.H;
+  let maskHead = maskHeadOf(b, h);
+  let qFirst = 0u;
+  let r0 = 0;
+  let r1 = i32(u.Sq);
+  let firstTile = 0u;
+  // No triangle ends before the last key: these are all rows, and the last one sees all keys.
+  let lastTile = (keyBlocks() + u.splits - 1u - split) / u.splits;`;
+
+/** WGSL that declares `h`, `bh`, `maskHead`, `firstTile` and `lastTile` of query head `member` of the group of a key head. */
+export function memberOfGroup(): string {
+  return `
+    let h = hkv * u.groupSize + member;
+    let bh = b * u.H + h;
+    let maskHead = maskHeadOf(b, h);
+    let tiles = tilesOf(maskHead, keyBlock);
+    let firstTile = tiles.x;
+    let lastTile = tiles.y;`;
+}

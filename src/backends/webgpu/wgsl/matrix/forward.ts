@@ -1,0 +1,170 @@
+/** @file The forward pass on subgroup matrices; its products are those of forward.ts. */
+import type {MatrixPlan} from '../../plan/matrix_plan.js';
+import {
+  accumulate,
+  addNotFinite,
+  clearFetched,
+  declareAccumulator,
+  declareFetched,
+  eachQuad,
+  factorOf,
+  fetchTile,
+  hasNotFinite,
+  holdRows,
+  keepTile,
+  maskQuads,
+  moveFetched,
+  multiply,
+  operands,
+  preamble,
+  putWeights,
+  queriesOfWorkgroup,
+  quadOf,
+  scaleAccumulator,
+  start,
+  storeAccumulators,
+  type Target,
+} from './steps.js';
+import {ROW_FUNCTIONS} from '../header.js';
+import {forEachLiveTileAhead} from '../mask/tiles.js';
+
+/** Joins a value over the lanes of a row, which are neighbours. */
+function overRow(p: MatrixPlan, value: string, join: (a: string, b: string) => string): string {
+  let code = '';
+  for (let step = 1; step < p.rowLanes; step *= 2) {
+    code += `${value} = ${join(value, `subgroupShuffleXor(${value}, ${step}u)`)};\n`;
+  }
+  return code;
+}
+
+/** Weights of a lane's row from its products, and their sum. Those of masked products, which are LOWEST, vanish. */
+function weigh(p: MatrixPlan): string {
+  const kept = (i: number, column: string): string =>
+    p.dropout ? `select(vec4f(), w${i}, keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u) > vec4f())` : `w${i}`;
+  return `
+var added = vec4f();
+// A row that has seen no key yet has masked products alone.
+let origin = vec4f(select(reference, 0.0, reference == LOWEST));
+${eachQuad(p, (i) => `let w${i} = exp2(fma(x${i} - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w${i};`)}
+${eachQuad(p, (i, column) => putWeights(p, 0, i, kept(i, column)))}`;
+}
+
+/**
+ * Online softmax of a lane's row. Weights are exp2((product - reference) toScore + WEIGHT_POWER). The reference moves only when a maximum outgrows it by
+ * RESCALE_AT, since the accumulator's rows can be rescaled only by a trip through workgroup memory; float16 holds weights up to 2^15.
+ */
+const softmax = (p: MatrixPlan): string => `
+let sumBefore = quadSum;
+${eachQuad(p, (i) => `var x${i} = ${quadOf(p, 0, i)};`)}
+${maskQuads(p, 'LOWEST')}
+var quadMost = x0;
+${eachQuad(p, (i) => (i === 0 ? '' : `quadMost = max(quadMost, x${i});`))}
+var most = max(max(quadMost.x, quadMost.y), max(quadMost.z, quadMost.w));
+${overRow(p, 'most', (a, b) => `max(${a}, ${b})`)}
+let outgrows = reference != LOWEST && (most - reference) * toScore > RESCALE_AT;
+if (outgrows) { outgrown = tile + 1u; }
+if (reference == LOWEST) { reference = most; }
+{
+${weigh(p)}
+quadSum += added;
+}
+// Also the barrier after which all weights are there.
+if (workgroupUniformLoad(&outgrown) == tile + 1u) {
+  var shrink = 1.0;
+  if (outgrows) {
+    shrink = exp2((reference - most) * toScore);
+    reference = most;
+  }
+${scaleAccumulator(p, 'shrink')}
+  if (outgrows) {
+${weigh(p)}
+    quadSum = shrink * sumBefore + added;
+  }
+  workgroupBarrier();
+}`;
+
+const SEES_KEY = 'visible(vec4i(i32(row)), vec4i(i32(c)), boundsOfKey(maskHead, c)).x';
+
+/** Stores lse, statistics and out; a row that saw no key gives out 0 and lse -Infinity. */
+function finish(p: MatrixPlan): string {
+  const out: Target = {
+    name: 'out',
+    stride: 'o',
+    channels: p.Dv,
+    side: 'row',
+    channel: 0,
+    factor: `rowFactors[r]${p.dropout ? ' * u.keepScale' : ''}`,
+  };
+  return `
+  var sum = dot(quadSum, vec4f(1.0));
+${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
+  sum = orNaN(sum);
+  if (part == 0u) {
+    rowFactors[laneRow] = select(${factorOf(p, operands(p).v)} / sum, 0.0, sum == 0.0);
+    if (qFirst + laneRow < u.Sq) {
+      let row = bh * u.Sq + qFirst + laneRow;
+      lse[row] = logSumExp(reference * toScore - WEIGHT_POWER, sum);
+      rowStats[row] = vec2f(reference * qFactor * kFactor, sum * exp2(-WEIGHT_POWER));
+    }
+  }
+${storeAccumulators(p, [out], 'qFirst', 'u.Sq')}
+  if (notFiniteV) {
+${addNotFinite(p, operands(p).v, out, ['firstTile * BLOCK_K', 'min(lastTile * BLOCK_K, u.Sk)'], ['qFirst', 'u.Sq'], SEES_KEY)}
+  }`;
+}
+
+/**
+ * Two phases a tile, with a barrier after each: products of matrices, namely the scores of this tile and the output of the one before; then the
+ * weights of this tile, while V of this and K of the next tile go to workgroup memory. V waits in registers for a step.
+ */
+export function matrixForwardShader(p: MatrixPlan): string {
+  const {q, k, v} = operands(p);
+  const work = `
+let kFirst = tile * BLOCK_K;
+${multiply(p)}
+// Before the first weights there are zeros.
+${accumulate(p, '0u', '1u')}
+workgroupBarrier();
+if (more) {
+${keepTile(p, 'nextK', 0)}
+}
+if (partial && notFiniteV) {
+${clearFetched(p, 'presentV')}
+}
+${keepTile(p, 'presentV', 1)}
+${moveFetched(p, 'nextV', 'presentV')}
+${softmax(p)}`;
+  return `${preamble(p)}${ROW_FUNCTIONS}
+const RESCALE_AT = 8.0f;
+const WEIGHT_POWER = 7.0f;
+var<workgroup> rowFactors: array<f32, ROWS>;
+// One more than the last tile in which a row of the workgroup outgrew its reference.
+var<workgroup> outgrown: u32;
+${start(p)}
+${queriesOfWorkgroup(p)}
+  // From products of the copies to scores in powers of two.
+  let qFactor = ${factorOf(p, q)};
+  let kFactor = ${factorOf(p, k)};
+  // Products are below 2^37: a smaller factor makes all weights alike too, and masked ones would not vanish.
+  let toScore = max(qFactor * kFactor * u.scaleLog2, 1.0e-36);
+  let notFiniteV = ${hasNotFinite(p, v)};
+  let outBase = b * u.oBatch + h * u.oHead;
+${holdRows(p, q)}
+${declareAccumulator(p)}
+${declareFetched(p, 'nextK')}
+${declareFetched(p, 'nextV')}
+${declareFetched(p, 'presentV')}
+  var quadSum = vec4f();
+  var reference = LOWEST;
+${forEachLiveTileAhead('classify(maskHead, candidate, r0, r1)', {
+  fetch: `${fetchTile(p, 'nextK', k, 'next * BLOCK_K')}
+${fetchTile(p, 'nextV', v, 'next * BLOCK_K')}`,
+  start: `${keepTile(p, 'nextK', 0)}
+${moveFetched(p, 'nextV', 'presentV')}`,
+  work,
+})}
+${accumulate(p, '0u', '1u')}
+${finish(p)}
+}
+`;
+}

@@ -1,0 +1,134 @@
+/**
+ * @file A shader that uses subgroup matrices in every way that the passes on them do, on whole numbers that float16 holds exactly. The
+ * WGSL of the experimental feature has changed before: whether a device compiles this, and computes it right, tells whether the
+ * passes may run there.
+ *
+ * It also finds out whether subgroups hold neighbouring invocations in order, as the passes rely on.
+ *
+ * Two subgroups, each with a band of M rows: scores S = A Bᵀ, stored to workgroup memory and made weights by the lanes, then
+ * O = S B, rescaled by way of workgroup memory: 3 A Bᵀ B.
+ */
+import type {MatrixConfig} from '../../plan/vector_plan.js';
+import {unroll} from '../header.js';
+
+/** Subgroups of the workgroup. */
+const SUBGROUPS = 2;
+
+/** Rows of A, and columns and channels alike: at least two matrices each way, so that offsets count too. */
+export function probeSizes({M, N, K}: MatrixConfig): {rows: number; side: number} {
+  return {rows: SUBGROUPS * M, side: 2 * Math.max(N, K)};
+}
+
+/** Constants of the shader. Strides are in elements of their arrays, and padded as in the passes. */
+function constants(matrix: MatrixConfig): string {
+  const {M, lanes} = matrix;
+  const {rows, side} = probeSizes(matrix);
+  const values = {
+    THREADS: SUBGROUPS * lanes,
+    LANES: lanes,
+    BANDS: SUBGROUPS,
+    ROW_LANES: lanes / M,
+    BAND_ROWS: M,
+    ROWS: rows,
+    SIDE: side,
+    UNITS: side / 8,
+    QUADS: side / 4,
+    TILE_STRIDE: side / 8 + 1,
+    WEIGHT_STRIDE: side / 4 + 2,
+    SCORE_STRIDE: side / 4 + 1,
+  };
+  return Object.entries(values)
+    .map(([name, value]) => `const ${name} = ${value}u;`)
+    .join('\n');
+}
+
+const DECLARATIONS = `
+@group(0) @binding(0) var<storage, read> a: array<vec4u>;
+@group(0) @binding(1) var<storage, read> b: array<vec4u>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+var<workgroup> tile: array<vec4u, SIDE * TILE_STRIDE>;
+var<workgroup> weights: array<array<vec4<f16>, BAND_ROWS * WEIGHT_STRIDE>, BANDS>;
+var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, BANDS>;`;
+
+/** What the lanes do with scores: read them, ask their row and their subgroup about them, and write them as halves. */
+const WEIGH = `
+  var most = 0.0;
+  for (var i = part; i < QUADS; i += ROW_LANES) {
+    let x = scores[laneBand][row * SCORE_STRIDE + i];
+    most = max(most, max(max(x.x, x.y), max(x.z, x.w)));
+    weights[laneBand][row * WEIGHT_STRIDE + i] = vec4<f16>(x);
+  }
+  most = max(most, subgroupShuffleXor(most, 1u));
+  let impossible = subgroupAny(most < 0.0) || !inOrder;`;
+
+const RESCALE = `
+  for (var i = part; i < QUADS; i += ROW_LANES) {
+    scores[laneBand][row * SCORE_STRIDE + i] *= select(3.0, 0.0, impossible);
+  }`;
+
+/** WGSL that fills the matrices s0, s1, ... across the band with a product, and that stores and loads them. */
+function steps(matrix: MatrixConfig): Record<'aTimesTransposedB' | 'weightsTimesB' | 'store' | 'load', string> {
+  const {M, N, K} = matrix;
+  const {side} = probeSizes(matrix);
+  const left = `subgroupMatrixLoad<subgroup_matrix_left<f16, ${K}, ${M}>, row_major>`;
+  const right = (order: string): string => `subgroupMatrixLoad<subgroup_matrix_right<f16, ${N}, ${K}>, ${order}>`;
+  const result = `subgroup_matrix_result<f32, ${N}, ${M}>`;
+  const across = (line: (s: number) => string): string => unroll(side / N, line);
+  const product = (leftOf: (d: number) => string, rightOf: (d: number, s: number) => string): string =>
+    `${across((s) => `s${s} = ${result}();`)}
+${unroll(side / K, (d) => `{ let l = ${leftOf(d)}; ${across((s) => `s${s} = subgroupMatrixMultiplyAccumulate(l, ${rightOf(d, s)}, s${s});`)} }`)}`;
+  const scoreAt = (s: number): string => `&scores[band], ${(s * N) / 4}u`;
+  return {
+    aTimesTransposedB: `${across((s) => `var s${s}: ${result};`)}
+${product(
+  (d) => `${left}(&a, band * BAND_ROWS * UNITS + ${(d * K) / 8}u, UNITS)`,
+  (d, s) => `${right('col_major')}(&tile, ${s * N}u * TILE_STRIDE + ${(d * K) / 8}u, TILE_STRIDE)`,
+)}`,
+    weightsTimesB: product(
+      (d) => `${left}(&weights[band], ${(d * K) / 4}u, WEIGHT_STRIDE)`,
+      (d, s) => `${right('row_major')}(&tile, ${d * K}u * TILE_STRIDE + ${(s * N) / 8}u, TILE_STRIDE)`,
+    ),
+    store: across((s) => `subgroupMatrixStore<row_major>(${scoreAt(s)}, s${s}, SCORE_STRIDE);`),
+    load: across((s) => `s${s} = subgroupMatrixLoad<${result}, row_major>(${scoreAt(s)}, SCORE_STRIDE);`),
+  };
+}
+
+/**
+ * The shader for matrices of `matrix`. Bindings: a, `[rows, side]` halves; b, `[side, side]` halves; out, `[rows, side]` floats, all
+ * as vec4s.
+ */
+export function matrixProbeShader(matrix: MatrixConfig): string {
+  const {aTimesTransposedB, weightsTimesB, store, load} = steps(matrix);
+  return `enable f16;
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+requires subgroup_id;
+${constants(matrix)}${DECLARATIONS}
+@compute @workgroup_size(THREADS)
+fn main(@builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) band: u32, @builtin(subgroup_invocation_id) lane: u32) {
+  // The passes take an invocation's place in its subgroup from its index in the workgroup.
+  let inOrder = band == lid / LANES && lane == lid % LANES;
+  let laneBand = lid / LANES;
+  let row = lid % LANES / ROW_LANES;
+  let part = lid % ROW_LANES;
+  for (var i = lid; i < SIDE * UNITS; i += THREADS) {
+    tile[i / UNITS * TILE_STRIDE + i % UNITS] = b[i];
+  }
+  workgroupBarrier();
+${aTimesTransposedB}
+${store}
+  workgroupBarrier();${WEIGH}
+  workgroupBarrier();
+${weightsTimesB}
+${store}
+  workgroupBarrier();${RESCALE}
+  workgroupBarrier();
+${load}
+  workgroupBarrier();
+${store}
+  workgroupBarrier();
+  for (var i = lid; i < ROWS * QUADS; i += THREADS) {
+    out[i] = scores[i / QUADS / BAND_ROWS][i / QUADS % BAND_ROWS * SCORE_STRIDE + i % QUADS];
+  }
+}`;
+}

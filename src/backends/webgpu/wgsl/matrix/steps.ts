@@ -1,0 +1,500 @@
+/**
+ * @file The steps that the passes on subgroup matrices share (chromium-experimental-subgroup-matrix: tensor cores and their like, which
+ * read float16 and accumulate in float32). Products, tiles and mask are those of forward.ts and backward.ts. Matrices are opaque, so
+ * scores go through workgroup memory to become weights.
+ *
+ * A workgroup keeps `rows` rows, in *bands* of `bandRows`, and walks over the blocks of columns, which all its subgroups share in workgroup memory.
+ * One subgroup works on a band, or two with different *roles*: role 0 multiplies the band's rows of the first row operand by the first column
+ * operand, role 1 those of the second. `rowLanes` lanes of each own a row and take its vec4s in turn.
+ *
+ * Offsets and strides of matrices count elements of the array that they lie in: vec4u, vec4<f16> or vec4f.
+ */
+import {scoreStride, tileStride, weightStride, type MatrixPlan} from '../../plan/matrix_plan.js';
+import {HIGH_FUNCTION, paddedRows, rowUnits} from './float16_copies.js';
+import {
+  declare,
+  declareConstants,
+  elementType,
+  mapConstants,
+  unroll,
+  NOT_FINITE_FUNCTION,
+  type Binding,
+} from '../header.js';
+import {rowBlockFunctions, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
+import {keepFunction, visibleFunction, type Operand} from '../vector/steps.js';
+import {classifyFunction, TILE_BITS} from '../mask/tiles.js';
+
+/** The high half of a number, and what that leaves. */
+type Part = 0 | 1;
+
+/** Products of parts that make up a product, without the last, which is below float32's own rounding. */
+const PRODUCTS: Record<1 | 2, readonly [left: Part, right: Part][]> = {
+  1: [[0, 0]],
+  2: [
+    [0, 0],
+    [0, 1],
+    [1, 0],
+  ],
+};
+
+/** The same for rows · columns: in the order of the parts of q and k in all passes, whichever is left, so that all compute the same scores. */
+const scoreProducts = ({parts, pass}: MatrixPlan): readonly [left: Part, right: Part][] =>
+  pass === 'dkdv' ? PRODUCTS[parts].map(([a, b]) => [b, a]) : PRODUCTS[parts];
+
+const left = ({matrix: {M, K}}: MatrixPlan): string => `subgroup_matrix_left<f16, ${K}, ${M}>`;
+const right = ({matrix: {N, K}}: MatrixPlan): string => `subgroup_matrix_right<f16, ${N}, ${K}>`;
+const result = ({matrix: {M, N}}: MatrixPlan): string => `subgroup_matrix_result<f32, ${N}, ${M}>`;
+
+export function operands(p: MatrixPlan): Record<'q' | 'k' | 'v' | 'dOut', Operand> {
+  const [query, key] = p.pass === 'dkdv' ? (['col', 'row'] as const) : (['row', 'col'] as const);
+  return {
+    q: {name: 'q', stride: 'q', channels: p.D, side: query},
+    k: {name: 'k', stride: 'k', channels: p.D, side: key},
+    v: {name: 'v', stride: 'v', channels: p.Dv, side: key},
+    dOut: {name: 'dOut', stride: 'o', channels: p.Dv, side: query},
+  };
+}
+
+/** Storage bindings: float16 copies (halves.ts), then as in the passes on vectors. */
+export function matrixBindings(p: MatrixPlan): Binding[] {
+  const copies = p.pass === 'forward' ? ['q', 'k', 'v'] : ['q', 'k', 'v', 'dOut'];
+  const results = {
+    forward: [
+      ['out', elementType(p.Dv)],
+      ['lse', 'f32'],
+      ['rowStats', 'vec2f'],
+    ],
+    dq: [['dq', elementType(p.D)]],
+    dkdv: [
+      ['dk', elementType(p.D)],
+      ['dv', elementType(p.Dv)],
+    ],
+  }[p.pass];
+  return [
+    ...copies.map((name): Binding => ({name, type: 'vec4u', access: 'read'})),
+    ...(p.pass === 'forward' ? [] : [{name: 'rowTerms', type: 'vec4f', access: 'read'} as const]),
+    ...(p.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
+    ...results.map(([name, type]): Binding => ({name, type, access: 'read_write'})),
+  ];
+}
+
+/** vec4us of a copied row. */
+const unitsOf = (p: MatrixPlan): number => rowUnits({padded: p.channels, parts: p.parts});
+/** vec4us of one part of a copied row. */
+const partUnits = (p: MatrixPlan): number => p.channels / 8;
+/** Matrices above each other in a band. */
+const heights = (p: MatrixPlan): number => p.bandRows / p.matrix.M;
+/** Blocks of N channels that a subgroup accumulates. */
+const accumulated = (p: MatrixPlan): number => p.channels / p.matrix.N / (p.pass === 'dq' ? p.roles : 1);
+
+export function preamble(p: MatrixPlan): string {
+  const values = {
+    ROWS: p.rows,
+    COLS: p.cols,
+    BLOCK_Q: p.blockQ,
+    BLOCK_K: p.blockK,
+    ...mapConstants(p),
+    THREADS: p.threads,
+    LANES: p.matrix.lanes,
+    ROLES: p.roles,
+    ROW_LANES: p.rowLanes,
+    BANDS: p.rows / p.bandRows,
+    BAND_ROWS: p.bandRows,
+    SCORE_STRIDE: scoreStride(p) / 4,
+    WEIGHT_STRIDE: weightStride(p) / 4,
+    // One of the two tiles of columns.
+    TILE: (p.cols * tileStride(p)) / 8,
+  };
+  const weightTiles = p.pass === 'dkdv' ? 2 : 1;
+  return `enable f16;
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+requires subgroup_id;
+${declare(matrixBindings(p))}${declareConstants(values)}
+// src/backends/webgpu/plan/matrix_plan.ts counts the bytes of the workgroup arrays. Bands are arrays of arrays, so that matrices lie at constant places in theirs:
+// for others Dawn computes a bounds check at each load and store.
+var<workgroup> columns: array<array<vec4u, TILE>, 2>;
+// A product of rows and columns for each role, band by band.
+var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, ROLES * BANDS>;
+var<workgroup> weights: array<array<vec4<f16>, ${p.parts}u * BAND_ROWS * WEIGHT_STRIDE>, ${weightTiles}u * BANDS>;
+${TILE_BITS}
+${NOT_FINITE_FUNCTION}${CLEAR_FUNCTION}${p.parts === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}`;
+}
+
+/**
+ * The entry point up to who a lane is: its band and role, its row in the workgroup, and which vec4s of that it takes. Subgroups hold neighbouring
+ * invocations in order: the probe of a device (matrix_probe.ts) makes sure of it.
+ */
+export function start(p: MatrixPlan): string {
+  return `
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) subgroup: u32) {
+  let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
+  if (workgroup >= u.workEnd) { return; }
+  let band = subgroup / ROLES;
+  let role = ${p.roles === 1 ? '0u' : 'subgroup % ROLES'};
+  // By the index in the workgroup, whose bounds the compiler knows, rather than by that in the subgroup: accesses then need no clamps.
+  let laneBand = lid / (LANES * ROLES);
+  let bandRow = lid % LANES / ROW_LANES;
+  let laneRow = laneBand * BAND_ROWS + bandRow;
+  let part = ${p.roles === 1 ? '' : 'lid / LANES % ROLES * ROW_LANES + '}lid % ROW_LANES;
+  let scoreAt = bandRow * SCORE_STRIDE + part;
+  let weightAt = bandRow * WEIGHT_STRIDE + part;`;
+}
+
+/** WGSL for the vec4u of a copy where row `row` of its head begins. */
+export function copyAt(p: MatrixPlan, {name}: Operand, head: string, row: string): string {
+  const length = name === 'k' || name === 'v' ? 'u.Sk' : 'u.Sq';
+  return `(${head} * ${paddedRows(length)} + ${row}) * ${unitsOf(p)}u`;
+}
+
+/** WGSL for what lies behind the copies of a tensor's heads, for the heads of key head `bhkv` (halves.ts). */
+function factsOf(p: MatrixPlan, {name}: Operand): string {
+  const [length, heads] = name === 'k' || name === 'v' ? ['u.Sk', 'u.Hkv'] : ['u.Sq', 'u.H'];
+  return `${name}[u.B * ${heads} * ${paddedRows(length)} * ${unitsOf(p)}u + bhkv]`;
+}
+
+/** WGSL for the factor that undoes the scale of a copy, for the heads of key head `bhkv`. */
+export const factorOf = (p: MatrixPlan, operand: Operand): string => `bitcast<f32>(${factsOf(p, operand)}.x)`;
+
+/** WGSL for whether the copies of the heads of key head `bhkv` hold infinite or NaN numbers. */
+export const hasNotFinite = (p: MatrixPlan, operand: Operand): string => `${factsOf(p, operand)}.y != 0u`;
+
+/** What a workgroup keeps in forward and dq: a block of queries of a head. */
+export function queriesOfWorkgroup(p: MatrixPlan): string {
+  const {q, k, v, dOut} = operands(p);
+  const rows = p.pass === 'forward' ? [q] : [q, dOut];
+  return `${rowBlockOfWorkgroup(p)}
+  let bhkv = b * u.Hkv + h / u.groupSize;
+${rows.map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bh', 'qFirst + band * BAND_ROWS')};`).join('\n')}
+${[k, v].map((col) => `  let ${col.name}Head = ${copyAt(p, col, 'bhkv', '0u')};`).join('\n')}`;
+}
+
+/** Declares `cleared`: eight halves, 0 in place of those that are infinite or NaN. A weight of 0 does not hide them. */
+const CLEAR_FUNCTION = `
+fn cleared(x: vec4u) -> vec4u {
+  let low = (x & vec4u(0x7c00u)) == vec4u(0x7c00u);
+  let high = (x & vec4u(0x7c000000u)) == vec4u(0x7c000000u);
+  return x & (select(vec4u(0xffffu), vec4u(), low) | select(vec4u(0xffff0000u), vec4u(), high));
+}
+`;
+
+/** vec4us of a column tile that a thread copies. */
+const tripsOf = (p: MatrixPlan): number => Math.ceil((p.cols * unitsOf(p)) / p.threads);
+
+/** Leaves out the threads that have nothing to copy in trip t. */
+function guarded(p: MatrixPlan, t: number, line: string): string {
+  const total = p.cols * unitsOf(p);
+  return (t + 1) * p.threads > total ? `if (lid + ${t * p.threads}u < ${total}u) { ${line} }` : line;
+}
+
+/** Declares the registers that hold a thread's share of a tile on its way to workgroup memory. */
+export const declareFetched = (p: MatrixPlan, name: string): string =>
+  unroll(tripsOf(p), (t) => `var ${name}${t} = vec4u();`);
+
+/** Fetches the tile of `operand` whose rows start at `first` of the head that `${name}Head` begins at. */
+export function fetchTile(p: MatrixPlan, fetched: string, {name}: Operand, first: string): string {
+  const line = (t: number): string =>
+    `${fetched}${t} = ${name}[${name}Head + ${first} * ${unitsOf(p)}u + lid + ${t * p.threads}u];`;
+  return unroll(tripsOf(p), (t) => guarded(p, t, line(t)));
+}
+
+/** Where in a tile of columns a thread keeps what it fetches in trip t. */
+function placeInTile(p: MatrixPlan, t: number): string {
+  const units = unitsOf(p);
+  return `(lid + ${t * p.threads}u) / ${units}u * ${tileStride(p) / 8}u + (lid + ${t * p.threads}u) % ${units}u`;
+}
+
+/** Writes what was fetched to tile 0 or 1 of the columns. */
+export const keepTile = (p: MatrixPlan, fetched: string, tile: 0 | 1): string =>
+  unroll(tripsOf(p), (t) => guarded(p, t, `columns[${tile}][${placeInTile(p, t)}] = ${fetched}${t};`));
+
+/** Clears what was fetched of infinite and NaN numbers. */
+export const clearFetched = (p: MatrixPlan, fetched: string): string =>
+  unroll(tripsOf(p), (t) => `${fetched}${t} = cleared(${fetched}${t});`);
+
+/** Clears tile 0 or 1 of the columns of infinite and NaN numbers, each thread what it has kept there. */
+export const clearTile = (p: MatrixPlan, tile: 0 | 1): string =>
+  unroll(tripsOf(p), (t) =>
+    guarded(p, t, `columns[${tile}][${placeInTile(p, t)}] = cleared(columns[${tile}][${placeInTile(p, t)}]);`),
+  );
+
+/** Moves what was fetched to other registers. */
+export const moveFetched = (p: MatrixPlan, from: string, to: string): string =>
+  unroll(tripsOf(p), (t) => `${to}${t} = ${from}${t};`);
+
+const rowName = (part: number, h: number, d: number): string => `row_${part}_${h}_${d}`;
+
+/** Declares a band's rows as matrices, which stay in registers: of the first operand, or for role 1 of the second. */
+export function holdRows(p: MatrixPlan, first: Operand, second: Operand = first): string {
+  const {M, K} = p.matrix;
+  const each = (line: (part: number, h: number, d: number) => string): string =>
+    unroll(p.parts, (part) => unroll(heights(p), (h) => unroll(p.channels / K, (d) => line(part, h, d))));
+  const load =
+    ({name}: Operand) =>
+    (part: number, h: number, d: number): string => {
+      const offset = h * M * unitsOf(p) + part * partUnits(p) + (d * K) / 8;
+      return `${rowName(part, h, d)} = subgroupMatrixLoad<${left(p)}, row_major>(&${name}, ${name}Band + ${offset}u, ${unitsOf(p)}u);`;
+    };
+  return `${each((part, h, d) => `var ${rowName(part, h, d)}: ${left(p)};`)}
+${p.roles === 1 ? each(load(first)) : `if (role == 0u) {\n${each(load(first))}\n} else {\n${each(load(second))}\n}`}`;
+}
+
+/** A matrix of tile `role` of the columns: K channels by N columns. */
+function columnMatrix(p: MatrixPlan, part: Part, strip: number, d: number): string {
+  const {N, K} = p.matrix;
+  const stride = tileStride(p) / 8;
+  const offset = strip * N * stride + part * partUnits(p) + (d * K) / 8;
+  return `subgroupMatrixLoad<${right(p)}, col_major>(&columns[role], ${offset}u, ${stride}u)`;
+}
+
+/** Rows · columns of the band to its scores of its role. */
+export function multiply(p: MatrixPlan): string {
+  const {N, M, K} = p.matrix;
+  const strips = p.cols / N;
+  const sum = (h: number, s: number): string => `s_${h}_${s}`;
+  const products = (h: number, s: number, d: number): string =>
+    scoreProducts(p)
+      .map(([a, b]) => `${sum(h, s)} = subgroupMatrixMultiplyAccumulate(${rowName(a, h, d)}, right${b}, ${sum(h, s)});`)
+      .join('\n');
+  const step = (s: number, d: number): string => `{
+${unroll(p.parts, (part) => `let right${part} = ${columnMatrix(p, part as Part, s, d)};`)}
+${unroll(heights(p), (h) => products(h, s, d))}
+}`;
+  const store = (h: number, s: number): string =>
+    `subgroupMatrixStore<row_major>(&scores[role * BANDS + band], ${h * M}u * SCORE_STRIDE + ${(s * N) / 4}u, ${sum(h, s)}, SCORE_STRIDE);`;
+  return `{
+${unroll(heights(p), (h) => unroll(strips, (s) => `var ${sum(h, s)} = ${result(p)}();`))}
+${unroll(p.channels / K, (d) => unroll(strips, (s) => step(s, d)))}
+${unroll(heights(p), (h) => unroll(strips, (s) => store(h, s)))}
+}`;
+}
+
+const accumulatorName = (h: number, d: number): string => `acc_${h}_${d}`;
+
+/** Declares the accumulator: without initial values, variables of matrices are not zeros in every version of Dawn. */
+export const declareAccumulator = (p: MatrixPlan): string =>
+  unroll(heights(p), (h) => unroll(accumulated(p), (d) => `var ${accumulatorName(h, d)} = ${result(p)}();`));
+
+/**
+ * Adds weights · columns of the band to the accumulator. All arguments are WGSL: which weights, which tile of columns, and where in its rows the
+ * first channel lies, in vec4us.
+ */
+export function accumulate(p: MatrixPlan, weightTile: string, tile: string, channel = '0u'): string {
+  const {M, N, K} = p.matrix;
+  const stride = tileStride(p) / 8;
+  const weight = (part: number, h: number, s: number): string =>
+    `subgroupMatrixLoad<${left(p)}, row_major>(&weights[${weightTile} * BANDS + band], ${part * p.bandRows + h * M}u * WEIGHT_STRIDE + ${(s * K) / 4}u, WEIGHT_STRIDE)`;
+  const channelMatrix = (part: number, s: number, d: number): string =>
+    `subgroupMatrixLoad<${right(p)}, row_major>(&columns[${tile}], ${channel} + ${s * K * stride + part * partUnits(p) + (d * N) / 8}u, ${stride}u)`;
+  const products = (h: number, d: number): string =>
+    PRODUCTS[p.parts]
+      .map(
+        ([a, b]) =>
+          `${accumulatorName(h, d)} = subgroupMatrixMultiplyAccumulate(w_${a}_${h}, right${b}, ${accumulatorName(h, d)});`,
+      )
+      .join('\n');
+  const step = (s: number, d: number): string => `{
+${unroll(p.parts, (part) => `let right${part} = ${channelMatrix(part, s, d)};`)}
+${unroll(heights(p), (h) => products(h, d))}
+}`;
+  return unroll(
+    p.cols / K,
+    (s) => `{
+${unroll(p.parts, (part) => unroll(heights(p), (h) => `let w_${part}_${h} = ${weight(part, h, s)};`))}
+${unroll(accumulated(p), (d) => step(s, d))}
+}`,
+  );
+}
+
+/** Calls `line` for each vec4 of a lane's row: its index i, and WGSL for its first column in the tile. */
+export function eachQuad(p: MatrixPlan, line: (i: number, column: string) => string): string {
+  const lanes = p.rowLanes * p.roles;
+  return unroll(p.cols / 4 / lanes, (i) => line(i, `4u * (part + ${i * lanes}u)`));
+}
+
+/** WGSL for vec4 i of a lane's row in the scores of a role. */
+export const quadOf = (p: MatrixPlan, role: 0 | 1, i: number): string =>
+  `scores[${role === 0 ? '' : 'BANDS + '}laneBand][scoreAt + ${i * p.rowLanes * p.roles}u]`;
+
+/** Writes vec4 i of a lane's row to weights 0 or 1, part by part. */
+export function putWeights(p: MatrixPlan, tile: 0 | 1, i: number, value: string): string {
+  const at = (part: Part): string =>
+    `weights[${tile === 0 ? '' : 'BANDS + '}laneBand][${part * p.bandRows}u * WEIGHT_STRIDE + weightAt + ${i * p.rowLanes * p.roles}u]`;
+  if (p.parts === 1) return `${at(0)} = vec4<f16>(${value});`;
+  return `{ let w = ${value}; let high = highOf(w); ${at(0)} = vec4<f16>(high); ${at(1)} = vec4<f16>(w - high); }`;
+}
+
+/** In partial tiles: vec4s x0, x1, ... of a lane's row become `masked` where the mask hides them. */
+export function maskQuads(p: MatrixPlan, masked: string): string {
+  return `if (partial) {
+${eachQuad(
+  p,
+  (i, column) => `  {
+    let j = vec4i(i32(kFirst + ${column})) + vec4i(0, 1, 2, 3);
+    x${i} = select(vec4f(${masked}), x${i}, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
+  }`,
+)}
+}`;
+}
+
+/** Runs of accumulated blocks that go through the scores together: as many channels as there are columns. */
+function eachRun(p: MatrixPlan, run: (blocks: number[], index: number) => string): string {
+  const perRun = p.cols / p.matrix.N;
+  const blocks = accumulated(p);
+  return unroll(Math.ceil(blocks / perRun), (index) =>
+    run(
+      Array.from({length: Math.min(perRun, blocks - index * perRun)}, (_, b) => index * perRun + b),
+      index,
+    ),
+  );
+}
+
+/** WGSL for the arguments that say where matrix (h, b) of a run lies. */
+const runPlace = (p: MatrixPlan, h: number, b: number): string =>
+  `&scores[role * BANDS + band], ${h * p.matrix.M}u * SCORE_STRIDE + ${(b * p.matrix.N) / 4}u`;
+
+const storeRun = (p: MatrixPlan, blocks: number[]): string =>
+  unroll(heights(p), (h) =>
+    blocks
+      .map((d, b) => `subgroupMatrixStore<row_major>(${runPlace(p, h, b)}, ${accumulatorName(h, d)}, SCORE_STRIDE);`)
+      .join('\n'),
+  );
+
+/** Where an accumulator goes. */
+export interface Target extends Operand {
+  /** WGSL for the factor of row r of the workgroup. */
+  factor: string;
+  /** Its first channel. */
+  channel: number;
+}
+
+/**
+ * Stores the accumulators to the rows of their targets, one a role, that start at `first`. They go through the scores, a run at a time; what
+ * has been flushed before is added.
+ */
+export function storeAccumulators(p: MatrixPlan, targets: Target[], first: string, limit: string): string {
+  const quads = p.cols / 4;
+  const element = (t: Target, at: string, value: string, zero: string): string =>
+    `${t.name}[${at}] = ${value}${flushes(p) ? ` + select(${zero}, ${t.name}[${at}], flushed)` : ''};`;
+  const put = (t: Target, run: number): string => {
+    const d = `(${(t.channel + run * p.cols) / 4}u + i % ${quads}u)`;
+    if (elementType(t.channels) === 'vec4f') {
+      return `if (${d} < ${t.channels / 4}u) { ${element(t, `at + ${d}`, 'x', 'vec4f()')} }`;
+    }
+    const scalar = (c: number): string =>
+      `if (4u * ${d} + ${c}u < ${t.channels}u) { ${element(t, `at + 4u * ${d} + ${c}u`, `x[${c}]`, '0.0')} }`;
+    return unroll(4, scalar);
+  };
+  return eachRun(
+    p,
+    (blocks, run) => `workgroupBarrier();
+${storeRun(p, blocks)}
+workgroupBarrier();
+for (var i = lid; i < ROWS * ${quads}u; i += THREADS) {
+  let r = i / ${quads}u;
+  if (${first} + r < ${limit} && i % ${quads}u < ${(blocks.length * p.matrix.N) / 4}u) {
+${targets
+  .map(
+    (t, role) => `    {
+      let at = ${t.name}Base + (${first} + r) * u.${t.stride}Row;
+      let x = scores[${role}u * BANDS + r / BAND_ROWS][r % BAND_ROWS * SCORE_STRIDE + i % ${quads}u] * ${t.factor};
+      ${put(t, run)}
+    }`,
+  )
+  .join('\n')}
+  }
+}`,
+  );
+}
+
+/**
+ * Adds the infinite and NaN numbers of `col`, which were cleared in partial tiles, to the rows of `target` that see them. They are rare, and so
+ * this is a plain loop over columns, after the target has been stored.
+ *
+ * @param columns where the columns of the visited tiles lie: WGSL for the first and the end of them.
+ * @param rows WGSL for the target's first row and the end of its rows.
+ * @param sees WGSL for whether row `row` sees column `c`.
+ */
+export function addNotFinite(
+  p: MatrixPlan,
+  col: Operand,
+  target: Operand,
+  columns: [first: string, end: string],
+  rows: [first: string, end: string],
+  sees: string,
+): string {
+  const quads = Math.ceil(target.channels / 4);
+  const put =
+    elementType(target.channels) === 'vec4f'
+      ? `${target.name}[at + d] = select(${target.name}[at + d], ${target.name}[at + d] + sum, met);`
+      : unroll(
+          4,
+          (c) =>
+            `if (4u * d + ${c}u < ${target.channels}u && met[${c}]) { ${target.name}[at + 4u * d + ${c}u] += sum[${c}]; }`,
+        );
+  return `
+storageBarrier();
+workgroupBarrier();
+for (var i = lid; i < ROWS * ${quads}u; i += THREADS) {
+  let row = ${rows[0]} + i / ${quads}u;
+  let d = i % ${quads}u;
+  if (row < ${rows[1]}) {
+    var sum = vec4f();
+    var met = vec4<bool>();
+    for (var c = ${columns[0]}; c < ${columns[1]}; c++) {
+      let eight = ${col.name}[${col.name}Head + c * ${unitsOf(p)}u + d / 2u];
+      let x = vec4f(bitcast<vec4<f16>>(select(eight.xy, eight.zw, d % 2u == 1u)));
+      let notFinite = isNotFinite(x);
+      if (any(notFinite) && ${sees}) {
+        sum = select(sum, sum + x, notFinite);
+        met = met | notFinite;
+      }
+    }
+    let at = ${target.name}Base + row * u.${target.stride}Row;
+    ${put}
+  }
+}`;
+}
+
+/** Columns after which a sum of two parts is stored and begun anew: matrix units cut off what they add up, always towards zero. */
+const FLUSH_COLUMNS = 512;
+
+/** Sums of one part are as exact as their float16 weights however long they are, and the code costs speed even where it never runs. */
+const flushes = (p: MatrixPlan): boolean => p.pass !== 'forward' && p.parts === 2;
+
+/** Stores the accumulators and clears them once enough columns have been added up; to be run after each tile. */
+export function flushAccumulators(p: MatrixPlan, targets: Target[], first: string, limit: string): string {
+  if (!flushes(p)) return '';
+  return `
+added += 1u;
+if (added == ${FLUSH_COLUMNS / p.cols}u) {
+${storeAccumulators(p, targets, first, limit)}
+${unroll(heights(p), (h) => unroll(accumulated(p), (d) => `${accumulatorName(h, d)} = ${result(p)}();`))}
+  added = 0u;
+  flushed = true;
+}`;
+}
+
+/** Declares what `flushAccumulators` counts. */
+export const declareFlushed = (p: MatrixPlan): string => (flushes(p) ? 'var added = 0u;\nvar flushed = false;' : '');
+
+/** Multiplies the accumulator's rows by `shrink` of their lanes; a trip through the scores for each run. */
+export function scaleAccumulator(p: MatrixPlan, shrink: string): string {
+  return eachRun(
+    p,
+    (blocks) => `${storeRun(p, blocks)}
+workgroupBarrier();
+${eachQuad(p, (i) => `${quadOf(p, 0, i)} *= ${shrink};`)}
+workgroupBarrier();
+${unroll(heights(p), (h) =>
+  blocks
+    .map(
+      (d, b) =>
+        `${accumulatorName(h, d)} = subgroupMatrixLoad<${result(p)}, row_major>(${runPlace(p, h, b)}, SCORE_STRIDE);`,
+    )
+    .join('\n'),
+)}
+workgroupBarrier();`,
+  );
+}

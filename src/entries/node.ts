@@ -1,0 +1,32 @@
+/**
+ * @file Entry `tfjs-flashmask/node`: importing it gives the backend 'tensorflow' of tfjs-node and tfjs-node-gpu the native kernels. It may
+ * be imported before or after tfjs-node. It exports what the main entry does, and what there is to ask and set here.
+ */
+import {registerNativeKernels} from '../backends/tensorflow/kernel.js';
+import {type AddonInfo, findAddon} from '../backends/tensorflow/load.js';
+import {restoreRemovedUtil} from '../backends/tensorflow/removed_util.js';
+
+restoreRemovedUtil();
+registerNativeKernels();
+
+export * from './index.js';
+export {setThreads} from '../backends/tensorflow/kernel.js';
+export type {AddonInfo} from '../backends/tensorflow/load.js';
+
+/** The Node addon: its file and what it says, or why there is none. */
+export type NativeInfo = ({path: string} & AddonInfo) | {path: null; reason: string};
+
+/**
+ * What the native kernels of the backend 'tensorflow' were built with, and what they find on this machine. Needs no tfjs-node.
+ *
+ * @example
+ * ```ts
+ * import {nativeInfo} from 'tfjs-flashmask/node';
+ *
+ * console.log(nativeInfo()); // {path: '...', version: '0.1.0', cuda: {built: true, ...}, instructionSet: 'avx512', threads: 8, ...}
+ * ```
+ */
+export function nativeInfo(): NativeInfo {
+  const found = findAddon();
+  return found.addon ? {path: found.path, ...found.addon.info()} : {path: null, reason: found.reason};
+}

@@ -1,0 +1,65 @@
+/**
+ * @file The bounds of host masks as int32 tensors on the current backend: one tensor a mask, so that all layers, the forward and
+ * the backward pass see one data id (the WebGPU kernels cache the tile map by it) and a training loop allocates nothing.
+ */
+import {type DataId, type Tensor4D, engine, keep, tensor4d} from '@tensorflow/tfjs-core';
+import type {FlashMask} from '../flash_mask.js';
+
+/** Masks kept at a time. Each holds B·Hm·Sk·n int32 values on the backend. */
+export const BOUNDS_CACHE_SIZE = 8;
+
+interface Entry {
+  /** The mask; or the key length, which is all that calls without intervals share. */
+  key: FlashMask | number;
+  backend: unknown;
+  tensor: Tensor4D;
+}
+
+/** Least recently used first. */
+const entries: Entry[] = [];
+
+/** Host values of tensors made here, which spares the composed kernels a read back from the device. */
+const hostValues = new WeakMap<DataId, Int32Array>();
+
+/**
+ * The bounds tensor of a mask, made at most once a mask and backend and owned by this cache: do not dispose it.
+ *
+ * @param mask null for no mask. A mask that lives in a tensor gives that tensor.
+ * @param keyLength Sk.
+ * @returns int32 `[batch, heads, Sk, n]`, or `[1, 1, Sk, 0]` if the mask has no row intervals.
+ */
+export function boundsTensorOf(mask: FlashMask | null, keyLength: number): Tensor4D {
+  if (mask?.boundsTensor) return mask.boundsTensor;
+  const key = mask && mask.vectors > 0 ? mask : keyLength;
+  const backend = engine().backend;
+  const at = entries.findIndex((e) => e.key === key && e.backend === backend);
+  const entry = at >= 0 ? entries.splice(at, 1)[0] : undefined;
+  const tensor = entry && !entry.tensor.isDisposed ? entry.tensor : makeBounds(mask, keyLength);
+  entries.push({key, backend, tensor});
+  while (entries.length > BOUNDS_CACHE_SIZE) release(entries.shift()!);
+  return tensor;
+}
+
+/** The values of a bounds tensor if this cache made it (a clone counts: it has the same data id), else null. */
+export function hostBoundsOf(dataId: DataId): Int32Array | null {
+  return hostValues.get(dataId) ?? null;
+}
+
+/** Disposes the cached bounds tensors. They are made again when needed. */
+export function clearBoundsCache(): void {
+  entries.splice(0).forEach(release);
+}
+
+function makeBounds(mask: FlashMask | null, keyLength: number): Tensor4D {
+  const host = mask && mask.vectors > 0 ? mask.bounds! : new Int32Array(0);
+  const shape: [number, number, number, number] =
+    mask && mask.vectors > 0 ? [mask.batch, mask.heads, keyLength, mask.vectors] : [1, 1, keyLength, 0];
+  // Kept, so that no tidy() around the op disposes what later calls share. A copy, so that the backend never aliases the mask.
+  const tensor = keep(tensor4d(host.slice(), shape, 'int32'));
+  hostValues.set(tensor.dataId, host);
+  return tensor;
+}
+
+function release(entry: Entry): void {
+  if (!entry.tensor.isDisposed) entry.tensor.dispose();
+}

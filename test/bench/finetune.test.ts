@@ -1,0 +1,120 @@
+/** @file The pure parts of the fine-tuning benchmark: its rows, its search for the longest one, what it makes of ends, its tables. */
+import {expect} from 'chai';
+import fc from 'fast-check';
+import {longest} from '../../bench/finetune/longest.js';
+import {type StepRecord, outcomeOf} from '../../bench/finetune/records.js';
+import {TASKS, type Task, drawTexts, fillRow, typicalTexts, visiblePairs} from '../../bench/finetune/rows.js';
+import {tables} from '../../bench/finetune/tables.js';
+import {toBatch} from '../../examples/finetune/data/batch.js';
+import {IGNORED} from '../../examples/finetune/data/sample.js';
+import {uniform} from '../../examples/finetune/random.js';
+
+const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
+
+describe('bench:finetune', () => {
+  const rows = fc.record({
+    task: fc.constantFrom(...TASKS),
+    N: fc.integer({min: 128, max: 20000}),
+    seed: fc.integer({min: 0, max: 2 ** 31}),
+  });
+
+  it('fills rows exactly, within the limits of the paper', () => {
+    fc.assert(
+      fc.property(rows, ({task, N, seed}) => {
+        const texts = drawTexts(task, N, uniform(seed));
+        const lengths = texts.map(sum);
+        const rm = task === 'rm';
+        expect(sum(lengths)).to.equal(N);
+        expect(texts.length).to.be.within(1, rm ? (N <= 4096 ? 3 : N <= 8192 ? 4 : 10) : 10);
+        expect(Math.min(...lengths)).to.be.at.least(Math.min(N, rm ? 512 : 128));
+        for (const [question, ...answers] of texts) {
+          expect(answers.length).to.equal({sft: 1, lora: 1, dpo: 2, rm: 6}[task]);
+          for (const answer of answers) expect(answer / question).to.be.within(0.08, 0.25);
+        }
+      }),
+    );
+  });
+
+  it('draws every number of texts', () => {
+    const next = uniform(1);
+    const counts = new Set(Array.from({length: 300}, () => drawTexts('sft', 4096, next).length));
+    expect([...counts].sort((a, b) => a - b)).to.deep.equal([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+  });
+
+  for (const task of TASKS) {
+    it(`makes a row of ${task} that the trainer can read, the same for the same seed`, () => {
+      const [N, vocabSize] = [2000, 50];
+      const texts = typicalTexts(task, N, 3);
+      const row = fillRow(task, texts, vocabSize, 3);
+      expect(fillRow(task, typicalTexts(task, N, 3), vocabSize, 3)).to.deep.equal(row);
+      const batch = toBatch([row], N);
+      expect(batch.tokens).to.equal(N);
+      const answers = texts.flatMap(([, ...lengths]) => lengths);
+      expect(batch.labelled).to.equal(task === 'rm' ? 0 : sum(answers));
+      expect(batch.answers.map(({start, end}) => end - start)).to.deep.equal(isDocuments(task) ? [] : answers);
+      expect(batch.labels.every((label) => label === IGNORED || (label >= 0 && label < vocabSize))).to.equal(true);
+      const seen = batch
+        .mask(null)
+        .toDense()
+        .reduce((count, visible) => count + visible, 0);
+      expect(visiblePairs(texts)).to.equal(seen);
+      batch.dispose();
+    });
+  }
+
+  it('starts the positions of each answer behind its question', () => {
+    const [sample] = fillRow('dpo', [[5, 2, 3]], 50, 1).samples;
+    expect([...sample.positions]).to.deep.equal([0, 1, 2, 3, 4, 5, 6, 5, 6, 7]);
+    expect(sample.parts).to.deep.equal([5, 2, 3]);
+  });
+
+  it('finds the longest row by doubling, then by halving the gap', async () => {
+    const tried: number[] = [];
+    const upToLimit = (limit: number) => (N: number) => {
+      tried.push(N);
+      return Promise.resolve(N <= limit);
+    };
+    expect(await longest(upToLimit(11000), {from: 2048, upTo: 65536, bisections: 2})).to.equal(10240);
+    expect(tried).to.deep.equal([2048, 4096, 8192, 16384, 12288, 10240]);
+    expect(await longest(upToLimit(1e9), {from: 2048, upTo: 8192, bisections: 2})).to.equal(8192);
+    expect(await longest(upToLimit(600), {from: 2048, upTo: 8192, bisections: 2})).to.equal(512);
+    expect(await longest(() => Promise.resolve(null), {from: 2048, upTo: 8192, bisections: 2})).to.equal(0);
+  });
+
+  it('tells memory that ran out from other failures', () => {
+    const oom = 'Invalid TF_Status: 8\nMessage: OOM when allocating tensor with shape[1,4,8192,8192]';
+    expect(outcomeOf(oom, null)).to.equal('out of memory');
+    expect(outcomeOf('CUDA error: out of memory (CUDA_ERROR_OUT_OF_MEMORY)', 'SIGABRT')).to.equal('out of memory');
+    expect(outcomeOf('', 'SIGKILL')).to.equal('out of memory');
+    expect(outcomeOf('WebGPU refused a command: buffer too large', null)).to.equal('out of memory');
+    expect(outcomeOf('CUDA_ERROR_ILLEGAL_ADDRESS', 'SIGABRT')).to.equal('failed');
+    expect(outcomeOf('The loss of step 1 is NaN', null)).to.equal('failed');
+  });
+
+  it('sets both attentions side by side', () => {
+    const text = tables([
+      record('dense', 2048, {tokensPerSecond: 1000, peakBytes: 8 * 2 ** 30, loss: 2, gradNorm: 1}),
+      record('dense', 4096, null),
+      record('flash', 2048, {tokensPerSecond: 4500, peakBytes: 2 * 2 ** 30, loss: 2.002, gradNorm: 1}),
+      record('flash', 4096, {tokensPerSecond: 4000, peakBytes: 3 * 2 ** 30, loss: 2, gradNorm: 1}),
+    ]);
+    const lines = text.split('\n').map((line) => line.trim().replace(/ +/g, ' '));
+    expect(lines[0]).to.equal('tiny lora');
+    expect(lines[2]).to.equal('2048 75.0% 4500 1000 4.50x 2.0 8.0 4.00x 1.0e-3');
+    expect(lines[3]).to.equal('4096 75.0% 4000 out of memory 3.0');
+    expect(text).to.contain(
+      'longest trained: flash at least 4096, dense 2048: 2.00x; speed at the longest of dense: 4.50x',
+    );
+  });
+});
+
+function isDocuments(task: Task): boolean {
+  return task === 'sft' || task === 'lora';
+}
+
+/** A record of `figures`, or of memory that ran out. */
+function record(attention: 'flash' | 'dense', N: number, figures: Partial<StepRecord> | null): StepRecord {
+  const call = {backend: 'cpu', device: 'test', model: 'tiny', task: 'lora', keepActivations: false} as const;
+  const end = figures === null ? ({outcome: 'out of memory'} as const) : ({outcome: 'done', ...figures} as const);
+  return {...call, attention, N, seconds: 1, masked: 0.75, ...end};
+}

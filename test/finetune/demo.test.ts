@@ -1,0 +1,251 @@
+/** @file The main job as a user starts it, each time in a process of its own: a run, Ctrl-C and resume, downloads that fail, every error. */
+import {type ChildProcess, spawn} from 'node:child_process';
+import {chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
+import {createRequire} from 'node:module';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import {fileURLToPath, pathToFileURL} from 'node:url';
+import {expect} from 'chai';
+import {paragraphs} from '../../examples/finetune/commands/documentation.js';
+import {findPip} from '../../examples/finetune/pinned_download.js';
+import {LossComparison} from '../../examples/finetune/train/comparison.js';
+import type {MetricsRecord} from '../../examples/finetune/train/metrics.js';
+import {GLASSLLM} from '../../examples/finetune/weights/pypi.js';
+import {useWebGPU} from '../../src/node_webgpu/use_webgpu.js';
+import {writeTinyModel} from '../support/finetune_tiny.js';
+import {skip} from '../support/skip.js';
+
+const MAIN = fileURLToPath(new URL('../../examples/finetune/main.ts', import.meta.url));
+const WRONG_DENSE = fileURLToPath(new URL('../support/wrong_dense_attention.ts', import.meta.url));
+const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
+const SMALL = ['--backend', 'cpu', '--row-tokens', '48', '--eval-samples', '0', '--prompt', 'Attention'];
+const SCRATCH = [...SMALL, '--from-scratch'];
+
+interface Finished {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+describe('the main job', () => {
+  let folder: string;
+  let cache: string;
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'flashmask-demo-'));
+    cache = join(folder, 'cache');
+  });
+  afterEach(() => rmSync(folder, {recursive: true, force: true}));
+
+  /** Starts `npm start` in the temporary folder, after its set-up. */
+  const start = (args: string[], environment: NodeJS.ProcessEnv = {}, imports: string[] = []): ChildProcess =>
+    spawn(process.execPath, [...[TSX, ...imports].map((module) => `--import=${module}`), MAIN, 'demo', ...args], {
+      cwd: folder,
+      env: {...process.env, XDG_CACHE_HOME: cache, ...environment},
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+  /** Waits for the end; `onOutput` sees all of standard output so far. */
+  const finish = (child: ChildProcess, onOutput: (text: string) => void = () => {}): Promise<Finished> =>
+    new Promise((resolve, reject) => {
+      const finished: Finished = {code: null, stdout: '', stderr: ''};
+      child.stdout!.on('data', (text: Buffer) => onOutput((finished.stdout += text.toString())));
+      child.stderr!.on('data', (text: Buffer) => (finished.stderr += text.toString()));
+      child.on('error', reject);
+      child.on('close', (code) => resolve({...finished, code}));
+    });
+  /** Sends one SIGINT as soon as the output has a text. */
+  const interruptAt = (child: ChildProcess, wanted: string): ((text: string) => void) => {
+    let sent = false;
+    return (text) => {
+      sent ||= text.includes(wanted) && child.kill('SIGINT');
+    };
+  };
+  const run = async (args: string[], environment?: NodeJS.ProcessEnv): Promise<string> => {
+    const {code, stdout, stderr} = await finish(start(args, environment));
+    expect(code, stderr + stdout).to.equal(0);
+    return stdout;
+  };
+  const fails = async (message: RegExp, args: string[], environment?: NodeJS.ProcessEnv): Promise<Finished> => {
+    const finished = await finish(start(args, environment));
+    expect(finished.stderr).to.match(message);
+    expect(finished.stderr).to.not.match(/\n {4}at /);
+    expect(finished.code).to.equal(1);
+    return finished;
+  };
+  const output = (...path: string[]): string => join(folder, 'checkpoints', 'demo', ...path);
+
+  it('trains on WebGPU, compares, draws, generates and saves', async function () {
+    try {
+      await useWebGPU({quiet: true});
+    } catch (error) {
+      skip(this, (error as Error).message);
+    }
+    const sizes = ['--steps', '2', '--batch-rows', '1', '--row-tokens', '128', '--eval-samples', '2'];
+    // Where the software adapter is unpacked to stays as it is.
+    const stdout = await run([...sizes, '--from-scratch'], {XDG_CACHE_HOME: process.env.XDG_CACHE_HOME});
+    for (const part of [
+      /Device +webgpu on /,
+      /Model +fresh glassllm: 0\.\d\d M parameters, all trained/,
+      /Data +checkpoints\/demo\/documentation\.jsonl: \d+ samples of \d+ records.*; the first 2 held out/,
+      /Packing +\d+ rows of 128 tokens, \d+\.\d % full/,
+      /Training 2 steps of 1 row, .* a twin with dense attention does the first 2 too/,
+      /step 2\/2 +loss \d\.\d{4} .* 0s left/,
+      /Loss: training loss/,
+      /Held-out loss +\d\.\d{4} before, \d\.\d{4} after/,
+      /Prompt +Describe a day at the beach\./,
+      /Tiles skipped +\d+\.\d %/,
+      /Same losses +yes: .* over 2 steps/,
+      /flashMaskAttention +\d+\.\d\d s +\d+\.\d MB/,
+      /dense masked attention +\d+\.\d\d s +\d+\.\d MB/,
+    ]) {
+      expect(stdout).to.match(part);
+    }
+    expect(readdirSync(output())).to.have.members([
+      ...['accuracy.svg', 'checkpoint-2', 'documentation.jsonl', 'loss.svg', 'metrics.jsonl'],
+    ]);
+  });
+
+  it('goes on after Ctrl-C with the settings that it had, and starts over without --resume', async () => {
+    const first = [...SCRATCH, '--steps', '5', '--seed', '3', '--compare', '0'];
+    const child = start(first);
+    const stopped = await finish(child, interruptAt(child, 'step 1/5'));
+    expect(stopped.code, stopped.stderr).to.equal(130);
+    const [, done] = /Stopped after step (\d) of 5\. Go on with --resume/.exec(stopped.stdout)!;
+
+    await fails(/checkpoint-\d is a checkpoint of a run with other settings: steps was 5 and is 9/, [
+      ...['--backend', 'cpu', '--resume', '--steps', '9'],
+    ]);
+    const resumed = await run(['--backend', 'cpu', '--resume', '--compare', '1']);
+    expect(resumed).to.match(/Model +fresh glassllm/);
+    expect(resumed).to.match(
+      new RegExp(`Training 5 steps of 1 row, 0\\.\\d\\d epochs from step ${Number(done) + 1}; `),
+    );
+    const lines = readFileSync(output('metrics.jsonl'), 'utf8').trimEnd().split('\n');
+    expect(lines.map((line) => (JSON.parse(line) as MetricsRecord).global_step)).to.deep.equal([1, 2, 3, 4, 5]);
+
+    await run([...SCRATCH, '--steps', '1', '--compare', '0']);
+    expect(readdirSync(output())).to.include('checkpoint-1').and.not.include('checkpoint-5');
+    // But not in a folder that was given.
+    await fails(/checkpoint-1 is there already/, [...SCRATCH, '--steps', '1', '--output', output()]);
+  });
+
+  it('trains from scratch where there is no pip, and says so; not where other data were given', async () => {
+    const stdout = await run([...SMALL, '--steps', '1', '--compare', '0'], {PATH: folder});
+    expect(stdout).to.match(/glassllm 0\.1\.0 .* no pip here\..* on this repository's documentation instead\.\n/);
+    expect(stdout).to.match(/Model +fresh glassllm/);
+    await fails(/there is no pip here/, [...SMALL, '--data', 'alpaca_en_demo'], {PATH: folder});
+  });
+
+  it('fails when dense attention gives other losses', async () => {
+    const child = start([...SCRATCH, '--steps', '2'], {}, [WRONG_DENSE]);
+    const {code, stdout, stderr} = await finish(child);
+    expect(stdout, stderr).to.match(/Same losses +NO: .* over 2 steps \(allowed 1e-4\)/);
+    expect(code).to.equal(1);
+  });
+
+  it('takes losses for the same up to 1e-4 relative', () => {
+    const agrees = (...losses: [number, number][]): boolean => {
+      const comparison = new LossComparison();
+      losses.forEach(([flash, dense]) => comparison.add(flash, dense));
+      return comparison.agrees;
+    };
+    expect([agrees(), agrees([5, 5], [5.0004, 5]), agrees([4.9996, 5])]).to.deep.equal([true, true, true]);
+    expect([agrees([5.0006, 5], [5, 5]), agrees([5, 5], [4.9994, 5])]).to.deep.equal([false, false]);
+  });
+
+  it('splits a text into paragraphs that fit, and loses nothing but blank ends', () => {
+    const text = Array.from({length: 30}, (_, i) => `the cat sat ${'on '.repeat(i % 4)}the mat.\n`).join('');
+    const parts = paragraphs(text, ({length}) => length < 60);
+    expect(parts.length).to.be.above(5);
+    expect(parts.join('\n') + '\n').to.equal(text);
+    parts.forEach((part) => expect(part.length).to.be.below(60));
+    expect(paragraphs('one line that is too long\n\n\nx', ({length}) => length < 5)).to.deep.equal([
+      'one line that is too long',
+      'x',
+    ]);
+  });
+
+  it('says that the network is missing, and what to do', async function () {
+    if (findPip() === null) {
+      skip(this, 'no pip');
+    }
+    const offline = {
+      PIP_CONFIG_FILE: '/dev/null',
+      PIP_INDEX_URL: 'http://127.0.0.1:9/simple',
+      PIP_EXTRA_INDEX_URL: '',
+      PIP_FIND_LINKS: '',
+      PIP_NO_CACHE_DIR: '1',
+    };
+    await fails(
+      /Cannot download glassllm 0\.1\.0: the package index cannot be reached.*--model and --data.*--from-scratch/,
+      SMALL,
+      offline,
+    );
+    expect(readdirSync(join(cache, 'tfjs-flashmask', 'downloads'))).to.deep.equal([]);
+  });
+
+  describe('with a stand-in for pip', function () {
+    before(function () {
+      if (process.platform === 'win32') skip(this, 'the stand-in is a script of sh');
+    });
+    /** A `python3` that runs `lines` of sh instead of a download; `$destination` is where pip should put the file. */
+    const standIn = (lines: string): NodeJS.ProcessEnv => {
+      const bin = join(folder, 'bin');
+      mkdirSync(bin, {recursive: true});
+      const script = `#!/bin/sh
+case "$*" in *--version*) exit 0;; esac
+while [ $# -gt 0 ]; do if [ "$1" = --dest ]; then destination=$2; fi; shift; done
+${lines}
+`;
+      writeFileSync(join(bin, 'python3'), script);
+      chmodSync(join(bin, 'python3'), 0o755);
+      return {PATH: bin};
+    };
+    const downloads = (): string => join(cache, 'tfjs-flashmask', 'downloads');
+
+    it('refuses a download that arrives corrupt, and keeps nothing of it', async () => {
+      const garbage = standIn(`echo garbage > "$destination/${GLASSLLM.file}"`);
+      await fails(/glassllm-0\.1\.0.*arrived corrupt: sha256 [0-9a-f]{64}, wanted 1611801c/, SMALL, garbage);
+      expect(readdirSync(downloads())).to.deep.equal([]);
+    });
+
+    it('notices a damaged file in the cache and downloads it again', async () => {
+      mkdirSync(downloads(), {recursive: true});
+      writeFileSync(join(downloads(), GLASSLLM.file), 'half of it');
+      const {stdout} = await fails(
+        /pip failed:\nERROR: out of order/,
+        SMALL,
+        standIn('echo "ERROR: out of order" >&2; exit 1'),
+      );
+      expect(stdout).to.match(/glassllm-0\.1\.0.* is damaged; downloading it again/);
+      expect(readdirSync(downloads())).to.deep.equal([]);
+    });
+
+    it('leaves no half file under the final name when it is interrupted', async () => {
+      const slow = standIn(`echo half > "$TMPDIR/${GLASSLLM.file}"; exec /bin/sleep 60`);
+      const child = start(SMALL, slow);
+      const finished = await finish(child, interruptAt(child, 'downloading glassllm'));
+      expect(finished.code).to.not.equal(0);
+      expect(existsSync(join(downloads(), GLASSLLM.file))).to.equal(false);
+    });
+  });
+
+  it('says what is wrong with an option', async () => {
+    await fails(/'--steps <number>' argument 'no' is invalid\. It should be a whole number, at least 1/, [
+      '--steps',
+      'no',
+    ]);
+    await fails(/Allowed choices are auto, tensorflow, webgpu, cpu/, ['--backend', 'cuda']);
+    await fails(/option '--from-scratch' cannot be used with option '--data <name>'/, [...SCRATCH, '--data', 'x.json']);
+    await writeTinyModel(join(folder, 'model'));
+    await fails(/--data: there is no x\.json/, [...SMALL, '--model', 'model', '--data', 'x.json']);
+    await fails(/--resume: there is no checkpoint in checkpoints\/demo/, [...SCRATCH, '--resume']);
+  });
+
+  it('explains its options', async () => {
+    const help = await run(['--help']);
+    expect(help).to.match(/Usage: npm start -- \[options\]/);
+    for (const option of ['--from-scratch', '--steps', '--row-tokens', '--learning-rate', '--compare', '--resume']) {
+      expect(help).to.include(option);
+    }
+  });
+});

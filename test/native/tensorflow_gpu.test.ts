@@ -1,0 +1,186 @@
+/**
+ * @file What only a GPU can get wrong: the order of work on its streams, bits that differ from run to run, memory that runs out.
+ * The tables of cases run on it too, in the other files.
+ */
+import {execFileSync} from 'node:child_process';
+import * as tf from '@tensorflow/tfjs';
+import {expect} from 'chai';
+import {flashMaskAttention, masks} from '../../src/entries/index.js';
+import {devices} from '../support/devices.js';
+import {integer, seeded} from '../support/random.js';
+
+const gpu = devices.find(({name}) => name === 'tensorflow-gpu');
+const suite = gpu && !gpu.skip ? describe : describe.skip;
+
+type Four = [tf.Tensor4D, tf.Tensor4D, tf.Tensor4D, tf.Tensor4D];
+
+interface Shape {
+  B: number;
+  S: number;
+  H: number;
+  Hkv: number;
+  D: number;
+}
+
+/** q, k, v and dOut, made on the device: tfjs draws random numbers on the host, slowly. */
+function inputsOf({B, S, H, Hkv, D}: Shape, seed: number): Four {
+  const make = (heads: number, i: number) =>
+    tf.tidy(() => {
+      const normal = (...sizes: number[]) => tf.randomNormal(sizes, 0, 3, 'float32', 10 * seed + i + 1);
+      return tf.sin(tf.add(tf.mul(normal(B, S, 1, 1), normal(1, 1, heads, D)), normal(B, 1, heads, 1)));
+    });
+  return [make(H, 0), make(Hkv, 1), make(Hkv, 2), make(H, 3)] as Four;
+}
+
+/** out, dq, dk and dv. */
+function attend([q, k, v, dOut]: Four, S: number): tf.Tensor[] {
+  const lengths = [Math.floor(S / 3), S - Math.floor(S / 3)];
+  const run = (x: tf.Tensor, y: tf.Tensor, z: tf.Tensor) =>
+    flashMaskAttention(x as tf.Tensor4D, y as tf.Tensor4D, z as tf.Tensor4D, masks.causalDocument(lengths), {
+      deterministic: true,
+    });
+  const {value, grads} = tf.valueAndGrads(run)([q, k, v], dOut);
+  return [value, ...grads];
+}
+
+/** How many elements of two lists of tensors have other values, as a tensor: nothing is waited for. */
+function countDifferences(actual: tf.Tensor[], expected: tf.Tensor[]): tf.Scalar {
+  return tf.tidy(() => {
+    const counts = actual.map((x, i) => tf.sum(tf.cast(tf.notEqual(x, expected[i]), 'float32')));
+    return tf.addN(counts) as tf.Scalar;
+  });
+}
+
+/** Waits for the device. */
+async function settle(): Promise<void> {
+  const one = tf.tidy(() => tf.add(tf.scalar(1), 1));
+  await one.data();
+  one.dispose();
+}
+
+suite(`on a GPU through tfjs-node${gpu?.skip ? ` (${gpu.skip})` : ''}`, () => {
+  before(() => gpu!.setup());
+
+  for (const D of [64, 128]) {
+    it(`deterministic gradients have the same bits in 1,000 runs, D ${D}`, async () => {
+      const shape = {B: 2, S: 611, H: 8, Hkv: 2, D};
+      const inputs = inputsOf(shape, 1);
+      const first = attend(inputs, shape.S);
+      for (const x of first) {
+        expect(Number.isFinite((await tf.sum(x).data())[0]), 'finite results').to.equal(true);
+      }
+      let differences = tf.scalar(0);
+      for (let i = 1; i < 1000; i++) {
+        differences = tf.tidy(() => tf.add(differences, countDifferences(attend(inputs, shape.S), first)));
+      }
+      expect((await differences.data())[0]).to.equal(0);
+      tf.dispose([...inputs, ...first]);
+    });
+  }
+
+  it('runs after what makes its inputs and before what follows, in random order with other ops', async () => {
+    const random = seeded('order');
+    for (let round = 0; round < 60; round++) {
+      const [S, H] = [integer(random, 30, 900), integer(random, 1, 6)];
+      const shape = {B: integer(random, 1, 4), S, H: 2 * H, Hkv: H, D: 8 * integer(random, 1, 17)};
+      const expected = await inSteps(shape, round);
+      const actual = withoutWaiting(shape, round, random);
+      expect((await countDifferences(actual, expected).data())[0], `round ${round}`).to.equal(0);
+      tf.dispose([...expected, ...actual]);
+    }
+  });
+
+  it('throws when memory runs out, and works on', async () => {
+    const before = tf.memory().numTensors;
+    const S = 64;
+    // As large as a part, so that less than a part has no room for the output.
+    const part = Math.floor(memoryBytes() / 20 / 4);
+    const x: tf.Tensor4D = tf.fill([Math.ceil(part / (S * 8 * 128)), S, 8, 128], 0.5);
+    const ballast = fillMemory(part);
+    const outOfMemory = /memory|OOM|RESOURCE_EXHAUSTED|status 8/i;
+    expect(() => flashMaskAttention(x, x, x, masks.causal(S))).to.throw(outOfMemory);
+    // Four parts have room for the output and half-size copies of the inputs, and none for three gradients and copies beside them.
+    tf.dispose(ballast.splice(-4));
+    const out = flashMaskAttention(x, x, x, masks.causal(S));
+    expect((await tf.slice(out, [0, 0, 0, 0], [1, 1, 1, 1]).data())[0]).to.be.closeTo(0.5, 1e-3);
+    out.dispose();
+    const gradient = tf.grads((q, k, v) =>
+      flashMaskAttention(q as tf.Tensor4D, k as tf.Tensor4D, v as tf.Tensor4D, masks.causal(S)),
+    );
+    expect(() => gradient([x, x, x], x)).to.throw(outOfMemory);
+    tf.dispose([...ballast, x]);
+    await expectToWork();
+    // tfjs keeps what a gradient saved when that gradient throws.
+    const left = tf.memory().numTensors - before;
+    expect(left, `${left} tensors left`).to.be.lessThan(20);
+  });
+});
+
+/** The results of a round, each step waited for. */
+async function inSteps(shape: Shape, seed: number): Promise<tf.Tensor[]> {
+  const inputs = inputsOf(shape, seed);
+  const mixed = mix(inputs);
+  await settle();
+  const results = attend(mixed, shape.S);
+  await settle();
+  tf.dispose([...inputs, ...mixed]);
+  return results;
+}
+
+/** The same at once, with other work before, between and after, and memory that is freed and taken again at once. */
+function withoutWaiting(shape: Shape, seed: number, random: () => number): tf.Tensor[] {
+  const side = integer(random, 64, 1500);
+  const other = (): tf.Tensor =>
+    tf.tidy(() => {
+      const a = tf.randomUniform([side, side]);
+      return tf.matMul(tf.matMul(a, a), a);
+    });
+  const noise = [other()];
+  const inputs = inputsOf(shape, seed);
+  if (random() < 0.5) noise.push(other());
+  const mixed = mix(inputs);
+  const results = attend(mixed, shape.S);
+  // Whoever gets this memory next must not write to it before the kernels have read it.
+  const shapes = mixed.map(({shape: sizes}) => sizes);
+  tf.dispose([...inputs, ...mixed]);
+  noise.push(...shapes.map((sizes) => tf.fill(sizes, 1e9)));
+  const copies = results.map((x) => tf.tidy(() => tf.sub(tf.add(x, 0), 0)));
+  tf.dispose(results);
+  noise.push(...copies.map(({shape: sizes}) => tf.fill(sizes, -1e9)));
+  tf.dispose(noise);
+  return copies;
+}
+
+/** The inputs after some work of TensorFlow's own, which is slow enough to be overtaken. */
+function mix(inputs: Four): Four {
+  return inputs.map((x) =>
+    tf.tidy(() => {
+      let y: tf.Tensor = x;
+      for (let i = 0; i < 5; i++) y = tf.tanh(tf.mul(y, 1.1));
+      return y;
+    }),
+  ) as Four;
+}
+
+function memoryBytes(): number {
+  const args = ['--query-gpu=memory.total', '--format=csv,noheader,nounits'];
+  return 2 ** 20 * Number(execFileSync('nvidia-smi', args, {encoding: 'utf8'}).split('\n')[0]);
+}
+
+/** Takes all memory but less than one part of so many floats. */
+function fillMemory(part: number): tf.Tensor[] {
+  const taken: tf.Tensor[] = [];
+  try {
+    for (;;) taken.push(tf.fill([part], 1));
+  } catch {
+    return taken;
+  }
+}
+
+async function expectToWork(): Promise<void> {
+  const ones = tf.ones([1, 100, 2, 64]) as tf.Tensor4D;
+  const out = flashMaskAttention(ones, ones, ones, masks.causal(100));
+  const [value] = await tf.mean(out).data();
+  expect(value).to.be.closeTo(1, 1e-3);
+  tf.dispose([ones, out]);
+}

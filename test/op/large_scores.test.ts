@@ -1,0 +1,76 @@
+/**
+ * @file Scores far from zero, up to the ends of float32: the weights of a row add up to 1 in both passes, whatever the score, and errors
+ * stay within the tolerance of dense attention. And no finite score reads as masked.
+ */
+import * as tf from '@tensorflow/tfjs';
+import {expect} from 'chai';
+import type {Precision} from '../../src/call/kernel_names.js';
+import {attend} from '../support/attend.js';
+import type {Prepared} from '../support/cases.js';
+import {type ActualResult, FACTOR, compare} from '../support/compare.js';
+import {denseFloat32} from '../support/dense_float32.js';
+import {type Device, onEachDevice, slackOf} from '../support/devices.js';
+import {EXTREME_SCORES, LARGEST, SCORES, causalScores, equalKeys} from '../support/large_scores.js';
+import {oracle} from '../support/oracle.js';
+
+/** Bits of precision of what the products read. */
+const BITS = {auto: 24, float32: 24, float16: 11, bfloat16: 8} as const;
+/** See `kernels.test.ts`. */
+const CUT_OFF_FACTOR = 8;
+
+describe('large scores', () => {
+  onEachDevice((device) => {
+    for (const precision of [undefined, ...(device.precisions ?? [])]) {
+      const inPrecision = precision ? `, precision '${precision}'` : '';
+
+      for (const keys of [1, 2]) {
+        it(`${keys} equal keys share the weight${inPrecision}`, async () => {
+          const prepared = equalKeys(keys, SCORES);
+          const actual = await run(device, prepared, precision);
+          expectShared(actual, keys);
+          await expectRight(device, prepared, actual, precision);
+        });
+
+        it(`${keys} equal keys with scores that could read as masked${inPrecision}`, async () => {
+          const prepared = equalKeys(keys, EXTREME_SCORES);
+          const actual = await run(device, prepared, precision);
+          expectShared(actual, keys);
+          const {out} = oracle(prepared.call);
+          const tolerance = slackOf(device) * (precision ? 1e-1 : 1e-5);
+          out.forEach((x, i) => expect(actual.out![i]).to.be.closeTo(x, tolerance));
+        });
+      }
+      for (const largest of LARGEST) {
+        it(`48 queries and keys, causal, scores to ${largest.toExponential()}${inPrecision}`, async () => {
+          const prepared = causalScores(largest);
+          await expectRight(device, prepared, await run(device, prepared, precision), precision);
+        });
+      }
+    }
+  });
+});
+
+/** The gradient of a key's value is its weight, for that of the output is 1. */
+function expectShared({dv}: ActualResult, keys: number): void {
+  for (const x of Array.from(dv!)) expect(x).to.be.closeTo(1 / keys, 1e-6);
+}
+
+async function run(device: Device, prepared: Prepared, precision?: Precision): Promise<ActualResult> {
+  const actual = await attend(prepared, precision);
+  expect(await device.hiddenErrors()).to.deep.equal([]);
+  return actual;
+}
+
+/** Against dense attention on the same device; with products of few bits on tfjs's own cpu, which reads what it is given. */
+async function expectRight(
+  device: Device,
+  {call}: Prepared,
+  actual: ActualResult,
+  precision?: Precision,
+): Promise<void> {
+  const bits = precision ? BITS[precision] : device.bits;
+  if (precision) await tf.setBackend('cpu');
+  const dense = await denseFloat32(call, bits);
+  if (precision) await device.setup();
+  compare(actual, oracle(call), dense, bits, precision === 'float32' ? CUT_OFF_FACTOR : FACTOR);
+}

@@ -1,0 +1,116 @@
+/**
+ * @file The documents: each `js` block of README.md runs in a user's project, one after the other, the program of docs/finetune.md trains,
+ * tables say what the records do, and every link leads to a file and a heading.
+ */
+import {spawnSync} from 'node:child_process';
+import {existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {dirname, join} from 'node:path';
+import {pathToFileURL} from 'node:url';
+import {expect} from 'chai';
+import {format, resolveConfig} from 'prettier';
+import type {StepRecord} from '../../bench/finetune/records.js';
+import {markdownTables} from '../../bench/finetune/tables.js';
+import {writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
+import {Project, root} from '../support/packed_project.js';
+
+const DOCUMENTS = [
+  'README.md',
+  'CHANGELOG.md',
+  'docs/masks.md',
+  'docs/design.md',
+  'docs/benchmarks.md',
+  'docs/finetune.md',
+  'docs/main-job.md',
+  'docs/native.md',
+  'docs/performance.md',
+  'docs/tfjs-node.md',
+];
+
+const read = (path: string): string => readFileSync(join(root, path), 'utf8');
+
+/**
+ * One module of all blocks that are to run. What a block declares, later blocks may use or declare anew, as a reader does who types them
+ * one by one: hence `var` for what starts a line.
+ */
+function moduleOf(markdown: string): string {
+  const blocks = [...markdown.matchAll(/^```js\n([^]*?)^```$/gm)].map(([, code]) => code);
+  const lines = blocks.flatMap((block) => block.split('\n'));
+  const isImport = (line: string): boolean => line.startsWith('import ');
+  // Two blocks import tfjs, by its namespace and by its default export: in Node the latter has all of the former.
+  const imports = new Set(lines.filter(isImport).filter((line) => !line.startsWith('import * as tf from')));
+  const code = lines.filter((line) => !isImport(line)).map((line) => line.replace(/^(const|let) /, 'var '));
+  return [...imports, ...code].join('\n');
+}
+
+/** Anchors that GitHub gives the headings of a document. */
+function anchorsOf(markdown: string): string[] {
+  const headings = [...markdown.matchAll(/^#+ (.*)$/gm)].map(([, text]) => text.toLowerCase());
+  return headings.map((text) => text.replace(/[^\p{L}\p{N} _-]/gu, '').replace(/ /g, '-'));
+}
+
+describe('documents', () => {
+  it("run: the README's code", async () => {
+    const code = moduleOf(read('README.md'));
+    expect(code).to.include('flashMaskAttention(q, k, v, mask)');
+    const shapes = '[dq.shape, lse.shape, [...pair.toDense().slice(7 * 8)], Object.keys(grads).length]';
+    const {stdout} = await new Project().run(
+      'main.mjs',
+      `${code}\nconsole.log('RESULT ' + JSON.stringify(${shapes}));\n`,
+    );
+    const results = JSON.parse(/RESULT (.*)/.exec(stdout)![1]) as unknown[];
+    // Prompt of 3 and answers of 3 and 2 tokens: the second answer sees the prompt and itself.
+    expect(results).to.deep.equal([[1, 1024, 8, 64], [1, 8, 1024], [1, 1, 1, 0, 0, 0, 1, 1], 2]);
+  });
+
+  it('train: the program of docs/finetune.md', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'flashmask-docs-'));
+    try {
+      const [, code] = /^```ts\n([^]*?)^```$/m.exec(read('docs/finetune.md'))!;
+      // Where the reader saves it, `.` is the root of this repository.
+      writeFileSync(
+        join(folder, 'tune.mts'),
+        code.replaceAll("'./examples/", `'${pathToFileURL(root).href}/examples/`),
+      );
+      const model = join(folder, 'model');
+      await writeTinyModel(model);
+      const loader = pathToFileURL(join(root, 'node_modules/tsx/dist/loader.mjs')).href;
+      const args = [`--import=${loader}`, 'tune.mts', model, writeInstructions(folder), '96', '3'];
+      const {status, stdout, stderr} = spawnSync(process.execPath, args, {cwd: folder, encoding: 'utf8'});
+      expect(status, stderr).to.equal(0);
+      expect(stdout).to.match(/step 1 {2}loss \d\.\d{4}\nstep 2 {2}loss .*\nstep 3 {2}loss /);
+      expect(existsSync(join(folder, 'adapter/adapter_model.safetensors'))).to.equal(true);
+    } finally {
+      rmSync(folder, {recursive: true, force: true});
+    }
+  });
+
+  it('have the tables of the fine-tuning records, as bench:finetune prints them', async () => {
+    const lines = read('docs/benchmarks/finetune/h100.jsonl').split('\n').filter(Boolean);
+    const {longest, lengths} = markdownTables(lines.map((line) => JSON.parse(line) as StepRecord));
+    const config = await resolveConfig(join(root, 'README.md'));
+    for (const [document, name, table] of [
+      ['README.md', 'longest', longest],
+      ['docs/finetune.md', 'longest', longest],
+      ['docs/finetune.md', 'lengths', lengths],
+    ]) {
+      const between = read(document).split(new RegExp(`<!-- /?${name} -->`))[1];
+      expect(between.trim(), document).to.equal((await format(table, {...config, parser: 'markdown'})).trim());
+    }
+  });
+
+  for (const document of DOCUMENTS) {
+    it(`link to what exists: ${document}`, () => {
+      const markdown = read(document);
+      const links = [...markdown.matchAll(/\]\(([^)]+)\)|(?:src)="([^"]+)"/g)].map(([, a, b]) => a ?? b);
+      const own = links.filter((link) => !/^https?:|^node_modules\//.test(link));
+      const broken = own.filter((link) => {
+        const [path, anchor] = link.split('#');
+        const target = path === '' ? document : join(dirname(document), path);
+        if (!existsSync(join(root, target))) return true;
+        return anchor !== undefined && !anchorsOf(read(target)).includes(anchor);
+      });
+      expect(broken).to.deep.equal([]);
+    });
+  }
+});

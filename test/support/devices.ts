@@ -1,0 +1,151 @@
+/**
+ * @file The devices that tests run on: `cpu`, `webgpu` and tfjs-node's `tensorflow` with their own kernels, and `composed`, the form
+ * that any other backend gets, on tfjs's wasm backend. `FLASHMASK_DEVICES=cpu,webgpu` in the environment runs only those.
+ * `tensorflow` runs on the CPU. Two have to be asked for: `tensorflow-gpu`, the same backend on a GPU, and `webgpu-full`, the device of
+ * createWebGPUBackend() with its float16 kernels, on a GPU with those features.
+ */
+import {existsSync} from 'node:fs';
+import {createRequire} from 'node:module';
+import {dirname, join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
+import type {Precision} from '../../src/call/kernel_names.js';
+import {nativeInfo} from '../../src/entries/node.js';
+import {type TensorFlowBackend, whyNotNative, whyNotOnGpu} from '../../src/backends/tensorflow/load.js';
+
+export interface Device {
+  name: 'cpu' | 'webgpu' | 'webgpu-full' | 'composed' | 'tensorflow' | 'tensorflow-gpu';
+  /** What the table of cases is run with beside the default. */
+  precisions?: readonly Precision[];
+  /** Makes it the current tfjs backend. */
+  setup(): Promise<void>;
+  /** Bits of precision of what its products read, where these are fewer than float32's 24: TF32 and float16 have 11. */
+  bits?: number;
+  /** Why its tests do not run here. */
+  skip?: string;
+  /** What went wrong on the device without an exception since the last call, once all its work is done. */
+  hiddenErrors(): Promise<string[]>;
+}
+
+const wanted = process.env.FLASHMASK_DEVICES?.split(',');
+
+function withChoice(device: Device): Device {
+  return wanted && !wanted.includes(device.name) ? {...device, skip: 'FLASHMASK_DEVICES leaves it out'} : device;
+}
+
+/** How much further off than with products of float32 a result on this device may be. */
+export function slackOf({bits = 24}: Device): number {
+  return bits === 24 ? 1 : 2 ** (20 - bits);
+}
+
+const none = async () => [];
+
+export const devices: readonly Device[] = [
+  {name: 'cpu' as const, setup: () => use('cpu'), hiddenErrors: none},
+  {name: 'composed' as const, setup: setupWasm, hiddenErrors: none},
+  {name: 'webgpu' as const, setup: () => setupWebGPU('stock'), hiddenErrors: webgpuErrors},
+  {
+    name: 'webgpu-full' as const,
+    setup: () => setupWebGPU('full'),
+    skip: wanted?.includes('webgpu-full') ? undefined : 'FLASHMASK_DEVICES=webgpu-full asks for it',
+    precisions: ['float32', 'float16'] as const,
+    hiddenErrors: webgpuErrors,
+  },
+  {name: 'tensorflow' as const, setup: () => setupTensorFlow(false), skip: whyNoTensorFlow(), hiddenErrors: none},
+  {
+    name: 'tensorflow-gpu' as const,
+    setup: () => setupTensorFlow(true),
+    skip: whyNoTensorFlow() ?? whyNoGpu(),
+    bits: 11,
+    precisions: ['float32', 'float16', 'bfloat16'] as const,
+    hiddenErrors: none,
+  },
+].map(withChoice);
+
+/** Devices that only some machines have. */
+const onlyAsked: readonly Device['name'][] = ['tensorflow-gpu', 'webgpu-full'];
+
+/** Defines the tests of every device; those of a device that cannot run are shown as skipped, with the reason. */
+export function onEachDevice(define: (device: Device) => void): void {
+  for (const device of devices) {
+    if (device.skip) {
+      // One line, not hundreds, for a device that only some machines have and that has to be asked for.
+      const all = onlyAsked.includes(device.name) ? () => it('all tests') : () => define(device);
+      describe.skip(`on ${device.name} (${device.skip})`, all);
+      continue;
+    }
+    describe(`on ${device.name}`, () => {
+      before(() => device.setup());
+      define(device);
+    });
+  }
+}
+
+/** Why tfjs-node or the addon cannot be used here. tfjs-node itself is loaded only when it is needed: it takes a second. */
+function whyNoTensorFlow(): string | undefined {
+  const info = nativeInfo();
+  if (info.path === null) return `${info.reason}: npm run build:native`;
+  try {
+    const folder = dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-node/package.json'));
+    const binding = join(folder, 'lib', 'napi-v8', 'tfjs_binding.node');
+    return existsSync(binding) ? undefined : 'tfjs-node has no binding: npx tfjs-flashmask setup-node';
+  } catch {
+    return 'tfjs-node is not installed';
+  }
+}
+
+function whyNoGpu(): string | undefined {
+  const info = nativeInfo();
+  if (!wanted?.includes('tensorflow-gpu')) return 'FLASHMASK_DEVICES=tensorflow-gpu asks for it';
+  return info.path === null ? info.reason : (whyNotOnGpu(info) ?? undefined);
+}
+
+/** A process has one tfjs-node, on the CPU or on a GPU. */
+async function setupTensorFlow(gpu: boolean): Promise<void> {
+  if (!gpu) process.env.CUDA_VISIBLE_DEVICES = '-1';
+  process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
+  await import('@tensorflow/tfjs-node');
+  await use('tensorflow');
+  const backend = tf.backend() as unknown as TensorFlowBackend;
+  if (backend.isUsingGpuDevice !== gpu) {
+    throw new Error(
+      `tfjs-node must use the ${gpu ? 'GPU' : 'CPU'}, and does not: run each device in a process of its own.`,
+    );
+  }
+  const reason = whyNotNative(backend);
+  if (reason !== null) throw new Error(`The native kernels must run, but there is ${reason}.`);
+}
+
+async function use(backend: string): Promise<void> {
+  if (!(await tf.setBackend(backend))) {
+    throw new Error(`tf.setBackend('${backend}') failed.`);
+  }
+  await tf.ready();
+}
+
+async function setupWasm(): Promise<void> {
+  await import('@tensorflow/tfjs-backend-wasm');
+  await use('wasm');
+}
+
+const swallowed: string[] = [];
+let watched: GPUDevice | null = null;
+
+/** Dawn reports invalid shaders and commands only to `uncapturederror`: tfjs itself would return a tensor of anything. */
+async function setupWebGPU(kind: 'stock' | 'full'): Promise<void> {
+  const {useWebGPU} = await import('../../src/node_webgpu/use_webgpu.js');
+  await useWebGPU({device: kind});
+  await use('webgpu');
+  // Dense attention on tensors this small would run on the CPU otherwise, and its error would say nothing of this device.
+  tf.env().set('WEBGPU_CPU_FORWARD', false);
+  const {device} = tf.backend() as WebGPUBackend;
+  if (watched !== device) {
+    watched = device;
+    device.addEventListener('uncapturederror', (event) => swallowed.push(event.error.message));
+  }
+}
+
+async function webgpuErrors(): Promise<string[]> {
+  await watched?.queue.onSubmittedWorkDone();
+  return swallowed.splice(0);
+}

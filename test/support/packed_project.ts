@@ -1,0 +1,108 @@
+/** @file Projects of a user who has installed the packed package: each in a folder of its own, outside the repository. */
+import {spawn, spawnSync} from 'node:child_process';
+import {mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {dirname, join} from 'node:path';
+import {fileURLToPath} from 'node:url';
+
+export const root = fileURLToPath(new URL('../..', import.meta.url));
+
+/** What a user of every entry would have installed; links, since they are on this disk already. */
+const PEERS = ['@tensorflow', '@sparticuz', '@types', '@webgpu', 'webgpu', 'undici-types'];
+/** What npm installs with the package itself. */
+const DEPENDENCIES = ['cli-progress', 'commander', 'node-api-headers', 'node-gyp-build'];
+
+export interface Finished {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+}
+
+const made: string[] = [];
+let tarball: string | undefined;
+
+/** A new folder that goes with this process: all test files share one build. */
+export function temporaryFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'tfjs-flashmask-test-'));
+  made.push(folder);
+  return folder;
+}
+
+process.once('exit', () => {
+  made.forEach((folder) => {
+    rmSync(folder, {recursive: true, force: true});
+  });
+});
+
+function mustRun(command: string, args: string[], cwd: string): void {
+  const {status, stdout, stderr, error} = spawnSync(command, args, {cwd, encoding: 'utf8'});
+  if (status !== 0) {
+    throw new Error(`${command} ${args.join(' ')}: ${error?.message ?? `${stdout}\n${stderr}`}`);
+  }
+}
+
+/** Builds and packs the package, once. */
+export function packedTarball(): string {
+  if (tarball === undefined) {
+    const folder = temporaryFolder();
+    mustRun(process.execPath, ['--import=tsx', 'scripts/build.ts'], root);
+    mustRun('npm', ['pack', '--ignore-scripts', '--silent', '--pack-destination', folder], root);
+    tarball = join(folder, readdirSync(folder)[0]);
+  }
+  return tarball;
+}
+
+/** A project with the packed package and, but for `without`, its peers installed. */
+export class Project {
+  readonly folder = temporaryFolder();
+
+  constructor({type = 'module', without = [] as string[]} = {}) {
+    const modules = join(this.folder, 'node_modules');
+    mkdirSync(join(modules, 'tfjs-flashmask'), {recursive: true});
+    this.write('package.json', JSON.stringify({name: 'a-project', private: true, type}));
+    mustRun('tar', ['-xzf', packedTarball(), '--strip-components=1', '-C', join(modules, 'tfjs-flashmask')], root);
+    [...DEPENDENCIES, ...PEERS.filter((peer) => !without.includes(peer))].forEach((name) => {
+      this.link(name);
+    });
+  }
+
+  /** Installs a package of the repository by a link, under another name if told. */
+  link(name: string, as = name): void {
+    const path = join(this.folder, 'node_modules', as);
+    mkdirSync(dirname(path), {recursive: true});
+    symlinkSync(join(root, 'node_modules', name), path, 'junction');
+  }
+
+  write(name: string, content: string): string {
+    const path = join(this.folder, name);
+    mkdirSync(dirname(path), {recursive: true});
+    writeFileSync(path, content);
+    return path;
+  }
+
+  /** Runs Node on a file of the project, without waiting. */
+  start(args: string[], env: NodeJS.ProcessEnv = {}): Promise<Finished> {
+    const child = spawn(process.execPath, args, {cwd: this.folder, env: {...process.env, NODE_OPTIONS: '', ...env}});
+    const finished: Finished = {code: null, signal: null, stdout: '', stderr: ''};
+    child.stdout.on('data', (data: Buffer) => (finished.stdout += data.toString()));
+    child.stderr.on('data', (data: Buffer) => (finished.stderr += data.toString()));
+    return new Promise((resolve, reject) => {
+      child.once('error', reject);
+      child.once('close', (code, signal) => {
+        resolve({...finished, code, signal});
+      });
+    });
+  }
+
+  /** Writes a script, runs it in Node and returns what it printed. Throws unless it ends by itself with exit code 0. */
+  async run(name: string, script: string, env: NodeJS.ProcessEnv = {}): Promise<Finished> {
+    const finished = await this.start([this.write(name, script)], env);
+    if (finished.code !== 0) {
+      throw new Error(
+        `${name}: exit code ${finished.code}, signal ${finished.signal}\n${finished.stdout}${finished.stderr}`,
+      );
+    }
+    return finished;
+  }
+}

@@ -1,0 +1,71 @@
+/**
+ * @file The pairs that take part in a call, found out exactly: with values that name their key, the output is the matrix of weights,
+ * and with output gradients that name their query, so is the gradient of v. A weight is 0 if and only if its pair is masked or dropped.
+ */
+import * as tf from '@tensorflow/tfjs';
+import {flashMaskAttention} from '../../src/entries/index.js';
+import {maskArgument, optionsOf} from './attend.js';
+import type {Case, Prepared} from './cases.js';
+
+/** The longest calls that can be seen through. It is their one head size, so that devices compile little. */
+export const LONGEST = 97;
+
+/** Weights `[B, H, Sq, Sk]` of the forward pass; keys and queries are all zero. */
+export async function forwardWeights({case: c, mask}: Prepared): Promise<Float32Array> {
+  const {B, H, Hkv, Sq, Sk} = c;
+  const weights = tf.tidy(() => {
+    const v = named([B, Hkv, Sk]);
+    const out = flashMaskAttention(zeros(B, H, Sq), zeros(B, Hkv, Sk), v, maskArgument(mask, Sk), bhsd(c));
+    return tf.slice(out, [0, 0, 0, 0], [B, H, Sq, Sk]);
+  });
+  return read(weights);
+}
+
+/** The same of the backward pass, by as many key heads as query heads: the gradient of v of a head is then made by that head alone. */
+export async function backwardWeights({case: c, mask}: Prepared): Promise<Float32Array> {
+  const {B, H, Sq, Sk} = c;
+  const weights = tf.tidy(() => {
+    const bounds = maskArgument(mask, Sk);
+    const attention = (v: tf.Tensor) =>
+      flashMaskAttention(zeros(B, H, Sq), zeros(B, H, Sk), v as tf.Tensor4D, bounds, bhsd(c));
+    const dv = tf.grad(attention)(named([B, H, Sk]), named([B, H, Sq]));
+    return tf.transpose(tf.slice(dv, [0, 0, 0, 0], [B, H, Sk, Sq]), [0, 1, 3, 2]);
+  });
+  return read(weights);
+}
+
+const bhsd = (c: Case) => ({...optionsOf({case: c}), layout: 'bhsd'}) as const;
+
+const zeros = (B: number, H: number, S: number): tf.Tensor4D => tf.zeros([B, H, S, 1]);
+
+/** `S` one-hot vectors of LONGEST channels for each batch row and head. */
+function named([B, H, S]: [number, number, number]): tf.Tensor4D {
+  return tf.tile(tf.reshape(tf.eye(S, LONGEST), [1, 1, S, LONGEST]), [B, H, 1, 1]) as tf.Tensor4D;
+}
+
+async function read(tensor: tf.Tensor): Promise<Float32Array> {
+  const values = await tensor.data<'float32'>();
+  tensor.dispose();
+  return values;
+}
+
+/** One letter a pair: # takes part, x is dropped, . is masked. */
+export function picture({call}: Prepared, b: number, h: number): string[] {
+  const letter = (r: number, j: number) => (!call.visible(b, h, r, j) ? '.' : call.kept(b, h, r, j) ? '#' : 'x');
+  return draw(call, letter);
+}
+
+/** The same from weights, which cannot tell dropped pairs from masked ones: the rule decides between those two. */
+export function pictureOf(weights: Float32Array, {call}: Prepared, b: number, h: number): string[] {
+  const {H, Sq, Sk, visible} = call;
+  const letter = (r: number, j: number) => {
+    const takesPart = weights[((b * H + h) * Sq + r) * Sk + j] !== 0;
+    return takesPart ? '#' : visible(b, h, r, j) ? 'x' : '.';
+  };
+  return draw(call, letter);
+}
+
+function draw({Sq, Sk}: {Sq: number; Sk: number}, letter: (r: number, j: number) => string): string[] {
+  const columns = Array.from({length: Sk}, (_, j) => j);
+  return Array.from({length: Sq}, (_, r) => columns.map((j) => letter(r, j)).join(''));
+}

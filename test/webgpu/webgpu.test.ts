@@ -1,0 +1,254 @@
+/**
+ * @file What only the WebGPU backend can get wrong: errors that tfjs swallows, lost devices, binding limits, work that is split
+ * over submissions, the tile map that layers share, and tiles that must not be touched.
+ */
+import * as tf from '@tensorflow/tfjs';
+import {expect} from 'chai';
+import {createWebGPUBackend, flashMaskAttention, masks} from '../../src/entries/index.js';
+import {bufferOf, type WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
+import {createPipeline, submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
+import {guarded} from '../../src/backends/webgpu/run/device_errors.js';
+import {traitsOf} from '../../src/backends/webgpu/device/capabilities.js';
+import {declare, type Binding, type UniformValues} from '../../src/backends/webgpu/wgsl/header.js';
+import {devices} from '../support/devices.js';
+import {recordPasses} from '../support/recorded_passes.js';
+import {skip} from '../support/skip.js';
+
+const webgpu = devices.find(({name}) => name === 'webgpu')!;
+
+async function errorOf(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise;
+  } catch (error) {
+    return (error as Error).message;
+  }
+  return 'no error';
+}
+
+const backendNow = (): WebGPUBackend => tf.backend() as unknown as WebGPUBackend;
+
+/** Runs `body` as a kernel and returns its output as a tensor. */
+function asKernel(backend: WebGPUBackend, body: () => void): tf.Tensor {
+  const [info] = guarded(backend, 'TestKernel', () => {
+    const out = backend.makeTensorInfo([4], 'float32');
+    bufferOf(backend, out);
+    body();
+    return [out];
+  });
+  return tf.engine().makeTensorFromTensorInfo(info);
+}
+
+const noise = (shape: [number, number, number, number], seed: number): tf.Tensor4D =>
+  tf.randomNormal(shape, 0, 1, 'float32', seed);
+
+/** Labels of the compute passes that `run` records. */
+async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
+  const {labels, result: results} = recordPasses(backendNow().device, run);
+  await Promise.all(results.map((t) => t.data()));
+  tf.dispose(results);
+  return labels;
+}
+
+(webgpu.skip ? describe.skip : describe)(`webgpu${webgpu.skip ? ` (${webgpu.skip})` : ''}`, () => {
+  before(() => webgpu.setup());
+
+  it('throws the error of a shader when a result, or anything made from it, is read', async () => {
+    const backend = backendNow();
+    const before = tf.tensor([1, 2]);
+    const out = asKernel(backend, () => createPipeline(backend.device, 'broken', 'fn main( {', []));
+    const derived = tf.add(out, 1);
+    expect(await errorOf(derived.data())).to.match(/TestKernel failed on the WebGPU device \(validation\)/);
+    expect(await errorOf(out.data())).to.match(/TestKernel failed/);
+    expect([...(await before.data())]).to.deep.equal([1, 2]);
+    const after = tf.tensor([3, 4]);
+    expect([...(await tf.add(before, after).data())]).to.deep.equal([4, 6]);
+    tf.dispose([before, out, derived, after]);
+  });
+
+  it('throws when memory runs out, and keeps the failed buffer out of the pool', async () => {
+    const backend = backendNow();
+    const {device} = backend;
+    const pop = device.popErrorScope.bind(device);
+    let scope = 0;
+    // The scopes are popped in the order internal, out-of-memory, validation.
+    device.popErrorScope = async () => ((await pop(), ++scope === 2) ? new GPUOutOfMemoryError('no room') : null);
+    const out = asKernel(backend, () => {});
+    device.popErrorScope = pop;
+    const {resource} = backend.tensorMap.get(out.dataId);
+    expect(await errorOf(out.data())).to.match(/out-of-memory\): no room.*Free tensors/);
+    out.dispose();
+    const next = tf.add(tf.tensor([1, 2, 3, 4]), 1);
+    expect(backend.tensorMap.get(next.dataId).resource).to.not.equal(resource);
+    expect([...(await next.data())]).to.deep.equal([2, 3, 4, 5]);
+  });
+
+  it('says that the device was lost, at the call and at a read', async () => {
+    const current = tf.getBackend();
+    const backend = (await createWebGPUBackend({name: 'webgpu-lost'})) as unknown as WebGPUBackend;
+    const q = noise([1, 8, 1, 4], 1);
+    const out = flashMaskAttention(q, q, q);
+    const unread = flashMaskAttention(q, q, q);
+    await out.data();
+    backend.device.destroy();
+    await backend.device.lost;
+    expect(await errorOf(unread.data())).to.match(/device was lost.*createWebGPUBackend\(\{name: 'webgpu-lost'\}\)/s);
+    expect(() => flashMaskAttention(q, q, q)).to.throw(/flashMaskAttention: the WebGPU device was lost/);
+    expect(q.isDisposed).to.equal(false);
+    await tf.setBackend(current);
+    tf.removeBackend('webgpu-lost');
+  });
+
+  it('gives the gradient of a forward pass that ran on another backend', async () => {
+    const gradients = async (first: string): Promise<number[]> => {
+      await tf.setBackend(first);
+      const [q, k, v] = [1, 2, 3].map((seed) => noise([1, 8, 2, 4], seed));
+      const results = tf.grads((a, b, c) => {
+        // A scale, for 'cpu' counts the maxima of rows in scores, and 'webgpu' in products.
+        const out = flashMaskAttention(a as tf.Tensor4D, b as tf.Tensor4D, c as tf.Tensor4D, null, {scale: 7});
+        void tf.setBackend('webgpu');
+        return out;
+      })([q, k, v]);
+      const values = await Promise.all(results.map((x) => x.data()));
+      tf.dispose([q, k, v, results]);
+      return values.flatMap((x) => [...x]);
+    };
+    const expected = await gradients('webgpu');
+    const crossed = await gradients('cpu');
+    crossed.forEach((x, i) => expect(x).to.be.closeTo(expected[i], 1e-4));
+  });
+
+  it('refuses a tensor past the binding limit before anything runs', async () => {
+    const current = tf.getBackend();
+    const adapter = (await navigator.gpu.requestAdapter())!;
+    const device = await adapter.requestDevice();
+    await createWebGPUBackend({name: 'webgpu-small', device});
+    const rows = device.limits.maxStorageBufferBindingSize / 256 + 1;
+    const q = tf.zeros([1, rows, 1, 64]) as tf.Tensor4D;
+    const k = noise([1, 2, 1, 64], 1);
+    const tensors = tf.memory().numTensors;
+    expect(() => flashMaskAttention(q, k, k)).to.throw(
+      /q must fit one WebGPU storage binding, got 134217984 bytes.*134217728/,
+    );
+    // The bounds of 'no mask' are cached; nothing else may stay.
+    expect(tf.memory().numTensors - tensors).to.be.at.most(1);
+    expect(q.isDisposed).to.equal(false);
+    tf.dispose([q, k]);
+    await tf.setBackend(current);
+    tf.removeBackend('webgpu-small');
+  });
+
+  it('computes tile map and schedules once for all layers, forward and backward', async () => {
+    const mask = masks.causalDocument([40, 30]);
+    const x = noise([1, 70, 2, 8], 2);
+    const labels = await passesOf(() => {
+      const layers = (q: tf.Tensor4D): tf.Tensor => [1, 2, 3].reduce((h) => flashMaskAttention(h, h, h, mask), q);
+      return [tf.grad((q) => layers(q as tf.Tensor4D))(x)];
+    });
+    const count = (name: string): number => labels.filter((label) => label.startsWith(name)).length;
+    // Once for the tiles of forward and dq, once for those of dkdv.
+    expect([count('tilemap'), count('schedule_queries'), count('schedule_keys')]).to.deep.equal([2, 2, 2]);
+    expect([count('forward'), count('dq'), count('dkdv')]).to.deep.equal([3, 3, 3]);
+    x.dispose();
+  });
+
+  it('compiles nothing for a new length, batch, head count or mask of the same form', async () => {
+    const {device} = backendNow();
+    const call = async (B: number, N: number, H: number): Promise<void> => {
+      const x = noise([B, N, H, 8], N);
+      const mask = masks.causalDocument([N - 20, 20]);
+      const gradient = tf.grad((q) => flashMaskAttention(q as tf.Tensor4D, x, x, mask))(x);
+      await gradient.data();
+      tf.dispose([x, gradient]);
+    };
+    await call(1, 70, 2);
+    const compiled: string[] = [];
+    const create = device.createComputePipeline.bind(device);
+    device.createComputePipeline = (descriptor) => {
+      const label = descriptor.label ?? '';
+      // tfjs compiles its own too, for the noise.
+      if (/^(forward|delta|dq|dkdv|tilemap|schedule)/.test(label)) compiled.push(label);
+      return create(descriptor);
+    };
+    await call(1, 101, 2);
+    await call(2, 133, 3);
+    device.createComputePipeline = create;
+    expect(compiled).to.deep.equal([]);
+  });
+
+  it('neither loads nor computes empty tiles', async () => {
+    // Keys and values of the second document are NaN: one product with them would show in the first.
+    const mask = masks.document([64, 64]);
+    const poison = tf.concat([tf.ones([1, 64, 1, 8]), tf.fill([1, 64, 1, 8], NaN)], 1) as tf.Tensor4D;
+    const q = noise([1, 128, 1, 8], 3);
+    const [out, gradients] = [
+      flashMaskAttention(q, poison, poison, mask),
+      tf.grad((x) =>
+        tf.sum(tf.slice(flashMaskAttention(x as tf.Tensor4D, poison, poison, mask), [0, 0, 0, 0], [1, 64, 1, 8])),
+      )(q),
+    ];
+    for (const result of [out, gradients]) {
+      const values = await result.data();
+      expect(values.subarray(0, 64 * 8).every(Number.isFinite)).to.equal(true);
+      expect(values.subarray(64 * 8).every(Number.isNaN)).to.equal(true);
+    }
+    tf.dispose([poison, q, out, gradients]);
+  });
+
+  it('float16 reads halves and stays within their rounding', async function () {
+    const current = tf.getBackend();
+    const {device} = await createWebGPUBackend({name: 'webgpu-half'});
+    if (traitsOf(device).matrix === null) {
+      await tf.setBackend(current);
+      tf.removeBackend('webgpu-half');
+      skip(this, 'the device has no subgroup matrices');
+    }
+    const mask = masks.causalDocument([100, 60]);
+    const x = noise([1, 160, 2, 64], 5);
+    const call = (precision: 'float16' | 'auto'): tf.Tensor[] => [
+      flashMaskAttention(x, x, x, mask, {precision}),
+      tf.grad((q) => flashMaskAttention(q as tf.Tensor4D, x, x, mask, {precision}))(x),
+    ];
+    const [half, full] = [call('float16'), call('auto')];
+    for (const [i, result] of half.entries()) {
+      const error = tf.max(tf.abs(tf.sub(result, full[i])));
+      // Halves carry 11 bits; the results are of the order of 1 to 4.
+      expect((await error.data())[0]).to.be.within(1e-6, 0.02);
+      error.dispose();
+    }
+    tf.dispose([x, ...half, ...full]);
+    await tf.setBackend(current);
+    tf.removeBackend('webgpu-half');
+  });
+
+  it('splits long work over submissions without losing or repeating any', async () => {
+    const backend = backendNow();
+    const bindings: Binding[] = [{name: 'counts', type: 'u32', access: 'read_write'}];
+    const items = 1000;
+    const counts = tf
+      .engine()
+      .makeTensorFromTensorInfo(backend.makeTensorInfo([items], 'int32', new Float32Array(items)));
+    const code = `${declare(bindings)}
+@compute @workgroup_size(1)
+fn main(@builtin(workgroup_id) id: vec3u) {
+  let item = u.firstWorkgroup + id.y * u.gridX + id.x;
+  if (item >= u.workEnd) { return; }
+  counts[item] = counts[item] + 1u;
+}`;
+    let submissions = 0;
+    const submit = backend.queue.submit.bind(backend.queue);
+    backend.queue.submit = (buffers) => {
+      submissions++;
+      submit(buffers);
+    };
+    submitPasses(backend, [
+      {
+        key: 'test_count', code: () => code, bindings, buffers: [bufferOf(backend, counts)], uniforms: {} as UniformValues,
+        items, itemsPerWorkgroup: 1, flopsPerWorkgroup: 1e12,
+      },
+    ]); // prettier-ignore
+    backend.queue.submit = submit;
+    expect(submissions).to.be.greaterThan(4);
+    expect((await counts.data()).every((count) => count === 1)).to.equal(true);
+    counts.dispose();
+  });
+});
