@@ -62,7 +62,7 @@ export interface Variant {
 /**
  * Tile sides of one pass. `rows / threadsY` and `cols / threadsX` are multiples of 4: a thread's register tile. Heads stream through
  * workgroup memory in chunks of `CHUNK` vec4s of channels, rows and columns alike: keeping whole heads there costs more (fewer
- * workgroups on a core) than loading them again does, at every head size (bench/tune.ts).
+ * workgroups on a core) than loading them again does, at every head size (docs/benchmarks.md, "Tuning notes").
  */
 export interface TileShape {
   rows: number;
