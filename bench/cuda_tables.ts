@@ -61,17 +61,12 @@ const CALL: Column<Row>[] = [
   ['masked', ({flash}) => `${(100 * flash.sparsity).toFixed(1)}%`],
 ];
 
-const NEXT_TO_FLEX: Column<Row>[] = [
+const NEXT_TO_PYTORCH: Column<Row>[] = [
   ...CALL,
+  ['ms forward / backward', ({flash}) => `${figure(flash.forwardMs)} / ${figure(flash.backwardMs)}`],
   ['TFLOP/s forward / backward', ({flash}) => speeds(flash)],
   ['FlexAttention', ({others}) => speeds(others.flex)],
   ['faster', ({flash, others}) => faster(flash, others.flex)],
-];
-
-const NEXT_TO_ALL: Column<Row>[] = [
-  ...CALL,
-  ['ms forward / backward', ({flash}) => `${figure(flash.forwardMs)} / ${figure(flash.backwardMs)}`],
-  ...NEXT_TO_FLEX.slice(CALL.length),
   ['SDPA, cuDNN', ({others}) => speeds(others.cudnn)],
   ['SDPA, FlashAttention 2', ({others}) => speeds(others.fa2)],
 ];
@@ -81,18 +76,17 @@ function sizesOf({flash: {B, H, Hkv}}: Row): string {
   return `B ${B}, H ${H}${Hkv === H ? '' : `, Hkv ${Hkv}`}`;
 }
 
-/** The kernels next to PyTorch, a table for each device, type of tensors and heads; the README takes the larger D alone. */
-export function cudaTables(records: readonly CudaRecord[], whole: boolean): string[] {
+/** The kernels next to PyTorch, a table for each device, type of tensors and heads. */
+export function cudaTables(records: readonly CudaRecord[]): string[] {
   const groups = new Map<string, Row[]>();
   for (const row of rowsOf(records)) {
     const title = `**${row.flash.device}**, CUDA kernels on ${row.flash.input} tensors, ${sizesOf(row)}`;
     groups.set(title, [...(groups.get(title) ?? []), row]);
   }
-  return [...groups].flatMap(([title, rows]) => {
-    const [D, N] = [Math.max(...rows.map(({flash}) => flash.D)), Math.min(...rows.map(({flash}) => flash.N))];
-    const shown = whole ? rows : rows.filter(({flash}) => flash.D === D && flash.N === N);
-    return [`${title}, next to PyTorch's attention in the same run:`, table(whole ? NEXT_TO_ALL : NEXT_TO_FLEX, shown)];
-  });
+  return [...groups].flatMap(([title, rows]) => [
+    `${title}, next to PyTorch's attention in the same run:`,
+    table(NEXT_TO_PYTORCH, rows),
+  ]);
 }
 
 /** A call in tfjs-node, and FlexAttention's on float32 tensors. */

@@ -13,6 +13,7 @@ import {format, resolveConfig} from 'prettier';
 import {type CudaRecord, cudaTables, isCudaRecord, nodeTables} from './cuda_tables.js';
 import {isWebGPUFile, performanceParts, withBlocks} from './performance_page.js';
 import {memoryPlot, timePlot, type BenchRecord} from './report.js';
+import type {DenseRecord} from './webgpu/records.js';
 import {type Column, digits, figure as ms, table, times} from './tables.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -87,6 +88,11 @@ const AGAINST_DENSE: Column<Pair>[] = [
   ['peak MiB', ({flash}) => mebibytes(flash)],
   ['dense MiB', ({dense}) => mebibytes(dense!)],
   ['less memory', ({flash, dense}) => times((dense!.peakBytes ?? NaN) / (flash.peakBytes ?? NaN))],
+  ['forward ms', ({flash}) => ms(flash.forwardMs)],
+  ['dense', ({dense}) => ms(dense!.forwardMs)],
+  ['backward ms', ({flash}) => ms(flash.backwardMs)],
+  ['dense', ({dense}) => ms(dense!.backwardMs)],
+  ['differs by', ({flash}) => (flash.difference ?? NaN).toExponential(1)],
 ];
 
 const SPEED: Column<Pair>[] = [
@@ -109,38 +115,67 @@ const RATIOS: Column<Pair>[] = [
 const isCpu = ({backend, device}: BenchRecord): boolean =>
   backend === 'tensorflow' ? !/nvidia/i.test(device) : backend !== 'webgpu' || /swiftshader/i.test(device);
 
-const DETAILS: Column<Pair>[] = [
-  ...AGAINST_DENSE,
-  ['forward ms', ({flash}) => ms(flash.forwardMs)],
-  ['dense', ({dense}) => ms(dense!.forwardMs)],
-  ['backward ms', ({flash}) => ms(flash.backwardMs)],
-  ['dense', ({dense}) => ms(dense!.backwardMs)],
-  ['differs by', ({flash}) => (flash.difference ?? NaN).toExponential(1)],
+/** A row of README.md's table: one call against dense attention, forward and backward. */
+interface SummaryRow {
+  device: string;
+  backend: string;
+  mask: string;
+  N: number;
+  H: number;
+  D: number;
+  faster: number;
+  lessMemory?: number;
+}
+
+const SUMMARY: Column<SummaryRow>[] = [
+  ['device', ({device}) => device],
+  ['backend', ({backend}) => backend],
+  ['mask', ({mask}) => `\`${mask}\``],
+  ['N', ({N}) => String(N)],
+  ['H', ({H}) => String(H)],
+  ['D', ({D}) => String(D)],
+  ['faster', ({faster}) => times(faster)],
+  ['less memory', ({lessMemory}) => times(lessMemory ?? NaN)],
 ];
 
-/** The pairs of the shortest and the longest sequences, of which README.md has room. */
-function extremes(pairs: readonly Pair[]): Pair[] {
-  const lengths = pairs.map(({flash}) => flash.N);
-  return pairs.filter(({flash: {N}}) => N === Math.min(...lengths) || N === Math.max(...lengths));
+/** The mask that README.md shows of each device: the first of these that was measured there. */
+const SUMMARY_MASKS = ['causalDocument', 'causal'];
+
+/** Of each backend and device the longest measured call, and of the full WebGPU device the fastest one. */
+function summary(pairs: readonly Pair[], onFullDevice: readonly DenseRecord[]): string {
+  const fastest = onFullDevice
+    .filter(({device}) => device === 'full')
+    .sort((a, b) => b.denseMs / b.flashMs - a.denseMs / a.flashMs)
+    .slice(0, 1)
+    .map((r): SummaryRow => {
+      const backend = `\`webgpu\`, full device, ${r.precision}`;
+      return {...r, device: r.machine, backend, mask: 'causal', faster: r.denseMs / r.flashMs};
+    });
+  const measured = byDevice(pairs.filter(({dense}) => dense)).map((own): SummaryRow => {
+    const mask = SUMMARY_MASKS.find((name) => own.some(({flash}) => flash.mask === name));
+    const [{flash, dense}] = own.filter((pair) => pair.flash.mask === mask).sort((a, b) => b.flash.N - a.flash.N);
+    const {device, backend, N, H, D} = flash;
+    const lessMemory = (dense!.peakBytes ?? NaN) / (flash.peakBytes ?? NaN);
+    const name = device === backend ? 'one CPU core' : device;
+    return {
+      device: name,
+      backend: `\`${backend}\``,
+      mask: flash.mask,
+      N,
+      H,
+      D,
+      faster: total(dense!) / total(flash),
+      lessMemory,
+    };
+  });
+  return table(SUMMARY, [
+    ...fastest,
+    ...measured.sort((a, b) => Number(/NVIDIA/.test(b.device)) - Number(/NVIDIA/.test(a.device))),
+  ]);
 }
 
-/** TFLOP/s of forward and backward, a row for all head sizes of a mask. */
-function speedTable(pairs: readonly Pair[]): string {
-  const of = ({flash: {mask, N, H}}: Pair): string => `${mask} ${N} ${H}`;
-  const rows = pairs.filter((pair, i) => pairs.findIndex((other) => of(other) === of(pair)) === i);
-  const dims = [...new Set(pairs.map(({flash}) => flash.D))].sort((a, b) => a - b);
-  const speed = (D: number): Column<Pair> => [
-    `D ${D}: TFLOP/s`,
-    (row) => {
-      const flash = pairs.find((pair) => of(pair) === of(row) && pair.flash.D === D)?.flash;
-      return flash ? `${ms(flash.forwardTflops)} / ${ms(flash.backwardTflops)}` : '–';
-    },
-  ];
-  return table([...CALL.filter(([title]) => title !== 'D'), ...dims.map(speed)], rows);
-}
-
-/** The tables of one device. `whole` for docs/benchmarks.md, else the shorter ones of README.md. */
-function deviceTables(pairs: readonly Pair[], whole: boolean): string[] {
+/** The tables of one device. */
+function deviceTables(pairs: readonly Pair[]): string[] {
   const {backend, device} = pairs[0].flash;
   const against = pairs.filter(({dense}) => dense);
   const alone = pairs.filter(({dense}) => !dense);
@@ -155,23 +190,18 @@ function deviceTables(pairs: readonly Pair[], whole: boolean): string[] {
   if (against.length > 0) {
     parts.push(
       `**${name}**, forward and backward, against dense masked attention of tfjs:`,
-      whole ? table(DETAILS, against) : table(AGAINST_DENSE, extremes(against)),
+      table(AGAINST_DENSE, against),
     );
   }
-  if (alone.length > 0) {
-    parts.push(
-      `**${name}**, by itself${whole ? '' : ', TFLOP/s forward / backward over visible pairs'}:`,
-      whole ? table(SPEED, alone) : speedTable(extremes(alone)),
-    );
-  }
+  if (alone.length > 0) parts.push(`**${name}**, by itself:`, table(SPEED, alone));
   return parts;
 }
 
-function tables(pairs: readonly Pair[], whole: boolean): string {
+/** Pairs of one backend and device together. */
+function byDevice(pairs: readonly Pair[]): Pair[][] {
   const deviceOf = ({flash}: Pair): string => `${flash.backend} ${flash.device}`;
   const devices = [...new Set(pairs.map(deviceOf))];
-  const own = (device: string): Pair[] => pairs.filter((pair) => deviceOf(pair) === device);
-  return devices.flatMap((device) => deviceTables(own(device), whole)).join('\n\n');
+  return devices.map((device) => pairs.filter((pair) => deviceOf(pair) === device));
 }
 
 /** Records that are worth a plot. */
@@ -209,16 +239,15 @@ async function outputs(): Promise<Map<string, string>> {
   const cuda = files.flatMap((file) => file.cuda);
   const pairs = pairsOf(records);
   const plots = new Map(files.flatMap(plotsOf));
-  const beside = nodeTables(records, cuda);
-  const short = [tables(pairs, false), ...beside, ...cudaTables(cuda, false)].join('\n\n');
-  const details = [tables(pairs, true), ...beside, ...cudaTables(cuda, true), plotList([...plots.keys()])]
+  const own = byDevice(pairs).flatMap(deviceTables);
+  const details = [...own, ...nodeTables(records, cuda), ...cudaTables(cuda), plotList([...plots.keys()])]
     .filter(Boolean)
     .join('\n\n');
   const performance = performanceParts(root + RECORDS, PLOTS.slice('docs/'.length));
   return new Map([
     ...plots,
     ...[...performance.plots].map(([name, svg]): [string, string] => [PLOTS + name, svg]),
-    ['README.md', await withTables('README.md', new Map([['benchmark', short], ...performance.readme]))],
+    ['README.md', await withTables('README.md', new Map([['benchmark', summary(pairs, performance.dense)]]))],
     ['docs/benchmarks.md', await withTables('docs/benchmarks.md', new Map([['benchmark', details]]))],
     ['docs/performance.md', await withTables('docs/performance.md', performance.page)],
   ]);

@@ -1,6 +1,6 @@
 /**
- * @file Draws every mask of the table into docs/images/masks, by the library itself, and lists them in docs/masks.md and README.md
- * between `<!-- gallery -->` and `<!-- /gallery -->`.
+ * @file Draws every mask of the table into docs/images/masks, by the library itself, and lists them in docs/masks.md between
+ * `<!-- gallery -->` and `<!-- /gallery -->`.
  *
  *     npx tsx scripts/gallery.ts            writes pictures and lists
  *     npx tsx scripts/gallery.ts --check    fails if the committed ones differ
@@ -25,12 +25,12 @@ export function galleryPicture({title, build}: MaskEntry): string {
   return build(LENGTH, seededRandom(SEED)).toSVG({title, blockQ: TILE, blockK: TILE});
 }
 
-/** An HTML table of the pictures, as they are reached from a document. */
-function galleryList(images: string): string {
+/** An HTML table of the pictures. */
+function galleryList(): string {
   const cells = maskTable.map(({name, title, description}) =>
     [
       `<td width="${Math.floor(100 / COLUMNS)}%" valign="top">`,
-      `<img src="${images}${name}.svg" alt="${title} mask"><br>`,
+      `<img src="${IMAGES}${name}.svg" alt="${title} mask"><br>`,
       `<code>masks.${name}</code><br>${description}`,
       '</td>',
     ].join('\n'),
@@ -40,20 +40,19 @@ function galleryList(images: string): string {
   return `<table>\n${rows.join('\n')}\n</table>`;
 }
 
-/** Documents that list the gallery, and where they find its pictures. */
-const documents = {'docs/masks.md': 'images/masks/', 'README.md': folder};
+/** The document that lists the gallery, and where it finds the pictures. */
+const DOCUMENT = 'docs/masks.md';
+const IMAGES = 'images/masks/';
 
 /** Everything that this script writes: path to content. */
 function outputs(): Map<string, string> {
   const files = new Map(maskTable.map((entry) => [`${folder}${entry.name}.svg`, galleryPicture(entry)]));
-  for (const [path, images] of Object.entries(documents)) {
-    const text = readOr(path) ?? '';
-    const listed = text.replace(
-      /<!-- gallery -->[^]*<!-- \/gallery -->/,
-      () => `<!-- gallery -->\n${galleryList(images)}\n<!-- /gallery -->`,
-    );
-    if (text.includes('<!-- gallery -->')) files.set(path, listed);
-  }
+  const text = readOr(DOCUMENT) ?? '';
+  const list = `<!-- gallery -->\n${galleryList()}\n<!-- /gallery -->`;
+  files.set(
+    DOCUMENT,
+    text.replace(/<!-- gallery -->[^]*<!-- \/gallery -->/, () => list),
+  );
   return files;
 }
 

@@ -82,27 +82,9 @@ export interface FailureRecord extends Call {
 export type MeasuredRecord = SpeedRecord | DenseRecord | CompileRecord | MemoryRecord;
 export type WebGPURecord = MeasuredRecord | FailureRecord;
 
-/** TFLOP/s to reach, causal, B 1, H 32, N 8192, on an H100 through Dawn; and times faster than dense attention at N 4096, H 8. */
-interface Target {
-  forward: Record<number, number>;
-  backward: Record<number, number>;
-  timesDense?: number;
-}
-
-const TARGETS: Record<string, Target> = {
-  'stock float32': {forward: {64: 22, 128: 20}, backward: {64: 15, 128: 15}, timesDense: 5},
-  'full float16': {forward: {64: 100, 128: 130}, backward: {64: 65, 128: 80}, timesDense: 25},
-  'full float32': {forward: {64: 45, 128: 45}, backward: {64: 30, 128: 30}},
-};
-
 /** Of causal's TFLOP/s at 32768, for each mask and pass. */
 export const SHARE_OF_CAUSAL = 0.7;
 export const SHARE_LENGTH = 32768;
-/** Milliseconds of the first forward and backward of a shape class. */
-export const FIRST_CALL_MS = 1500;
-
-export const targetOf = ({device, precision}: Pick<Call, 'device' | 'precision'>): Target | undefined =>
-  TARGETS[`${device} ${precision}`];
 
 const keyOf = (r: WebGPURecord): string => [r.part, r.machine, r.device, r.precision, r.mask, r.N, r.H, r.D].join(' ');
 

@@ -3,11 +3,9 @@ import {type Column, digits, figure, table, times} from '../tables.js';
 import {type FittedLine, memoryLines, timeLines} from './lines.js';
 import {paperMaskNames} from './paper_masks.js';
 import {
-  FIRST_CALL_MS,
   SHARE_LENGTH,
   SHARE_OF_CAUSAL,
   ofPart,
-  targetOf,
   type Call,
   type CompileRecord,
   type DenseRecord,
@@ -83,19 +81,9 @@ const SIZES: Column<Call>[] = [
 ];
 const CALL = [...WHERE, ...SIZES];
 
-/** A figure and its target: 21.0 of 22. */
-const ofTarget = (reached: number, target: number | undefined): string =>
-  target === undefined ? '–' : `${target} (${times(reached / target)})`;
-
 const targets = (records: readonly SpeedRecord[]): string =>
   tableOf<SpeedRecord>(
-    [
-      ...CALL,
-      ['forward', (r) => tera(r.forwardTflops)],
-      ['asked', (r) => ofTarget(r.forwardTflops, targetOf(r)?.forward[r.D])],
-      ['backward', (r) => tera(r.backwardTflops)],
-      ['asked', (r) => ofTarget(r.backwardTflops, targetOf(r)?.backward[r.D])],
-    ],
+    [...CALL, ['forward', (r) => tera(r.forwardTflops)], ['backward', (r) => tera(r.backwardTflops)]],
     records,
   );
 
@@ -106,7 +94,6 @@ const dense = (records: readonly DenseRecord[]): string =>
       ['ms', (r) => figure(r.flashMs)],
       ['dense ms', (r) => figure(r.denseMs)],
       ['faster', (r) => times(r.denseMs / r.flashMs)],
-      ['asked', (r) => times(targetOf(r)?.timesDense ?? NaN)],
       ['differs by', (r) => r.difference.toExponential(1)],
     ],
     records,
@@ -146,7 +133,6 @@ const COMPILE: Column<CompileRecord>[] = [
   ['first forward ms', (r) => figure(r.firstForwardMs)],
   ['first backward ms', (r) => figure(r.firstBackwardMs)],
   ['both', (r) => figure(r.firstForwardMs + r.firstBackwardMs)],
-  ['asked under', () => String(FIRST_CALL_MS)],
   ['again ms', (r) => figure(r.againMs)],
   ['pipelines for other lengths', ({otherPipelines}) => String(otherPipelines)],
 ];

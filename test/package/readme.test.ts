@@ -1,11 +1,11 @@
 /**
- * @file The documents: each `js` block of README.md runs in a user's project, one after the other, the program of docs/finetune.md trains,
- * tables say what the records do, and every link leads to a file and a heading.
+ * @file The documents: each `js` block of README.md and docs/finetune.md runs in a user's project, one after the other, the program of
+ * docs/finetune.md trains, and its tables say what the records do.
  */
 import {spawnSync} from 'node:child_process';
 import {existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
-import {dirname, join} from 'node:path';
+import {join} from 'node:path';
 import {pathToFileURL} from 'node:url';
 import {expect} from 'chai';
 import {format, resolveConfig} from 'prettier';
@@ -13,19 +13,6 @@ import type {StepRecord} from '../../bench/finetune/records.js';
 import {markdownTables} from '../../bench/finetune/tables.js';
 import {writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
 import {Project, root} from '../support/packed_project.js';
-
-const DOCUMENTS = [
-  'README.md',
-  'CHANGELOG.md',
-  'docs/masks.md',
-  'docs/design.md',
-  'docs/benchmarks.md',
-  'docs/finetune.md',
-  'docs/main-job.md',
-  'docs/native.md',
-  'docs/performance.md',
-  'docs/tfjs-node.md',
-];
 
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
 
@@ -43,15 +30,9 @@ function moduleOf(markdown: string): string {
   return [...imports, ...code].join('\n');
 }
 
-/** Anchors that GitHub gives the headings of a document. */
-function anchorsOf(markdown: string): string[] {
-  const headings = [...markdown.matchAll(/^#+ (.*)$/gm)].map(([, text]) => text.toLowerCase());
-  return headings.map((text) => text.replace(/[^\p{L}\p{N} _-]/gu, '').replace(/ /g, '-'));
-}
-
 describe('documents', () => {
-  it("run: the README's code", async () => {
-    const code = moduleOf(read('README.md'));
+  it("run: the README's code, and then that of docs/finetune.md", async () => {
+    const code = moduleOf(`${read('README.md')}\n${read('docs/finetune.md')}`);
     expect(code).to.include('flashMaskAttention(q, k, v, mask)');
     const shapes = '[dq.shape, lse.shape, [...pair.toDense().slice(7 * 8)], Object.keys(grads).length]';
     const {stdout} = await new Project().run(
@@ -90,7 +71,6 @@ describe('documents', () => {
     const {longest, lengths} = markdownTables(lines.map((line) => JSON.parse(line) as StepRecord));
     const config = await resolveConfig(join(root, 'README.md'));
     for (const [document, name, table] of [
-      ['README.md', 'longest', longest],
       ['docs/finetune.md', 'longest', longest],
       ['docs/finetune.md', 'lengths', lengths],
     ]) {
@@ -98,19 +78,4 @@ describe('documents', () => {
       expect(between.trim(), document).to.equal((await format(table, {...config, parser: 'markdown'})).trim());
     }
   });
-
-  for (const document of DOCUMENTS) {
-    it(`link to what exists: ${document}`, () => {
-      const markdown = read(document);
-      const links = [...markdown.matchAll(/\]\(([^)]+)\)|(?:src)="([^"]+)"/g)].map(([, a, b]) => a ?? b);
-      const own = links.filter((link) => !/^https?:|^node_modules\//.test(link));
-      const broken = own.filter((link) => {
-        const [path, anchor] = link.split('#');
-        const target = path === '' ? document : join(dirname(document), path);
-        if (!existsSync(join(root, target))) return true;
-        return anchor !== undefined && !anchorsOf(read(target)).includes(anchor);
-      });
-      expect(broken).to.deep.equal([]);
-    });
-  }
 });

@@ -1,6 +1,6 @@
 /**
  * @file The command demo, which is this repository's main job, `npm start`: supervised fine-tuning of a tiny model beside a twin with
- * dense attention, as much of it as the device can do in a few minutes. docs/main-job.md shows what one sees.
+ * dense attention, as much of it as the device can do in a few minutes. docs/finetune.md shows a run.
  */
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
