@@ -8,7 +8,7 @@ import {composedSecondOrder} from '../src/backends/composed/second_order.js';
 import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../src/call/kernel_names.js';
 
 /** Gradient of FlashMaskAttention: one run of FlashMaskAttentionGrad gives dq, dk and dv. */
-export const flashMaskAttentionGradientConfig: GradConfig = {
+export const gradientOfAttention: GradConfig = {
   kernelName: FlashMaskAttention,
   inputsToSave: ['q', 'k', 'v', 'bounds'],
   outputsToSave: [true, false, true],
@@ -42,7 +42,7 @@ function computeAnew(inputs: Record<string, Tensor>, attrs: NamedAttrMap): Tenso
  * nothing ever flows back through them (its own exp has no second derivative, for that reason). Hence out and lse are computed
  * anew here, where the tape, if it is on, sees them made; and the inputs out and rowStats themselves get zeros.
  */
-export const flashMaskAttentionGradGradConfig: GradConfig = {
+export const gradientOfGradient: GradConfig = {
   kernelName: FlashMaskAttentionGrad,
   inputsToSave: ['q', 'k', 'v', 'bounds', 'dOut', 'dLse'],
   gradFunc: (dy: Tensor | Tensor[], saved: Tensor[], attrs: NamedAttrMap): Record<string, () => Tensor> => {

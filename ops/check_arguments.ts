@@ -2,14 +2,12 @@
 import {type Tensor, type Tensor4D, engine, getKernel, tensor4d} from '@tensorflow/tfjs-core';
 import {FlashMaskAttention, type KernelWithPrecisions, type Precision} from '../src/call/kernel_names.js';
 import {describe} from '../src/call/errors.js';
-import {checkFields, checkReading, isFlashMask} from '../src/mask/fields.js';
+import {checkFields, checkReading, isFlashMask, vectorsOf} from '../src/mask/fields.js';
 import type {FlashMask} from '../src/mask/flash_mask.js';
+import {MAX_HEAD_SIZE} from '../src/call/constants.js';
 import {readNested} from '../src/mask/builders/nested.js';
 import {isTensor} from '../src/call/values.js';
 import {type ReadOptions, WHO, fail} from './options.js';
-
-/** Largest D and Dv. */
-export const MAX_HEAD_SIZE = 256;
 
 /** Sizes read from checked q, k and v. */
 export interface Sizes {
@@ -181,11 +179,9 @@ function checkBoundsTensor(bounds: Tensor, causal: boolean | undefined, s: Sizes
     const got = `${keys} (shape ${shapeText(bounds)})`;
     fail(`mask must have ${s.Sk} keys (its third axis)`, got, ifDense ?? 'One bound a key.');
   }
-  const allowed = causal ? [1, 2] : [2, 4];
+  const {allowed: all, remedy} = vectorsOf(causal ?? false);
+  const allowed = all.filter((count) => count > 0);
   if (!allowed.includes(n)) {
-    const remedy = causal
-      ? 'A causal mask has LTS, or LTS and LTE. Drop {causal: true} for 4 vectors.'
-      : 'A mask that is not causal has LTS and UTE, or LTS, LTE, UTS and UTE. Pass {causal: true} for LTS alone.';
     const rule = `the last axis of mask must be ${allowed.join(' or ')} with causal: ${causal ?? false}`;
     fail(rule, `${n}`, ifDense ?? remedy);
   }

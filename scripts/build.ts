@@ -70,11 +70,10 @@ async function buildCommonJs(): Promise<void> {
   const useIndex: Plugin = {
     name: 'use-built-index',
     setup: (build) => {
-      // ops/ has an index too.
-      build.onResolve({filter: /\/index\.js$/}, ({path, resolveDir}) =>
-        join(resolveDir, path) === join(root, 'src', 'entries', 'index.js')
-          ? {path: '../cjs/index.js', external: true}
-          : null,
+      // composedConfigs too, which the index exports: the kernels that it makes share the cache of the masks' bounds.
+      const inIndex = ['src/entries/index.js', 'src/backends/composed/kernel.js'].map((path) => join(root, path));
+      build.onResolve({filter: /\/(index|kernel)\.js$/}, ({path, resolveDir}) =>
+        inIndex.includes(join(resolveDir, path)) ? {path: '../cjs/index.js', external: true} : null,
       );
     },
   };

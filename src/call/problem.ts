@@ -55,6 +55,11 @@ export function problemOf(inputs: FlashMaskAttentionInputs, attrs: FlashMaskAtte
   };
 }
 
+/** The head of the bounds that query head h of batch b reads, counted over batches. TWIN: native/cpu/mask_map.cc */
+export function maskHeadOf({maskB, Hm, H}: Problem, b: number, h: number): number {
+  return (maskB === 1 ? 0 : b) * Hm + Math.floor((h * Hm) / H);
+}
+
 /** Shape of a `rows x heads x channels` tensor in the problem's layout. */
 export function shapeOf(p: Problem, rows: number, heads: number, channels: number): [number, number, number, number] {
   return p.layout === 'bshd' ? [p.B, rows, heads, channels] : [p.B, heads, rows, channels];

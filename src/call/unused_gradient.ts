@@ -3,8 +3,8 @@
  * as a short attention, so kernels leave such a dLse out.
  */
 
-/** Whether these values, which a backend still has on the host, are zeros. */
-export function areZeros(values: unknown): boolean {
+/** Whether a gradient is unused: its values, if a backend still has them on the host, are zeros. */
+export function isUnusedGradient(values: unknown): boolean {
   if (!(values instanceof Float32Array)) return false;
   // A loop: `every` with its callback takes ten times as long.
   for (let i = 0; i < values.length; i++) if (values[i] !== 0) return false;

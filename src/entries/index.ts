@@ -37,5 +37,5 @@ export type {Group} from '../mask/builders/packed.js';
 export type {SVGOptions} from '../mask/pictures/svg.js';
 export type {TextOptions} from '../mask/pictures/text.js';
 export type {EvictionOptions} from '../mask/builders/selected.js';
-export type {HostBounds, Vectors} from '../mask/bounds/tile_map.js';
+export type {HostBounds, Vectors} from '../mask/bounds/intervals.js';
 export type {Sparsity} from '../mask/bounds/visible.js';

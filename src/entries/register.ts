@@ -11,10 +11,7 @@ import {
   registerGradient,
   registerKernel,
 } from '@tensorflow/tfjs-core';
-import {
-  flashMaskAttentionGradGradConfig,
-  flashMaskAttentionGradientConfig,
-} from '../../gradients/flash_mask_attention_grad.js';
+import {gradientOfGradient, gradientOfAttention} from '../../gradients/flash_mask_attention_grad.js';
 import {
   flashMaskAttentionConfig as cpuForward,
   flashMaskAttentionGradConfig as cpuBackward,
@@ -26,7 +23,7 @@ import {
 
 const kernels: KernelConfig[] = [webgpuForward, webgpuBackward, cpuForward, cpuBackward];
 
-const gradients: GradConfig[] = [flashMaskAttentionGradientConfig, flashMaskAttentionGradGradConfig];
+const gradients: GradConfig[] = [gradientOfAttention, gradientOfGradient];
 
 /** Registers everything that is not registered yet. Importing the library calls it. */
 export function register(): void {

@@ -2,7 +2,7 @@
 import type {Tensor4D} from '@tensorflow/tfjs-core';
 import {checkFlag, checkInteger, checkText, describe, fail} from '../call/errors.js';
 import type {FlashMask} from './flash_mask.js';
-import type {Vectors} from './bounds/tile_map.js';
+import type {Vectors} from './bounds/intervals.js';
 import {isTensor} from '../call/values.js';
 
 /** What a `FlashMask` is made of. `masks` has builders for the usual ones. */
@@ -58,15 +58,25 @@ export function checkFields(who: string, fields: Partial<FlashMaskFields>): asse
   checkStorage(who, bounds, boundsTensor, [batch, heads, keys, vectors]);
 }
 
+/** The numbers of vectors that a mask may have, and what to do about another. */
+export function vectorsOf(causal: boolean): {allowed: readonly number[]; remedy: string} {
+  return causal
+    ? {
+        allowed: [0, 1, 2],
+        remedy: 'A causal mask has LTS, or LTS and LTE. Leave out causal: true for four vectors.',
+      }
+    : {
+        allowed: [0, 2, 4],
+        remedy: 'A mask that is not causal has LTS and UTE, or LTS, LTE, UTS and UTE. Pass causal: true for LTS alone.',
+      };
+}
+
 /** Throws unless masks of this causality can store this many bounds a column. */
 export function checkVectors(who: string, causal: unknown, vectors: unknown): asserts vectors is Vectors {
   checkFlag(who, 'causal', causal);
   checkReading(who, causal, vectors);
-  const allowed = causal ? [0, 1, 2] : [0, 2, 4];
+  const {allowed, remedy} = vectorsOf(causal ?? false);
   if (allowed.includes(vectors as number)) return;
-  const remedy = causal
-    ? 'A causal mask has LTS, or LTS and LTE. Leave out causal: true for four vectors.'
-    : 'A mask that is not causal has LTS and UTE, or LTS, LTE, UTS and UTE. Pass causal: true for LTS alone.';
   fail(
     who,
     `a mask with causal: ${causal ?? false} has ${allowed.join(', ')} bounds a column`,

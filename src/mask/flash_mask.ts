@@ -6,7 +6,7 @@ import {FIELD_NAMES, type FlashMaskFields, MASK_MARK, checkFields} from './field
 import {checkCount} from './builders/limits.js';
 import {type TextOptions, drawText} from './pictures/text.js';
 import {type SVGOptions, drawSVG} from './pictures/svg.js';
-import type {HostBounds, Vectors} from './bounds/tile_map.js';
+import type {HostBounds, Vectors} from './bounds/intervals.js';
 import {type Sparsity, sparsityOf} from './bounds/visible.js';
 
 export type {FlashMaskFields} from './fields.js';

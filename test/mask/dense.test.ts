@@ -3,7 +3,7 @@ import {expect} from 'chai';
 import * as fc from 'fast-check';
 import {masks} from '../../src/mask/builders/builders.js';
 import {FlashMask} from '../../src/mask/flash_mask.js';
-import type {Vectors} from '../../src/mask/bounds/tile_map.js';
+import type {Vectors} from '../../src/mask/bounds/intervals.js';
 
 type Form = readonly [causal: boolean, vectors: Vectors];
 

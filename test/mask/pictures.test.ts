@@ -6,7 +6,7 @@ import {masks} from '../../src/mask/builders/builders.js';
 import type {FlashMask} from '../../src/mask/flash_mask.js';
 import {seededRandom} from '../../src/mask/builders/random.js';
 import {maskTable} from '../support/mask_table.js';
-import {tileMap} from '../../src/mask/bounds/tile_map.js';
+import {tileKinds} from '../../src/mask/bounds/classify.js';
 
 describe('masks as text', () => {
   const pictures: [FlashMask, string[]][] = [
@@ -85,7 +85,7 @@ function paintedPairs(svg: string, mask: FlashMask, cell: number): string[] {
 
 /** What each pair must be painted as. */
 function trueFills(mask: FlashMask, blockQ: number, blockK: number): string[] {
-  const {kinds, columns} = tileMap(mask, blockQ, blockK);
+  const {kinds, columns} = tileKinds(mask, blockQ, blockK);
   return Array.from(mask.toDense(), (visible, at) => {
     const [r, j] = [Math.floor(at / mask.keyLength), at % mask.keyLength];
     const kind = kinds[Math.floor(r / blockQ) * columns + Math.floor(j / blockK)];

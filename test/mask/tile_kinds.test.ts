@@ -6,16 +6,8 @@ import {expect} from 'chai';
 import * as fc from 'fast-check';
 import {masks} from '../../src/mask/builders/builders.js';
 import {FlashMask} from '../../src/mask/flash_mask.js';
-import {
-  type Intervals,
-  type TileKind,
-  MAX_BOUND,
-  MIN_BOUND,
-  classifyTile,
-  columnBlockBounds,
-  intervalsAt,
-  tileMap,
-} from '../../src/mask/bounds/tile_map.js';
+import {type Intervals, MAX_BOUND, MIN_BOUND, intervalsAt} from '../../src/mask/bounds/intervals.js';
+import {type TileKind, classifyTile, boundsMap, tileKinds} from '../../src/mask/bounds/classify.js';
 
 const forms = [
   {causal: true, vectors: 0},
@@ -74,7 +66,7 @@ function* tilesOf(
 ): Generator<{kind: TileKind; visible: number; pairs: number; at: string}> {
   for (let b = 0; b < mask.batch; b++) {
     for (let h = 0; h < mask.heads; h++) {
-      const map = tileMap(mask, blockQ, blockK, b, h);
+      const map = tileKinds(mask, blockQ, blockK, b, h);
       for (let i = 0; i < map.kinds.length; i++) {
         const [r0, c0] = [Math.floor(i / map.columns) * blockQ, (i % map.columns) * blockK];
         const [r1, c1] = [Math.min(r0 + blockQ, mask.queryLength), Math.min(c0 + blockK, mask.keyLength)];
@@ -278,7 +270,7 @@ describe('columnBlockBounds and intervalsAt', () => {
             }
           }
         }
-        expect([...columnBlockBounds(mask, blockK)]).to.deep.equal(expected);
+        expect([...boundsMap(mask, blockK)]).to.deep.equal(expected);
       }),
       {seed: 5, numRuns: 200},
     );

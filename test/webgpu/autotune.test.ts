@@ -15,10 +15,10 @@ import {
   type DeviceTraits,
   type Pass,
   type Variant,
-  MAP_BLOCK,
   candidates,
   plan,
 } from '../../src/backends/webgpu/plan/vector_plan.js';
+import {MAP_BLOCK} from '../../src/call/constants.js';
 import {matrixPlan} from '../../src/backends/webgpu/plan/matrix_plan.js';
 import {
   type Tiles,

@@ -16,7 +16,8 @@ import {
 } from '../../src/backends/webgpu/plan/decoding.js';
 import {clearBoundsCache, flashMaskAttention} from '../../src/entries/index.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../../src/call/kernel_names.js';
-import {FEW_QUERIES, MAP_BLOCK} from '../../src/backends/webgpu/plan/vector_plan.js';
+import {FEW_QUERIES} from '../../src/backends/webgpu/plan/vector_plan.js';
+import {MAP_BLOCK} from '../../src/call/constants.js';
 import type {Problem} from '../../src/call/problem.js';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {backward} from '../../src/backends/webgpu/backward.js';

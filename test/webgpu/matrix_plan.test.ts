@@ -12,12 +12,12 @@ import {
 import {
   type DeviceTraits,
   FEW_QUERIES,
-  MAP_BLOCK,
   type MatrixConfig,
   type Pass,
   type PassPlan,
   type Variant,
 } from '../../src/backends/webgpu/plan/vector_plan.js';
+import {MAP_BLOCK} from '../../src/call/constants.js';
 import {matrixTilesToTry, tuningKey} from '../../src/backends/webgpu/plan/tuned_tiles.js';
 import {variantOf} from '../../src/backends/webgpu/forward.js';
 import {PADDED_ROWS} from '../../src/backends/webgpu/wgsl/matrix/float16_copies.js';

@@ -5,7 +5,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {maskTable} from '../support/mask_table.js';
-import {type HostBounds, tileMap as hostTileMap} from '../../src/mask/bounds/tile_map.js';
+import type {HostBounds} from '../../src/mask/bounds/intervals.js';
+import {tileKinds as hostTileMap} from '../../src/mask/bounds/classify.js';
 import {type PassPlan, type Variant, candidates, plan} from '../../src/backends/webgpu/plan/vector_plan.js';
 import type {Problem} from '../../src/call/problem.js';
 import {submitRecorded, type WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';

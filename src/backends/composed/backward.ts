@@ -18,8 +18,8 @@ export interface QueryBlock extends Record<string, Tensor4D> {
   dOut: Tensor4D;
   max: Tensor4D;
   sum: Tensor4D;
-  /** rowsum(dOut * out) - dLse */
-  shift: Tensor4D;
+  /** delta - dLse */
+  rowShift: Tensor4D;
 }
 
 /** Reads a query block. */
@@ -32,7 +32,7 @@ export function readQueryBlock(blocks: Blocks, inputs: BackwardTensors, i: numbe
     dOut,
     max: blocks.statistic(inputs.rowStats, i, 0),
     sum: blocks.statistic(inputs.rowStats, i, 1),
-    shift: sub(sum(mul(dOut, out), -1, true), blocks.statistic(inputs.dLse, i)),
+    rowShift: sub(sum(mul(dOut, out), -1, true), blocks.statistic(inputs.dLse, i)),
   };
 }
 
@@ -110,7 +110,7 @@ function tile(
   i: number,
   j: number,
 ): Record<'dq' | 'dk' | 'dv', Tensor4D> {
-  const {q, dOut, max, shift} = rows;
+  const {q, dOut, max, rowShift} = rows;
   const pairs = blocks.tile(i, j);
   const k = blocks.keys(inputs.k, j);
   const v = blocks.keys(inputs.v, j);
@@ -118,7 +118,7 @@ function tile(
   // The same ops as in the forward pass, so that scores are rounded alike and the weights of a row add up to 1.
   const weights = pairs.visible(div(exp(sub(scores, max)), rows.sum));
   const dWeights = pairs.dropped(pairs.products(dOut, v));
-  const dScores = pairs.visible(mul(mul(weights, sub(dWeights, shift)), scalar(scale)));
+  const dScores = pairs.visible(mul(mul(weights, sub(dWeights, rowShift)), scalar(scale)));
   return {
     dq: pairs.sumOverKeys(dScores, k),
     dk: pairs.sumOverRows(dScores, q),

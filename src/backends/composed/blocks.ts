@@ -19,10 +19,11 @@ import {
   tile,
   transpose,
 } from '@tensorflow/tfjs-core';
-import {HostTiles} from '../../mask/bounds/tile_kinds.js';
+import {TileKinds} from '../../mask/bounds/tile_kinds.js';
 import type {FlashMaskAttentionAttrs} from '../../call/kernel_names.js';
 import {hostBoundsOf} from '../../mask/bounds/bounds_cache.js';
-import type {TileKind} from '../../mask/bounds/tile_map.js';
+import type {TileKind} from '../../mask/bounds/classify.js';
+import {formOf} from '../../mask/bounds/intervals.js';
 import {dropoutOf, keepFactors} from '../../call/dropout.js';
 import {type Problem, problemOf} from '../../call/problem.js';
 import {Tile} from './tile.js';
@@ -45,7 +46,7 @@ export class Blocks {
   readonly p: Problem;
   readonly queryBlocks: number;
   readonly keyBlocks: number;
-  private readonly tiles: HostTiles;
+  private readonly tiles: TileKinds;
   /** False if the tiles know the causal triangle alone, because the bounds are on a device. */
   private readonly boundsKnown: boolean;
   /** `[maskB, 1 or H, Sk, n]` */
@@ -63,8 +64,8 @@ export class Blocks {
     const host = this.p.n === 0 ? new Int32Array(0) : readBounds(bounds);
     this.boundsKnown = host !== null;
     this.tiles = host
-      ? new HostTiles(this.p, host, BLOCK, BLOCK)
-      : new HostTiles({...this.p, n: 0, maskB: 1, Hm: 1}, new Int32Array(0), BLOCK, BLOCK);
+      ? new TileKinds(this.p, host, BLOCK, BLOCK)
+      : new TileKinds({...this.p, n: 0, maskB: 1, Hm: 1}, new Int32Array(0), BLOCK, BLOCK);
     this.bounds = this.repeatHeads(bounds as Tensor4D);
     this.queryBlocks = this.tiles.queryBlocks;
     this.keyBlocks = this.tiles.keyBlocks;
@@ -171,12 +172,11 @@ export class Blocks {
     const parts: Tensor[] = [];
     if (causal) parts.push(less(r, range(columns.begin - (Sk - Sq), columns.end - (Sk - Sq), 1, 'int32')));
     const bound = (i: number): Tensor => this.bound(i, columns.begin, columns.end);
-    if (n === 1) parts.push(greaterEqual(r, bound(0)));
-    if (n === 2 && causal) parts.push(logicalAnd(greaterEqual(r, bound(0)), less(r, bound(1))));
-    if (n === 2 && !causal) parts.push(greaterEqual(r, bound(0)), less(r, bound(1)));
-    if (n === 4) {
-      parts.push(logicalAnd(greaterEqual(r, bound(0)), less(r, bound(1))));
-      parts.push(logicalAnd(greaterEqual(r, bound(2)), less(r, bound(3))));
+    for (const {start, end} of formOf(n, causal)) {
+      const conditions: Tensor[] = [];
+      if (start !== null) conditions.push(greaterEqual(r, bound(start)));
+      if (end !== null) conditions.push(less(r, bound(end)));
+      parts.push(conditions.reduce((a, b) => logicalAnd(a, b)));
     }
     return parts.reduce((a, b) => logicalOr(a, b));
   }

@@ -1,6 +1,7 @@
 /** @file The two kernels composed from tfjs ops, for backends without kernels of their own. */
 import {type KernelConfig, getKernel, registerKernel} from '@tensorflow/tfjs-core';
-import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../../call/kernel_names.js';
+import {kernelConfig} from '../../call/kernel_config.js';
+import {FlashMaskAttention, FlashMaskAttentionGrad} from '../../call/kernel_names.js';
 import {type BackwardTensors, composedBackward} from './backward.js';
 import type {ForwardTensors} from './blocks.js';
 import {composedForward} from './forward.js';
@@ -11,18 +12,12 @@ import {composedForward} from './forward.js';
  */
 export function composedConfigs(backendName: string): KernelConfig[] {
   return [
-    {
-      kernelName: FlashMaskAttention,
-      backendName,
-      kernelFunc: ({inputs, attrs}) =>
-        composedForward(inputs as unknown as ForwardTensors, attrs as unknown as FlashMaskAttentionAttrs),
-    },
-    {
-      kernelName: FlashMaskAttentionGrad,
-      backendName,
-      kernelFunc: ({inputs, attrs}) =>
-        composedBackward(inputs as unknown as BackwardTensors, attrs as unknown as FlashMaskAttentionAttrs),
-    },
+    kernelConfig<ForwardTensors, unknown>(FlashMaskAttention, backendName, ({inputs, attrs}) =>
+      composedForward(inputs, attrs),
+    ),
+    kernelConfig<BackwardTensors, unknown>(FlashMaskAttentionGrad, backendName, ({inputs, attrs}) =>
+      composedBackward(inputs, attrs),
+    ),
   ];
 }
 

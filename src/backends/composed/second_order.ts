@@ -117,7 +117,7 @@ function tile(
   i: number,
   j: number,
 ): Record<'q' | 'k' | 'v' | 'dOut' | 'rowX' | 'rowT', Tensor4D> {
-  const {q, dOut, shift, ddq} = rows;
+  const {q, dOut, rowShift, ddq} = rows;
   const pairs = blocks.tile(i, j);
   const k = blocks.keys(inputs.k, j);
   const v = blocks.keys(inputs.v, j);
@@ -126,7 +126,7 @@ function tile(
   const factor = scalar(scale);
   const weights = weightsOf(pairs, mul(pairs.products(q, k), factor), rows);
   const dropped = pairs.dropped(weights);
-  const e = sub(pairs.dropped(pairs.products(dOut, v)), shift);
+  const e = sub(pairs.dropped(pairs.products(dOut, v)), rowShift);
   const x = mul(add(pairs.products(ddq, k), pairs.products(q, b)), factor);
   const px = pairs.visible(mul(weights, x));
   const t = pairs.visible(add(mul(px, e), mul(dropped, pairs.products(dOut, c))));

@@ -19,7 +19,7 @@ import {
   where,
   zerosLike,
 } from '@tensorflow/tfjs-core';
-import {roundUp} from '../webgpu/plan/vector_plan.js';
+import {roundUp} from '../../call/numbers.js';
 
 /** What a tile does to its pairs. */
 export interface Pairs {

@@ -2,7 +2,7 @@
  * @file The backward pass on the CPU: key block by key block over its live query blocks, weights recomputed from the maximum and the
  * sum of each row (arXiv 2410.01359, algorithm 2).
  */
-import {HostTiles, type Range} from '../../mask/bounds/tile_kinds.js';
+import {TileKinds, type Range} from '../../mask/bounds/tile_kinds.js';
 import {type Dropout, keepFactors} from '../../call/dropout.js';
 import {type Problem, type Strides, stridesOf} from '../../call/problem.js';
 import {BLOCK_K, BLOCK_Q, type ForwardArrays, scoreOf} from './forward.js';
@@ -42,7 +42,7 @@ export function backward(
 }
 
 class BackwardPass {
-  readonly tiles: HostTiles;
+  readonly tiles: TileKinds;
   private readonly strides: {q: Strides; k: Strides; v: Strides; out: Strides};
   /** Query heads a key head. */
   private readonly group: number;
@@ -63,7 +63,7 @@ class BackwardPass {
   private readonly dvTile: Float64Array;
   /** dq of the query heads of one key head, `[group, pad4(Sq), ldD]`: summed over key blocks in float64, rounded once. */
   private readonly dqSum: Float64Array;
-  /** `[group, Sq]`: rowsum(dOut * out) - dLse, what each row's scores' gradients are less. */
+  /** `[group, Sq]`: delta - dLse, with delta = rowsum(dOut * out). */
   private readonly rowShift: Float64Array;
 
   constructor(
@@ -73,7 +73,7 @@ class BackwardPass {
     private readonly dropout: Dropout | null,
     private readonly gradients: Gradients,
   ) {
-    this.tiles = new HostTiles(p, arrays.bounds, BLOCK_Q, BLOCK_K);
+    this.tiles = new TileKinds(p, arrays.bounds, BLOCK_Q, BLOCK_K);
     this.strides = {
       q: stridesOf(p.layout, p.Sq, p.H, p.D),
       k: stridesOf(p.layout, p.Sk, p.Hkv, p.D),

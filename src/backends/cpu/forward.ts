@@ -1,5 +1,5 @@
 /** @file The forward pass on the CPU: online softmax over the live key blocks of each query block (arXiv 2410.01359, algorithm 1). */
-import {HostTiles, type Range} from '../../mask/bounds/tile_kinds.js';
+import {TileKinds, type Range} from '../../mask/bounds/tile_kinds.js';
 import {type Dropout, keepFactors} from '../../call/dropout.js';
 import {type Problem, type Strides, stridesOf} from '../../call/problem.js';
 import {addProductAB, pack, pad4, productABt} from './matrix.js';
@@ -51,7 +51,7 @@ export function forward(
 }
 
 class ForwardPass {
-  readonly tiles: HostTiles;
+  readonly tiles: TileKinds;
   private readonly strides: {q: Strides; k: Strides; v: Strides; out: Strides};
   private readonly ldOut: number;
   private readonly qTile: Float64Array;
@@ -76,7 +76,7 @@ class ForwardPass {
     private readonly dropout: Dropout | null,
     private readonly results: ForwardResults,
   ) {
-    this.tiles = new HostTiles(p, arrays.bounds, BLOCK_Q, BLOCK_K);
+    this.tiles = new TileKinds(p, arrays.bounds, BLOCK_Q, BLOCK_K);
     this.strides = {
       q: stridesOf(p.layout, p.Sq, p.H, p.D),
       k: stridesOf(p.layout, p.Sk, p.Hkv, p.D),

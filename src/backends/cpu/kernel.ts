@@ -1,5 +1,6 @@
 /** @file The two kernels as tfjs registers them for the backend 'cpu'. */
-import type {KernelConfig, TensorInfo, TypedArray} from '@tensorflow/tfjs-core';
+import type {TensorInfo, TypedArray} from '@tensorflow/tfjs-core';
+import {kernelConfig} from '../../call/kernel_config.js';
 import {
   type FlashMaskAttentionAttrs,
   type FlashMaskAttentionGradInputs,
@@ -18,13 +19,10 @@ interface CpuBackend {
   makeTensorInfo(shape: number[], dtype: 'float32', values: TypedArray): TensorInfo;
 }
 
-export const flashMaskAttentionConfig: KernelConfig = {
-  kernelName: FlashMaskAttention,
-  backendName: 'cpu',
-  kernelFunc: (params) => {
-    const inputs = params.inputs as unknown as FlashMaskAttentionInputs;
-    const attrs = params.attrs as unknown as FlashMaskAttentionAttrs;
-    const backend = params.backend as CpuBackend;
+export const flashMaskAttentionConfig = kernelConfig<FlashMaskAttentionInputs, CpuBackend>(
+  FlashMaskAttention,
+  'cpu',
+  ({inputs, attrs, backend}) => {
     const p = problemOf(inputs, attrs);
     const out = new Float32Array(p.B * p.Sq * p.H * p.Dv);
     const lse = new Float32Array(p.B * p.H * p.Sq);
@@ -36,15 +34,12 @@ export const flashMaskAttentionConfig: KernelConfig = {
       backend.makeTensorInfo([p.B, p.H, p.Sq, 2], 'float32', rowStats),
     ];
   },
-};
+);
 
-export const flashMaskAttentionGradConfig: KernelConfig = {
-  kernelName: FlashMaskAttentionGrad,
-  backendName: 'cpu',
-  kernelFunc: (params) => {
-    const inputs = params.inputs as unknown as FlashMaskAttentionGradInputs;
-    const attrs = params.attrs as unknown as FlashMaskAttentionAttrs;
-    const backend = params.backend as CpuBackend;
+export const flashMaskAttentionGradConfig = kernelConfig<FlashMaskAttentionGradInputs, CpuBackend>(
+  FlashMaskAttentionGrad,
+  'cpu',
+  ({inputs, attrs, backend}) => {
     const p = problemOf(inputs, attrs);
     const arrays = {
       ...readInputs(backend, inputs),
@@ -63,7 +58,7 @@ export const flashMaskAttentionGradConfig: KernelConfig = {
       backend.makeTensorInfo(inputs.v.shape, 'float32', dv),
     ];
   },
-};
+);
 
 function readInputs(
   backend: CpuBackend,
@@ -84,6 +79,6 @@ function floats(backend: CpuBackend, info: TensorInfo): Float32Array {
 }
 
 /** Null if nothing is dropped. */
-export function dropoutFrom({dropout, seed}: FlashMaskAttentionAttrs): Dropout | null {
+function dropoutFrom({dropout, seed}: FlashMaskAttentionAttrs): Dropout | null {
   return dropout > 0 ? dropoutOf(dropout, seed) : null;
 }

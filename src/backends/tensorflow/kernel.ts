@@ -4,7 +4,6 @@
  */
 import {
   type KernelConfig,
-  type NamedAttrMap,
   type Tensor,
   type TensorInfo,
   engine,
@@ -12,13 +11,15 @@ import {
   registerKernel,
   unregisterKernel,
 } from '@tensorflow/tfjs-core';
-import {areZeros} from '../../call/unused_gradient.js';
-import {FlashMaskAttention, composedConfigs} from '../../entries/index.js';
-import type {
-  FlashMaskAttentionAttrs,
-  FlashMaskAttentionGradInputs,
-  FlashMaskAttentionInputs,
-  KernelWithPrecisions,
+import {isUnusedGradient} from '../../call/unused_gradient.js';
+import {composedConfigs} from '../composed/kernel.js';
+import {kernelConfig} from '../../call/kernel_config.js';
+import {
+  FlashMaskAttention,
+  type FlashMaskAttentionAttrs,
+  type FlashMaskAttentionGradInputs,
+  type FlashMaskAttentionInputs,
+  type KernelWithPrecisions,
 } from '../../call/kernel_names.js';
 import {dropoutOf} from '../../call/dropout.js';
 import {type TensorFlowBackend, whyNotNative} from './load.js';
@@ -81,7 +82,7 @@ type Inputs = FlashMaskAttentionInputs | FlashMaskAttentionGradInputs;
 /** What the gradient kernel reads beside the forward kernel's inputs; `none` stands for a dLse of zeros. */
 function gradientInputs(backend: Backend, inputs: FlashMaskAttentionGradInputs, none: TensorInfo): TensorInfo[] {
   const {out, rowStats, dOut, dLse} = inputs;
-  return [out, rowStats, dOut, areZeros(backend.tensorMap.get(dLse.dataId).values) ? none : dLse];
+  return [out, rowStats, dOut, isUnusedGradient(backend.tensorMap.get(dLse.dataId).values) ? none : dLse];
 }
 
 /** Of either op: out, lse and rowStats, or dq, dk and dv. */
@@ -127,25 +128,24 @@ function warnOnce(reason: string): void {
   warned = true;
   console.warn(
     `flashMaskAttention: the backend 'tensorflow' must have the native kernels to be fast, got ${reason}. Run ` +
-      '`npx tfjs-flashmask doctor`: it says how to mend that; `node node_modules/tfjs-flashmask/scripts/build_native.mjs` ' +
+      '`npx tfjs-flashmask doctor`: it says how to fix that; `node node_modules/tfjs-flashmask/scripts/build_native.mjs` ' +
       'builds them. Until then the kernels composed from tfjs ops run.',
   );
 }
 
 /** A kernel that decides when it first runs, for only then is tfjs-node loaded for sure. */
 function nativeConfig(composed: KernelConfig): KernelWithPrecisions {
-  const {kernelName, kernelFunc} = composed;
+  const {kernelName} = composed;
+  const native = kernelConfig<Inputs, Backend>(kernelName, BACKEND, ({inputs, attrs, backend}) =>
+    execute(kernelName, inputs, attrs, backend),
+  );
   return {
-    kernelName,
-    backendName: BACKEND,
+    ...native,
     kernelFunc: (call) => {
       const reason = whyNotNative(call.backend as Backend);
-      if (reason !== null) {
-        warnOnce(reason);
-        return kernelFunc(call);
-      }
-      const attrs = call.attrs as NamedAttrMap as unknown as FlashMaskAttentionAttrs;
-      return execute(kernelName, call.inputs as Inputs, attrs, call.backend as Backend);
+      if (reason === null) return native.kernelFunc(call);
+      warnOnce(reason);
+      return composed.kernelFunc(call);
     },
     precisionsOn: (backend) =>
       whyNotNative(backend as Backend) === null ? ['auto', 'float32', 'float16', 'bfloat16'] : ['auto', 'float32'],

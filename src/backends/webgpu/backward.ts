@@ -1,4 +1,5 @@
 /** @file FlashMaskAttentionGrad on WebGPU: delta, float16 copies for passes on matrices, dq, then dk and dv. */
+import {FLOAT} from '../../call/numbers.js';
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import {CUT_LIMITS, cutOf} from './plan/decoding.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../../call/kernel_names.js';
@@ -57,7 +58,6 @@ export function backward(
   });
 }
 
-const FLOAT = 4;
 const ROW_TERMS_BYTES = 4 * FLOAT;
 
 /** `forward` where out and the statistics are computed once more. */

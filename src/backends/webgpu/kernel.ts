@@ -1,9 +1,9 @@
 /** @file The two kernels as tfjs registers them for the backend 'webgpu'. */
 import type {KernelConfig} from '@tensorflow/tfjs-core';
+import {kernelConfig} from '../../call/kernel_config.js';
 import {
   FlashMaskAttention,
   FlashMaskAttentionGrad,
-  type FlashMaskAttentionAttrs,
   type FlashMaskAttentionGradInputs,
   type FlashMaskAttentionInputs,
 } from '../../call/kernel_names.js';
@@ -13,25 +13,15 @@ import {watchBackend} from './run/device_errors.js';
 import {forward} from './forward.js';
 
 export const flashMaskAttentionConfig: KernelConfig = {
-  kernelName: FlashMaskAttention,
-  backendName: 'webgpu',
+  ...kernelConfig<FlashMaskAttentionInputs, WebGPUBackend>(FlashMaskAttention, 'webgpu', ({inputs, attrs, backend}) =>
+    forward(backend, inputs, attrs),
+  ),
   // tfjs calls it when a backend becomes current; one that did so before this library was loaded is watched from its first call on.
   setupFunc: (backend) => void watchBackend(backend as WebGPUBackend),
-  kernelFunc: ({inputs, backend, attrs}) =>
-    forward(
-      backend as WebGPUBackend,
-      inputs as unknown as FlashMaskAttentionInputs,
-      attrs as unknown as FlashMaskAttentionAttrs,
-    ),
 };
 
-export const flashMaskAttentionGradConfig: KernelConfig = {
-  kernelName: FlashMaskAttentionGrad,
-  backendName: 'webgpu',
-  kernelFunc: ({inputs, backend, attrs}) =>
-    backward(
-      backend as WebGPUBackend,
-      inputs as unknown as FlashMaskAttentionGradInputs,
-      attrs as unknown as FlashMaskAttentionAttrs,
-    ),
-};
+export const flashMaskAttentionGradConfig = kernelConfig<FlashMaskAttentionGradInputs, WebGPUBackend>(
+  FlashMaskAttentionGrad,
+  'webgpu',
+  ({inputs, attrs, backend}) => backward(backend, inputs, attrs),
+);

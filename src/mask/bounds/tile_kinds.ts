@@ -1,14 +1,7 @@
 /** @file The tiles of one call on the host: which are empty, partial or full, and which pairs of a partial one are hidden. */
-import {
-  BLOCK_BOUNDS,
-  type Intervals,
-  type TileKind,
-  type Vectors,
-  classifyTile,
-  columnBlockBounds,
-  intervalsAt,
-} from './tile_map.js';
-import type {Problem} from '../../call/problem.js';
+import {BLOCK_BOUNDS, type TileKind, classifyTile, boundsMap} from './classify.js';
+import {type Intervals, type Vectors, intervalsAt} from './intervals.js';
+import {type Problem, maskHeadOf} from '../../call/problem.js';
 
 /** Rows or columns of one block: first, and one past the last. */
 export interface Range {
@@ -16,14 +9,14 @@ export interface Range {
   end: number;
 }
 
-/** The tile map of a call. Linear in the lengths: kinds are found when asked for. */
-export class HostTiles {
+/** The kinds of the tiles of a call. Memory is linear in the lengths: a kind is computed when it is asked for. */
+export class TileKinds {
   readonly queryBlocks: number;
   readonly keyBlocks: number;
   /** `[maskB, Hm, Sk, 4]`: LTS, LTE, UTS, UTE of each column. */
   private readonly intervals: Int32Array;
   /** `[maskB, Hm, keyBlocks, 8]` */
-  private readonly minMax: Int32Array;
+  private readonly boundsMap: Int32Array;
 
   /** @param bounds `[maskB, Hm, Sk, n]` as the kernels get them. */
   constructor(
@@ -40,7 +33,7 @@ export class HostTiles {
     for (let i = 0; i < columns; i++) this.intervals.set(intervalsAt(bounds, p.n, p.causal, i, column), i * 4);
     const {maskB: batch, Hm: heads, Sq: queryLength, Sk: keyLength, causal} = p;
     const host = {bounds, batch, heads, queryLength, keyLength, causal, vectors: p.n as Vectors};
-    this.minMax = columnBlockBounds(host, blockK);
+    this.boundsMap = boundsMap(host, blockK);
   }
 
   rows(queryBlock: number): Range {
@@ -56,12 +49,12 @@ export class HostTiles {
   /** Kind of a tile for batch b and query head h. */
   kind(b: number, h: number, queryBlock: number, keyBlock: number): TileKind {
     const {p, blockQ, blockK} = this;
-    const at = (this.maskIndex(b, h) * this.keyBlocks + keyBlock) * BLOCK_BOUNDS;
+    const at = (maskHeadOf(p, b, h) * this.keyBlocks + keyBlock) * BLOCK_BOUNDS;
     const r0 = queryBlock * blockQ;
     const c0 = keyBlock * blockK;
     const r1 = Math.min(r0 + blockQ, p.Sq);
     const c1 = Math.min(c0 + blockK, p.Sk);
-    return classifyTile(this.minMax, at, p.causal, r0, r1, c0, c1, p.Sk - p.Sq);
+    return classifyTile(this.boundsMap, at, p.causal, r0, r1, c0, c1, p.Sk - p.Sq);
   }
 
   /** Kind of a tile for all batches and heads at once: empty or full only if it is for each. */
@@ -79,7 +72,7 @@ export class HostTiles {
   /** Writes 1 for the hidden pairs of a row-major tile and 0 for all others. */
   hide(hidden: Uint8Array, stride: number, b: number, h: number, rows: Range, columns: Range): void {
     const {p, intervals} = this;
-    const first = this.maskIndex(b, h) * p.Sk;
+    const first = maskHeadOf(p, b, h) * p.Sk;
     const offset = p.Sk - p.Sq;
     hidden.fill(0);
     for (let j = columns.begin; j < columns.end; j++) {
@@ -89,11 +82,6 @@ export class HostTiles {
       hideRows(hidden, stride, c, rows, intervals[at], intervals[at + 1]);
       hideRows(hidden, stride, c, rows, intervals[at + 2], intervals[at + 3]);
     }
-  }
-
-  private maskIndex(b: number, h: number): number {
-    const {H, Hm, maskB} = this.p;
-    return (maskB === 1 ? 0 : b) * Hm + Math.floor((h * Hm) / H);
   }
 }
 

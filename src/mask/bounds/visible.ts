@@ -1,16 +1,14 @@
 /** @file The visible rows of a key column as ranges: what the dense form, the sparsity and the pictures are made of. */
-import {type HostBounds, type Intervals, type TileKind, intervalsAt, visitTiles} from './tile_map.js';
-
-/** Rows [start, end). */
-export type Range = [start: number, end: number];
+import {type HostBounds, type Interval, type Intervals, intervalsAt} from './intervals.js';
+import {type TileKind, visitTiles} from './classify.js';
 
 /** The visible query rows of key column j: at most three ranges, in order, none empty. */
-export function visibleRows(mask: HostBounds, batch: number, head: number, j: number): Range[] {
+export function visibleRows(mask: HostBounds, batch: number, head: number, j: number): Interval[] {
   const {bounds, vectors, causal, heads, queryLength, keyLength} = mask;
   const index = (batch * heads + head) * keyLength + j;
   const [LTS, LTE, UTS, UTE]: Intervals = intervalsAt(bounds, vectors, causal, index);
-  const masked: Range[] = UTS <= LTS ? [[UTS, UTE], [LTS, LTE]] : [[LTS, LTE], [UTS, UTE]]; // prettier-ignore
-  const ranges: Range[] = [];
+  const masked: Interval[] = UTS <= LTS ? [[UTS, UTE], [LTS, LTE]] : [[LTS, LTE], [UTS, UTE]]; // prettier-ignore
+  const ranges: Interval[] = [];
   let from = causal ? Math.max(0, j - (keyLength - queryLength)) : 0;
   for (const [start, end] of masked) {
     if (start >= end || end <= from) continue;

@@ -7,7 +7,7 @@ import {checkFlag, checkInteger, checkOptions, checkText, describe, fail} from '
 import {checkVectors} from '../fields.js';
 import {FlashMask} from '../flash_mask.js';
 import {type Nested, readNested} from './nested.js';
-import {MAX_BOUND, MIN_BOUND} from '../bounds/tile_map.js';
+import {MAX_BOUND, MIN_BOUND} from '../bounds/intervals.js';
 import {isTensor} from '../../call/values.js';
 
 /** Options of `masks.fromSegmentIds`. */

@@ -1,7 +1,7 @@
 /** @file Masks as matrices: a mask's dense form, and the smallest form of row bounds that expresses a dense mask. */
 import {fail} from '../../call/errors.js';
-import type {HostBounds, Vectors} from '../bounds/tile_map.js';
-import {type Range, visibleRows} from '../bounds/visible.js';
+import type {HostBounds, Interval, Vectors} from '../bounds/intervals.js';
+import {visibleRows} from '../bounds/visible.js';
 
 /** One batch and head of a mask as row-major `[queryLength, keyLength]`, 1 = visible. */
 export function toDense(mask: HostBounds, batch: number, head: number): Uint8Array {
@@ -34,7 +34,7 @@ export interface FittedBounds {
 /** Rows of a column hidden by the mask. */
 interface Column {
   /** Masked ranges, in order, apart from one another. */
-  masked: Range[];
+  masked: Interval[];
   /** The rows before this one are the causal triangle's. */
   triangle: number;
 }
@@ -81,7 +81,7 @@ export function fitDense(who: string, masks: DenseMasks): FittedBounds {
 }
 
 function readColumn({data, queryLength, keyLength}: DenseMasks, row: number, j: number): Column {
-  const masked: Range[] = [];
+  const masked: Interval[] = [];
   for (let r = 0; r < queryLength; r++) {
     if (data[(row * queryLength + r) * keyLength + j] !== 0) continue;
     const last = masked[masked.length - 1];
@@ -92,7 +92,7 @@ function readColumn({data, queryLength, keyLength}: DenseMasks, row: number, j: 
 }
 
 /** The masked ranges below the causal triangle; null if a pair of the triangle is visible. */
-function belowTriangle({masked, triangle}: Column): Range[] | null {
+function belowTriangle({masked, triangle}: Column): Interval[] | null {
   if (triangle === 0) return masked;
   const [first, ...rest] = masked;
   if (!first || first[0] > 0 || first[1] < triangle) return null;
@@ -132,7 +132,7 @@ function fitTwoIntervals({masked, triangle}: Column, rows: number): number[] | n
   return end === rows || (start > 0 && start >= triangle) ? [start, end, 0, 0] : [rows, rows, start, end];
 }
 
-function isWhole(masked: Range[], rows: number): boolean {
+function isWhole(masked: Interval[], rows: number): boolean {
   return masked.length === 1 && masked[0][0] === 0 && masked[0][1] === rows;
 }
 

@@ -1,6 +1,7 @@
 /** @file A mask as a standalone SVG document: its pairs or tiles, coloured by what the kernels do with them, and its vectors. */
 import {checkInteger, checkText, describe, fail} from '../../call/errors.js';
-import {type HostBounds, type TileKind, type TileMap, MAX_BOUND, MIN_BOUND, tileMap} from '../bounds/tile_map.js';
+import {type HostBounds, MAX_BOUND, MIN_BOUND} from '../bounds/intervals.js';
+import {type TileKind, type TileGrid, tileKinds} from '../bounds/classify.js';
 import {sparsityOf, visibleRows} from '../bounds/visible.js';
 
 /** How a mask is drawn. */
@@ -35,7 +36,7 @@ interface Frame {
   title: string;
   batch: number;
   head: number;
-  tiles: TileMap;
+  tiles: TileGrid;
   /** Pixels of a pair. */
   cell: number;
   /** Whether pairs are drawn, or only tiles. */
@@ -80,7 +81,7 @@ function layOut(mask: HostBounds, options: SVGOptions): Frame {
   const width = Math.ceil(Math.max(LEFT + mask.keyLength * cell + RIGHT, 410));
   const bottom = TOP + mask.queryLength * cell;
   checkPicture(mask, blockQ, blockK);
-  const tiles = tileMap(mask, blockQ, blockK, batch, head);
+  const tiles = tileKinds(mask, blockQ, blockK, batch, head);
   return {mask, title, batch, head, tiles, cell, pairs, width, bottom};
 }
 

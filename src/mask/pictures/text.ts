@@ -1,6 +1,6 @@
 /** @file A mask as text: one character a pair, or a block of pairs where there are too many. */
 import {checkInteger} from '../../call/errors.js';
-import type {HostBounds} from '../bounds/tile_map.js';
+import type {HostBounds} from '../bounds/intervals.js';
 import {visibleRows} from '../bounds/visible.js';
 
 /** How a mask prints. */

@@ -1,5 +1,6 @@
 /** @file Finds the subgroup matrices of a device that the passes may use: of the kinds that it names, the best that computes right. */
-import {MAP_BLOCK, type MatrixConfig} from '../plan/vector_plan.js';
+import {MAP_BLOCK} from '../../../call/constants.js';
+import type {MatrixConfig} from '../plan/vector_plan.js';
 import {matrixProbeShader, probeSizes} from '../wgsl/matrix/probe.js';
 
 /** The features that the passes on subgroup matrices need together. */

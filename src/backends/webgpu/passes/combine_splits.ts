@@ -1,4 +1,5 @@
 /** @file Results of the splits of a pass over few queries (src/backends/webgpu/plan/decoding.ts): where they go, and the passes that combine them. */
+import {FLOAT} from '../../../call/numbers.js';
 import type {Cut} from '../plan/decoding.js';
 import type {Problem} from '../../../call/problem.js';
 import type {BufferRange, PassRun} from '../run/dispatch.js';
@@ -21,8 +22,6 @@ export interface SplitResults {
   /** Passes to run next: none after a single split. */
   combine: PassRun[];
 }
-
-const FLOAT = 4;
 
 /**
  * Room for the results of so many splits. Rounded up, for tfjs keeps a released buffer for the next of its very size: a growing cache of keys

@@ -1,6 +1,6 @@
 /** @file The float16 copies of a call's tensors that the passes on subgroup matrices read. */
 import type {MatrixPlan} from '../plan/matrix_plan.js';
-import {roundUp} from '../plan/vector_plan.js';
+import {roundUp} from '../../../call/numbers.js';
 import type {Problem} from '../../../call/problem.js';
 import type {BufferRange, PassRun} from '../run/dispatch.js';
 import type {Scratch} from '../run/scratch.js';

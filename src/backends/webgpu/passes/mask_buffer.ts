@@ -3,7 +3,7 @@
  * layers, forward and backward: cached by the identity of the bounds tensor's data, for a few masks.
  */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
-import {MAP_BLOCK} from '../plan/vector_plan.js';
+import {MAP_BLOCK} from '../../../call/constants.js';
 import type {Problem} from '../../../call/problem.js';
 import {bufferOf, type WebGPUBackend} from '../run/tfjs_backend.js';
 import {checkBindable} from '../run/device_errors.js';

@@ -1,5 +1,5 @@
 /** @file The schedule of a mask on the device: its size and the passes that make it. What it holds: src/backends/webgpu/wgsl/mask/schedule.ts. */
-import {MAP_BLOCK} from '../plan/vector_plan.js';
+import {MAP_BLOCK} from '../../../call/constants.js';
 import type {Problem} from '../../../call/problem.js';
 import type {PassRun} from '../run/dispatch.js';
 import type {UniformValues} from '../wgsl/header.js';

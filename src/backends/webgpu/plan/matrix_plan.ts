@@ -4,16 +4,8 @@
  * Every subgroup of a workgroup keeps a *band* of rows and walks over the blocks of columns with the others, which share those blocks
  * in workgroup memory. Matrices are opaque: scores go through workgroup memory to become weights, each lane a part of a row of its band.
  */
-import {
-  roundUp,
-  type DeviceLimits,
-  type DeviceTraits,
-  type MatrixConfig,
-  type Pass,
-  type PassPlan,
-  type PassShape,
-  type Variant,
-} from './vector_plan.js';
+import {FLOAT, roundUp} from '../../../call/numbers.js';
+import type {DeviceLimits, DeviceTraits, MatrixConfig, Pass, PassPlan, PassShape, Variant} from './vector_plan.js';
 
 /** Sides of a tile. */
 export interface MatrixTile {
@@ -49,7 +41,6 @@ const MOST_CHANNELS = 128;
 /** Rows of a workgroup at most; a multiple of those of any. Float16 copies are padded to it. */
 export const MOST_ROWS = 256;
 
-const FLOAT = 4;
 const HALF = 2;
 
 /** What ran fastest on an H200: subgroups, M's in a band's height, columns; for heads of up to 64 channels, and for longer ones. */

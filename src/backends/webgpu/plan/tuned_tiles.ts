@@ -3,15 +3,8 @@
  * is measured unless the user asks.
  */
 import {matrixPlan, type MatrixPlan, type MatrixTile} from './matrix_plan.js';
-import {
-  candidates,
-  fits,
-  MAP_BLOCK,
-  type DeviceTraits,
-  type Pass,
-  type TileShape,
-  type Variant,
-} from './vector_plan.js';
+import {candidates, fits, type DeviceTraits, type Pass, type TileShape, type Variant} from './vector_plan.js';
+import {MAP_BLOCK} from '../../../call/constants.js';
 
 /** Tiles of a pass, on vectors or on subgroup matrices. */
 export type Tiles = TileShape | MatrixTile;

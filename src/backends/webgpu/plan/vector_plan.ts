@@ -10,6 +10,7 @@
  * | dq      | blockQ queries| blockK keys   | S = QKᵀ, dP = dO Vᵀ, dQ += dS K            |
  * | dkdv    | blockK keys   | blockQ queries| Sᵀ = KQᵀ, dPᵀ = V dOᵀ, dV += Pᵀ dO, dK += dSᵀ Q |
  */
+import {FLOAT} from '../../../call/numbers.js';
 
 /** The limits of a WebGPU device that a plan depends on. */
 export interface DeviceLimits {
@@ -90,18 +91,11 @@ export interface PassPlan extends Variant, TileShape, PassShape {}
 /** Query rows up to which a pass over queries takes its smallest tile. */
 export const FEW_QUERIES = 16;
 
-/**
- * Key columns whose bounds the tile map reduces to minima and maxima. It divides every blockK, so that all passes read one map.
- */
-export const MAP_BLOCK = 32;
-
 /** Tiles that one classification round covers: two 32-bit words of live bits. */
 export const TILES_PER_ROUND = 64;
 
 /** vec4s of channels that a tile holds at a time: as many as threadsX, so that each thread of a row owns one. */
 export const CHUNK = 8;
-
-const FLOAT = 4;
 
 /** Workgroup bytes of a pass, one line an array of the shader (src/webgpu/wgsl). */
 export function workgroupBytes(pass: Pass, t: TileShape): number {
@@ -173,8 +167,4 @@ function keyOf(pass: Pass, v: Variant, t: TileShape): string {
   return [pass, `d${v.D}x${v.Dv}`, `t${t.rows}x${t.cols}`, `w${t.threadsX}x${t.threadsY}`, ...flags]
     .filter(Boolean)
     .join('_');
-}
-
-export function roundUp(x: number, multiple: number): number {
-  return Math.ceil(x / multiple) * multiple;
 }

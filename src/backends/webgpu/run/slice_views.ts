@@ -2,6 +2,7 @@
  * @file Where the heads of a slice lie in the tensors of a call, and how a shader gets at them: by a range of the buffer where they lie
  * together and aligned, else by a copy.
  */
+import {FLOAT} from '../../../call/numbers.js';
 import type {Layout} from '../../../call/kernel_names.js';
 import type {Problem} from '../../../call/problem.js';
 import {bindingLimit} from './size_limits.js';
@@ -29,8 +30,6 @@ export interface Region {
   /** Of a head: a row is a whole number of heads. */
   channels: number;
 }
-
-const FLOAT = 4;
 
 /** Operations that take about as long as the threads of a workgroup that move a vec4 each. */
 const COPY_FLOPS = 1e5;

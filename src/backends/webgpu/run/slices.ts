@@ -5,7 +5,7 @@
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {Cut} from '../plan/decoding.js';
 import type {FlashMaskAttentionAttrs} from '../../../call/kernel_names.js';
-import type {Problem} from '../../../call/problem.js';
+import {type Problem, maskHeadOf} from '../../../call/problem.js';
 import {bufferOf, submitRecorded, type WebGPUBackend} from './tfjs_backend.js';
 import {bindingLimit} from './size_limits.js';
 import {submitPasses, type BufferRange, type PassRun} from './dispatch.js';
@@ -166,13 +166,12 @@ function partOf(p: Problem, {batches, keyHeads}: Slice): Problem {
 function sliceUniforms<T extends Tensors>({p, attrs, cut}: SlicedCall<T>, part: Problem, slice: Slice): UniformValues {
   const uniforms = uniformsOf(part, attrs);
   const head = slice.keyHead * (p.H / p.Hkv);
-  const maskGroup = p.H / p.Hm;
   return {
     ...uniforms,
     ...cut,
-    maskGroup,
+    maskGroup: p.H / p.Hm,
     firstHead: slice.batch * p.H + head,
     // A slice starts where a mask head does, or all heads share one.
-    firstMaskHead: slice.batch * uniforms.maskBatchStride + Math.floor(head / maskGroup),
+    firstMaskHead: maskHeadOf(p, slice.batch, head),
   };
 }

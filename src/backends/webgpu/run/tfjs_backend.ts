@@ -3,7 +3,7 @@
  * reads. The backend's class keeps some of them private in TypeScript; they are plain properties at run time.
  */
 import type {DataType, TensorInfo} from '@tensorflow/tfjs-core';
-import {areZeros} from '../../../call/unused_gradient.js';
+import {isUnusedGradient} from '../../../call/unused_gradient.js';
 
 export interface BufferPool {
   acquireBuffer(size: number, usage: number): GPUBuffer;
@@ -51,7 +51,7 @@ export function bufferOf(backend: WebGPUBackend, tensor: TensorInfo): GPUBuffer 
 /** Whether the tensor is zeros that never left the host. */
 export function isHostZeros(backend: WebGPUBackend, {dataId}: TensorInfo): boolean {
   const {resource, values} = backend.tensorMap.get(dataId);
-  return !resource && areZeros(values);
+  return !resource && isUnusedGradient(values);
 }
 
 /** The entry of a tensor of this backend; `tensorMap.get` would move another's here. */

@@ -1,6 +1,7 @@
 /** @file Uniform values of a call: the sizes, strides and factors that all of its passes share. */
 import {UNCUT} from '../plan/decoding.js';
-import {MAP_BLOCK} from '../plan/vector_plan.js';
+import {MAP_BLOCK} from '../../../call/constants.js';
+import {dropoutOf} from '../../../call/dropout.js';
 import {stridesOf, type Problem, type Strides} from '../../../call/problem.js';
 import type {FlashMaskAttentionAttrs} from '../../../call/kernel_names.js';
 import {elementType, type UniformValues} from '../wgsl/header.js';
@@ -11,6 +12,7 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
   const k = strides(p, p.Sk, p.Hkv, p.D);
   const v = strides(p, p.Sk, p.Hkv, p.Dv);
   const o = strides(p, p.Sq, p.H, p.Dv);
+  const dropout = dropoutOf(attrs.dropout, attrs.seed);
   return {
     B: p.B,
     H: p.H,
@@ -42,10 +44,10 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
     scale: attrs.scale,
     scaleLog2: attrs.scale * Math.LOG2E,
     negativeInfinity: -Infinity,
-    seedLow: attrs.seed >>> 0,
-    seedHigh: Math.floor(attrs.seed / 2 ** 32) >>> 0,
-    dropThreshold: Math.floor(attrs.dropout * 2 ** 32),
-    keepScale: 1 / (1 - attrs.dropout),
+    seedLow: dropout.key0,
+    seedHigh: dropout.key1,
+    dropThreshold: dropout.threshold,
+    keepScale: dropout.keepScale,
     firstHead: 0,
     firstMaskHead: 0,
     copyLength: 0,

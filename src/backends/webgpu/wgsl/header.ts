@@ -1,5 +1,6 @@
 /** @file What every shader starts with: the uniform struct, the constants of its plan and its storage bindings. */
-import {CHUNK, MAP_BLOCK, type PassPlan} from '../plan/vector_plan.js';
+import {CHUNK, type PassPlan} from '../plan/vector_plan.js';
+import {MAP_BLOCK} from '../../../call/constants.js';
 
 /** Uniforms of all passes, in order. Sizes that change from call to call live here, so that a new length never recompiles. */
 export const UNIFORMS = [

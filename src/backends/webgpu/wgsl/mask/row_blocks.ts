@@ -5,6 +5,7 @@
  * *schedule* (schedule.ts) the row blocks of a mask head are taken by their live tiles, most first, and walk from the first live tile to
  * the last. Without one only the causal triangle is known, under which the last query blocks and the first key blocks are the longest.
  */
+import {HEADS_IN_TURN} from '../../../../call/constants.js';
 import type {PassPlan} from '../../plan/vector_plan.js';
 import {isCut} from './query_rows.js';
 
@@ -17,12 +18,6 @@ export type RowBlocks = Pick<PassPlan, 'pass' | 'blockQ' | 'blockK' | 'causal' |
  */
 export const isScheduled = ({intervals, fewQueries}: Pick<RowBlocks, 'intervals' | 'fewQueries'>): boolean =>
   intervals && !fewQueries;
-
-/**
- * Heads whose row blocks take turns under a schedule, so that the longest of all, often the same of each head, start first; not so many
- * that their tensors leave the cache that all cores share. The CUDA kernels ran fastest with 8 (native/cuda/row_block.cuh).
- */
-export const HEADS_IN_TURN = 8;
 
 /** Declares the blocks of a pass, the tiles that the causal triangle leaves them, and where the mask buffer has their schedule. */
 export function blockFunctions(p: Pick<RowBlocks, 'pass' | 'causal'>): string {

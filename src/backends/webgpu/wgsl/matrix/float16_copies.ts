@@ -10,7 +10,7 @@
  * scale, and whose y is not 0 where the heads have infinite or NaN numbers.
  */
 import {MOST_ROWS} from '../../plan/matrix_plan.js';
-import {roundUp} from '../../plan/vector_plan.js';
+import {roundUp} from '../../../../call/numbers.js';
 import {declare, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from '../header.js';
 import {MASK_HEAD} from '../mask/row_blocks.js';
 import {visibleFunction, type OperandStride} from '../vector/steps.js';
