@@ -5,6 +5,7 @@
  *       --no-cuda                               without the CUDA kernels
  *       --cuda                                  an error if nvcc is missing
  *       --arch 90                               CUDA code for these architectures alone (a comma between), for quick builds
+ *       --one-arch                              CUDA code for the GPU of this machine alone; without one, for 90
  *       --prebuild                              prebuilds/<platform>-<arch>/tfjs-flashmask.node, for the package
  *       --install                               as the package's install step: only where nothing that loads is there; never fails
  *       --jobs 4                                compilers at a time; one a core unless told
@@ -21,13 +22,12 @@ import {
   readdirSync,
   renameSync,
   rmSync,
-  rmdirSync,
   statSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs';
 import {createRequire} from 'node:module';
-import {availableParallelism} from 'node:os';
+import {availableParallelism, homedir} from 'node:os';
 import {delimiter, dirname, join, relative} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {parseArgs} from 'node:util';
@@ -35,7 +35,8 @@ import {parseArgs} from 'node:util';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const require = createRequire(import.meta.url);
 const NATIVE = join(root, 'native');
-const CACHE = join(root, '.cache', 'native');
+/** Objects, each named after the hash of all that it depends on: every clone of a user shares them. */
+const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tfjs-flashmask', 'objects');
 const LOCAL = join(root, 'build', 'Release', 'tfjs_flashmask.node');
 const PREBUILD = join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'tfjs-flashmask.node');
 const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
@@ -179,7 +180,15 @@ function planCuda(options) {
     log(`${cuda.missing}: building the CPU kernels alone, without the CUDA kernels`);
     return null;
   }
-  return {...cuda, ...cudaCode(options.arch ? options.arch.split(',') : CUDA_ARCHS)};
+  return {...cuda, ...cudaCode(archsFor(options))};
+}
+
+function archsFor(options) {
+  if (options.arch) return options.arch.split(',');
+  if (!options['one-arch']) return CUDA_ARCHS;
+  const gpus = output('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader']) ?? '';
+  const arch = gpus.split('\n')[0].replace('.', '') || CUDA_ARCHS.at(-1);
+  return CUDA_ARCHS.includes(arch) ? [arch] : CUDA_ARCHS;
 }
 
 /** The command that compiles one source, but for its output. */
@@ -333,10 +342,6 @@ async function install(options) {
   } catch (error) {
     const [line, ...more] = (error instanceof BuildError ? error.message : String(error)).split('\n');
     log(`without the native kernels for tfjs-node: ${line}${more.length > 0 ? ` see ${writeLog(more)}` : ''}`);
-  } finally {
-    // Nobody builds here twice.
-    rmSync(CACHE, {recursive: true, force: true});
-    if (existsSync(dirname(CACHE)) && readdirSync(dirname(CACHE)).length === 0) rmdirSync(dirname(CACHE));
   }
 }
 
@@ -352,6 +357,7 @@ const {values: options} = parseArgs({
     'no-cuda': {type: 'boolean'},
     cuda: {type: 'boolean'},
     arch: {type: 'string'},
+    'one-arch': {type: 'boolean'},
     prebuild: {type: 'boolean'},
     install: {type: 'boolean'},
     jobs: {type: 'string'},

@@ -3,10 +3,14 @@
 const Mocha = require('mocha');
 
 class PlainSummary extends Mocha.reporters.Spec {
+  /** "N passed, N failed", and how many were skipped if any were. */
+  static line({passes, failures, pending}) {
+    return `${passes} passed, ${failures} failed${pending ? `, ${pending} skipped` : ''}`;
+  }
+
   epilogue() {
     super.epilogue();
-    const {passes, failures, pending} = this.stats;
-    console.log(`${passes} passed, ${failures} failed${pending ? `, ${pending} skipped` : ''}`);
+    console.log(PlainSummary.line(this.stats));
   }
 }
 

@@ -1,6 +1,17 @@
 /** @file Projects of a user who has installed the packed package: each in a folder of its own, outside the repository. */
 import {spawn, spawnSync} from 'node:child_process';
-import {mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync} from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  rmdirSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {dirname, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
@@ -42,15 +53,41 @@ function mustRun(command: string, args: string[], cwd: string): void {
   }
 }
 
-/** Builds and packs the package, once. */
+/**
+ * The packed package. `FLASHMASK_TARBALL` names the file that all test processes of a run share; the first that needs it builds and packs,
+ * unless the run has done so.
+ */
 export function packedTarball(): string {
-  if (tarball === undefined) {
-    const folder = temporaryFolder();
-    mustRun(process.execPath, ['--import=tsx', 'scripts/build.ts'], root);
-    mustRun('npm', ['pack', '--ignore-scripts', '--silent', '--pack-destination', folder], root);
-    tarball = join(folder, readdirSync(folder)[0]);
-  }
+  tarball ??= sharedTarball(process.env.FLASHMASK_TARBALL || join(temporaryFolder(), 'tfjs-flashmask.tgz'));
   return tarball;
+}
+
+function sharedTarball(path: string): string {
+  while (!existsSync(path)) {
+    try {
+      mkdirSync(`${path}.lock`);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      // Another process is building.
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
+      continue;
+    }
+    try {
+      if (!existsSync(path)) pack(path);
+    } finally {
+      rmdirSync(`${path}.lock`);
+    }
+  }
+  return path;
+}
+
+function pack(path: string): void {
+  const folder = temporaryFolder();
+  mustRun(process.execPath, ['--import=tsx', 'scripts/build.ts'], root);
+  mustRun('npm', ['pack', '--ignore-scripts', '--silent', '--pack-destination', folder], root);
+  const [name] = readdirSync(folder);
+  copyFileSync(join(folder, name), `${path}.tmp`);
+  renameSync(`${path}.tmp`, path);
 }
 
 /** A project with the packed package and, but for `without`, its peers installed. */
