@@ -1,5 +1,4 @@
-/** @file API reference: `npm run docs` writes docs/api. */
-import {existsSync} from 'node:fs';
+/** @file API reference: `npm run docs` writes docs/api, with the guides in it. */
 import {OptionDefaults} from 'typedoc';
 
 /** Tags of this code base and of tfjs's own API pages, which say nothing to a reader of these. */
@@ -7,16 +6,29 @@ const SILENT_TAGS = ['@file', '@doc'];
 
 /** @type {Partial<import('typedoc').TypeDocOptions>} */
 export default {
+  name: 'tfjs-flashmask',
   entryPoints: ['src/entries/index.ts', 'src/entries/node.ts', 'src/entries/node_webgpu.ts'],
+  projectDocuments: [
+    'docs/masks.md',
+    'docs/finetune.md',
+    'docs/tfjs-node.md',
+    'docs/benchmarks.md',
+    'docs/performance.md',
+    'docs/design.md',
+    'docs/native.md',
+    'CONTRIBUTING.md',
+    'CHANGELOG.md',
+  ],
   tsconfig: 'tsconfig.build.json',
   out: 'docs/api',
-  name: 'tfjs-flashmask',
-  readme: existsSync('README.md') ? 'README.md' : 'none',
+  readme: 'README.md',
   includeVersion: true,
   excludeExternals: true,
+  excludeInternal: true,
   disableSources: true,
   blockTags: [...OptionDefaults.blockTags, ...SILENT_TAGS],
   highlightLanguages: [...OptionDefaults.highlightLanguages, 'python'],
   excludeTags: [...OptionDefaults.excludeTags, ...SILENT_TAGS],
   treatWarningsAsErrors: true,
+  validation: {notExported: true, invalidLink: true, rewrittenLink: true, notDocumented: true},
 };
