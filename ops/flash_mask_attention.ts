@@ -126,5 +126,7 @@ export interface FlashMaskAttentionOp {
  * @throws Error naming the rule, the values got and the remedy, before any kernel runs.
  *
  * @doc {heading: 'Operations', subheading: 'Attention'}
+ * @function
+ * @category Attention
  */
 export const flashMaskAttention = op({flashMaskAttention_}) as FlashMaskAttentionOp;

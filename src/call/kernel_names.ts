@@ -5,7 +5,17 @@
  */
 import type {KernelConfig, NamedTensorInfoMap, TensorInfo} from '@tensorflow/tfjs-core';
 
+/**
+ * Name of the forward kernel.
+ *
+ * @internal
+ */
 export const FlashMaskAttention = 'FlashMaskAttention';
+/**
+ * Name of the gradient kernel.
+ *
+ * @internal
+ */
 export const FlashMaskAttentionGrad = 'FlashMaskAttentionGrad';
 
 /** Axis order of q, k, v and out: batch, sequence, head, channel; or batch, head, sequence, channel. */
@@ -44,7 +54,11 @@ export interface FlashMaskAttentionGradInputs extends FlashMaskAttentionInputs {
   dLse: TensorInfo;
 }
 
-/** Attributes of both kernels. All are decided by the op: kernels fill in no defaults. */
+/**
+ * Attributes of both kernels. All are decided by the op: kernels fill in no defaults.
+ *
+ * @internal
+ */
 export interface FlashMaskAttentionAttrs {
   /** Mask r < j - (Sk - Sq) too, and read n = 1, 2 bounds as lower intervals (see docs/masks.md). */
   causal: boolean;

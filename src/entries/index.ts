@@ -1,4 +1,8 @@
-/** @file The package's main entry: exports, and the one side effect of importing it, which registers kernels and gradients. */
+/**
+ * @file The package's main entry: exports, and the one side effect of importing it, which registers kernels and gradients.
+ *
+ * @module tfjs-flashmask
+ */
 // Once for its function and once more for its types: only this form stays in the declarations.
 import '../../ops/chained.js';
 import {addChainedOp} from '../../ops/chained.js';
@@ -11,7 +15,7 @@ export * from '../../ops/index.js';
 export {hashOrder, masks} from '../mask/builders/builders.js';
 export {FlashMask, type FlashMaskFields, type TileOptions} from '../mask/flash_mask.js';
 export {clearBoundsCache} from '../mask/bounds/bounds_cache.js';
-export {type AutotuneOptions, type TunedPass, autotune} from '../backends/webgpu/autotune/autotune.js';
+export {type AutotuneOptions, type TriedTiles, type TunedPass, autotune} from '../backends/webgpu/autotune/autotune.js';
 export {clearAutotuneCache} from '../backends/webgpu/device/tuned_tiles_store.js';
 export type {MatrixTile} from '../backends/webgpu/plan/matrix_plan.js';
 export type {Pass, TileShape} from '../backends/webgpu/plan/vector_plan.js';

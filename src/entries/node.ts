@@ -1,6 +1,8 @@
 /**
  * @file Entry `tfjs-flashmask/node`: importing it gives the backend 'tensorflow' of tfjs-node and tfjs-node-gpu the native kernels. It may
  * be imported before or after tfjs-node. It exports what the main entry does, and what there is to ask and set here.
+ *
+ * @module tfjs-flashmask/node
  */
 import {registerNativeKernels} from '../backends/tensorflow/kernel.js';
 import {type AddonInfo, findAddon} from '../backends/tensorflow/load.js';
@@ -13,8 +15,22 @@ export * from './index.js';
 export {setThreads} from '../backends/tensorflow/kernel.js';
 export type {AddonInfo} from '../backends/tensorflow/load.js';
 
-/** The Node addon: its file and what it says, or why there is none. */
-export type NativeInfo = ({path: string} & AddonInfo) | {path: null; reason: string};
+/** The Node addon that was found. */
+export interface NativeAddon extends AddonInfo {
+  /** Its file. */
+  path: string;
+}
+
+/** No Node addon, and why. */
+export interface NoNativeAddon {
+  /** There is no file. */
+  path: null;
+  /** What is missing or does not fit. */
+  reason: string;
+}
+
+/** The Node addon, or why there is none. */
+export type NativeInfo = NativeAddon | NoNativeAddon;
 
 /**
  * What the native kernels of the backend 'tensorflow' were built with, and what they find on this machine. Needs no tfjs-node.

@@ -11,7 +11,9 @@ export interface FlashMaskFields {
   name?: string;
   /** Query r is masked from key j also if r < j - (keyLength - queryLength). Default false; with two vectors it must be said. */
   causal?: boolean;
+  /** Query rows, at least 1. */
   queryLength: number;
+  /** Key columns, at least 1. */
   keyLength: number;
   /** Rows of a batch that have masks of their own; 1 (the default) is for all. */
   batch?: number;

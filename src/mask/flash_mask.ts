@@ -39,12 +39,19 @@ export interface TileOptions {
  * const out = flashMaskAttention(q, k, v, mask);
  */
 export class FlashMask implements HostBounds {
+  /** Of the builder, or 'custom'. */
   readonly name: string;
+  /** Whether the keys after a query are hidden too. */
   readonly causal: boolean;
+  /** Query rows. */
   readonly queryLength: number;
+  /** Key columns. */
   readonly keyLength: number;
+  /** Batch rows that have masks of their own; 1: all share one. */
   readonly batch: number;
+  /** Heads that have masks of their own; 1: all share one. */
   readonly heads: number;
+  /** Bounds stored per key column. */
   readonly vectors: Vectors;
   /** int32 `[batch, heads, keyLength, vectors]`, row-major: not to be written. Null if the mask lives in `boundsTensor`. */
   readonly bounds: Int32Array | null;

@@ -30,7 +30,9 @@ export interface UseWebGPUOptions {
 export interface WebGPUInfo {
   /** The adapter's own description, or its device or architecture where it has none. */
   adapter: string;
+  /** As the adapter names it; may be empty. */
   vendor: string;
+  /** As the adapter names it; may be empty. */
   architecture: string;
   /** Whether a CPU does the work. */
   software: boolean;

@@ -11,11 +11,24 @@ import {fileURLToPath} from 'node:url';
 export interface AddonInfo {
   /** Of this package, when the addon was built. */
   version: string;
-  /** The CUDA kernels: whether they were built, by which CUDA version, for which architectures (`'90'`, `'90-ptx'`). */
-  cuda: {built: boolean; runtime: string | null; archs: string[]};
+  /** The CUDA kernels of the addon. */
+  cuda: {
+    /** Whether the addon has any. */
+    built: boolean;
+    /** The CUDA version that built them. */
+    runtime: string | null;
+    /** Architectures that they were built for, such as `'90'` and `'90-ptx'`. */
+    archs: string[];
+  };
   /** CUDA version of the NVIDIA driver; null without one. */
   driver: string | null;
-  devices: {name: string; computeCapability: string}[];
+  /** NVIDIA GPUs that the driver shows. */
+  devices: {
+    /** As the driver names it. */
+    name: string;
+    /** Such as `'9.0'`. */
+    computeCapability: string;
+  }[];
   /** What the CPU kernels use here. */
   instructionSet: 'avx512' | 'avx2' | 'neon' | 'generic';
   /** Threads of the CPU kernels, unless `setThreads` says otherwise. */

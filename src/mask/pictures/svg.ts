@@ -8,8 +8,9 @@ import {sparsityOf, visibleRows} from '../bounds/visible.js';
 export interface SVGOptions {
   /** Default: the mask's name. */
   title?: string;
-  /** Tile sides in queries and keys; default: what divides the picture in 6 to 12 tiles a side, or up to 64 for a large mask. */
+  /** Queries per tile. Default: what divides the picture into 6 to 12 tiles per side, or up to 64 for a large mask. */
   blockQ?: number;
+  /** Keys per tile. Default: as for queries. */
   blockK?: number;
   /** Default 0. */
   batch?: number;

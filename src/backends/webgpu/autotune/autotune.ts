@@ -38,6 +38,14 @@ export interface AutotuneOptions {
   heads?: number;
 }
 
+/** Tiles that {@link autotune} has timed. */
+export interface TriedTiles {
+  /** Their sides and threads. */
+  tiles: Tiles;
+  /** The best time of a run. */
+  milliseconds: number;
+}
+
 /** What {@link autotune} has found of one pass. */
 export interface TunedPass {
   /** `'forward'`, `'dq'` or `'dkdv'`. */
@@ -45,7 +53,7 @@ export interface TunedPass {
   /** The fastest tiles, which calls of this kind take from now on. */
   tiles: Tiles;
   /** All that were tried, fastest first. `dq` and `dkdv` are timed within the whole backward pass. */
-  tried: {tiles: Tiles; milliseconds: number}[];
+  tried: TriedTiles[];
 }
 
 const PASSES = ['forward', 'dq', 'dkdv'] as const;

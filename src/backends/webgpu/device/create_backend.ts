@@ -25,6 +25,7 @@ export interface CreateWebGPUBackendOptions {
 
 /** tfjs's WebGPU backend, as far as this library's users need it; its whole class is in an optional package. */
 export interface WebGPUKernelBackend extends tf.KernelBackend {
+  /** The device that the backend runs on. */
   readonly device: GPUDevice;
 }
 

@@ -39,6 +39,7 @@ export interface DeviceTraits {
   tuned?: ReadonlyMap<string, unknown>;
 }
 
+/** A WebGPU pass with tiles: the forward, and the gradients of the queries, and of the keys and values. */
 export type Pass = 'forward' | 'dq' | 'dkdv';
 
 /** What a shader depends on besides its tiles: each field is a constant in the generated code. */
@@ -66,9 +67,13 @@ export interface Variant {
  * workgroups on a core) than loading them again does, at every head size (docs/benchmarks.md, "Tuning notes").
  */
 export interface TileShape {
+  /** Rows that a workgroup keeps. */
   rows: number;
+  /** Columns of a tile that it walks over. */
   cols: number;
+  /** Threads along the columns. */
   threadsX: number;
+  /** Threads along the rows. */
   threadsY: number;
 }
 
