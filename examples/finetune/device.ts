@@ -16,10 +16,25 @@ export interface Device {
   gpu: boolean;
   /** Throws what went wrong on the device without an exception since the last call. */
   check(): Promise<void>;
+  /** Makes the backend current that was before; no tensor of this one is needed any more. */
+  close(): Promise<void>;
 }
+
+/** A backend that is current, and how to leave it. */
+type Started = Omit<Device, 'close'> & {leave?: () => void};
 
 /** Makes a backend current. `auto` takes tfjs-node where it is set up, else WebGPU. */
 export async function startDevice(name: BackendName): Promise<Device> {
+  const before: string | undefined = tf.getBackend();
+  const {leave, ...device} = await start(name);
+  const close = async (): Promise<void> => {
+    leave?.();
+    if (before !== undefined) await tf.setBackend(before);
+  };
+  return {...device, close};
+}
+
+async function start(name: BackendName): Promise<Started> {
   switch (name) {
     case 'auto':
       return (await startTensorFlow()) ?? (await startWebGPU());
@@ -44,9 +59,7 @@ export async function startDevice(name: BackendName): Promise<Device> {
 let tensorFlowProblem: string | null = null;
 
 /** Null where tfjs-node is not set up. */
-async function startTensorFlow(): Promise<Device | null> {
-  // TensorFlow's start would fill the screen otherwise.
-  process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
+async function startTensorFlow(): Promise<Started | null> {
   for (const module of ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node']) {
     try {
       await import(module);
@@ -65,15 +78,14 @@ function kernels(): string {
   return info.path === null ? `no native attention kernels: ${info.reason}` : 'native attention kernels';
 }
 
-async function startWebGPU(): Promise<Device> {
+async function startWebGPU(): Promise<Started> {
   const {adapter, software} = await useWebGPU({quiet: true});
-  if (software) {
-    useSoftwareMatMul();
-  }
+  const restoreMatMul = software ? useSoftwareMatMul() : () => {};
   // tfjs itself never looks: a tensor past a limit of the device, or a shader that does not compile, would give any numbers.
   const errors: string[] = [];
   const {device} = tf.backend() as WebGPUBackend;
-  device.addEventListener('uncapturederror', ({error}) => errors.push(error.message));
+  const onError = ({error}: GPUUncapturedErrorEvent): void => void errors.push(error.message);
+  device.addEventListener('uncapturederror', onError);
   return {
     description: `webgpu on ${adapter}${software ? ' (software: runs on the CPU)' : ''}`,
     gpu: !software,
@@ -83,6 +95,10 @@ async function startWebGPU(): Promise<Device> {
       if (first !== undefined) {
         throw new Error(`WebGPU refused a command: ${first} Try fewer --row-tokens or --backend tensorflow.`);
       }
+    },
+    leave() {
+      restoreMatMul();
+      device.removeEventListener('uncapturederror', onError);
     },
   };
 }

@@ -2,66 +2,9 @@
  * @file The command line `npm run finetune -- sft | dpo | rm | generate | score | merge | demo`: trains real language models with
  * flashMaskAttention on tfjs-node or WebGPU. docs/finetune.md walks through it.
  */
-import {Command} from 'commander';
-import {addDemoCommand} from './commands/demo.js';
-import {type GenerateCommandOptions, generate} from './commands/generate.js';
-import {type MergeOptions, merge} from './commands/merge.js';
-import {type ScoreOptions, score} from './commands/score.js';
-import {train} from './commands/train.js';
-import {addTrainCommand, backendOption, whole, within} from './commands/train_options.js';
+import {run} from './command_line.js';
+import {processIo} from './io.js';
 
-const EXAMPLES = `
-Examples:
-  npm run finetune -- sft --lora --steps 30                            SmolLM2-135M on instructions
-  npm run finetune -- dpo --lora --model my-model --data pairs.jsonl   preferences of your own
-  npm run finetune -- sft --lora --resume --steps 30                   go on after Ctrl-C
-  npm run finetune -- generate --adapter checkpoints/sft --prompt "Why is the sky blue?"
-  npm run finetune -- merge --adapter checkpoints/sft --output merged`;
-
-function program(): Command {
-  const command = new Command('npm run finetune --')
-    .description('Fine-tunes Llama models on packed sequences with flashMaskAttention.')
-    .addHelpText('after', EXAMPLES)
-    .showHelpAfterError('Add --help to see what there is.');
-  for (const objective of ['sft', 'dpo', 'rm'] as const) {
-    addTrainCommand(command, objective, async (options) => {
-      process.exitCode = await train(options);
-    });
-  }
-  addTrained(command.command('generate').description('Answers a prompt with what was trained.'))
-    .requiredOption('--prompt <text>', 'what it answers')
-    .option('--system <text>', 'instructions before the prompt')
-    .option('--max-new-tokens <number>', 'longest answer', whole(1), 200)
-    .option('--temperature <number>', '0 always takes the likeliest token', within(0, Infinity), 0)
-    .option('--top-p <fraction>', 'draw from the likeliest tokens that make this much', within(0, 1), 1)
-    .option('--seed <number>', 'of the draws', whole(0), 0)
-    .action((options: GenerateCommandOptions) => generate(options));
-  addTrained(command.command('score').description('Scores answers to a prompt with a reward model.'))
-    .requiredOption('--prompt <text>', 'what they answer')
-    .requiredOption('--answers <texts...>', 'one or more')
-    .action((options: ScoreOptions) => score(options));
-  command
-    .command('merge')
-    .description('Adds an adapter to its base model: a Hugging Face folder.')
-    .requiredOption('--adapter <folder>', 'a PEFT folder, or the --output of a run')
-    .requiredOption('--output <folder>', 'where the model goes')
-    .option('--model <name>', 'the base model, if it is not where the adapter says')
-    .addOption(backendOption())
-    .action((options: MergeOptions) => merge(options));
-  addDemoCommand(command);
-  return command;
-}
-
-function addTrained(command: Command): Command {
-  return command
-    .option('--model <name>', 'smollm2, a folder, a .gguf file, owner/name of a hub, or the --output of a run')
-    .option('--adapter <folder>', 'a PEFT folder, or the --output of a run with --lora')
-    .addOption(backendOption());
-}
-
-program()
-  .parseAsync()
-  .catch((error: unknown) => {
-    console.error(`Error: ${error instanceof Error ? error.message : String(error)}`);
-    process.exitCode = 1;
-  });
+// TensorFlow's start would fill the screen otherwise.
+process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
+process.exitCode = await run(process.argv.slice(2), processIo);

@@ -12,6 +12,7 @@ import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';
 import {parseHTML} from 'linkedom';
 import type {HostTensor} from '../../examples/finetune/host_tensor.js';
+import {type Io, processIo} from '../../examples/finetune/io.js';
 import {type LlamaConfig, parseConfig, weightShapes} from '../../examples/finetune/model/config.js';
 import {normal, uniform} from '../../examples/finetune/random.js';
 import {
@@ -606,30 +607,18 @@ describe('fine-tuning: metrics', () => {
   });
 });
 
-/** Runs something with standard output as a terminal or none. Returns what it printed with console.log. */
-function printed(isTTY: boolean, run: () => void): string[] {
-  const before = Object.getOwnPropertyDescriptor(process.stdout, 'isTTY');
-  const {log} = console;
+/** What `show` says, on a terminal or none. */
+function printed(onTerminal: boolean, show: (io: Io) => void): string[] {
   const texts: string[] = [];
-  Object.defineProperty(process.stdout, 'isTTY', {value: isTTY, configurable: true});
-  console.log = (text: string) => void texts.push(text);
-  try {
-    run();
-  } finally {
-    console.log = log;
-    if (before === undefined) {
-      delete (process.stdout as {isTTY?: boolean}).isTTY;
-    } else {
-      Object.defineProperty(process.stdout, 'isTTY', before);
-    }
-  }
+  const say = (text: string): void => void texts.push(text);
+  show({...processIo, say, terminal: onTerminal ? process.stdout : null});
   return texts;
 }
 
 describe('fine-tuning: progress', () => {
   it('prints the first and the last line at once, where there is no terminal', () => {
-    const texts = printed(false, () => {
-      const bar = trainingBar(30, 10);
+    const texts = printed(false, (io) => {
+      const bar = trainingBar(30, 10, io);
       [11, 12, 30].forEach((step) => bar.update({step, loss: 1.25, learningRate: 2e-4, tokensPerSecond: 321.4}));
       bar.stop();
     });
@@ -705,11 +694,11 @@ describe('fine-tuning: charts', () => {
     saveCharts(folder, [{global_step: 5, loss: 2}]);
     expect(svg('loss').querySelectorAll('circle')).to.have.lengthOf(1);
     const flat = [1, 2, 3].map((step) => ({global_step: step, loss: 2}));
-    expect(printed(false, () => printCharts(flat)).join()).to.include('2.000 ┼──');
+    expect(printed(false, (io) => printCharts(flat, io)).join()).to.include('2.000 ┼──');
   });
 
   it('are drawn in text, a chart a line where there are no colours', () => {
-    const plain = printed(false, () => printCharts(dpo(20)));
+    const plain = printed(false, (io) => printCharts(dpo(20), io));
     const titles = plain.map((text) => text.split('\n')[1]);
     expect(titles).to.deep.equal([
       ...['Loss: training loss', 'Rewards: chosen', 'Rewards: rejected', 'Rewards: margin'],
@@ -723,7 +712,7 @@ describe('fine-tuning: charts', () => {
   });
 
   it('are drawn together in colours on a terminal', () => {
-    const coloured = printed(true, () => printCharts(dpo(20)));
+    const coloured = printed(true, (io) => printCharts(dpo(20), io));
     expect(coloured).to.have.lengthOf(3);
     expect(coloured[1])
       .to.include('\x1b[34m── chosen')

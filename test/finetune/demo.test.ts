@@ -1,10 +1,7 @@
-/** @file The main job as a user starts it, each time in a process of its own: a run, Ctrl-C and resume, downloads that fail, every error. */
-import {type ChildProcess, spawn} from 'node:child_process';
+/** @file The main job, `npm start`: a run as a user starts it, Ctrl-C and resume, downloads that fail, every error. */
 import {chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
-import {createRequire} from 'node:module';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {fileURLToPath, pathToFileURL} from 'node:url';
 import {expect} from 'chai';
 import {paragraphs} from '../../examples/finetune/commands/documentation.js';
 import {findPip} from '../../examples/finetune/pinned_download.js';
@@ -12,20 +9,22 @@ import {LossComparison} from '../../examples/finetune/train/comparison.js';
 import type {MetricsRecord} from '../../examples/finetune/train/metrics.js';
 import {GLASSLLM} from '../../examples/finetune/weights/pypi.js';
 import {useWebGPU} from '../../src/node_webgpu/use_webgpu.js';
+import {
+  type Finished,
+  command,
+  fails as commandFails,
+  finish,
+  interruptAt,
+  onEachLine,
+  start,
+  succeeds,
+} from '../support/finetune_command.js';
 import {writeTinyModel} from '../support/finetune_tiny.js';
 import {skip} from '../support/skip.js';
+import {withWrongDense} from '../support/wrong_dense_attention.js';
 
-const MAIN = fileURLToPath(new URL('../../examples/finetune/main.ts', import.meta.url));
-const WRONG_DENSE = fileURLToPath(new URL('../support/wrong_dense_attention.ts', import.meta.url));
-const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
 const SMALL = ['--backend', 'cpu', '--row-tokens', '48', '--eval-samples', '0', '--prompt', 'Attention'];
 const SCRATCH = [...SMALL, '--from-scratch'];
-
-interface Finished {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
 
 describe('the main job', () => {
   let folder: string;
@@ -36,44 +35,14 @@ describe('the main job', () => {
   });
   afterEach(() => rmSync(folder, {recursive: true, force: true}));
 
-  /** Starts `npm start` in the temporary folder, after its set-up. */
-  const start = (args: string[], environment: NodeJS.ProcessEnv = {}, imports: string[] = []): ChildProcess =>
-    spawn(process.execPath, [...[TSX, ...imports].map((module) => `--import=${module}`), MAIN, 'demo', ...args], {
-      cwd: folder,
-      env: {...process.env, XDG_CACHE_HOME: cache, ...environment},
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-  /** Waits for the end; `onOutput` sees all of standard output so far. */
-  const finish = (child: ChildProcess, onOutput: (text: string) => void = () => {}): Promise<Finished> =>
-    new Promise((resolve, reject) => {
-      const finished: Finished = {code: null, stdout: '', stderr: ''};
-      child.stdout!.on('data', (text: Buffer) => onOutput((finished.stdout += text.toString())));
-      child.stderr!.on('data', (text: Buffer) => (finished.stderr += text.toString()));
-      child.on('error', reject);
-      child.on('close', (code) => resolve({...finished, code}));
-    });
-  /** Sends one SIGINT as soon as the output has a text. */
-  const interruptAt = (child: ChildProcess, wanted: string): ((text: string) => void) => {
-    let sent = false;
-    return (text) => {
-      sent ||= text.includes(wanted) && child.kill('SIGINT');
-    };
-  };
-  const run = async (args: string[], environment?: NodeJS.ProcessEnv): Promise<string> => {
-    const {code, stdout, stderr} = await finish(start(args, environment));
-    expect(code, stderr + stdout).to.equal(0);
-    return stdout;
-  };
-  const fails = async (message: RegExp, args: string[], environment?: NodeJS.ProcessEnv): Promise<Finished> => {
-    const finished = await finish(start(args, environment));
-    expect(finished.stderr).to.match(message);
-    expect(finished.stderr).to.not.match(/\n {4}at /);
-    expect(finished.code).to.equal(1);
-    return finished;
-  };
+  /** Where `npm start` runs, after its set-up: in the temporary folder. */
+  const here = (env: NodeJS.ProcessEnv = {}) => ({cwd: folder, env: {XDG_CACHE_HOME: cache, ...env}});
+  const run = (args: string[], env?: NodeJS.ProcessEnv): Promise<string> => succeeds(['demo', ...args], here(env));
+  const fails = (message: RegExp, args: string[], env?: NodeJS.ProcessEnv): Promise<Finished> =>
+    commandFails(message, ['demo', ...args], here(env));
   const output = (...path: string[]): string => join(folder, 'checkpoints', 'demo', ...path);
 
-  it('trains on WebGPU, compares, draws, generates and saves', async function () {
+  it('trains on WebGPU, compares, draws, generates and saves, in a process of its own', async function () {
     try {
       await useWebGPU({quiet: true});
     } catch (error) {
@@ -81,7 +50,8 @@ describe('the main job', () => {
     }
     const sizes = ['--steps', '2', '--batch-rows', '1', '--row-tokens', '128', '--eval-samples', '2'];
     // Where the software adapter is unpacked to stays as it is.
-    const stdout = await run([...sizes, '--from-scratch'], {XDG_CACHE_HOME: process.env.XDG_CACHE_HOME});
+    const {code, stdout, stderr} = await finish(start(['demo', ...sizes, '--from-scratch'], {cwd: folder}));
+    expect(code, stderr + stdout).to.equal(0);
     for (const part of [
       /Device +webgpu on /,
       /Model +fresh glassllm: 0\.\d\d M parameters, all trained/,
@@ -105,9 +75,8 @@ describe('the main job', () => {
   });
 
   it('goes on after Ctrl-C with the settings that it had, and starts over without --resume', async () => {
-    const first = [...SCRATCH, '--steps', '5', '--seed', '3', '--compare', '0'];
-    const child = start(first);
-    const stopped = await finish(child, interruptAt(child, 'step 1/5'));
+    const first = ['demo', ...SCRATCH, '--steps', '5', '--seed', '3', '--compare', '0'];
+    const stopped = await command(first, {...here(), onOutput: interruptAt('step 1/5')});
     expect(stopped.code, stopped.stderr).to.equal(130);
     const [, done] = /Stopped after step (\d) of 5\. Go on with --resume/.exec(stopped.stdout)!;
 
@@ -136,8 +105,7 @@ describe('the main job', () => {
   });
 
   it('fails when dense attention gives other losses', async () => {
-    const child = start([...SCRATCH, '--steps', '2'], {}, [WRONG_DENSE]);
-    const {code, stdout, stderr} = await finish(child);
+    const {code, stdout, stderr} = await withWrongDense(() => command(['demo', ...SCRATCH, '--steps', '2'], here()));
     expect(stdout, stderr).to.match(/Same losses +NO: .* over 2 steps \(allowed 1e-4\)/);
     expect(code).to.equal(1);
   });
@@ -222,8 +190,8 @@ ${lines}
 
     it('leaves no half file under the final name when it is interrupted', async () => {
       const slow = standIn(`echo half > "$TMPDIR/${GLASSLLM.file}"; exec /bin/sleep 60`);
-      const child = start(SMALL, slow);
-      const finished = await finish(child, interruptAt(child, 'downloading glassllm'));
+      const interrupt = onEachLine('if (/^downloading glassllm/.test(line)) process.kill(process.pid, "SIGINT")');
+      const finished = await finish(start(['demo', ...SMALL], here({...slow, ...interrupt})));
       expect(finished.code).to.not.equal(0);
       expect(existsSync(join(downloads(), GLASSLLM.file))).to.equal(false);
     });

@@ -1,13 +1,12 @@
 /**
- * @file The fine-tuning commands as a user starts them, each in a process of its own, on a tiny model: sft, lora, dpo and rm learn and
- * lose nothing against dense attention; what they leave can be resumed, generated from, scored with and merged; every error.
+ * @file The fine-tuning commands on a tiny model: sft, lora, dpo and rm learn and lose nothing against dense attention; what they leave
+ * can be resumed, generated from, scored with and merged; every error. Most run in this process, a few in one of their own.
  * `FLASHMASK_PYTHON` names a Python with peft and transformers, which then compute the same logits.
  */
-import {type ChildProcess, spawn, spawnSync} from 'node:child_process';
+import {spawnSync} from 'node:child_process';
 import {
   copyFileSync,
   cpSync,
-  existsSync,
   mkdtempSync,
   readFileSync,
   readdirSync,
@@ -21,19 +20,30 @@ import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';
 import type {MetricsRecord} from '../../examples/finetune/train/metrics.js';
 import {devices} from '../support/devices.js';
+import {
+  type Finished,
+  command,
+  fails,
+  finish,
+  interruptAt,
+  onEachLine,
+  preload,
+  start,
+  succeeds,
+} from '../support/finetune_command.js';
 import {writeComparisons, writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
 import {skip} from '../support/skip.js';
 
-const repository = fileURLToPath(new URL('../..', import.meta.url));
 const tensorflow = devices.find(({name}) => name === 'tensorflow')!;
 /** The fast backend where it is set up. */
 const BACKEND = tensorflow.skip === undefined ? 'tensorflow' : 'cpu';
+const JUDGE = fileURLToPath(new URL('../support/finetune_judge.py', import.meta.url));
 const LEARN = ['--row-tokens', '192', '--learning-rate', '0.01', '--backend', BACKEND];
 
-interface Finished {
-  code: number | null;
-  stdout: string;
-  stderr: string;
+/** Makes something at the first call; later calls get the same. */
+function once<T>(make: () => Promise<T>): () => Promise<T> {
+  let made: Promise<T> | undefined;
+  return () => (made ??= make());
 }
 
 const COMMON = ['global_step', 'epoch', 'loss', 'learning_rate', 'grad_norm', 'num_tokens'];
@@ -48,6 +58,7 @@ describe('fine-tuning: the commands', () => {
   let instructions: string;
   let comparisons: string;
   before(async () => {
+    if (BACKEND === 'tensorflow') await tensorflow.setup();
     folder = mkdtempSync(join(tmpdir(), 'flashmask-finetune-'));
     model = join(folder, 'model');
     await writeTinyModel(model);
@@ -56,31 +67,6 @@ describe('fine-tuning: the commands', () => {
   });
   after(() => rmSync(folder, {recursive: true, force: true}));
 
-  const start = (args: string[], environment: NodeJS.ProcessEnv = {}): ChildProcess =>
-    spawn(process.execPath, ['--import=tsx', 'examples/finetune/main.ts', ...args], {
-      cwd: repository,
-      env: {...process.env, ...environment},
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-  const finish = (child: ChildProcess, onOutput: (text: string) => void = () => {}): Promise<Finished> =>
-    new Promise((resolve, reject) => {
-      const finished: Finished = {code: null, stdout: '', stderr: ''};
-      child.stdout!.on('data', (text: Buffer) => onOutput((finished.stdout += text.toString())));
-      child.stderr!.on('data', (text: Buffer) => (finished.stderr += text.toString()));
-      child.on('error', reject);
-      child.on('close', (code) => resolve({...finished, code}));
-    });
-  const run = async (...args: string[]): Promise<string> => {
-    const {code, stdout, stderr} = await finish(start(args));
-    expect(code, stderr + stdout).to.equal(0);
-    return stdout;
-  };
-  const fails = async (message: RegExp, ...args: string[]): Promise<void> => {
-    const {code, stdout, stderr} = await finish(start(args));
-    expect(stderr, stdout).to.match(message);
-    expect(stderr).to.not.match(/\n {4}at /);
-    expect(code).to.equal(1);
-  };
   const output = (name: string): string => join(folder, name);
   const metricsOf = (name: string): MetricsRecord[] =>
     readFileSync(join(output(name), 'metrics.jsonl'), 'utf8')
@@ -94,13 +80,35 @@ describe('fine-tuning: the commands', () => {
     const records = metricsOf(name);
     return [mean(records.slice(0, 3), field), mean(records.slice(-3), field)];
   };
+  const trainingOf = (objective: string, name: string, data: string, ...args: string[]): string[] => [
+    ...[objective, '--model', model, '--data', data, '--output', output(name), ...LEARN, ...args],
+  ];
   /** Trains with a dense twin; the same losses are part of the exit code. */
-  const learn = (command: string, name: string, data: string, ...args: string[]): Promise<string> =>
-    run(command, '--model', model, '--data', data, '--output', output(name), '--compare', ...LEARN, ...args);
+  const learn = (objective: string, name: string, data: string, ...args: string[]): Promise<string> =>
+    succeeds(trainingOf(objective, name, data, '--compare', ...args));
+  const DPO_LORA = ['--lora', '--steps', '12', '--beta', '0.2', '--label-smoothing', '0.05'];
+  const RM_LORA = ['--lora', '--steps', '24', '--centering', '0.01', '--learning-rate', '0.003'];
+  /** The output folders of runs that several tests look at. */
+  const trained = {
+    lora: once(async () => {
+      await learn('sft', 'lora', instructions, '--steps', '24', '--lora', '--lora-dropout', '0.05');
+      return output('lora');
+    }),
+    merged: once(async () => {
+      const args = ['--adapter', await trained.lora(), '--output', output('merged'), '--backend', BACKEND];
+      await succeeds(['merge', ...args]);
+      return output('merged');
+    }),
+    rm: once(async () => {
+      await learn('rm', 'rm', writeComparisons(folder, 3), ...RM_LORA);
+      return output('rm');
+    }),
+  };
 
-  it('sft learns with all weights, and says what it does', async () => {
-    const args = ['--steps', '16', '--eval-samples', '2', '--prompt', 'Greet Eve.'];
-    const stdout = await learn('sft', 'sft', instructions, ...args);
+  it('sft learns with all weights, and says what it does, in a process of its own', async () => {
+    const args = ['--compare', '--steps', '16', '--eval-samples', '2', '--prompt', 'Greet Eve.'];
+    const {code, stdout, stderr} = await finish(start(trainingOf('sft', 'sft', instructions, ...args)));
+    expect(code, stderr + stdout).to.equal(0);
     for (const part of [
       /Device +(tensorflow|cpu)/,
       /Model +.*: 0\.\d\d M parameters, all trained/,
@@ -123,27 +131,26 @@ describe('fine-tuning: the commands', () => {
     const [, before, after] = /Held-out loss +([\d.]+) before, ([\d.]+) after/.exec(stdout)!;
     expect(Number(after)).to.be.below(Number(before));
     expect(readdirSync(output('sft'))).to.have.members(['accuracy.svg', 'checkpoint-16', 'loss.svg', 'metrics.jsonl']);
-    expect(await run('generate', '--model', output('sft'), '--prompt', 'Greet Ada.', '--backend', BACKEND)).to.match(
-      /^Hello, /,
-    );
+    const asked = ['generate', '--model', output('sft'), '--prompt', 'Greet Ada.', '--backend', BACKEND];
+    expect(await succeeds(asked)).to.match(/^Hello, /);
   });
 
   it('sft --lora learns, and merging gives a model that says the same', async () => {
-    await learn('sft', 'lora', instructions, '--steps', '24', '--lora', '--lora-dropout', '0.05');
+    const adapter = await trained.lora();
     const [first, last] = ends('lora', 'loss');
     expect(last).to.be.below(0.6 * first);
-    const checkpoint = join(output('lora'), 'checkpoint-24');
+    const checkpoint = join(adapter, 'checkpoint-24');
     expect(readdirSync(checkpoint)).to.include.members(['adapter_config.json', 'adapter_model.safetensors']);
 
     const say = (...args: string[]): Promise<string> =>
-      run('generate', ...args, '--prompt', 'Call Kit.', '--backend', BACKEND, '--max-new-tokens', '24');
-    const adapted = await say('--adapter', output('lora'));
+      succeeds(['generate', ...args, '--prompt', 'Call Kit.', '--backend', BACKEND, '--max-new-tokens', '24']);
+    const adapted = await say('--adapter', adapter);
     expect(adapted).to.not.equal(await say('--model', model));
-    await run('merge', '--adapter', output('lora'), '--output', output('merged'), '--backend', BACKEND);
-    expect(await say('--model', output('merged'))).to.equal(adapted);
+    expect(await say('--model', await trained.merged())).to.equal(adapted);
     expect(readdirSync(folder)).to.not.include('merged.unfinished');
     // The base may be the output of a run as well.
-    const elsewhere = await say('--model', output('sft'), '--adapter', output('lora'));
+    await succeeds(trainingOf('sft', 'base', instructions, '--steps', '2'));
+    const elsewhere = await say('--model', output('base'), '--adapter', adapter);
     expect(elsewhere).to.not.equal(adapted);
     // The same seed draws the same, another one something else.
     const draw = (seed: string): Promise<string> =>
@@ -154,7 +161,7 @@ describe('fine-tuning: the commands', () => {
   });
 
   it('dpo learns preferences, with adapters and with all weights', async () => {
-    await learn('dpo', 'dpo', comparisons, '--lora', '--steps', '12', '--beta', '0.2', '--label-smoothing', '0.05');
+    await learn('dpo', 'dpo', comparisons, ...DPO_LORA);
     expect(metricsOf('dpo')[0]).to.have.all.keys(...COMMON, ...SPEED, ...DPO, 'rewards/margins', 'rewards/accuracies');
     // Nothing was learnt before the first step: policy and reference are the same.
     expect(metricsOf('dpo')[0].loss).to.be.closeTo(Math.log(2), 1e-6);
@@ -162,10 +169,10 @@ describe('fine-tuning: the commands', () => {
     expect(ends('dpo', 'rewards/accuracies')[1]).to.be.above(0.95);
     expect(ends('dpo', 'loss')[1]).to.be.below(0.6);
 
-    const same = ['--lora', '--steps', '12', '--beta', '0.2', '--label-smoothing', '0.05', '--precompute-reference'];
-    await run('dpo', '--model', model, '--data', comparisons, '--output', output('precomputed'), ...LEARN, ...same);
-    const resumed = ['dpo', '--model', model, '--data', comparisons, '--output', output('dpo'), ...LEARN, ...same];
-    await fails(/precompute-reference was unset and is true/, ...resumed, '--resume');
+    const precomputed = [...DPO_LORA, '--precompute-reference'];
+    await succeeds(trainingOf('dpo', 'precomputed', comparisons, ...precomputed));
+    const resumed = trainingOf('dpo', 'dpo', comparisons, ...precomputed, '--resume');
+    await fails(/precompute-reference was unset and is true/, resumed);
     metricsOf('precomputed').forEach(({loss}, i) => expect(loss).to.be.closeTo(metricsOf('dpo')[i].loss, 1e-4));
 
     const stdout = await learn('dpo', 'dpo_full', comparisons, '--steps', '6', '--learning-rate', '0.001');
@@ -175,68 +182,67 @@ describe('fine-tuning: the commands', () => {
   });
 
   it('rm learns all pairs of three answers, and scores new ones in that order', async () => {
-    const ranked = writeComparisons(folder, 3);
-    await learn('rm', 'rm', ranked, '--lora', '--steps', '24', '--centering', '0.01', '--learning-rate', '0.003');
+    const adapter = await trained.rm();
     expect(metricsOf('rm')[0]).to.have.all.keys(...COMMON, ...SPEED, ...RM);
     expect(ends('rm', 'accuracy')[1]).to.be.above(0.95);
     expect(ends('rm', 'loss')[1]).to.be.below(0.5);
-    const scored = await run(
-      ...['score', '--adapter', output('rm'), '--prompt', 'Greet Zoe.', '--backend', BACKEND],
+    const scored = await succeeds([
+      ...['score', '--adapter', adapter, '--prompt', 'Greet Zoe.', '--backend', BACKEND],
       ...['--answers', 'Hello, dear Zoe!', 'Hi Zoe.', 'What, Zoe?'],
-    );
+    ]);
     const rewards = scored.match(/-?\d+\.\d{4}/g)!.map(Number);
     expect(rewards).to.have.length(3);
     expect(rewards).to.deep.equal([...rewards].sort((a, b) => b - a));
 
-    await learn('rm', 'rm_full', ranked, '--steps', '4', '--learning-rate', '0.003', '--no-share-questions');
+    const full = ['--steps', '4', '--learning-rate', '0.003', '--no-share-questions'];
+    await learn('rm', 'rm_full', writeComparisons(folder, 3), ...full);
     const scores = ['score', '--prompt', 'Greet Zoe.', '--answers', 'Hi Zoe.', '--backend', BACKEND];
-    expect(await run(...scores, '--model', output('rm_full'))).to.match(/\d\.\d{4}/);
-    await fails(/is a reward model, which writes no text/, 'generate', '--model', output('rm_full'), '--prompt', 'Hi');
-    await fails(/is a reward model, which writes no text/, 'sft', '--model', join(output('rm_full'), 'checkpoint-4'));
-    await fails(/is no reward model: train one with the command rm/, ...scores, '--model', model);
+    expect(await succeeds([...scores, '--model', output('rm_full')])).to.match(/\d\.\d{4}/);
+    const noText = /is a reward model, which writes no text/;
+    await fails(noText, ['generate', '--model', output('rm_full'), '--prompt', 'Hi']);
+    await fails(noText, ['sft', '--model', join(output('rm_full'), 'checkpoint-4')]);
+    await fails(/is no reward model: train one with the command rm/, [...scores, '--model', model]);
   });
 
   describe('--resume', () => {
     const numbers = (name: string): object[] =>
       metricsOf(name).map((record) => ({...record, tokens_per_second: undefined}));
-    /** Runs whole, and again with Ctrl-C after some steps; the metrics must be the same. */
-    const resumes = async (name: string, command: string, ...args: string[]): Promise<void> => {
-      const common = [command, '--model', model, '--steps', '6', '--save-every', '2', ...LEARN, ...args];
-      await run(...common, '--output', output(`${name}_whole`));
-      const child = start([...common, '--output', output(name)]);
-      let sent = false;
-      const stopped = await finish(child, (text) => {
-        sent ||= text.includes('step 1/6') && child.kill('SIGINT');
-      });
+    const SIX_STEPS = ['--steps', '6', '--save-every', '2'];
+    const adapters = (name: string, ...args: string[]): string[] =>
+      trainingOf('sft', name, instructions, ...SIX_STEPS, ...DROPOUT, '--accumulate', '2', ...args);
+    const DROPOUT = ['--lora', '--lora-dropout', '0.1'];
+    /** After Ctrl-C a run must go on to the metrics of one that nobody stopped. */
+    const goesOn = async (name: string, args: typeof adapters, stopped: Finished): Promise<void> => {
       expect(stopped.code, stopped.stderr).to.equal(130);
       expect(stopped.stdout).to.match(/Stopping after this step[^]*Stopped after step \d of 6\. Go on with --resume/);
-      expect(await run(...common, '--output', output(name), '--resume')).to.match(/from step \d/);
+      expect(await succeeds(args(name, '--resume'))).to.match(/from step \d/);
+      await succeeds(args(`${name}_whole`));
       expect(numbers(name)).to.deep.equal(numbers(`${name}_whole`));
-      await fails(/--resume: all 6 steps are done/, ...common, '--output', output(name), '--resume');
     };
+    const again = once(async () => {
+      const interrupt = 'if (/^step 1.6/.test(line)) process.kill(process.pid, "SIGINT")';
+      const stopped = await finish(start(adapters('again'), {env: onEachLine(interrupt)}));
+      await goesOn('again', adapters, stopped);
+      return output('again');
+    });
 
-    it('goes on with the identical losses: adapters with dropout, accumulation, several epochs', () =>
-      resumes('again', 'sft', '--data', instructions, '--lora', '--lora-dropout', '0.1', '--accumulate', '2'));
-    it('goes on with the identical losses: all weights, with the reference of before training', () =>
-      resumes('again_dpo', 'dpo', '--data', comparisons, '--learning-rate', '0.001'));
+    it('goes on with the identical losses: adapters with dropout, accumulation, several epochs', async () => {
+      await again();
+      await fails(/--resume: all 6 steps are done/, adapters('again', '--resume'));
+    });
+
+    it('goes on with the identical losses: all weights, with the reference of before training', async () => {
+      const args = (name: string, ...more: string[]): string[] =>
+        trainingOf('dpo', name, comparisons, ...SIX_STEPS, '--learning-rate', '0.001', ...more);
+      const stopped = await command(args('again_dpo'), {onOutput: interruptAt('step 1/6')});
+      await goesOn('again_dpo', args, stopped);
+      await fails(/--resume: all 6 steps are done/, args('again_dpo', '--resume'));
+    });
 
     it('passes over a damaged checkpoint, and refuses those of another model, data or settings', async () => {
-      const whole = [
-        ...LEARN,
-        '--model',
-        model,
-        '--steps',
-        '6',
-        '--save-every',
-        '2',
-        '--lora',
-        '--lora-dropout',
-        '0.1',
-      ];
-      const common = [...whole, '--accumulate', '2', '--data', instructions, '--output', output('damaged'), '--resume'];
-      cpSync(output('again'), output('damaged'), {recursive: true});
+      cpSync(await again(), output('damaged'), {recursive: true});
       truncateSync(join(output('damaged'), 'checkpoint-6', 'optimizer.safetensors'), 1000);
-      const {code, stdout, stderr} = await finish(start(['sft', ...common]));
+      const {code, stdout, stderr} = await command(adapters('damaged', '--resume'));
       expect(code, stderr).to.equal(0);
       expect(stderr).to.match(/Passed over .*checkpoint-6: optimizer.safetensors is not as it was written/);
       expect(stdout).to.match(/from step 5/);
@@ -244,47 +250,52 @@ describe('fine-tuning: the commands', () => {
 
       const other = output('other_model');
       await writeTinyModel(other, 2);
-      await fails(/is a checkpoint of another model/, 'sft', ...common, '--model', other);
-      await fails(/lora-rank was 8 and is 4/, 'sft', ...common, '--lora-rank', '4');
+      const refuses = (message: RegExp, ...args: string[]): Promise<Finished> =>
+        fails(message, adapters('damaged', '--resume', ...args));
+      await refuses(/is a checkpoint of another model/, '--model', other);
+      await refuses(/lora-rank was 8 and is 4/, '--lora-rank', '4');
       const changed = output('changed.jsonl');
       copyFileSync(instructions, changed);
       writeFileSync(changed, readFileSync(changed, 'utf8').replace('Hello, Ada!', 'Bye, Ada!'));
-      await fails(/data was .* and is .*; data file was/, 'sft', ...common, '--data', changed);
-      await fails(/checkpoint-6 is there already\. Go on with --resume/, 'sft', ...common.slice(0, -1));
+      await refuses(/data was .* and is .*; data file was/, '--data', changed);
+      await fails(/checkpoint-6 is there already\. Go on with --resume/, adapters('damaged'));
     });
 
     it('is not asked for where Ctrl-C came in the last step', async () => {
-      const interrupt = `const {log} = console;
-        console.log = (text) => { log(text); if (/^step 2.2/.test(text)) process.emit('SIGINT'); };`;
-      const args = ['sft', '--model', model, '--data', instructions, '--steps', '2', '--output', output('last')];
-      const child = start([...args, ...LEARN], {
-        NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(interrupt)}`,
-      });
-      const {code, stdout, stderr} = await finish(child);
+      const args = trainingOf('sft', 'last', instructions, '--steps', '2');
+      const {code, stdout, stderr} = await command(args, {onOutput: interruptAt('step 2/2')});
       expect(code, stderr).to.equal(0);
       expect(stdout).to.match(/Stopping after this step[^]*checkpoint-2\n[^]*Charts[^]*Done in/);
       expect(stdout).to.not.include('--resume');
     });
 
     it('leaves the last good checkpoint when it is killed', async () => {
-      const args = ['sft', '--model', model, '--data', instructions, '--lora', '--steps', '40', '--save-every', '1'];
-      const child = start([...args, ...LEARN, '--output', output('killed')]);
-      const watch = setInterval(() => {
-        if (existsSync(join(output('killed'), 'checkpoint-5'))) child.kill('SIGKILL');
-      }, 20);
+      const args = trainingOf('sft', 'killed', instructions, '--lora', '--steps', '12', '--save-every', '1');
+      const killed = JSON.stringify(join(output('killed'), 'checkpoint-5'));
+      // The process looks for itself: from outside one could be too late.
+      const child = start(args, {
+        env: preload(`import {existsSync} from 'node:fs';
+          setInterval(() => existsSync(${killed}) && process.kill(process.pid, 'SIGKILL'), 1).unref();`),
+      });
       await finish(child);
-      clearInterval(watch);
       expect(child.signalCode).to.equal('SIGKILL');
-      const resumed = await run(...args, ...LEARN, '--output', output('killed'), '--resume');
-      expect(resumed).to.match(/from step \d+/);
+      expect(await succeeds([...args, '--resume'])).to.match(/from step \d+/);
       expect(metricsOf('killed').map(({global_step: step}) => step)).to.deep.equal(
-        Array.from({length: 40}, (_, i) => i + 1),
+        Array.from({length: 12}, (_, i) => i + 1),
       );
     });
   });
 
   describe('errors', () => {
     const sft = (...args: string[]): string[] => ['sft', '--model', model, '--output', output('none'), ...args];
+    const ofModel = (folder: string, ...args: string[]): string[] => [
+      'sft',
+      '--model',
+      folder,
+      '--backend',
+      'cpu',
+      ...args,
+    ];
     const withData = (name: string, text: string): string[] => {
       const file = join(folder, name);
       writeFileSync(file, text);
@@ -294,88 +305,72 @@ describe('fine-tuning: the commands', () => {
     it('of options', async () => {
       await fails(
         /'--steps <number>' argument '0' is invalid\. It should be a whole number, at least 1/,
-        ...sft('--steps', '0'),
+        sft('--steps', '0'),
       );
-      await fails(/'--lora-targets <names>' argument 'q_prj' is invalid/, ...sft('--lora-targets', 'q_prj'));
-      await fails(/unknown option '--beta'/, ...sft('--beta', '1'));
-      await fails(
-        /--resume: there is no checkpoint in/,
-        ...sft('--data', instructions, '--resume', '--backend', 'cpu'),
-      );
-      await fails(/required option '--prompt <text>' not specified/, 'generate');
-      await fails(/--output: .* is there already/, 'merge', '--adapter', model, '--output', folder);
+      await fails(/'--lora-targets <names>' argument 'q_prj' is invalid/, sft('--lora-targets', 'q_prj'));
+      await fails(/unknown option '--beta'/, sft('--beta', '1'));
+      await fails(/--resume: there is no checkpoint in/, sft('--data', instructions, '--resume', '--backend', 'cpu'));
+      await fails(/required option '--prompt <text>' not specified/, ['generate']);
+      await fails(/--output: .* is there already/, ['merge', '--adapter', model, '--output', folder]);
+    });
+
+    it('are the same in a process of their own', async () => {
+      for (const args of [sft('--beta', '1'), ['--help']]) {
+        expect(await finish(start(args))).to.deep.equal(await command(args));
+      }
     });
 
     it('of models', async () => {
-      await fails(/There is no model "nowhere"/, 'sft', '--model', 'nowhere', '--backend', 'cpu');
+      await fails(/There is no model "nowhere"/, ofModel('nowhere'));
       const broken = output('broken');
       cpSync(model, broken, {recursive: true});
       truncateSync(join(broken, 'model.safetensors'), 5000);
-      await fails(/model\.safetensors/, 'sft', '--model', broken, '--backend', 'cpu');
+      await fails(/model\.safetensors/, ofModel(broken));
       const unknown = output('unknown');
       await writeTinyModel(unknown);
       const config = JSON.parse(readFileSync(join(unknown, 'config.json'), 'utf8')) as Record<string, unknown>;
-      writeFileSync(
-        join(unknown, 'config.json'),
-        JSON.stringify({...config, model_type: 'gpt_neox', architectures: []}),
-      );
-      await fails(/model_type must be .* got "gpt_neox"/, 'sft', '--model', unknown, '--backend', 'cpu');
-      writeFileSync(join(unknown, 'config.json'), JSON.stringify({...config, vocab_size: 100}));
-      await fails(/belongs to another model/, 'sft', '--model', unknown, '--data', instructions, '--backend', 'cpu');
+      const changeConfig = (fields: object): void =>
+        writeFileSync(join(unknown, 'config.json'), JSON.stringify({...config, ...fields}));
+      changeConfig({model_type: 'gpt_neox', architectures: []});
+      await fails(/model_type must be .* got "gpt_neox"/, ofModel(unknown));
+      changeConfig({vocab_size: 100});
+      await fails(/belongs to another model/, ofModel(unknown, '--data', instructions));
     });
 
     it('of data', async () => {
-      await fails(/--data: there is no nowhere\.jsonl/, ...sft('--data', 'nowhere.jsonl', '--backend', 'cpu'));
+      await fails(/--data: there is no nowhere\.jsonl/, sft('--data', 'nowhere.jsonl', '--backend', 'cpu'));
       const good = '{"instruction": "Greet Bo.", "output": "Hello, Bo!"}\n';
-      await fails(/bad\.jsonl, line 2: .*--skip-bad/, ...withData('bad.jsonl', `${good}{"instruction": \n${good}`));
-      await fails(/has nothing to learn from: of 0 records/, ...withData('empty.jsonl', ''));
-      await fails(
-        /samples of 65 tokens do not fit rows of 64\. Give as many --row-tokens/,
+      await fails(/bad\.jsonl, line 2: .*--skip-bad/, withData('bad.jsonl', `${good}{"instruction": \n${good}`));
+      await fails(/has nothing to learn from: of 0 records/, withData('empty.jsonl', ''));
+      await fails(/samples of 65 tokens do not fit rows of 64\. Give as many --row-tokens/, [
         ...withData('good.jsonl', good),
         ...['--max-tokens', '65'],
-      );
-      await fails(
-        /nothing to learn from: of 0 records after the first 1, which are held out/,
+      ]);
+      await fails(/nothing to learn from: of 0 records after the first 1, which are held out/, [
         ...withData('good.jsonl', good),
         ...['--eval-samples', '1'],
-      );
-      await fails(/this is a conversation with one/, 'dpo', ...withData('kind.jsonl', good).slice(1));
+      ]);
+      await fails(/this is a conversation with one/, ['dpo', ...withData('kind.jsonl', good).slice(1)]);
       const bad = ['--skip-bad', '--eval-samples', '2', '--output', output('skip')];
       const items = `nonsense\n${good}${good}nonsense\n${good}`;
-      const {stdout: skipped, stderr} = await finish(start([...withData('skip.jsonl', items), ...bad]));
+      const {stdout: skipped, stderr} = await command([...withData('skip.jsonl', items), ...bad]);
       expect(skipped).to.match(
         /2 samples of 3 records; 1 unreadable ones skipped; the first 2 held out, 1 of them used/,
       );
       expect(stderr.match(/Skipped/g), 'told once').to.have.length(1);
       const long = `{"instruction": "Greet Bo.", "output": "${'Hello, Bo! '.repeat(40)}"}\n`;
-      const cut = await run(...withData('long.jsonl', good + long), '--output', output('cut'));
+      const cut = await succeeds([...withData('long.jsonl', good + long), '--output', output('cut')]);
       expect(cut).to.match(/1 cut to 64 tokens/);
-      const dropped = await run(
-        ...withData('long.jsonl', good + long),
-        '--too-long',
-        'drop',
-        '--output',
-        output('drop'),
-      );
+      const drop = ['--too-long', 'drop', '--output', output('drop')];
+      const dropped = await succeeds([...withData('long.jsonl', good + long), ...drop]);
       expect(dropped).to.match(/1 longer than 64 tokens left out/);
     });
 
     it('of a loss that is no number: nothing of it is saved', async () => {
-      const args = [
-        '--data',
-        instructions,
-        '--steps',
-        '8',
-        '--save-every',
-        '1',
-        '--backend',
-        BACKEND,
-        '--warmup-ratio',
-        '0',
-      ];
+      const args = ['--steps', '8', '--save-every', '1', '--warmup-ratio', '0', '--learning-rate', '1e30'];
       await fails(
         /The loss of step 2 is .*(NaN|Infinity).*checkpoint-1 is the last good checkpoint\. Start anew with a lower --learning-rate/,
-        ...['sft', '--model', model, '--output', output('nan'), ...args, '--learning-rate', '1e30'],
+        ['sft', '--model', model, '--output', output('nan'), '--data', instructions, '--backend', BACKEND, ...args],
       );
       expect(readdirSync(output('nan'))).to.deep.equal(['checkpoint-1', 'metrics.jsonl']);
     });
@@ -391,7 +386,7 @@ describe('fine-tuning: the commands', () => {
     });
     /** Rewards or greedy text by Python, on the same base and adapter. */
     const judge = (...args: string[]): string => {
-      const {status, stdout, stderr} = spawnSync(python, [join(repository, 'test', 'finetune_judge.py'), ...args], {
+      const {status, stdout, stderr} = spawnSync(python, [JUDGE, ...args], {
         encoding: 'utf8',
       });
       expect(status, stderr).to.equal(0);
@@ -399,19 +394,19 @@ describe('fine-tuning: the commands', () => {
     };
 
     it('an adapter and a merged model say the same in Python', async () => {
-      const adapter = join(output('lora'), 'checkpoint-24');
+      const adapter = join(await trained.lora(), 'checkpoint-24');
       const args = ['--prompt', 'Call Kit.', '--max-new-tokens', '24', '--backend', BACKEND];
-      const said = (await run('generate', '--adapter', adapter, ...args)).trim();
+      const said = (await succeeds(['generate', '--adapter', adapter, ...args])).trim();
       expect(judge('generate', model, adapter, 'Call Kit.')).to.equal(said);
-      expect(judge('generate', output('merged'), '', 'Call Kit.')).to.equal(said);
+      expect(judge('generate', await trained.merged(), '', 'Call Kit.')).to.equal(said);
     });
 
     it('a reward model scores the same in Python', async () => {
-      const adapter = join(output('rm'), 'checkpoint-24');
-      const scored = await run(
+      const adapter = join(await trained.rm(), 'checkpoint-24');
+      const scored = await succeeds([
         ...['score', '--adapter', adapter, '--prompt', 'Greet Zoe.', '--backend', BACKEND],
         ...['--answers', 'Hello, dear Zoe!', 'What, Zoe?'],
-      );
+      ]);
       const rewards = scored.match(/-?\d+\.\d{4}/g)!.map(Number);
       const wanted = judge('score', model, adapter, 'Greet Zoe.', 'Hello, dear Zoe!', 'What, Zoe?')
         .split('\n')

@@ -4,6 +4,7 @@ import {type Batch, toBatch} from '../data/batch.js';
 import {type Position, type RowSettings, type RowStatistics, RowSource} from '../data/rows.js';
 import type {Row} from '../data/sample.js';
 import type {ChatTokenizer} from '../data/tokenizer.js';
+import type {Io} from '../io.js';
 import type {LlamaConfig} from '../model/config.js';
 import {isDataset, openDataset} from '../weights/pypi.js';
 import type {TrainOptions} from './train_options.js';
@@ -11,14 +12,14 @@ import type {TrainOptions} from './train_options.js';
 /** Problems of data that are told one by one before only their number is. */
 const PROBLEMS_SHOWN = 3;
 
-export async function dataPath(name: string): Promise<string> {
+export async function dataPath(name: string, io: Io): Promise<string> {
   if (existsSync(name)) {
     return name;
   }
   if (!isDataset(name)) {
     throw new Error(`--data: there is no ${name}. Give a .jsonl or .json file, alpaca_en_demo or dpo_en_demo.`);
   }
-  return openDataset(name);
+  return openDataset(name, {io});
 }
 
 /** What the rows of a run are made of. */
@@ -48,10 +49,10 @@ export function rowSettings(file: string, options: TrainOptions, config: LlamaCo
 }
 
 /** Counts of a whole epoch. Reads the data once, and tells the first problems that are skipped. */
-export async function countEpoch(settings: RowSettings, tokenizer: ChatTokenizer): Promise<RowStatistics> {
+export async function countEpoch(settings: RowSettings, tokenizer: ChatTokenizer, io: Io): Promise<RowStatistics> {
   let told = 0;
   const tell = (problem: string): void => {
-    if (++told <= PROBLEMS_SHOWN) console.warn(`Skipped  ${problem}`);
+    if (++told <= PROBLEMS_SHOWN) io.warn(`Skipped  ${problem}`);
   };
   const source = new RowSource({...settings, epochs: 1, onBad: settings.onBad && tell}, tokenizer);
   const rows = source[Symbol.asyncIterator]();

@@ -5,12 +5,14 @@
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {type Command, Option} from 'commander';
-import {BACKENDS, type Device, startDevice} from '../device.js';
+import {BACKENDS, type Device} from '../device.js';
+import type {Session} from '../io.js';
 import {PipMissingError} from '../pinned_download.js';
 import {latestCheckpoint, loadCheckpoint, removeCheckpoints} from '../train/checkpoint.js';
-import {type ModelFiles, openModel} from '../weights/model_files.js';
+import type {ModelFiles} from '../weights/model_files.js';
 import {dataPath} from './data.js';
 import {documentationModel} from './documentation.js';
+import {openDevice, openFiles} from './opening.js';
 import {train} from './train.js';
 import {type TrainOptions, defaultOptions, positive, whole} from './train_options.js';
 
@@ -45,8 +47,8 @@ Examples:
   npm start -- --from-scratch --backend cpu --steps 5  no download, no WebGPU
   npm run finetune -- --help                           larger models, adapters, preferences, reward models`;
 
-/** Adds the command to the program. */
-export function addDemoCommand(program: Command): void {
+/** Adds the command to the program. It tells its exit code to `finish`. */
+export function addDemoCommand(program: Command, session: Session, finish: (exitCode: number) => void): void {
   const {model, output, evalSamples, learningRate, compare, prompt} = DEFAULTS;
   program
     .command('demo')
@@ -73,14 +75,12 @@ export function addDemoCommand(program: Command): void {
     .option('--output <folder>', `where checkpoints, metrics and charts go (${output}, replacing those of before)`)
     .option('--save-every <steps>', 'steps between two checkpoints (50)', whole(1))
     .option('--resume', 'go on from the latest checkpoint, with its settings unless others are given')
-    .action(async (given: Given) => {
-      process.exitCode = await demo(given);
-    });
+    .action(async (given: Given) => finish(await demo(given, session)));
 }
 
 /** Resolves to the exit code: 1 when dense attention gave other losses. */
-async function demo({fromScratch = false, ...given}: Given): Promise<number> {
-  const device = await startDevice(given.backend ?? DEFAULTS.backend);
+async function demo({fromScratch = false, ...given}: Given, session: Session): Promise<number> {
+  const device = await openDevice(given.backend ?? DEFAULTS.backend, session);
   const options: TrainOptions = {
     ...defaultOptions('sft'),
     ...DEFAULTS,
@@ -90,16 +90,18 @@ async function demo({fromScratch = false, ...given}: Given): Promise<number> {
   };
   const documentation = join(options.output, 'documentation.jsonl');
   const files =
-    fromScratch || options.data === documentation ? null : await download(options, {mayFail: isDefault(given)});
+    fromScratch || options.data === documentation
+      ? null
+      : await download(options, session, {mayFail: isDefault(given)});
   // Where nobody said where to go, a run replaces the one before.
   if (!options.resume && given.output === undefined) {
     await removeCheckpoints(options.output);
   }
   if (files !== null) {
-    return train(options, {device, files});
+    return train(options, session, {device, files});
   }
   const fresh = await documentationModel(documentation, options.rowTokens, options.seed);
-  return train({...options, data: documentation}, {device, files: fresh});
+  return train({...options, data: documentation}, session, {device, files: fresh});
 }
 
 function isDefault({model, data}: Given): boolean {
@@ -134,16 +136,20 @@ async function optionsOfCheckpoint(output: string): Promise<Partial<TrainOptions
 }
 
 /** Fetches model and data; null if that takes a pip and there is none, and something else will do. */
-async function download({model, data}: TrainOptions, {mayFail}: {mayFail: boolean}): Promise<ModelFiles | null> {
+async function download(
+  {model, data}: TrainOptions,
+  session: Session,
+  {mayFail}: {mayFail: boolean},
+): Promise<ModelFiles | null> {
   try {
-    const files = await openModel(model);
-    await dataPath(data);
+    const files = await openFiles(model, session);
+    await dataPath(data, session.io);
     return files;
   } catch (error) {
     if (!mayFail || !(error instanceof PipMissingError)) {
       throw error;
     }
-    console.log(`${error.message} Training fresh weights on this repository's documentation instead.`);
+    session.io.say(`${error.message} Training fresh weights on this repository's documentation instead.`);
     return null;
   }
 }

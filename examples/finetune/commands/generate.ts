@@ -1,10 +1,12 @@
 /** @file The command generate: what a trained model says to a prompt, word by word. */
 import {ChatTokenizer} from '../data/tokenizer.js';
 import type {Message} from '../data/sample.js';
-import {type BackendName, startDevice} from '../device.js';
+import type {BackendName} from '../device.js';
+import type {Session} from '../io.js';
 import {type GenerateOptions, generateTokens} from '../model/generate.js';
 import {Llama} from '../model/llama.js';
 import {Lora} from '../model/lora.js';
+import {openDevice} from './opening.js';
 import {openTrained, weightReader} from './trained.js';
 
 export interface GenerateCommandOptions {
@@ -19,10 +21,10 @@ export interface GenerateCommandOptions {
   seed: number;
 }
 
-export async function generate(options: GenerateCommandOptions): Promise<void> {
+export async function generate(options: GenerateCommandOptions, session: Session): Promise<void> {
   const {prompt, system, maxNewTokens, temperature, topP, seed} = options;
-  const device = await startDevice(options.backend);
-  const trained = await openTrained(options);
+  const device = await openDevice(options.backend, session);
+  const trained = await openTrained(options, session);
   const {files, adapter} = trained;
   if (trained.rewardModel) {
     throw new Error(
@@ -31,20 +33,19 @@ export async function generate(options: GenerateCommandOptions): Promise<void> {
   }
   const tokenizer = new ChatTokenizer(files.tokenizerJson, files.tokenizerConfig, files.config.vocabSize, files.origin);
   const network = await Llama.load(files.config, weightReader(trained));
+  session.atEnd(() => network.dispose());
   const lora = adapter && Lora.fromTensors(files.config, adapter, adapter.tensors);
-  await files.close();
+  session.atEnd(() => lora?.dispose());
   const messages: Message[] = [
     ...(system === undefined ? [] : [{role: 'system', content: system}]),
     {role: 'user', content: prompt},
   ];
   const sampling = {maxNewTokens, temperature, topP, seed};
   for await (const text of answerPieces({network, adapter: lora}, tokenizer, messages, sampling)) {
-    process.stdout.write(text);
+    session.io.write(text);
   }
-  process.stdout.write('\n');
+  session.io.write('\n');
   await device.check();
-  lora?.dispose();
-  network.dispose();
 }
 
 interface Speaker {

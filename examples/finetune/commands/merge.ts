@@ -4,9 +4,11 @@ import {rename, rm} from 'node:fs/promises';
 import {resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../host_tensor.js';
-import {type BackendName, startDevice} from '../device.js';
+import type {BackendName} from '../device.js';
+import type {Session} from '../io.js';
 import {weightShapes} from '../model/config.js';
 import {rewardModelConfig, writeModelFolder} from '../train/model_folder.js';
+import {openDevice} from './opening.js';
 import {type Trained, openTrained, weightReader} from './trained.js';
 
 export interface MergeOptions {
@@ -16,13 +18,13 @@ export interface MergeOptions {
   backend: BackendName;
 }
 
-export async function merge(options: MergeOptions): Promise<void> {
+export async function merge(options: MergeOptions, session: Session): Promise<void> {
   const {output} = options;
   if (existsSync(output)) {
     throw new Error(`--output: ${output} is there already. Give a folder that is not.`);
   }
-  const device = await startDevice(options.backend);
-  const trained = await openTrained(options);
+  const device = await openDevice(options.backend, session);
+  const trained = await openTrained(options, session);
   const {files, rewardModel} = trained;
   const shapes = weightShapes({...files.config, scoreHead: rewardModel});
   // A folder of its final name is whole.
@@ -41,8 +43,7 @@ export async function merge(options: MergeOptions): Promise<void> {
     await rm(unfinished, {recursive: true, force: true});
     throw error;
   }
-  await files.close();
-  console.log(`Saved    ${output}: ${files.origin} with ${options.adapter}`);
+  session.io.say(`Saved    ${output}: ${files.origin} with ${options.adapter}`);
 }
 
 /** Every weight, W + s·B·A where it has an adapter. */

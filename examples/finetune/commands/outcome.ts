@@ -1,4 +1,5 @@
 /** @file What a run shows of its outcome: answers and held-out loss before and after, tiles skipped, and dense attention beside it. */
+import type {Io} from '../io.js';
 import {type LossComparison, costTable, costsOfStep} from '../train/comparison.js';
 import type {MetricsLog} from '../train/metrics.js';
 import type {Trainer} from '../train/trainer.js';
@@ -26,30 +27,31 @@ export async function sample({options, tokenizer, heldOut}: Run, trainer: Traine
   };
 }
 
-export function reportSamples({options}: Run, first: Sample, last: Sample): void {
+export function reportSamples({options, session: {io}}: Run, first: Sample, last: Sample): void {
   if (first.heldOutLoss !== null) {
-    console.log(`Held-out loss      ${first.heldOutLoss.toFixed(4)} before, ${last.heldOutLoss!.toFixed(4)} after`);
+    io.say(`Held-out loss      ${first.heldOutLoss.toFixed(4)} before, ${last.heldOutLoss!.toFixed(4)} after`);
   }
   if (first.text !== null) {
-    console.log(`Prompt             ${options.prompt}`);
-    console.log(`  before           ${JSON.stringify(first.text)}`);
-    console.log(`  after            ${JSON.stringify(last.text)}`);
+    io.say(`Prompt             ${options.prompt}`);
+    io.say(`  before           ${JSON.stringify(first.text)}`);
+    io.say(`  after            ${JSON.stringify(last.text)}`);
   }
 }
 
-export function reportTiles({records}: MetricsLog): void {
+export function reportTiles({records}: MetricsLog, io: Io): void {
   const mean = records.reduce((sum, {tile_sparsity: empty}) => sum + empty, 0) / records.length;
-  console.log(`Tiles skipped      ${percent(mean)} of ${TILE} x ${TILE} tiles`);
+  io.say(`Tiles skipped      ${percent(mean)} of ${TILE} x ${TILE} tiles`);
 }
 
 /** Measures one more step of each attention. */
 export async function reportComparison(run: Run, trainers: Trainers, comparison: LossComparison): Promise<void> {
-  console.log(comparison.toString());
+  const {io} = run.session;
+  io.say(comparison.toString());
   const data = new BatchSource(run.rows, run.tokenizer, {batchRows: run.options.batchRows, accumulate: 1});
   const batches = await data.next();
   const [flash, dense] = await costsOfStep([trainers.flash, trainers.dense!], batches);
   const [{ids, samples}] = batches;
-  console.log(`\n${costTable(flash, dense, `${ids.shape.join(' x ')} tokens, samples: ${samples.length}`)}\n`);
+  io.say(`\n${costTable(flash, dense, `${ids.shape.join(' x ')} tokens, samples: ${samples.length}`)}\n`);
   batches.forEach((batch) => batch.dispose());
   await data.close();
 }

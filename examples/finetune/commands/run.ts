@@ -4,17 +4,20 @@ import type {Batch} from '../data/batch.js';
 import type {RowSettings, RowStatistics} from '../data/rows.js';
 import {fileFingerprint} from '../data/json_stream.js';
 import {ChatTokenizer} from '../data/tokenizer.js';
-import {type Device, startDevice} from '../device.js';
+import type {Device} from '../device.js';
+import type {Io, Session} from '../io.js';
 import type {LoraOptions} from '../model/lora.js';
 import {readAdapter} from '../train/adapter_files.js';
 import {type Checkpoint, type RunIdentity, fingerprint, latestCheckpoint, loadCheckpoint} from '../train/checkpoint.js';
 import {TrainedModel} from '../train/trained_model.js';
 import {type ModelFiles, openModel} from '../weights/model_files.js';
 import {countEpoch, dataPath, heldOutBatches, rowSettings} from './data.js';
+import {openDevice, openFiles} from './opening.js';
 import type {TrainOptions} from './train_options.js';
 
 export interface Run {
   options: TrainOptions;
+  session: Session;
   device: Device;
   /** The base model. */
   files: ModelFiles;
@@ -33,28 +36,30 @@ export interface Run {
 /** What a caller opened before: the rest is opened by the options. */
 export type Opened = Partial<Pick<Run, 'device' | 'files'>>;
 
-export async function prepareRun(options: TrainOptions, opened: Opened = {}): Promise<Run> {
-  const device = opened.device ?? (await startDevice(options.backend));
-  console.log(`Device   ${device.description}`);
-  const files = opened.files ?? (await openModel(options.model));
+export async function prepareRun(options: TrainOptions, session: Session, opened: Opened = {}): Promise<Run> {
+  const {io} = session;
+  const device = opened.device ?? (await openDevice(options.backend, session));
+  io.say(`Device   ${device.description}`);
+  const files = opened.files ?? (await openFiles(options.model, session));
   if (files.config.scoreHead && options.objective !== 'rm') {
     throw new Error(
       `${files.origin} is a reward model, which writes no text: ${options.objective} needs a language model.`,
     );
   }
   const tokenizer = new ChatTokenizer(files.tokenizerJson, files.tokenizerConfig, files.config.vocabSize, files.origin);
-  const file = await dataPath(options.data);
+  const file = await dataPath(options.data, io);
   const identity = {
     settings: {...settingsOf(options), 'data file': await fileFingerprint(file)},
     baseModel: {origin: files.origin, fingerprint: await fingerprint(files)},
   };
-  const before = await findCheckpoint(options, identity);
+  const before = await findCheckpoint(options, identity, io);
   const rows = rowSettings(file, options, files.config);
-  const epoch = await countEpoch(rows, tokenizer);
+  const epoch = await countEpoch(rows, tokenizer, io);
   const stepsOfEpochs = Math.ceil((epoch.rows * options.epochs) / (options.batchRows * options.accumulate));
   const steps = options.steps ?? stepsOfEpochs;
   const heldOut = await heldOutBatches(rows, tokenizer, options.evalSamples);
-  return {options, device, files, tokenizer, identity, before, rows, epoch, steps, heldOut};
+  session.atEnd(() => heldOut.forEach((batch) => batch.dispose()));
+  return {options, session, device, files, tokenizer, identity, before, rows, epoch, steps, heldOut};
 }
 
 /** Options that change the losses, by their names on the command line. */
@@ -92,8 +97,12 @@ function settingsOf(options: TrainOptions): Record<string, unknown> {
   };
 }
 
-async function findCheckpoint({output, resume}: TrainOptions, identity: RunIdentity): Promise<Checkpoint | null> {
-  const folder = await latestCheckpoint(output);
+async function findCheckpoint(
+  {output, resume}: TrainOptions,
+  identity: RunIdentity,
+  io: Io,
+): Promise<Checkpoint | null> {
+  const folder = await latestCheckpoint(output, io.warn);
   if (resume) {
     if (folder === null) {
       throw new Error(
@@ -113,9 +122,14 @@ export function loraOptions(options: TrainOptions): LoraOptions {
   return {rank, alpha, dropout, targetModules, useRslora: rslora};
 }
 
-/** The model as the run starts with it: the base, or what the checkpoint holds. */
+/** The model as the run starts with it: the base, or what the checkpoint holds. It is there until the end of the command. */
 export async function startModel(run: Run, frozen?: TrainedModel['network']): Promise<TrainedModel> {
-  const {options, files, before} = run;
+  const model = await loadModel(run, frozen);
+  run.session.atEnd(() => model.dispose());
+  return model;
+}
+
+async function loadModel({options, files, before}: Run, frozen?: TrainedModel['network']): Promise<TrainedModel> {
   const common = {
     rewardModel: options.objective === 'rm',
     seed: options.seed,

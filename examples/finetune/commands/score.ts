@@ -3,11 +3,13 @@ import * as tf from '@tensorflow/tfjs';
 import {toBatch} from '../data/batch.js';
 import {encodeComparison} from '../data/encode.js';
 import {ChatTokenizer} from '../data/tokenizer.js';
-import {type BackendName, startDevice} from '../device.js';
+import type {BackendName} from '../device.js';
+import type {Session} from '../io.js';
 import {Llama} from '../model/llama.js';
 import {Lora} from '../model/lora.js';
 import {attentionOf} from '../train/attention.js';
 import {rewardsOf} from '../train/objectives/rm.js';
+import {openDevice} from './opening.js';
 import {openTrained, weightReader} from './trained.js';
 
 export interface ScoreOptions {
@@ -18,9 +20,9 @@ export interface ScoreOptions {
   answers: string[];
 }
 
-export async function score({prompt, answers, ...options}: ScoreOptions): Promise<void> {
-  const device = await startDevice(options.backend);
-  const trained = await openTrained(options);
+export async function score({prompt, answers, ...options}: ScoreOptions, session: Session): Promise<void> {
+  const device = await openDevice(options.backend, session);
+  const trained = await openTrained(options, session);
   const {files, adapter, rewardModel} = trained;
   if (!rewardModel) {
     throw new Error(`${options.adapter ?? files.origin} is no reward model: train one with the command rm.`);
@@ -28,15 +30,14 @@ export async function score({prompt, answers, ...options}: ScoreOptions): Promis
   const config = {...files.config, scoreHead: true};
   const tokenizer = new ChatTokenizer(files.tokenizerJson, files.tokenizerConfig, config.vocabSize, files.origin);
   const network = await Llama.load(config, weightReader(trained));
+  session.atEnd(() => network.dispose());
   const lora = adapter && Lora.fromTensors(config, adapter, adapter.tensors);
-  await files.close();
+  session.atEnd(() => lora?.dispose());
   for (const answer of answers) {
     const reward = await rewardOf({network, lora}, tokenizer, prompt, answer);
-    console.log(`${reward.toFixed(4).padStart(9)}  ${JSON.stringify(answer)}`);
+    session.io.say(`${reward.toFixed(4).padStart(9)}  ${JSON.stringify(answer)}`);
   }
   await device.check();
-  lora?.dispose();
-  network.dispose();
 }
 
 async function rewardOf(

@@ -2,6 +2,7 @@
 import {setImmediate} from 'node:timers/promises';
 import {join} from 'node:path';
 import type {Batch} from '../data/batch.js';
+import type {Io, Session} from '../io.js';
 import {printCharts, saveCharts} from '../train/charts.js';
 import {LossComparison} from '../train/comparison.js';
 import {MetricsLog} from '../train/metrics.js';
@@ -20,32 +21,29 @@ import {type Trainers, makeTrainers} from './trainers.js';
 const INTERRUPTED = 130;
 
 /** Trains; resolves to the exit code: 1 when dense attention gave other losses. */
-export async function train(options: TrainOptions, opened: Opened = {}): Promise<number> {
+export async function train(options: TrainOptions, session: Session, opened: Opened = {}): Promise<number> {
   const started = performance.now();
-  const run = await prepareRun(options, opened);
+  const {io} = session;
+  const run = await prepareRun(options, session, opened);
   const {before, steps} = run;
   const done = before?.step ?? 0;
   if (done >= steps) {
     throw new Error(`--resume: all ${steps} steps are done, see ${before!.folder}.`);
   }
   const model = await startModel(run);
-  console.log(describeRun(run, model));
+  io.say(describeRun(run, model));
   const trainers = await makeTrainers(run, model);
   const first = await sample(run, trainers.flash);
   const log = new MetricsLog(join(options.output, 'metrics.jsonl'), before?.state.logHistory);
   const {folder, comparison} = await loop(run, trainers, log);
-  console.log(`Saved    ${folder}`);
+  io.say(`Saved    ${folder}`);
   const complete = log.records.length === steps;
   if (complete) {
     await reportOutcome(run, trainers, {first, log, comparison});
-    console.log(`Done in ${formatSeconds((performance.now() - started) / 1000)}.`);
+    io.say(`Done in ${formatSeconds((performance.now() - started) / 1000)}.`);
   } else {
-    console.log(`Stopped after step ${log.records.length} of ${steps}. Go on with --resume.`);
+    io.say(`Stopped after step ${log.records.length} of ${steps}. Go on with --resume.`);
   }
-  run.heldOut.forEach((batch) => batch.dispose());
-  trainers.dense?.dispose();
-  trainers.flash.dispose();
-  await run.files.close();
   return complete ? Number(!comparison.agrees) : INTERRUPTED;
 }
 
@@ -57,26 +55,26 @@ interface Outcome {
 }
 
 async function reportOutcome(run: Run, trainers: Trainers, {first, log, comparison}: Outcome): Promise<void> {
-  printCharts(log.records);
-  console.log(`\nCharts   ${saveCharts(run.options.output, log.records).join(', ')}`);
+  const {io} = run.session;
+  printCharts(log.records, io);
+  io.say(`\nCharts   ${saveCharts(run.options.output, log.records).join(', ')}`);
   reportSamples(run, first, await sample(run, trainers.flash));
-  reportTiles(log);
+  reportTiles(log, io);
   if (trainers.dense !== null) {
     await reportComparison(run, trainers, comparison);
   }
 }
 
 /** Ctrl-C from now to `end` stops the run after the present step; a second one ends the process. */
-function stopOnInterrupt(bar: TrainingBar): {signal: AbortSignal; end: () => void} {
+function stopOnInterrupt(bar: TrainingBar, io: Io): {signal: AbortSignal; end: () => void} {
   const controller = new AbortController();
   const stop = (): void => {
     controller.abort();
     // Gives the terminal its cursor back: the second Ctrl-C would not.
     bar.stop();
-    console.log('Stopping after this step, with a checkpoint (Ctrl-C again: at once, without).');
+    io.say('Stopping after this step, with a checkpoint (Ctrl-C again: at once, without).');
   };
-  process.once('SIGINT', stop);
-  return {signal: controller.signal, end: () => process.removeListener('SIGINT', stop)};
+  return {signal: controller.signal, end: io.onInterrupt(stop)};
 }
 
 /** Trains to the last step or to Ctrl-C. The twin, if any, does the first `compare` steps too. */
@@ -85,26 +83,29 @@ async function loop(
   trainers: Trainers,
   log: MetricsLog,
 ): Promise<{folder: string; comparison: LossComparison}> {
-  const {options, steps, tokenizer, before} = run;
+  const {options, session, steps, tokenizer, before} = run;
   const start = before?.state.position as BatchSource['position'] | undefined;
   const data = new BatchSource(run.rows, tokenizer, options, start);
   const warmup = Math.ceil(options.warmupRatio * steps);
   const comparison = new LossComparison();
-  const bar = trainingBar(steps, log.records.length);
-  const {signal: stopping, end} = stopOnInterrupt(bar);
+  const bar = trainingBar(steps, log.records.length, session.io);
+  const {signal: stopping, end} = stopOnInterrupt(bar, session.io);
   let folder = before?.folder ?? '';
   try {
     while (log.records.length < steps && !stopping.aborted) {
       const batches = await data.next();
       const rate = learningRate(log.records.length, steps, options.learningRate, warmup);
-      const result = await trainers.flash.step(batches, rate);
-      checkFinite(result, log.records.length + 1, folder);
-      if (trainers.dense !== null && comparison.steps < options.compare) {
-        comparison.add(result.loss, (await trainers.dense.step(batches, rate)).loss);
+      try {
+        const result = await trainers.flash.step(batches, rate);
+        checkFinite(result, log.records.length + 1, folder);
+        if (trainers.dense !== null && comparison.steps < options.compare) {
+          comparison.add(result.loss, (await trainers.dense.step(batches, rate)).loss);
+        }
+        await run.device.check();
+        record(run, log, bar, {batches, rate, result, position: data.position});
+      } finally {
+        batches.forEach((batch) => batch.dispose());
       }
-      await run.device.check();
-      record(run, log, bar, {batches, rate, result, position: data.position});
-      batches.forEach((batch) => batch.dispose());
       // Without this nothing lets Node look for Ctrl-C on the cpu backend.
       await setImmediate();
       const step = log.records.length;

@@ -2,9 +2,11 @@
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import type {HostTensor} from '../host_tensor.js';
+import type {Io, Session} from '../io.js';
 import {readAdapter, readBaseModel} from '../train/adapter_files.js';
 import {latestCheckpoint} from '../train/checkpoint.js';
-import {type ModelFiles, openModel} from '../weights/model_files.js';
+import type {ModelFiles} from '../weights/model_files.js';
+import {openFiles} from './opening.js';
 
 export interface Trained {
   files: ModelFiles;
@@ -19,20 +21,24 @@ export interface TrainedOptions {
 }
 
 /**
+ * Opens it until the end of the command.
+ *
  * @param model what `openModel` takes, or the --output of a run; unless given, the base that the adapter names.
  * @param adapter a PEFT folder, or the --output of a run with --lora.
  */
-export async function openTrained({model, adapter}: TrainedOptions): Promise<Trained> {
+export async function openTrained({model, adapter}: TrainedOptions, session: Session): Promise<Trained> {
+  const {io} = session;
   if (adapter === undefined) {
-    const spec = await checkpointIn(model ?? 'smollm2', 'config.json');
+    const spec = await checkpointIn(model ?? 'smollm2', 'config.json', io);
     if (existsSync(join(spec, 'adapter_config.json'))) {
-      return openTrained({adapter: spec});
+      return openTrained({adapter: spec}, session);
     }
-    const files = await openModel(spec);
+    const files = await openFiles(spec, session);
     return {files, adapter: null, rewardModel: files.config.scoreHead};
   }
-  const folder = await checkpointIn(adapter, 'adapter_config.json');
-  const files = await openModel(model === undefined ? await baseOf(folder) : await checkpointIn(model, 'config.json'));
+  const folder = await checkpointIn(adapter, 'adapter_config.json', io);
+  const base = model === undefined ? await baseOf(folder) : await checkpointIn(model, 'config.json', io);
+  const files = await openFiles(base, session);
   const rewardModel = files.config.scoreHead;
   const read = await readAdapter(folder, files.config);
   return {files, adapter: read, rewardModel: rewardModel || read.taskType === 'SEQ_CLS'};
@@ -47,11 +53,11 @@ async function baseOf(adapter: string): Promise<string> {
 }
 
 /** The folder itself if it holds the file, else its latest checkpoint if it is the output of a run. */
-async function checkpointIn(folder: string, file: string): Promise<string> {
+async function checkpointIn(folder: string, file: string, io: Io): Promise<string> {
   if (!existsSync(folder) || existsSync(join(folder, file))) {
     return folder;
   }
-  return (await latestCheckpoint(folder)) ?? folder;
+  return (await latestCheckpoint(folder, io.warn)) ?? folder;
 }
 
 /** Reads the weights of a trained model, a fresh-headed base's score head out of its adapter. */

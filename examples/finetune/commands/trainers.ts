@@ -25,6 +25,7 @@ export async function makeTrainers(run: Run, model: TrainedModel): Promise<Train
   const make = async (kind: AttentionKind, trained: TrainedModel): Promise<Trainer> => {
     const {weightDecay, maxGradNorm: maxNorm} = options;
     const optimizer = new AdamW(trained.trainable, {weightDecay, maxNorm});
+    run.session.atEnd(() => optimizer.dispose());
     if (before !== null) {
       await optimizer.restore(before.optimizer, before.step);
     }
@@ -73,7 +74,7 @@ async function precomputedReference(run: Run, model: TrainedModel): Promise<Prec
     const batch = toBatch([row], rows.rowTokens);
     await reference.add(model, batch);
     batch.dispose();
-    if (++done % 10 === 0) console.log(`Reference log-probabilities: ${done} of ${run.epoch.rows} rows`);
+    if (++done % 10 === 0) run.session.io.say(`Reference log-probabilities: ${done} of ${run.epoch.rows} rows`);
   }
   await reference.save(file);
   return reference;

@@ -4,6 +4,7 @@ import {join} from 'node:path';
 import * as Plot from '@observablehq/plot';
 import asciichart from 'asciichart';
 import {parseHTML} from 'linkedom';
+import {type Io, processIo} from '../io.js';
 import type {MetricsRecord} from './metrics.js';
 
 interface Chart {
@@ -51,10 +52,10 @@ interface Line {
 }
 
 /** Prints the charts. On a terminal the lines of one chart have colours; elsewhere each gets a chart of its own. */
-export function printCharts(records: readonly MetricsRecord[], say: (text: string) => void = console.log): void {
+export function printCharts(records: readonly MetricsRecord[], {say, terminal}: Io = processIo): void {
   for (const chart of CHARTS) {
     const lines = linesOf(chart, records);
-    const groups = process.stdout.isTTY ? [lines] : lines.map((line) => [line]);
+    const groups = terminal !== null ? [lines] : lines.map((line) => [line]);
     for (const group of groups.filter(({length}) => length > 0)) {
       say(textChart(chart.title, group));
     }

@@ -8,6 +8,7 @@ import {existsSync} from 'node:fs';
 import {mkdir, readFile, readdir, rename, rm} from 'node:fs/promises';
 import {basename, join} from 'node:path';
 import type {HostTensor} from '../host_tensor.js';
+import {processIo} from '../io.js';
 import {weightShapes} from '../model/config.js';
 import type {ModelFiles} from '../weights/model_files.js';
 import {type Tensors, openSafetensors, writeSafetensors} from '../weights/safetensors.js';
@@ -173,7 +174,7 @@ async function namesIn(folder: string): Promise<string[]> {
  */
 export async function latestCheckpoint(
   outputFolder: string,
-  say: (text: string) => void = console.warn,
+  say: (text: string) => void = processIo.warn,
 ): Promise<string | null> {
   for (const name of await unfinishedIn(outputFolder)) {
     say(`Passed over ${join(outputFolder, name)}: the process was stopped before that was done.`);

@@ -1,5 +1,6 @@
 /** @file Progress bars on a terminal; plain lines, now and then, where the output goes to a file or a pipe. */
 import {Presets, SingleBar} from 'cli-progress';
+import {type Io, processIo} from '../io.js';
 
 /** Least time between two plain lines. */
 const LINE_MS = 5000;
@@ -23,7 +24,7 @@ export interface TrainingBar {
  *
  * @param done steps that were done before, by the run that this one resumes.
  */
-export function trainingBar(steps: number, done: number): TrainingBar {
+export function trainingBar(steps: number, done: number, io: Io = processIo): TrainingBar {
   const started = performance.now();
   const fields = ({step, loss, learningRate, tokensPerSecond}: TrainingStatus) => ({
     loss: loss.toFixed(4),
@@ -31,25 +32,26 @@ export function trainingBar(steps: number, done: number): TrainingBar {
     speed: tokensPerSecond.toFixed(0),
     left: formatSeconds(((performance.now() - started) / 1000 / Math.max(1, step - done)) * (steps - step)),
   });
-  if (!process.stdout.isTTY) {
-    return plainBar(steps, (status) => {
+  const {terminal} = io;
+  if (terminal === null) {
+    return plainBar(steps, io, (status) => {
       const {loss, rate, speed, left} = fields(status);
       return `step ${status.step}/${steps}  loss ${loss}  learning rate ${rate}  ${speed} tokens/s  ${left} left`;
     });
   }
   const format = 'step {value}/{total} [{bar}] loss {loss}  learning rate {rate}  {speed} tokens/s  {left} left';
-  const bar = new SingleBar({format, hideCursor: true, stream: process.stdout, barsize: 24}, Presets.shades_classic);
+  const bar = new SingleBar({format, hideCursor: true, stream: terminal, barsize: 24}, Presets.shades_classic);
   bar.start(steps, done, {loss: '-', rate: '-', speed: '-', left: '-'});
   return {update: (status) => bar.update(status.step, fields(status)), stop: () => bar.stop()};
 }
 
-function plainBar(steps: number, line: (status: TrainingStatus) => string): TrainingBar {
+function plainBar(steps: number, {say}: Io, line: (status: TrainingStatus) => string): TrainingBar {
   let last = -Infinity;
   return {
     update(status) {
       if (status.step === steps || performance.now() - last >= LINE_MS) {
         last = performance.now();
-        console.log(line(status));
+        say(line(status));
       }
     },
     stop() {},
@@ -63,25 +65,25 @@ export interface DownloadBar {
 }
 
 /** A bar over the bytes of a download. It appears with the first byte, so that a cached file shows none. */
-export function downloadBar(what: string, total: number): DownloadBar {
+export function downloadBar(what: string, total: number, {terminal, say}: Io = processIo): DownloadBar {
   const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
   const format = `downloading ${what} [{bar}] {done} of ${megabytes(total)} MB`;
   // Cursor and line wrapping stay as they are: Ctrl-C ends a download at once, and nothing would bring them back.
-  const options = {format, hideCursor: false, linewrap: true, stream: process.stdout, barsize: 24};
+  const options = {format, hideCursor: false, linewrap: true, stream: terminal ?? process.stdout, barsize: 24};
   const bar = new SingleBar(options, Presets.shades_classic);
   let started = false;
   return {
     update(bytes) {
       const payload = {done: megabytes(bytes)};
-      if (!started && process.stdout.isTTY) {
+      if (!started && terminal !== null) {
         bar.start(total, bytes, payload);
       } else if (!started) {
-        console.log(`downloading ${what}, ${megabytes(total)} MB`);
+        say(`downloading ${what}, ${megabytes(total)} MB`);
       }
       started = true;
       bar.update(Math.min(bytes, total), payload);
     },
-    say: (text) => console.log(text),
+    say,
     stop: () => bar.stop(),
   };
 }

