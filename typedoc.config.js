@@ -7,7 +7,7 @@ const SILENT_TAGS = ['@file', '@doc'];
 /** @type {Partial<import('typedoc').TypeDocOptions>} */
 export default {
   name: 'tfjs-flashmask',
-  entryPoints: ['src/entries/index.ts', 'src/entries/node.ts', 'src/entries/node_webgpu.ts'],
+  entryPoints: ['index', 'webgpu', 'masks', 'node', 'node_webgpu'].map((entry) => `src/entries/${entry}.ts`),
   projectDocuments: [
     'docs/masks.md',
     'docs/finetune.md',

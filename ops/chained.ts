@@ -28,6 +28,9 @@ declare module '@tensorflow/tfjs-core/dist/tensor.js' {
   }
 }
 
+/** The type of `q.flashMaskAttention`. */
+export type ChainedFlashMaskAttention = Tensor['flashMaskAttention'];
+
 /** Adds the chained op, once, to the one Tensor class that all copies of tfjs-core share. */
 export function addChainedOp(): void {
   const globals = (globalThis as {_tfGlobals?: Map<string, unknown>})._tfGlobals;

@@ -11,7 +11,7 @@ import {
   op,
   zeros,
 } from '@tensorflow/tfjs-core';
-import {ensureKernels} from '../src/backends/composed/kernel.js';
+import {ensureKernels} from '../src/call/ensure_kernels.js';
 import {type FlashMaskAttentionAttrs, FlashMaskAttention} from '../src/call/kernel_names.js';
 import {boundsTensorOf} from '../src/mask/bounds/bounds_cache.js';
 import {isFlashMask} from '../src/mask/fields.js';

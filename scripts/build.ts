@@ -1,12 +1,13 @@
 /**
- * @file Builds dist/: one ES module a source file with its declarations (esm/), CommonJS bundles with theirs (cjs/), the entry
- * that Node takes (node/), and the bundle for script tags. See `exports` in package.json.
+ * @file Builds dist/: one ES module for each source file with its declarations (esm/), the same as CommonJS (cjs/), what Node takes of it
+ * (node/), the commands (cli/), the bundle for script tags, and Node-API's headers. See `exports` in package.json.
  */
 import {spawnSync} from 'node:child_process';
-import {cpSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
-import {join} from 'node:path';
+import {cpSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync} from 'node:fs';
+import {createRequire} from 'node:module';
+import {dirname, join, relative} from 'node:path';
 import {fileURLToPath} from 'node:url';
-import {type BuildOptions, type Plugin, build} from 'esbuild';
+import {type BuildOptions, type Metafile, type Plugin, build, transform} from 'esbuild';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const dist = join(root, 'dist');
@@ -15,10 +16,81 @@ const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) a
 const shared: BuildOptions = {
   absWorkingDir: root,
   bundle: true,
+  keepNames: true,
   legalComments: 'none',
   logLevel: 'warning',
-  sourcemap: true,
 };
+
+function write(path: string, content: string): void {
+  mkdirSync(dirname(join(dist, path)), {recursive: true});
+  writeFileSync(join(dist, path), content);
+}
+
+function filesBelow(folder: string): string[] {
+  const entries = readdirSync(folder, {withFileTypes: true, recursive: true});
+  return entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
+}
+
+// ---- The library ----
+
+function buildModules(): void {
+  const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
+  const {status} = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], {cwd: root, stdio: 'inherit'});
+  if (status !== 0) process.exit(1); // tsc has said why.
+}
+
+/** CommonJS has no `import.meta`. */
+const IMPORT_META_URL = "const importMetaUrl = require('node:url').pathToFileURL(__filename).href;";
+
+async function toCommonJs(path: string): Promise<void> {
+  const source = readFileSync(join(root, path), 'utf8');
+  const {code, map} = await transform(source, {
+    sourcefile: `${relative(join(dist, 'cjs', dirname(path)), root)}/${path}`,
+    loader: 'ts',
+    format: 'cjs',
+    platform: 'node',
+    target: 'node20',
+    sourcemap: 'external',
+    tsconfigRaw: {compilerOptions: {target: 'ES2022', verbatimModuleSyntax: true}},
+    ...(source.includes('import.meta.url') && {
+      define: {'import.meta.url': 'importMetaUrl'},
+      banner: IMPORT_META_URL,
+    }),
+  });
+  const name = path.replace(/\.ts$/, '.js');
+  write(`cjs/${name}`, `${code}//# sourceMappingURL=${name.split('/').at(-1)}.map\n`);
+  write(`cjs/${name}.map`, map);
+}
+
+/**
+ * The same files and declarations under a package.json that makes them CommonJS. One file for each source file, so that all entries share
+ * one copy of the library.
+ */
+async function buildCommonJs(): Promise<void> {
+  const esm = join(dist, 'esm');
+  const sources = filesBelow(esm)
+    .map((path) => relative(esm, path))
+    .filter((path) => path.endsWith('.js'));
+  const paths = [...sources.map((path) => path.replace(/\.js$/, '.ts')), 'src/entries/attach_to_tf.ts'];
+  await Promise.all(paths.map(toCommonJs));
+  const isDeclaration = (path: string): boolean => statSync(path).isDirectory() || path.endsWith('.d.ts');
+  cpSync(esm, join(dist, 'cjs'), {recursive: true, filter: isDeclaration});
+  write('cjs/package.json', '{"type": "commonjs"}\n');
+}
+
+/** Entries of Node, by the names of their source files. Those that add the op to tfjs are marked. */
+const NODE_ENTRIES = {index: true, tf: true, node: true, webgpu: false, masks: false, node_webgpu: false};
+
+/** In Node, ES modules wrap the CommonJS build: a program that mixes the two then still has one FlashMask class. */
+function writeNodeEntries(): void {
+  for (const [name, attaches] of Object.entries(NODE_ENTRIES)) {
+    const [entry, attach] = [`../cjs/src/entries/${name}.js`, '../cjs/src/entries/attach_to_tf.js'];
+    write(`node/${name}.cjs`, `${attaches ? `require('${attach}');\n` : ''}module.exports = require('${entry}');\n`);
+    write(`node/${name}.js`, `${attaches ? `import '${attach}';\n` : ''}export * from '${entry}';\n`);
+  }
+}
+
+// ---- Script tags ----
 
 /** What a page's script tags made, in place of the packages of those names. */
 const PAGE_GLOBALS: Record<string, string> = {
@@ -48,70 +120,6 @@ const useGlobalTf: Plugin = {
   },
 };
 
-function buildModules(): void {
-  const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
-  const {status} = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], {cwd: root, stdio: 'inherit'});
-  if (status !== 0) {
-    process.exit(1); // tsc has said why.
-  }
-}
-
-/** The declarations again, under a package.json that makes them those of CommonJS. */
-function copyDeclarations(): void {
-  const isDeclaration = (path: string) => statSync(path).isDirectory() || path.endsWith('.d.ts');
-  cpSync(join(dist, 'esm'), join(dist, 'cjs', 'types'), {recursive: true, filter: isDeclaration});
-  writeFileSync(join(dist, 'cjs', 'package.json'), '{"type": "commonjs"}\n');
-}
-
-/** Every other entry refers to cjs/index.js, so that there is one copy of the library however it was required. */
-async function buildCommonJs(): Promise<void> {
-  const commonJs: BuildOptions = {...shared, format: 'cjs', target: 'node20', platform: 'node', packages: 'external'};
-  const outfile = (name: string) => join(dist, name);
-  const useIndex: Plugin = {
-    name: 'use-built-index',
-    setup: (build) => {
-      // composedConfigs too, which the index exports: the kernels that it makes share the cache of the masks' bounds.
-      const inIndex = ['src/entries/index.js', 'src/backends/composed/kernel.js'].map((path) => join(root, path));
-      build.onResolve({filter: /\/(index|kernel)\.js$/}, ({path, resolveDir}) =>
-        inIndex.includes(join(resolveDir, path)) ? {path: '../cjs/index.js', external: true} : null,
-      );
-    },
-  };
-  await build({...commonJs, entryPoints: ['src/entries/index.ts'], outfile: outfile('cjs/index.js')});
-  await build({...commonJs, entryPoints: ['src/entries/tf.ts'], outfile: outfile('cjs/tf.js'), plugins: [useIndex]});
-  await build({
-    ...commonJs,
-    entryPoints: ['src/entries/attach_to_tf.ts'],
-    outfile: outfile('node/attach.cjs'),
-    plugins: [useIndex],
-  });
-  const withUrl: BuildOptions = {
-    ...commonJs,
-    define: {'import.meta.url': 'importMetaUrl'},
-    banner: {js: "const importMetaUrl = require('node:url').pathToFileURL(__filename).href;"},
-  };
-  await build({...withUrl, entryPoints: ['src/entries/node_webgpu.ts'], outfile: outfile('cjs/node-webgpu.js')});
-  await build({...withUrl, entryPoints: ['src/entries/node.ts'], outfile: outfile('cjs/node.js'), plugins: [useIndex]});
-}
-
-/** In Node, ES modules wrap the CommonJS build: a program that mixes the two then still has one FlashMask class. */
-function writeNodeEntries(): void {
-  const files = {
-    'index.cjs': "require('./attach.cjs');\nmodule.exports = require('../cjs/index.js');\n",
-    'index.js': "import './attach.cjs';\nexport * from '../cjs/index.js';\n",
-    'node.cjs': "require('./attach.cjs');\nmodule.exports = require('../cjs/node.js');\n",
-    'node.js': "import './attach.cjs';\nexport * from '../cjs/node.js';\n",
-    'tf.cjs': "require('./attach.cjs');\nmodule.exports = require('../cjs/tf.js');\n",
-    'tf.js':
-      "import './attach.cjs';\nexport * from '@tensorflow/tfjs';\n" +
-      "export {FlashMask, flashMaskAttention, masks} from '../cjs/index.js';\n",
-  };
-  mkdirSync(join(dist, 'node'), {recursive: true});
-  for (const [name, content] of Object.entries(files)) {
-    writeFileSync(join(dist, 'node', name), content);
-  }
-}
-
 async function buildScript(): Promise<void> {
   await build({
     ...shared,
@@ -119,17 +127,83 @@ async function buildScript(): Promise<void> {
     outfile: join(dist, 'tfjs-flashmask.min.js'),
     format: 'iife',
     globalName: 'flashmask',
+    keepNames: false,
     minify: true,
     platform: 'browser',
+    sourcemap: true,
     target: 'es2022',
     banner: {js: `/*! tfjs-flashmask ${version} | Apache-2.0 */`},
     plugins: [useGlobalTf],
   });
 }
 
+// ---- Commands ----
+
+/** The commands use the library that the package has beside them. */
+const useBuiltLibrary: Plugin = {
+  name: 'use-built-library',
+  setup(setup) {
+    setup.onResolve({filter: /\/entries\/\w+\.js$/}, ({path}) => ({
+      path: `../node/${path.split('/').at(-1)!}`,
+      external: true,
+    }));
+  },
+};
+
+/** Each command in one file with the packages that it is made of, so that users of the library install none of them. */
+async function buildCommands(): Promise<Metafile> {
+  const {metafile} = await build({
+    ...shared,
+    entryPoints: ['src/cli/main.ts', 'src/cli/probe.ts'],
+    outdir: join(dist, 'cli'),
+    format: 'esm',
+    platform: 'node',
+    target: 'node20',
+    external: ['@tensorflow/*'],
+    metafile: true,
+    // For packages that are CommonJS.
+    banner: {
+      js: "import {createRequire as createRequire_} from 'node:module';\nconst require = createRequire_(import.meta.url);",
+    },
+    plugins: [useBuiltLibrary],
+  });
+  return metafile;
+}
+
+// ---- Parts of other packages ----
+
+/** The folders of the packages that a bundle has code of. */
+function packagesIn({inputs}: Metafile): string[] {
+  const folders = Object.keys(inputs).map((path) => /^(.*node_modules\/(?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1]);
+  return [...new Set(folders.filter((folder) => folder !== undefined))].sort();
+}
+
+/** A package's name, version and license, in full. */
+function licenseOf(folder: string): string {
+  const json = readFileSync(join(root, folder, 'package.json'), 'utf8');
+  const {name, version, license} = JSON.parse(json) as Record<'name' | 'version' | 'license', string>;
+  const file = readdirSync(join(root, folder)).find((path) => /^licen[cs]e/i.test(path));
+  if (file === undefined) throw new Error(`${folder} must have a file with its license, got none`);
+  return `${name} ${version} (${license})\n\n${readFileSync(join(root, folder, file), 'utf8').trim()}\n`;
+}
+
+const HEADERS = 'node_modules/node-api-headers';
+
+function copyHeaders(): void {
+  const {include_dir} = createRequire(import.meta.url)('node-api-headers') as {include_dir: string};
+  cpSync(include_dir, join(dist, 'node-api'), {recursive: true});
+}
+
+function writeLicenses(folders: string[]): void {
+  const line = `\n${'-'.repeat(80)}\n\n`;
+  const head = 'dist/cli and dist/node-api have parts of these packages.\n';
+  write('THIRD_PARTY_LICENSES', [head, ...folders.map(licenseOf)].join(line));
+}
+
 rmSync(dist, {recursive: true, force: true});
 buildModules();
-copyDeclarations();
 await buildCommonJs();
 writeNodeEntries();
 await buildScript();
+writeLicenses([...packagesIn(await buildCommands()), HEADERS]);
+copyHeaders();

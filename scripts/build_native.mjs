@@ -146,13 +146,12 @@ function hashSource(hash, path, seen = new Set()) {
 
 // ---- Plan ----
 
+/** Of the repository's packages; in the package they are part of dist/. */
 function nodeHeaders() {
   try {
     return require('node-api-headers').include_dir;
   } catch {
-    const own = join(dirname(process.execPath), '..', 'include', 'node');
-    if (existsSync(join(own, 'node_api.h'))) return own;
-    throw new BuildError('the package node-api-headers must be installed, got none. Run `npm install` again.');
+    return join(root, 'dist', 'node-api');
   }
 }
 

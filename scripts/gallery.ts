@@ -8,6 +8,7 @@
 import {existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
 import {fileURLToPath} from 'node:url';
 import {seededRandom} from '../src/mask/builders/random.js';
+import {toSVG} from '../src/mask/pictures/svg.js';
 import {type MaskEntry, maskTable} from '../test/support/mask_table.js';
 
 /** Tokens, and tokens a tile, of a picture. */
@@ -22,7 +23,7 @@ const folder = 'docs/images/masks/';
 
 /** The picture of a row of the table, always the same. */
 export function galleryPicture({title, build}: MaskEntry): string {
-  return build(LENGTH, seededRandom(SEED)).toSVG({title, blockQ: TILE, blockK: TILE});
+  return toSVG(build(LENGTH, seededRandom(SEED)), {title, blockQ: TILE, blockK: TILE});
 }
 
 /** An HTML table of the pictures. */

@@ -12,7 +12,7 @@ from reference import intervals
 
 @dataclass
 class BenchMask:
-    name: str  # of the builder in src/mask/builders/builders.ts
+    name: str  # of the builder in src/mask/builders/index.ts
     mask: Mask
     rule: Callable | None  # mask_mod(b, h, q, k) of FlexAttention; None sees all
     per_batch: bool  # whether the rule depends on b

@@ -3,6 +3,8 @@ import {copyFileSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, wr
 import {createRequire} from 'node:module';
 import {tmpdir} from 'node:os';
 import {basename, dirname, join} from 'node:path';
+import {fileURLToPath} from 'node:url';
+import {packageRoot} from './package_root.js';
 import {run} from './run.js';
 import {LIBRARIES, type TensorFlow, libraryFolders} from './tensorflow.js';
 import {type TfjsNode, type Trial, TFJS_NODE_VERSION, tryTfjsNode} from './tfjs_node.js';
@@ -45,9 +47,14 @@ export async function findCompiler(): Promise<Compiler> {
   );
 }
 
+/** Of the repository's packages; in the package they are part of dist/. */
 function nodeHeaders(): string {
-  const {include_dir} = createRequire(import.meta.url)('node-api-headers') as {include_dir: string};
-  return include_dir;
+  try {
+    const {include_dir} = createRequire(import.meta.url)('node-api-headers') as {include_dir: string};
+    return include_dir;
+  } catch {
+    return fileURLToPath(new URL('dist/node-api', packageRoot()));
+  }
 }
 
 /** Paths go to the linker as words of their own: they may have commas. */

@@ -7,7 +7,8 @@ import {createRequire} from 'node:module';
 import {join} from 'node:path';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
-import {createWebGPUBackend, flashMaskAttention, masks} from '../entries/index.js';
+import {flashMaskAttention, masks} from '../entries/index.js';
+import {createWebGPUBackend} from '../entries/webgpu.js';
 import type {AddonInfo, TensorFlowBackend} from '../backends/tensorflow/load.js';
 import {traitsOf} from '../backends/webgpu/device/capabilities.js';
 import {PROBE_MARK, type ProbeResult} from './probe_result.js';
@@ -70,7 +71,7 @@ async function probeWasm(): Promise<ProbeResult> {
 }
 
 async function probeWebGPU(): Promise<ProbeResult> {
-  const {useWebGPU} = await import('../node_webgpu/use_webgpu.js');
+  const {useWebGPU} = await import('../entries/node_webgpu.js');
   const info = await useWebGPU({quiet: true});
   await use('webgpu');
   const stock = traitsOf((tf.backend() as WebGPUBackend).device);

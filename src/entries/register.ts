@@ -1,7 +1,6 @@
 /**
- * @file Registers the kernels and the gradients with tfjs: two explicit arrays (a backend that is not in them gets the
- * composed kernels when the op first runs on it: src/backends/composed/kernel.ts). Everything is skipped when already there, so importing
- * the library twice, or beside a second copy of tfjs-core (whose registry is the same global one), changes and prints nothing.
+ * @file Registers kernels and gradients with tfjs. What is there already is skipped, so importing the library twice, or beside a second
+ * copy of tfjs-core (whose registry is the same global one), changes and prints nothing.
  */
 import {
   type GradConfig,
@@ -10,27 +9,25 @@ import {
   getKernel,
   registerGradient,
   registerKernel,
+  unregisterGradient,
 } from '@tensorflow/tfjs-core';
-import {gradientOfGradient, gradientOfAttention} from '../../gradients/flash_mask_attention_grad.js';
-import {
-  flashMaskAttentionConfig as cpuForward,
-  flashMaskAttentionGradConfig as cpuBackward,
-} from '../backends/cpu/kernel.js';
-import {
-  flashMaskAttentionConfig as webgpuForward,
-  flashMaskAttentionGradConfig as webgpuBackward,
-} from '../backends/webgpu/kernel.js';
 
-const kernels: KernelConfig[] = [webgpuForward, webgpuBackward, cpuForward, cpuBackward];
-
-const gradients: GradConfig[] = [gradientOfAttention, gradientOfGradient];
-
-/** Registers everything that is not registered yet. Importing the library calls it. */
-export function register(): void {
-  kernels.forEach(registerKernelOnce);
-  gradients.filter(({kernelName}) => !getGradient(kernelName)).forEach(registerGradient);
+/** A gradient that only says what to import. The real one takes its place. */
+export interface GradientStandIn extends GradConfig {
+  isStandIn: true;
 }
 
-function registerKernelOnce(config: KernelConfig): void {
-  if (!getKernel(config.kernelName, config.backendName)) registerKernel(config);
+/** Registers the kernels that are not registered yet. */
+export function registerKernels(kernels: readonly KernelConfig[]): void {
+  kernels.filter(({kernelName, backendName}) => !getKernel(kernelName, backendName)).forEach(registerKernel);
+}
+
+/** Registers the gradients that are not registered yet, or only by a stand-in. */
+export function registerGradients(gradients: readonly GradConfig[]): void {
+  for (const config of gradients) {
+    const before = getGradient(config.kernelName);
+    if (before && !('isStandIn' in before)) continue;
+    if (before) unregisterGradient(config.kernelName);
+    registerGradient(config);
+  }
 }

@@ -5,11 +5,13 @@ import {checkInteger, checkOptions, describe, fail} from '../call/errors.js';
 import {FIELD_NAMES, type FlashMaskFields, MASK_MARK, checkFields} from './fields.js';
 import {checkCount} from './builders/limits.js';
 import {type TextOptions, drawText} from './pictures/text.js';
-import {type SVGOptions, drawSVG} from './pictures/svg.js';
 import type {HostBounds, Vectors} from './bounds/intervals.js';
 import {type Sparsity, sparsityOf} from './bounds/visible.js';
 
 export type {FlashMaskFields} from './fields.js';
+
+/** What Node's console calls. */
+const INSPECT: unique symbol = Symbol.for('nodejs.util.inspect.custom');
 
 /** Tile sides, in queries and keys. */
 export interface TileOptions {
@@ -87,9 +89,9 @@ export class FlashMask implements HostBounds {
    * @returns Row-major `[queryLength, keyLength]`, 1 where the query sees the key.
    */
   toDense(batch = 0, head = 0): Uint8Array {
-    this.requireHost('toDense');
+    requireHost('FlashMask.toDense', this);
     checkCount('FlashMask.toDense', 'a dense mask', [this.queryLength, this.keyLength]);
-    return toDense(this, ...this.at('toDense', batch, head));
+    return toDense(this, ...readPlace('FlashMask.toDense', this, batch, head));
   }
 
   /**
@@ -99,7 +101,7 @@ export class FlashMask implements HostBounds {
    * masks.causalDocument([512, 512]).sparsity({blockQ: 128, blockK: 128}).emptyTiles; // 0.6875
    */
   sparsity(options?: TileOptions): Sparsity {
-    this.requireHost('sparsity');
+    requireHost('FlashMask.sparsity', this);
     const {blockQ = 64, blockK = 64} = checkOptions('FlashMask.sparsity', options, ['blockQ', 'blockK']);
     checkInteger('FlashMask.sparsity', 'blockQ', blockQ, 1);
     checkInteger('FlashMask.sparsity', 'blockK', blockK, 1);
@@ -110,20 +112,13 @@ export class FlashMask implements HostBounds {
   toString(options?: TextOptions): string {
     const given = checkOptions('FlashMask.toString', options, ['blocks', 'batch', 'head']);
     if (!this.bounds) return `${this.describe()}, in a tensor: \`await mask.download()\` to see it`;
-    const [batch, head] = this.at('toString', given.batch, given.head);
+    const [batch, head] = readPlace('FlashMask.toString', this, given.batch, given.head);
     return drawText(this, this.describe(), {...given, batch, head});
   }
 
-  /**
-   * A picture as a standalone SVG document: the mask, its empty, partial and full tiles, and the bound vectors below it. It reads on
-   * light and on dark pages.
-   */
-  toSVG(options?: SVGOptions): string {
-    this.requireHost('toSVG');
-    const names = ['title', 'blockQ', 'blockK', 'batch', 'head', 'theme'] as const;
-    const given = checkOptions('FlashMask.toSVG', options, names);
-    const [batch, head] = this.at('toSVG', given.batch, given.head);
-    return drawSVG(this, {title: this.name, ...given, batch, head});
+  /** @ignore One line in Node's console. */
+  [INSPECT](): string {
+    return `FlashMask(${this.describe()})`;
   }
 
   /** This mask with its bounds on the host; itself if they are there already. */
@@ -141,27 +136,25 @@ export class FlashMask implements HostBounds {
     const sizes = `${count(this.queryLength, 'query', 'queries')} × ${count(this.keyLength, 'key')}`;
     return [this.name, sizes, ...many, ...form].filter(Boolean).join(', ');
   }
+}
 
-  private at(method: string, batch = 0, head = 0): [number, number] {
-    const check = (what: string, value: number, count: number): void => {
-      if (Number.isInteger(value) && value >= 0 && value < count) return;
-      fail(
-        `FlashMask.${method}`,
-        `${what} must be a whole number from 0 to ${count - 1}`,
-        describe(value),
-        `The mask has ${count}.`,
-      );
-    };
-    check('batch', batch, this.batch);
-    check('head', head, this.heads);
-    return [batch, head];
-  }
+/** Checks which of a mask's batch rows and heads is asked for. */
+export function readPlace(who: string, mask: FlashMask, batch = 0, head = 0): [batch: number, head: number] {
+  const check = (what: string, value: number, count: number): void => {
+    if (Number.isInteger(value) && value >= 0 && value < count) return;
+    const rule = `${what} must be a whole number from 0 to ${count - 1}`;
+    fail(who, rule, describe(value), `The mask has ${count}.`);
+  };
+  check('batch', batch, mask.batch);
+  check('head', head, mask.heads);
+  return [batch, head];
+}
 
-  private requireHost(method: string): void {
-    if (this.bounds) return;
-    const remedy = `Call it on the copy that \`await mask.download()\` gives.`;
-    fail(`FlashMask.${method}`, 'the bounds must be on the host', 'a mask whose bounds live in a tensor', remedy);
-  }
+/** Throws for a mask whose bounds live in a tensor. */
+export function requireHost(who: string, {bounds}: FlashMask): void {
+  if (bounds) return;
+  const remedy = 'Call it on the copy that `await mask.download()` gives.';
+  fail(who, 'the bounds must be on the host', 'a mask whose bounds live in a tensor', remedy);
 }
 
 function count(number: number, one: string, many = `${one}s`): string {

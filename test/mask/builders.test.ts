@@ -1,7 +1,8 @@
 /** @file Every builder of masks against its rule on single pairs, per batch, at many lengths; and against the paper's sparsities. */
 import {expect} from 'chai';
 import * as fc from 'fast-check';
-import {hashOrder, masks} from '../../src/mask/builders/builders.js';
+import * as masks from '../../src/mask/builders/index.js';
+import {hashOrder} from '../../src/mask/builders/selected.js';
 import type {FlashMask} from '../../src/mask/flash_mask.js';
 import {seededRandom} from '../../src/mask/builders/random.js';
 import {type VisibleRule, maskTable} from '../support/mask_table.js';

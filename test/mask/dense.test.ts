@@ -1,7 +1,7 @@
 /** @file Dense masks: `toDense` against the definition, `fromDense` there and back, its smallest form by brute force, its error. */
 import {expect} from 'chai';
 import * as fc from 'fast-check';
-import {masks} from '../../src/mask/builders/builders.js';
+import * as masks from '../../src/mask/builders/index.js';
 import {FlashMask} from '../../src/mask/flash_mask.js';
 import type {Vectors} from '../../src/mask/bounds/intervals.js';
 

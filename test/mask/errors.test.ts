@@ -2,7 +2,8 @@
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
 import {expect} from 'chai';
-import {masks} from '../../src/mask/builders/builders.js';
+import * as masks from '../../src/mask/builders/index.js';
+import {toSVG} from '../../src/mask/pictures/svg.js';
 import {FlashMask} from '../../src/mask/flash_mask.js';
 import {circular, deep} from '../support/odd_arrays.js';
 
@@ -439,8 +440,8 @@ const values: Refusal[] = [
   ],
   [
     'head it does not have',
-    () => masks.causal(4).toSVG({head: -1}),
-    'FlashMask.toSVG: head must be a whole number from 0 to 0, got -1. The mask has 1.',
+    () => toSVG(masks.causal(4), {head: -1}),
+    'toSVG: head must be a whole number from 0 to 0, got -1. The mask has 1.',
   ],
   [
     'tiles without rows',
@@ -448,9 +449,14 @@ const values: Refusal[] = [
     `FlashMask.sparsity: blockQ ${whole} 1 to 2147483647, got 0. Pass a number of tokens.`,
   ],
   [
+    'a picture of no mask',
+    () => toSVG({} as never),
+    'toSVG: mask must be a FlashMask, got an object with no keys. Build one with masks.',
+  ],
+  [
     'unknown theme',
-    () => masks.causal(4).toSVG({theme: 'sepia' as never}),
-    "FlashMask.toSVG: theme must be 'auto', 'light' or 'dark', got 'sepia'. Pass one of them.",
+    () => toSVG(masks.causal(4), {theme: 'sepia' as never}),
+    "toSVG: theme must be 'auto', 'light' or 'dark', got 'sepia'. Pass one of them.",
   ],
 ];
 
@@ -485,11 +491,16 @@ describe('a mask that lives in a tensor', () => {
     );
   });
 
-  for (const method of ['toDense', 'sparsity', 'toSVG'] as const) {
-    it(`${method} names download()`, () => {
+  const onHost: [string, (mask: FlashMask) => unknown][] = [
+    ['FlashMask.toDense', (mask) => mask.toDense()],
+    ['FlashMask.sparsity', (mask) => mask.sparsity()],
+    ['toSVG', (mask) => toSVG(mask)],
+  ];
+  for (const [name, call] of onHost) {
+    it(`${name} names download()`, () => {
       const mask = masks.fromStartEndRowIndices(indices(), {causal: true});
-      expect(() => mask[method]()).to.throw(
-        `FlashMask.${method}: the bounds must be on the host, got a mask whose bounds live in a tensor. ` +
+      expect(() => call(mask)).to.throw(
+        `${name}: the bounds must be on the host, got a mask whose bounds live in a tensor. ` +
           'Call it on the copy that `await mask.download()` gives.',
       );
     });
@@ -512,7 +523,7 @@ describe('options that are null', () => {
     expect(masks.document([4], none).bounds).to.deep.equal(masks.document([4]).bounds);
     expect(masks.fromSegmentIds([0], none).bounds).to.deep.equal(masks.fromSegmentIds([0]).bounds);
     expect(masks.fromDense([[1]], none).toString(none)).to.equal(masks.fromDense([[1]]).toString());
-    expect(masks.causal(4).toSVG(none)).to.equal(masks.causal(4).toSVG());
+    expect(toSVG(masks.causal(4), none)).to.equal(toSVG(masks.causal(4)));
   });
 });
 

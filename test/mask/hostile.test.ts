@@ -5,7 +5,7 @@
 import {strict as assert} from 'node:assert';
 import * as tf from '@tensorflow/tfjs';
 import fc from 'fast-check';
-import {FlashMask, flashMaskAttention, hashOrder, masks} from '../../src/entries/index.js';
+import {FlashMask, flashMaskAttention, hashOrder, masks, toSVG} from '../../src/entries/index.js';
 import {circular, deep, wide} from '../support/odd_arrays.js';
 
 const seed = Number(process.env.FLASHMASK_SEED ?? 20241001);
@@ -145,8 +145,8 @@ const values: Good[] = [
   {name: 'toString', call: (options: never) => causal.toString(options), args: () => [{blocks: 2, batch: 0, head: 0}]},
   {
     name: 'toSVG',
-    call: (options: never) => causal.toSVG(options),
-    args: () => [{title: 'mine', blockQ: 2, blockK: 2, batch: 0, head: 0, theme: 'dark'}],
+    call: toSVG as (...args: never[]) => unknown,
+    args: () => [causal, {title: 'mine', blockQ: 2, blockK: 2, batch: 0, head: 0, theme: 'dark'}],
   },
 ];
 
@@ -183,7 +183,7 @@ function expectWorksOrRefuses({call}: Good, args: unknown[]): void {
   } catch (error) {
     const {message, constructor, stack} = error as Error;
     assert.equal(constructor, Error, stack);
-    assert.match(message, /^(masks\.\w+|hashOrder|FlashMask(\.\w+)?|flashMaskAttention): .*, got .*\. .*\.$/s);
+    assert.match(message, /^(masks\.\w+|hashOrder|toSVG|FlashMask(\.\w+)?|flashMaskAttention): .*, got .*\. .*\.$/s);
     assert.ok(message.length <= LONGEST, `${message.length} characters: ${message}`);
   }
 }

@@ -1,8 +1,10 @@
 /** @file Pictures of masks: text against snapshots, SVG read back pixel by pixel, and the committed gallery against the library. */
+import {inspect} from 'node:util';
 import {expect} from 'chai';
 import {parseHTML} from 'linkedom';
 import {differences, galleryPicture} from '../../scripts/gallery.js';
-import {masks} from '../../src/mask/builders/builders.js';
+import * as masks from '../../src/mask/builders/index.js';
+import {toSVG} from '../../src/mask/pictures/svg.js';
 import type {FlashMask} from '../../src/mask/flash_mask.js';
 import {seededRandom} from '../../src/mask/builders/random.js';
 import {maskTable} from '../support/mask_table.js';
@@ -93,22 +95,30 @@ function trueFills(mask: FlashMask, blockQ: number, blockK: number): string[] {
   });
 }
 
+describe('a mask in the console of Node', () => {
+  it('is a line', () => {
+    expect(inspect(masks.causalDocument([3, 5]))).to.equal(
+      'FlashMask(causalDocument, 8 queries × 8 keys, causal, 1 vector)',
+    );
+  });
+});
+
 describe('masks as SVG', () => {
   for (const {name, build} of maskTable) {
     it(`${name} is painted pair by pair as it is`, () => {
       const mask = build(24, seededRandom(5));
-      expect(paintedPairs(mask.toSVG({blockQ: 4, blockK: 5}), mask, 14)).to.deep.equal(trueFills(mask, 4, 5));
+      expect(paintedPairs(toSVG(mask, {blockQ: 4, blockK: 5}), mask, 14)).to.deep.equal(trueFills(mask, 4, 5));
     });
   }
 
   it('ragged masks, of more keys than queries', () => {
     const mask = masks.slidingWindow(28, 9, {queryLength: 11});
-    expect(paintedPairs(mask.toSVG({blockQ: 4, blockK: 6}), mask, 12)).to.deep.equal(trueFills(mask, 4, 6));
+    expect(paintedPairs(toSVG(mask, {blockQ: 4, blockK: 6}), mask, 12)).to.deep.equal(trueFills(mask, 4, 6));
   });
 
   it('large masks are painted tile by tile', () => {
     const mask = masks.causalDocument([300, 420]);
-    const svg = mask.toSVG();
+    const svg = toSVG(mask);
     const tiles = svg.match(/tiles of 16 × 16/);
     expect(tiles).to.not.equal(null);
     expect(svg).to.contain('fm-full').and.to.not.contain('class="fm-masked"');
@@ -117,7 +127,7 @@ describe('masks as SVG', () => {
 
   it('the numbers under the mask are its vectors, by name', () => {
     const mask = masks.globalSlidingWindow(20, 3, 2);
-    const {document} = parseHTML(mask.toSVG());
+    const {document} = parseHTML(toSVG(mask));
     const texts = (name: string): string[] =>
       [...document.querySelectorAll(`text.${name}`)].map((node) => node.textContent!);
     expect(texts('fm-name')).to.deep.equal(['LTS', 'LTE', 'UTS', 'UTE']);
@@ -128,7 +138,7 @@ describe('masks as SVG', () => {
   it('bounds too long for a cell are shortened', () => {
     const bounds = [2147483647, -2147483648, 100, -100, -5, 99];
     const mask = masks.fromStartEndRowIndices(bounds, {causal: false, shape: [1, 1, 3, 2]});
-    const numbers = [...mask.toSVG().matchAll(/class="fm-num"[^>]*>([^<]*)</g)].map(([, text]) => text);
+    const numbers = [...toSVG(mask).matchAll(/class="fm-num"[^>]*>([^<]*)</g)].map(([, text]) => text);
     expect(numbers).to.deep.equal(['∞', '…', '−5', '−∞', '−…', '99']);
   });
 
@@ -142,25 +152,25 @@ describe('masks as SVG', () => {
       ],
       {causal: true},
     );
-    expect(mask.toSVG({head: 0}))
+    expect(toSVG(mask, {head: 0}))
       .to.contain('100% of pairs masked, 100% of tiles skipped')
       .and.to.contain('(head 0)');
-    expect(mask.toSVG({head: 1})).to.contain('25% of pairs masked, 0% of tiles skipped');
+    expect(toSVG(mask, {head: 1})).to.contain('25% of pairs masked, 0% of tiles skipped');
   });
 
   it('themes: the reader decides, or the caller', () => {
     const mask = masks.causal(8);
-    expect(mask.toSVG()).to.contain('@media (prefers-color-scheme:dark)');
-    expect(mask.toSVG({theme: 'dark'}))
+    expect(toSVG(mask)).to.contain('@media (prefers-color-scheme:dark)');
+    expect(toSVG(mask, {theme: 'dark'}))
       .to.not.contain('@media')
       .and.to.not.contain('#ffffff');
-    expect(mask.toSVG({theme: 'light'}))
+    expect(toSVG(mask, {theme: 'light'}))
       .to.contain('#ffffff')
       .and.to.not.contain('@media');
   });
 
   it('titles are escaped', () => {
-    expect(masks.causal(2).toSVG({title: 'a < b & c'}))
+    expect(toSVG(masks.causal(2), {title: 'a < b & c'}))
       .to.contain('a &lt; b &amp; c')
       .and.to.not.contain('a < b');
   });

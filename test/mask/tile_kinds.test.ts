@@ -4,7 +4,7 @@
  */
 import {expect} from 'chai';
 import * as fc from 'fast-check';
-import {masks} from '../../src/mask/builders/builders.js';
+import * as masks from '../../src/mask/builders/index.js';
 import {FlashMask} from '../../src/mask/flash_mask.js';
 import {type Intervals, MAX_BOUND, MIN_BOUND, intervalsAt} from '../../src/mask/bounds/intervals.js';
 import {type TileKind, classifyTile, boundsMap, tileKinds} from '../../src/mask/bounds/classify.js';

@@ -255,7 +255,8 @@ describe('createWebGPUBackend', () => {
   });
   it('makes a backend of another name with the kernels of webgpu, beside the stock one', async () => {
     const script = `${START}
-      import {createWebGPUBackend, flashMaskAttention, masks} from 'tfjs-flashmask';
+      import {flashMaskAttention, masks} from 'tfjs-flashmask';
+      import {createWebGPUBackend} from 'tfjs-flashmask/webgpu';
       await useWebGPU({software: true});
       const kept = tf.ones([300]);
       const backend = await createWebGPUBackend({name: 'webgpu-fast'});
@@ -272,7 +273,7 @@ describe('createWebGPUBackend', () => {
   });
 
   it('says what is missing without WebGPU and without its package', async () => {
-    const script = `import {createWebGPUBackend} from 'tfjs-flashmask'; await createWebGPUBackend();`;
+    const script = `import {createWebGPUBackend} from 'tfjs-flashmask/webgpu'; await createWebGPUBackend();`;
     const project = new Project();
     const file = project.write('main.mjs', script);
     expectError(await project.start([file]), /navigator\.gpu must exist, got none.*useWebGPU\(\)/);

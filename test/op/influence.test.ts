@@ -6,7 +6,7 @@ import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {FlashMask, flashMaskAttention} from '../../src/entries/index.js';
 import type {Precision} from '../../src/call/kernel_names.js';
-import {masks} from '../../src/mask/builders/builders.js';
+import * as masks from '../../src/mask/builders/index.js';
 import {attend} from '../support/attend.js';
 import {type Case, prepare} from '../support/cases.js';
 import {type Device, onEachDevice} from '../support/devices.js';

@@ -13,7 +13,7 @@ import {
 } from '../../src/entries/index.js';
 import {addChainedOp} from '../../ops/chained.js';
 import {BOUNDS_CACHE_SIZE} from '../../src/mask/bounds/bounds_cache.js';
-import {register} from '../../src/entries/register.js';
+import {registerAll} from '../../src/entries/register_all.js';
 import {circular} from '../support/odd_arrays.js';
 
 /** B 2, Sq 6, Sk 8, H 4, Hkv 2, D 5, Dv 3 in layout 'bshd'. */
@@ -485,7 +485,7 @@ describe('flashMaskAttention', () => {
       const said: unknown[] = [];
       console.warn = console.log = (...args: unknown[]) => void said.push(args);
       try {
-        register();
+        registerAll();
         addChainedOp();
       } finally {
         Object.assign(console, {warn, log});

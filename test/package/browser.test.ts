@@ -140,7 +140,8 @@ describe('in a browser', () => {
     project.write(
       'page.js',
       `import * as tf from '@tensorflow/tfjs';
-       import {createWebGPUBackend, flashMaskAttention, masks} from 'tfjs-flashmask';
+       import {flashMaskAttention, masks} from 'tfjs-flashmask';
+       import {createWebGPUBackend} from 'tfjs-flashmask/webgpu';
        ${COMPARE}
        globalThis.reports = createWebGPUBackend().then(() => compare(tf, flashMaskAttention, masks, ['webgpu', 'cpu']));`,
     );

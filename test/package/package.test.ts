@@ -25,8 +25,9 @@ const PRINT = `out.data().then((data) => console.log('RESULT ' + JSON.stringify(
 
 const TYPESCRIPT = `
 import * as tf from '@tensorflow/tfjs';
-import {createWebGPUBackend, FlashMask, flashMaskAttention, masks} from 'tfjs-flashmask';
-import type {CreateWebGPUBackendOptions, FlashMaskAttentionOptions} from 'tfjs-flashmask';
+import {FlashMask, flashMaskAttention, masks, toSVG} from 'tfjs-flashmask';
+import type {FlashMaskAttentionOptions} from 'tfjs-flashmask';
+import {createWebGPUBackend, type CreateWebGPUBackendOptions} from 'tfjs-flashmask/webgpu';
 import * as withOp from 'tfjs-flashmask/tf';
 import {useWebGPU, type WebGPUInfo} from 'tfjs-flashmask/node-webgpu';
 import {nativeInfo, setThreads, type NativeInfo} from 'tfjs-flashmask/node';
@@ -44,6 +45,7 @@ async function main(): Promise<void> {
   await tf.setBackend('cpu');
   const q = wave([1, 6, 2, 4], 1), k = wave([1, 6, 1, 4], 2), v = wave([1, 6, 1, 4], 3);
   const mask: FlashMask = masks.causalDocument([2, 4]);
+  if (!toSVG(mask).startsWith('<svg')) throw new Error();
   const [first, lse]: [tf.Tensor4D, tf.Tensor3D] = flashMaskAttention(q, k, v, mask, {...options, returnLogSumExp: true});
   lse.dispose();
   const same: tf.Tensor4D = withOp.flashMaskAttention(q, k, v, mask);
@@ -136,6 +138,35 @@ describe('the packed package', () => {
       ${ATTEND}
       for (const out of [flashMaskAttention(q, k, v, mask), tf.flashMaskAttention(q, k, v, mask)]) ${PRINT}`;
     expectAttention(await new Project().run('main.mjs', script), 2);
+  });
+
+  it("says what to import where 'tfjs-flashmask/webgpu' alone is, and works once that is imported too", async () => {
+    const script = `
+      import * as tf from '@tensorflow/tfjs';
+      import {flashMaskAttention, FlashMask} from 'tfjs-flashmask/webgpu';
+      import * as masks from 'tfjs-flashmask/masks';
+      const messageOf = (call) => { try { call(); } catch ({message}) { return message; } };
+      await tf.setBackend('cpu');
+      ${ATTEND}
+      const registered = () => tf.getKernelsForBackend('cpu').filter(({kernelName}) => kernelName.startsWith('FlashMask')).length;
+      console.log('KERNELS', registered(), tf.getKernelsForBackend('webgpu').length);
+      console.log('OTHER', messageOf(() => flashMaskAttention(q, k, v, mask)));
+      console.log('SECOND', messageOf(() => tf.getGradient('FlashMaskAttentionGrad').gradFunc()));
+      const whole = await import('tfjs-flashmask');
+      if (whole.FlashMask !== FlashMask || whole.masks.causal !== masks.causal) throw new Error('two copies');
+      const seconds = (x) => tf.grad((y) => tf.square(tf.grad((z) => tf.square(flashMaskAttention(z, k, v, mask)).sum())(y)).sum())(x);
+      console.log('AFTER', registered(), (await seconds(q).abs().sum().data())[0] > 0);
+      const out = flashMaskAttention(q, k, v, mask);
+      ${PRINT}`;
+    const finished = await new Project().run('main.mjs', script);
+    expectAttention(finished);
+    const {stdout} = finished;
+    expect(stdout).to.include('KERNELS 0 2');
+    expect(stdout).to.match(
+      /OTHER flashMaskAttention: the backend must be 'webgpu' .*, got 'cpu'\. Import 'tfjs-flashmask'/,
+    );
+    expect(stdout).to.match(/SECOND flashMaskAttention: a gradient of a gradient needs 'tfjs-flashmask', got .*Import/);
+    expect(stdout).to.include('AFTER 2 true');
   });
 
   it("has all of tfjs and the op in 'tfjs-flashmask/tf'", async () => {

@@ -5,7 +5,7 @@
  * Sizes suit a software GPU: fewer than 64K pairs a case, yet past two tiles of 64, and head sizes in few groups because each
  * compiles its own shaders.
  */
-import {masks} from '../../src/mask/builders/builders.js';
+import * as masks from '../../src/mask/builders/index.js';
 import type {FlashMask} from '../../src/mask/flash_mask.js';
 import {type MaskEntry, maskTable} from './mask_table.js';
 import {type AttentionCall, type Bounds, type PairRule, type Sizes, visibleByBounds} from './oracle.js';

@@ -2,7 +2,7 @@
  * @file Trials of influence: a value, where it is put in the inputs of one batch row, and what it may change. All trials of a case run as
  * one batch, next to a clean row.
  */
-import {masks} from '../../src/mask/builders/builders.js';
+import * as masks from '../../src/mask/builders/index.js';
 import {maskTable} from './mask_table.js';
 import {type Case, type Prepared, boundsCase, columnsCase, entryCase, flashMaskCase, forms, prepare} from './cases.js';
 import type {ActualResult} from './compare.js';

@@ -2,7 +2,7 @@
  * @file The table of masks: every builder, at any length, with its rule on single pairs, which knows nothing of bounds. Tests,
  * benchmarks, docs and pictures walk it.
  */
-import {masks} from '../../src/mask/builders/builders.js';
+import * as masks from '../../src/mask/builders/index.js';
 import type {FlashMask} from '../../src/mask/flash_mask.js';
 import {type Random, randomInteger, seededRandom} from '../../src/mask/builders/random.js';
 

@@ -3,13 +3,8 @@ import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
-import {
-  type AutotuneOptions,
-  autotune,
-  clearAutotuneCache,
-  flashMaskAttention,
-  masks,
-} from '../../src/entries/index.js';
+import {flashMaskAttention, masks} from '../../src/entries/index.js';
+import {type AutotuneOptions, autotune, clearAutotuneCache} from '../../src/entries/webgpu.js';
 import {tuningFile} from '../../src/node_webgpu/tuning_file.js';
 import {
   type DeviceTraits,

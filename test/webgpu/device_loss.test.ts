@@ -9,7 +9,8 @@ import {skip} from '../support/skip.js';
 /** Prints what scripts find as lines `NAME: value`. */
 const START = `
 import * as tf from '@tensorflow/tfjs';
-import {createWebGPUBackend, flashMaskAttention, masks} from 'tfjs-flashmask';
+import {flashMaskAttention, masks} from 'tfjs-flashmask';
+import {createWebGPUBackend} from 'tfjs-flashmask/webgpu';
 import {useWebGPU} from 'tfjs-flashmask/node-webgpu';
 
 const options = {software: true, quiet: true};

@@ -4,7 +4,8 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
-import {createWebGPUBackend, flashMaskAttention, masks} from '../../src/entries/index.js';
+import {flashMaskAttention, masks} from '../../src/entries/index.js';
+import {createWebGPUBackend} from '../../src/entries/webgpu.js';
 import type {Problem} from '../../src/call/problem.js';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {lowerBindingLimit} from '../../src/backends/webgpu/run/size_limits.js';

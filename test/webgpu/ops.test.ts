@@ -4,7 +4,8 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
-import {createWebGPUBackend} from '../../src/entries/index.js';
+import '../../src/entries/index.js';
+import {createWebGPUBackend} from '../../src/entries/webgpu.js';
 import {devices} from '../support/devices.js';
 import {integer, normals, seeded} from '../support/random.js';
 

@@ -4,7 +4,8 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
-import {createWebGPUBackend, flashMaskAttention, masks} from '../../src/entries/index.js';
+import {flashMaskAttention, masks} from '../../src/entries/index.js';
+import {createWebGPUBackend} from '../../src/entries/webgpu.js';
 import {bufferOf, type WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {createPipeline, submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
 import {guarded} from '../../src/backends/webgpu/run/device_errors.js';

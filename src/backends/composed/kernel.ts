@@ -21,8 +21,8 @@ export function composedConfigs(backendName: string): KernelConfig[] {
   ];
 }
 
-/** Gives a backend that has no kernels of its own the composed ones. Called before a kernel runs. */
-export function ensureKernels(backendName: string): void {
+/** Gives a backend that has no kernels of its own the composed ones. */
+export function provideComposedKernels(backendName: string): void {
   const missing = composedConfigs(backendName).filter(({kernelName}) => !getKernel(kernelName, backendName));
   if (missing.length > 0 && backendName === 'tensorflow') {
     console.warn(

@@ -157,7 +157,7 @@ function zeroFor(x: Tensor4D): Tensor4D {
   return customGrad((y) => ({value: zerosLike(y as Tensor), gradFunc: (dy) => dy}))(x) as Tensor4D;
 }
 
-/** exp with derivatives of every order: that of tfjs has one, for it saves its output (gradients/flash_mask_attention_grad.ts). */
+/** exp with derivatives of every order: that of tfjs has one, for it saves its output (gradients/flash_mask_attention_grad_grad.ts). */
 function smoothExp(x: Tensor): Tensor {
   return customGrad((y, save) => {
     (save as GradSaveFunc)([y as Tensor]);

@@ -1,8 +1,10 @@
 /** @file A mask as a standalone SVG document: its pairs or tiles, coloured by what the kernels do with them, and its vectors. */
-import {checkInteger, checkText, describe, fail} from '../../call/errors.js';
+import {checkInteger, checkOptions, checkText, describe, fail} from '../../call/errors.js';
 import {type HostBounds, MAX_BOUND, MIN_BOUND} from '../bounds/intervals.js';
 import {type TileKind, type TileGrid, tileKinds} from '../bounds/classify.js';
 import {sparsityOf, visibleRows} from '../bounds/visible.js';
+import {isFlashMask} from '../fields.js';
+import {type FlashMask, readPlace, requireHost} from '../flash_mask.js';
 
 /** How a mask is drawn. */
 export interface SVGOptions {
@@ -47,8 +49,29 @@ interface Frame {
   bottom: number;
 }
 
+/**
+ * A picture of a mask as a standalone SVG document: the mask, its empty, partial and full tiles, and the bound vectors below it. It reads
+ * on light and on dark pages. A function and no method of the mask, so that pages that draw none do not carry it.
+ *
+ * @param options see {@link SVGOptions}.
+ * @returns the text of the document.
+ * @throws Error for options that no picture could have, and for a mask whose bounds live in a tensor.
+ *
+ * @example
+ * ```ts
+ * document.body.innerHTML = toSVG(masks.causalDocument([3, 5]), {title: 'two documents'});
+ * ```
+ */
+export function toSVG(mask: FlashMask, options?: SVGOptions): string {
+  if (!isFlashMask(mask)) fail('toSVG', 'mask must be a FlashMask', describe(mask), 'Build one with masks.');
+  requireHost('toSVG', mask);
+  const given = checkOptions('toSVG', options, ['title', 'blockQ', 'blockK', 'batch', 'head', 'theme']);
+  const [batch, head] = readPlace('toSVG', mask, given.batch, given.head);
+  return drawSVG(mask, {title: mask.name, ...given, batch, head});
+}
+
 /** Draws one batch row and head of a mask. */
-export function drawSVG(mask: HostBounds, options: SVGOptions): string {
+function drawSVG(mask: HostBounds, options: SVGOptions): string {
   const frame = layOut(mask, options);
   const vectors = drawVectors(frame, frame.bottom + 14);
   const legend = drawLegend(frame, vectors.end + 12);
@@ -72,11 +95,11 @@ function layOut(mask: HostBounds, options: SVGOptions): Frame {
   const pairs = longest <= PAIRS;
   const side = pairs ? Math.max(1, Math.ceil(longest / 48) * 4) : 2 ** Math.ceil(Math.log2(longest / 64));
   const {blockQ = side, blockK = side, batch = 0, head = 0, title = '', theme = 'auto'} = options;
-  checkInteger('FlashMask.toSVG', 'blockQ', blockQ, 1);
-  checkInteger('FlashMask.toSVG', 'blockK', blockK, 1);
-  checkText('FlashMask.toSVG', 'title', title);
+  checkInteger('toSVG', 'blockQ', blockQ, 1);
+  checkInteger('toSVG', 'blockK', blockK, 1);
+  checkText('toSVG', 'title', title);
   if (!Object.keys(themes).includes(theme)) {
-    fail('FlashMask.toSVG', "theme must be 'auto', 'light' or 'dark'", describe(theme), 'Pass one of them.');
+    fail('toSVG', "theme must be 'auto', 'light' or 'dark'", describe(theme), 'Pass one of them.');
   }
   const cell = pairs ? Math.min(28, Math.max(1, Math.floor(SIDE / longest))) : SIDE / longest;
   const width = Math.ceil(Math.max(LEFT + mask.keyLength * cell + RIGHT, 410));
@@ -89,7 +112,7 @@ function layOut(mask: HostBounds, options: SVGOptions): Frame {
 function checkPicture({queryLength, keyLength}: HostBounds, blockQ: number, blockK: number): void {
   const tiles = Math.ceil(queryLength / blockQ) * Math.ceil(keyLength / blockK);
   if (tiles <= MAX_TILES) return;
-  fail('FlashMask.toSVG', `a picture must have at most ${MAX_TILES} tiles`, `${tiles}`, 'Raise blockQ and blockK.');
+  fail('toSVG', `a picture must have at most ${MAX_TILES} tiles`, `${tiles}`, 'Raise blockQ and blockK.');
 }
 
 /** Colours: page, border, text, muted text, full, partial visible, partial masked, empty, lower bounds, upper bounds. */

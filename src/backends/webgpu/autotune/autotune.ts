@@ -8,7 +8,7 @@ import {
   FlashMaskAttentionGrad,
 } from '../../../call/kernel_names.js';
 import {boundsTensorOf} from '../../../mask/bounds/bounds_cache.js';
-import {masks} from '../../../mask/builders/builders.js';
+import {causalDocument, document} from '../../../mask/builders/packed.js';
 import type {FlashMask} from '../../../mask/flash_mask.js';
 import {partsOf} from '../plan/choose_plan.js';
 import {FEW_QUERIES, type Pass, type Variant} from '../plan/vector_plan.js';
@@ -177,7 +177,7 @@ function makeTrial(given: Required<AutotuneOptions>): Trial {
 function documentsMask(length: number, causal: boolean): FlashMask {
   const each = Math.ceil(length / DOCUMENTS);
   const lengths = Array.from({length: Math.ceil(length / each)}, (_, i) => Math.min(each, length - i * each));
-  return causal ? masks.causalDocument(lengths) : masks.document(lengths);
+  return causal ? causalDocument(lengths) : document(lengths);
 }
 
 /** Times all tiles of a pass, and makes the fastest the choice of later calls. */

@@ -2,15 +2,16 @@
  * @file Builders of masks: the ones of arXiv 2410.01359, figure 1(b), and the conversions. Each is a few bounds per key column;
  * `maskTable` has the same masks as rules on single pairs.
  */
-import {causalBlockwise, causalDocument, document, prefixLmDocument, sharedQuestion} from './packed.js';
-import {fromDense, fromSegmentIds, fromStartEndRowIndices} from './conversions.js';
-import {type Numbers, type PerBatch, listOf, readLengths} from './arguments.js';
+import {type Numbers, listOf, readLengths} from './arguments.js';
 import {checkFlag, checkInteger, checkOptions, describe, fail} from '../../call/errors.js';
 import {FlashMask} from '../flash_mask.js';
-import {hashOrder, hashSparse, randomEviction} from './selected.js';
 import {buildMask, clampTo, readSizes} from './build.js';
 import {checkCount} from './limits.js';
 import {isArray} from '../../call/values.js';
+
+export {causalBlockwise, causalDocument, document, prefixLmDocument, sharedQuestion} from './packed.js';
+export {fromDense, fromSegmentIds, fromStartEndRowIndices} from './conversions.js';
+export {hashSparse, randomEviction} from './selected.js';
 
 /** Lengths that may differ between queries and keys. */
 export interface QueryOptions {
@@ -26,7 +27,7 @@ export interface QueryOptions {
  *
  * @param length Keys.
  */
-function full(length: number, options?: QueryOptions): FlashMask {
+export function full(length: number, options?: QueryOptions): FlashMask {
   const sizes = readQuerySizes('masks.full', length, options);
   return new FlashMask({name: 'full', ...sizes, vectors: 0});
 }
@@ -39,7 +40,7 @@ function full(length: number, options?: QueryOptions): FlashMask {
  * masks.causal(4096);
  * masks.causal(4096, {queryLength: 1}); // one more token, with 4096 keys in the cache
  */
-function causal(length: number, options?: QueryOptions): FlashMask {
+export function causal(length: number, options?: QueryOptions): FlashMask {
   const sizes = readQuerySizes('masks.causal', length, options);
   return new FlashMask({name: 'causal', ...sizes, causal: true, vectors: 0});
 }
@@ -50,7 +51,7 @@ function causal(length: number, options?: QueryOptions): FlashMask {
  * @param length Keys.
  * @param window At least 1.
  */
-function slidingWindow(length: number, window: number, options?: QueryOptions): FlashMask {
+export function slidingWindow(length: number, window: number, options?: QueryOptions): FlashMask {
   const who = 'masks.slidingWindow';
   const {queryLength, keyLength} = readQuerySizes(who, length, options);
   checkInteger(who, 'window', window, 1);
@@ -76,7 +77,7 @@ export interface WindowOptions extends QueryOptions {
  * @param length Keys.
  * @param size Both sides, or [left, right]; Infinity for a side without limit.
  */
-function window(
+export function window(
   length: number,
   size: number | readonly [left: number, right: number],
   options?: WindowOptions,
@@ -110,7 +111,7 @@ function readSides(who: string, rule: string, sides: unknown): unknown[] {
  * @param window The distance that is still seen, at least 0; or [before, after] the query.
  * @param globals From 0 to length.
  */
-function globalSlidingWindow(
+export function globalSlidingWindow(
   length: number,
   window: number | readonly [before: number, after: number],
   globals: number,
@@ -133,7 +134,7 @@ function globalSlidingWindow(
  * @param length Keys.
  * @param prefix Tokens of the prefix, from 0 to length; or one number for each row of a batch.
  */
-function prefixLmCausal(length: number, prefix: number | Numbers, options?: QueryOptions): FlashMask {
+export function prefixLmCausal(length: number, prefix: number | Numbers, options?: QueryOptions): FlashMask {
   const who = 'masks.prefixLmCausal';
   const {queryLength, keyLength} = readQuerySizes(who, length, options);
   const [prefixes] = readLengths(who, 'prefix', isArray(prefix) ? [prefix] : [[prefix]]);
@@ -154,7 +155,7 @@ export type Spans = readonly Numbers[] | readonly (readonly Numbers[])[];
  * @param length Tokens.
  * @param spans `[start, end)` pairs that do not overlap; or such a list for each row of a batch.
  */
-function qkSparse(length: number, spans: Spans): FlashMask {
+export function qkSparse(length: number, spans: Spans): FlashMask {
   const who = 'masks.qkSparse';
   const sizes = readSizes(who, length);
   const rows = readSpans(who, spans, length);
@@ -211,27 +212,3 @@ function readSpans(who: string, spans: unknown, length: number): number[][][] {
 function checkAtMost(who: string, what: string, value: number, most: number): void {
   if (value > most) fail(who, `${what} must be at most the length, ${most}`, `${value}`, 'Lower it.');
 }
-
-export {hashOrder};
-export type {PerBatch};
-
-/** All builders of masks. */
-export const masks = {
-  full,
-  causal,
-  slidingWindow,
-  causalDocument,
-  document,
-  sharedQuestion,
-  globalSlidingWindow,
-  causalBlockwise,
-  prefixLmCausal,
-  prefixLmDocument,
-  qkSparse,
-  hashSparse,
-  randomEviction,
-  window,
-  fromSegmentIds,
-  fromDense,
-  fromStartEndRowIndices,
-} as const;
