@@ -65,8 +65,8 @@ class Setting:
         """One line of the JSON file; times are (best, median)."""
         tflops = lambda flops, ms: flops * self.D * self.pairs / ms / 1e9
         result = {
-            'backend': 'cuda', 'device': torch.cuda.get_device_name(), 'mask': self.name, 'B': self.B, 'N': self.N, 'H': self.H,
-            'Hkv': self.options.kv_heads, 'D': self.D, 'sparsity': 1 - self.pairs / (self.B * self.H * self.N**2),
+            'suite': 'cuda', 'backend': 'cuda', 'device': torch.cuda.get_device_name(), 'mask': self.name, 'B': self.B, 'N': self.N, 'H': self.H,
+            'Hkv': self.options.kv_heads, 'D': self.D, 'masked': 1 - self.pairs / (self.B * self.H * self.N**2),
             'attention': attention, 'input': str(self.dtype).removeprefix('torch.'), **more,
         }  # fmt: skip
         for key, times, flops in (('forward', forward, 4), ('backward', backward, 10)):
@@ -146,7 +146,7 @@ class Output:
         part = lambda key: self.part(ours, other, key)
         both = self.both(ours, other)
         self.ratios += [(both, s.name)] if both else []
-        print(f'{s.name:20} {s.N:7} {s.D:4} {100 * ours["sparsity"]:5.1f}% | {part("forward")} | {part("backward")} | {show(both)}  {note}', flush=True)
+        print(f'{s.name:20} {s.N:7} {s.D:4} {100 * ours["masked"]:5.1f}% | {part("forward")} | {part("backward")} | {show(both)}  {note}', flush=True)
 
     def part(self, ours, other, key):
         if f'{key}Ms' not in ours:

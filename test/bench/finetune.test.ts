@@ -1,17 +1,18 @@
 /** @file The pure parts of the fine-tuning benchmark: its rows, its search for the longest one, what it makes of ends, its tables. */
 import {expect} from 'chai';
 import fc from 'fast-check';
+import {outcomeOf} from '../../bench/child.js';
 import {longest} from '../../bench/finetune/longest.js';
-import {type StepRecord, outcomeOf} from '../../bench/finetune/records.js';
 import {TASKS, type Task, drawTexts, fillRow, typicalTexts, visiblePairs} from '../../bench/finetune/rows.js';
-import {tables} from '../../bench/finetune/tables.js';
+import type {BenchRecord} from '../../bench/record.js';
+import {finetuneSections} from '../../bench/tables/finetune.js';
 import {toBatch} from '../../examples/finetune/data/batch.js';
 import {IGNORED} from '../../examples/finetune/data/sample.js';
 import {uniform} from '../../examples/finetune/random.js';
 
 const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
-describe('bench:finetune', () => {
+describe('the finetune benchmark', () => {
   const rows = fc.record({
     task: fc.constantFrom(...TASKS),
     N: fc.integer({min: 128, max: 20000}),
@@ -92,19 +93,17 @@ describe('bench:finetune', () => {
   });
 
   it('sets both attentions side by side', () => {
-    const text = tables([
+    const [longestRows, lengths] = finetuneSections([
       record('dense', 2048, {tokensPerSecond: 1000, peakBytes: 8 * 2 ** 30, loss: 2, gradNorm: 1}),
       record('dense', 4096, null),
       record('flash', 2048, {tokensPerSecond: 4500, peakBytes: 2 * 2 ** 30, loss: 2.002, gradNorm: 1}),
       record('flash', 4096, {tokensPerSecond: 4000, peakBytes: 3 * 2 ** 30, loss: 2, gradNorm: 1}),
-    ]);
-    const lines = text.split('\n').map((line) => line.trim().replace(/ +/g, ' '));
-    expect(lines[0]).to.equal('tiny lora');
-    expect(lines[2]).to.equal('2048 75.0% 4500 1000 4.50x 2.0 8.0 4.00x 1.0e-3');
-    expect(lines[3]).to.equal('4096 75.0% 4000 out of memory 3.0');
-    expect(text).to.contain(
-      'longest trained: flash at least 4096, dense 2048: 2.00x; speed at the longest of dense: 4.50x',
-    );
+    ]).map(({text}) => text.split('\n'));
+    expect(lengths[0]).to.equal('**tiny, `cpu`**');
+    expect(lengths[4]).to.equal('| SFT, LoRA | 2048 | 75.0% | 4500 | 1000 | 4.50× | 2.0 | 8.0 | 4.00× | 1.0e-3 |');
+    expect(lengths[5]).to.equal('| SFT, LoRA | 4096 | 75.0% | 4000 | out of memory |  | 3.0 |  |  |  |');
+    // The longest of dense, where it fails, speed and memory at the longest of dense; the longest of flash, and how much longer.
+    expect(longestRows[2]).to.equal('| tiny, `cpu`: SFT, LoRA | 2048 | 4096 | 4.50× | 4.00× | at least 4096 | 2.00× |');
   });
 });
 
@@ -113,8 +112,15 @@ function isDocuments(task: Task): boolean {
 }
 
 /** A record of `figures`, or of memory that ran out. */
-function record(attention: 'flash' | 'dense', N: number, figures: Partial<StepRecord> | null): StepRecord {
-  const call = {backend: 'cpu', device: 'test', model: 'tiny', task: 'lora', keepActivations: false} as const;
-  const end = figures === null ? ({outcome: 'out of memory'} as const) : ({outcome: 'done', ...figures} as const);
+function record(attention: 'flash' | 'dense', N: number, figures: Partial<BenchRecord> | null): BenchRecord {
+  const call = {
+    suite: 'finetune',
+    backend: 'cpu',
+    device: 'test',
+    model: 'tiny',
+    task: 'lora',
+    keepActivations: false,
+  } as const;
+  const end = figures ?? {outcome: 'out of memory'};
   return {...call, attention, N, seconds: 1, masked: 0.75, ...end};
 }

@@ -9,8 +9,8 @@ import {join} from 'node:path';
 import {pathToFileURL} from 'node:url';
 import {expect} from 'chai';
 import {format, resolveConfig} from 'prettier';
-import type {StepRecord} from '../../bench/finetune/records.js';
-import {markdownTables} from '../../bench/finetune/tables.js';
+import {readRecords} from '../../bench/record.js';
+import {finetuneSections} from '../../bench/tables/finetune.js';
 import {writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
 import {Project, root} from '../support/packed_project.js';
 
@@ -66,16 +66,11 @@ describe('documents', () => {
     }
   });
 
-  it('have the tables of the fine-tuning records, as bench:finetune prints them', async () => {
-    const lines = read('docs/benchmarks/finetune/h100.jsonl').split('\n').filter(Boolean);
-    const {longest, lengths} = markdownTables(lines.map((line) => JSON.parse(line) as StepRecord));
+  it('have the tables of the fine-tuning records', async () => {
     const config = await resolveConfig(join(root, 'README.md'));
-    for (const [document, name, table] of [
-      ['docs/finetune.md', 'longest', longest],
-      ['docs/finetune.md', 'lengths', lengths],
-    ]) {
-      const between = read(document).split(new RegExp(`<!-- /?${name} -->`))[1];
-      expect(between.trim(), document).to.equal((await format(table, {...config, parser: 'markdown'})).trim());
+    for (const {name, text} of finetuneSections(readRecords(join(root, 'docs/benchmarks/finetune/h100.jsonl')))) {
+      const between = read('docs/finetune.md').split(new RegExp(`<!-- /?${name} -->`))[1];
+      expect(between.trim(), name).to.equal((await format(text, {...config, parser: 'markdown'})).trim());
     }
   });
 });

@@ -1,0 +1,158 @@
+/** @file The attentions that benchmarks time: the op, its kernels one by one, and dense masked attention of tfjs ops. */
+import * as tf from '@tensorflow/tfjs-core';
+import {flashMaskAttention, type FlashMask} from '../src/entries/index.js';
+import {
+  FlashMaskAttention,
+  FlashMaskAttentionGrad,
+  type FlashMaskAttentionAttrs,
+  type Layout,
+  type Precision,
+} from '../src/call/kernel_names.js';
+import {boundsTensorOf} from '../src/mask/bounds/bounds_cache.js';
+import type {WebGPUBackend} from '../src/backends/webgpu/run/tfjs_backend.js';
+
+export type Attention = (q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D) => tf.Tensor4D;
+
+export interface Sizes {
+  N: number;
+  H: number;
+  D: number;
+}
+
+/** Rows of noise that are drawn; longer sequences repeat them, since drawing takes the host a microsecond per number. */
+const NOISE_ROWS = 512;
+
+/** Normal noise `[1, H, N, D]`. */
+export function noise(H: number, N: number, D: number, seed: number): tf.Tensor4D {
+  const rows = N % NOISE_ROWS === 0 ? NOISE_ROWS : N;
+  return tf.tidy(() => tf.tile(tf.randomNormal([1, H, rows, D], 0, 1, 'float32', seed), [1, 1, N / rows, 1]));
+}
+
+/** q, k, v and dOut. */
+export const inputsOf = ({N, H, D}: Sizes): tf.Tensor4D[] => [1, 2, 3, 4].map((seed) => noise(H, N, D, seed));
+
+/** The op on `[B, H, N, D]` tensors. */
+export function flashAttention(
+  mask: FlashMask,
+  options: {precision?: Precision; deterministic?: boolean} = {},
+): Attention {
+  return (q, k, v) => flashMaskAttention(q, k, v, mask, {...options, layout: 'bhsd'});
+}
+
+/** Additive mask `[B or 1, Hm, N, N]`: 0 where a query sees a key, -1e9 where not. */
+export function denseBias(mask: FlashMask): tf.Tensor4D {
+  const {batch, heads, queryLength, keyLength} = mask;
+  const pairs = queryLength * keyLength;
+  const bias = new Float32Array(batch * heads * pairs);
+  for (let b = 0; b < batch; b++) {
+    for (let h = 0; h < heads; h++) {
+      const visible = mask.toDense(b, h);
+      const at = (b * heads + h) * pairs;
+      for (let i = 0; i < pairs; i++) if (!visible[i]) bias[at + i] = -1e9;
+    }
+  }
+  return tf.tensor4d(bias, [batch, heads, queryLength, keyLength]);
+}
+
+/** Why dense attention cannot run here, or undefined: it holds H x N x N scores in one tensor, several times over. */
+export function denseObstacle({N, H}: Sizes, gpu: boolean): string | undefined {
+  const bytes = 4 * H * N * N;
+  const limit =
+    tf.getBackend() === 'webgpu'
+      ? (tf.backend() as unknown as WebGPUBackend).device.limits.maxStorageBufferBindingSize / 2
+      : gpu ? 2 ** 31 : 2 ** 29; // prettier-ignore
+  return bytes > limit ? `dense attention's scores take ${(bytes / 2 ** 30).toFixed(1)} GiB` : undefined;
+}
+
+/** What a user would write instead of the op: softmax(QKᵀ / √D + bias) V on `[B, H, N, D]` tensors. */
+export function denseAttention(bias: tf.Tensor4D): Attention {
+  return (q, k, v) => {
+    const scores = tf.mul(tf.matMul(q, k, false, true), 1 / Math.sqrt(q.shape[3]));
+    return tf.matMul(tf.softmax(tf.add(scores, bias)), v);
+  };
+}
+
+/** The gradient of an attention in q, k and v. */
+export const gradsOf = (attention: Attention) =>
+  tf.grads((...x: tf.Tensor[]) => attention(x[0] as tf.Tensor4D, x[1] as tf.Tensor4D, x[2] as tf.Tensor4D));
+
+/** Largest difference of two attentions, over the rows that see a key: dense attention averages over nothing in the others. */
+export async function difference(
+  mask: FlashMask,
+  dense: Attention,
+  [q, k, v]: tf.Tensor4D[],
+  precision: Precision = 'auto',
+): Promise<number> {
+  const worst = tf.tidy(() => {
+    const [out, lse] = flashMaskAttention(q, k, v, mask, {precision, layout: 'bhsd', returnLogSumExp: true});
+    const sees = tf.expandDims(tf.cast(tf.greater(lse, -1e30), 'float32'), 3);
+    return tf.max(tf.mul(tf.abs(tf.sub(out, dense(q, k, v))), sees));
+  });
+  const [value] = await worst.data();
+  worst.dispose();
+  return value;
+}
+
+/**
+ * The op's two kernels, so that the backward can be had without a forward: through tf.grads the forward would run too. Its tensors are
+ * those of the op's tape.
+ */
+export class AttentionKernels {
+  private readonly attrs: FlashMaskAttentionAttrs;
+  private readonly bounds: tf.Tensor4D;
+  /** out, the rows' statistics and dLse for the backward; made when it is first asked for. */
+  private saved: tf.Tensor[] = [];
+
+  /** @param inputs q, k, v and dOut */
+  constructor(
+    private readonly inputs: readonly tf.Tensor4D[],
+    mask: FlashMask,
+    precision: Precision,
+    layout: Layout = 'bhsd',
+  ) {
+    this.bounds = boundsTensorOf(mask, mask.keyLength);
+    this.attrs = {
+      causal: mask.causal, scale: 1 / Math.sqrt(inputs[0].shape[3]), layout, dropout: 0, seed: 0, precision, deterministic: false,
+    }; // prettier-ignore
+  }
+
+  /** out, lse and the rows' statistics. */
+  forwardAll(): tf.Tensor[] {
+    const [q, k, v] = this.inputs;
+    return this.run(FlashMaskAttention, {q, k, v, bounds: this.bounds});
+  }
+
+  /** out alone: lse may be infinite where a row sees no key. */
+  forward(): tf.Tensor[] {
+    const [out, ...rest] = this.forwardAll();
+    tf.dispose(rest);
+    return [out];
+  }
+
+  /** dq, dk and dv. */
+  backward(): tf.Tensor[] {
+    if (this.saved.length === 0) {
+      const [out, lse, rowStats] = this.forwardAll();
+      this.save(out, rowStats, lse.shape);
+      lse.dispose();
+    }
+    const [q, k, v, dOut] = this.inputs;
+    const [out, rowStats, dLse] = this.saved;
+    return this.run(FlashMaskAttentionGrad, {q, k, v, bounds: this.bounds, out, rowStats, dOut, dLse});
+  }
+
+  /** What the backward reads of a forward that was run; owned from now on. */
+  save(out: tf.Tensor, rowStats: tf.Tensor, lseShape: number[]): void {
+    // dLse as tfjs makes it where nobody uses lse: zeros on the host.
+    this.saved = [out, rowStats, tf.zeros(lseShape)];
+  }
+
+  dispose(): void {
+    tf.dispose(this.saved);
+    this.saved = [];
+  }
+
+  private run(kernel: string, inputs: tf.NamedTensorMap): tf.Tensor[] {
+    return tf.engine().runKernel<tf.Tensor[]>(kernel, inputs, this.attrs as unknown as tf.NamedAttrMap);
+  }
+}

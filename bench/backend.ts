@@ -1,0 +1,113 @@
+/** @file Starts the backend that a benchmark runs on, and hears the errors that tfjs keeps to itself. */
+import {execFileSync} from 'node:child_process';
+import {readFileSync, writeFileSync} from 'node:fs';
+import {cpus} from 'node:os';
+import * as tf from '@tensorflow/tfjs';
+import {findAddon} from '../src/backends/tensorflow/load.js';
+import type {WebGPUBackend} from '../src/backends/webgpu/run/tfjs_backend.js';
+import {useWebGPU} from '../src/node_webgpu/use_webgpu.js';
+import {readOne, settle} from './clock.js';
+import type {DeviceKind} from './record.js';
+
+export const BACKENDS = ['webgpu', 'tensorflow', 'cpu', 'wasm'] as const;
+export type Backend = (typeof BACKENDS)[number];
+
+export interface Runtime {
+  /** Name of the hardware. */
+  device: string;
+  gpu: boolean;
+  /** Throws what went wrong on the device without an exception since the last call, and forgets it. */
+  check: () => void;
+}
+
+/** @throws Error if the backend does not start here. */
+export async function startBackend(backend: Backend, kind: DeviceKind): Promise<Runtime> {
+  if (backend === 'webgpu') return startWebGPU(kind);
+  if (backend === 'tensorflow') return startTensorFlow();
+  if (backend === 'wasm') await import('@tensorflow/tfjs-backend-wasm');
+  if (!(await tf.setBackend(backend))) throw new Error(`bench: the tfjs backend '${backend}' does not start.`);
+  return {device: backend, gpu: false, check: () => undefined};
+}
+
+async function startWebGPU(device: DeviceKind): Promise<Runtime> {
+  const {adapter, software} = await useWebGPU({device});
+  // tfjs does not listen: invalid shaders and commands give garbage otherwise.
+  const errors: string[] = [];
+  webgpuDevice().addEventListener('uncapturederror', ({error}) => errors.push(error.message));
+  const check = (): void => {
+    const [first] = errors.splice(0);
+    if (first !== undefined) throw new Error(first);
+  };
+  return {device: adapter, gpu: !software, check};
+}
+
+export const webgpuDevice = (): GPUDevice => (tf.backend() as unknown as WebGPUBackend).device;
+
+async function startTensorFlow(): Promise<Runtime> {
+  // Before TensorFlow takes the device's memory.
+  const gpuName = nvidiaSmi('name');
+  await import('@tensorflow/tfjs-node');
+  await import('../src/entries/node.js');
+  await tf.setBackend('tensorflow');
+  await settle();
+  const info = findAddon().addon?.info();
+  if (!info) throw new Error('bench: the addon must be built. Run `node scripts/build_native.mjs`.');
+  const gpu = (tf.backend() as unknown as {isUsingGpuDevice: boolean}).isUsingGpuDevice && gpuName !== null;
+  const {instructionSet, threads} = info;
+  const cpu = `${cpus()[0].model.trim()}, ${String(threads)} threads, ${instructionSet}`;
+  return {device: gpu ? gpuName : cpu, gpu, check: () => undefined};
+}
+
+/** Most kernels of a measurement that may have failed before the first error was seen. */
+const FAILED_KERNELS = 10_000;
+
+/** A read after an error of the device throws it: reads until none is left, so that the next measurement does not fail for it. */
+export async function forgetErrors({check}: Runtime): Promise<void> {
+  for (let i = 0; i < FAILED_KERNELS; i++) {
+    try {
+      await readOne();
+      check();
+      return;
+    } catch {
+      // The next.
+    }
+  }
+}
+
+/** One value of the first NVIDIA GPU, or null without nvidia-smi. */
+export function nvidiaSmi(query: string): string | null {
+  const args = [`--query-gpu=${query}`, '--format=csv,noheader,nounits'];
+  try {
+    const text = execFileSync('nvidia-smi', args, {encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore']});
+    return text.split('\n')[0].trim();
+  } catch {
+    return null;
+  }
+}
+
+/** Bytes used on the first NVIDIA GPU, or null without one. */
+export function nvidiaBytes(): number | null {
+  const mebibytes = nvidiaSmi('memory.used');
+  return mebibytes === null ? null : 2 ** 20 * Number(mebibytes);
+}
+
+/** A line of the process's status, in bytes. */
+function statusBytes(name: string): number {
+  const line = new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(readFileSync('/proc/self/status', 'utf8'));
+  return 1024 * Number(line?.[1]);
+}
+
+/**
+ * Measures from now on by how much this process grows at most: on a GPU its memory there, else its resident memory (on Linux).
+ * TensorFlow's own count leaves out what its ops use inside. For a process whose allocator has nothing to reuse.
+ */
+export function startGrowth(gpu: boolean): () => number {
+  if (gpu) {
+    const before = nvidiaBytes() ?? NaN;
+    return () => (nvidiaBytes() ?? NaN) - before;
+  }
+  const before = statusBytes('VmRSS');
+  // The peak starts again from here.
+  writeFileSync('/proc/self/clear_refs', '5');
+  return () => statusBytes('VmHWM') - before;
+}

@@ -1,0 +1,75 @@
+/** @file A measurement in a process of its own: what it sends is the result, and its end before that one too. */
+import {fork} from 'node:child_process';
+import type {Outcome} from './record.js';
+
+/** Messages of allocators: TensorFlow's, CUDA's, Node's, and tfjs's on WebGPU, which refuses commands on buffers that were not made. */
+const OUT_OF_MEMORY =
+  /out of memory|OOM|RESOURCE_EXHAUSTED|ran out of|bad_alloc|failed to alloc|allocation failed|Invalid typed array length|Invalid array (buffer )?length|WebGPU refused|status 8\b/i;
+
+/**
+ * What an end of a measurement means.
+ *
+ * @param text The error, or the end of what an aborted process wrote.
+ * @param signal That ended the process: SIGKILL is what Linux sends when memory is out.
+ */
+export function outcomeOf(text: string, signal: string | null = null): 'out of memory' | 'failed' {
+  return signal === 'SIGKILL' || OUT_OF_MEMORY.test(text) ? 'out of memory' : 'failed';
+}
+
+/** Why a measurement gave no figures. */
+export interface Failure {
+  outcome: Outcome;
+  reason: string;
+}
+
+export function failureOf(error: unknown): Failure {
+  const message = error instanceof Error ? error.message : String(error);
+  return {outcome: outcomeOf(message), reason: shorten(message)};
+}
+
+const shorten = (text: string): string => text.replace(/\s+/g, ' ').trim().slice(0, 300);
+
+/** Characters that are kept of what a process wrote last. */
+const TAIL = 8192;
+
+/** Runs `npm run bench` with these arguments in a process that ends with its answer, or after so many milliseconds. */
+export function inOwnProcess<T extends object>(
+  args: readonly string[],
+  milliseconds = 2 ** 31 - 1,
+): Promise<T | Failure> {
+  // TensorFlow then takes of the device what it needs and no more, so that nvidia-smi counts it.
+  const memory = {TF_GPU_ALLOCATOR: 'cuda_malloc_async', TF_FORCE_GPU_ALLOW_GROWTH: 'true'};
+  const child = fork(process.argv[1], args, {
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    env: {...process.env, TF_CPP_MIN_LOG_LEVEL: '2', ...memory},
+  });
+  let tail = '';
+  child.stderr!.on('data', (text: Buffer) => (tail = (tail + text.toString()).slice(-TAIL)));
+  return new Promise((resolve) => {
+    let result: T | Failure | undefined;
+    const end = (how: T | Failure): void => {
+      result ??= how;
+      // Dawn may hang at an orderly exit.
+      child.kill('SIGKILL');
+    };
+    const timer = setTimeout(() => {
+      end({outcome: 'time limit', reason: `${(milliseconds / 1000).toFixed(0)} s`});
+    }, milliseconds);
+    child.on('message', (answer: T) => end(answer));
+    child.on('error', (error) => end(failureOf(error)));
+    // 'close' comes after all that the process wrote; its memory is free by then.
+    child.on('close', (code, signal) => {
+      clearTimeout(timer);
+      const last = tail.trim().split('\n').slice(-3).join(' ');
+      resolve(
+        result ?? {outcome: outcomeOf(tail, signal), reason: shorten(`ended by ${signal ?? `code ${code}`}: ${last}`)},
+      );
+    });
+  });
+}
+
+/** Gives the parent the answer of this process. */
+export async function answer(work: () => Promise<object>): Promise<void> {
+  const result = await work().catch(failureOf);
+  await new Promise((resolve) => process.send!(result, undefined, undefined, resolve));
+}

@@ -1,0 +1,162 @@
+/** @file The measuring process of the suite `finetune`: training steps of one model on one packed row. */
+import * as tf from '@tensorflow/tfjs';
+import {toBatch} from '../../examples/finetune/data/batch.js';
+import type {Row} from '../../examples/finetune/data/sample.js';
+import {type BackendName, startDevice} from '../../examples/finetune/device.js';
+import {peakBytes} from '../../examples/finetune/memory.js';
+import {PROJECTIONS} from '../../examples/finetune/model/config.js';
+import {AdamW} from '../../examples/finetune/train/adamw.js';
+import {type AttentionKind, attentionOf} from '../../examples/finetune/train/attention.js';
+import {dpoObjective} from '../../examples/finetune/train/objectives/dpo.js';
+import type {Objective} from '../../examples/finetune/train/objectives/objective.js';
+import {rmObjective} from '../../examples/finetune/train/objectives/rm.js';
+import {sftObjective} from '../../examples/finetune/train/objectives/sft.js';
+import {adapterOffReference} from '../../examples/finetune/train/reference.js';
+import {TrainedModel} from '../../examples/finetune/train/trained_model.js';
+import {type StepResult, Trainer} from '../../examples/finetune/train/trainer.js';
+import {nvidiaBytes} from '../backend.js';
+import {once, repeat} from '../clock.js';
+import type {Figures} from '../record.js';
+import {type ModelName, randomModel} from './models.js';
+import {fillRow, type Task, typicalTexts, visiblePairs} from './rows.js';
+
+/** One measurement. */
+export interface StepOptions {
+  backend: BackendName;
+  model: ModelName;
+  task: Task;
+  attention: AttentionKind;
+  N: number;
+  keepActivations: boolean;
+  /** Timed steps after the first one. */
+  steps: number;
+  /** No further step is begun after so many seconds of timed ones. */
+  seconds: number;
+}
+
+/** The command line's defaults, see `examples/finetune/commands/train_options.ts`. */
+const LORA = {rank: 8, alpha: 16, dropout: 0, targetModules: PROJECTIONS, useRslora: false};
+const BETA = 0.1;
+
+/** The optimizer does all of its work, and the weights stay what they are: every length and attention trains the same model. */
+const RATE = 0;
+const SEED = 5;
+
+function objectiveOf({task, attention}: StepOptions, model: TrainedModel): Objective {
+  switch (task) {
+    case 'sft':
+    case 'lora':
+      return sftObjective;
+    case 'dpo':
+      return dpoObjective({beta: BETA, labelSmoothing: 0}, adapterOffReference(model, attention));
+    case 'rm':
+      return rmObjective(0);
+  }
+}
+
+/** Starts the backend, trains, and tells what it took. */
+export async function measureSteps(options: StepOptions): Promise<Figures & {device: string}> {
+  const {backend, task, N, attention, keepActivations, steps, seconds} = options;
+  // Before TensorFlow takes any.
+  const others = backend === 'tensorflow' ? nvidiaBytes() : null;
+  const device = await startDevice(backend);
+  const lora = task === 'sft' ? null : LORA;
+  const model = await TrainedModel.load(randomModel(options.model), {
+    lora, rewardModel: task === 'rm', seed: SEED, keepActivations,
+  }); // prettier-ignore
+  const trainer = new Trainer(model, objectiveOf(options, model), new AdamW(model.trainable), attention);
+  const memory = memoryMeter(device.gpu ? others : null);
+  const texts = typicalTexts(task, N, SEED);
+  const row = fillRow(task, texts, model.config.vocabSize, SEED);
+  const heldBytes = memory.held();
+  const step = () => trainOn(row, N, trainer, () => device.check());
+  const [{loss, gradNorm}, firstMs] = await step();
+  const times = await repeat(async () => (await step())[1], {seconds, most: steps});
+  // Last: tfjs's profile, which counts tensors, hides why a step failed.
+  const peak = await memory.peakOf(step);
+  const maskMs = attention === 'flash' ? 0 : await maskMilliseconds(row, options, model);
+  const medianMs = (times[(times.length - 1) >> 1] + times[times.length >> 1]) / 2;
+  return {
+    device: device.description,
+    texts: texts.length,
+    masked: 1 - visiblePairs(texts) / N ** 2,
+    firstMs,
+    steps: times.length,
+    medianMs,
+    bestMs: times[0],
+    maskMs,
+    tokensPerSecond: (1000 * N) / (medianMs - maskMs),
+    heldBytes,
+    peakBytes: peak,
+    memoryBy: memory.by,
+    ...(device.gpu ? {} : {residentBytes: 1024 * process.resourceUsage().maxRSS}),
+    loss,
+    gradNorm,
+  };
+}
+
+/** A step on a new batch: making the mask of a batch is paid in each step of a training. Its milliseconds are without the batch. */
+async function trainOn(
+  row: Row,
+  N: number,
+  trainer: Trainer,
+  check: () => Promise<void>,
+): Promise<[result: StepResult, ms: number]> {
+  const batch = toBatch([row], N);
+  try {
+    const timed = await once(() => trainer.step([batch], RATE));
+    await check();
+    return timed;
+  } finally {
+    batch.dispose();
+  }
+}
+
+/** Milliseconds of a step that making dense attention's mask takes. */
+async function maskMilliseconds(row: Row, {attention, task, N}: StepOptions, model: TrainedModel): Promise<number> {
+  const batch = toBatch([row], N);
+  const [tensors, ms] = await once(async () => {
+    const made = attentionOf(attention, batch, model.config).tensors;
+    for (const tensor of made) {
+      const corner = tf.tidy(() => tensor.flatten().slice(0, 1));
+      await corner.data();
+      corner.dispose();
+    }
+    return made;
+  });
+  tf.dispose(tensors);
+  batch.dispose();
+  // DPO's reference makes one of its own.
+  return task === 'dpo' ? 2 * ms : ms;
+}
+
+interface MemoryMeter {
+  /** What counts. */
+  by: string;
+  /** Bytes held now. */
+  held(): number;
+  /** The most bytes that are held in `work`, which has been done before and is done again where that is needed to know. */
+  peakOf(work: () => Promise<unknown>): Promise<number>;
+}
+
+/** @param others Bytes that were used on the NVIDIA GPU before this process, null where TensorFlow does not run on one. */
+function memoryMeter(others: number | null): MemoryMeter {
+  if (others !== null) {
+    // TensorFlow gives nothing back: what is used now is the most that was.
+    const held = (): number => nvidiaBytes()! - others;
+    return {by: 'nvidia-smi', held, peakOf: () => Promise.resolve(held())};
+  }
+  const pool = (tf.backend() as {bufferManager?: {numBytesUsed: number}}).bufferManager;
+  const held = (): number => pool?.numBytesUsed ?? tf.memory().numBytes;
+  return {
+    by: pool === undefined ? 'tensors' : 'GPU buffers',
+    held,
+    async peakOf(work) {
+      const before = held();
+      const more = await peakBytes(async () => {
+        await work();
+      });
+      return before + more;
+    },
+  };
+}

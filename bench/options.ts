@@ -1,0 +1,31 @@
+/** @file How options of the benchmarks are read. */
+
+/** `a, b` as an option. */
+export const list = (text: string): string[] => text.split(',').map((one) => one.trim());
+
+/** `512, 1024` as an option. */
+export const numbers = (text: string): number[] => list(text).map(count);
+
+/** A size as an option. */
+export function count(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new Error(`bench: sizes must be positive integers, got '${text}'.`);
+  return value;
+}
+
+/** A duration as an option. */
+export function positive(text: string): number {
+  const value = Number(text);
+  if (!(value > 0)) throw new Error(`bench: expected a positive number, got '${text}'.`);
+  return value;
+}
+
+/** Some of `known`, in its order, as an option. */
+export const some =
+  <T extends string>(known: readonly T[]) =>
+  (text: string): T[] => {
+    const given = list(text);
+    const unknown = given.find((name) => !(known as readonly string[]).includes(name));
+    if (unknown !== undefined) throw new Error(`bench: expected some of ${known.join(', ')}, got '${unknown}'.`);
+    return known.filter((name) => given.includes(name));
+  };

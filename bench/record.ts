@@ -1,0 +1,215 @@
+/** @file The one record of all benchmarks: a JSON object per line of a file. Times are milliseconds, sizes bytes. */
+import {appendFileSync, existsSync, mkdirSync, readFileSync} from 'node:fs';
+import {dirname} from 'node:path';
+
+/** What measures: the commands of `npm run bench`, and `cuda` for bench/cuda/bench.py. */
+export const SUITES = ['masks', 'paper', 'decode', 'long', 'schedule', 'tiles', 'finetune', 'cuda'] as const;
+export type Suite = (typeof SUITES)[number];
+
+/** tfjs's own WebGPU device, or that of createWebGPUBackend(). */
+export const DEVICE_KINDS = ['stock', 'full'] as const;
+export type DeviceKind = (typeof DEVICE_KINDS)[number];
+
+const OUTCOMES = ['skipped', 'out of memory', 'time limit', 'failed', 'not run'] as const;
+export type Outcome = (typeof OUTCOMES)[number];
+
+/** The fields that name a call: records that agree in them measure the same. Types by name, or the values allowed. */
+const CALL = {
+  suite: SUITES,
+  /** Of the suite `paper`, or a pass of the suite `tiles`. */
+  part: 'string',
+  /** The tfjs backend, or `cuda` for the kernels called from PyTorch. */
+  backend: 'string',
+  /** Name of the hardware. */
+  device: 'string',
+  kind: DEVICE_KINDS,
+  /** What the products read. Absent where the backend has one precision, or the call left it to the library. */
+  precision: 'string',
+  /** Type of the tensors, where it is not float32 alone. */
+  input: 'string',
+  attention: ['flash', 'dense', 'flex', 'cudnn', 'fa2'],
+  model: 'string',
+  task: 'string',
+  keepActivations: 'boolean',
+  mask: 'string',
+  /** Batch; 1 where absent. */
+  B: 'number',
+  /** Keys and, where `Sq` is absent, queries. */
+  N: 'number',
+  Sq: 'number',
+  H: 'number',
+  /** Key heads; H where absent. */
+  Hkv: 'number',
+  D: 'number',
+  /** Tile shape of the suite `tiles`. */
+  shape: 'string',
+} as const;
+
+const FIGURES = {
+  /** Why there are figures missing, and in what words. Absent where all went well. */
+  outcome: OUTCOMES,
+  reason: 'string',
+  /** Fraction of masked pairs. */
+  masked: 'number',
+  /** Tiles of 64 x 64 that are not empty, over all heads. */
+  tiles: 'number',
+  /** First forward less a later one. */
+  compileMs: 'number',
+  forwardMs: 'number',
+  backwardMs: 'number',
+  /** Forward and backward together, through tf.grads. */
+  bothMs: 'number',
+  forwardMedianMs: 'number',
+  backwardMedianMs: 'number',
+  /** Over visible pairs: 4 D operations per pair forward, 10 D backward. */
+  forwardTflops: 'number',
+  backwardTflops: 'number',
+  /** Of tf.matMul in the same process, on CPUs. */
+  matMulTflops: 'number',
+  /** Most bytes held beyond what was held before; of a training step and of the suite `long`, with that. */
+  peakBytes: 'number',
+  /** Largest difference of the output from dense attention. */
+  difference: 'number',
+  /** Relative differences of out, dq, dk and dv from FlexAttention's. */
+  differences: 'numbers',
+  /** Relative error of some rows of the output against float64. */
+  rowsError: 'number',
+  /** Part of the time that conversions of float32 tensors take, forward and backward. */
+  conversionShares: 'numbers',
+  /** Largest errors of some rows of each result against float64. */
+  errors: 'object',
+  /** First calls of a shape class in a process, the driver's disk cache switched off; then the same once more. */
+  firstForwardMs: 'number',
+  firstBackwardMs: 'number',
+  againMs: 'number',
+  /** Compiled by the first calls; other lengths called after that, and what they compiled. */
+  pipelines: 'number',
+  otherLengths: 'numbers',
+  otherPipelines: 'number',
+  /** Of the passes that fill the mask buffer, for forward and dq, and for dkdv. */
+  queryMapMs: 'number',
+  keyMapMs: 'number',
+  /** Questions or documents of a training row. */
+  texts: 'number',
+  /** The first training step: it compiles shaders and loads kernels. Then the timed ones. */
+  firstMs: 'number',
+  steps: 'number',
+  medianMs: 'number',
+  bestMs: 'number',
+  /** Of those, making dense attention's masks: not counted in `tokensPerSecond`. 0 for flash, whose masks are counted. */
+  maskMs: 'number',
+  tokensPerSecond: 'number',
+  /** Held before the first step: weights, optimizer, and on a GPU what the libraries take. */
+  heldBytes: 'number',
+  /** What counted the bytes of a training step. */
+  memoryBy: 'string',
+  /** Of the process, on CPUs. */
+  residentBytes: 'number',
+  /** Of the first step: the learning rate is 0. */
+  loss: 'number',
+  gradNorm: 'number',
+  /** That the measurement took in all, the start of its process included. */
+  seconds: 'number',
+} as const;
+
+const FIELDS = {...CALL, ...FIGURES};
+
+interface Types {
+  string: string;
+  number: number;
+  boolean: boolean;
+  numbers: number[];
+  object: Record<string, number>;
+}
+type Value<T> = T extends keyof Types ? Types[T] : T extends readonly (infer U)[] ? U : never;
+
+export type Call = {-readonly [K in keyof typeof CALL]?: Value<(typeof CALL)[K]>} & {
+  suite: Suite;
+  device: string;
+  N: number;
+};
+export type Figures = {-readonly [K in keyof typeof FIGURES]?: Value<(typeof FIGURES)[K]>};
+export type BenchRecord = Call & Figures;
+
+function isOfType(value: unknown, type: string | readonly string[]): boolean {
+  if (typeof type !== 'string') return type.includes(value as string);
+  if (type === 'numbers') return Array.isArray(value) && value.every((x) => typeof x === 'number');
+  return typeof value === type;
+}
+
+/** @throws Error if `record` lacks a field that all have, or has one that none has or of another type. */
+function check(record: BenchRecord, path: string): BenchRecord {
+  for (const name of ['suite', 'device', 'N'] as const) {
+    if (record[name] === undefined)
+      throw new Error(`${path}: a record must have ${name}, got ${JSON.stringify(record)}.`);
+  }
+  for (const [name, value] of Object.entries(record)) {
+    if (!(name in FIELDS) || !isOfType(value, FIELDS[name as keyof typeof FIELDS])) {
+      throw new Error(`${path}: fields must be those of bench/record.ts, got ${name}: ${JSON.stringify(value)}.`);
+    }
+  }
+  return record;
+}
+
+const keyOf = (record: BenchRecord): string =>
+  (Object.keys(CALL) as (keyof Call)[]).map((name) => String(record[name] ?? '')).join('|');
+
+/** The last record of each call, in the order of the first ones. */
+export function latest(records: readonly BenchRecord[]): BenchRecord[] {
+  return [...new Map(records.map((record) => [keyOf(record), record])).values()];
+}
+
+/** Adds a line; makes the folder. */
+export function appendRecord(path: string, record: BenchRecord): void {
+  mkdirSync(dirname(path), {recursive: true});
+  appendFileSync(path, `${JSON.stringify(record)}\n`);
+}
+
+/** The records of a file, the latest of each call; none without a file. A last line that a killed run cut off is left out. */
+export function readRecords(path: string): BenchRecord[] {
+  if (!existsSync(path)) return [];
+  const text = readFileSync(path, 'utf8');
+  const lines = text
+    .slice(0, text.lastIndexOf('\n') + 1)
+    .split('\n')
+    .filter(Boolean);
+  return latest(lines.map((line) => check(JSON.parse(line) as BenchRecord, path)));
+}
+
+/** What a suite measured, or a part of it: the records with all figures. */
+export const measured = (records: readonly BenchRecord[], suite: Suite, part?: string): BenchRecord[] =>
+  records.filter((r) => r.suite === suite && r.part === part && r.outcome === undefined);
+
+/** TFLOP/s over visible pairs: 4 D operations per pair forward, 10 D backward. */
+export function tflops(
+  {H = 1, N, D = 0, masked = 0}: Pick<BenchRecord, 'H' | 'N' | 'D' | 'masked'>,
+  pass: 'forward' | 'backward',
+  ms: number,
+): number {
+  return ((pass === 'forward' ? 4 : 10) * D * H * N * N * (1 - masked)) / ms / 1e9;
+}
+
+/** Records of the same call but for these fields, in the order of the first ones. */
+export function groupsBy(records: readonly BenchRecord[], ...apartFrom: (keyof Call)[]): BenchRecord[][] {
+  const groups = new Map<string, BenchRecord[]>();
+  for (const record of records) {
+    const key = keyOf({...record, ...Object.fromEntries(apartFrom.map((name) => [name, undefined]))});
+    groups.set(key, [...(groups.get(key) ?? []), record]);
+  }
+  return [...groups.values()];
+}
+
+/** What one call took with each attention. */
+export type Attentions = Partial<Record<NonNullable<Call['attention']>, BenchRecord>>;
+
+export const byAttention = (records: readonly BenchRecord[]): Attentions =>
+  Object.fromEntries(records.map((record) => [record.attention ?? 'flash', record]));
+
+/** The calls that flash made, with those of the other attentions beside it. */
+export const sideBySide = (records: readonly BenchRecord[], ...apartFrom: (keyof Call)[]): Pair[] =>
+  groupsBy(records, 'attention', ...apartFrom).flatMap((group) => {
+    const {flash, ...others} = byAttention(group);
+    return flash ? [{flash, ...others}] : [];
+  });
+
+export type Pair = Attentions & {flash: BenchRecord};

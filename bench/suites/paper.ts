@@ -1,0 +1,260 @@
+/**
+ * @file The suite `paper`: the WebGPU kernels on one kind of device: the masks of the FlashMask paper, long rows, time against visible
+ * tiles, memory against length, first calls, and dense attention beside them.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import type {FlashMask} from '../../src/entries/index.js';
+import {
+  AttentionKernels,
+  denseAttention,
+  denseBias,
+  denseObstacle,
+  difference,
+  flashAttention,
+  gradsOf,
+  inputsOf,
+  type Attention,
+  type Sizes,
+} from '../attention.js';
+import {webgpuDevice} from '../backend.js';
+import {once, peakBytesOf, surfaceErrors, time} from '../clock.js';
+import {maskOf, type Source} from '../masks.js';
+import {tflops, type Call, type Figures} from '../record.js';
+import type {Bench} from './suite.js';
+import {disposing, type CommonOptions} from './suite.js';
+
+/** In the order in which they run: `compile` comes first, while nothing has been compiled. */
+export const PARTS = ['compile', 'causal', 'dense', 'masks', 'long', 'fit', 'memory'] as const;
+export type Part = (typeof PARTS)[number];
+
+export const PRECISIONS = ['float16', 'float32'] as const;
+type ReadPrecision = (typeof PRECISIONS)[number];
+
+export interface PaperOptions extends Omit<CommonOptions, 'lengths' | 'heads' | 'precision'> {
+  parts: Part[];
+  precisions: ReadPrecision[];
+  /** Of the parts masks, causal, fit and memory (the latter three take the first one); each part has its own where absent. */
+  lengths?: number[];
+  /** As many as suit each part where absent. */
+  heads?: number;
+  denseLength: number;
+  longLength: number;
+}
+
+type Plan = Pick<PaperOptions, 'masks' | 'lengths' | 'heads' | 'denseLength' | 'longLength'>;
+
+/** A measurement that has not been made yet. */
+interface Task extends Sizes {
+  part: Part;
+  mask: string;
+  measure: (call: Setting, context: Context) => Promise<Figures>;
+  /** Where it is not the paper's. */
+  documents?: number;
+}
+
+interface Setting extends Sizes {
+  mask: FlashMask;
+  precision: ReadPrecision;
+}
+
+/** What measurements share. */
+interface Context {
+  seconds: number;
+  pipelines: {count: number};
+  /** q, k, v and dOut of these sizes: those of the task before, if they fit. */
+  inputsOf: (sizes: Sizes) => tf.Tensor4D[];
+}
+
+const LENGTH = 8192;
+const MASK_LENGTHS = [8192, 32768];
+const LONG_MASKS = ['causal', 'causalDocument', 'slidingWindow'];
+const COMPILE_LENGTH = 1024;
+const FEW_HEADS = 8;
+/** Of which the packed documents of the part `fit` have equal lengths: from the causal triangle to small blocks. */
+const DOCUMENT_COUNTS = [1, 2, 4, 8, 16, 32, 64];
+
+/** 32 heads up to 8192 tokens, then as many as keep all heads' tokens together the same, but 4 at least. */
+const headsOf = ({heads}: Plan, N: number): number => heads ?? Math.max(4, Math.min(32, Math.floor((32 * LENGTH) / N)));
+
+const TASKS: Record<Part, (plan: Plan) => Omit<Task, 'D'>[]> = {
+  compile: ({heads = 2}) => [{part: 'compile', mask: 'causalDocument', N: COMPILE_LENGTH, H: heads, measure: compile}],
+  causal: (plan) => [speedTask('causal', 'causal', plan.lengths?.[0] ?? LENGTH, plan)],
+  dense: ({denseLength: N, heads = FEW_HEADS}) => [{part: 'dense', mask: 'causal', N, H: heads, measure: flashBoth}],
+  masks: (plan) =>
+    (plan.lengths ?? MASK_LENGTHS).flatMap((N) => plan.masks.map((mask) => speedTask('masks', mask, N, plan))),
+  long: (plan) =>
+    LONG_MASKS.filter((mask) => plan.masks.includes(mask)).map((mask) =>
+      speedTask('long', mask, plan.longLength, plan),
+    ),
+  fit: (plan) =>
+    ['document', 'causalDocument'].flatMap((mask) =>
+      DOCUMENT_COUNTS.map((documents) => ({...speedTask('fit', mask, plan.lengths?.[0] ?? LENGTH, plan), documents})),
+    ),
+  memory: (plan) => {
+    const N = plan.lengths?.[0] ?? LENGTH;
+    return [N / 4, N / 2, N, 2 * N, 4 * N].map(Math.floor).map((length) => ({
+      part: 'memory', mask: 'causalDocument', N: length, H: plan.heads ?? FEW_HEADS, measure: memory,
+    })); // prettier-ignore
+  },
+};
+
+const speedTask = (part: Part, mask: string, N: number, plan: Plan): Omit<Task, 'D'> => ({
+  part, mask, N, H: headsOf(plan, N), measure: speed,
+}); // prettier-ignore
+
+/** The tasks of a part, those of equal sizes together. */
+export const tasksOf = (part: Part, plan: Plan, dims: readonly number[]): Task[] =>
+  dims.flatMap((D) => TASKS[part](plan).map((task) => ({...task, D})));
+
+async function speed(s: Setting, {inputsOf: shared, seconds}: Context): Promise<Figures> {
+  const {maskedPairs: masked, emptyTiles} = s.mask.sparsity();
+  const attention = new AttentionKernels(shared(s), s.mask, s.precision);
+  try {
+    const {ms: forwardMs} = await time(() => attention.forward(), seconds);
+    const {ms: backwardMs} = await time(() => attention.backward(), seconds);
+    return {
+      masked,
+      tiles: s.H * Math.round((1 - emptyTiles) * Math.ceil(s.N / 64) ** 2),
+      forwardMs,
+      backwardMs,
+      forwardTflops: tflops({...s, masked}, 'forward', forwardMs),
+      backwardTflops: tflops({...s, masked}, 'backward', backwardMs),
+    };
+  } finally {
+    attention.dispose();
+  }
+}
+
+async function bothMs(attention: Attention, [q, k, v, dOut]: tf.Tensor4D[], seconds: number): Promise<number> {
+  const grads = gradsOf(attention);
+  return (await time(() => grads([q, k, v], dOut), seconds)).ms;
+}
+
+async function flashBoth({mask, precision, ...sizes}: Setting, {inputsOf: shared, seconds}: Context): Promise<Figures> {
+  const obstacle = denseObstacle(sizes, true);
+  if (obstacle !== undefined) throw new Error(`bench: dense attention cannot run here: ${obstacle}.`);
+  const inputs = shared(sizes);
+  const ms = await bothMs(flashAttention(mask, {precision}), inputs, seconds);
+  const bias = denseBias(mask);
+  return disposing(bias, async () => ({
+    bothMs: ms,
+    difference: await difference(mask, denseAttention(bias), inputs, precision),
+  }));
+}
+
+async function denseBoth({mask, ...sizes}: Setting, {inputsOf: shared, seconds}: Context): Promise<Figures> {
+  const bias = denseBias(mask);
+  return disposing(bias, async () => ({bothMs: await bothMs(denseAttention(bias), shared(sizes), seconds)}));
+}
+
+/** Lengths beside the first: twice it, one that no tile divides, and a shorter one. */
+const otherLengthsOf = (N: number): number[] => [2 * N, N + 37, N / 2];
+
+async function compile(setting: Setting, context: Context): Promise<Figures> {
+  const first = await runOnce(setting, context);
+  const again = await runOnce(setting, context);
+  const otherLengths = otherLengthsOf(setting.N);
+  let otherPipelines = 0;
+  for (const N of otherLengths) {
+    otherPipelines += (await runOnce({...setting, N, mask: maskOf('causalDocument', N, 'paper')}, context)).pipelines;
+  }
+  return {
+    firstForwardMs: first.forwardMs,
+    firstBackwardMs: first.backwardMs,
+    againMs: again.forwardMs + again.backwardMs,
+    pipelines: first.pipelines,
+    otherLengths,
+    otherPipelines,
+  };
+}
+
+/** A forward, and a backward after it: how long each took, and the pipelines that they compiled. */
+async function runOnce(
+  {mask, precision, ...sizes}: Setting,
+  {inputsOf: shared, pipelines}: Context,
+): Promise<{forwardMs: number; backwardMs: number; pipelines: number}> {
+  const attention = new AttentionKernels(shared(sizes), mask, precision);
+  // What tfjs compiled for the inputs is not of the attention.
+  const before = pipelines.count;
+  const [out, forwardMs] = await once(() => attention.forward());
+  const [gradients, backwardMs] = await once(() => attention.backward());
+  const result = {forwardMs, backwardMs, pipelines: pipelines.count - before};
+  tf.dispose([out, gradients]);
+  await surfaceErrors(() => attention.forward());
+  await surfaceErrors(() => attention.backward());
+  attention.dispose();
+  return result;
+}
+
+async function memory({mask, precision, ...sizes}: Setting, {inputsOf: shared}: Context): Promise<Figures> {
+  const [q, k, v, dOut] = shared(sizes);
+  const grads = gradsOf(flashAttention(mask, {precision}));
+  const run = (): tf.Tensor[] => grads([q, k, v], dOut);
+  // What is kept with the mask for later calls is made by the first one.
+  await surfaceErrors(run);
+  return {peakBytes: await peakBytesOf(run)};
+}
+
+/** Counts the compute pipelines that are made on `device` from now on. */
+function countPipelines(device: GPUDevice): {count: number} {
+  const made = {count: 0};
+  const now = device.createComputePipeline.bind(device);
+  const later = device.createComputePipelineAsync.bind(device);
+  device.createComputePipeline = (descriptor) => {
+    made.count++;
+    return now(descriptor);
+  };
+  device.createComputePipelineAsync = (descriptor) => {
+    made.count++;
+    return later(descriptor);
+  };
+  return made;
+}
+
+function contextOf(seconds: number): Context {
+  let last: {sizes: Sizes; tensors: tf.Tensor4D[]} | undefined;
+  return {
+    seconds,
+    pipelines: countPipelines(webgpuDevice()),
+    inputsOf({N, H, D}) {
+      if (last?.sizes.N !== N || last.sizes.H !== H || last.sizes.D !== D) {
+        tf.dispose(last?.tensors ?? []);
+        last = {sizes: {N, H, D}, tensors: inputsOf({N, H, D})};
+      }
+      return last.tensors;
+    },
+  };
+}
+
+/** A stock device has float32 alone, for tfjs asks for no float16; a full one may not have it. */
+function precisionsOn({device, precisions}: PaperOptions): ReadPrecision[] {
+  const halves = device === 'full' && webgpuDevice().features.has('shader-f16');
+  if (device === 'full' && !halves) console.log('full float16: left out, since this device has no shader-f16');
+  return precisions.filter((precision) => precision === 'float32' || halves);
+}
+
+async function runTask(task: Task, precision: ReadPrecision, bench: Bench, context: Context): Promise<void> {
+  const {part, N, H, D, documents} = task;
+  const source: Source = documents ?? 'paper';
+  const mask = documents === undefined ? task.mask : `${task.mask}, ${documents}`;
+  const measure = (attention: Call['attention'], figures: Task['measure']) =>
+    bench.measure({part, precision, attention, mask, N, H, D}, () =>
+      figures({N, H, D, precision, mask: maskOf(task.mask, N, source)}, context),
+    );
+  const flash = await measure('flash', task.measure);
+  if (part === 'dense' && flash.outcome === undefined) await measure('dense', denseBoth);
+}
+
+export async function runPaper(options: PaperOptions, start: () => Promise<Bench>): Promise<void> {
+  // The disk caches of NVIDIA's and Mesa's drivers, before Dawn loads them: a process then compiles what it uses.
+  process.env.__GL_SHADER_DISK_CACHE = '0';
+  process.env.MESA_SHADER_CACHE_DISABLE = 'true';
+  const bench = await start();
+  const context = contextOf(options.seconds);
+  const precisions = precisionsOn(options);
+  for (const part of options.parts) {
+    for (const precision of precisions) {
+      for (const task of tasksOf(part, options, options.dims)) await runTask(task, precision, bench, context);
+    }
+  }
+}

@@ -1,0 +1,64 @@
+/** @file The suite `schedule`: what the bounds map and the schedule of a mask cost, next to the forward that they are made for. */
+import * as tf from '@tensorflow/tfjs';
+import type {FlashMaskAttentionAttrs} from '../../src/call/kernel_names.js';
+import type {Problem} from '../../src/call/problem.js';
+import {variantOf} from '../../src/backends/webgpu/forward.js';
+import {tileMap} from '../../src/backends/webgpu/passes/mask_buffer.js';
+import {plan, type Pass} from '../../src/backends/webgpu/plan/vector_plan.js';
+import {submitPasses, type PassRun} from '../../src/backends/webgpu/run/dispatch.js';
+import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
+import {uniformsOf} from '../../src/backends/webgpu/run/uniforms.js';
+import type {FlashMask} from '../../src/entries/index.js';
+import {boundsTensorOf} from '../../src/mask/bounds/bounds_cache.js';
+import {flashAttention, inputsOf, type Sizes} from '../attention.js';
+import {time} from '../clock.js';
+import {maskOf} from '../masks.js';
+import type {Bench} from './suite.js';
+import {disposing, type CommonOptions} from './suite.js';
+
+/** The passes that fill the mask buffer of `pass`. They may run again and again. */
+function maskPasses(mask: FlashMask, {N, H, D}: Sizes, pass: Pass): PassRun[] {
+  const {causal} = mask;
+  const p: Problem = {
+    B: 1, H, Hkv: H, Sq: N, Sk: N, D, Dv: D, layout: 'bhsd', causal, maskB: 1, Hm: mask.heads, n: mask.vectors,
+  }; // prettier-ignore
+  const attrs: FlashMaskAttentionAttrs = {
+    causal, scale: 1 / Math.sqrt(D), layout: 'bhsd', dropout: 0, seed: 0, precision: 'auto', deterministic: false,
+  }; // prettier-ignore
+  const backend = tf.backend() as unknown as WebGPUBackend;
+  const passes: PassRun[] = [];
+  const blocks = plan(pass, variantOf(p, attrs), backend.device.limits);
+  tileMap(backend, boundsTensorOf(mask, N), p, uniformsOf(p, attrs), passes, blocks);
+  return passes;
+}
+
+async function passesMs(passes: PassRun[], seconds: number): Promise<number> {
+  const run = (): tf.Tensor[] => {
+    submitPasses(tf.backend() as unknown as WebGPUBackend, passes);
+    return [];
+  };
+  return (await time(run, seconds)).ms;
+}
+
+export async function runSchedule(options: CommonOptions, start: () => Promise<Bench>): Promise<void> {
+  const {lengths, heads: H, dims, masks, seconds} = options;
+  const bench = await start();
+  for (const D of dims) {
+    for (const N of lengths) {
+      const [q, k, v, dOut] = inputsOf({N, H, D});
+      await disposing([q, k, v, dOut], async () => {
+        for (const name of masks) {
+          const mask = maskOf(name, N, 'table');
+          await bench.measure({attention: 'flash', mask: name, N, H, D}, async () => {
+            if (mask.vectors === 0) throw new Error('bench: a mask without intervals has neither map nor schedule.');
+            return {
+              queryMapMs: await passesMs(maskPasses(mask, {N, H, D}, 'forward'), seconds),
+              keyMapMs: await passesMs(maskPasses(mask, {N, H, D}, 'dkdv'), seconds),
+              forwardMs: (await time(() => [flashAttention(mask)(q, k, v)], seconds)).ms,
+            };
+          });
+        }
+      });
+    }
+  }
+}

@@ -1,0 +1,65 @@
+/** @file What all suites have in common: their options, and how a measurement becomes a record. */
+import * as tf from '@tensorflow/tfjs';
+import type {Precision} from '../../src/call/kernel_names.js';
+import {forgetErrors, type Backend, type Runtime} from '../backend.js';
+import {failureOf} from '../child.js';
+import type {BenchRecord, Call, DeviceKind, Figures, Suite} from '../record.js';
+
+/** Options that several suites have. */
+export interface CommonOptions {
+  backend: Backend;
+  /** Kind of the WebGPU device. */
+  device: DeviceKind;
+  precision: Precision;
+  lengths: number[];
+  dims: number[];
+  heads: number;
+  masks: string[];
+  /** For each measurement. */
+  seconds: number;
+  /** Name of the device in the records, where the adapter does not tell it. */
+  machine?: string;
+}
+
+/** The one that measures: a started backend, and where the records go. */
+export class Bench {
+  constructor(
+    private readonly suite: Suite,
+    private readonly options: Pick<CommonOptions, 'backend' | 'device' | 'machine'>,
+    readonly runtime: Runtime,
+    private readonly emit: (record: BenchRecord) => void,
+  ) {}
+
+  /** Emits the record of a call, which says why where `measure` throws or the device reports an error. */
+  async measure(
+    fields: Omit<Call, 'suite' | 'device'>,
+    measure: () => Figures | Promise<Figures>,
+  ): Promise<BenchRecord> {
+    const {backend, device: kind, machine} = this.options;
+    const device = machine ?? this.runtime.device;
+    const call: Call = {suite: this.suite, backend, device, ...(backend === 'webgpu' ? {kind} : {}), ...fields};
+    let figures: Figures;
+    try {
+      figures = await measure();
+      this.runtime.check();
+    } catch (error) {
+      await forgetErrors(this.runtime);
+      figures = failureOf(error);
+    }
+    const record = {...call, ...figures};
+    this.emit(record);
+    return record;
+  }
+}
+
+/** Runs `work` and disposes its tensors after it, whatever happens. */
+export async function disposing<T>(tensors: tf.TensorContainer, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } finally {
+    tf.dispose(tensors);
+  }
+}
+
+/** `precision` as a record has it: where it was asked for. */
+export const precisionField = (precision: Precision): {precision?: string} => (precision === 'auto' ? {} : {precision});

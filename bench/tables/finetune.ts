@@ -1,0 +1,96 @@
+/** @file Tables of the suite `finetune`: both attentions side by side at each length, and the longest row of each. */
+import type {Task} from '../finetune/rows.js';
+import {byAttention, type Attentions, type BenchRecord} from '../record.js';
+import {exponent, groupedBy, percent, table, type Column, type Section} from './markdown.js';
+
+const GIBIBYTE = 2 ** 30;
+
+type Row = Attentions & {N: number};
+
+/** One model in one kind of training on one backend. */
+interface Run {
+  title: string;
+  training: string;
+  rows: Row[];
+}
+
+const TRAININGS: Record<Task, string> = {
+  sft: 'SFT, all weights',
+  lora: 'SFT, LoRA',
+  dpo: 'DPO, LoRA',
+  rm: 'RM, LoRA',
+};
+
+export const rate = (x: number): string => x.toFixed(x < 1000 ? 1 : 0);
+export const gibibytes = (bytes: number): string => (bytes / GIBIBYTE).toFixed(bytes < GIBIBYTE ? 3 : 1);
+const ratio = (a?: number, b?: number): string => (a === undefined || b === undefined ? '' : `${(a / b).toFixed(2)}×`);
+const speedup = (row?: Row): string => ratio(row?.flash?.tokensPerSecond, row?.dense?.tokensPerSecond);
+const saving = (row?: Row): string => ratio(row?.dense?.peakBytes, row?.flash?.peakBytes);
+const speed = (r?: BenchRecord): string =>
+  r?.tokensPerSecond === undefined ? (r?.outcome ?? '–') : rate(r.tokensPerSecond);
+const fraction = (x?: number): string => (x === undefined ? '' : percent(x));
+const memory = (r?: BenchRecord): string => (r?.peakBytes === undefined ? '' : gibibytes(r.peakBytes));
+
+/** The larger relative difference of loss and gradient norm. */
+function differ({flash, dense}: Row): string {
+  if (flash?.loss === undefined || dense?.loss === undefined) return '';
+  const relative = (a: number, b: number): number => Math.abs(a - b) / Math.abs(b);
+  return exponent(Math.max(relative(flash.loss, dense.loss), relative(flash.gradNorm!, dense.gradNorm!)));
+}
+
+const LENGTHS: readonly Column<Row & Run>[] = [
+  ['training', ({training}) => training],
+  ['N', ({N}) => String(N)],
+  ['masked', ({flash, dense}) => fraction(flash?.masked ?? dense?.masked)],
+  ['flash tok/s', ({flash}) => speed(flash)],
+  ['dense tok/s', ({dense}) => speed(dense)],
+  ['faster', speedup],
+  ['flash GiB', ({flash}) => memory(flash)],
+  ['dense GiB', ({dense}) => memory(dense)],
+  ['less', saving],
+  ['differ by', differ],
+];
+
+/** The longest row that an attention trained, which says so where a longer one was not tried or ended otherwise than by memory. */
+function lastOf(attention: 'flash' | 'dense', rows: readonly Row[]): {row: Row; text: string} | undefined {
+  const tried = rows.filter((row) => row[attention] !== undefined);
+  const last = tried.map((row) => row[attention]!.outcome === undefined).lastIndexOf(true);
+  if (last < 0) return undefined;
+  const limit = tried[last + 1]?.[attention]?.outcome === 'out of memory';
+  return {row: tried[last], text: limit ? String(tried[last].N) : `at least ${tried[last].N}`};
+}
+
+/** What the paper's figure shows: how far each attention gets, and the speed at the longest row that dense attention can train. */
+const LONGEST: readonly Column<Run>[] = [
+  ['model and training', ({title, training}) => `${title}: ${training}`],
+  ['longest dense', ({rows}) => lastOf('dense', rows)?.text ?? '–'],
+  ['dense fails at', ({rows}) => String(rows.find(({dense}) => dense?.outcome === 'out of memory')?.N ?? '–')],
+  ['faster there', ({rows}) => speedup(lastOf('dense', rows)?.row)],
+  ['less memory there', ({rows}) => saving(lastOf('dense', rows)?.row)],
+  ['longest flash', ({rows}) => lastOf('flash', rows)?.text ?? '–'],
+  ['longer', ({rows}) => ratio(lastOf('flash', rows)?.row.N, lastOf('dense', rows)?.row.N)],
+];
+
+/** Both attentions side by side, by length. */
+const rowsOf = (records: readonly BenchRecord[]): Row[] =>
+  [...new Set(records.map(({N}) => N))]
+    .sort((a, b) => a - b)
+    .map((N) => ({N, ...byAttention(records.filter((record) => record.N === N))}));
+
+export function finetuneSections(records: readonly BenchRecord[]): Section[] {
+  const own = records.filter(({suite}) => suite === 'finetune');
+  const runs = groupedBy(own, ({backend, model, task}) => [backend, model, task].join(' ')).map(([, group]): Run => {
+    const [{backend, model, task}] = group;
+    return {title: `${String(model)}, \`${String(backend)}\``, training: TRAININGS[task as Task], rows: rowsOf(group)};
+  });
+  const lengths = groupedBy(runs, ({title}) => title).map(([title, group]) => {
+    const rows = group.flatMap((run) => run.rows.map((row) => ({...run, ...row})));
+    return `**${title}**\n\n${table(LENGTHS, rows)}`;
+  });
+  // Where flash was not measured at dense's longest row, the time was up before: that says nothing.
+  const compared = runs.filter(({rows}) => speedup(lastOf('dense', rows)?.row) !== '');
+  return [
+    {name: 'longest', title: 'Longest rows', text: table(LONGEST, compared)},
+    {name: 'lengths', title: 'Training steps', text: lengths.join('\n\n')},
+  ];
+}

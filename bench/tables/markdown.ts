@@ -1,0 +1,39 @@
+/** @file Markdown tables of benchmark records, which also a terminal can show. */
+
+/** A column: its title, and a row's cell. */
+export type Column<Row> = [title: string, cell: (row: Row) => string];
+
+/** A table with its title. */
+export interface Section {
+  /** Of the marks around it in a document. */
+  name: string;
+  title: string;
+  text: string;
+}
+
+/** The first column is left-aligned, the others are numbers. Empty without rows. */
+export function table<Row>(columns: readonly Column<Row>[], rows: readonly Row[]): string {
+  if (rows.length === 0) return '';
+  const line = (cells: string[]): string => `| ${cells.join(' | ')} |`;
+  const align = columns.map((_, i) => (i === 0 ? '---' : '---:'));
+  const body = rows.map((row) => line(columns.map(([, cell]) => cell(row))));
+  return [line(columns.map(([title]) => title)), line(align), ...body].join('\n');
+}
+
+/** Rows of equal titles, in the order of the first ones. */
+export function groupedBy<Row>(rows: readonly Row[], titleOf: (row: Row) => string): [title: string, rows: Row[]][] {
+  const groups = new Map<string, Row[]>();
+  for (const row of rows) groups.set(titleOf(row), [...(groups.get(titleOf(row)) ?? []), row]);
+  return [...groups];
+}
+
+/** Three digits or so. */
+export const digits = (x: number): string => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x.toFixed(2));
+/** Milliseconds, TFLOP/s and the like, or a dash where there is none. Few TFLOP/s are those of a software adapter. */
+export const figure = (x?: number): string => (x === undefined ? '–' : digits(x));
+export const tera = (x?: number): string => (x !== undefined && x < 0.1 ? x.toPrecision(2) : figure(x));
+export const times = (x = NaN): string => (Number.isFinite(x) ? `${digits(x)}×` : '–');
+export const percent = (fraction = NaN): string => `${(100 * fraction).toFixed(1)}%`;
+export const mebibytes = (bytes?: number): string => figure(bytes === undefined ? undefined : bytes / 2 ** 20);
+export const exponent = (x = NaN): string => x.toExponential(1);
+export const code = (text = ''): string => `\`${text}\``;

@@ -1,0 +1,184 @@
+/** @file Tables of the suites `masks` and `cuda`, and the short one of README.md. */
+import {measured, sideBySide, type BenchRecord, type Pair} from '../record.js';
+import {
+  code,
+  digits,
+  exponent,
+  figure,
+  groupedBy,
+  mebibytes,
+  percent,
+  table,
+  times,
+  type Column,
+  type Section,
+} from './markdown.js';
+
+const total = ({forwardMs = NaN, backwardMs = 0}: BenchRecord): number => forwardMs + backwardMs;
+const faster = (ours: BenchRecord, theirs?: BenchRecord): number => (theirs ? total(theirs) / total(ours) : NaN);
+const lessMemory = ({flash, dense}: Pair): number => (dense?.peakBytes ?? NaN) / (flash.peakBytes ?? NaN);
+const speeds = (r?: BenchRecord): string => (r ? `${figure(r.forwardTflops)} / ${figure(r.backwardTflops)}` : '–');
+
+const CALL: Column<Pair>[] = [
+  ['mask', ({flash}) => code(flash.mask)],
+  ['N', ({flash}) => String(flash.N)],
+  ['H', ({flash}) => String(flash.H)],
+  ['D', ({flash}) => String(flash.D)],
+  ['masked', ({flash}) => percent(flash.masked)],
+];
+
+const AGAINST_DENSE: Column<Pair>[] = [
+  ...CALL,
+  ['ms', ({flash}) => digits(total(flash))],
+  ['dense ms', ({dense}) => digits(total(dense!))],
+  ['faster', ({flash, dense}) => times(faster(flash, dense))],
+  ['peak MiB', ({flash}) => mebibytes(flash.peakBytes)],
+  ['dense MiB', ({dense}) => mebibytes(dense!.peakBytes)],
+  ['less memory', (pair) => times(lessMemory(pair))],
+  ['forward ms', ({flash}) => figure(flash.forwardMs)],
+  ['dense', ({dense}) => figure(dense!.forwardMs)],
+  ['backward ms', ({flash}) => figure(flash.backwardMs)],
+  ['dense', ({dense}) => figure(dense!.backwardMs)],
+  ['differs by', ({flash}) => exponent(flash.difference)],
+];
+
+const ALONE: Column<Pair>[] = [
+  ...CALL,
+  ['forward ms', ({flash}) => figure(flash.forwardMs)],
+  ['TFLOP/s', ({flash}) => figure(flash.forwardTflops)],
+  ['backward ms', ({flash}) => figure(flash.backwardMs)],
+  ['TFLOP/s', ({flash}) => figure(flash.backwardTflops)],
+  ['peak MiB', ({flash}) => mebibytes(flash.peakBytes)],
+];
+
+/** For CPUs, whose absolute times say more about the machine and its other work than about attention. */
+const RATIOS: Column<Pair>[] = [
+  ...CALL,
+  ['faster', ({flash, dense}) => times(faster(flash, dense))],
+  ['less memory', (pair) => times(lessMemory(pair))],
+  ['differs by', ({flash}) => exponent(flash.difference)],
+];
+
+export const isCpu = ({backend, device}: BenchRecord): boolean =>
+  backend === 'tensorflow' ? !/nvidia/i.test(device) : backend !== 'webgpu' || /swiftshader/i.test(device);
+
+const deviceOf = ({flash: {backend, device, kind}}: Pair): string =>
+  [
+    device === backend ? code(backend) : `${device}, ${code(backend)}`,
+    ...(kind === 'full' ? ['full device'] : []),
+  ].join(', ');
+
+/** The tables of one device. */
+function deviceTables(name: string, pairs: readonly Pair[]): string[] {
+  const against = pairs.filter(({dense}) => dense);
+  const alone = pairs.filter(({dense}) => !dense);
+  const titled = (title: string, text: string): string[] => (text === '' ? [] : [`**${name}**, ${title}:`, text]);
+  if (isCpu(pairs[0].flash)) {
+    return titled('how many times faster and smaller than dense masked attention of tfjs', table(RATIOS, against));
+  }
+  return [
+    ...titled('forward and backward, against dense masked attention of tfjs', table(AGAINST_DENSE, against)),
+    ...titled('by itself', table(ALONE, alone)),
+  ];
+}
+
+/** The CUDA kernels next to PyTorch's attention. */
+const NEXT_TO_PYTORCH: Column<Pair>[] = [
+  ...CALL.filter(([title]) => title !== 'H'),
+  ['ms forward / backward', ({flash}) => `${figure(flash.forwardMs)} / ${figure(flash.backwardMs)}`],
+  ['TFLOP/s forward / backward', ({flash}) => speeds(flash)],
+  ['FlexAttention', ({flex}) => speeds(flex)],
+  ['faster', ({flash, flex}) => times(faster(flash, flex))],
+  ['SDPA, cuDNN', ({cudnn}) => speeds(cudnn)],
+  ['SDPA, FlashAttention 2', ({fa2}) => speeds(fa2)],
+];
+
+/** A table for each device, type of tensors and heads. */
+function cudaTables(records: readonly BenchRecord[]): string[] {
+  // Of our kernels alone a precision is recorded.
+  const groups = groupedBy(sideBySide(records, 'precision'), ({flash: {device, input, B, H, Hkv}}) => {
+    const sizes = `B ${String(B)}, H ${String(H)}${Hkv === H ? '' : `, Hkv ${String(Hkv)}`}`;
+    return `**${device}**, CUDA kernels on ${String(input)} tensors, ${sizes}, next to PyTorch's attention in the same run:`;
+  });
+  return groups.flatMap(([title, rows]) => [title, table(NEXT_TO_PYTORCH, rows)]);
+}
+
+/** A call in tfjs-node, and FlexAttention's on float32 tensors, its products in TF32. */
+const NEXT_TO_FLEX: Column<Pair>[] = [
+  ...CALL.slice(0, -1),
+  ['tfjs-node, TFLOP/s forward / backward', ({flash}) => speeds(flash)],
+  ['FlexAttention, TF32', ({flex}) => speeds(flex)],
+  ['faster', ({flash, flex}) => times(faster(flash, flex))],
+];
+
+/** tfjs-node against FlexAttention on float32 tensors, where the same device ran the same call. */
+function nodeTables(node: readonly BenchRecord[], cuda: readonly BenchRecord[]): string[] {
+  const flexOf = ({device, mask, N, H, D}: BenchRecord): BenchRecord | undefined =>
+    cuda.find(
+      (r) =>
+        r.attention === 'flex' && r.input === 'float32' && r.B === 1 && r.H === H && r.Hkv === H &&
+        r.device === device && r.mask === mask && r.N === N && r.D === D,
+    ); // prettier-ignore
+  const rows = node.flatMap((flash): Pair[] => {
+    const flex = flexOf(flash);
+    return flex && flash.backend === 'tensorflow' && flash.attention === 'flash' ? [{flash, flex}] : [];
+  });
+  return groupedBy(rows, ({flash}) => flash.device).flatMap(([device, own]) => [
+    `**${device}**, ${code('tensorflow')} (tfjs-node), float32 tensors, against PyTorch's FlexAttention on float32 tensors:`,
+    table(NEXT_TO_FLEX, own),
+  ]);
+}
+
+/** A row of README.md's table: one call against dense attention, forward and backward. */
+interface SummaryRow {
+  call: BenchRecord;
+  backend: string;
+  faster: number;
+  lessMemory?: number;
+}
+
+const SUMMARY: Column<SummaryRow>[] = [
+  ['device', ({call: {device, backend}}) => (device === backend ? 'one CPU core' : device)],
+  ['backend', ({backend}) => backend],
+  ['mask', ({call}) => code(call.mask)],
+  ['N', ({call}) => String(call.N)],
+  ['H', ({call}) => String(call.H)],
+  ['D', ({call}) => String(call.D)],
+  ['faster', (row) => times(row.faster)],
+  ['less memory', (row) => times(row.lessMemory)],
+];
+
+/** The mask that README.md shows of each device: the first of these that was measured there. */
+const SUMMARY_MASKS = ['causalDocument', 'causal'];
+
+/** Of the full WebGPU device the fastest call, and of each backend and device the longest one; those on NVIDIA's GPUs first. */
+function summary(pairs: readonly Pair[], records: readonly BenchRecord[]): string {
+  const onFullDevice = sideBySide(measured(records, 'paper', 'dense').filter(({kind}) => kind === 'full'))
+    .map(({flash, dense}): SummaryRow => {
+      const backend = `${code('webgpu')}, full device, ${String(flash.precision)}`;
+      return {call: flash, backend, faster: (dense?.bothMs ?? NaN) / (flash.bothMs ?? NaN)};
+    })
+    .sort((a, b) => b.faster - a.faster)
+    .slice(0, 1);
+  const longest = groupedBy(pairs.filter(({dense}) => dense), deviceOf).flatMap(([, own]): SummaryRow[] => {
+    const mask = SUMMARY_MASKS.find((name) => own.some(({flash}) => flash.mask === name));
+    const [pair] = own.filter(({flash}) => flash.mask === mask).sort((a, b) => b.flash.N - a.flash.N);
+    if (pair === undefined) return [];
+    const {flash, dense} = pair;
+    return [{call: flash, backend: code(flash.backend), faster: faster(flash, dense), lessMemory: lessMemory(pair)}];
+  }); // prettier-ignore
+  const isNvidia = ({call}: SummaryRow): number => Number(/NVIDIA/.test(call.device));
+  return table(SUMMARY, [...onFullDevice, ...longest.sort((a, b) => isNvidia(b) - isNvidia(a))]);
+}
+
+export function maskSections(records: readonly BenchRecord[]): Section[] {
+  const own = measured(records, 'masks');
+  const cuda = measured(records, 'cuda');
+  const pairs = sideBySide(own);
+  const devices = groupedBy(pairs, deviceOf).flatMap(([name, group]) => deviceTables(name, group));
+  const text = [...devices, ...nodeTables(own, cuda), ...cudaTables(cuda)].join('\n\n');
+  return [
+    {name: 'benchmark', title: 'Masks', text},
+    {name: 'benchmark-summary', title: 'Against dense attention', text: summary(pairs, records)},
+  ];
+}

@@ -1,0 +1,184 @@
+/** @file Plots of benchmark records as SVG: time against sparsity or visible tiles, memory against length. */
+import * as Plot from '@observablehq/plot';
+import {parseHTML} from 'linkedom';
+import {measured, type BenchRecord} from '../record.js';
+import {type FittedLine, memoryLines, timeLines} from './fit.js';
+import {isCpu} from './masks.js';
+
+interface Point {
+  x: number;
+  y: number;
+  /** What its colour stands for. */
+  series: string;
+  row: string;
+  column?: string;
+  label?: string;
+}
+
+interface Look {
+  title: string;
+  /** Of a row of panels. */
+  height: number;
+  x: Plot.ScaleOptions;
+  y: Plot.ScaleOptions;
+  /** Lines through points: those of the same name are joined. */
+  lines?: (Point & {name: string})[];
+}
+
+const COLORS = ['#1f6feb', '#d1242f', '#54aeff', '#ff8182'];
+
+/** Panels of points and lines, and the names of the colours in the first one. */
+function panels(points: readonly Point[], {title, height, x, y, lines = []}: Look): string {
+  const series = [...new Set(points.map((point) => point.series))];
+  const rows = [...new Set(points.map(({row}) => row))];
+  const columns = points[0].column === undefined ? undefined : [...new Set(points.map(({column}) => column))];
+  const facet = {fy: 'row', ...(columns ? {fx: 'column'} : {})};
+  const place = {x: 'x', y: 'y', ...facet};
+  const legend = series.map((name, i) =>
+    Plot.text(points.slice(0, 1), {
+      text: () => `● ${name}`, fill: COLORS[i % COLORS.length], frameAnchor: 'top-left', fontWeight: 'bold', dx: 6, dy: 4 + 14 * i,
+      ...facet,
+    }),
+  ); // prettier-ignore
+  const labels = points.filter(({label}) => label !== undefined);
+  return svg({
+    title,
+    width: 760,
+    height: 60 + height * rows.length,
+    marginLeft: 60,
+    marginRight: 70,
+    insetTop: 40,
+    insetBottom: 16,
+    x,
+    y: {grid: true, ...y},
+    color: {domain: series, range: COLORS},
+    ...(columns ? {fx: {label: null, domain: columns}} : {}),
+    fy: {label: null, domain: rows},
+    marks: [
+      Plot.line(lines, {...place, z: 'name', stroke: 'series', strokeOpacity: 0.5}),
+      Plot.dot(points, {...place, fill: 'series', r: 3}),
+      Plot.text(labels, {...place, text: 'label', dx: 5, dy: 6, fontSize: 9, rotate: 25, textAnchor: 'start'}),
+      ...legend,
+    ],
+  });
+}
+
+/** A plot as an SVG document of its own. */
+function svg({title, ...options}: Plot.PlotOptions & {title: string}): string {
+  const {document} = parseHTML('<html><body></body></html>');
+  const plot = Plot.plot({
+    ...options,
+    document: document as unknown as Document,
+    style: {background: 'white', color: '#1f2328'},
+  });
+  plot.setAttribute('xmlns', 'http://www.w3.org/2000/svg');
+  const heading = document.createElementNS('http://www.w3.org/2000/svg', 'title');
+  heading.textContent = title;
+  plot.prepend(heading as unknown as Node);
+  return `${plot.outerHTML}\n`;
+}
+
+const seriesOf = ({attention}: BenchRecord): string =>
+  attention === 'dense' ? 'dense tfjs attention' : 'flashMaskAttention';
+
+/** Forward and backward milliseconds against the fraction of masked pairs. */
+function sparsityPlot(records: readonly BenchRecord[]): string {
+  const points = records.map((r) => ({
+    x: r.masked!,
+    y: r.forwardMs! + (r.backwardMs ?? 0),
+    series: seriesOf(r),
+    row: `N ${String(r.N)}\nH ${String(r.H)}\nD ${String(r.D)}`,
+    label: r.attention === 'flash' ? r.mask : undefined,
+  }));
+  return panels(points, {
+    title: 'Forward + backward time against sparsity',
+    height: 220,
+    x: {label: 'masked pairs →', tickFormat: '.0%', domain: [0, 1]},
+    y: {label: '↑ ms, forward + backward', type: 'log'},
+  });
+}
+
+/** Peak MiB of forward and backward against the length. */
+function lengthPlot(records: readonly BenchRecord[]): string {
+  const points = records.map((r) => ({
+    x: r.N,
+    y: r.peakBytes! / 2 ** 20,
+    series: seriesOf(r),
+    row: `H ${String(r.H)}\nD ${String(r.D)}`,
+    name: `${seriesOf(r)} ${String(r.mask)} ${String(r.H)} ${String(r.D)}`,
+  }));
+  return panels(points, {
+    title: 'Peak memory against length',
+    height: 300,
+    x: {label: 'N →', type: 'log', base: 2, tickFormat: 'd', ticks: [...new Set(points.map(({x}) => x))]},
+    y: {label: '↑ peak MiB, forward + backward', type: 'log'},
+    lines: points,
+  });
+}
+
+/** Points and lines of least squares: a row of panels for each device and precision, a column for each head size. */
+function fitPlot(
+  lines: readonly FittedLine[],
+  nameOf: (line: FittedLine) => string,
+  scaleOf: (line: FittedLine) => [x: number, y: number],
+  look: Pick<Look, 'title' | 'x' | 'y'>,
+): string {
+  const at = (l: FittedLine, [x, y]: readonly [number, number]) => {
+    const [scaleX, scaleY] = scaleOf(l);
+    const {kind, precision, D} = l.call;
+    const row = `${String(kind)}\n${String(precision)}`;
+    return {
+      x: x / scaleX,
+      y: y / scaleY,
+      series: nameOf(l),
+      row,
+      column: `D ${String(D)}`,
+      name: `${nameOf(l)} ${row} ${String(D)}`,
+    };
+  };
+  const ends = lines.flatMap((l) =>
+    [l.points[0][0], l.points[l.points.length - 1][0]].map((x) => at(l, [x, l.line.intercept + l.line.slope * x])),
+  );
+  return panels(
+    lines.flatMap((l) => l.points.map((point) => at(l, point))),
+    {...look, height: 220, x: {zero: true, ...look.x}, y: {zero: true, ...look.y}, lines: ends},
+  );
+}
+
+/** Records that are worth a plot. */
+const LEAST_PLOTTED = 3;
+
+/**
+ * The plots of a record file, by their names.
+ *
+ * @param file Name of the file, without its ending.
+ */
+export function plotsOf(file: string, records: readonly BenchRecord[]): Map<string, string> {
+  const plots = new Map<string, string>();
+  const own = measured(records, 'masks');
+  if (own.filter(({attention}) => attention === 'flash').length >= LEAST_PLOTTED && !own.every(isCpu)) {
+    plots.set(`${file}-time`, sparsityPlot(own));
+    const withPeak = own.filter(({peakBytes}) => peakBytes !== undefined);
+    if (new Set(withPeak.map(({N}) => N)).size > 1) plots.set(`${file}-memory`, lengthPlot(withPeak));
+  }
+  const [time, memory] = [timeLines(records), memoryLines(records)];
+  // Each as a part of what the mask with the most tiles has: so panels of any speed and length share their axes.
+  if (time.length > 0) {
+    const most = ({points}: FittedLine): [number, number] => points[points.length - 1];
+    const tilesPlot = fitPlot(time, ({pass, call}) => `${pass!}, N ${String(call.N)}`, most, {
+      title: 'Time against visible tiles, and the lines of least squares',
+      x: {label: 'visible tiles, of the most →', tickFormat: '.0%'},
+      y: {label: '↑ time, of that for the most', tickFormat: '.0%'},
+    });
+    plots.set(`${file}-tiles`, tilesPlot);
+  }
+  if (memory.length > 0) {
+    const memoryPlot = fitPlot(memory, ({call}) => `H ${String(call.H)}`, () => [1, 2 ** 20], {
+      title: 'Peak memory of forward and backward against length, and the lines of least squares',
+      x: {label: 'N →', tickFormat: 'd'},
+      y: {label: '↑ MiB'},
+    }); // prettier-ignore
+    plots.set(`${file}-memory`, memoryPlot);
+  }
+  return plots;
+}

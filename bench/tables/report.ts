@@ -1,0 +1,56 @@
+/** @file What a terminal shows of records: a line for each, and the tables of a file. */
+import type {BenchRecord} from '../record.js';
+import {finetuneSections, gibibytes, rate} from './finetune.js';
+import {digits, exponent, mebibytes, percent, tera, type Section} from './markdown.js';
+import {maskSections} from './masks.js';
+import {paperSections} from './paper.js';
+
+/** All sections of the documents, in their order; the text of those without records is empty. */
+export const sectionsOf = (records: readonly BenchRecord[]): Section[] => [
+  ...maskSections(records),
+  ...paperSections(records),
+  ...finetuneSections(records),
+];
+
+/** The tables that there are records for. */
+export const tablesOf = (records: readonly BenchRecord[]): string =>
+  sectionsOf(records)
+    .filter(({text}) => text !== '')
+    .map(({title, text}) => `${title}\n\n${text}`)
+    .join('\n\n');
+
+const FIGURES: [name: keyof BenchRecord, show: (value: number) => string][] = [
+  ['masked', (x) => `${percent(x)} masked`],
+  ['forwardMs', (x) => `forward ${digits(x)} ms`],
+  ['forwardTflops', (x) => `${tera(x)} TFLOP/s`],
+  ['backwardMs', (x) => `backward ${digits(x)} ms`],
+  ['backwardTflops', (x) => `${tera(x)} TFLOP/s`],
+  ['bothMs', (x) => `forward and backward ${digits(x)} ms`],
+  ['matMulTflops', (x) => `tf.matMul ${tera(x)} TFLOP/s`],
+  ['firstForwardMs', (x) => `first forward ${digits(x)} ms`],
+  ['firstBackwardMs', (x) => `first backward ${digits(x)} ms`],
+  ['pipelines', (x) => `${x} pipelines`],
+  ['otherPipelines', (x) => `then ${x}`],
+  ['queryMapMs', (x) => `map for forward ${x.toFixed(3)} ms`],
+  ['keyMapMs', (x) => `map for dkdv ${x.toFixed(3)} ms`],
+  ['tokensPerSecond', (x) => `${rate(x)} tokens/s`],
+  ['heldBytes', (x) => `${gibibytes(x)} GiB before the step`],
+  ['peakBytes', (x) => `peak ${mebibytes(x)} MiB`],
+  ['loss', (x) => `loss ${x.toFixed(4)}`],
+  ['difference', (x) => `differs by ${exponent(x)}`],
+  ['seconds', (x) => `took ${x.toFixed(1)} s`],
+];
+
+/** A record in a line, as the run goes on. */
+export function describeRecord(r: BenchRecord): string {
+  const {suite, part, kind, precision, model, task, attention, mask, N, H, Hkv, D, shape} = r;
+  const sizes = Object.entries({N, H, Hkv, D}).map(([name, value]) =>
+    value === undefined ? undefined : `${name} ${value}`,
+  );
+  const call = [suite, part, kind, precision, model, task, attention, mask, ...sizes, shape].filter(
+    (word) => word !== undefined,
+  );
+  const figures = FIGURES.flatMap(([name, show]) => (typeof r[name] === 'number' ? [show(r[name])] : []));
+  const outcome = r.outcome === undefined ? [] : [`${r.outcome} (${String(r.reason)})`];
+  return `${call.join(' ').padEnd(60)} ${[...outcome, ...figures].join(', ')}`;
+}
