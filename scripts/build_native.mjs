@@ -20,6 +20,7 @@ import {
   mkdirSync,
   readFileSync,
   readdirSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
@@ -55,6 +56,11 @@ const INSTRUCTION_SETS = [
   [/(^|[_/])avx2\.cc$/, ['-mavx2', '-mfma']],
   [/(^|[_/])avx512\.cc$/, ['-mavx512f', '-mavx512vl', '-mavx512dq', '-mavx512bw', '-mavx2', '-mfma']],
 ];
+
+/** The flags that a C++ file needs for its instruction set, on x64. */
+export function instructionSetFlags(path) {
+  return INSTRUCTION_SETS.filter(([pattern]) => pattern.test(path)).flatMap(([, flags]) => flags);
+}
 
 /** An error whose message is all that the user needs. */
 class BuildError extends Error {}
@@ -200,8 +206,7 @@ function commandFor(path, compiler, cuda) {
     const flags = ['-std=c++17', '-O3', '-DNDEBUG', '-ccbin', compiler.command, `-Xcompiler=${host}`, ...cuda.flags];
     return {command: cuda.command, args: [...flags, ...defines, '-c', file], about: cuda.about + compiler.about};
   }
-  const extra = INSTRUCTION_SETS.filter(([pattern]) => pattern.test(path) && process.arch === 'x64');
-  const flags = [...COMPILE, ...SECTIONS, ...extra.flatMap(([, more]) => more)];
+  const flags = [...COMPILE, ...SECTIONS, ...(process.arch === 'x64' ? instructionSetFlags(path) : [])];
   // GCC takes its own AVX-512 intrinsics for reads of uninitialized variables (its bug 105593).
   if (!compiler.about.includes('clang')) flags.push('-Wno-maybe-uninitialized');
   if (path.startsWith('node')) {
@@ -351,21 +356,22 @@ function writeLog(lines) {
   return path;
 }
 
-const {values: options} = parseArgs({
-  options: {
-    'no-cuda': {type: 'boolean'},
-    cuda: {type: 'boolean'},
-    arch: {type: 'string'},
-    'one-arch': {type: 'boolean'},
-    prebuild: {type: 'boolean'},
-    install: {type: 'boolean'},
-    jobs: {type: 'string'},
-  },
-});
-
-if (options.install) {
-  await install(options);
-} else {
+async function main() {
+  const {values: options} = parseArgs({
+    options: {
+      'no-cuda': {type: 'boolean'},
+      cuda: {type: 'boolean'},
+      arch: {type: 'string'},
+      'one-arch': {type: 'boolean'},
+      prebuild: {type: 'boolean'},
+      install: {type: 'boolean'},
+      jobs: {type: 'string'},
+    },
+  });
+  if (options.install) {
+    await install(options);
+    return;
+  }
   try {
     await build(options, options.prebuild ? PREBUILD : LOCAL);
   } catch (error) {
@@ -374,3 +380,6 @@ if (options.install) {
     process.exitCode = 1;
   }
 }
+
+// Not where a test imports the flags.
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) await main();

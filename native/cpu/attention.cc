@@ -1,4 +1,4 @@
-// The entry points: plan, tile map, and the kernels over all items.
+// The entry points: plan, bounds map, and the kernels over all items.
 #include "../attention.h"
 
 #include <algorithm>
@@ -51,7 +51,7 @@ void Forward(const Problem& problem, const ForwardTensors& tensors, void* scratc
   size_t bytes;
   ForwardPlan plan = PlanForward(problem, ThreadsFor(problem, threads), scratch, &bytes);
   plan.tensors = tensors;
-  plan.mask = BuildMaskMap(problem, tensors.bounds, plan.maskMemory, plan.threads);
+  plan.mask = BuildBoundsMap(problem, tensors.bounds, plan.maskMemory, plan.threads);
   const Kernels& kernels = SelectedKernels();
   RunItems(plan, plan.items, kernels.forward);
   if (plan.splits > 1) RunItems(plan, problem.B * problem.Hkv * plan.panels.count, kernels.combine);
@@ -67,7 +67,7 @@ void Backward(const Problem& problem, const BackwardTensors& tensors, void* scra
   size_t bytes;
   BackwardPlan plan = PlanBackward(problem, ThreadsFor(problem, threads), scratch, &bytes);
   plan.tensors = tensors;
-  plan.mask = BuildMaskMap(problem, tensors.bounds, plan.maskMemory, plan.threads);
+  plan.mask = BuildBoundsMap(problem, tensors.bounds, plan.maskMemory, plan.threads);
   const Kernels& kernels = SelectedKernels();
   const Problem& p = problem;
   const int64_t panels = p.B * p.Hkv * plan.panels.count;

@@ -83,7 +83,7 @@ inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& row
     const float sum = plan.tensors.rowStats[2 * at + 1];
     s.max[i] = plan.tensors.rowStats[2 * at];
     s.factor[i] = 1.0f / sum;
-    s.shift[i] = plan.rowShift[at];
+    s.rowShift[i] = plan.rowShift[at];
     if (sum == 0.0f) queries[i] = dOuts[i] = kZeros;
   }
   const int lanes = VectorsOf(rows.count) * kLanes;
@@ -103,7 +103,7 @@ inline void ScoreGradients(const TilePairs& pairs, int64_t b, int vector, const 
   const I row = LoadInts(pairs.rows.row + lane);
   const F max = Load(s.max + lane);
   const F factor = Load(s.factor + lane);
-  const F shift = Load(s.shift + lane);
+  const F rowShift = Load(s.rowShift + lane);
   DropLanes drop = {};
   if (kDropout) drop = DropLanesOf(pairs.plan, b, pairs.rows, vector);
   F keep[4];
@@ -118,7 +118,7 @@ inline void ScoreGradients(const TilePairs& pairs, int64_t b, int vector, const 
       gradient = Mul(gradient, keep[key % 4]);
       dropped = Mul(weight, keep[key % 4]);
     }
-    gradient = Mul(weight, Sub(gradient, shift));
+    gradient = Mul(weight, Sub(gradient, rowShift));
     if (kMasked) {
       // Selected, not multiplied: 0 times NaN would be NaN.
       const M masked = MaskedRows(pairs, row, key);

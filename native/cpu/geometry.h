@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../constants.h"
+
 namespace flashmask {
 namespace cpu {
 
@@ -19,9 +21,6 @@ constexpr int kGroupTiles = 16;
 
 // Keys that no row of a panel sees are cut off a tile's ends in multiples of this, the most rows of a micro-kernel.
 constexpr int kTrim = 8;
-
-// Largest number of channels of a head.
-constexpr int kMaxChannels = 256;
 
 // Vectors in the registers of a micro-kernel, across; kPanel is a multiple of 3 vectors of every instruction set.
 constexpr int kMaxVectors = 3;

@@ -20,6 +20,8 @@ namespace {
 #include "mask.inc.h"
 #include "not_finite.inc.h"
 #include "dropout.inc.h"
+#include "forward_panel.inc.h"
+#include "few_rows.inc.h"
 #include "forward.inc.h"
 #include "backward.inc.h"
 // clang-format on

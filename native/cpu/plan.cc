@@ -87,7 +87,7 @@ BackwardScratch CarveBackward(const BackwardPlan& plan, Arena* arena) {
   s.dQueries = arena->Floats(kPanel * rowD);
   s.max = arena->Floats(kPanel);
   s.factor = arena->Floats(kPanel);
-  s.shift = arena->Floats(kPanel);
+  s.rowShift = arena->Floats(kPanel);
   s.weights = arena->Floats(kKeyTile * kPanel);
   s.dScores = arena->Floats(kKeyTile * kPanel);
   s.finite = arena->Floats(kKeyTile * Most(rowD, rowDv));
@@ -148,7 +148,7 @@ void ListRows(const Plan& plan, int64_t b, int64_t keyHead, int64_t panel, Panel
   const int64_t begin = (panels.folded ? panel : panel % panels.perHead) * panels.rows;
   const int64_t end = panels.folded ? group * p.Sq : p.Sq;
   rows->count = static_cast<int>(Least(panels.rows, end - begin));
-  rows->maskHead = MaskHead(p, b, head);
+  rows->maskHead = MaskHeadOf(p, b, head);
   for (int64_t i = 0; i < kPanel; ++i) {
     const int64_t at = begin + Least(i, rows->count - 1);  // Spare lanes repeat the last row.
     rows->row[i] = static_cast<int32_t>(panels.folded ? at % p.Sq : at);
@@ -169,7 +169,7 @@ ForwardPlan PlanForward(const Problem& p, int threads, void* scratch, size_t* by
   plan.blocks = CeilDiv(plan.panels.count, plan.panelsPerItem);
   plan.items = p.B * p.Hkv * plan.blocks * plan.splits;
   Arena arena(scratch);
-  plan.maskMemory = arena.Take(MaskMapBytes(p));
+  plan.maskMemory = arena.Take(BoundsMapBytes(p));
   if (plan.splits > 1) plan.partials = arena.Floats(panels * plan.splits * PanelFloats(p));
   Arena counter(nullptr);
   CarveForward(plan, &counter);
@@ -188,7 +188,7 @@ BackwardPlan PlanBackward(const Problem& p, int threads, void* scratch, size_t* 
   plan.chunkTiles = Most(1, Least(Least(kMaxChunkTiles, fitting), plan.tilesPerSplit));
   plan.items = p.B * p.Hkv * plan.keySplits * plan.panelSplits;
   Arena arena(scratch);
-  plan.maskMemory = arena.Take(MaskMapBytes(p));
+  plan.maskMemory = arena.Take(BoundsMapBytes(p));
   plan.rowShift = arena.Floats(p.B * p.H * p.Sq);
   plan.hasPart =
       reinterpret_cast<uint8_t*>(arena.Take(static_cast<size_t>(plan.keySplits * p.B * p.Hkv * plan.panels.count)));

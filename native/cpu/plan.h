@@ -7,7 +7,7 @@
 
 #include "../attention.h"
 #include "geometry.h"
-#include "mask_map.h"
+#include "bounds_map.h"
 
 namespace flashmask {
 namespace cpu {
@@ -42,11 +42,11 @@ struct Plan {
   Problem problem;
   Strides q, k, v, out;
   Panels panels;
-  MaskMap mask;
+  BoundsMap mask;
   int64_t tiles;  // tiles of kKeyTile keys
   int64_t items;
   int threads;
-  void* maskMemory;  // MaskMapBytes
+  void* maskMemory;  // BoundsMapBytes
   char* threadScratch;
   size_t threadBytes;  // scratch of one thread
 };
@@ -86,7 +86,7 @@ struct BackwardPlan : Plan {
   int64_t panelSplits;
   int64_t panelsPerSplit;
   int64_t chunkTiles;
-  float* rowShift;    // [B, H, Sq]: rowsum(dO * out) - dLse
+  float* rowShift;    // [B, H, Sq]: delta - dLse, with delta = rowsum(dO ∘ O)
   uint8_t* hasPart;   // [keySplits, B, Hkv, panels]: whether the split has a part of the panel's dq
   float* dqPartials;  // [keySplits - 1] tensors like dq: the first split writes dq itself
   float* dkPartials;  // [panelSplits - 1] like dk
@@ -108,7 +108,7 @@ struct BackwardScratch {
   float* dQueries;   // [kPanel, PackedRow(D)]
   float* max;        // [kPanel]: what scores are less
   float* factor;     // [kPanel]: of the exponentials of that: 1 over their sum
-  float* shift;      // [kPanel]
+  float* rowShift;   // [kPanel]
   // Of a tile.
   float* weights;  // [kKeyTile, kPanel]: scores, then dropped weights
   float* dScores;  // [kKeyTile, kPanel]: gradients of dropped weights, then of scores

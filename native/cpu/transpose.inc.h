@@ -29,7 +29,7 @@ inline void Transpose4(Float4* a, Float4* b, Float4* c, Float4* d) {
 }
 
 // What rows that do not exist are read from.
-alignas(64) const float kZeros[kMaxChannels] = {0};
+alignas(64) const float kZeros[kMaxHeadSize] = {0};
 
 // to[c * stride + r] = rows[r][c]; the number of rows is a multiple of 4.
 inline void PackColumns(const float* const* rows, int count, int64_t channels, float* to, int64_t stride) {

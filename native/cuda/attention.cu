@@ -7,7 +7,7 @@
 #include "attention16.h"
 #include "convert.cuh"
 #include "launch.h"
-#include "tile_map.cuh"
+#include "bounds_map.cuh"
 #include "tiles.h"
 
 namespace flashmask::cuda {
@@ -99,10 +99,10 @@ cudaError_t VariantOf(const Problem& p, Variant* variant) {
   return major >= 8 && fits ? cudaSuccess : cudaErrorNotSupported;
 }
 
-// The mask's tile map, in scratch.
+// The mask's spans, bounds map and ranges, in scratch.
 struct MaskScratch {
-  int4* columns;
-  int4* blocks;
+  int4* spans;
+  int4* boundsMap;
   uint8_t* seeing;
   int2* ranges;
 };
@@ -114,31 +114,31 @@ MaskScratch TakeMask(const Problem& p, Scratch& scratch) {
   if (p.n == 0) return {};
   const int64_t heads = p.maskB * p.Hm;
   MaskScratch mask;
-  mask.columns = scratch.Take<int4>(heads * p.Sk);
-  mask.blocks = scratch.Take<int4>(heads * CeilDivide(p.Sk, kMapColumns) * 2);
+  mask.spans = scratch.Take<int4>(heads * p.Sk);
+  mask.boundsMap = scratch.Take<int4>(heads * CeilDivide(p.Sk, kMapBlock) * 2);
   mask.seeing = scratch.Take<uint8_t>(heads * p.Sq);
   mask.ranges = scratch.Take<int2>(heads * CeilDivide(p.Sq, kLeastBlockQ));
   return mask;
 }
 
 Mask MaskOf(const Problem& p, const MaskScratch& scratch) {
-  return {scratch.columns,
-          scratch.blocks,
+  return {scratch.spans,
+          scratch.boundsMap,
           scratch.seeing,
-          static_cast<int>(CeilDivide(p.Sk, kMapColumns)),
+          static_cast<int>(CeilDivide(p.Sk, kMapBlock)),
           static_cast<int>(p.maskB),
           static_cast<int>(p.Hm),
           p.causal};
 }
 
-// Fills in columns, blocks and seeing.
+// Fills in spans, boundsMap and seeing.
 void LaunchMask(const Problem& p, const int32_t* bounds, const MaskScratch& scratch, cudaStream_t stream) {
   if (p.n == 0) return;
   constexpr int kThreads = 128;
-  const int mapBlocks = static_cast<int>(CeilDivide(p.Sk, kMapColumns));
+  const int mapBlocks = static_cast<int>(CeilDivide(p.Sk, kMapBlock));
   const dim3 grid(static_cast<unsigned>(CeilDivide(mapBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  ColumnsKernel<kThreads><<<grid, kThreads, 0, stream>>>(
-      bounds, static_cast<int>(p.n), p.causal, static_cast<int>(p.Sk), mapBlocks, scratch.columns, scratch.blocks);
+  BoundsMapKernel<kThreads><<<grid, kThreads, 0, stream>>>(
+      bounds, static_cast<int>(p.n), p.causal, static_cast<int>(p.Sk), mapBlocks, scratch.spans, scratch.boundsMap);
   const dim3 rows(static_cast<unsigned>(CeilDivide(p.Sq, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
   SeeingKernel<kThreads><<<rows, kThreads, 0, stream>>>(MaskOf(p, scratch), SizesOf(p), scratch.seeing);
 }
@@ -297,7 +297,7 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskSc
 cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
                        const ForwardParams& params, cudaStream_t stream) {
   LaunchForwardRanges(p, variant, parts, mask, stream);
-  const auto launch = bfloat16 ? LaunchForwardBfloat16 : parts == 1 ? LaunchForwardHalf : LaunchForwardSplit;
+  const auto launch = bfloat16 ? LaunchForwardBfloat16 : parts == 1 ? LaunchForwardHalf : LaunchForwardFloat32;
   return launch(variant, params, stream);
 }
 
@@ -314,7 +314,7 @@ struct BackwardScratch {
   MaskScratch mask;
   float* reference;
   float* weight;
-  float* delta;
+  float* rowShift;
 };
 
 BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
@@ -323,7 +323,7 @@ BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
   s.mask = TakeMask(p, scratch);
   s.reference = scratch.Take<float>(p.B * p.H * p.Sq);
   s.weight = scratch.Take<float>(p.B * p.H * p.Sq);
-  s.delta = scratch.Take<float>(p.B * p.H * p.Sq);
+  s.rowShift = scratch.Take<float>(p.B * p.H * p.Sq);
   return s;
 }
 
@@ -338,7 +338,7 @@ void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, const 
                              dLse,
                              s.reference,
                              s.weight,
-                             s.delta,
+                             s.rowShift,
                              rowFacts};
   const int64_t blocks = CeilDivide(p.B * p.H * p.Sq, kRowsThreads / 32);
   RowsKernel<T, DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
@@ -356,7 +356,7 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   params.ranges = s.mask.ranges;
   params.reference = s.reference;
   params.weight = s.weight;
-  params.delta = s.delta;
+  params.rowShift = s.rowShift;
   params.dq = TensorIn(p, dq, p.Sq, p.H, p.D);
   params.dk = TensorIn(p, dk, p.Sk, p.Hkv, p.D);
   params.dv = TensorIn(p, dv, p.Sk, p.Hkv, p.Dv);
@@ -371,14 +371,14 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
                         const BackwardParams& params, cudaStream_t stream) {
   if (p.deterministic) {
     LaunchDqRanges(p, variant, parts, mask, stream);
-    const auto launch = bfloat16 ? LaunchDqBfloat16 : parts == 1 ? LaunchDqHalf : LaunchDqSplit;
+    const auto launch = bfloat16 ? LaunchDqBfloat16 : parts == 1 ? LaunchDqHalf : LaunchDqFloat32;
     const cudaError_t error = launch(variant, params, stream);
     if (error != cudaSuccess) return error;
   } else {
     const cudaError_t error = cudaMemsetAsync(params.dq.data, 0, p.B * p.H * p.Sq * p.D * sizeof(float), stream);
     if (error != cudaSuccess) return error;
   }
-  const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardSplit;
+  const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
   return launch(variant, params, stream);
 }
 

@@ -5,7 +5,7 @@
 
 #include "column_block.cuh"
 #include "gradients.cuh"
-#include "irregular.cuh"
+#include "not_finite.cuh"
 #include "mask.cuh"
 #include "params.h"
 #include "primitives.cuh"
@@ -38,15 +38,15 @@ __device__ inline void Backward(const BackwardParams& p) {
   constexpr int kStageBytes = 2 * Tile::kQueryBytes;
   constexpr int kQueriesAt = 2 * Tile::kKeyBytes;
   constexpr int kWeightsAt = kQueriesAt + kStages * kStageBytes;
-  constexpr int kColumnsAt = kWeightsAt + 2 * Tile::kWeightBytes;
-  constexpr int kStatsAt = kColumnsAt + Tile::kColumnBytes;
+  constexpr int kSpansAt = kWeightsAt + 2 * Tile::kWeightBytes;
+  constexpr int kStatsAt = kSpansAt + Tile::kSpanBytes;
   constexpr int kDqAt = kStatsAt + kStages * 3 * Tile::kStatBytes;
   const uint32_t base = SharedAddress(shared);
   const uint32_t kShared = base;
   const uint32_t vShared = base + Tile::kKeyBytes;
   const uint32_t weightsShared = base + kWeightsAt;
   const uint32_t gradientsShared = weightsShared + Tile::kWeightBytes;
-  const int4* columns = p.mask.columns == nullptr ? nullptr : reinterpret_cast<const int4*>(shared + kColumnsAt);
+  const int4* spans = p.mask.spans == nullptr ? nullptr : reinterpret_cast<const int4*>(shared + kSpansAt);
 
   const int H = p.sizes.H;
   const int Sq = p.sizes.Sq;
@@ -78,7 +78,7 @@ __device__ inline void Backward(const BackwardParams& p) {
       const int64_t from = valid ? row + i : 0;
       CopyAsync4(stats + i * 4, p.reference + from, valid);
       CopyAsync4(stats + Tile::kStatBytes + i * 4, p.weight + from, valid);
-      CopyAsync4(stats + 2 * Tile::kStatBytes + i * 4, p.delta + from, valid);
+      CopyAsync4(stats + 2 * Tile::kStatBytes + i * 4, p.rowShift + from, valid);
     }
     CommitCopies();
   };
@@ -88,9 +88,9 @@ __device__ inline void Backward(const BackwardParams& p) {
   int head = 0;
   LiveBlocks live(firstBlock, queryBlocks);
   const auto classify = [&](int head, int block) {
-    const int64_t maskIndex = MaskIndex(p.mask, b, keyHead * group + head, H);
+    const int64_t maskHead = MaskHeadOf(p.mask, b, keyHead * group + head, H);
     const int r0 = block * kBlockQ;
-    return Classify(ReadBlockBounds<kBlockK>(p.mask, maskIndex, keys.block), p.mask.causal, r0, min(r0 + kBlockQ, Sq),
+    return Classify(ReadBlockBounds<kBlockK>(p.mask, maskHead, keys.block), p.mask.causal, r0, min(r0 + kBlockQ, Sq),
                     c0, keys.c1, c0 + kBlockK > Sk, offset);
   };
   const auto next = [&]() -> QueryBlock {
@@ -109,15 +109,15 @@ __device__ inline void Backward(const BackwardParams& p) {
   Clear(dv);
   const Factors factors = FactorsOf<T, kParts>(p, keyBatchHead);
   // Tiles with rows that do not exist hide these.
-  const bool irregular = IsIrregular(p, keyBatchHead);
+  const bool notFinite = HasNotFinite(p, keyBatchHead);
   const auto isCareful = [&](const QueryBlock& at) {
-    return irregular && (at.partial || (at.block + 1) * kBlockQ > Sq);
+    return notFinite && (at.partial || (at.block + 1) * kBlockQ > Sq);
   };
   const auto sees = [&](const QueryBlock& at, int row, int column) {
     row += at.block * kBlockQ;
     column += c0;
-    const int64_t maskIndex = MaskIndex(p.mask, b, keyHead * group + at.head, H);
-    return row < Sq && column < Sk && Sees(p.mask, maskIndex, p.sizes, row, column);
+    const int64_t maskHead = MaskHeadOf(p.mask, b, keyHead * group + at.head, H);
+    return row < Sq && column < Sk && Sees(p.mask, maskHead, p.sizes, row, column);
   };
 
   // Each warp's places in the tiles.
@@ -155,14 +155,14 @@ __device__ inline void Backward(const BackwardParams& p) {
     CopyParts<kParts, kBlockK, kD, kThreads>(vShared, v, p.v, Sk - c0);
     copyQueries(at, 0);
   }
-  int columnsHead = -1;
+  int spansHead = -1;
   int stage = 0;
   while (at.block >= 0) {
     const int h = keyHead * group + at.head;
     const int r0 = at.block * kBlockQ;
-    if (at.partial && columns != nullptr && columnsHead != at.head) {
-      columnsHead = at.head;
-      CopyColumns<kBlockK, kThreads>(base + kColumnsAt, p.mask, MaskIndex(p.mask, b, h, H), c0, Sk);
+    if (at.partial && spans != nullptr && spansHead != at.head) {
+      spansHead = at.head;
+      CopySpans<kBlockK, kThreads>(base + kSpansAt, p.mask, MaskHeadOf(p.mask, b, h, H), c0, Sk);
       CommitCopies();
     }
     WaitCopies<0>();
@@ -182,7 +182,7 @@ __device__ inline void Backward(const BackwardParams& p) {
                                                  kScoreLane);
       if (kStages == 2 && following.block >= 0) copyQueries(following, stage ^ 1);
       if (at.partial) {
-        HideMasked(scores, classify(at.head, at.block), columns, p.mask.causal, r0 + scoreRow, scoreColumn, c0, Sq, Sk);
+        HideMasked(scores, classify(at.head, at.block), spans, p.mask.causal, r0 + scoreRow, scoreColumn, c0, Sq, Sk);
       }
       float gradients[kScoreM][kScoreN][4];
       Clear(gradients);
@@ -196,7 +196,7 @@ __device__ inline void Backward(const BackwardParams& p) {
           const int row = scoreRow + ElementRow(m, 2 * half);
           rows.reference[m][half] = stats[row];
           rows.weight[m][half] = stats[kBlockQ + row];
-          rows.delta[m][half] = stats[2 * kBlockQ + row];
+          rows.rowShift[m][half] = stats[2 * kBlockQ + row];
         }
       }
       if (p.dropout.threshold == 0) {
@@ -214,8 +214,8 @@ __device__ inline void Backward(const BackwardParams& p) {
     if (careful) {
       ClearMasked<2 * kParts, kBlockQ, kBlockK, kThreads>(shared + kWeightsAt,
                                                           [&](int row, int column) { return sees(at, row, column); });
-      ClearIrregular<T, kStageBytes, kThreads>(shared + kQueriesAt + stage * kStageBytes);
-      if (p.accumulateDq) ClearIrregular<T, Tile::kKeyBytes, kThreads>(shared);
+      ClearNotFinite<T, kStageBytes, kThreads>(shared + kQueriesAt + stage * kStageBytes);
+      if (p.accumulateDq) ClearNotFinite<T, Tile::kKeyBytes, kThreads>(shared);
       __syncthreads();
     }
     using Weights = Operand<kBlockQ, true, kWeightPart>;
@@ -267,7 +267,7 @@ __device__ inline void Backward(const BackwardParams& p) {
   StoreRows(dvHead, p.dv, dv, last.dv, keyRow, keyChannel, rows);
   if (bulk) WaitBulkRead();
 
-  if (!IsIrregular(p.dOutFacts, keyBatchHead)) return;
+  if (!HasNotFinite(p.dOutFacts, keyBatchHead)) return;
   __syncthreads();
   head = 0;
   live = LiveBlocks(firstBlock, queryBlocks);
@@ -276,7 +276,7 @@ __device__ inline void Backward(const BackwardParams& p) {
     const int h = keyHead * group + at.head;
     const int r0 = at.block * kBlockQ;
     const T* dOut = static_cast<const T*>(p.dOut.data) + b * p.dOut.batch + h * p.dOut.head + r0 * p.dOut.row;
-    AddIrregular<T, kThreads>(dvHead, p.dv, keys.c1 - c0, dOut, p.dOut.row, min(kBlockQ, Sq - r0),
+    AddNotFinite<T, kThreads>(dvHead, p.dv, keys.c1 - c0, dOut, p.dOut.row, min(kBlockQ, Sq - r0),
                               [&](int query, int key) { return sees(at, query, key); });
   }
 }

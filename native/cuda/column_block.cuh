@@ -20,7 +20,7 @@ __device__ inline KeyBlock KeyBlockOf(const Sizes& s, const Mask& mask) {
   KeyBlock keys;
   keys.group = s.H / s.Hkv;
   const int blocks = (s.Sk + kBlockK - 1) / kBlockK;
-  const BlockOfHead place = BlockOfHeadAt(blockIdx.x, blocks, s.B * s.Hkv, mask.columns != nullptr);
+  const BlockOfHead place = BlockOfHeadAt(blockIdx.x, blocks, s.B * s.Hkv, mask.spans != nullptr);
   keys.block = place.block;
   keys.keyBatchHead = place.batchHead;
   keys.b = keys.keyBatchHead / s.Hkv;

@@ -31,10 +31,10 @@ struct ConvertList {
 // influence.
 __device__ inline bool IsConnected(const ConvertList& list, const ConvertParams& p, int b, int h, int row) {
   const Sizes& s = list.sizes;
-  if (!p.isKeys) return SeesKeys(list.mask, MaskIndex(list.mask, b, h, s.H), s, row);
+  if (!p.isKeys) return SeesKeys(list.mask, MaskHeadOf(list.mask, b, h, s.H), s, row);
   const int group = s.H / s.Hkv;
   for (int queryHead = h * group; queryHead < (h + 1) * group; ++queryHead) {
-    if (FirstSeeing(list.mask, MaskIndex(list.mask, b, queryHead, s.H), s, row, 0) < s.Sq) return true;
+    if (FirstSeeing(list.mask, MaskHeadOf(list.mask, b, queryHead, s.H), s, row, 0) < s.Sq) return true;
   }
   return false;
 }
@@ -79,12 +79,12 @@ __device__ inline void RaiseMagnitude(uint32_t* magnitude, float x) {
   if (*reinterpret_cast<volatile uint32_t*>(magnitude) < bits) atomicMax(magnitude, bits);
 }
 
-// Numbers from here on are irregular (Facts): infinities, and where tensors are not scaled those whose products may
+// Numbers from here on count as not finite (Facts): infinities, and where tensors are not scaled those whose products may
 // overflow.
 template <class T>
-constexpr float kIrregular = kInfinity;
+constexpr float kNotFiniteFrom = kInfinity;
 template <>
-constexpr float kIrregular<__nv_bfloat16> = 0x1p50f;
+constexpr float kNotFiniteFrom<__nv_bfloat16> = 0x1p50f;
 
 constexpr int kConvertThreads = 256;
 constexpr int kConvertRows = 64;
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_co
   const float* from = p.from.data + b * p.from.batch + h * p.from.head + row0 * p.from.row;
   const int64_t to = (static_cast<int64_t>(batchHead) * p.rows + row0) * p.to.channels;
   float largest = 0;
-  bool regular = true;
+  bool finite = true;
   for (int i = threadIdx.x; i < count; i += kConvertThreads) {
     float x[8];
     ReadChunk(x, from + i / chunks * p.from.row, i % chunks * 8, p.from.channels);
@@ -128,12 +128,12 @@ __global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_co
       x[j] = isConnected ? x[j] * p.factor : 0.f;
       const float magnitude = fabsf(x[j]);
       if (magnitude < kInfinity) largest = fmaxf(largest, magnitude);
-      regular &= magnitude < kIrregular<T>;
+      finite &= magnitude < kNotFiniteFrom<T>;
     }
     WriteChunk<T, kParts>(p.to, to + static_cast<int64_t>(i) * 8, x, factor);
   }
   if constexpr (kStep == ConvertStep::kRound) {
-    if (!regular) p.facts.irregular[keyBatchHead] = 1;
+    if (!finite) p.facts.notFinite[keyBatchHead] = 1;
     largest = WarpMax(largest);
     if (p.facts.magnitudes != nullptr && threadIdx.x % kWarp == 0) {
       RaiseMagnitude(&p.facts.magnitudes[keyBatchHead], largest);
@@ -152,7 +152,7 @@ struct RowsParams {
   const float* dLse;       // [B, H, Sq]; null: zeros
   float* reference;
   float* weight;
-  float* delta;
+  float* rowShift;
   Facts rowFacts;  // found here
 };
 
@@ -184,13 +184,13 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   // A row that sees no key has weights of exactly 0, whatever gradient comes in.
   const float dLse = p.dLse == nullptr ? 0.f : p.dLse[index];
   const float unit = PowerOfTwo(ExponentOf<1>(p.dOutFacts, keyBatchHead));
-  const float delta = seesKeys ? sum * unit - dLse : 0.f;
+  const float rowShift = seesKeys ? sum * unit - dLse : 0.f;
   p.reference[index] = seesKeys ? stats.x : 0.f;
   p.weight[index] = seesKeys ? PowerOfTwo(kBackwardWeightShift<T>) / stats.y : 0.f;
-  p.delta[index] = delta;
-  const float magnitude = fabsf(delta);
-  const bool regular = magnitude < kIrregular<T> && stats.y < kInfinity;
-  if (!regular && p.rowFacts.irregular != nullptr) p.rowFacts.irregular[keyBatchHead] = 1;
+  p.rowShift[index] = rowShift;
+  const float magnitude = fabsf(rowShift);
+  const bool finite = magnitude < kNotFiniteFrom<T> && stats.y < kInfinity;
+  if (!finite && p.rowFacts.notFinite != nullptr) p.rowFacts.notFinite[keyBatchHead] = 1;
   if (magnitude < kInfinity && p.rowFacts.magnitudes != nullptr) {
     RaiseMagnitude(&p.rowFacts.magnitudes[keyBatchHead], magnitude);
   }

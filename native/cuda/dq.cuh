@@ -3,7 +3,7 @@
 #pragma once
 
 #include "gradients.cuh"
-#include "irregular.cuh"
+#include "not_finite.cuh"
 #include "row_block.cuh"
 #include "rows.cuh"
 #include "tiles.h"
@@ -23,8 +23,8 @@ __device__ inline void Dq(const BackwardParams& p) {
   const uint32_t dOutShared = qShared + Tile::kQueryBytes;
   const uint32_t kShared = dOutShared + Tile::kQueryBytes;
   const uint32_t vShared = kShared + Tile::kKeyBytes;
-  const uint32_t columnsShared = vShared + Tile::kKeyBytes;
-  const int4* columns = p.mask.columns == nullptr
+  const uint32_t spansShared = vShared + Tile::kKeyBytes;
+  const int4* spans = p.mask.spans == nullptr
                             ? nullptr
                             : reinterpret_cast<const int4*>(shared + 2 * Tile::kQueryBytes + 2 * Tile::kKeyBytes);
 
@@ -40,7 +40,7 @@ __device__ inline void Dq(const BackwardParams& p) {
     const int c0 = block * kBlockK;
     CopyParts<kParts, kBlockK, Tile::kD, Tile::kThreads>(kShared, k + c0 * p.k.row, p.k, Sk - c0);
     CopyParts<kParts, kBlockK, Tile::kD, Tile::kThreads>(vShared, v + c0 * p.v.row, p.v, Sk - c0);
-    CopyColumns<kBlockK, Tile::kThreads>(columnsShared, p.mask, at.maskIndex, c0, Sk);
+    CopySpans<kBlockK, Tile::kThreads>(spansShared, p.mask, at.maskHead, c0, Sk);
     CommitCopies();
   };
 
@@ -55,7 +55,7 @@ __device__ inline void Dq(const BackwardParams& p) {
   }
 
   const Factors factors = FactorsOf<T, kParts>(p, at.keyBatchHead);
-  const bool irregular = IsIrregular(p, at.keyBatchHead);
+  const bool notFinite = HasNotFinite(p, at.keyBatchHead);
   RowTerms<kM> rows;
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
@@ -65,7 +65,7 @@ __device__ inline void Dq(const BackwardParams& p) {
       const int64_t index = static_cast<int64_t>(at.batchHead) * Sq + row;
       rows.reference[m][half] = row < at.r1 ? p.reference[index] : 0.f;
       rows.weight[m][half] = row < at.r1 ? p.weight[index] : 0.f;
-      rows.delta[m][half] = row < at.r1 ? p.delta[index] : 0.f;
+      rows.rowShift[m][half] = row < at.r1 ? p.rowShift[index] : 0.f;
     }
   }
   float dq[kM][Tile::kD / 8][4];
@@ -84,17 +84,17 @@ __device__ inline void Dq(const BackwardParams& p) {
     Clear(scores);
     Clear(gradients);
     Product<T, kParts, Queries, Keys, Tile::kD / 16>(scores, qLane, kLane);
-    if (partial) HideMasked(scores, classify(block), columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
+    if (partial) HideMasked(scores, classify(block), spans, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
     Product<T, kParts, Queries, Keys, Tile::kD / 16>(gradients, dOutLane, vLane);
     if (p.dropout.threshold == 0) {
       WeightsAndGradients(scores, gradients, rows, factors);
     } else {
       DroppedWeightsAndGradients(scores, gradients, rows, factors, p.dropout, at.batchHead, at.r0 + warpRow, c0);
     }
-    if (partial && irregular) {
-      HideMasked(gradients, classify(block), columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk, 0.f);
+    if (partial && notFinite) {
+      HideMasked(gradients, classify(block), spans, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk, 0.f);
       __syncthreads();
-      ClearIrregular<T, Tile::kKeyBytes, Tile::kThreads>(shared + 2 * Tile::kQueryBytes);
+      ClearNotFinite<T, Tile::kKeyBytes, Tile::kThreads>(shared + 2 * Tile::kQueryBytes);
       __syncthreads();
     }
     Accumulate<kParts>(dq, [&](auto& sum) {

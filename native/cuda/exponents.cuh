@@ -34,13 +34,13 @@ __device__ inline int ExponentOf(const Facts& facts, int keyBatchHead) {
   return facts.magnitudes == nullptr ? 0 : ExponentOf<kParts>(__ldg(&facts.magnitudes[keyBatchHead]));
 }
 
-// The exponent of a unit in which no gradient of a score, p (dO·v - delta), exceeds 2^15.
+// The exponent of a unit in which no gradient of a score, p (dO·v - rowShift), exceeds 2^15.
 __device__ inline int GradientExponent(const BackwardParams& p, int keyBatchHead) {
   if (p.dOutFacts.magnitudes == nullptr) return 0;
   const int products = Log2Of(p.dOutFacts.magnitudes[keyBatchHead]) + Log2Of(p.vFacts.magnitudes[keyBatchHead]) + 2 +
                        static_cast<int>(ceilf(log2f(p.v.channels * p.dropout.keepScale)));
-  const int deltas = Log2Of(p.rowFacts.magnitudes[keyBatchHead]) + 1;
-  return min(max(max(products, deltas) + 1 - 15, -100), 100);
+  const int shifts = Log2Of(p.rowFacts.magnitudes[keyBatchHead]) + 1;
+  return min(max(max(products, shifts) + 1 - 15, -100), 100);
 }
 
 // What products of q and k, divided by 2^exponent, are multiplied by to give scores in powers of two. Never 0 or

@@ -4,7 +4,7 @@
 
 #include "dropout.cuh"
 #include "exponents.cuh"
-#include "irregular.cuh"
+#include "not_finite.cuh"
 #include "mask.cuh"
 #include "params.h"
 #include "primitives.cuh"
@@ -139,8 +139,8 @@ __device__ inline void Forward(const ForwardParams& p) {
   const uint32_t qShared = SharedAddress(shared);
   const uint32_t kShared = qShared + Tile::kQueryBytes;
   const uint32_t vShared = kShared + Tile::kKeyBytes;
-  const uint32_t columnsShared = vShared + Tile::kKeyBytes;
-  const int4* columns = p.mask.columns == nullptr
+  const uint32_t spansShared = vShared + Tile::kKeyBytes;
+  const int4* spans = p.mask.spans == nullptr
                             ? nullptr
                             : reinterpret_cast<const int4*>(shared + Tile::kQueryBytes + 2 * Tile::kKeyBytes);
 
@@ -154,7 +154,7 @@ __device__ inline void Forward(const ForwardParams& p) {
   const auto copyKeys = [&](int block) {
     const int c0 = block * kBlockK;
     CopyParts<kParts, kBlockK, Tile::kD, Tile::kThreads>(kShared, k + c0 * p.k.row, p.k, Sk - c0);
-    CopyColumns<kBlockK, Tile::kThreads>(columnsShared, p.mask, at.maskIndex, c0, Sk);
+    CopySpans<kBlockK, Tile::kThreads>(spansShared, p.mask, at.maskHead, c0, Sk);
   };
 
   LiveBlocks live = LiveKeyBlocks<kBlockK>(at, p.sizes, p.mask, p.ranges);
@@ -192,8 +192,8 @@ __device__ inline void Forward(const ForwardParams& p) {
     float scores[kM][kBlockK / 8][4];
     Clear(scores);
     Product<T, kParts, Queries, Keys, Tile::kD / 16>(scores, qLane, kLane);
-    if (partial) HideMasked(scores, classify(block), columns, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
-    const bool careful = partial && IsIrregular(p.vFacts, at.keyBatchHead);
+    if (partial) HideMasked(scores, classify(block), spans, p.mask.causal, at.r0 + warpRow, 0, c0, Sq, Sk);
+    const bool careful = partial && HasNotFinite(p.vFacts, at.keyBatchHead);
     const int nextBlock = live.Next(&partial, classify);
 
     WaitCopies<0>();
@@ -201,7 +201,7 @@ __device__ inline void Forward(const ForwardParams& p) {
     if (nextBlock >= 0) copyKeys(nextBlock);
     CommitCopies();
     if (careful) {
-      ClearIrregular<T, Tile::kKeyBytes, Tile::kThreads>(shared + Tile::kQueryBytes + Tile::kKeyBytes);
+      ClearNotFinite<T, Tile::kKeyBytes, Tile::kThreads>(shared + Tile::kQueryBytes + Tile::kKeyBytes);
       __syncthreads();
     }
 
@@ -223,7 +223,7 @@ __device__ inline void Forward(const ForwardParams& p) {
       float sum = QuadSum(stats.sum[m][half]);
       if (row >= at.r1) continue;
       // A row whose visible scores are all minus infinity is 0 / 0.
-      if (sum == 0 && SeesKeys(p.mask, at.maskIndex, p.sizes, row)) sum = kNaN;
+      if (sum == 0 && SeesKeys(p.mask, at.maskHead, p.sizes, row)) sum = kNaN;
       const float factor = sum == 0 ? 0.f : unit / sum;
 #pragma unroll
       for (int n = 0; n < Tile::kD / 8; ++n) {
@@ -240,15 +240,15 @@ __device__ inline void Forward(const ForwardParams& p) {
     }
   }
 
-  if (!IsIrregular(p.vFacts, at.keyBatchHead)) return;
+  if (!HasNotFinite(p.vFacts, at.keyBatchHead)) return;
   __syncthreads();
   LiveBlocks again = LiveKeyBlocks<kBlockK>(at, p.sizes, p.mask, p.ranges);
   while ((block = again.Next(&partial, classify)) >= 0) {
     if (!partial) continue;
     const int c0 = block * kBlockK;
-    AddIrregular<T, Tile::kThreads>(
+    AddNotFinite<T, Tile::kThreads>(
         outHead + at.r0 * p.out.row, p.out, at.r1 - at.r0, v + c0 * p.v.row, p.v.row, min(kBlockK, Sk - c0),
-        [&](int key, int query) { return Sees(p.mask, at.maskIndex, p.sizes, at.r0 + query, c0 + key); });
+        [&](int key, int query) { return Sees(p.mask, at.maskHead, p.sizes, at.r0 + query, c0 + key); });
   }
 }
 

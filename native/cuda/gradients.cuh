@@ -9,7 +9,7 @@
 namespace flashmask::cuda {
 
 // The factors of a batch and key head. With weights pS = p 2^shift, gradients of scores are dS = pS (product gradient -
-// delta offset), in units of 2^gradientExponent.
+// rowShift offset), in units of 2^gradientExponent.
 struct Factors {
   float scale2;  // of products of q and k
   float gradient;
@@ -40,7 +40,7 @@ template <int kM>
 struct RowTerms {
   float reference[kM][2];
   float weight[kM][2];
-  float delta[kM][2];
+  float rowShift[kM][2];
 };
 
 // Turns scores into weights pS, and products dO vᵀ into gradients of scores dS. Scores meet the same reference as in
@@ -54,7 +54,7 @@ __device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&g
     for (int half = 0; half < 2; ++half) {
       const float base = -rows.reference[m][half];
       const float rowWeight = rows.weight[m][half];
-      const float offset = -rows.delta[m][half] * factors.offset;
+      const float offset = -rows.rowShift[m][half] * factors.offset;
 #pragma unroll
       for (int n = 0; n < kN; ++n) {
 #pragma unroll

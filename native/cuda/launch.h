@@ -14,8 +14,8 @@ struct Variant {
 using ForwardLauncher = cudaError_t(const Variant&, const ForwardParams&, cudaStream_t);
 using BackwardLauncher = cudaError_t(const Variant&, const BackwardParams&, cudaStream_t);
 
-ForwardLauncher LaunchForwardHalf, LaunchForwardBfloat16, LaunchForwardSplit;
-BackwardLauncher LaunchBackwardHalf, LaunchBackwardBfloat16, LaunchBackwardSplit;
-BackwardLauncher LaunchDqHalf, LaunchDqBfloat16, LaunchDqSplit;
+ForwardLauncher LaunchForwardHalf, LaunchForwardBfloat16, LaunchForwardFloat32;
+BackwardLauncher LaunchBackwardHalf, LaunchBackwardBfloat16, LaunchBackwardFloat32;
+BackwardLauncher LaunchDqHalf, LaunchDqBfloat16, LaunchDqFloat32;
 
 }  // namespace flashmask::cuda

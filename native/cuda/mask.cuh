@@ -1,4 +1,5 @@
-// Which tiles of the mask are live, and which pairs of a partial one are hidden. Mirrors src/mask/bounds/tile_map.ts.
+// Which tiles of the mask are live, and which pairs of a partial one are hidden.
+// TWIN: src/mask/bounds/classify.ts
 #pragma once
 
 #include "params.h"
@@ -19,16 +20,17 @@ struct BlockBounds {
   int ltsMin, ltsMax, lteMin, lteMax, utsMin, utsMax, uteMin, uteMax;
 };
 
-__device__ inline int64_t MaskIndex(const Mask& mask, int b, int h, int H) {
+// The head of the bounds that query head h of batch b reads, counted over batches. TWIN: src/call/problem.ts
+__device__ inline int64_t MaskHeadOf(const Mask& mask, int b, int h, int H) {
   return static_cast<int64_t>(mask.maskB == 1 ? 0 : b) * mask.Hm + h / (H / mask.Hm);
 }
 
-// The bounds of kBlockK key columns from the ones of each kMapColumns. `index` is the mask's (batch, head).
+// The bounds of kBlockK key columns from the ones of each kMapBlock. `index` is the mask's (batch, head).
 template <int kBlockK>
 __device__ inline BlockBounds ReadBlockBounds(const Mask& mask, int64_t index, int keyBlock) {
-  if (mask.columns == nullptr) return {0, 0, 0, 0, 0, 0, 0, 0};
-  constexpr int kBlocks = kBlockK / kMapColumns;
-  const int4* blocks = mask.blocks + index * mask.mapBlocks * 2;
+  if (mask.spans == nullptr) return {0, 0, 0, 0, 0, 0, 0, 0};
+  constexpr int kBlocks = kBlockK / kMapBlock;
+  const int4* blocks = mask.boundsMap + index * mask.mapBlocks * 2;
   const int first = keyBlock * kBlocks;
   const int4 lower = __ldg(&blocks[first * 2]);
   const int4 upper = __ldg(&blocks[first * 2 + 1]);
@@ -44,16 +46,16 @@ __device__ inline BlockBounds ReadBlockBounds(const Mask& mask, int64_t index, i
   return all;
 }
 
-// The first row from `row` on that the intervals of a column (Mask::columns) do not mask.
-__device__ inline int FirstUnmasked(const int4& column, int row) {
+// The first row from `row` on that the spans of a column do not mask.
+__device__ inline int FirstUnmasked(const int4& spans, int row) {
   const auto leave = [&](uint32_t start, uint32_t length) {
     // One comparison for both ends: a row before the start wraps around to a large number.
     if (row - start < length) row = static_cast<int>(start + length);
   };
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    leave(column.x, column.y);
-    leave(column.z, column.w);
+    leave(spans.x, spans.y);
+    leave(spans.z, spans.w);
   }
   return row;
 }
@@ -61,7 +63,7 @@ __device__ inline int FirstUnmasked(const int4& column, int row) {
 // The first row from `row` on that sees a key, by the mask's (batch, head) `index`; Sq or more if none does.
 __device__ inline int FirstSeeing(const Mask& mask, int64_t index, const Sizes& s, int column, int row) {
   if (mask.causal) row = max(row, column - (s.Sk - s.Sq));
-  return mask.columns == nullptr ? row : FirstUnmasked(__ldg(&mask.columns[index * s.Sk + column]), row);
+  return mask.spans == nullptr ? row : FirstUnmasked(__ldg(&mask.spans[index * s.Sk + column]), row);
 }
 
 __device__ inline bool Sees(const Mask& mask, int64_t index, const Sizes& s, int row, int column) {
@@ -78,9 +80,9 @@ __device__ inline bool Misses(int startMin, int endMax, int r0, int r1) {
   return r1 <= startMin || r0 >= endMax || startMin >= endMax;
 }
 
-// The kind of the tile of rows [r0, r1) and columns [c0, c1), both within the problem; `cut` if the tile has more
+// The kind of the tile of rows [r0, r1) and columns [c0, c1), both within the problem; `edge` if the tile has more
 // columns than these.
-__device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int r0, int r1, int c0, int c1, bool cut,
+__device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int r0, int r1, int c0, int c1, bool edge,
                                     int offset) {
   int reached = causal ? max(r0, c0 - offset) : r0;
 #pragma unroll
@@ -90,7 +92,7 @@ __device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int 
   }
   if (reached >= r1) return kEmpty;
   const bool belowTriangle = !causal || r0 >= c1 - 1 - offset;
-  return kLive | (belowTriangle && !cut ? 0 : kHidesEdge) |
+  return kLive | (belowTriangle && !edge ? 0 : kHidesEdge) |
          (Misses(bounds.ltsMin, bounds.lteMax, r0, r1) ? 0 : kHidesLower) |
          (Misses(bounds.utsMin, bounds.uteMax, r0, r1) ? 0 : kHidesUpper);
 }
@@ -144,10 +146,10 @@ __device__ inline void HideWhere(float (&scores)[kM][kN][4], float hidden, int r
 }
 
 // Sets the masked scores of a tile to minus infinity, or what else `hidden` says: of a warp's part, which begins at
-// row0 of the problem and at column0 of the tile's columns, which begin at tileColumn0. `columns` are the tile's
-// intervals in shared memory.
+// row0 of the problem and at column0 of the tile's columns, which begin at tileColumn0. `spans` are the tile's
+// in shared memory.
 template <int kM, int kN>
-__device__ inline void HideMasked(float (&scores)[kM][kN][4], TileKind kind, const int4* columns, bool causal, int row0,
+__device__ inline void HideMasked(float (&scores)[kM][kN][4], TileKind kind, const int4* spans, bool causal, int row0,
                                   int column0, int tileColumn0, int Sq, int Sk, float hidden = -kInfinity) {
   if (kind & kHidesEdge) {
     const auto firstRow = [&](int column) {
@@ -156,23 +158,23 @@ __device__ inline void HideMasked(float (&scores)[kM][kN][4], TileKind kind, con
     };
     HideWhere(scores, hidden, row0, firstRow, [](int row, int first) { return row < first; });
   }
-  const auto within = [](int row, int2 interval) {
-    return static_cast<uint32_t>(row - interval.x) < static_cast<uint32_t>(interval.y);
+  const auto within = [](int row, int2 span) {
+    return static_cast<uint32_t>(row - span.x) < static_cast<uint32_t>(span.y);
   };
-  const int2* intervals = reinterpret_cast<const int2*>(columns + column0);
-  if (kind & kHidesLower) HideWhere(scores, hidden, row0, [&](int column) { return intervals[2 * column]; }, within);
+  const int2* tileSpans = reinterpret_cast<const int2*>(spans + column0);
+  if (kind & kHidesLower) HideWhere(scores, hidden, row0, [&](int column) { return tileSpans[2 * column]; }, within);
   if (kind & kHidesUpper)
-    HideWhere(scores, hidden, row0, [&](int column) { return intervals[2 * column + 1]; }, within);
+    HideWhere(scores, hidden, row0, [&](int column) { return tileSpans[2 * column + 1]; }, within);
 }
 
-// Starts the copy of a tile's intervals to shared memory.
+// Starts the copy of a tile's spans to shared memory.
 template <int kBlockK, int kThreads>
-__device__ inline void CopyColumns(uint32_t shared, const Mask& mask, int64_t index, int column0, int Sk) {
-  if (mask.columns == nullptr) return;
+__device__ inline void CopySpans(uint32_t shared, const Mask& mask, int64_t index, int column0, int Sk) {
+  if (mask.spans == nullptr) return;
   for (int i = threadIdx.x; i < kBlockK; i += kThreads) {
     const bool valid = column0 + i < Sk;
-    const int4* column = mask.columns + index * Sk + (valid ? column0 + i : 0);
-    CopyAsync16(shared + i * sizeof(int4), column, valid);
+    const int4* span = mask.spans + index * Sk + (valid ? column0 + i : 0);
+    CopyAsync16(shared + i * sizeof(int4), span, valid);
   }
 }
 

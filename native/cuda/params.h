@@ -5,10 +5,9 @@
 
 #include <cstdint>
 
-namespace flashmask::cuda {
+#include "../constants.h"
 
-// Key columns whose bounds the tile map reduces to smallest and largest.
-constexpr int kMapColumns = 32;
+namespace flashmask::cuda {
 
 // A tensor of 16-bit numbers: strides in elements, channels next to each other.
 struct Tensor16 {
@@ -38,8 +37,8 @@ struct Facts {
   // The largest finite magnitude, as the bits of a float. It tells the power of two by which the tensor was divided
   // before it was rounded to 16 bits (exponents.cuh); null: by none.
   uint32_t* magnitudes;
-  // 1 if a number is not finite, or so large that products of it may overflow (irregular.cuh); null: none is.
-  uint32_t* irregular;
+  // 1 if a number is not finite, or so large that products of it may overflow (not_finite.cuh); null: none is.
+  uint32_t* notFinite;
 };
 
 // A factor · 2^exponent, which may be beyond the floats' range together with another power of two.
@@ -52,14 +51,15 @@ struct Sizes {
   int B, H, Hkv, Sq, Sk;
 };
 
-// The mask as the tile map kernel leaves it.
+// The mask as the kernels of bounds_map.cuh leave it.
 struct Mask {
-  const int4*
-      columns;  // [maskB, Hm, Sk]: start and length of the lower interval of masked rows, then of the upper; null: none
-  const int4*
-      blocks;  // [maskB, Hm, mapBlocks, 2]: smallest and largest LTS, smallest and largest LTE; the same of UTS, UTE
-  const uint8_t* seeing;  // [maskB, Hm, Sq]: 1 for rows that see a key; null as columns are
-  int mapBlocks;          // ceil(Sk / kMapColumns)
+  // [maskB, Hm, Sk]: start and length of the lower interval of masked rows, then of the upper; null: none
+  const int4* spans;
+  // [maskB, Hm, mapBlocks, 2]: smallest and largest LTS, smallest and largest LTE; the same of UTS, UTE
+  const int4* boundsMap;
+  // [maskB, Hm, Sq]: 1 for rows that see a key; null as spans are
+  const uint8_t* seeing;
+  int mapBlocks;  // ceil(Sk / kMapBlock)
   int maskB, Hm;
   bool causal;
 };
@@ -89,14 +89,14 @@ struct ForwardParams {
 struct BackwardParams {
   Sizes sizes;
   Tensor16 q, k, v, dOut;
-  Facts qFacts, kFacts, vFacts, dOutFacts, rowFacts;  // of rows: the magnitude is delta's
+  Facts qFacts, kFacts, vFacts, dOutFacts, rowFacts;  // of rows: the magnitude is rowShift's
   Mask mask;
   const int2* ranges;  // of the deterministic dq kernel
   // [B, H, Sq] each. A row's weights are 2^(score - reference) · weight / 2^kBackwardWeightShift; all three are 0 for
   // rows that see no key.
   const float* reference;
   const float* weight;
-  const float* delta;  // rowsum(dO ∘ O) - dLse
+  const float* rowShift;  // delta - dLse, with delta = rowsum(dO ∘ O)
   Tensor32 dq, dk, dv;
   Scale scale;
   Scale scoreScale;

@@ -7,10 +7,6 @@
 
 namespace flashmask::cuda {
 
-// Heads whose blocks take turns under a mask with intervals, so that the blocks with most work, often the same of each
-// head, do not come last; not so many that their tensors leave the L2 cache.
-constexpr int kHeadsInTurn = 8;
-
 struct BlockOfHead {
   int block, batchHead;
 };
@@ -29,7 +25,7 @@ struct RowBlock {
   int batchHead, keyBatchHead;
   int queryBlock, queryBlocks;
   int r0, r1;  // rows [r0, r1)
-  int64_t maskIndex;
+  int64_t maskHead;
 };
 
 // The one of this thread block. Under a causal mask later rows come first: they have the most work, and the last to run
@@ -38,7 +34,7 @@ template <int kBlockQ>
 __device__ inline RowBlock RowBlockOf(const Sizes& s, const Mask& mask) {
   RowBlock at;
   at.queryBlocks = (s.Sq + kBlockQ - 1) / kBlockQ;
-  const BlockOfHead place = BlockOfHeadAt(blockIdx.x, at.queryBlocks, s.B * s.H, mask.columns != nullptr);
+  const BlockOfHead place = BlockOfHeadAt(blockIdx.x, at.queryBlocks, s.B * s.H, mask.spans != nullptr);
   at.queryBlock = mask.causal ? at.queryBlocks - 1 - place.block : place.block;
   at.batchHead = place.batchHead;
   at.b = at.batchHead / s.H;
@@ -47,14 +43,14 @@ __device__ inline RowBlock RowBlockOf(const Sizes& s, const Mask& mask) {
   at.keyBatchHead = at.b * s.Hkv + at.keyHead;
   at.r0 = at.queryBlock * kBlockQ;
   at.r1 = min(at.r0 + kBlockQ, s.Sq);
-  at.maskIndex = MaskIndex(mask, at.b, at.h, s.H);
+  at.maskHead = MaskHeadOf(mask, at.b, at.h, s.H);
   return at;
 }
 
 template <int kBlockK>
 __device__ inline TileKind ClassifyKeyBlock(const RowBlock& at, const Sizes& s, const Mask& mask, int block) {
   const int c0 = block * kBlockK;
-  return Classify(ReadBlockBounds<kBlockK>(mask, at.maskIndex, block), mask.causal, at.r0, at.r1, c0,
+  return Classify(ReadBlockBounds<kBlockK>(mask, at.maskHead, block), mask.causal, at.r0, at.r1, c0,
                   min(c0 + kBlockK, s.Sk), c0 + kBlockK > s.Sk, s.Sk - s.Sq);
 }
 
@@ -62,7 +58,7 @@ __device__ inline TileKind ClassifyKeyBlock(const RowBlock& at, const Sizes& s, 
 template <int kBlockK>
 __device__ inline LiveBlocks LiveKeyBlocks(const RowBlock& at, const Sizes& s, const Mask& mask, const int2* ranges) {
   if (ranges != nullptr) {
-    const int2 range = ranges[at.maskIndex * at.queryBlocks + at.queryBlock];
+    const int2 range = ranges[at.maskHead * at.queryBlocks + at.queryBlock];
     return LiveBlocks(range.x, range.y);
   }
   const int columns = mask.causal ? min(max(at.r1 + s.Sk - s.Sq, 0), s.Sk) : s.Sk;

@@ -32,9 +32,9 @@ struct RowTile {
   static constexpr int kRowBlocks = kBlockQ / kWarps / 16;  // of 16 queries a warp
   static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
   static constexpr int kKeyBytes = kParts * kTileBytes<kBlockK, kD>;
-  static constexpr int kColumnBytes = kBlockK * 16;
+  static constexpr int kSpanBytes = kBlockK * 16;
   static constexpr int kSharedBytes(int queryTensors) {
-    return queryTensors * kQueryBytes + 2 * kKeyBytes + kColumnBytes;
+    return queryTensors * kQueryBytes + 2 * kKeyBytes + kSpanBytes;
   }
 };
 
@@ -62,12 +62,12 @@ struct ColumnTile {
   static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
   static constexpr int kWeightBytes = kParts * kTileBytes<kBlockQ, kBlockK>;
   static constexpr int kStatBytes = kBlockQ * 4;
-  static constexpr int kColumnBytes = kBlockK * 16;
+  static constexpr int kSpanBytes = kBlockK * 16;
   static constexpr bool kBulk = kBulk_;
   static constexpr int kDqRowBytes = kD * 4 + 32;  // so that the rows of a store begin in different banks
   static constexpr int kDqBytes = kBulk ? kBlockQ * kDqRowBytes : 0;
   static constexpr int kSharedBytes =
-      2 * kKeyBytes + kStages * (2 * kQueryBytes + 3 * kStatBytes) + 2 * kWeightBytes + kColumnBytes + kDqBytes;
+      2 * kKeyBytes + kStages * (2 * kQueryBytes + 3 * kStatBytes) + 2 * kWeightBytes + kSpanBytes + kDqBytes;
 };
 
 // Tiles of head size kD with kParts 16-bit numbers for each float, on devices with large or small shared memory.

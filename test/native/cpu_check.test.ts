@@ -9,6 +9,7 @@ import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {promisify} from 'node:util';
 import {expect} from 'chai';
+import {instructionSetFlags} from '../../scripts/build_native.mjs';
 import {skip} from '../support/skip.js';
 
 const run = promisify(execFile);
@@ -17,19 +18,14 @@ const check = fileURLToPath(new URL('../../native/test/cpu_check.cc', import.met
 const compiler = process.env.CXX ?? 'g++';
 const hasCompiler = spawnSync(compiler, ['--version']).status === 0;
 
-/** As scripts/build_native.mjs has them. */
-function flagsOf(file: string): string[] {
-  if (file.endsWith('_avx2.cc')) return ['-mavx2', '-mfma'];
-  if (file.endsWith('_avx512.cc')) {
-    return ['-mavx512f', '-mavx512vl', '-mavx512dq', '-mavx512bw', '-mavx2', '-mfma'];
-  }
-  return [];
-}
-
 /** Compiles the kernels and the program; returns its path. */
 async function build(folder: string): Promise<string> {
   const sources = [...readdirSync(cpu).filter((file) => file.endsWith('.cc'))];
-  const jobs = sources.map((file) => ({from: join(cpu, file), to: join(folder, `${file}.o`), flags: flagsOf(file)}));
+  const jobs = sources.map((file) => ({
+    from: join(cpu, file),
+    to: join(folder, `${file}.o`),
+    flags: instructionSetFlags(file),
+  }));
   jobs.push({from: check, to: join(folder, 'check.o'), flags: []});
   const objects = jobs.map(({to}) => to);
   const worker = async (): Promise<void> => {

@@ -1,5 +1,5 @@
-// The tile map of a call: intervals and their smallest and largest per kMapColumns key columns (arXiv 2410.01359,
-// section 4.2).
+// The bounds map of a call: smallest and largest bounds per kMapBlock key columns (arXiv 2410.01359, section 4.2). With
+// it, the spans of the columns, the rows that see a key, and the ranges of live tiles.
 #pragma once
 
 #include "mask.cuh"
@@ -7,7 +7,7 @@
 
 namespace flashmask::cuda {
 
-// Row bounds in the four-number form: LTS, LTE, UTS, UTE (src/mask/bounds/tile_map.ts, intervalsAt).
+// Row bounds in the four-number form: LTS, LTE, UTS, UTE. TWIN: src/mask/bounds/intervals.ts
 __device__ inline int4 IntervalsAt(const int* bounds, int n, bool causal, int64_t index) {
   constexpr int kMax = 0x7fffffff;
   constexpr int kMin = -kMax - 1;
@@ -17,15 +17,15 @@ __device__ inline int4 IntervalsAt(const int* bounds, int n, bool causal, int64_
   return causal ? int4{at[0], at[1], 0, 0} : int4{at[0], kMax, kMin, at[1]};
 }
 
-// A warp for each kMapColumns columns of one (batch, head) of the mask.
+// A warp for each kMapBlock columns of one (batch, head) of the mask.
 template <int kThreads>
-__global__ void ColumnsKernel(const int* bounds, int n, bool causal, int Sk, int mapBlocks, int4* columns,
-                              int4* blocks) {
+__global__ void BoundsMapKernel(const int* bounds, int n, bool causal, int Sk, int mapBlocks, int4* spans,
+                                int4* boundsMap) {
   const int block = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
   const int64_t index = blockIdx.y;
   if (block >= mapBlocks) return;
   // Lanes past the last column repeat it: smallest and largest stay what they are.
-  const int own = block * kMapColumns + static_cast<int>(threadIdx.x % kWarp);
+  const int own = block * kMapBlock + static_cast<int>(threadIdx.x % kWarp);
   const int64_t column = index * Sk + min(own, Sk - 1);
   const int4 interval = IntervalsAt(bounds, n, causal, column);
   const int4 lower = {__reduce_min_sync(~0u, interval.x), __reduce_max_sync(~0u, interval.x),
@@ -37,11 +37,11 @@ __global__ void ColumnsKernel(const int* bounds, int n, bool causal, int Sk, int
     const auto length = [](int start, int end) {
       return end > start ? static_cast<int>(unsigned(end) - unsigned(start)) : 0;
     };
-    columns[column] = {interval.x, length(interval.x, interval.y), interval.z, length(interval.z, interval.w)};
+    spans[column] = {interval.x, length(interval.x, interval.y), interval.z, length(interval.z, interval.w)};
   }
   if (threadIdx.x % kWarp == 0) {
-    blocks[(index * mapBlocks + block) * 2] = lower;
-    blocks[(index * mapBlocks + block) * 2 + 1] = upper;
+    boundsMap[(index * mapBlocks + block) * 2] = lower;
+    boundsMap[(index * mapBlocks + block) * 2 + 1] = upper;
   }
 }
 
@@ -54,16 +54,16 @@ __global__ void SeeingKernel(Mask mask, Sizes s, uint8_t* seeing) {
   const int lane = threadIdx.x % kWarp;
   bool sees = Sees(mask, index, s, row, min(max(row + s.Sk - s.Sq, 0), s.Sk - 1));
   const auto classify = [&](int block) {
-    const int c0 = block * kMapColumns;
-    return Classify(ReadBlockBounds<kMapColumns>(mask, index, block), mask.causal, row, row + 1, c0,
-                    min(c0 + kMapColumns, s.Sk), false, s.Sk - s.Sq);
+    const int c0 = block * kMapBlock;
+    return Classify(ReadBlockBounds<kMapBlock>(mask, index, block), mask.causal, row, row + 1, c0,
+                    min(c0 + kMapBlock, s.Sk), false, s.Sk - s.Sq);
   };
   LiveBlocks live(0, mask.mapBlocks);
   while (!sees) {
     bool partial;
     const int block = live.Next(&partial, classify);
     if (block < 0) break;
-    const int column = block * kMapColumns + lane;
+    const int column = block * kMapBlock + lane;
     sees = !partial || __any_sync(~0u, column < s.Sk && Sees(mask, index, s, row, column));
   }
   if (lane == 0) seeing[index * s.Sq + row] = sees;
@@ -81,9 +81,9 @@ __global__ void RangesKernel(Mask mask, int Sq, int Sk, int blockQ, int blockK, 
   int firstColumn = Sk;
   int endColumn = 0;
   for (int block = threadIdx.x % kWarp; block < mask.mapBlocks; block += kWarp) {
-    const BlockBounds bounds = ReadBlockBounds<kMapColumns>(mask, index, block);
-    const int c0 = block * kMapColumns;
-    const int c1 = min(c0 + kMapColumns, Sk);
+    const BlockBounds bounds = ReadBlockBounds<kMapBlock>(mask, index, block);
+    const int c0 = block * kMapBlock;
+    const int c1 = min(c0 + kMapBlock, Sk);
     if (Classify(bounds, mask.causal, r0, r1, c0, c1, false, Sk - Sq) == kEmpty) continue;
     firstColumn = min(firstColumn, c0);
     endColumn = c1;

@@ -4,7 +4,7 @@
 
 namespace flashmask::cuda {
 
-cudaError_t LaunchForwardSplit(const Variant& variant, const ForwardParams& params, cudaStream_t stream) {
+cudaError_t LaunchForwardFloat32(const Variant& variant, const ForwardParams& params, cudaStream_t stream) {
   return LaunchVariant<ForwardLaunch, __half, 2>(variant, params, stream);
 }
 

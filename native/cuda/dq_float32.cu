@@ -4,7 +4,7 @@
 
 namespace flashmask::cuda {
 
-cudaError_t LaunchDqSplit(const Variant& variant, const BackwardParams& params, cudaStream_t stream) {
+cudaError_t LaunchDqFloat32(const Variant& variant, const BackwardParams& params, cudaStream_t stream) {
   return LaunchVariant<DqLaunch, __half, 2>(variant, params, stream);
 }
 

@@ -4,7 +4,7 @@
 
 namespace flashmask::cuda {
 
-cudaError_t LaunchBackwardSplit(const Variant& variant, const BackwardParams& params, cudaStream_t stream) {
+cudaError_t LaunchBackwardFloat32(const Variant& variant, const BackwardParams& params, cudaStream_t stream) {
   return LaunchVariant<BackwardLaunch, __half, 2>(variant, params, stream);
 }
 

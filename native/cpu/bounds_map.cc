@@ -1,4 +1,4 @@
-#include "mask_map.h"
+#include "bounds_map.h"
 
 #include <algorithm>
 #include <limits>
@@ -12,17 +12,6 @@ namespace {
 
 constexpr int kBlockBounds = 8;
 constexpr int32_t kNone[kBlockBounds] = {0};
-
-enum class Kind { kEmpty, kPartial, kFull };
-
-// The four bounds that a column's n bounds stand for (docs/design.md section 3).
-Intervals IntervalsOf(const int32_t* bounds, int64_t n, bool causal) {
-  constexpr int32_t kMin = std::numeric_limits<int32_t>::min();
-  constexpr int32_t kMax = std::numeric_limits<int32_t>::max();
-  if (n == 1) return {{bounds[0], kMax, 0, 0}};
-  if (n == 4) return {{bounds[0], bounds[1], bounds[2], bounds[3]}};
-  return causal ? Intervals{{bounds[0], bounds[1], 0, 0}} : Intervals{{bounds[0], kMax, kMin, bounds[1]}};
-}
 
 void Widen(int32_t* range, int32_t low, int32_t high) {
   range[0] = std::min(range[0], low);
@@ -52,28 +41,20 @@ int64_t SkipIntervals(int64_t reached, int32_t start, int32_t end, int32_t upper
 }
 
 // The first row that the causal triangle leaves to key j, r0 at least.
-int64_t FirstRow(const MaskMap& map, int64_t r0, int64_t j) {
+int64_t FirstRow(const BoundsMap& map, int64_t r0, int64_t j) {
   return map.causal ? std::max(r0, j - (map.keys - map.rows)) : r0;
 }
 
-// The kind of the tile of rows [r0, r1) and columns [c0, c1). Never kEmpty or kFull when it is not;
-// src/mask/bounds/tile_map.ts says why.
-Kind Classify(const MaskMap& map, const int32_t* at, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
-  if (SkipIntervals(FirstRow(map, r0, c0), at[1], at[2], at[5], at[6]) >= r1) return Kind::kEmpty;
-  const bool belowTriangle = !map.causal || FirstRow(map, r0, c1 - 1) == r0;
-  return belowTriangle && Misses(at, r0, r1) && Misses(at + 4, r0, r1) ? Kind::kFull : Kind::kPartial;
-}
-
-const int32_t* TileBounds(const MaskMap& map, int64_t maskHead, int64_t tile) {
+const int32_t* TileBounds(const BoundsMap& map, int64_t maskHead, int64_t tile) {
   return map.n == 0 ? kNone : map.byTile + (maskHead * map.tiles + tile) * kBlockBounds;
 }
 
-const int32_t* GroupBounds(const MaskMap& map, int64_t maskHead, int64_t group) {
+const int32_t* GroupBounds(const BoundsMap& map, int64_t maskHead, int64_t group) {
   return map.n == 0 ? kNone : map.byGroup + (maskHead * map.groups + group) * kBlockBounds;
 }
 
 // Fills the bounds of one group of tiles, and of the tiles in it.
-void FillGroup(const MaskMap& map, int64_t maskHead, int64_t group) {
+void FillGroup(const BoundsMap& map, int64_t maskHead, int64_t group) {
   int32_t* ofGroup = map.byGroup + (maskHead * map.groups + group) * kBlockBounds;
   StartRange(ofGroup);
   const int64_t lastTile = std::min((group + 1) * kGroupTiles, map.tiles);
@@ -82,7 +63,7 @@ void FillGroup(const MaskMap& map, int64_t maskHead, int64_t group) {
     StartRange(ofTile);
     const int64_t end = std::min((tile + 1) * kKeyTile, map.keys);
     for (int64_t j = tile * kKeyTile; j < end; ++j) {
-      const Intervals column = IntervalsOf(map.bounds + (maskHead * map.keys + j) * map.n, map.n, map.causal);
+      const Intervals column = IntervalsAt(map.bounds + (maskHead * map.keys + j) * map.n, map.n, map.causal);
       for (int i = 0; i < 4; ++i) Widen(ofTile + 2 * i, column.v[i], column.v[i]);
     }
     for (int i = 0; i < kBlockBounds; i += 2) Widen(ofGroup + i, ofTile[i], ofTile[i + 1]);
@@ -91,15 +72,30 @@ void FillGroup(const MaskMap& map, int64_t maskHead, int64_t group) {
 
 }  // namespace
 
-size_t MaskMapBytes(const Problem& problem) {
+Intervals IntervalsAt(const int32_t* bounds, int64_t n, bool causal) {
+  constexpr int32_t kMin = std::numeric_limits<int32_t>::min();
+  constexpr int32_t kMax = std::numeric_limits<int32_t>::max();
+  if (n == 0) return {{0, 0, 0, 0}};
+  if (n == 1) return {{bounds[0], kMax, 0, 0}};
+  if (n == 4) return {{bounds[0], bounds[1], bounds[2], bounds[3]}};
+  return causal ? Intervals{{bounds[0], bounds[1], 0, 0}} : Intervals{{bounds[0], kMax, kMin, bounds[1]}};
+}
+
+TileKind Classify(const BoundsMap& map, const int32_t* at, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+  if (SkipIntervals(FirstRow(map, r0, c0), at[1], at[2], at[5], at[6]) >= r1) return TileKind::kEmpty;
+  const bool belowTriangle = !map.causal || FirstRow(map, r0, c1 - 1) == r0;
+  return belowTriangle && Misses(at, r0, r1) && Misses(at + 4, r0, r1) ? TileKind::kFull : TileKind::kPartial;
+}
+
+size_t BoundsMapBytes(const Problem& problem) {
   if (problem.n == 0) return 0;
   const int64_t tiles = CeilDiv(problem.Sk, kKeyTile);
   const int64_t groups = CeilDiv(tiles, kGroupTiles);
   return static_cast<size_t>(problem.maskB * problem.Hm * (tiles + groups) * kBlockBounds) * sizeof(int32_t);
 }
 
-MaskMap BuildMaskMap(const Problem& problem, const int32_t* bounds, void* memory, int threads) {
-  MaskMap map = {};
+BoundsMap BuildBoundsMap(const Problem& problem, const int32_t* bounds, void* memory, int threads) {
+  BoundsMap map = {};
   map.bounds = bounds;
   map.rows = problem.Sq;
   map.keys = problem.Sk;
@@ -118,28 +114,28 @@ MaskMap BuildMaskMap(const Problem& problem, const int32_t* bounds, void* memory
   return map;
 }
 
-int64_t MaskHead(const Problem& p, int64_t b, int64_t h) { return (p.maskB == 1 ? 0 : b) * p.Hm + h / (p.H / p.Hm); }
+int64_t MaskHeadOf(const Problem& p, int64_t b, int64_t h) { return (p.maskB == 1 ? 0 : b) * p.Hm + h / (p.H / p.Hm); }
 
-LiveTile NextLiveTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, int64_t from, int64_t to) {
+LiveTile NextLiveTile(const BoundsMap& map, int64_t maskHead, int64_t r0, int64_t r1, int64_t from, int64_t to) {
   int64_t end = to;
   if (map.causal) end = std::min(end, CeilDiv(std::max<int64_t>(r1 + map.keys - map.rows, 0), kKeyTile));
   for (int64_t tile = from; tile < end; ++tile) {
     const int64_t c0 = tile * kKeyTile;
     if (tile % kGroupTiles == 0) {
       const int64_t groupEnd = std::min(c0 + kGroupTiles * kKeyTile, map.keys);
-      if (Classify(map, GroupBounds(map, maskHead, tile / kGroupTiles), r0, r1, c0, groupEnd) == Kind::kEmpty) {
+      if (Classify(map, GroupBounds(map, maskHead, tile / kGroupTiles), r0, r1, c0, groupEnd) == TileKind::kEmpty) {
         tile += kGroupTiles - 1;
         continue;
       }
     }
     const int64_t c1 = std::min(c0 + kKeyTile, map.keys);
-    const Kind kind = Classify(map, TileBounds(map, maskHead, tile), r0, r1, c0, c1);
-    if (kind != Kind::kEmpty) return {tile, kind == Kind::kPartial};
+    const TileKind kind = Classify(map, TileBounds(map, maskHead, tile), r0, r1, c0, c1);
+    if (kind != TileKind::kEmpty) return {tile, kind == TileKind::kPartial};
   }
   return {to, false};
 }
 
-void ReadTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, const LiveTile& tile, TileKeys* keys) {
+void ReadTile(const BoundsMap& map, int64_t maskHead, int64_t r0, int64_t r1, const LiveTile& tile, TileKeys* keys) {
   const int64_t first = tile.index * kKeyTile;
   keys->begin = 0;
   keys->count = std::min<int64_t>(kKeyTile, map.keys - first);
@@ -147,7 +143,7 @@ void ReadTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, cons
   if (!tile.partial) return;
   const auto column = [&](int64_t i) {
     const int32_t* at = map.bounds + (maskHead * map.keys + first + i) * map.n;
-    return map.n == 0 ? Intervals{{0, 0, 0, 0}} : IntervalsOf(at, map.n, map.causal);
+    return IntervalsAt(at, map.n, map.causal);
   };
   const auto unseen = [&](int64_t i) {
     const Intervals at = column(i);
@@ -167,7 +163,7 @@ void ReadTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, cons
   for (int64_t i = 0; i < keys->count; ++i) keys->columns[i] = column(keys->begin + i);
 }
 
-bool SeesKey(const MaskMap& map, int64_t maskHead, int64_t row) {
+bool SeesKey(const BoundsMap& map, int64_t maskHead, int64_t row) {
   const auto next = [&](int64_t from) { return NextLiveTile(map, maskHead, row, row + 1, from, map.tiles); };
   for (LiveTile tile = next(0); tile.index < map.tiles; tile = next(tile.index + 1)) {
     TileKeys keys;

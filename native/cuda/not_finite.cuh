@@ -11,20 +11,20 @@
 
 namespace flashmask::cuda {
 
-__device__ inline bool IsIrregular(const Facts& facts, int keyBatchHead) {
-  return facts.irregular != nullptr && __ldg(&facts.irregular[keyBatchHead]) != 0;
+__device__ inline bool HasNotFinite(const Facts& facts, int keyBatchHead) {
+  return facts.notFinite != nullptr && __ldg(&facts.notFinite[keyBatchHead]) != 0;
 }
 
-// Whether a tensor or a row has irregular numbers.
-__device__ inline bool IsIrregular(const BackwardParams& p, int keyBatchHead) {
-  return IsIrregular(p.qFacts, keyBatchHead) || IsIrregular(p.kFacts, keyBatchHead) ||
-         IsIrregular(p.vFacts, keyBatchHead) || IsIrregular(p.dOutFacts, keyBatchHead) ||
-         IsIrregular(p.rowFacts, keyBatchHead);
+// Whether a tensor or a row has numbers that are not finite (Facts).
+__device__ inline bool HasNotFinite(const BackwardParams& p, int keyBatchHead) {
+  return HasNotFinite(p.qFacts, keyBatchHead) || HasNotFinite(p.kFacts, keyBatchHead) ||
+         HasNotFinite(p.vFacts, keyBatchHead) || HasNotFinite(p.dOutFacts, keyBatchHead) ||
+         HasNotFinite(p.rowFacts, keyBatchHead);
 }
 
 // Sets the numbers of a tile in shared memory that are not finite to 0.
 template <class T, int kBytes, int kThreads>
-__device__ inline void ClearIrregular(uint8_t* tile) {
+__device__ inline void ClearNotFinite(uint8_t* tile) {
   uint32_t* words = reinterpret_cast<uint32_t*>(tile);
 #pragma unroll 1
   for (int i = threadIdx.x; i < kBytes / 4; i += kThreads) words[i] &= FiniteMask<T>(words[i]);
@@ -48,7 +48,7 @@ __device__ inline void ClearMasked(uint8_t* tiles, Visible visible) {
 // Adds the numbers of `from` that are not finite to their channel of all rows of `to` that visible(row of from, row of
 // to) tells. A thread keeps to its channels.
 template <class T, int kThreads, class Visible>
-__device__ inline void AddIrregular(float* to, const Tensor32& toTensor, int toRows, const T* from, int64_t fromStride,
+__device__ inline void AddNotFinite(float* to, const Tensor32& toTensor, int toRows, const T* from, int64_t fromStride,
                                     int fromRows, Visible visible) {
 #pragma unroll 1
   for (int channel = threadIdx.x; channel < toTensor.channels; channel += kThreads) {

@@ -1,5 +1,5 @@
-// Which tiles of a mask are empty, partial or full: smallest and largest bounds of each tile of keys, as
-// src/mask/bounds/tile_map.ts has it.
+// Which tiles of a mask are empty, partial or full, told from the bounds map: smallest and largest bounds of each tile of
+// keys.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 namespace flashmask {
 namespace cpu {
 
-struct MaskMap {
+struct BoundsMap {
   const int32_t* bounds;  // [maskB, Hm, Sk, n]
   int64_t rows;           // Sq
   int64_t keys;           // Sk
@@ -34,16 +34,25 @@ struct Intervals {
   int32_t v[4];
 };
 
-size_t MaskMapBytes(const Problem& problem);
+// The intervals that a column's n bounds stand for. TWIN: src/mask/bounds/intervals.ts
+Intervals IntervalsAt(const int32_t* bounds, int64_t n, bool causal);
 
-// `memory` holds MaskMapBytes.
-MaskMap BuildMaskMap(const Problem& problem, const int32_t* bounds, void* memory, int threads);
+enum class TileKind { kEmpty, kPartial, kFull };
 
-// Which head of the bounds query head h of batch b reads, counted over batches.
-int64_t MaskHead(const Problem& problem, int64_t b, int64_t h);
+// The kind of the tile of rows [r0, r1) and columns [c0, c1), from the eight numbers that the map has of these columns.
+// Never kEmpty or kFull when it is not. TWIN: src/mask/bounds/classify.ts
+TileKind Classify(const BoundsMap& map, const int32_t* columnBounds, int64_t r0, int64_t r1, int64_t c0, int64_t c1);
+
+size_t BoundsMapBytes(const Problem& problem);
+
+// `memory` holds BoundsMapBytes.
+BoundsMap BuildBoundsMap(const Problem& problem, const int32_t* bounds, void* memory, int threads);
+
+// The head of the bounds that query head h of batch b reads, counted over batches. TWIN: src/call/problem.ts
+int64_t MaskHeadOf(const Problem& problem, int64_t b, int64_t h);
 
 // The first tile in [from, to) that is not empty for the query rows [r0, r1).
-LiveTile NextLiveTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, int64_t from, int64_t to);
+LiveTile NextLiveTile(const BoundsMap& map, int64_t maskHead, int64_t r0, int64_t r1, int64_t from, int64_t to);
 
 // The keys of a tile that a panel works on, and their masks if it is partial.
 struct TileKeys {
@@ -54,10 +63,10 @@ struct TileKeys {
 };
 
 // Reads a live tile for the query rows [r0, r1). Of a partial one, keys that no row sees are cut off at both ends.
-void ReadTile(const MaskMap& map, int64_t maskHead, int64_t r0, int64_t r1, const LiveTile& tile, TileKeys* keys);
+void ReadTile(const BoundsMap& map, int64_t maskHead, int64_t r0, int64_t r1, const LiveTile& tile, TileKeys* keys);
 
 // Whether a query row sees any key.
-bool SeesKey(const MaskMap& map, int64_t maskHead, int64_t row);
+bool SeesKey(const BoundsMap& map, int64_t maskHead, int64_t row);
 
 }  // namespace cpu
 }  // namespace flashmask
