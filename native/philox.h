@@ -1,5 +1,5 @@
 // Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the counter-based generator of
-// dropout, for the host. The vector form is in native/cpu/dropout.inc.h; both draw the same words as src/call/dropout.ts.
+// dropout, for the host. The vector form is in native/cpu/dropout.inc.h. TWIN: src/call/dropout.ts
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // Included in the anonymous namespace of an instruction set. Philox4x32-10 for the rows in the lanes of a vector: see
-// ../philox.h.
+// ../philox.h. TWIN: src/call/dropout.ts
 
 struct DropLanes {
   I row;

@@ -1,4 +1,4 @@
-// Dropout by Philox4x32-10 (Salmon et al. 2011), the counter-based generator of src/call/dropout.ts.
+// Dropout by Philox4x32-10 (Salmon et al. 2011), a counter-based generator. TWIN: src/call/dropout.ts
 #pragma once
 
 #include "params.h"

@@ -1,6 +1,7 @@
 /**
  * @file Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the counter-based generator of dropout:
- * whether a pair is dropped depends on its place and the seed alone, so forward, backward and every backend agree.
+ * whether a pair is dropped depends on its place and the seed alone, so forward, backward and every backend agree. Copies in other
+ * languages say TWIN: src/call/dropout.ts.
  */
 
 const M0 = 0xd2511f53;

@@ -55,7 +55,10 @@ export function problemOf(inputs: FlashMaskAttentionInputs, attrs: FlashMaskAtte
   };
 }
 
-/** The head of the bounds that query head h of batch b reads, counted over batches. TWIN: native/cpu/mask_map.cc */
+/**
+ * The head of the bounds that query head h of batch b reads, counted over batches. Copies in other languages say
+ * TWIN: src/call/problem.ts.
+ */
 export function maskHeadOf({maskB, Hm, H}: Problem, b: number, h: number): number {
   return (maskB === 1 ? 0 : b) * Hm + Math.floor((h * Hm) / H);
 }

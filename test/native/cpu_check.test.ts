@@ -1,9 +1,9 @@
 /**
- * @file The CPU kernels without TensorFlow: native/test/cpu_check.cc, compiled from the sources and run on each instruction set that
+ * @file The CPU kernels without TensorFlow: the programs of native/test/, compiled from the sources and run on each instruction set that
  * this machine has. test/op/kernels.test.ts judges the best of them more strictly, through the addon.
  */
 import {execFile, spawnSync} from 'node:child_process';
-import {mkdtempSync, readdirSync, rmSync} from 'node:fs';
+import {mkdtempSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
 import {availableParallelism, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
@@ -11,43 +11,69 @@ import {promisify} from 'node:util';
 import {expect} from 'chai';
 import {instructionSetFlags} from '../../scripts/build_native.mjs';
 import {skip} from '../support/skip.js';
+import {vectors} from '../support/vectors.js';
 
 const run = promisify(execFile);
 const cpu = fileURLToPath(new URL('../../native/cpu/', import.meta.url));
-const check = fileURLToPath(new URL('../../native/test/cpu_check.cc', import.meta.url));
+const programs = fileURLToPath(new URL('../../native/test/', import.meta.url));
 const compiler = process.env.CXX ?? 'g++';
 const hasCompiler = spawnSync(compiler, ['--version']).status === 0;
 
-/** Compiles the kernels and the program; returns its path. */
-async function build(folder: string): Promise<string> {
-  const sources = [...readdirSync(cpu).filter((file) => file.endsWith('.cc'))];
-  const jobs = sources.map((file) => ({
-    from: join(cpu, file),
-    to: join(folder, `${file}.o`),
-    flags: instructionSetFlags(file),
+/** Values as a C++ initializer. */
+function initializer(value: unknown): string {
+  if (Array.isArray(value)) return `{${value.map(initializer).join(', ')}}`;
+  // The literal -2147483648 would be a negated number that int32 does not hold.
+  return value === -(2 ** 31) ? 'INT32_MIN' : String(value);
+}
+
+function arrayOf(name: string, type: string, cases: unknown[][]): string {
+  return `const ${type} ${name}[] = {\n${cases.map((x) => `  ${initializer(x)},`).join('\n')}\n};\n`;
+}
+
+const KINDS = {empty: 'kEmpty', partial: 'kPartial', full: 'kFull'};
+
+/** The shared vectors as arrays of the structs of native/test/vectors_check.cc. */
+function vectorsInCpp(): string {
+  const word = (x: number): string => `${x}u`;
+  const seed = (low: number, high: number): string => `${(BigInt(high) << 32n) + BigInt(low)}u`;
+  return [
+    arrayOf('kIntervals', 'IntervalsCase', vectors('intervals').map((x) => [x.n, x.causal, x.bounds, x.intervals])),
+    arrayOf('kClassify', 'ClassifyCase', vectors('classify').map((x) => [
+      x.causal, x.Sq, x.Sk, x.r0, x.r1, x.c0, x.c1, x.map, `TileKind::${KINDS[x.kind]}`,
+    ])),
+    arrayOf('kPhilox', 'PhiloxCase', vectors('philox').map((x) => [
+      x.counter.map(word), seed(x.key[0], x.key[1]), x.words.map(word),
+    ])),
+    arrayOf('kDropout', 'DropoutCase', vectors('dropout').map((x) => [
+      `${x.seed}u`, word(x.threshold), x.batchHead, x.row, `"${x.kept}"`,
+    ])),
+    arrayOf('kMaskHead', 'MaskHeadCase', vectors('mask_head').map((x) => [
+      x.maskB, x.Hm, x.H, x.Hkv, x.b, x.h, x.maskHead,
+    ])),
+  ].join('\n'); // prettier-ignore
+}
+
+/** Compiles the kernels and the programs `check` and `vectors_check` into the folder. */
+async function build(folder: string): Promise<void> {
+  writeFileSync(join(folder, 'vectors.inc'), vectorsInCpp());
+  const sources = readdirSync(cpu).filter((file) => file.endsWith('.cc'));
+  const kernels = sources.map((file) => ({from: join(cpu, file), to: join(folder, `${file}.o`)}));
+  const mains = ['cpu_check', 'vectors_check'].map((name) => ({
+    from: join(programs, `${name}.cc`),
+    to: join(folder, `${name}.o`),
   }));
-  jobs.push({from: check, to: join(folder, 'check.o'), flags: []});
-  const objects = jobs.map(({to}) => to);
+  const jobs = [...kernels, ...mains];
   const worker = async (): Promise<void> => {
     for (let job = jobs.pop(); job; job = jobs.pop()) {
-      await run(compiler, [
-        '-std=c++17',
-        '-O2',
-        '-Wall',
-        '-Wextra',
-        '-Werror',
-        ...job.flags,
-        '-c',
-        job.from,
-        '-o',
-        job.to,
-      ]);
+      const flags = ['-std=c++17', '-O2', '-Wall', '-Wextra', '-Werror', `-I${folder}`];
+      await run(compiler, [...flags, ...instructionSetFlags(job.from), '-c', job.from, '-o', job.to]);
     }
   };
   await Promise.all(Array.from({length: availableParallelism()}, worker));
-  const program = join(folder, 'check');
-  await run(compiler, [...objects, '-pthread', '-o', program]);
-  return program;
+  const objects = kernels.map(({to}) => to);
+  for (const {to} of mains) {
+    await run(compiler, [...objects, to, '-pthread', '-o', to.replace(/\.o$/, '')]);
+  }
 }
 
 describe('CPU kernels against plain loops', function () {
@@ -56,21 +82,26 @@ describe('CPU kernels against plain loops', function () {
     return;
   }
   let folder: string;
-  let program: string;
 
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'flashmask-cpu-'));
-    program = await build(folder);
+    await build(folder);
   });
   after(() => rmSync(folder, {recursive: true, force: true}));
 
   for (const set of ['avx512', 'avx2', 'neon', 'generic']) {
     it(`are right on ${set}, with the same bits on one thread and on three, whatever is in masked places`, async function () {
-      const {stdout} = await run(program, ['60'], {env: {...process.env, FLASHMASK_CPU: set}});
+      const {stdout} = await run(join(folder, 'cpu_check'), ['60'], {env: {...process.env, FLASHMASK_CPU: set}});
       if (!stdout.startsWith(`${set}:`)) skip(this, `this processor has no ${set}`);
       expect(stdout).to.equal(`${set}: 60 problems, 0 wrong\n`);
     });
   }
+
+  it('have the shared vectors of all languages', async () => {
+    const names = ['intervals', 'classify', 'philox', 'dropout', 'mask_head'] as const;
+    const {stdout} = await run(join(folder, 'vectors_check'));
+    expect(stdout).to.equal(names.map((name) => `${name}: ${vectors(name).length}\n`).join(''));
+  });
 
   it('share no function with other files that an older machine could not run', async function () {
     if (spawnSync('nm', ['--version']).status !== 0) skip(this, 'nm is not installed');

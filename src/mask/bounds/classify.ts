@@ -38,7 +38,8 @@ export function boundsMap(mask: HostBounds, blockK: number): Int32Array {
 }
 
 /**
- * The kind of the tile of query rows `[r0, r1)` and key columns `[c0, c1)`.
+ * The kind of the tile of query rows `[r0, r1)` and key columns `[c0, c1)`. Copies in other languages say
+ * TWIN: src/mask/bounds/classify.ts.
  *
  * Never 'empty' or 'full' when it is not, and always when the smallest and largest bounds can prove it:
  * - The least masked column that they allow has the largest starts and the smallest ends, and is the first one, which the causal

@@ -55,7 +55,7 @@ export function formOf(vectors: number, causal: boolean): readonly StoredInterva
 }
 
 /**
- * The four bounds of a column, whatever its form. TWIN: this file, by the name `intervals.ts`, in each copy in another language.
+ * The four bounds of a column, whatever its form. Copies in other languages say TWIN: src/mask/bounds/intervals.ts.
  *
  * | causal | vectors | result                  |
  * |--------|---------|-------------------------|
