@@ -39,7 +39,7 @@ describe('shared vectors in TypeScript', () => {
       const factors = new Float64Array(x.kept.length);
       keepFactors(factors, 0, dropout, x.batchHead, x.row, 0, factors.length);
       expect([...factors], JSON.stringify(x)).to.deep.equal(
-        [...x.kept].map((digit) => (digit === '1' ? dropout.keepScale : 0)),
+        Array.from(x.kept, (digit) => (digit === '1' ? dropout.keepScale : 0)),
       );
     }
   });
