@@ -6,23 +6,24 @@ import * as tf from '@tensorflow/tfjs-core';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {bindingLimit} from '../../src/backends/webgpu/run/size_limits.js';
 import {submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
-import {declare, type Binding, type UniformValues} from '../../src/backends/webgpu/wgsl/header.js';
+import type {UniformValues} from '../../src/backends/webgpu/wgsl/header.js';
+import {specialize, type Shader} from '../../src/backends/webgpu/wgsl/shader.js';
 
-const THREADS = 256;
 const FLOAT = 4;
 
-const BINDINGS: readonly Binding[] = [{name: 'values', type: 'f32', access: 'read_write'}];
-
 /** The twin of `drawn`: seedLow is the seed, sourceFirst the index of the first element bound. */
-const CODE = `${declare(BINDINGS)}
-@compute @workgroup_size(${THREADS})
-fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let i = (u.firstWorkgroup + id.y * u.gridX + id.x) * ${THREADS}u + lid;
-  if (i >= u.workEnd) { return; }
-  let state = ((u.sourceFirst + i) ^ (u.seedLow * 0x9E3779B9u)) * 747796405u + 2891336453u;
-  let word = ((state >> ((state >> 28u) + 4u)) ^ state) * 277803737u;
-  values[i] = f32(i32(((word >> 22u) ^ word) >> 8u) - 8388608) / 4194304.0;
-}`;
+const drawnValues: Shader<object> = {
+  name: 'bench_drawn_values',
+  fields: {},
+  bindings: () => [{name: 'values', type: 'f32', access: 'read_write'}],
+  threads: () => 256,
+  item: 'thread',
+  declarations: () => '',
+  body: () => `
+let state = ((u.sourceFirst + item) ^ (u.seedLow * 0x9E3779B9u)) * 747796405u + 2891336453u;
+let word = ((state >> ((state >> 28u) + 4u)) ^ state) * 277803737u;
+values[item] = f32(i32(((word >> 22u) ^ word) >> 8u) - 8388608) / 4194304.0;`,
+};
 
 /** Element `index` of the tensor of this seed (PCG's output permutation, O'Neill 2014). All in int32, which V8 keeps in registers. */
 export function drawn(seed: number, index: number): number {
@@ -52,13 +53,10 @@ export function drawnTensor(backend: WebGPUBackend, shape: [number, number, numb
     const items = Math.min(range, elements - first);
     submitPasses(backend, [
       {
-        key: 'bench_drawn',
-        code: () => CODE,
-        bindings: BINDINGS,
+        shader: specialize(drawnValues, {}),
         buffers: [{buffer, offset: FLOAT * first, size: FLOAT * items}],
         uniforms: {seedLow: seed, sourceFirst: first} as UniformValues,
         items,
-        itemsPerWorkgroup: THREADS,
         flopsPerWorkgroup: 1e5,
       },
     ]);
