@@ -161,8 +161,11 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     });
     const count = (name: string): number => labels.filter((label) => label.startsWith(name)).length;
     // Once for the tiles of forward and dq, once for those of dkdv.
-    expect([count('tilemap'), count('schedule_queries'), count('schedule_keys')]).to.deep.equal([2, 2, 2]);
-    expect([count('forward'), count('dq'), count('dkdv')]).to.deep.equal([3, 3, 3]);
+    expect(count('bounds_map')).to.equal(2);
+    for (const pass of ['schedule_ranges', 'schedule_order']) {
+      expect([count(pass), count(`${pass} ofKeys`)]).to.deep.equal([2, 1]);
+    }
+    expect([count('forward '), count('dq '), count('dkdv ')]).to.deep.equal([3, 3, 3]);
     x.dispose();
   });
 
