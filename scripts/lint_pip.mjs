@@ -1,5 +1,6 @@
 /**
- * @file `npm run lint:native` and `npm run lint:python`: clang-format over native/, ruff over all Python, at exact versions from PyPI.
+ * @file `npm run lint:native` and `npm run lint:python`: clang-format over native/, ruff over all Python, at exact
+ * versions from PyPI.
  *
  *     node scripts/lint_pip.mjs native           fails if clang-format would change a file
  *     node scripts/lint_pip.mjs python           fails on what ruff finds

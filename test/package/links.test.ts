@@ -1,6 +1,6 @@
 /**
- * @file Links of all Markdown files: each leads to a file of this repository, and to a heading in it. Files and npm commands that they name
- * exist. Pictures of README.md show on npm too.
+ * @file Links of all Markdown files: each leads to a file of this repository, and to a heading in it. Files and npm
+ * commands that they name exist. Pictures of README.md show on npm too.
  */
 import {execFileSync} from 'node:child_process';
 import {existsSync, readFileSync} from 'node:fs';
@@ -9,7 +9,10 @@ import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-/** npm shows README.md without the repository: its pictures have absolute addresses, which lead to files of the main branch. */
+/**
+ * npm shows README.md without the repository: its pictures have absolute addresses, which lead to files of the main
+ * branch.
+ */
 const RAW = 'https://raw.githubusercontent.com/tfjs-flashmask/tfjs-flashmask/main/';
 
 const tracked = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'], {
