@@ -46,10 +46,9 @@ export function trainBpe(text: string, vocabSize: number): CharacterBpe {
     const best = mostFrequent(pairs);
     merges.push(best);
     for (const word of words) {
-      const merged = applyMerge(word.symbols, best);
-      if (merged.length < word.symbols.length) {
+      if (has(word.symbols, best)) {
         countPairs(word, -1, pairs);
-        word.symbols = merged;
+        word.symbols = applyMerge(word.symbols, best);
         countPairs(word, 1, pairs);
       }
     }
@@ -134,6 +133,14 @@ function mostFrequent(pairs: PairCounts): Merge {
     const wins = ties ? comparePairs(candidate.pair, best.pair) < 0 : candidate.count > best.count;
     return wins ? candidate : best;
   }).pair;
+}
+
+/** Looks without an allocation: most words do not have the pair. */
+function has(symbols: readonly string[], [left, right]: Merge): boolean {
+  for (let i = symbols.indexOf(left); i >= 0; i = symbols.indexOf(left, i + 1)) {
+    if (symbols[i + 1] === right) return true;
+  }
+  return false;
 }
 
 function applyMerge(symbols: readonly string[], [left, right]: Merge): string[] {
