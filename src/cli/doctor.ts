@@ -220,7 +220,8 @@ function checkGpu(checked: Checked | null, {nvidia}: Machine): BackendReport {
     : report(name, 'missing', {problem: 'the TensorFlow that is loaded uses no GPU', mend: [gpuSetup]});
 }
 
-async function checkTensorFlow(machine: Machine): Promise<BackendReport[]> {
+/** The backend 'tensorflow' of the project in the current folder, on the CPU and on a GPU. */
+export async function checkTensorFlow(machine: Machine): Promise<BackendReport[]> {
   const [tfjsNode] = findTfjsNode(process.cwd(), machine.nvidia !== null);
   const checked = tfjsNode === undefined ? null : await checkTfjsNode(tfjsNode);
   const gpu = checkGpu(checked, machine);

@@ -5,7 +5,7 @@ import {formatBytes} from './platform.js';
 /** Where a command says what it does. */
 export interface Console {
   /** One line on standard error. */
-  say(line: string): void;
+  say: (line: string) => void;
   /** Starts to show a piece of work of `total` bytes, or of a number that is not known yet. */
   start(task: string, total?: number): Progress;
 }
@@ -39,15 +39,23 @@ function startBar(task: string, total: number): Progress {
   };
 }
 
-function startLine(task: string, total: number): Progress {
-  console.error(`${task}${total ? ` (${formatBytes(total)})` : ''} ...`);
-  return {update: () => undefined, stop: () => undefined};
+/** A console without a terminal: a piece of work is one line at its start. */
+export function plainConsole(say: Console['say']): Console {
+  return {
+    say,
+    start(task, total = 0) {
+      say(`${task}${total ? ` (${formatBytes(total)})` : ''} ...`);
+      return {update: () => undefined, stop: () => undefined};
+    },
+  };
 }
+
+const plain = plainConsole((line) => {
+  console.error(line);
+});
 
 /** The real one, on standard error. */
 export const terminal: Console = {
-  say: (line) => {
-    console.error(line);
-  },
-  start: (task, total = 0) => (process.stderr.isTTY ? startBar(task, total) : startLine(task, total)),
+  say: plain.say,
+  start: (task, total = 0) => (process.stderr.isTTY ? startBar(task, total) : plain.start(task, total)),
 };

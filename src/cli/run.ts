@@ -22,31 +22,28 @@ export interface RunOptions {
 
 const running = new Set<ChildProcess>();
 const cleanups = new Set<() => void>();
-let watching = false;
 
-function watchSignals(): void {
-  if (watching) {
-    return;
-  }
-  watching = true;
-  for (const [signal, code] of [
-    ['SIGINT', 130],
-    ['SIGTERM', 143],
-    ['SIGHUP', 129],
-  ] as const) {
-    process.once(signal, () => {
-      running.forEach((child) => child.kill(signal));
-      cleanups.forEach((cleanup) => {
-        cleanup();
-      });
-      process.exit(code);
+/** Signals that end a command, with its exit codes by custom. */
+const SIGNALS = {SIGINT: 130, SIGTERM: 143, SIGHUP: 129} as const;
+
+/** Ends running programs and this process at a signal, after all cleanups, until the function returned is called. */
+export function endOnSignals(): () => void {
+  const end = (signal: NodeJS.Signals): void => {
+    running.forEach((child) => child.kill(signal));
+    cleanups.forEach((cleanup) => {
+      cleanup();
     });
-  }
+    process.exit(SIGNALS[signal as keyof typeof SIGNALS]);
+  };
+  const signals = Object.keys(SIGNALS) as NodeJS.Signals[];
+  signals.forEach((signal) => process.once(signal, end));
+  return () => {
+    signals.forEach((signal) => process.removeListener(signal, end));
+  };
 }
 
-/** Calls `cleanup` when a signal ends this process, until the function returned is called. */
+/** Calls `cleanup` when a signal ends the command, until the function returned is called. */
 export function onInterrupt(cleanup: () => void): () => void {
-  watchSignals();
   cleanups.add(cleanup);
   return () => {
     cleanups.delete(cleanup);
@@ -55,7 +52,6 @@ export function onInterrupt(cleanup: () => void): () => void {
 
 /** Runs a program to its end. Never rejects: a program that cannot start is an answer too. */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<Finished> {
-  watchSignals();
   return new Promise((resolve) => {
     const env = {...process.env, ...options.env};
     const child = spawn(command, args, {cwd: options.cwd, env, stdio: ['ignore', 'pipe', 'pipe']});

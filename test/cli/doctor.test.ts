@@ -2,12 +2,21 @@
 import {mkdirSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {expect} from 'chai';
-import type {BackendReport, DoctorReport} from '../../src/cli/doctor.js';
+import {type BackendReport, type DoctorReport, checkTensorFlow} from '../../src/cli/doctor.js';
 import {doctorText} from '../../src/cli/doctor_text.js';
+import {thisMachine} from '../../src/cli/machine.js';
 import {featureLine, kernelLines} from '../../src/cli/webgpu_kernels.js';
 import type {DeviceTraits} from '../../src/backends/webgpu/plan/vector_plan.js';
 import {tuningKey} from '../../src/backends/webgpu/plan/tuned_tiles.js';
-import {FAKE_VERSION, FakeProject, programs, startCommand, wheelFolder, whyNotHere} from '../support/fake_tfjs_node.js';
+import {
+  FAKE_VERSION,
+  FakeProject,
+  inProject,
+  programs,
+  runCommand,
+  wheelFolder,
+  whyNotHere,
+} from '../support/fake_tfjs_node.js';
 import {type Finished, Project, root, temporaryFolder} from '../support/packed_project.js';
 
 const here = whyNotHere();
@@ -21,7 +30,7 @@ function parse({stdout}: Finished): {report: DoctorReport; backends: Record<stri
 
 describe('doctor', () => {
   it('runs attention on every backend that is installed, and says by which kernels', async () => {
-    const finished = await startCommand(root, ['doctor', '--json'], noGpu());
+    const finished = await runCommand(root, ['doctor', '--json'], noGpu());
     const {report, backends} = parse(finished);
     expect(Object.keys(backends)).to.deep.equal(['cpu', 'wasm', 'webgpu', 'webgl', 'tensorflow', 'tensorflow, GPU']);
     expect(report.machine).to.deep.include({node: process.versions.node, nvidia: null});
@@ -56,11 +65,12 @@ describe('doctor', () => {
   it('names the GPU and its driver, and that TensorFlow does not use it', async () => {
     const smi = 'echo "550.54, NVIDIA H100, 9.0, 81559 MiB"';
     const PATH = `${programs({'nvidia-smi': smi})}:${process.env.PATH!}`;
-    const {report, backends} = parse(await startCommand(root, ['doctor', '--json'], {PATH}));
+    const machine = await inProject(root, {PATH}, thisMachine);
     const gpu = {name: 'NVIDIA H100', computeCapability: '9.0', memory: '81559 MiB'};
-    expect(report.machine.nvidia).to.deep.equal({driver: '550.54', gpus: [gpu]});
-    const {status, problem, mend} = backends['tensorflow, GPU'];
-    if (backends.tensorflow?.status === 'ok') {
+    expect(machine.nvidia).to.deep.equal({driver: '550.54', gpus: [gpu]});
+    const reports = await inProject(root, {PATH}, () => checkTensorFlow(machine));
+    const {status, problem, mend} = reports.find(({name}) => name === 'tensorflow, GPU')!;
+    if (reports[0].name === 'tensorflow' && reports[0].status === 'ok') {
       expect({status, problem, mend}).to.deep.equal({
         status: 'missing',
         problem: 'the TensorFlow that is loaded uses no GPU',
@@ -70,15 +80,18 @@ describe('doctor', () => {
   });
 
   describe('tfjs-node that is broken', () => {
-    const tensorflow = async (project: FakeProject, env: NodeJS.ProcessEnv = {}) => {
-      const finished = await project.start(['doctor', '--json'], {env: {...noGpu(), ...env}});
-      return {code: finished.code, ...parse(finished).backends.tensorflow};
+    /** What the doctor says of tfjs-node, without a look at the other backends. */
+    const tensorflow = async ({folder, cache}: FakeProject): Promise<BackendReport> => {
+      const env = {...noGpu(), XDG_CACHE_HOME: cache};
+      const [report] = await inProject(folder, env, async () => checkTensorFlow(await thisMachine()));
+      return report;
     };
 
-    it('has no addon', async () => {
+    it('has no addon, which the exit code tells', async () => {
       const project = new FakeProject();
-      const {code, status, problem, mend} = await tensorflow(project);
-      expect({code, status, problem, mend}).to.deep.equal({
+      const finished = await project.run(['doctor', '--json'], {env: noGpu()});
+      const {status, problem, mend} = parse(finished).backends.tensorflow;
+      expect({code: finished.code, status, problem, mend}).to.deep.equal({
         code: 1,
         status: 'broken',
         problem: `its addon is missing: ${project.binding}`,
@@ -89,8 +102,8 @@ describe('doctor', () => {
     it('has an addon that does not load', async () => {
       const project = new FakeProject('tfjs-node-gpu');
       project.source('lib/napi-v8/tfjs_binding.node', 'no library');
-      const {code, problem, mend} = await tensorflow(project);
-      expect({code, mend}).to.deep.equal({code: 1, mend: ['npx tfjs-flashmask setup-node --gpu']});
+      const {status, problem, mend} = await tensorflow(project);
+      expect({status, mend}).to.deep.equal({status: 'broken', mend: ['npx tfjs-flashmask setup-node --gpu']});
       expect(problem).to.match(/tfjs_binding\.node: .*(too short|invalid)/);
     });
 
@@ -107,7 +120,7 @@ describe('doctor', () => {
         this.skip();
       }
       const project = new FakeProject();
-      await project.start(['setup-node', '--tensorflow', FAKE_VERSION], {wheels: wheelFolder()});
+      await project.run(['setup-node', '--tensorflow', FAKE_VERSION], {wheels: wheelFolder()});
       const core = join(project.tfjsNode, 'node_modules', '@tensorflow', 'tfjs-core');
       mkdirSync(core, {recursive: true});
       writeFileSync(join(core, 'package.json'), '{"name": "@tensorflow/tfjs-core", "version": "4.21.0"}');
@@ -123,7 +136,7 @@ describe('doctor', () => {
   });
 
   describe('of the packed package', () => {
-    const MAIN = join('node_modules', 'tfjs-flashmask', 'dist', 'esm', 'src', 'cli', 'main.js');
+    const MAIN = join('node_modules', 'tfjs-flashmask', 'dist', 'cli', 'main.js');
 
     it('tells how to install what is missing, which is no failure', async () => {
       const project = new Project({without: ['@tensorflow', '@sparticuz', 'webgpu']});
@@ -147,9 +160,9 @@ describe('doctor', () => {
 
     it('has its version and its help', async () => {
       const folder = temporaryFolder();
-      const version = await startCommand(folder, ['--version']);
+      const version = await runCommand(folder, ['--version']);
       expect(version.stdout).to.match(/^\d+\.\d+\.\d+\n$/);
-      const help = await startCommand(folder, ['setup-node', '--help']);
+      const help = await runCommand(folder, ['setup-node', '--help']);
       expect(help.stdout).to.include('--gpu').and.include('--tensorflow <version>').and.include('--force');
     });
   });

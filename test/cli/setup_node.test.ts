@@ -29,7 +29,7 @@ import {
   FakeProject,
   MACHINE,
   programs,
-  startCommand,
+  runCommand,
   tensorFlowFiles,
   wheelFolder,
   whyNotHere,
@@ -123,21 +123,21 @@ describe('setup-node', () => {
         if (process.platform !== 'linux') skip(this, 'setup-node is for Linux');
         const all: Record<string, string> = {'g++': COMPILER, python3: PIP};
         const path = programs(Object.fromEntries(there.map((program) => [program, all[program]])));
-        expectError(await new FakeProject().start(SETUP, {env: {PATH: path, ...env}}), ...messages);
+        expectError(await new FakeProject().run(SETUP, {env: {PATH: path, ...env}}), ...messages);
       });
     }
 
     it('needs pip beside Python', async function () {
       if (process.platform !== 'linux') skip(this, 'setup-node is for Linux');
       const python3 = '[ "$1" = --version ] && echo "Python 3.9.2" && exit 0; echo "No module named pip" >&2; exit 1';
-      const finished = await new FakeProject().start(SETUP, {env: {PATH: programs({'g++': COMPILER, python3})}});
+      const finished = await new FakeProject().run(SETUP, {env: {PATH: programs({'g++': COMPILER, python3})}});
       expectError(finished, 'got Python 3.9.2 without it', 'apt install python3-pip', 'ensurepip');
     });
 
     it('needs tfjs-node in the project', async () => {
       const folder = temporaryFolder();
       expectError(
-        await startCommand(folder, ['setup-node']),
+        await runCommand(folder, ['setup-node']),
         `must have @tensorflow/tfjs-node, got none from ${folder}`,
         'npm install --ignore-scripts @tensorflow/tfjs-node@4.22.0',
       );
@@ -145,12 +145,12 @@ describe('setup-node', () => {
 
     it('needs a version of TensorFlow 2', async function () {
       if (process.platform !== 'linux') skip(this, 'setup-node is for Linux');
-      const finished = await new FakeProject().start(['setup-node', '--tensorflow', 'newest']);
+      const finished = await new FakeProject().run(['setup-node', '--tensorflow', 'newest']);
       expectError(finished, "--tensorflow must be a version of TensorFlow 2, such as 2.21.0, got 'newest'");
     });
 
     it('explains an unknown option', async () => {
-      const finished = await new FakeProject().start(['setup-node', '--cuda']);
+      const finished = await new FakeProject().run(['setup-node', '--cuda']);
       expectError(finished, "unknown option '--cuda'", '--help');
     });
   });
@@ -180,7 +180,7 @@ describe('setup-node', () => {
         const python3 = `${PIP}\ncat >&2 <<'END'\n${output}\nEND\nexit 1`;
         const PATH = `${programs({'g++': COMPILER, python3})}:/usr/bin:/bin`;
         const project = new FakeProject();
-        expectError(await project.start(SETUP, {env: {PATH}}), 'setup-node: ', 'pip says:', ...messages);
+        expectError(await project.run(SETUP, {env: {PATH}}), 'setup-node: ', 'pip says:', ...messages);
         expect(
           readdirSync(join(project.cache, 'tfjs-flashmask')).filter((file) => file.endsWith('.lock')),
         ).to.deep.equal([]);
@@ -201,7 +201,7 @@ describe('setup-node', () => {
       const project = new FakeProject();
       const wheels = wheelFolder();
       expectSuccess(
-        await project.start(SETUP, {wheels}),
+        await project.run(SETUP, {wheels}),
         `Downloading ${REQUIREMENT}==${FAKE_VERSION}`,
         `@tensorflow/tfjs-node 4.22.0 with TensorFlow ${FAKE_VERSION} on the CPU works: a matMul gave the right numbers.`,
         `TensorFlow is in ${cached(project)}`,
@@ -216,25 +216,25 @@ describe('setup-node', () => {
         'tfjs_binding.node',
       ]);
       const {mtimeMs} = statSync(project.binding);
-      expectSuccess(await project.start(['setup-node']), 'works already; nothing was changed.');
-      expectSuccess(await project.start(['setup-node', '--tensorflow', '2.98.0']), 'TensorFlow 2.98.0, add --force.');
+      expectSuccess(await project.run(['setup-node']), 'works already; nothing was changed.');
+      expectSuccess(await project.run(['setup-node', '--tensorflow', '2.98.0']), 'TensorFlow 2.98.0, add --force.');
       expect(statSync(project.binding).mtimeMs).to.equal(mtimeMs);
     });
 
     it('with --force builds anew from the cache, without pip; a damaged cache is made again', async () => {
       const project = new FakeProject();
       const wheels = wheelFolder();
-      expectSuccess(await project.start(SETUP, {wheels}));
+      expectSuccess(await project.run(SETUP, {wheels}));
       const {mtimeMs} = statSync(project.binding);
       const noPip = {
         PATH: `${programs({python3: 'exit 1', python: 'exit 1', pip3: 'exit 1', pip: 'exit 1'})}:${process.env.PATH!}`,
       };
-      const again = await project.start([...SETUP, '--force'], {env: noPip});
+      const again = await project.run([...SETUP, '--force'], {env: noPip});
       expectSuccess(again, 'works: a matMul');
       expect(again.stderr).not.to.include('Downloading');
       expect(statSync(project.binding).mtimeMs).to.be.above(mtimeMs);
       truncateSync(join(cached(project), 'tensorflow', 'libtensorflow_cc.so.2'), 100);
-      expectSuccess(await project.start(SETUP, {wheels}), 'is damaged; it is made again', 'works: a matMul');
+      expectSuccess(await project.run(SETUP, {wheels}), 'is damaged; it is made again', 'works: a matMul');
       expect(isComplete(cached(project))).to.equal(true);
     });
 
@@ -258,7 +258,7 @@ describe('setup-node', () => {
       interrupted.kill('SIGINT');
       expect((await interrupted).code).to.equal(130);
       expect(existsSync(`${partial(project)}.lock`)).to.equal(false);
-      expectSuccess(await project.start(SETUP, {wheels: wheelFolder()}), 'works: a matMul');
+      expectSuccess(await project.run(SETUP, {wheels: wheelFolder()}), 'works: a matMul');
       expect(existsSync(partial(project))).to.equal(false);
     });
 
@@ -268,7 +268,7 @@ describe('setup-node', () => {
       cpSync(wheelFolder(), downloads, {recursive: true});
       mkdirSync(join(downloads, '.pip-killed', 'tmp'), {recursive: true});
       writeFileSync(`${partial(project)}.lock`, `${hostname()} 999999999`);
-      const finished = await project.start(SETUP, {wheels: temporaryFolder()});
+      const finished = await project.run(SETUP, {wheels: temporaryFolder()});
       expectSuccess(finished, 'which an earlier run downloaded', 'works: a matMul');
       expect(finished.stderr).not.to.include('Downloading');
     });
@@ -279,7 +279,7 @@ describe('setup-node', () => {
       const lock = `${partial(project)}.lock`;
       writeFileSync(lock, 'another-machine 1');
       utimesSync(lock, new Date(0), new Date(0));
-      expectSuccess(await project.start(SETUP, {wheels: wheelFolder()}), 'works: a matMul');
+      expectSuccess(await project.run(SETUP, {wheels: wheelFolder()}), 'works: a matMul');
     });
 
     it('downloads again what is damaged', async () => {
@@ -288,7 +288,7 @@ describe('setup-node', () => {
       cpSync(wheelFolder(), downloads, {recursive: true});
       const wheel = join(downloads, readdirSync(downloads)[0]);
       truncateSync(wheel, statSync(wheel).size - 200);
-      expectSuccess(await project.start(SETUP, {wheels: wheelFolder()}), 'Downloading', 'works: a matMul');
+      expectSuccess(await project.run(SETUP, {wheels: wheelFolder()}), 'Downloading', 'works: a matMul');
     });
 
     it('says what is damaged inside a wheel, and deletes it', async () => {
@@ -298,12 +298,8 @@ describe('setup-node', () => {
       const bytes = readFileSync(wheel);
       bytes.fill(0xff, 200, 400);
       writeFileSync(wheel, bytes);
-      expectError(
-        await project.start(SETUP, {wheels}),
-        'must be whole, got a damaged one',
-        'run the same command again',
-      );
-      expectSuccess(await project.start(SETUP, {wheels: wheelFolder()}), 'works: a matMul');
+      expectError(await project.run(SETUP, {wheels}), 'must be whole, got a damaged one', 'run the same command again');
+      expectSuccess(await project.run(SETUP, {wheels: wheelFolder()}), 'works: a matMul');
     });
 
     it('compares the checksum of the TensorFlow that it was tested with', async function () {
@@ -312,14 +308,14 @@ describe('setup-node', () => {
       writeWheel(wheels, 'tensorflow_cpu', '2.21.0', 'cp312-cp312-manylinux_2_27_x86_64', tensorFlowFiles());
       const project = new FakeProject();
       expectError(
-        await project.start(['setup-node'], {wheels}),
+        await project.run(['setup-node'], {wheels}),
         /must be whole, got SHA-256 [0-9a-f]{12}\.\.\. in place of dcc8afd32930\.\.\./,
       );
     });
 
     it('takes the wheel of whatever Python version there is', async () => {
       const project = new FakeProject();
-      expectSuccess(await project.start(SETUP, {wheels: wheelFolder({python: 'cp310'})}), 'works: a matMul');
+      expectSuccess(await project.run(SETUP, {wheels: wheelFolder({python: 'cp310'})}), 'works: a matMul');
     });
 
     it('refuses a TensorFlow without the C++ libraries', async () => {
@@ -329,11 +325,11 @@ describe('setup-node', () => {
       writeWheel(wheels, CPU_WHEEL, FAKE_VERSION, `cp312-cp312-manylinux_2_17_${MACHINE}`, files);
       const project = new FakeProject();
       expectError(
-        await project.start(SETUP, {wheels}),
+        await project.run(SETUP, {wheels}),
         `got ${FAKE_VERSION} without libtensorflow_cc.so.2`,
         'such as 2.21.0',
       );
-      expectSuccess(await project.start(SETUP, {wheels: wheelFolder()}), 'works: a matMul');
+      expectSuccess(await project.run(SETUP, {wheels: wheelFolder()}), 'works: a matMul');
     });
 
     it('with --gpu takes the CUDA wheels that TensorFlow names, beside it, and prefers tfjs-node-gpu', async function () {
@@ -352,7 +348,7 @@ describe('setup-node', () => {
       writeWheel(wheels, 'nvidia_more_cu12', '9.1', 'py3-none-manylinux2014_x86_64', files('more'));
       const project = new FakeProject('tfjs-node-gpu');
       expectSuccess(
-        await project.start([...SETUP, '--gpu'], {wheels}),
+        await project.run([...SETUP, '--gpu'], {wheels}),
         'Downloading nvidia-parts-cu12<13.0,>=12.5',
         '@tensorflow/tfjs-node-gpu 4.22.0 with TensorFlow',
         'No NVIDIA GPU was found on this machine',
@@ -362,7 +358,7 @@ describe('setup-node', () => {
       expect(readdirSync(join(folder, 'nvidia', 'parts'))).to.deep.equal(['lib']);
       const binding = readFileSync(project.binding, 'latin1');
       expect(binding).to.include(join(folder, 'nvidia', 'parts', 'lib'));
-      expectSuccess(await project.start(['setup-node', '--gpu']), 'TensorFlow with CUDA, add --force');
+      expectSuccess(await project.run(['setup-node', '--gpu']), 'TensorFlow with CUDA, add --force');
     });
 
     it("shows the compiler's words, and keeps the addon that was there", async () => {
@@ -370,7 +366,7 @@ describe('setup-node', () => {
       project.source('binding/tfjs_backend.cc', '#include "tensorflow/c/c_api.h"\nint x = "no";\n');
       project.source('lib/napi-v8/tfjs_binding.node', 'an old one');
       expectError(
-        await project.start(SETUP, {wheels: wheelFolder()}),
+        await project.run(SETUP, {wheels: wheelFolder()}),
         `must compile with C++17 against TensorFlow ${FAKE_VERSION}`,
         /The compiler says:[\s\S]*tfjs_backend\.cc:2/,
       );
@@ -383,7 +379,7 @@ describe('setup-node', () => {
       const index = readFileSync(join(project.tfjsNode, 'index.js'), 'utf8');
       project.source('index.js', index.replace('row[1]', '0'));
       expectError(
-        await project.start(SETUP, {wheels: wheelFolder()}),
+        await project.run(SETUP, {wheels: wheelFolder()}),
         'its matMul gives 1,2,3,6 in place of 7,10,15,22',
         'The addon that was there before is back',
       );
@@ -394,21 +390,21 @@ describe('setup-node', () => {
     it('names what of tfjs-node is missing', async () => {
       const project = new FakeProject();
       rmSync(join(project.tfjsNode, 'binding', 'tfjs_binding.cc'));
-      expectError(await project.start(SETUP, {wheels: wheelFolder()}), 'must have its C++ sources', 'Reinstall it');
+      expectError(await project.run(SETUP, {wheels: wheelFolder()}), 'must have its C++ sources', 'Reinstall it');
     });
 
     it('needs a cache folder that can be written', async () => {
       const project = new FakeProject();
       const file = join(project.folder, 'file');
       writeFileSync(file, '');
-      const finished = await project.start(SETUP, {wheels: wheelFolder(), env: {XDG_CACHE_HOME: file}});
+      const finished = await project.run(SETUP, {wheels: wheelFolder(), env: {XDG_CACHE_HOME: file}});
       expectError(finished, 'cache folder must be writable, got ENOTDIR', 'XDG_CACHE_HOME');
     });
 
     it('works in a folder with a space, a comma and a quote in its name', async () => {
       const project = new FakeProject();
       const cache = join(project.cache, "a, 'b' c");
-      const finished = await project.start(SETUP, {wheels: wheelFolder(), env: {XDG_CACHE_HOME: cache}});
+      const finished = await project.run(SETUP, {wheels: wheelFolder(), env: {XDG_CACHE_HOME: cache}});
       expectSuccess(finished, 'works: a matMul');
     });
   });

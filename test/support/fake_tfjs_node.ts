@@ -6,7 +6,11 @@ import {spawn, spawnSync} from 'node:child_process';
 import {chmodSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {pathToFileURL} from 'node:url';
+import {expect} from 'chai';
 import {type Zippable, strToU8, zipSync} from 'fflate';
+import {run} from '../../src/cli/command_line.js';
+import {plainConsole} from '../../src/cli/progress.js';
+import {processTraces, within} from './in_process.js';
 import {type Finished, root, temporaryFolder} from './packed_project.js';
 
 export const FAKE_VERSION = '2.99.0';
@@ -95,10 +99,50 @@ export class FakeProject {
     write(join(this.tfjsNode, name), content);
   }
 
-  /** Runs the command there, with wheels from `wheels` alone. */
-  start(args: string[], {wheels = '', env = {}}: {wheels?: string; env?: NodeJS.ProcessEnv} = {}): RunningCommand {
+  /** Runs a command there, in this process. */
+  run(args: string[], options: ProjectOptions = {}): Promise<Finished> {
+    return runCommand(this.folder, args, this.environment(options));
+  }
+
+  /** Runs a command there, in a process of its own. */
+  start(args: string[], options: ProjectOptions = {}): RunningCommand {
+    return startCommand(this.folder, args, this.environment(options));
+  }
+
+  private environment({wheels = '', env = {}}: ProjectOptions): NodeJS.ProcessEnv {
     const pip = {PIP_NO_INDEX: '1', PIP_FIND_LINKS: wheels, PIP_CONFIG_FILE: '/dev/null', PIP_NO_CACHE_DIR: '1'};
-    return startCommand(this.folder, args, {...pip, XDG_CACHE_HOME: this.cache, CXX: '', ...env});
+    return {...pip, XDG_CACHE_HOME: this.cache, CXX: '', ...env};
+  }
+}
+
+interface ProjectOptions {
+  /** The only folder that pip takes wheels from. */
+  wheels?: string;
+  env?: NodeJS.ProcessEnv;
+}
+
+/** Runs `tfjs-flashmask` in this process, in a folder. Fails if it leaves a listener behind. */
+export async function runCommand(cwd: string, args: string[], env: NodeJS.ProcessEnv = {}): Promise<Finished> {
+  const written = {stdout: '', stderr: ''};
+  const console = plainConsole((line) => void (written.stderr += `${line}\n`));
+  const print = (line: string): void => void (written.stdout += `${line}\n`);
+  return inProject(cwd, env, async () => {
+    const before = processTraces();
+    const code = await run(args, {print, console});
+    expect(processTraces(), `left behind by ${args.join(' ')}`).to.deep.equal(before);
+    return {code, signal: null, ...written};
+  });
+}
+
+/** Does a piece of a command's work in this process, in a folder. */
+export async function inProject<T>(cwd: string, env: NodeJS.ProcessEnv, work: () => Promise<T>): Promise<T> {
+  const {execArgv} = process;
+  // The doctor starts its probes with these options. Mocha's name the loader in a way that works in the repository alone.
+  process.execArgv = ['--import', TSX];
+  try {
+    return await within({cwd, env: {NODE_OPTIONS: '', ...env}}, work);
+  } finally {
+    process.execArgv = execArgv;
   }
 }
 

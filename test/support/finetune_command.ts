@@ -9,6 +9,7 @@ import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {run} from '../../examples/finetune/command_line.js';
 import {clearBoundsCache} from '../../src/entries/index.js';
+import {type Surroundings, processTraces, within} from './in_process.js';
 
 const MAIN = fileURLToPath(new URL('../../examples/finetune/main.ts', import.meta.url));
 const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
@@ -19,13 +20,6 @@ export interface Finished {
   code: number | null;
   stdout: string;
   stderr: string;
-}
-
-export interface Surroundings {
-  /** The folder that it runs in; otherwise this process's own. */
-  cwd?: string;
-  /** Added to this process's environment. */
-  env?: NodeJS.ProcessEnv;
 }
 
 export interface CommandOptions extends Surroundings {
@@ -40,9 +34,7 @@ function traces(): object {
     tensors: tf.memory().numTensors,
     buffers: tf.memory().numDataBuffers,
     backend: tf.getBackend(),
-    environment: {...process.env},
-    exitCode: process.exitCode,
-    listeners: process.eventNames().map((name) => `${String(name)} ${process.listenerCount(name)}`),
+    ...processTraces(),
   };
 }
 
@@ -54,22 +46,6 @@ export async function command(args: readonly string[], options: CommandOptions =
     expect(traces(), `left behind by ${args.join(' ')}`).to.deep.equal(before);
     return finished;
   });
-}
-
-/** Does `work` in a folder and an environment. */
-async function within<T>({cwd, env = {}}: Surroundings, work: () => Promise<T>): Promise<T> {
-  const [folder, environment] = [process.cwd(), {...process.env}];
-  if (cwd !== undefined) process.chdir(cwd);
-  Object.assign(process.env, env);
-  try {
-    return await work();
-  } finally {
-    process.chdir(folder);
-    for (const name of Object.keys(env)) {
-      if (environment[name] === undefined) Reflect.deleteProperty(process.env, name);
-      else process.env[name] = environment[name];
-    }
-  }
 }
 
 async function collect(args: readonly string[], onOutput: CommandOptions['onOutput'] = () => {}): Promise<Finished> {

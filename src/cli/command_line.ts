@@ -1,0 +1,86 @@
+/** @file The command line of `tfjs-flashmask` as a function, so that tests can run commands in their own process. */
+import {readFileSync} from 'node:fs';
+import {Command, CommanderError, Option} from 'commander';
+import {examine} from './doctor.js';
+import {doctorText} from './doctor_text.js';
+import {packageRoot} from './package_root.js';
+import type {Console} from './progress.js';
+import {endOnSignals} from './run.js';
+import {type SetupNodeOptions, setupNode} from './setup_node.js';
+import {TENSORFLOW_VERSION} from './tensorflow.js';
+import {UserError} from './user_error.js';
+
+/** Where a command writes. */
+export interface CommandOutput {
+  /** One line, or several, on standard output. */
+  print: (line: string) => void;
+  /** Standard error, with progress. */
+  console: Console;
+}
+
+/**
+ * Runs one command in the current folder. It leaves no listeners.
+ *
+ * @param argv the arguments, without those of Node.
+ * @returns the exit code.
+ */
+export async function run(argv: readonly string[], output: CommandOutput): Promise<number> {
+  const forget = endOnSignals();
+  let exitCode = 0;
+  const finish = (code: number): void => {
+    exitCode = code;
+  };
+  try {
+    await program(output, finish).parseAsync(argv, {from: 'user'});
+    return exitCode;
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      return error.exitCode;
+    }
+    if (!(error instanceof UserError)) {
+      throw error;
+    }
+    output.console.say(error.message);
+    return 1;
+  } finally {
+    forget();
+  }
+}
+
+/** Commands tell their exit code to `finish`; it is 0 unless they do. */
+function program({print, console}: CommandOutput, finish: (exitCode: number) => void): Command {
+  const withoutBreak = (text: string): string => text.replace(/\n$/, '');
+  const command = new Command('tfjs-flashmask')
+    .description('Sets up tfjs-node, and tells which backends FlashMask attention runs on here.')
+    .version(packageVersion())
+    .showHelpAfterError('Add --help for all options.')
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => print(withoutBreak(text)),
+      writeErr: (text) => console.say(withoutBreak(text)),
+    });
+  command
+    .command('setup-node')
+    .description(
+      'makes @tensorflow/tfjs-node work in the project in this folder; changes nothing where it works already',
+    )
+    .option('--gpu', "TensorFlow with CUDA, and CUDA's libraries")
+    .addOption(new Option('--tensorflow <version>', 'version of TensorFlow').default(undefined, TENSORFLOW_VERSION))
+    .option('--force', 'set up anew although it works')
+    .action((options: SetupNodeOptions) => setupNode(process.cwd(), options, console));
+  command
+    .command('doctor')
+    .description('tells per backend what is there, which kernels run, and how to mend what is missing or broken')
+    .option('--json', 'as JSON')
+    .action(async ({json}: {json?: boolean}) => {
+      const report = await examine();
+      print(json ? JSON.stringify(report, null, 2) : doctorText(report));
+      finish(report.backends.some(({status}) => status === 'broken') ? 1 : 0);
+    });
+  return command;
+}
+
+function packageVersion(): string {
+  const {version} = JSON.parse(readFileSync(new URL('package.json', packageRoot()), 'utf8')) as {version: string};
+  return version;
+}
