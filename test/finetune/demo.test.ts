@@ -48,7 +48,7 @@ describe('the main job', () => {
     } catch (error) {
       skip(this, (error as Error).message);
     }
-    const sizes = ['--steps', '2', '--batch-rows', '1', '--row-tokens', '128', '--eval-samples', '2'];
+    const sizes = ['--steps', '2', '--batch-rows', '1', '--row-tokens', '64', '--eval-samples', '2'];
     // Where the software adapter is unpacked to stays as it is.
     const {code, stdout, stderr} = await finish(start(['demo', ...sizes, '--from-scratch'], {cwd: folder}));
     expect(code, stderr + stdout).to.equal(0);
@@ -56,7 +56,7 @@ describe('the main job', () => {
       /Device +webgpu on /,
       /Model +fresh glassllm: 0\.\d\d M parameters, all trained/,
       /Data +checkpoints\/demo\/documentation\.jsonl: \d+ samples of \d+ records.*; the first 2 held out/,
-      /Packing +\d+ rows of 128 tokens, \d+\.\d % full/,
+      /Packing +\d+ rows of 64 tokens, \d+\.\d % full/,
       /Training 2 steps of 1 row, .* a twin with dense attention does the first 2 too/,
       /step 2\/2 +loss \d\.\d{4} .* 0s left/,
       /Loss: training loss/,

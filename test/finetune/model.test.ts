@@ -11,6 +11,7 @@ import {type ForwardOptions, Llama} from '../../examples/finetune/model/llama.js
 import {Lora} from '../../examples/finetune/model/lora.js';
 import {clearBoundsCache, flashMaskAttention, masks} from '../../src/entries/index.js';
 import {onEachDevice, slackOf} from '../support/devices.js';
+import {useFinetuneMatMul} from '../support/finetune_device.js';
 import {
   type Fixture,
   configOf,
@@ -95,6 +96,7 @@ describe('the model of examples/finetune', () => {
     const chosen = ({name}: Fixture): boolean => device.name !== 'webgpu' || name === 'qwen2_window';
 
     const tolerance = 1e-4 * slackOf(device);
+    useFinetuneMatMul(device);
 
     afterEach(async () => expect(await device.hiddenErrors()).to.deep.equal([]));
 

@@ -4,11 +4,14 @@ import {roundUp} from '../../../call/numbers.js';
 import type {Problem} from '../../../call/problem.js';
 import type {BufferRange, PassRun} from '../run/dispatch.js';
 import type {Scratch} from '../run/scratch.js';
-import {specialize} from '../wgsl/shader.js';
 import {
-  float16Copies,
   HALVES_THREADS,
-  magnitude,
+  halvesBindings,
+  halvesKey,
+  halvesShader,
+  magnitudeBindings,
+  magnitudeKey,
+  magnitudeShader,
   PADDED_ROWS,
   rowUnits,
   SEGMENTS,
@@ -70,16 +73,21 @@ export function halves(
     const sources = names.map((name) => bound[name]!);
     const magnitudes = scratch.buffer(`magnitudes of ${names.join()}`, 4 * segments);
     names.forEach((name, t) => (copies[name] = scratch.buffer(`float16 copy of ${name}`, sizes[t].bytes)));
+    const common = {uniforms, itemsPerWorkgroup: 1};
     measures.push({
-      shader: specialize(magnitude, variant),
-      uniforms,
+      ...common,
+      key: magnitudeKey(variant),
+      code: () => magnitudeShader(variant),
+      bindings: magnitudeBindings(variant),
       buffers: [...sources, ...mask, magnitudes],
       items: segments,
       flopsPerWorkgroup: Math.ceil((Math.max(...sizes.map(({rows}) => rows)) * pass.channels) / SEGMENTS),
     });
     conversions.push({
-      shader: specialize(float16Copies, variant),
-      uniforms,
+      ...common,
+      key: halvesKey(variant),
+      code: () => halvesShader(variant),
+      bindings: halvesBindings(variant),
       buffers: [...sources, magnitudes, ...names.map((name) => copies[name]!)],
       items: sizes.reduce((sum, {rows, heads}) => sum + heads * workgroupsPerHead(variant, rows), 0),
       flopsPerWorkgroup: 8 * HALVES_THREADS,

@@ -4,8 +4,14 @@ import type {Problem} from '../../../call/problem.js';
 import type {PassRun} from '../run/dispatch.js';
 import type {UniformValues} from '../wgsl/header.js';
 import type {RowBlocks} from '../wgsl/mask/row_blocks.js';
-import {scheduleOf, scheduleOrder, scheduleRanges} from '../wgsl/mask/schedule.js';
-import {specialize} from '../wgsl/shader.js';
+import {
+  ORDER_BINDINGS,
+  orderShader,
+  RANGES_BINDINGS,
+  rangesShader,
+  SCHEDULE_THREADS,
+  scheduleKey,
+} from '../wgsl/mask/schedule.js';
 
 /** Operations of a classification, about: it reads and compares, and multiplies nothing. */
 const CLASSIFY_OPS = 32;
@@ -22,21 +28,27 @@ export function schedulePasses(p: Problem, blocks: RowBlocks, mask: GPUBuffer, u
   const {rows, cols} = blocksOf(p, blocks);
   const maskHeads = p.maskB * p.Hm;
   const heads = headsOfOrder(blocks, uniforms);
-  const order = specialize(scheduleOrder, scheduleOf(blocks));
+  const key = scheduleKey(blocks);
   return [
     {
-      shader: specialize(scheduleRanges, scheduleOf(blocks)),
+      key: `${key}_ranges`,
+      code: () => rangesShader(blocks),
+      bindings: RANGES_BINDINGS,
       buffers: [mask],
       uniforms,
       items: maskHeads * rows,
+      itemsPerWorkgroup: 1,
       flopsPerWorkgroup: cols * (blocks.blockK / MAP_BLOCK) * CLASSIFY_OPS,
     },
     {
-      shader: order,
+      key: `${key}_order`,
+      code: () => orderShader(blocks),
+      bindings: ORDER_BINDINGS,
       buffers: [mask],
       uniforms,
       items: (maskHeads / heads) * rows,
-      flopsPerWorkgroup: 4 * order.threads * rows * heads,
+      itemsPerWorkgroup: SCHEDULE_THREADS,
+      flopsPerWorkgroup: 4 * SCHEDULE_THREADS * rows * heads,
     },
   ];
 }

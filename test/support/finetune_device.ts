@@ -1,0 +1,13 @@
+/** @file The devices of the fine-tuning tests, with the matrix product that the application uses on each. */
+import {useSoftwareMatMul} from '../../examples/finetune/software_matmul.js';
+import {useWebGPU} from '../../src/node_webgpu/use_webgpu.js';
+import type {Device} from './devices.js';
+
+/** Inside a device's tests: a software adapter gets the application's own product, which is several times faster there. */
+export function useFinetuneMatMul({name}: Device): void {
+  let restore = (): void => {};
+  before(async () => {
+    if (name === 'webgpu' && (await useWebGPU({quiet: true})).software) restore = useSoftwareMatMul();
+  });
+  after(() => restore());
+}
