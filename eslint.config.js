@@ -1,4 +1,7 @@
-/** @file Lint rules: typescript-eslint's strict set with types, less what numeric code and tfjs's own typings make noisy. */
+/**
+ * @file Lint rules: typescript-eslint's strict set with types, less what numeric code and tfjs's own typings make
+ * noisy.
+ */
 import {defineConfig, globalIgnores} from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
@@ -22,7 +25,8 @@ export default defineConfig(
       ],
       // Indexing typed arrays and destructured shapes: their bounds are known, and the compiler option is off.
       '@typescript-eslint/no-non-null-assertion': 'off',
-      // `tf.reshape(x, shape) as Tensor4D` is how tfjs code narrows ranks; `tf.backend() as WebGPUBackend` how it reaches backends.
+      // `tf.reshape(x, shape) as Tensor4D` is how tfjs code narrows ranks; `tf.backend() as WebGPUBackend` how it
+      // reaches backends.
       '@typescript-eslint/no-unnecessary-type-assertion': 'off',
       '@typescript-eslint/no-unsafe-class-instance-assignment': 'off',
       // tfjs types much as never null that is, for other backends or before registration.
@@ -40,6 +44,17 @@ export default defineConfig(
       'max-lines-per-function': 'off',
       '@typescript-eslint/no-unused-expressions': 'off',
       '@typescript-eslint/require-await': 'off',
+    },
+  },
+  {
+    // Where comments keep to 120 columns, as in .editorconfig.
+    files: ['*.js', 'gradients/**/*.ts', 'ops/**/*.ts', 'scripts/gallery.ts', 'scripts/lint_pip.mjs'],
+    rules: {
+      // Prettier wraps code; a template string may be a shader.
+      'max-len': [
+        'error',
+        {code: 1000, comments: 120, ignoreUrls: true, ignoreStrings: true, ignoreTemplateLiterals: true},
+      ],
     },
   },
 );

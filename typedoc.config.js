@@ -30,5 +30,5 @@ export default {
   highlightLanguages: [...OptionDefaults.highlightLanguages, 'python'],
   excludeTags: [...OptionDefaults.excludeTags, ...SILENT_TAGS],
   treatWarningsAsErrors: true,
-  validation: {notExported: true, invalidLink: true, rewrittenLink: true},
+  validation: {notExported: true, invalidLink: true, rewrittenLink: true, notDocumented: true},
 };

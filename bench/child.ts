@@ -17,7 +17,7 @@ export function outcomeOf(text: string, signal: string | null = null): 'out of m
 }
 
 /** Why a measurement gave no figures. */
-export interface Failure {
+interface Failure {
   outcome: Outcome;
   reason: string;
 }

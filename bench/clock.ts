@@ -46,7 +46,7 @@ export async function repeat(
   return results.sort((a, b) => a - b);
 }
 
-export interface Timing {
+interface Timing {
   /** First run: it compiles the shaders. */
   firstMs: number;
   /** Best mean of a batch of later runs. */

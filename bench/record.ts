@@ -3,7 +3,7 @@ import {appendFileSync, existsSync, mkdirSync, readFileSync} from 'node:fs';
 import {dirname} from 'node:path';
 
 /** What measures: the commands of `npm run bench`, and `cuda` for bench/cuda/bench.py. */
-export const SUITES = ['masks', 'paper', 'decode', 'long', 'schedule', 'tiles', 'finetune', 'cuda'] as const;
+const SUITES = ['masks', 'paper', 'decode', 'long', 'schedule', 'tiles', 'finetune', 'cuda'] as const;
 export type Suite = (typeof SUITES)[number];
 
 /** tfjs's own WebGPU device, or that of createWebGPUBackend(). */
@@ -190,7 +190,7 @@ export function tflops(
 }
 
 /** Records of the same call but for these fields, in the order of the first ones. */
-export function groupsBy(records: readonly BenchRecord[], ...apartFrom: (keyof Call)[]): BenchRecord[][] {
+function groupsBy(records: readonly BenchRecord[], ...apartFrom: (keyof Call)[]): BenchRecord[][] {
   const groups = new Map<string, BenchRecord[]>();
   for (const record of records) {
     const key = keyOf({...record, ...Object.fromEntries(apartFrom.map((name) => [name, undefined]))});

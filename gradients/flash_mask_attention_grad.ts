@@ -20,13 +20,17 @@ export const gradientOfAttention: GradConfig = {
   },
 };
 
-/** Whether the current backend made this tensor. The statistics of rows are in the unit of the kernel that made them. */
+/**
+ * Whether the current backend made this tensor. The statistics of rows are in the unit of the kernel that made them.
+ */
 function isHere({dataId}: Tensor): boolean {
   const {state, backend} = engine();
   return state.tensorInfo.get(dataId)?.backend === backend;
 }
 
-/** out and the statistics of rows from the current backend, where the user has gone to another since the forward pass. */
+/**
+ * out and the statistics of rows from the current backend, where the user has gone to another since the forward pass.
+ */
 function computeAnew(inputs: Record<string, Tensor>, attrs: NamedAttrMap): Tensor[] {
   const [out, , rowStats] = engine().runKernel<Tensor[]>(FlashMaskAttention, inputs, attrs);
   return [out, rowStats];

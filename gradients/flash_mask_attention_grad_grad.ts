@@ -1,6 +1,6 @@
 /**
- * @file The gradient of FlashMaskAttentionGrad, one for all backends: composed from tfjs ops, tile by tile, so that it is differentiable
- * again.
+ * @file The gradient of FlashMaskAttentionGrad, one for all backends: composed from tfjs ops, tile by tile, so that it
+ * is differentiable again.
  */
 import {type GradConfig, type NamedAttrMap, type Tensor, add, engine, zeros, zerosLike} from '@tensorflow/tfjs-core';
 import {composedSecondOrder} from '../src/backends/composed/second_order.js';
@@ -8,10 +8,11 @@ import {ensureKernels} from '../src/call/ensure_kernels.js';
 import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../src/call/kernel_names.js';
 
 /**
- * Gradient of FlashMaskAttentionGrad, for the gradient of a gradient: the total one in q, k, v, dOut and dLse, with out and lse as
- * what they are, functions of q, k and v. For tfjs saves a kernel's outputs as clones that its tape puts before the kernel, so that
- * nothing ever flows back through them (its own exp has no second derivative, for that reason). Hence out and lse are computed
- * anew here, where the tape, if it is on, sees them made; and the inputs out and rowStats themselves get zeros.
+ * Gradient of FlashMaskAttentionGrad, for the gradient of a gradient: the total one in q, k, v, dOut and dLse, with out
+ * and lse as what they are, functions of q, k and v. For tfjs saves a kernel's outputs as clones that its tape puts
+ * before the kernel, so that nothing ever flows back through them (its own exp has no second derivative, for that
+ * reason). Hence out and lse are computed anew here, where the tape, if it is on, sees them made; and the inputs out
+ * and rowStats themselves get zeros.
  */
 export const gradientOfGradient: GradConfig = {
   kernelName: FlashMaskAttentionGrad,

@@ -1,10 +1,13 @@
-/** @file The chained form, `q.flashMaskAttention(k, v, mask, options)`, on the Tensor class of whichever tfjs-core is loaded. */
+/**
+ * @file The chained form, `q.flashMaskAttention(k, v, mask, options)`, on the Tensor class of whichever tfjs-core is
+ * loaded.
+ */
 import {type Rank, Tensor, type TensorLike} from '@tensorflow/tfjs-core';
 import {type FlashMaskAttentionOptions, type MaskLike, flashMaskAttention} from './flash_mask_attention.js';
 
 // The file that declares the class: an augmentation of the package itself would hide the class that it re-exports.
 declare module '@tensorflow/tfjs-core/dist/tensor.js' {
-  // eslint-disable-next-line @typescript-eslint/no-unused-vars -- must repeat the parameter of the class that it merges with
+  // eslint-disable-next-line @typescript-eslint/no-unused-vars -- repeats the parameter of the class
   interface Tensor<R extends Rank = Rank> {
     /** {@link flashMaskAttention} with this tensor as q. */
     flashMaskAttention(

@@ -65,7 +65,9 @@ function hasPairs({B, Sq, Sk}: Sizes): boolean {
   return B > 0 && Sq > 0 && Sk > 0;
 }
 
-/** Without rows or keys there is nothing to run: rows, if any, see no key. Backends need no kernels for empty buffers. */
+/**
+ * Without rows or keys there is nothing to run: rows, if any, see no key. Backends need no kernels for empty buffers.
+ */
 const runWithoutPairs: Run = ([q, k, v], _mask, {B, H, Sq, Dv}, {layout}) => {
   const noGradient = (): Tensor[] => [zeros(q.shape), zeros(k.shape), zeros(v.shape)];
   const constant = <T extends Tensor>(make: () => T): T =>
@@ -101,8 +103,9 @@ export interface FlashMaskAttentionOp {
 }
 
 /**
- * Attention with a column-interval mask (FlashMask, arXiv 2410.01359, section 4): `softmax(scale · q kᵀ + mask) v`, in memory that is
- * linear in the lengths, never computing tiles that the mask empties. Differentiable in q, k and v, to any order.
+ * Attention with a column-interval mask (FlashMask, arXiv 2410.01359, section 4): `softmax(scale · q kᵀ + mask) v`, in
+ * memory that is linear in the lengths, never computing tiles that the mask empties. Differentiable in q, k and v, to
+ * any order.
  *
  * A query row that sees no key gives 0, the log-sum-exp -Infinity, and exactly 0 to every gradient.
  *
@@ -118,11 +121,11 @@ export interface FlashMaskAttentionOp {
  * @param q float32 `[B, Sq, H, D]`, or `[B, H, Sq, D]` with `layout: 'bhsd'`. D and Dv are from 1 to 256.
  * @param k float32 `[B, Sk, Hkv, D]`; H is a multiple of Hkv.
  * @param v float32 `[B, Sk, Hkv, Dv]`.
- * @param mask a `FlashMask`; or Paddle's `startend_row_indices`, int32 `[1 or B, 1 or Hkv or H, Sk, n]`, with `causal` in the
- *   options, which two vectors need; or none.
+ * @param mask a `FlashMask`; or Paddle's `startend_row_indices`, int32 `[1 or B, 1 or Hkv or H, Sk, n]`, with `causal`
+ *   in the options, which two vectors need; or none.
  * @param options see {@link FlashMaskAttentionOptions}.
- * @returns float32 `[B, Sq, H, Dv]` in the layout of q; with `returnLogSumExp: true`, that and the float32 `[B, H, Sq]` natural
- *   logarithms of each row's sum of exp(score), taken before dropout.
+ * @returns float32 `[B, Sq, H, Dv]` in the layout of q; with `returnLogSumExp: true`, that and the float32 `[B, H, Sq]`
+ *   natural logarithms of each row's sum of exp(score), taken before dropout.
  * @throws Error naming the rule, the values got and the remedy, before any kernel runs.
  *
  * @doc {heading: 'Operations', subheading: 'Attention'}

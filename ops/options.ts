@@ -8,34 +8,34 @@ export const WHO = 'flashMaskAttention';
 /** Options of {@link flashMaskAttention}. */
 export interface FlashMaskAttentionOptions {
   /**
-   * Mask keys after the query too, aligned at the bottom right: query r sees key j only if `j <= r + Sk - Sq`. With a bounds
-   * tensor it also says how its vectors read (docs/masks.md): one of two vectors needs it, true for LTS and LTE, false for LTS and
-   * UTE. A `FlashMask` knows this itself. Default false.
+   * Mask keys after the query too, aligned at the bottom right: query r sees key j only if `j <= r + Sk - Sq`. With a
+   * bounds tensor it also says how its vectors read (docs/masks.md): one of two vectors needs it, true for LTS and LTE,
+   * false for LTS and UTE. A `FlashMask` knows this itself. Default false.
    */
   causal?: boolean;
   /**
-   * Factor of q·k before the softmax, from 0 to 2.358e38: with log2(e), by which kernels multiply it, a float32. One below 1.2e-38 is
-   * denormal there, and some GPUs take it for 0. Default 1/√D.
+   * Factor of q·k before the softmax, from 0 to 2.358e38: with log2(e), by which kernels multiply it, a float32. One
+   * below 1.2e-38 is denormal there, and some GPUs take it for 0. Default 1/√D.
    */
   scale?: number;
   /** Axis order of q, k, v and the output: `[B, S, H, D]` or `[B, H, S, D]`. Default 'bshd'. */
   layout?: Layout;
   /**
-   * Probability in [0, 1) that a weight is dropped after the softmax, in steps of 2^-32; the others are divided by 1 - dropout.
-   * Default 0.
+   * Probability in [0, 1) that a weight is dropped after the softmax, in steps of 2^-32; the others are divided by 1 -
+   * dropout. Default 0.
    */
   dropout?: number;
   /**
-   * Key of the dropout generator, a non-negative safe integer: the same seed drops the same (batch, head, query, key) pairs on
-   * every backend. Default: a random one for each call.
+   * Key of the dropout generator, a non-negative safe integer: the same seed drops the same (batch, head, query, key)
+   * pairs on every backend. Default: a random one for each call.
    */
   seed?: number;
   /** Give `[out, lse]`, with the row log-sum-exps `[B, H, Sq]` of the masked, scaled scores. Default false. */
   returnLogSumExp?: boolean;
   /**
-   * What the matrix multiplications read; they accumulate in float32. Default `'auto'`: float32, or as accurate as the backend is. On WebGPU
-   * devices with subgroup matrices `'float16'` is several times faster, and `'float32'`, by splitting, two to three times, to an error of
-   * float32's kind.
+   * What the matrix multiplications read; they accumulate in float32. Default `'auto'`: float32, or as accurate as the
+   * backend is. On WebGPU devices with subgroup matrices `'float16'` is several times faster, and `'float32'`, by
+   * splitting, two to three times, to an error of float32's kind.
    */
   precision?: Precision;
   /** Gradients are bit-identical from run to run. Default false. */

@@ -1,6 +1,6 @@
 /**
- * @file Draws every mask of the table into docs/images/masks, by the library itself, and lists them in docs/masks.md between
- * `<!-- gallery -->` and `<!-- /gallery -->`.
+ * @file Draws every mask of the table into docs/images/masks, by the library itself, and lists them in docs/masks.md
+ * between `<!-- gallery -->` and `<!-- /gallery -->`.
  *
  *     npx tsx scripts/gallery.ts            writes pictures and lists
  *     npx tsx scripts/gallery.ts --check    fails if the committed ones differ

@@ -5,8 +5,10 @@
     python3 bench/cuda/bench.py LIB.so --float32          from float32 tensors (Flex on TF32), and what conversions cost
     python3 bench/cuda/bench.py LIB.so --errors           relative errors of each precision, and of PyTorch's own
 
-TFLOP/s count visible pairs only: 4 D operations a pair forward, 10 D backward. A line of JSON a measurement goes to --out.
+TFLOP/s count visible pairs only: 4 D operations a pair forward, 10 D backward. A line of JSON a measurement goes to
+--out.
 """
+
 import argparse
 import json
 import os
@@ -16,19 +18,19 @@ import time
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-from flashmask_torch import Call, Library, Mask
+from flashmask_torch import Call, Library
 from masks import NAMES, build, visible_pairs
 from reference import Dense, visible
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 WARM_UP_SECONDS = 0.5
 SDPA = {'cudnn': SDPBackend.CUDNN_ATTENTION, 'fa2': SDPBackend.FLASH_ATTENTION}
 
 
 def milliseconds(run, seconds):
-    """(best, median) time of one run, in batches of about 20 ms for `seconds`, after a warm-up that clocks the GPU up."""
+    """(best, median) time of one run, in batches of about 20 ms for `seconds`, after a warm-up that clocks the GPU
+    up."""
     run()
     torch.cuda.synchronize()
     started, count = time.perf_counter(), 0
@@ -65,7 +67,8 @@ class Setting:
         """One line of the JSON file; times are (best, median)."""
         tflops = lambda flops, ms: flops * self.D * self.pairs / ms / 1e9
         result = {
-            'suite': 'cuda', 'backend': 'cuda', 'device': torch.cuda.get_device_name(), 'mask': self.name, 'B': self.B, 'N': self.N, 'H': self.H,
+            'suite': 'cuda', 'backend': 'cuda', 'device': torch.cuda.get_device_name(),
+            'mask': self.name, 'B': self.B, 'N': self.N, 'H': self.H,
             'Hkv': self.options.kv_heads, 'D': self.D, 'masked': 1 - self.pairs / (self.B * self.H * self.N**2),
             'attention': attention, 'input': str(self.dtype).removeprefix('torch.'), **more,
         }  # fmt: skip
@@ -103,20 +106,27 @@ def flex_run(s):
     torch._dynamo.reset()
     compiled = torch.compile(flex_attention, dynamic=False)
     rule = s.mask.rule
-    block_mask = rule and create_block_mask(rule, s.B if s.mask.per_batch else None, None, s.N, s.N, device='cuda', _compile=True)
+    block_mask = rule and create_block_mask(
+        rule, s.B if s.mask.per_batch else None, None, s.N, s.N, device='cuda', _compile=True
+    )
     return lambda q, k, v: compiled(q, k, v, block_mask=block_mask, enable_gqa=s.options.kv_heads != s.H)
 
 
 def sdpa_run(s, backend):
     def run(q, k, v):
         with sdpa_kernel(backend):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=s.name == 'causal', enable_gqa=s.options.kv_heads != s.H)
+            return F.scaled_dot_product_attention(
+                q, k, v, is_causal=s.name == 'causal', enable_gqa=s.options.kv_heads != s.H
+            )
 
     return run
 
 
 def difference(ours, theirs):
-    return [float(torch.linalg.vector_norm(a.float() - b.float()) / torch.linalg.vector_norm(b.float())) for a, b in zip(ours, theirs)]
+    return [
+        float(torch.linalg.vector_norm(a.float() - b.float()) / torch.linalg.vector_norm(b.float()))
+        for a, b in zip(ours, theirs)
+    ]
 
 
 def rows_error(s, call):
@@ -124,7 +134,11 @@ def rows_error(s, call):
     error = size = 0.0
     for first in range(0, s.N, max(1, s.N // 8)):
         see = visible(s.mask.mask, s.B, s.H, s.N, s.N, 'cuda', first_row=first, rows=2)[:1]
-        truth = Dense(s.q[:1, :, first : first + 2], s.k[:1], s.v[:1], see, s.D**-0.5, None, 0.0, 'float64').forward()[0].nan_to_num()
+        truth = (
+            Dense(s.q[:1, :, first : first + 2], s.k[:1], s.v[:1], see, s.D**-0.5, None, 0.0, 'float64')
+            .forward()[0]
+            .nan_to_num()
+        )
         error += float(((call.out[:1, :, first : first + 2] - truth) ** 2).sum())
         size += float((truth**2).sum())
     return (error / size) ** 0.5
@@ -136,7 +150,10 @@ def rows_error(s, call):
 class Output:
     """Prints the table row by row and keeps the records."""
 
-    COLUMNS = 'mask                       N    D masked |  fwd ms   TF/s  {0:>6} ratio |  bwd ms   TF/s  {0:>6} ratio | both ratio'
+    COLUMNS = (
+        'mask                       N    D masked |  fwd ms   TF/s  {0:>6} ratio |  bwd ms   TF/s  {0:>6} ratio'
+        ' | both ratio'
+    )
 
     def __init__(self, options, other):
         self.options, self.records, self.ratios = options, [], []
@@ -146,13 +163,18 @@ class Output:
         part = lambda key: self.part(ours, other, key)
         both = self.both(ours, other)
         self.ratios += [(both, s.name)] if both else []
-        print(f'{s.name:20} {s.N:7} {s.D:4} {100 * ours["masked"]:5.1f}% | {part("forward")} | {part("backward")} | {show(both)}  {note}', flush=True)
+        print(
+            f'{s.name:20} {s.N:7} {s.D:4} {100 * ours["masked"]:5.1f}% | {part("forward")} | {part("backward")}'
+            f' | {show(both)}  {note}',
+            flush=True,
+        )
 
     def part(self, ours, other, key):
         if f'{key}Ms' not in ours:
             return ' ' * 31
         theirs = (other or {}).get(f'{key}Tflops')
-        return f'{ours[key + "Ms"]:7.3f} {ours[key + "Tflops"]:6.1f}  {show(theirs, "6.1f")} {show(theirs and ours[key + "Tflops"] / theirs)}'
+        speed = ours[key + 'Tflops']
+        return f'{ours[key + "Ms"]:7.3f} {speed:6.1f}  {show(theirs, "6.1f")} {show(theirs and speed / theirs)}'
 
     def both(self, ours, other):
         if not other or 'forwardMs' not in other or 'backwardMs' not in ours or 'backwardMs' not in other:
@@ -163,7 +185,9 @@ class Output:
         self.records.append(record)
         if self.options.out:
             with open(self.options.out, 'a') as file:
-                file.write(json.dumps({k: float(f'{v:.5g}') if isinstance(v, float) else v for k, v in record.items()}) + '\n')
+                file.write(
+                    json.dumps({k: float(f'{v:.5g}') if isinstance(v, float) else v for k, v in record.items()}) + '\n'
+                )
         return record
 
     def finish(self):
@@ -213,13 +237,17 @@ def compare_sixteen(library, options):
             for label, backend in SDPA.items():
                 other, _ = try_record(output, s, label, lambda: sdpa_run(s, backend))
                 if other:
-                    print(f'    {label:5} forward {other["forwardTflops"]:.1f}, backward {other.get("backwardTflops", 0):.1f} TFLOP/s')
+                    print(
+                        f'    {label:5} forward {other["forwardTflops"]:.1f}, '
+                        f'backward {other.get("backwardTflops", 0):.1f} TFLOP/s'
+                    )
         del call, ours
     output.finish()
 
 
 def compare_float32(library, options):
-    """Our kernels from float32 tensors against FlexAttention on them, and how much of the time is not the 16-bit kernel's."""
+    """Our kernels from float32 tensors against FlexAttention on them, and how much of the time is not the 16-bit
+    kernel's."""
     torch.set_float32_matmul_precision('high')
     output = Output(options, 'flex32')
     for s in settings(options, torch.float32):
@@ -227,7 +255,9 @@ def compare_float32(library, options):
         record['rowsError'] = rows_error(s, call)
         note = f'rows err {record["rowsError"]:.1e}'
         if library.sixteen and options.precision != 'float32':
-            sixteen = Setting(s.name, s.N, s.D, options, torch.bfloat16 if options.precision == 'bfloat16' else torch.float16)
+            sixteen = Setting(
+                s.name, s.N, s.D, options, torch.bfloat16 if options.precision == 'bfloat16' else torch.float16
+            )
             kernel, _ = flash(library, sixteen, precision=str(sixteen.dtype).removeprefix('torch.'))
             shares = [1 - kernel[key] / record[key] for key in ('forwardMs', 'backwardMs') if key in record]
             record['conversionShares'] = shares
@@ -244,7 +274,12 @@ def scaled_inputs(scales, N, H, D):
     return [torch.randn(1, H, N, D, generator=generator, device='cuda') * scale for scale in scales]
 
 
-ERROR_INPUTS = {'normal': (1, 1, 1, 1), 'v, dO × 1e-6': (1, 1, 1e-6, 1e-6), 'v, dO × 1e6': (1, 1, 1e6, 1e6), 'q × 1e-6, k × 1e6': (1e-6, 1e6, 1, 1)}
+ERROR_INPUTS = {
+    'normal': (1, 1, 1, 1),
+    'v, dO × 1e-6': (1, 1, 1e-6, 1e-6),
+    'v, dO × 1e6': (1, 1, 1e6, 1e6),
+    'q × 1e-6, k × 1e6': (1e-6, 1e6, 1, 1),
+}
 
 
 def error_table(library, options):
@@ -253,7 +288,10 @@ def error_table(library, options):
     for D in options.dims:
         for name in options.masks if options.masks != NAMES else ['causalDocument']:
             for inputs, scales in ERROR_INPUTS.items():
-                print(f'\n{name}, N {N}, D {D}, {inputs}\n\n| computed by | out | dq | dk | dv |\n| --- | ---: | ---: | ---: | ---: |')
+                print(
+                    f'\n{name}, N {N}, D {D}, {inputs}\n\n'
+                    '| computed by | out | dq | dk | dv |\n| --- | ---: | ---: | ---: | ---: |'
+                )
                 for label, errors in error_rows(library, name, N, H, D, scaled_inputs(scales, N, H, D)):
                     print(f'| {label} | ' + ' | '.join(f'{x:.1e}' for x in errors) + ' |', flush=True)
 
@@ -275,14 +313,20 @@ def error_rows(library, name, N, H, D, tensors):
         call.backward(d_out)
         yield f"this library, `'{precision}'`", difference64([call.out, call.dq, call.dk, call.dv], truth)
     yield 'dense attention, float32', difference64(dense('float32'), truth)
-    for label, dtype, tf32 in (('TF32', torch.float32, True), ('float16', torch.float16, False), ('bfloat16', torch.bfloat16, False)):
+    for label, dtype, tf32 in (
+        ('TF32', torch.float32, True),
+        ('float16', torch.float16, False),
+        ('bfloat16', torch.bfloat16, False),
+    ):
         torch.backends.cuda.matmul.allow_tf32 = tf32
         yield f'dense attention of PyTorch, {label}', difference64(torch_dense(tensors, see, dtype), truth)
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def difference64(results, truth):
-    return [float(torch.linalg.vector_norm(a.double() - b) / torch.linalg.vector_norm(b)) for a, b in zip(results, truth)]
+    return [
+        float(torch.linalg.vector_norm(a.double() - b) / torch.linalg.vector_norm(b)) for a, b in zip(results, truth)
+    ]
 
 
 def torch_dense(tensors, see, dtype):
@@ -299,7 +343,8 @@ def torch_dense(tensors, see, dtype):
 
 
 def precompile(options):
-    """FlexAttention's kernels of all settings into PyTorch's cache, by processes side by side: the measuring one then finds them."""
+    """FlexAttention's kernels of all settings into PyTorch's cache, by processes side by side: the measuring one then
+    finds them."""
     jobs = [(name, N, D) for name in options.masks for N in options.lengths for D in options.dims]
     if len(jobs) < 3:
         return
@@ -309,11 +354,26 @@ def precompile(options):
     for name, N, D in jobs:
         while len([p for p in running if p.poll() is None]) >= width:
             time.sleep(0.2)
-        arguments = ['--masks', name, '--lengths', str(N), '--dims', str(D), '--batch', str(options.batch), '--heads', str(options.heads)]
+        arguments = [
+            '--masks',
+            name,
+            '--lengths',
+            str(N),
+            '--dims',
+            str(D),
+            '--batch',
+            str(options.batch),
+            '--heads',
+            str(options.heads),
+        ]
         arguments += ['--kv-heads', str(options.kv_heads), '--dtype', options.dtype, '--compile-only']
         arguments += ['--float32'] if options.float32 else []
         arguments += ['--forward-only'] if options.forward_only else []
-        running.append(subprocess.Popen([sys.executable, __file__, options.library, *arguments], env=environment, stderr=subprocess.DEVNULL))
+        running.append(
+            subprocess.Popen(
+                [sys.executable, __file__, options.library, *arguments], env=environment, stderr=subprocess.DEVNULL
+            )
+        )
     for process in running:
         process.wait()
     print(f'compiled FlexAttention {len(jobs)} times in {time.time() - started:.0f} s', flush=True)
@@ -361,7 +421,11 @@ def main():
     if options.compile_only:
         return compile_only(options)
     library = Library(options.library)
-    print(f'{torch.cuda.get_device_name()}, PyTorch {torch.__version__}; B {options.batch}, H {options.heads}, Hkv {options.kv_heads}', flush=True)
+    print(
+        f'{torch.cuda.get_device_name()}, PyTorch {torch.__version__}; B {options.batch}, H {options.heads}, '
+        f'Hkv {options.kv_heads}',
+        flush=True,
+    )
     with torch.no_grad():
         if options.errors:
             return error_table(library, options)

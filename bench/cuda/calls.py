@@ -1,8 +1,8 @@
 """One call of the kernels on the inputs of a case, and what it wrote where it should not."""
+
 import math
 
 import torch
-
 from flashmask_torch import Call
 from reference import heads_first
 

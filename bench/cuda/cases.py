@@ -1,11 +1,9 @@
 """The table of cases of check.py, and their inputs."""
-import math
 from dataclasses import dataclass, replace
 from zlib import crc32
 
 import numpy
 import torch
-
 from flashmask_torch import Mask
 
 FORMS = {'full': (False, 0), 'causal': (True, 0), 'lts': (True, 1), 'lts-lte': (True, 2), 'lts-ute': (False, 2), 'four': (False, 4)}

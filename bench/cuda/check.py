@@ -1,12 +1,15 @@
-"""Checks the CUDA kernels over some thousand calls, against dense attention in float64 and, poisoned, against themselves (poison.py):
+"""Checks the CUDA kernels over some thousand calls, against dense attention in float64 and, poisoned, against
+themselves (poison.py):
 
     python3 bench/cuda/check.py LIB.so [--forward-only] [--sixteen] [--filter TEXT] [--list] [--device cpu]
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python3 bench/cuda/check.py LIB.so --sanitize --every 9
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python3 bench/cuda/check.py LIB.so --sanitize
+    --every 9
 
-A result's error (norm over the tensor) may be twice that of dense attention in the precision under test, plus a small part of a
-rounding step of the terms that are added up; elements to which nothing is added must be exactly 0 (lse -inf), NaN never passes, and
-no byte beyond outputs and scratch may change. The last line is `N passed, M failed`.
+A result's error (norm over the tensor) may be twice that of dense attention in the precision under test, plus a small
+part of a rounding step of the terms that are added up; elements to which nothing is added must be exactly 0 (lse -inf),
+NaN never passes, and no byte beyond outputs and scratch may change. The last line is `N passed, M failed`.
 """
+
 import argparse
 import math
 import sys
@@ -16,7 +19,6 @@ from collections import defaultdict
 from contextlib import nullcontext
 
 import torch
-
 from calls import NAMES, actual_results
 from cases import Inputs, all_cases
 from flashmask_torch import Library
@@ -33,7 +35,9 @@ SHOWN = 40
 def run_alone(library, c, options):
     """Under compute-sanitizer: the kernels on tensors that end where their allocations do, and nothing else."""
     with torch.no_grad():
-        results, _ = actual_results(library, c, Inputs(c, options.device, options.sixteen), options.forward_only, guard_bytes=0)
+        results, _ = actual_results(
+            library, c, Inputs(c, options.device, options.sixteen), options.forward_only, guard_bytes=0
+        )
         bad = [name for name, x in results.items() if torch.isnan(x).any()]
     return [f'{name} has NaN' for name in bad], {}
 
@@ -85,11 +89,17 @@ def check_case(library, c, options):
         truth, sizes = dense_results(c, x, see, keep, 'float64', options.forward_only)
         dense, _ = dense_results(c, x, see, keep, c.precision, options.forward_only)
         factor = options.factor32 if c.precision == 'float32' else FACTOR
-        rows = torch.stack([judge(actual[n], truth[n], dense[n], sizes[n], c.precision, factor) for n in actual]).tolist()
+        rows = torch.stack(
+            [judge(actual[n], truth[n], dense[n], sizes[n], c.precision, factor) for n in actual]
+        ).tolist()
     found = dict(zip(actual, rows))
     for name, (wrong, ratio, error) in found.items():
         if wrong or not ratio <= 1:
-            what = f'{wrong:.0f} elements NaN or inexact' if wrong else f'error {ratio:.2f} x allowed (relative {error:.1e})'
+            what = (
+                f'{wrong:.0f} elements NaN or inexact'
+                if wrong
+                else f'error {ratio:.2f} x allowed (relative {error:.1e})'
+            )
             problems.append(f'{name} {what}')
     return problems, found
 
@@ -124,9 +134,13 @@ def arguments():
     parser.add_argument('--every', type=int, default=1, help='only every n-th case')
     parser.add_argument('--forward-only', action='store_true')
     parser.add_argument('--sixteen', action='store_true', help='the 16-bit entry points')
-    parser.add_argument('--factor32', type=float, default=FACTOR, help="what 'float32' may err, in errors of dense float32")
+    parser.add_argument(
+        '--factor32', type=float, default=FACTOR, help="what 'float32' may err, in errors of dense float32"
+    )
     parser.add_argument('--device', default='cuda')
-    parser.add_argument('--sanitize', action='store_true', help='run small cases without the reference, for compute-sanitizer')
+    parser.add_argument(
+        '--sanitize', action='store_true', help='run small cases without the reference, for compute-sanitizer'
+    )
     parser.add_argument('--list', action='store_true', help='print the cases')
     return parser.parse_args()
 
@@ -164,7 +178,9 @@ def main():
 
 
 def report(cases, failures, worst, seconds):
-    for (precision, name), (ratio, error, title) in sorted(worst.items(), key=lambda x: (x[0][0], NAMES.index(x[0][1]))):
+    for (precision, name), (ratio, error, title) in sorted(
+        worst.items(), key=lambda x: (x[0][0], NAMES.index(x[0][1]))
+    ):
         print(f'{precision:9} {name:4} worst error {ratio:5.2f} of allowed (relative {error:.1e}) in {title}')
     by_group = defaultdict(int)
     for c, _ in failures:

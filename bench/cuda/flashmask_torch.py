@@ -4,8 +4,10 @@
     call = Call(library, q, k, v, Mask(bounds, causal=True), layout='bhsd')
     call.forward(); call.backward(d_out)          # fill call.out, call.lse, call.row_stats, call.dq, call.dk, call.dv
 
-Tensors of float32 go to flashmask::cuda::Forward and Backward, of bfloat16 or float16 to their 16-bit forms (attention16.h).
+Tensors of float32 go to flashmask::cuda::Forward and Backward, of bfloat16 or float16 to their 16-bit forms
+(attention16.h).
 """
+
 import ctypes
 import math
 from dataclasses import dataclass
@@ -61,7 +63,9 @@ class Library:
                 scratch.argtypes = [ctypes.POINTER(Problem)]
 
     def functions(self, name, sixteen):
-        return getattr(self.c, f'flashmask_{name}{sixteen}'), getattr(self.c, f'flashmask_{name}{sixteen}_scratch_bytes')
+        return getattr(self.c, f'flashmask_{name}{sixteen}'), getattr(
+            self.c, f'flashmask_{name}{sixteen}_scratch_bytes'
+        )
 
 
 def address(x):
@@ -71,8 +75,22 @@ def address(x):
 class Call:
     """One attention call with its outputs and scratch, which every run reuses."""
 
-    def __init__(self, library, q, k, v, mask, *, layout='bshd', scale=None, dropout=0.0, seed=0, precision='auto',
-                 deterministic=False, allocate=torch.empty):
+    def __init__(
+        self,
+        library,
+        q,
+        k,
+        v,
+        mask,
+        *,
+        layout='bshd',
+        scale=None,
+        dropout=0.0,
+        seed=0,
+        precision='auto',
+        deterministic=False,
+        allocate=torch.empty,
+    ):
         if q.dtype != torch.float32 and not library.sixteen:
             raise RuntimeError('The library has no 16-bit entry points: native/cuda/attention16.h was not there.')
         self.library, self.inputs, self.mask = library, (q, k, v), mask

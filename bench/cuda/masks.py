@@ -1,11 +1,12 @@
-"""The benchmark's masks: bounds for our kernels, and the same as a rule for FlexAttention and for tests (python3 masks.py compares)."""
+"""The benchmark's masks: bounds for our kernels, and the same as a rule for FlexAttention and for tests (python3
+masks.py compares)."""
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
 import torch
-
 from flashmask_torch import Mask
 from reference import intervals
 
@@ -97,7 +98,9 @@ class Builder:
             rows.append([per_token(parts, x) for x in (ends, part, doc)])
         ends, part, doc = (torch.stack(x) for x in zip(*rows))
         part, doc = part.to(self.device), doc.to(self.device)
-        rule = lambda b, h, q, k: (q >= k) & (doc[b, q] == doc[b, k]) & ((part[b, k] == -1) | (part[b, k] == part[b, q]))
+        rule = lambda b, h, q, k: (
+            (q >= k) & (doc[b, q] == doc[b, k]) & ((part[b, k] == -1) | (part[b, k] == part[b, q]))
+        )
         return self.make('sharedQuestion', True, [ends], rule, True)
 
     def globalSlidingWindow(self):
@@ -115,10 +118,21 @@ class Builder:
         N, j = self.N, self.j
         prefix = N // 2
         ute = torch.where(j < prefix, torch.zeros_like(j), j)
-        return self.make('prefixLmCausal', False, [torch.full_like(j, N), ute], lambda b, h, q, k: (q >= k) | (k < prefix))
+        return self.make(
+            'prefixLmCausal', False, [torch.full_like(j, N), ute], lambda b, h, q, k: (q >= k) | (k < prefix)
+        )
 
 
-NAMES = ['full', 'causal', 'slidingWindow', 'causalDocument', 'document', 'sharedQuestion', 'globalSlidingWindow', 'prefixLmCausal']
+NAMES = [
+    'full',
+    'causal',
+    'slidingWindow',
+    'causalDocument',
+    'document',
+    'sharedQuestion',
+    'globalSlidingWindow',
+    'prefixLmCausal',
+]
 
 
 def build(name, N, B, device):
@@ -126,7 +140,8 @@ def build(name, N, B, device):
 
 
 def visible_pairs(mask, B, N):
-    """Visible pairs of all batches, of one head: rows less the union of the column's two intervals and its causal triangle."""
+    """Visible pairs of all batches, of one head: rows less the union of the column's two intervals and its causal
+    triangle."""
     j = torch.arange(N)
     parts = [(torch.zeros_like(j), j)] if mask.causal else []
     if mask.bounds is not None:

@@ -1,14 +1,14 @@
 """Calls with NaN, infinities and the largest floats in some places, against the same call with zeros there.
 
-What no visible pair connects has no influence: a result that does not depend on the poisoned numbers must be the same, bit for bit.
-A NaN that a visible pair reads spreads as in dense attention over the visible pairs, and only there.
+What no visible pair connects has no influence: a result that does not depend on the poisoned numbers must be the same,
+bit for bit. A NaN that a visible pair reads spreads as in dense attention over the visible pairs, and only there.
 """
+
 import copy
 import math
 from zlib import crc32
 
 import torch
-
 from calls import actual_results
 from cases import Inputs
 from reference import heads_first, kept, visible
@@ -44,8 +44,9 @@ def empty_masks(c, x):
 
 
 def places(c, x, see):
-    """(name, masks of poisoned numbers, values to try): all that no visible pair connects, and one number of a visible pair in each
-    tensor. There 3e38 is for bfloat16 alone: in other precisions all numbers of a head share a power of two with it."""
+    """(name, masks of poisoned numbers, values to try): all that no visible pair connects, and one number of a visible
+    pair in each tensor. There 3e38 is for bfloat16 alone: in other precisions all numbers of a head share a power of
+    two with it."""
     blind, unseen = ~see.any(-1), ~see.any(-2).unflatten(1, (c.Hkv, -1)).any(2)
     masks = empty_masks(c, x)
     for name, rows in (('q', blind), ('k', unseen), ('v', unseen), ('dOut', blind)):
@@ -57,7 +58,13 @@ def places(c, x, see):
     if not len(pairs):
         return
     b, h, r, j = pairs[crc32(c.title.encode()) % len(pairs)].tolist()
-    at = {'q': (b, h, r), 'k': (b, h // (c.H // c.Hkv), j), 'v': (b, h // (c.H // c.Hkv), j), 'dOut': (b, h, r), 'dLse': (b, h, r)}
+    at = {
+        'q': (b, h, r),
+        'k': (b, h // (c.H // c.Hkv), j),
+        'v': (b, h // (c.H // c.Hkv), j),
+        'dOut': (b, h, r),
+        'dLse': (b, h, r),
+    }
     for name, index in at.items():
         masks = empty_masks(c, x)
         masks[name][index if name == 'dLse' else (*index, masks[name].shape[-1] // 2)] = True
@@ -76,8 +83,8 @@ def poisoned(c, x, masks, value):
 
 
 def influence(see, used, masks):
-    """For each result, which of its numbers depend on poisoned ones through visible pairs. Only weights of `used` pairs meet v and dO:
-    what reads a pair that dropout drops may be NaN or not."""
+    """For each result, which of its numbers depend on poisoned ones through visible pairs. Only weights of `used` pairs
+    meet v and dO: what reads a pair that dropout drops may be NaN or not."""
     group = see.shape[1] // masks['k'].shape[1]
     wide = lambda x: x.repeat_interleave(group, 1)
     narrow = lambda x: x.unflatten(1, (-1, group)).any(2)

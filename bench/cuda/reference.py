@@ -1,16 +1,19 @@
-"""Dense masked attention in PyTorch, written from docs/design.md: the truth in float64, and the same in a kernel's precision.
+"""Dense masked attention in PyTorch, written from docs/design.md: the truth in float64, and the same in a kernel's
+precision.
 
-The second one says how far off a result of that precision may be. It rounds what the matrix products read (q, k, v, dO and the
-weights and their gradients) as the kernel may, accumulates in float32 and keeps all else in float32. 'auto' and 'float16' both round
-to 11 bits, TF32's and float16's alike, with float32's range.
+The second one says how far off a result of that precision may be. It rounds what the matrix products read (q, k, v, dO
+and the weights and their gradients) as the kernel may, accumulates in float32 and keeps all else in float32. 'auto' and
+'float16' both round to 11 bits, TF32's and float16's alike, with float32's range.
 """
+
 import torch
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 
 def intervals(bounds, causal):
-    """The canonical [LTS, LTE, UTS, UTE] of bounds [..., n], each [...]; see intervalsAt in src/mask/bounds/tile_map.ts."""
+    """The canonical [LTS, LTE, UTS, UTE] of bounds [..., n], each [...]; see intervalsAt in
+    src/mask/bounds/tile_map.ts."""
     b = bounds.long().unbind(-1)
     low, high = torch.full_like(b[0], INT32_MIN), torch.full_like(b[0], INT32_MAX)
     none = torch.zeros_like(b[0])
@@ -122,8 +125,9 @@ class Dense:
         return x.unflatten(1, (-1, self.group)).sum(2)
 
     def sizes(self, d_out=None, d_lse=None):
-        """For each element of the results, the root of the sum of squares of the terms that it adds up: times half a rounding step,
-        about the error of a result whose terms are each rounded once. Exactly 0 where nothing is added. Float64 alone."""
+        """For each element of the results, the root of the sum of squares of the terms that it adds up: times half a
+        rounding step, about the error of a result whose terms are each rounded once. Exactly 0 where nothing is added.
+        Float64 alone."""
 
         def root(a, b):
             return (a**2 @ b**2).sqrt()

@@ -1,6 +1,6 @@
 /** @file The longest length that works, where all shorter ones do and all longer ones do not. */
 
-export interface SearchOptions {
+interface SearchOptions {
   /** Tried first, and doubled while it works. */
   from: number;
   upTo: number;

@@ -17,17 +17,13 @@ export const TASKS = ['sft', 'lora', 'dpo', 'rm'] as const;
 /** What is trained: all weights or adapters on documents, adapters on preferences, a reward model with adapters. */
 export type Task = (typeof TASKS)[number];
 
-export const DISTRIBUTION =
-  'rows as in arXiv 2410.01359 (end-to-end data): 1-10 texts of random lengths fill a row (RM: 1-3 up to 4096 tokens, 1-4 up to 8192); ' +
-  'a question with k answers of about 10-20% of it each, k = 1 (SFT, LoRA), 2 (DPO), 6 (RM); the row of median sparsity of 31';
-
 const ANSWERS: Record<Task, number> = {sft: 1, lora: 1, dpo: 2, rm: 6};
 
 /** Rows that the typical one is chosen from: odd, so that one is in the middle. */
 const DRAWS = 31;
 
 /** Lengths of the parts of each text of a row: `[question, answer, ...]`. */
-export type Texts = number[][];
+type Texts = number[][];
 
 /** Draws the lengths of a row that they fill. `next` gives uniform numbers of [0, 1). */
 export function drawTexts(task: Task, rowTokens: number, next: () => number): Texts {

@@ -1,34 +1,31 @@
-/**
- * @file Tensors too large for JavaScript to make: a pass writes them where they are, range by range, and the host can tell any element. They
- * are uniform in [-2, 2), in steps of 2^-22.
- */
+/** @file Tensors too large for JavaScript to make: a block of numbers is copied on the device again and again. The host can tell any element. */
 import * as tf from '@tensorflow/tfjs-core';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
-import {bindingLimit} from '../../src/backends/webgpu/run/size_limits.js';
-import {submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
-import {declare, type Binding, type UniformValues} from '../../src/backends/webgpu/wgsl/header.js';
+import {seededRandom} from '../../src/mask/builders/random.js';
 
-const THREADS = 256;
 const FLOAT = 4;
 
-const BINDINGS: readonly Binding[] = [{name: 'values', type: 'f32', access: 'read_write'}];
+/** Numbers of a block. Prime, so that all rows of a tensor differ. */
+const BLOCK = 1048573;
 
-/** The twin of `drawn`: seedLow is the seed, sourceFirst the index of the first element bound. */
-const CODE = `${declare(BINDINGS)}
-@compute @workgroup_size(${THREADS})
-fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let i = (u.firstWorkgroup + id.y * u.gridX + id.x) * ${THREADS}u + lid;
-  if (i >= u.workEnd) { return; }
-  let state = ((u.sourceFirst + i) ^ (u.seedLow * 0x9E3779B9u)) * 747796405u + 2891336453u;
-  let word = ((state >> ((state >> 28u) + 4u)) ^ state) * 277803737u;
-  values[i] = f32(i32(((word >> 22u) ^ word) >> 8u) - 8388608) / 4194304.0;
-}`;
+/** The numbers that the tensors of each seed repeat, uniform in [-2, 2). */
+const blocks = new Map<number, Float32Array<ArrayBuffer>>();
 
-/** Element `index` of the tensor of this seed (PCG's output permutation, O'Neill 2014). All in int32, which V8 keeps in registers. */
-export function drawn(seed: number, index: number): number {
-  const state = (Math.imul(index ^ Math.imul(seed, 0x9e3779b9), 747796405) + (2891336453 | 0)) | 0;
-  const word = Math.imul((state >>> ((state >>> 28) + 4)) ^ state, 277803737);
-  return ((((word >>> 22) ^ word) >>> 8) - 8388608) / 4194304;
+function blockOf(seed: number): Float32Array<ArrayBuffer> {
+  let block = blocks.get(seed);
+  if (!block) {
+    const random = seededRandom(seed);
+    blocks.set(seed, (block = Float32Array.from({length: BLOCK}, () => 4 * random() - 2)));
+  }
+  return block;
+}
+
+/** Elements of the tensor of this seed, in order from `first`; no more than a block has. */
+export function drawn(seed: number, first: number, count: number): Float32Array {
+  const block = blockOf(seed);
+  const at = first % BLOCK;
+  if (at + count <= BLOCK) return block.subarray(at, at + count);
+  return Float32Array.of(...block.subarray(at), ...block.subarray(0, at + count - BLOCK));
 }
 
 /** A tensor in a buffer that is not one of tfjs's pool. */
@@ -39,36 +36,25 @@ export interface Drawn {
   release(): void;
 }
 
-/** A tensor of drawn elements that never were on the host. */
-export function drawnTensor(backend: WebGPUBackend, shape: [number, number, number, number], seed: number): Drawn {
-  const elements = tf.util.sizeFromShape(shape);
-  if (elements > 2 ** 32) throw new Error(`bench: a tensor must have at most 2^32 elements, got ${elements}.`);
-  const {device} = backend;
+/** A tensor of drawn elements. */
+export function drawnTensor({device}: WebGPUBackend, shape: [number, number, number, number], seed: number): Drawn {
+  const bytes = FLOAT * tf.util.sizeFromShape(shape);
   const {STORAGE, COPY_SRC, COPY_DST} = GPUBufferUsage;
-  const buffer = device.createBuffer({size: FLOAT * elements, usage: STORAGE | COPY_SRC | COPY_DST});
-  // Ranges begin at multiples of 256 bytes.
-  const range = Math.floor(bindingLimit(device) / 256) * 64;
-  for (let first = 0; first < elements; first += range) {
-    const items = Math.min(range, elements - first);
-    submitPasses(backend, [
-      {
-        key: 'bench_drawn',
-        code: () => CODE,
-        bindings: BINDINGS,
-        buffers: [{buffer, offset: FLOAT * first, size: FLOAT * items}],
-        uniforms: {seedLow: seed, sourceFirst: first} as UniformValues,
-        items,
-        itemsPerWorkgroup: THREADS,
-        flopsPerWorkgroup: 1e5,
-      },
-    ]);
+  const block = device.createBuffer({size: FLOAT * BLOCK, usage: COPY_SRC | COPY_DST});
+  const buffer = device.createBuffer({size: bytes, usage: STORAGE | COPY_SRC | COPY_DST});
+  device.queue.writeBuffer(block, 0, blockOf(seed));
+  const encoder = device.createCommandEncoder();
+  for (let at = 0; at < bytes; at += FLOAT * BLOCK) {
+    encoder.copyBufferToBuffer(block, 0, buffer, at, Math.min(FLOAT * BLOCK, bytes - at));
   }
+  device.queue.submit([encoder.finish()]);
   const tensor = tf.tensor({buffer, zeroCopy: true}, shape) as tf.Tensor4D;
   const release = (): void => {
     tensor.dispose();
     buffer.destroy();
+    block.destroy();
   };
-  return {tensor, bytes: FLOAT * elements, release};
+  return {tensor, bytes, release};
 }
 
 /** Some elements of a tensor on the device, in order from `first`, without the others. */

@@ -33,20 +33,20 @@ export const rowStart = ({N, H, D, layout}: LongCall, head: number, row: number)
 export class Reference {
   private readonly rows = new Map<number, Row>();
 
-  /** @param documents first rows of the documents, and N. */
+  /** @param borders first rows of the documents, and N. */
   constructor(
     private readonly call: LongCall,
     private readonly head: number,
-    private readonly documents: readonly number[],
+    private readonly borders: readonly number[],
   ) {}
-
-  out(r: number): Float64Array {
-    const {first, weights} = this.row(r);
-    return this.sum('v', first, weights, 1);
-  }
 
   lse(r: number): number {
     return this.row(r).lse;
+  }
+
+  out(r: number): Float64Array {
+    const {first, weights} = this.row(r);
+    return this.sum('v', first, weights);
   }
 
   dq(r: number): Float64Array {
@@ -59,12 +59,12 @@ export class Reference {
   }
 
   dv(j: number): Float64Array {
-    return this.sum('dOut', j, this.column(j, 'weights'), 1);
+    return this.sum('dOut', j, this.column(j, 'weights'));
   }
 
   /** What the rows that see key j, from row j to the end of its document, give it. */
   private column(j: number, what: 'weights' | 'scoreGradients'): Float64Array {
-    const end = this.documents.find((start) => start > j)!;
+    const end = this.borders.find((start) => start > j)!;
     return Float64Array.from({length: end - j}, (_, i) => {
       const row = this.row(j + i);
       return row[what][j - row.first];
@@ -78,7 +78,7 @@ export class Reference {
   }
 
   private computeRow(r: number): Row {
-    const first = this.documents.filter((start) => start <= r).pop()!;
+    const first = this.borders.filter((start) => start <= r).pop()!;
     const scores = this.products('q', r, 'k', first).map((x) => x * this.call.scale);
     const most = scores.reduce((a, b) => Math.max(a, b));
     const lse = most + Math.log(scores.reduce((sum, s) => sum + Math.exp(s - most), 0));
@@ -90,32 +90,26 @@ export class Reference {
 
   /** Row r of `a` times each row of `b` from `first` to r. */
   private products(a: 'q' | 'dOut', r: number, b: 'k' | 'v', first: number): Float64Array {
-    const left = this.values(a, r, new Float64Array(this.call.D));
-    const right = new Float64Array(this.call.D);
+    const left = this.values(a, r);
     const products = new Float64Array(r + 1 - first);
     for (let i = 0; i < products.length; i++) {
-      this.values(b, first + i, right);
+      const right = this.values(b, first + i);
       for (let d = 0; d < right.length; d++) products[i] += left[d] * right[d];
     }
     return products;
   }
 
   /** factor Σ weight of a row times that row of `name`, from row `first` on. */
-  private sum(name: TensorName, first: number, weights: Float64Array, factor: number): Float64Array {
-    const values = new Float64Array(this.call.D);
+  private sum(name: TensorName, first: number, weights: Float64Array, factor = 1): Float64Array {
     const total = new Float64Array(this.call.D);
     for (let i = 0; i < weights.length; i++) {
-      this.values(name, first + i, values);
+      const values = this.values(name, first + i);
       for (let d = 0; d < total.length; d++) total[d] += factor * weights[i] * values[d];
     }
     return total;
   }
 
-  /** The values of a row, written to `to`. */
-  private values(name: TensorName, row: number, to: Float64Array): Float64Array {
-    const seed = this.call.seeds[name];
-    const start = rowStart(this.call, this.head, row);
-    for (let d = 0; d < to.length; d++) to[d] = drawn(seed, start + d);
-    return to;
+  private values(name: TensorName, row: number): Float32Array {
+    return drawn(this.call.seeds[name], rowStart(this.call, this.head, row), this.call.D);
   }
 }

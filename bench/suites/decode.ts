@@ -8,8 +8,7 @@ import {noise, type Attention} from '../attention.js';
 import {webgpuDevice} from '../backend.js';
 import {time} from '../clock.js';
 import type {Figures} from '../record.js';
-import type {Bench} from './suite.js';
-import {disposing, precisionField, type CommonOptions} from './suite.js';
+import {disposing, precisionField, type Bench, type CommonOptions} from './suite.js';
 
 export interface DecodeOptions extends CommonOptions {
   keyHeads: number[];

@@ -14,8 +14,7 @@ import {drawnTensor, readElements, type Drawn} from '../long/inputs.js';
 import {Reference, rowStart, type LongCall} from '../long/reference.js';
 import {equal} from '../masks.js';
 import {tflops, type Figures} from '../record.js';
-import type {Bench} from './suite.js';
-import {type CommonOptions} from './suite.js';
+import {callsOf, type Bench, type CommonOptions} from './suite.js';
 
 export interface LongOptions extends CommonOptions {
   layout: Layout;
@@ -88,17 +87,25 @@ function drawnInputs({N, H, D, layout, seeds}: LongCall): Drawn[] {
   return Object.values(seeds).map((seed) => drawnTensor(tf.backend() as unknown as WebGPUBackend, shape, seed));
 }
 
+/** Runs `work` on drawn inputs. */
+async function withInputs<T>(call: LongCall, work: (inputs: readonly Drawn[]) => Promise<T>): Promise<T> {
+  const inputs = drawnInputs(call);
+  try {
+    return await work(inputs);
+  } finally {
+    inputs.forEach((input) => input.release());
+  }
+}
+
 /** Compiles the shaders of a mask by a short call: they are those of any length. */
 async function warmUp(call: LongCall, name: string, options: LongOptions): Promise<void> {
   const N = Math.min(call.N, 256);
-  const inputs = drawnInputs({...call, N});
-  const {results} = await run(inputs, maskOf(documentsOf(name, N, options.documents)), options);
+  const mask = maskOf(documentsOf(name, N, options.documents));
+  const {results} = await withInputs({...call, N}, (inputs) => run(inputs, mask, options));
   tf.dispose(Object.values(results));
-  inputs.forEach((input) => input.release());
 }
 
-async function measure(call: LongCall, inputs: readonly Drawn[], name: string, options: LongOptions): Promise<Figures> {
-  await warmUp(call, name, options);
+async function measure(call: LongCall, name: string, inputs: readonly Drawn[], options: LongOptions): Promise<Figures> {
   const lengths = documentsOf(name, call.N, options.documents);
   let ran: Awaited<ReturnType<typeof run>> | undefined;
   const more = await peakBytes(async () => {
@@ -109,34 +116,30 @@ async function measure(call: LongCall, inputs: readonly Drawn[], name: string, o
   const errors = await worstErrors(call, lengths, results);
   tf.dispose(Object.values(results));
   const visible = lengths.reduce((sum, length) => sum + (length * (length + 1)) / 2, 0);
-  const masked = 1 - visible / call.N ** 2;
-  const allowed = ALLOWED[options.precision];
-  return {
-    masked,
+  const sizes = {...call, masked: 1 - visible / call.N ** 2};
+  const figures: Figures = {
+    masked: sizes.masked,
     forwardMs,
-    forwardTflops: tflops({...call, masked}, 'forward', forwardMs),
+    forwardTflops: tflops(sizes, 'forward', forwardMs),
     backwardMs,
-    backwardTflops: tflops({...call, masked}, 'backward', backwardMs),
+    backwardTflops: tflops(sizes, 'backward', backwardMs),
     peakBytes: more + inputs.reduce((sum, {bytes}) => sum + bytes, 0),
     errors,
-    ...(Math.max(...Object.values(errors)) > allowed
-      ? {outcome: 'failed', reason: `errors must be at most ${allowed}, got ${JSON.stringify(errors)}`}
-      : {}),
   };
+  const allowed = ALLOWED[options.precision];
+  if (Math.max(...Object.values(errors)) <= allowed) return figures;
+  return {...figures, outcome: 'failed', reason: `errors must be at most ${allowed}, got ${JSON.stringify(errors)}`};
 }
 
 export async function runLong(options: LongOptions, start: () => Promise<Bench>): Promise<void> {
-  const {lengths, heads: H, dims, layout, precision, binding} = options;
   const bench = await start();
+  const {layout, precision, binding} = options;
   if (binding) lowerBindingLimit((tf.backend() as unknown as WebGPUBackend).device, binding);
-  for (const D of dims) {
-    for (const N of lengths) {
-      const call: LongCall = {N, H, D, layout, scale: 1 / Math.sqrt(D), seeds: {q: 1, k: 2, v: 3, dOut: 4}};
-      const inputs = drawnInputs(call);
-      for (const mask of options.masks) {
-        await bench.measure({precision, attention: 'flash', mask, N, H, D}, () => measure(call, inputs, mask, options));
-      }
-      inputs.forEach((input) => input.release());
-    }
+  for (const sizes of callsOf(options)) {
+    const call: LongCall = {...sizes, layout, scale: 1 / Math.sqrt(sizes.D), seeds: {q: 1, k: 2, v: 3, dOut: 4}};
+    await bench.measure({precision, attention: 'flash', ...sizes}, async () => {
+      await warmUp(call, sizes.mask, options);
+      return withInputs(call, (inputs) => measure(call, sizes.mask, inputs, options));
+    });
   }
 }

@@ -21,8 +21,7 @@ import {inOwnProcess} from '../child.js';
 import {peakBytesOf, settle, time} from '../clock.js';
 import {maskOf, type Source} from '../masks.js';
 import {tflops, type Figures} from '../record.js';
-import type {Bench} from './suite.js';
-import {disposing, precisionField, type CommonOptions} from './suite.js';
+import {callsOf, disposing, precisionField, type Bench, type CommonOptions} from './suite.js';
 
 type Kind = 'flash' | 'dense';
 
@@ -37,14 +36,7 @@ export interface MasksOptions extends CommonOptions {
 }
 
 interface Setting extends Sizes {
-  name: string;
-  mask: FlashMask;
-}
-
-function settingsOf({dims, lengths, masks, heads: H, documents}: MasksOptions): Setting[] {
-  return dims.flatMap((D) =>
-    lengths.flatMap((N) => masks.map((name) => ({name, mask: maskOf(name, N, documents), N, H, D}))),
-  );
+  mask: string;
 }
 
 function attentionOf(
@@ -60,12 +52,12 @@ function attentionOf(
 /** In a process of its own: the most bytes that it grew by in one forward and backward. */
 export async function peakOf(kind: Kind, options: MasksOptions): Promise<Figures> {
   const {gpu} = await startBackend(options.backend, options.device);
-  const [setting] = settingsOf(options);
-  const {attention} = attentionOf(kind, setting.mask, options);
+  const [call] = callsOf(options);
+  const {attention} = attentionOf(kind, maskOf(call.mask, call.N, options.documents), options);
   // Threads, tables and the contexts of libraries stay.
   const [a, b, c] = inputsOf({N: 64, H: 1, D: 64});
   tf.dispose([flashAttention(maskOf('full', 64, 'paper'))(a, b, c), tf.matMul(a, b)]);
-  const [q, k, v, dOut] = inputsOf(setting);
+  const [q, k, v, dOut] = inputsOf(call);
   await settle();
   const growth = startGrowth(gpu);
   tf.dispose(options.forwardOnly ? attention(q, k, v) : gradsOf(attention)([q, k, v], dOut));
@@ -74,8 +66,8 @@ export async function peakOf(kind: Kind, options: MasksOptions): Promise<Figures
 }
 
 /** Peak bytes by `peakOf`, or none where it fails. */
-async function childPeak(kind: Kind, {name, N, D}: Setting, args: readonly string[]): Promise<number | undefined> {
-  const own = ['--child', kind, '--masks', name, '--lengths', String(N), '--dims', String(D)];
+async function childPeak(kind: Kind, {mask, N, D}: Setting, args: readonly string[]): Promise<number | undefined> {
+  const own = ['--child', kind, '--masks', mask, '--lengths', String(N), '--dims', String(D)];
   const result = await inOwnProcess<Figures>([...args, ...own]);
   return 'peakBytes' in result ? result.peakBytes : undefined;
 }
@@ -99,79 +91,64 @@ async function matMulTflops({H, N, D}: Sizes, seconds: number): Promise<number> 
 /** Times one attention, forward and forward with backward. */
 async function figuresOf(
   attention: Attention,
-  {mask, ...sizes}: Setting,
-  [q, k, v, dOut]: tf.Tensor4D[],
-  {seconds, forwardOnly, backend}: MasksOptions,
+  call: Sizes & {masked: number},
+  options: MasksOptions,
 ): Promise<Figures> {
-  const call = {...sizes, masked: mask.sparsity().maskedPairs};
+  const {seconds, forwardOnly, backend} = options;
+  const [q, k, v, dOut] = inputsOf(call);
   const forward = (): tf.Tensor[] => [tf.tidy(() => attention(q, k, v))];
   const both = (): tf.Tensor[] => gradsOf(attention)([q, k, v], dOut);
   const {firstMs, ms: forwardMs} = await time(forward, seconds);
-  const peakBytes = async (): Promise<Figures> =>
-    backend === 'tensorflow' ? {} : {peakBytes: await peakBytesOf(forwardOnly ? forward : both)};
-  const figures: Figures = {
-    masked: call.masked, compileMs: firstMs - forwardMs, forwardMs, forwardTflops: tflops(call, 'forward', forwardMs),
-  }; // prettier-ignore
-  if (forwardOnly) return {...figures, ...(await peakBytes())};
-  const backwardMs = (await time(both, seconds)).ms - forwardMs;
-  return {...figures, backwardMs, backwardTflops: tflops(call, 'backward', backwardMs), ...(await peakBytes())};
-}
-
-async function runSetting(
-  bench: Bench,
-  setting: Setting,
-  options: MasksOptions,
-  peaks: ReadonlyMap<string, number | undefined>,
-): Promise<void> {
-  const {name, mask, N, H, D} = setting;
-  const {gpu} = bench.runtime;
-  const inputs = inputsOf(setting);
-  const measure = (kind: Kind, more: (attention: Attention) => Promise<Figures>) => {
-    const call = {...precisionField(options.precision), attention: kind, mask: name, N, H, D};
-    return bench.measure(call, async () => {
-      const obstacle = kind === 'dense' ? denseObstacle(setting, gpu) : undefined;
-      if (obstacle) return {outcome: 'skipped', reason: obstacle};
-      const {attention, tensors} = attentionOf(kind, mask, options);
-      const peak = peaks.get(peakKey(kind, setting));
-      return disposing(tensors, async () => ({
-        ...(await figuresOf(attention, setting, inputs, options)),
-        ...(peak === undefined ? {} : {peakBytes: peak}),
-        ...(await more(attention)),
-      }));
-    });
+  const backwardMs = forwardOnly ? undefined : (await time(both, seconds)).ms - forwardMs;
+  return {
+    masked: call.masked,
+    compileMs: firstMs - forwardMs,
+    forwardMs,
+    forwardTflops: tflops(call, 'forward', forwardMs),
+    ...(backwardMs === undefined ? {} : {backwardMs, backwardTflops: tflops(call, 'backward', backwardMs)}),
+    ...(backend === 'tensorflow' ? {} : {peakBytes: await peakBytesOf(forwardOnly ? forward : both)}),
   };
-  await disposing(inputs, async () => {
-    let against: Figures = {};
-    if (options.dense) {
-      await measure('dense', async (attention) => {
-        against = {difference: await difference(mask, attention, inputs, options.precision)};
-        if (options.backend === 'tensorflow' && !gpu)
-          against.matMulTflops = await matMulTflops(setting, options.seconds);
-        return {};
-      });
-    }
-    await measure('flash', () => Promise.resolve(against));
-  });
 }
 
-const peakKey = (kind: Kind, {name, N, D}: Setting): string => `${kind} ${name} ${N} ${D}`;
+const kindsOf = ({dense}: MasksOptions): Kind[] => (dense ? ['dense', 'flash'] : ['flash']);
+
+async function runCall(bench: Bench, call: Setting, peaks: Map<string, number | undefined>, options: MasksOptions) {
+  const mask = maskOf(call.mask, call.N, options.documents);
+  const {gpu} = bench.runtime;
+  const sizes = {...call, masked: mask.sparsity().maskedPairs};
+  // What dense attention says of flash.
+  let against: Figures = {};
+  for (const kind of kindsOf(options)) {
+    await bench.measure({...precisionField(options.precision), attention: kind, ...call}, async () => {
+      const obstacle = kind === 'dense' ? denseObstacle(call, gpu) : undefined;
+      if (obstacle) return {outcome: 'skipped', reason: obstacle};
+      const peakBytes = peaks.get(peakKey(kind, call));
+      const {attention, tensors} = attentionOf(kind, mask, options);
+      return disposing(tensors, async () => {
+        const figures = {
+          ...(await figuresOf(attention, sizes, options)),
+          ...(peakBytes === undefined ? {} : {peakBytes}),
+        };
+        if (kind === 'flash') return {...figures, ...against};
+        against = {difference: await difference(mask, attention, inputsOf(call), options.precision)};
+        if (options.backend === 'tensorflow' && !gpu) against.matMulTflops = await matMulTflops(call, options.seconds);
+        return figures;
+      });
+    });
+  }
+}
+
+const peakKey = (kind: Kind, {mask, N, D}: Setting): string => `${kind} ${mask} ${N} ${D}`;
 
 /** @param args Of the command line, for processes of their own. */
-export async function runMasks(
-  options: MasksOptions,
-  start: () => Promise<Bench>,
-  args: readonly string[],
-): Promise<void> {
-  const settings = settingsOf(options);
+export async function runMasks(options: MasksOptions, start: () => Promise<Bench>, args: string[]): Promise<void> {
   const peaks = new Map<string, number | undefined>();
   if (options.memory && options.backend === 'tensorflow') {
     // Before this process takes the device's memory.
-    for (const setting of settings) {
-      for (const kind of options.dense ? (['dense', 'flash'] as const) : (['flash'] as const)) {
-        peaks.set(peakKey(kind, setting), await childPeak(kind, setting, args));
-      }
+    for (const call of callsOf(options)) {
+      for (const kind of kindsOf(options)) peaks.set(peakKey(kind, call), await childPeak(kind, call, args));
     }
   }
   const bench = await start();
-  for (const setting of settings) await runSetting(bench, setting, options, peaks);
+  for (const call of callsOf(options)) await runCall(bench, call, peaks, options);
 }

@@ -20,8 +20,7 @@ import {webgpuDevice} from '../backend.js';
 import {once, peakBytesOf, surfaceErrors, time} from '../clock.js';
 import {maskOf, type Source} from '../masks.js';
 import {tflops, type Call, type Figures} from '../record.js';
-import type {Bench} from './suite.js';
-import {disposing, type CommonOptions} from './suite.js';
+import {disposing, type Bench, type CommonOptions} from './suite.js';
 
 /** In the order in which they run: `compile` comes first, while nothing has been compiled. */
 export const PARTS = ['compile', 'causal', 'dense', 'masks', 'long', 'fit', 'memory'] as const;
@@ -61,8 +60,6 @@ interface Setting extends Sizes {
 interface Context {
   seconds: number;
   pipelines: {count: number};
-  /** q, k, v and dOut of these sizes: those of the task before, if they fit. */
-  inputsOf: (sizes: Sizes) => tf.Tensor4D[];
 }
 
 const LENGTH = 8192;
@@ -106,9 +103,9 @@ const speedTask = (part: Part, mask: string, N: number, plan: Plan): Omit<Task, 
 export const tasksOf = (part: Part, plan: Plan, dims: readonly number[]): Task[] =>
   dims.flatMap((D) => TASKS[part](plan).map((task) => ({...task, D})));
 
-async function speed(s: Setting, {inputsOf: shared, seconds}: Context): Promise<Figures> {
+async function speed(s: Setting, {seconds}: Context): Promise<Figures> {
   const {maskedPairs: masked, emptyTiles} = s.mask.sparsity();
-  const attention = new AttentionKernels(shared(s), s.mask, s.precision);
+  const attention = new AttentionKernels(inputsOf(s), s.mask, s.precision);
   try {
     const {ms: forwardMs} = await time(() => attention.forward(), seconds);
     const {ms: backwardMs} = await time(() => attention.backward(), seconds);
@@ -130,10 +127,10 @@ async function bothMs(attention: Attention, [q, k, v, dOut]: tf.Tensor4D[], seco
   return (await time(() => grads([q, k, v], dOut), seconds)).ms;
 }
 
-async function flashBoth({mask, precision, ...sizes}: Setting, {inputsOf: shared, seconds}: Context): Promise<Figures> {
+async function flashBoth({mask, precision, ...sizes}: Setting, {seconds}: Context): Promise<Figures> {
   const obstacle = denseObstacle(sizes, true);
   if (obstacle !== undefined) throw new Error(`bench: dense attention cannot run here: ${obstacle}.`);
-  const inputs = shared(sizes);
+  const inputs = inputsOf(sizes);
   const ms = await bothMs(flashAttention(mask, {precision}), inputs, seconds);
   const bias = denseBias(mask);
   return disposing(bias, async () => ({
@@ -142,9 +139,9 @@ async function flashBoth({mask, precision, ...sizes}: Setting, {inputsOf: shared
   }));
 }
 
-async function denseBoth({mask, ...sizes}: Setting, {inputsOf: shared, seconds}: Context): Promise<Figures> {
+async function denseBoth({mask, ...sizes}: Setting, {seconds}: Context): Promise<Figures> {
   const bias = denseBias(mask);
-  return disposing(bias, async () => ({bothMs: await bothMs(denseAttention(bias), shared(sizes), seconds)}));
+  return disposing(bias, async () => ({bothMs: await bothMs(denseAttention(bias), inputsOf(sizes), seconds)}));
 }
 
 /** Lengths beside the first: twice it, one that no tile divides, and a shorter one. */
@@ -171,9 +168,9 @@ async function compile(setting: Setting, context: Context): Promise<Figures> {
 /** A forward, and a backward after it: how long each took, and the pipelines that they compiled. */
 async function runOnce(
   {mask, precision, ...sizes}: Setting,
-  {inputsOf: shared, pipelines}: Context,
+  {pipelines}: Context,
 ): Promise<{forwardMs: number; backwardMs: number; pipelines: number}> {
-  const attention = new AttentionKernels(shared(sizes), mask, precision);
+  const attention = new AttentionKernels(inputsOf(sizes), mask, precision);
   // What tfjs compiled for the inputs is not of the attention.
   const before = pipelines.count;
   const [out, forwardMs] = await once(() => attention.forward());
@@ -186,8 +183,8 @@ async function runOnce(
   return result;
 }
 
-async function memory({mask, precision, ...sizes}: Setting, {inputsOf: shared}: Context): Promise<Figures> {
-  const [q, k, v, dOut] = shared(sizes);
+async function memory({mask, precision, ...sizes}: Setting): Promise<Figures> {
+  const [q, k, v, dOut] = inputsOf(sizes);
   const grads = gradsOf(flashAttention(mask, {precision}));
   const run = (): tf.Tensor[] => grads([q, k, v], dOut);
   // What is kept with the mask for later calls is made by the first one.
@@ -209,21 +206,6 @@ function countPipelines(device: GPUDevice): {count: number} {
     return later(descriptor);
   };
   return made;
-}
-
-function contextOf(seconds: number): Context {
-  let last: {sizes: Sizes; tensors: tf.Tensor4D[]} | undefined;
-  return {
-    seconds,
-    pipelines: countPipelines(webgpuDevice()),
-    inputsOf({N, H, D}) {
-      if (last?.sizes.N !== N || last.sizes.H !== H || last.sizes.D !== D) {
-        tf.dispose(last?.tensors ?? []);
-        last = {sizes: {N, H, D}, tensors: inputsOf({N, H, D})};
-      }
-      return last.tensors;
-    },
-  };
 }
 
 /** A stock device has float32 alone, for tfjs asks for no float16; a full one may not have it. */
@@ -250,7 +232,7 @@ export async function runPaper(options: PaperOptions, start: () => Promise<Bench
   process.env.__GL_SHADER_DISK_CACHE = '0';
   process.env.MESA_SHADER_CACHE_DISABLE = 'true';
   const bench = await start();
-  const context = contextOf(options.seconds);
+  const context = {seconds: options.seconds, pipelines: countPipelines(webgpuDevice())};
   const precisions = precisionsOn(options);
   for (const part of options.parts) {
     for (const precision of precisions) {

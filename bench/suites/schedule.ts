@@ -13,8 +13,7 @@ import {boundsTensorOf} from '../../src/mask/bounds/bounds_cache.js';
 import {flashAttention, inputsOf, type Sizes} from '../attention.js';
 import {time} from '../clock.js';
 import {maskOf} from '../masks.js';
-import type {Bench} from './suite.js';
-import {disposing, type CommonOptions} from './suite.js';
+import {callsOf, type Bench, type CommonOptions} from './suite.js';
 
 /** The passes that fill the mask buffer of `pass`. They may run again and again. */
 function maskPasses(mask: FlashMask, {N, H, D}: Sizes, pass: Pass): PassRun[] {
@@ -41,24 +40,18 @@ async function passesMs(passes: PassRun[], seconds: number): Promise<number> {
 }
 
 export async function runSchedule(options: CommonOptions, start: () => Promise<Bench>): Promise<void> {
-  const {lengths, heads: H, dims, masks, seconds} = options;
+  const {seconds} = options;
   const bench = await start();
-  for (const D of dims) {
-    for (const N of lengths) {
-      const [q, k, v, dOut] = inputsOf({N, H, D});
-      await disposing([q, k, v, dOut], async () => {
-        for (const name of masks) {
-          const mask = maskOf(name, N, 'table');
-          await bench.measure({attention: 'flash', mask: name, N, H, D}, async () => {
-            if (mask.vectors === 0) throw new Error('bench: a mask without intervals has neither map nor schedule.');
-            return {
-              queryMapMs: await passesMs(maskPasses(mask, {N, H, D}, 'forward'), seconds),
-              keyMapMs: await passesMs(maskPasses(mask, {N, H, D}, 'dkdv'), seconds),
-              forwardMs: (await time(() => [flashAttention(mask)(q, k, v)], seconds)).ms,
-            };
-          });
-        }
-      });
-    }
+  for (const call of callsOf(options)) {
+    await bench.measure({attention: 'flash', ...call}, async () => {
+      const mask = maskOf(call.mask, call.N, 'table');
+      if (mask.vectors === 0) throw new Error('bench: a mask without intervals has neither map nor schedule.');
+      const [q, k, v] = inputsOf(call);
+      return {
+        queryMapMs: await passesMs(maskPasses(mask, call, 'forward'), seconds),
+        keyMapMs: await passesMs(maskPasses(mask, call, 'dkdv'), seconds),
+        forwardMs: (await time(() => [flashAttention(mask)(q, k, v)], seconds)).ms,
+      };
+    });
   }
 }

@@ -1,6 +1,7 @@
 /** @file What all suites have in common: their options, and how a measurement becomes a record. */
 import * as tf from '@tensorflow/tfjs';
 import type {Precision} from '../../src/call/kernel_names.js';
+import type {Sizes} from '../attention.js';
 import {forgetErrors, type Backend, type Runtime} from '../backend.js';
 import {failureOf} from '../child.js';
 import type {BenchRecord, Call, DeviceKind, Figures, Suite} from '../record.js';
@@ -51,6 +52,10 @@ export class Bench {
     return record;
   }
 }
+
+/** The calls of a suite: every mask at every length and head size. */
+export const callsOf = ({dims, lengths, masks, heads: H}: CommonOptions): (Sizes & {mask: string})[] =>
+  dims.flatMap((D) => lengths.flatMap((N) => masks.map((mask) => ({mask, N, H, D}))));
 
 /** Runs `work` and disposes its tensors after it, whatever happens. */
 export async function disposing<T>(tensors: tf.TensorContainer, work: () => Promise<T>): Promise<T> {

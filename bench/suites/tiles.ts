@@ -6,8 +6,7 @@ import {masks} from '../../src/entries/index.js';
 import {autotune} from '../../src/backends/webgpu/autotune/autotune.js';
 import {setTuningStorage} from '../../src/backends/webgpu/device/tuned_tiles_store.js';
 import {tflops} from '../record.js';
-import type {Bench} from './suite.js';
-import {type CommonOptions} from './suite.js';
+import type {Bench, CommonOptions} from './suite.js';
 
 export async function runTiles(options: CommonOptions, start: () => Promise<Bench>): Promise<void> {
   const {lengths, heads: H, dims, precision} = options;

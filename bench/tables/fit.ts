@@ -2,7 +2,7 @@
 import {measured, type BenchRecord} from '../record.js';
 import {groupedBy} from './markdown.js';
 
-export interface Line {
+interface Line {
   slope: number;
   /** The value at 0. */
   intercept: number;

@@ -103,32 +103,6 @@ function cudaTables(records: readonly BenchRecord[]): string[] {
   return groups.flatMap(([title, rows]) => [title, table(NEXT_TO_PYTORCH, rows)]);
 }
 
-/** A call in tfjs-node, and FlexAttention's on float32 tensors, its products in TF32. */
-const NEXT_TO_FLEX: Column<Pair>[] = [
-  ...CALL.slice(0, -1),
-  ['tfjs-node, TFLOP/s forward / backward', ({flash}) => speeds(flash)],
-  ['FlexAttention, TF32', ({flex}) => speeds(flex)],
-  ['faster', ({flash, flex}) => times(faster(flash, flex))],
-];
-
-/** tfjs-node against FlexAttention on float32 tensors, where the same device ran the same call. */
-function nodeTables(node: readonly BenchRecord[], cuda: readonly BenchRecord[]): string[] {
-  const flexOf = ({device, mask, N, H, D}: BenchRecord): BenchRecord | undefined =>
-    cuda.find(
-      (r) =>
-        r.attention === 'flex' && r.input === 'float32' && r.B === 1 && r.H === H && r.Hkv === H &&
-        r.device === device && r.mask === mask && r.N === N && r.D === D,
-    ); // prettier-ignore
-  const rows = node.flatMap((flash): Pair[] => {
-    const flex = flexOf(flash);
-    return flex && flash.backend === 'tensorflow' && flash.attention === 'flash' ? [{flash, flex}] : [];
-  });
-  return groupedBy(rows, ({flash}) => flash.device).flatMap(([device, own]) => [
-    `**${device}**, ${code('tensorflow')} (tfjs-node), float32 tensors, against PyTorch's FlexAttention on float32 tensors:`,
-    table(NEXT_TO_FLEX, own),
-  ]);
-}
-
 /** A row of README.md's table: one call against dense attention, forward and backward. */
 interface SummaryRow {
   call: BenchRecord;
@@ -172,11 +146,9 @@ function summary(pairs: readonly Pair[], records: readonly BenchRecord[]): strin
 }
 
 export function maskSections(records: readonly BenchRecord[]): Section[] {
-  const own = measured(records, 'masks');
-  const cuda = measured(records, 'cuda');
-  const pairs = sideBySide(own);
+  const pairs = sideBySide(measured(records, 'masks'));
   const devices = groupedBy(pairs, deviceOf).flatMap(([name, group]) => deviceTables(name, group));
-  const text = [...devices, ...nodeTables(own, cuda), ...cudaTables(cuda)].join('\n\n');
+  const text = [...devices, ...cudaTables(measured(records, 'cuda'))].join('\n\n');
   return [
     {name: 'benchmark', title: 'Masks', text},
     {name: 'benchmark-summary', title: 'Against dense attention', text: summary(pairs, records)},

@@ -1,4 +1,7 @@
-/** @file Links of all Markdown files: each leads to a file of this repository, and to a heading in it. Pictures of README.md show on npm too. */
+/**
+ * @file Links of all Markdown files: each leads to a file of this repository, and to a heading in it. Files and npm
+ * commands that they name exist. Pictures of README.md show on npm too.
+ */
 import {execFileSync} from 'node:child_process';
 import {existsSync, readFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
@@ -6,7 +9,10 @@ import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-/** npm shows README.md without the repository: its pictures have absolute addresses, which lead to files of the main branch. */
+/**
+ * npm shows README.md without the repository: its pictures have absolute addresses, which lead to files of the main
+ * branch.
+ */
 const RAW = 'https://raw.githubusercontent.com/tfjs-flashmask/tfjs-flashmask/main/';
 
 const tracked = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'], {
@@ -54,6 +60,23 @@ describe('links', () => {
         link.startsWith(root) ? !existsSync(link) : !/^https?:/.test(link) && leadsNowhere(document, link),
       );
       expect(broken).to.deep.equal([]);
+    });
+  }
+
+  for (const document of documents) {
+    it(`name files that exist: ${document}`, () => {
+      const named = [
+        ...read(document).matchAll(/`((?:src|ops|gradients|native|test|bench|scripts|examples|docs)\/[\w./-]*)`/g),
+      ];
+      // docs/api and bench/results are written by commands.
+      const paths = named.map(([, path]) => path).filter((path) => !/^(docs\/api|bench\/results)/.test(path));
+      expect(paths.filter((path) => !existsSync(join(root, path)))).to.deep.equal([]);
+    });
+
+    it(`name commands that exist: ${document}`, () => {
+      const scripts = (JSON.parse(read('package.json')) as {scripts: Record<string, string>}).scripts;
+      const named = [...read(document).matchAll(/\bnpm run ([\w-]+(?::[\w-]+)*)/g)].map(([, name]) => name);
+      expect(named.filter((name) => !(name in scripts))).to.deep.equal([]);
     });
   }
 

@@ -1,6 +1,6 @@
 /**
- * @file The documents: each `js` block of README.md and docs/finetune.md runs in a user's project, one after the other, the program of
- * docs/finetune.md trains, and its tables say what the records do.
+ * @file The documents: each `js` block of README.md and docs/finetune.md runs in a user's project, one after the other,
+ * the program of docs/finetune.md trains, and its tables say what the records do.
  */
 import {spawnSync} from 'node:child_process';
 import {existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
@@ -17,8 +17,8 @@ import {Project, root} from '../support/packed_project.js';
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
 
 /**
- * One module of all blocks that are to run. What a block declares, later blocks may use or declare anew, as a reader does who types them
- * one by one: hence `var` for what starts a line.
+ * One module of all blocks that are to run. What a block declares, later blocks may use or declare anew, as a reader
+ * does who types them one by one: hence `var` for what starts a line.
  */
 function moduleOf(markdown: string): string {
   const blocks = [...markdown.matchAll(/^```js\n([^]*?)^```$/gm)].map(([, code]) => code);

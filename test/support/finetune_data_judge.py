@@ -1,9 +1,10 @@
-"""An independent judge of examples/finetune/data: Hugging Face's tokenizers, chat templates and assistant masks, and PaddleNLP's
-layout of preference pairs, written down here once more.
+"""An independent judge of examples/finetune/data: Hugging Face's tokenizers, chat templates and assistant masks, and
+PaddleNLP's layout of preference pairs, written down here once more.
 
-Reads JSON from standard input: `tokenizer` (a tokenizer.json), `config` (its tokenizer_config.json), `maskTemplate` (the chat template
-with `{% generation %}` around what the assistant says, or null), `texts`, `conversations` (lists of messages) and `comparisons` ({prompt,
-answers}). Writes ids and decoded texts, rendered conversations with ids and masks, and the rows of comparisons.
+Reads JSON from standard input: `tokenizer` (a tokenizer.json), `config` (its tokenizer_config.json), `maskTemplate`
+(the chat template with `{% generation %}` around what the assistant says, or null), `texts`, `conversations` (lists of
+messages) and `comparisons` ({prompt, answers}). Writes ids and decoded texts, rendered conversations with ids and
+masks, and the rows of comparisons.
 """
 
 import json
@@ -71,7 +72,8 @@ if __name__ == "__main__":
         {
             "texts": [judge_text(tokenizer, text) for text in request["texts"]],
             "conversations": [
-                judge_conversation(tokenizer, request["maskTemplate"], messages) for messages in request["conversations"]
+                judge_conversation(tokenizer, request["maskTemplate"], messages)
+                for messages in request["conversations"]
             ],
             "comparisons": [judge_comparison(tokenizer, **each) for each in request["comparisons"]],
         },

@@ -1,5 +1,5 @@
-"""What Hugging Face's peft and transformers make of a trained model: `generate BASE ADAPTER PROMPT` prints the greedy answer,
-`score BASE ADAPTER PROMPT ANSWER...` one reward a line. An empty ADAPTER is the base alone."""
+"""What Hugging Face's peft and transformers make of a trained model: `generate BASE ADAPTER PROMPT` prints the greedy
+answer, `score BASE ADAPTER PROMPT ANSWER...` one reward a line. An empty ADAPTER is the base alone."""
 
 import sys
 

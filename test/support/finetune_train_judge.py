@@ -1,7 +1,9 @@
-"""An independent judge of test/support/training_oracle.ts: PyTorch's own functions, autograd and AdamW in float64, transformers' schedule.
+"""An independent judge of test/support/training_oracle.ts: PyTorch's own functions, autograd and AdamW in float64,
+transformers' schedule.
 
-Reads a JSON object from standard input with the inputs of each function, and writes one with values and gradients. The losses are
-written as TRL's trainers write them: DPOTrainer with loss type sigmoid, RewardTrainer with margin and center_rewards_coefficient.
+Reads a JSON object from standard input with the inputs of each function, and writes one with values and gradients. The
+losses are written as TRL's trainers write them: DPOTrainer with loss type sigmoid, RewardTrainer with margin and
+center_rewards_coefficient.
 """
 
 import json
@@ -53,7 +55,9 @@ def rm(case):
 def adamw(case):
     parameters = [tensor(values) for values in case["values"]]
     settings = case["settings"]
-    decays = [{"params": [p], "weight_decay": settings["weightDecay"] if d else 0} for p, d in zip(parameters, case["decays"])]
+    decays = [
+        {"params": [p], "weight_decay": settings["weightDecay"] if d else 0} for p, d in zip(parameters, case["decays"])
+    ]
     optimizer = torch.optim.AdamW(decays, betas=(settings["beta1"], settings["beta2"]), eps=settings["epsilon"])
     norms = []
     for gradients, rate in zip(case["gradients"], case["rates"]):
@@ -82,4 +86,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     print(f"PyTorch {torch.__version__}, transformers {transformers.__version__}", file=sys.stderr)
     judges = {"logProbs": log_probs, "dpo": dpo, "rm": rm, "adamw": adamw, "schedule": schedule}
-    json.dump({name: [judges[name](case) for case in cases] for name, cases in json.load(sys.stdin).items()}, sys.stdout)
+    json.dump(
+        {name: [judges[name](case) for case in cases] for name, cases in json.load(sys.stdin).items()}, sys.stdout
+    )

@@ -2,6 +2,7 @@
 
 The first argument is glassllm's wheel, which Python imports as it is.
 """
+
 import json
 import sys
 
@@ -45,7 +46,9 @@ answer = {
     "decoded": [tokenizer.decode(ids) for ids in request.get("ids", [])],
     "logits": [logits(ids) for ids in request.get("documents", [])],
     "losses": [loss_and_gradients(*pair) for pair in request.get("losses", [])],
-    "generated": [[step.token for step in model.generate(ids, n, greedy=True)] for ids, n in request.get("generate", [])],
+    "generated": [
+        [step.token for step in model.generate(ids, n, greedy=True)] for ids, n in request.get("generate", [])
+    ],
     "learned": [learn(text, size) for text, size in request.get("learn", [])],
 }
 json.dump(answer, sys.stdout)

@@ -23,7 +23,7 @@ import {
   rowOf,
   rowsAndHeads,
 } from './influence.js';
-import {type AttentionCall, oracle, resultNames} from './oracle.js';
+import {type AttentionCall, forwardOracle, resultNames} from './oracle.js';
 import {type Random, choose, integer, seeded} from './random.js';
 
 /** A value, where it is put, and what it may change. */
@@ -208,5 +208,5 @@ function notFiniteOut(call: AttentionCall, places: Place[], value: number): bool
   const copy = {...call, q: Float32Array.from(q), k: Float32Array.from(k), v: Float32Array.from(v), dOut, dLse};
   if (places[0].input === 'dOut' || places[0].input === 'dLse') return null;
   put(copy, 0, places, value);
-  return Array.from(oracle(copy).out, (x) => !Number.isFinite(x));
+  return Array.from(forwardOracle(copy).out, (x) => !Number.isFinite(x));
 }

@@ -1,8 +1,9 @@
 """transformers as the judge of examples/finetune/model: logits, gradients and generated tokens of the Llama family.
 
-    python llama_judge.py --write   writes test/fixtures/llama_*.json: tiny models whose weights are a formula
-    python llama_judge.py           reads a request as JSON, answers in JSON; see answer() below
+python llama_judge.py --write   writes test/fixtures/llama_*.json: tiny models whose weights are a formula
+python llama_judge.py           reads a request as JSON, answers in JSON; see answer() below
 """
+
 import json
 import sys
 from pathlib import Path
@@ -14,12 +15,25 @@ from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, T
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BATCH, LENGTH, VOCAB = 2, 16, 64
-BASE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=32, bos_token_id=1, eos_token_id=2)
-LLAMA3 = dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+BASE = dict(
+    vocab_size=VOCAB,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=32,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+LLAMA3 = dict(
+    rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
+)
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=8)
 DEEPSEEK_YARN = dict(**YARN, mscale=0.7, mscale_all_dim=1.0, beta_fast=4.0, beta_slow=0.5, truncate=False)
-WINDOWED_QWEN2 = dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=4, max_window_layers=1, eos_token_id=[2, 3])
+WINDOWED_QWEN2 = dict(
+    num_hidden_layers=3, use_sliding_window=True, sliding_window=4, max_window_layers=1, eos_token_id=[2, 3]
+)
 
 # Name: family, and what differs from BASE.
 VARIANTS = {
@@ -62,7 +76,9 @@ def tiny(variant):
     family, changes = VARIANTS[variant]
     head = "ForSequenceClassification" if variant == "reward" else "ForCausalLM"
     config = getattr(transformers, f"{family}Config")(**{**BASE, **changes})
-    model = getattr(transformers, f"{family}{head}")._from_config(config, attn_implementation="eager", dtype=torch.float32)
+    model = getattr(transformers, f"{family}{head}")._from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weight(name, parameter.shape))
@@ -111,7 +127,8 @@ def rounded(x):
 
 @torch.no_grad()
 def sample(model, prompt, count, seed, temperature, top_k, top_p):
-    """Tokens drawn by transformers' warpers and inverse distribution functions, with the distributions' positive numbers."""
+    """Tokens drawn by transformers' warpers and inverse distribution functions, with the distributions' positive
+    numbers."""
     warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
     if top_k:
         warpers.append(TopKLogitsWarper(top_k))
@@ -133,7 +150,7 @@ def sample(model, prompt, count, seed, temperature, top_k, top_p):
 def greedy(model, prompt, count):
     # No token ends it: generate() would take the model's own where it is given none.
     model.generation_config = transformers.GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0)
-    return model.generate(torch.tensor([prompt]))[0, len(prompt):].tolist()
+    return model.generate(torch.tensor([prompt]))[0, len(prompt) :].tolist()
 
 
 def old_form(config):
@@ -152,16 +169,27 @@ def fixture(variant):
     ids = ((formula("ids", (BATCH, LENGTH)) + 1) * VOCAB / 2).long()
     with torch.no_grad():
         logits = [float(f"{x:.6g}") for x in outputs(model, ids).flatten().tolist()]
-    found = {"config": config, "oldConfig": old_form(config), "ids": ids.tolist(), "logits": logits,
-             "shapes": {name: list(p.shape) for name, p in model.named_parameters()}, **gradients(model, ids)}
+    found = {
+        "config": config,
+        "oldConfig": old_form(config),
+        "ids": ids.tolist(),
+        "logits": logits,
+        "shapes": {name: list(p.shape) for name, p in model.named_parameters()},
+        **gradients(model, ids),
+    }
     if variant == "reward":
         return found
     prompt, count = ids[0, :5].tolist(), 20
     nucleus = {"seed": 7, "temperature": 1.5, "top_p": 0.8}
     drawn = sample(model, prompt, count, top_k=0, **nucleus)
     cut = sample(model, prompt, count, top_k=9, **nucleus)
-    return {**found, "prompt": prompt, "greedy": greedy(model, prompt, count), "nucleus": drawn["tokens"],
-            "topK": cut["tokens"]}
+    return {
+        **found,
+        "prompt": prompt,
+        "greedy": greedy(model, prompt, count),
+        "nucleus": drawn["tokens"],
+        "topK": cut["tokens"],
+    }
 
 
 def write_folder(folder, family, changes, dtype, shard):
@@ -194,8 +222,11 @@ def answer(request):
     with torch.no_grad():
         outputs(model, ids).numpy().astype("<f4").tofile(request["logitsFile"])
     prompt, count = request["prompt"], request["count"]
-    return {**gradients(model, ids), "greedy": greedy(model, prompt, count),
-            "sample": sample(model, prompt, count, **request["sampling"])}
+    return {
+        **gradients(model, ids),
+        "greedy": greedy(model, prompt, count),
+        "sample": sample(model, prompt, count, **request["sampling"]),
+    }
 
 
 if sys.argv[1:] == ["--write"]:

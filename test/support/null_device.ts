@@ -5,15 +5,16 @@
 import {expect} from 'chai';
 import {create, globals} from 'webgpu';
 import {createPipeline} from '../../src/backends/webgpu/run/dispatch.js';
-import type {Binding} from '../../src/backends/webgpu/wgsl/header.js';
+import type {ShaderVariant} from '../../src/backends/webgpu/wgsl/shader.js';
 
-export interface Shader {
-  key: string;
-  code: string;
-  bindings: readonly Binding[];
-  /** What the plan says that it takes of workgroup memory. */
+/** A shader, and what the plan says that it takes of workgroup memory. */
+export interface Planned {
+  shader: Code;
   workgroupBytes: number;
 }
+
+/** What a device gets of a shader. */
+export type Code = Pick<ShaderVariant, 'key' | 'code' | 'bindings'>;
 
 /** Dawn frees its devices with these objects. */
 const instances: GPU[] = [];
@@ -27,29 +28,19 @@ export async function nullDevice(...features: string[]): Promise<GPUDevice> {
 }
 
 /** What the device finds wrong with a shader; '' if nothing. */
-export async function problemOf(device: GPUDevice, {key, code, bindings}: Shader): Promise<string> {
+export async function problemOf(device: GPUDevice, shader: Code): Promise<string> {
   device.pushErrorScope('validation');
-  createPipeline(device, key, code, bindings);
+  createPipeline(device, shader);
   const error = await device.popErrorScope();
   return error ? error.message : '';
 }
 
 /** Of plans larger than the device everything but their size is checked, and that by the bytes. */
-export async function expectValid(device: GPUDevice, shader: Shader): Promise<void> {
+export async function expectValid(device: GPUDevice, shader: Code, workgroupBytes = 0): Promise<void> {
   const problem = await problemOf(device, shader);
-  if (shader.workgroupBytes <= device.limits.maxComputeWorkgroupStorageSize) {
+  if (workgroupBytes <= device.limits.maxComputeWorkgroupStorageSize) {
     expect(problem, shader.key).to.equal('');
   } else {
-    expect(problem, shader.key).to.include(`workgroup storage (${shader.workgroupBytes} bytes) is larger`);
-  }
-}
-
-/** Shaders by key. */
-export class Shaders extends Map<string, Shader> {
-  /** Equal keys must mean equal code: the key is all that the pipeline cache sees. */
-  add(shader: Shader): void {
-    const known = this.get(shader.key);
-    if (known) expect(shader.code, `the code of two plans with the key ${shader.key}`).to.equal(known.code);
-    this.set(shader.key, shader);
+    expect(problem, shader.key).to.include(`workgroup storage (${workgroupBytes} bytes) is larger`);
   }
 }

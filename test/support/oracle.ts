@@ -79,14 +79,24 @@ export function offsetOf(
 /** Runs the call. Time is proportional to `B H Sq Sk (D + Dv)`, memory to the inputs. */
 export function oracle(call: AttentionCall): OracleResult {
   const result: OracleResult = {...zeros(call), magnitude: zeros(call)};
-  for (let b = 0; b < call.B; b++) {
-    for (let h = 0; h < call.H; h++) {
-      for (let r = 0; r < call.Sq; r++) {
-        addRow(call, result, b, h, r);
-      }
+  forEachRow(call, (b, h, r) => addRow(call, result, b, h, r));
+  return result;
+}
+
+function forEachRow({B, H, Sq}: Sizes, visit: (b: number, h: number, r: number) => void): void {
+  for (let b = 0; b < B; b++) {
+    for (let h = 0; h < H; h++) {
+      for (let r = 0; r < Sq; r++) visit(b, h, r);
     }
   }
-  return result;
+}
+
+/** Out and lse alone, by the same lines as `oracle`. */
+export function forwardOracle(call: AttentionCall): Pick<AttentionResult, 'out' | 'lse'> {
+  const {out, lse} = zeros(call);
+  const result = {out, lse, magnitude: {out: new Float64Array(out.length), lse: new Float64Array(lse.length)}};
+  forEachRow(call, (b, h, r) => forwardOfRow(call, result, placesOf(call, b, h, r), b, h, r));
+  return {out, lse};
 }
 
 function zeros(c: Sizes): AttentionResult {
@@ -99,8 +109,16 @@ function zeros(c: Sizes): AttentionResult {
   };
 }
 
+interface Places {
+  q: number;
+  out: number;
+  lse: number;
+  k: (j: number) => number;
+  v: (j: number) => number;
+}
+
 /** Where query row r of (b, h), and the key columns that it meets, lie in their tensors. */
-function placesOf(c: Sizes, b: number, h: number, r: number) {
+function placesOf(c: Sizes, b: number, h: number, r: number): Places {
   const kvHead = Math.floor(h / (c.H / c.Hkv));
   return {
     q: offsetOf(c.layout, [c.Sq, c.H, c.D], b, r, h),
@@ -113,47 +131,80 @@ function placesOf(c: Sizes, b: number, h: number, r: number) {
 
 function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r: number): void {
   const at = placesOf(c, b, h, r);
-  const {magnitude} = result;
-  const columns = Array.from({length: c.Sk}, (_, j) => j).filter((j) => c.visible(b, h, r, j));
-  const scores = columns.map((j) => c.scale * dot(c.q, at.q, c.k, at.k(j), c.D));
+  const row = forwardOfRow(c, result, at, b, h, r);
+  if (row) backwardOfRow(c, result, at, row);
+}
+
+/** The visible keys of a query row, with what both passes need of them. */
+interface Row {
+  /** Where key and value of each lie. */
+  keys: number[];
+  values: number[];
+  weights: number[];
+  /** 1 / (1 - dropout) where dropout keeps the pair, else 0. */
+  keep: number[];
+  steps: number[];
+}
+
+/** Adds out and lse of a row; undefined if it sees no key. */
+function forwardOfRow(
+  c: AttentionCall,
+  {out, lse, magnitude}: Pick<OracleResult, 'out' | 'lse'> & {magnitude: Pick<AttentionResult, 'out' | 'lse'>},
+  at: Places,
+  b: number,
+  h: number,
+  r: number,
+): Row | undefined {
+  const columns: number[] = [];
+  for (let j = 0; j < c.Sk; j++) if (c.visible(b, h, r, j)) columns.push(j);
+  if (columns.length === 0) {
+    lse[at.lse] = -Infinity;
+    return undefined;
+  }
+  const [keys, values] = [columns.map(at.k), columns.map(at.v)];
+  const scores = keys.map((k) => c.scale * dot(c.q, at.q, c.k, k, c.D));
   const max = Math.max(...scores);
   const exponentials = scores.map((s) => Math.exp(s - max));
   const sum = exponentials.reduce((a, b) => a + b, 0);
-  result.lse[at.lse] = max + Math.log(sum);
-  if (columns.length === 0) {
-    result.lse[at.lse] = -Infinity;
-    return;
-  }
+  lse[at.lse] = max + Math.log(sum);
   magnitude.lse[at.lse] =
-    Math.abs(result.lse[at.lse]) +
-    Math.max(...columns.map((j) => Math.abs(c.scale) * dotOfAbsolutes(c.q, at.q, c.k, at.k(j), c.D)));
+    Math.abs(lse[at.lse]) + Math.max(...keys.map((k) => Math.abs(c.scale) * dotOfAbsolutes(c.q, at.q, c.k, k, c.D)));
 
   // Not exp(s - lse): where scores are large, lse is rounded by more than its sum.
-  const p = exponentials.map((x) => x / sum);
+  const weights = exponentials.map((x) => x / sum);
   const steps = scores.map((s) => weightSteps(max - s, scores.length, magnitude.lse[at.lse]));
   const keep = columns.map((j) => (c.dropout === 0 || c.kept(b, h, r, j) ? 1 / (1 - c.dropout) : 0));
-  columns.forEach((j, i) => {
+  values.forEach((v, i) => {
+    const w = weights[i] * keep[i];
     for (let x = 0; x < c.Dv; x++) {
-      const w = p[i] * keep[i];
-      result.out[at.out + x] += w * c.v[at.v(j) + x];
-      magnitude.out[at.out + x] += w * Math.abs(c.v[at.v(j) + x]);
-      result.dv[at.v(j) + x] += w * c.dOut[at.out + x];
-      magnitude.dv[at.v(j) + x] += steps[i] * w * Math.abs(c.dOut[at.out + x]);
+      out[at.out + x] += w * c.v[v + x];
+      magnitude.out[at.out + x] += w * Math.abs(c.v[v + x]);
     }
   });
+  return {keys, values, weights, keep, steps};
+}
 
+/** Adds what a row gives to dq, dk and dv. */
+function backwardOfRow(c: AttentionCall, result: OracleResult, at: Places, row: Row): void {
+  const {magnitude} = result;
   const delta = dot(c.dOut, at.out, result.out, at.out, c.Dv);
   const deltaMagnitude = dotOfAbsolutes(c.dOut, at.out, result.out, at.out, c.Dv);
-  columns.forEach((j, i) => {
-    const dP = keep[i] * dot(c.dOut, at.out, c.v, at.v(j), c.Dv);
-    const dPMagnitude = keep[i] * dotOfAbsolutes(c.dOut, at.out, c.v, at.v(j), c.Dv);
-    const dS = c.scale * p[i] * (dP - delta + c.dLse[at.lse]);
-    const dSMagnitude = steps[i] * Math.abs(c.scale) * p[i] * (dPMagnitude + deltaMagnitude + Math.abs(c.dLse[at.lse]));
+  row.keys.forEach((k, i) => {
+    const [v, p, keep, steps] = [row.values[i], row.weights[i], row.keep[i], row.steps[i]];
+    const w = p * keep;
+    for (let x = 0; x < c.Dv; x++) {
+      result.dv[v + x] += w * c.dOut[at.out + x];
+      magnitude.dv[v + x] += steps * w * Math.abs(c.dOut[at.out + x]);
+    }
+    const dP = keep * dot(c.dOut, at.out, c.v, v, c.Dv);
+    const dPMagnitude = keep * dotOfAbsolutes(c.dOut, at.out, c.v, v, c.Dv);
+    const dS = c.scale * p * (dP - delta + c.dLse[at.lse]);
+    const dSMagnitude = steps * Math.abs(c.scale) * p * (dPMagnitude + deltaMagnitude + Math.abs(c.dLse[at.lse]));
     for (let x = 0; x < c.D; x++) {
-      result.dq[at.q + x] += dS * c.k[at.k(j) + x];
-      magnitude.dq[at.q + x] += dSMagnitude * Math.abs(c.k[at.k(j) + x]);
-      result.dk[at.k(j) + x] += dS * c.q[at.q + x];
-      magnitude.dk[at.k(j) + x] += dSMagnitude * Math.abs(c.q[at.q + x]);
+      result.dq[at.q + x] += dS * c.k[k + x];
+      magnitude.dq[at.q + x] += dSMagnitude * Math.abs(c.k[k + x]);
+      result.dk[k + x] += dS * c.q[at.q + x];
+      magnitude.dk[k + x] += dSMagnitude * Math.abs(c.q[at.q + x]);
     }
   });
 }

@@ -1,9 +1,10 @@
-"""An independent judge of the files that examples/finetune writes: Hugging Face's peft and transformers, on tiny models.
+"""An independent judge of the files that examples/finetune writes: Hugging Face's peft and transformers, on tiny
+models.
 
-`peft_judge.py make FOLDER` writes, for a language model (lm) and a reward model (rm), a base model and an adapter by peft, with random
-numbers everywhere: FOLDER/{lm,rm}_base and FOLDER/{lm,rm}_adapter.
-`peft_judge.py adapter BASE ADAPTER` loads an adapter, `peft_judge.py model FOLDER` a whole model. Both print JSON: what was missing or
-unexpected, and every tensor as a flat list, for an adapter by the names of its file.
+`peft_judge.py make FOLDER` writes, for a language model (lm) and a reward model (rm), a base model and an adapter by
+peft, with random numbers everywhere: FOLDER/{lm,rm}_base and FOLDER/{lm,rm}_adapter. `peft_judge.py adapter BASE
+ADAPTER` loads an adapter, `peft_judge.py model FOLDER` a whole model. Both print JSON: what was missing or unexpected,
+and every tensor as a flat list, for an adapter by the names of its file.
 """
 
 import json

@@ -1,8 +1,8 @@
 """An independent judge: PyTorch's scaled_dot_product_attention on the CPU in float64, with its autograd.
 
-Reads a JSON list of calls from standard input: B, H, Hkv, Sq, Sk, D, Dv, scale, flat lists q, k, v, dOut, dLse in the order
-batch, head, sequence, channel, and `visible` (0 or 1, batch, head, query, key). Writes a JSON list of out, lse, dq, dk, dv. JSON
-has no infinity, so an lse of minus infinity is written as null.
+Reads a JSON list of calls from standard input: B, H, Hkv, Sq, Sk, D, Dv, scale, flat lists q, k, v, dOut, dLse in the
+order batch, head, sequence, channel, and `visible` (0 or 1, batch, head, query, key). Writes a JSON list of out, lse,
+dq, dk, dv. JSON has no infinity, so an lse of minus infinity is written as null.
 """
 
 import json

@@ -219,7 +219,7 @@ async function decode(Sk: number): Promise<void> {
   it('compiles nothing more as keys are added, but once the passes that combine splits', async () => {
     await decode(100);
     const once = await compiledBy(() => decode(300));
-    expect(once).to.include('combine_out_d8');
+    expect(once).to.include('combine_out Dv=8');
     expect(once.every((key) => key.startsWith('combine_'))).to.equal(true);
     expect(await compiledBy(() => decode(400))).to.deep.equal([]);
     expect(await compiledBy(() => decode(700))).to.deep.equal([]);

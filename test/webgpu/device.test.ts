@@ -8,7 +8,8 @@ import {
   usableMatrices,
 } from '../../src/backends/webgpu/device/matrix_probe.js';
 import {requestDevice} from '../../src/backends/webgpu/device/request_device.js';
-import {matrixProbeShader} from '../../src/backends/webgpu/wgsl/matrix/probe.js';
+import {matrixProbe} from '../../src/backends/webgpu/wgsl/matrix/probe.js';
+import {specialize} from '../../src/backends/webgpu/wgsl/shader.js';
 
 const wishes = {features: ['matrices', 'halves', 'stock'], limits: ['least', 'most', 'unheard-of']};
 
@@ -142,7 +143,7 @@ describe('subgroup matrices', () => {
         [16, 8, 16],
         [8, 16, 32],
       ]) {
-        const module = device.createShaderModule({code: matrixProbeShader({M, N, K, lanes: 32})});
+        const module = device.createShaderModule({code: specialize(matrixProbe, {M, N, K, lanes: 32}).code});
         const {messages} = await module.getCompilationInfo();
         expect(messages.map(({message}) => message)).to.deep.equal([]);
       }

@@ -6,24 +6,13 @@ import {expect} from 'chai';
 import {matrixCandidates, type MatrixPlan, matrixPlan} from '../../src/backends/webgpu/plan/matrix_plan.js';
 import type {DeviceTraits, MatrixConfig, Pass, Variant} from '../../src/backends/webgpu/plan/vector_plan.js';
 import {matrixTilesToTry} from '../../src/backends/webgpu/plan/tuned_tiles.js';
-import {bindingsOf, shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
+import {shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
 import {MATRIX_FEATURES} from '../../src/backends/webgpu/device/matrix_probe.js';
-import {
-  halvesBindings,
-  halvesKey,
-  halvesShader,
-  magnitudeBindings,
-  magnitudeKey,
-  magnitudeShader,
-} from '../../src/backends/webgpu/wgsl/matrix/float16_copies.js';
-import {
-  ORDER_BINDINGS,
-  orderShader,
-  RANGES_BINDINGS,
-  rangesShader,
-  scheduleKey,
-} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
-import {expectValid, nullDevice, problemOf, type Shader, Shaders} from '../support/null_device.js';
+import {scheduleOf, scheduleOrder, scheduleRanges} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
+import {type HalvesVariant, float16Copies, magnitude} from '../../src/backends/webgpu/wgsl/matrix/float16_copies.js';
+import {specialize} from '../../src/backends/webgpu/wgsl/shader.js';
+import {type Code, expectValid, nullDevice, problemOf} from '../support/null_device.js';
+import {pairwise} from '../support/pairwise.js';
 
 /** Those of NVIDIA; the smallest, on subgroups of software and of Apple. */
 const configs: MatrixConfig[] = [
@@ -68,19 +57,23 @@ const tunedPlansOf = (pass: Pass, variant: Variant, matrix: MatrixConfig): Matri
     (tile) => matrixPlan(pass, variant, device(matrix), [tile]) ?? [],
   );
 
-const shaderFor = (p: MatrixPlan): Shader => ({
-  key: p.key,
-  code: shaderOf(p),
-  bindings: bindingsOf(p),
-  workgroupBytes: p.workgroupBytes,
-});
+/** What a plan depends on; the rest follows from it. */
+const fieldsOf = (p: MatrixPlan): object => {
+  const {pass, D, Dv, causal, intervals, dropout, parts, matrix, subgroups, bandRows, cols} = p;
+  const tiles = [subgroups, bandRows, cols];
+  return {pass, heads: [D, Dv], causal, intervals, dropout, parts, matrix: Object.values(matrix), tiles};
+};
 
 const BALLAST = 16384;
 
 /** The shader with so much more workgroup memory that the null device refuses it, and says how much there is. */
-function withBallast(shader: Shader): Shader {
+function withBallast(shader: Code): Code {
   const code = shader.code.replace(/^fn main\(.*\) \{$/m, (start) => `${start}\n  ballast[0] = vec4u();`);
-  return {...shader, code: `${code}\nvar<workgroup> ballast: array<vec4u, ${BALLAST / 16}>;\n`};
+  return {
+    key: shader.key,
+    bindings: shader.bindings,
+    code: `${code}\nvar<workgroup> ballast: array<vec4u, ${BALLAST / 16}>;\n`,
+  };
 }
 
 describe('shaders on subgroup matrices', () => {
@@ -92,7 +85,7 @@ describe('shaders on subgroup matrices', () => {
 
   after(() => gpu.destroy());
 
-  async function expectCompiles({key, code}: Shader): Promise<void> {
+  async function expectCompiles({key, code}: Code): Promise<void> {
     gpu.pushErrorScope('validation');
     const {messages} = await gpu.createShaderModule({label: key, code}).getCompilationInfo();
     await gpu.popErrorScope();
@@ -102,19 +95,20 @@ describe('shaders on subgroup matrices', () => {
   /** Bytes of workgroup memory are what the plan counts; where the plan fits the null device, bindings are those of the shader. */
   async function expectBytes(plan: MatrixPlan): Promise<void> {
     if (plan.threads > gpu.limits.maxComputeInvocationsPerWorkgroup) return;
-    const shader = shaderFor(plan);
+    const shader = shaderOf(plan);
     expect(await problemOf(gpu, withBallast(shader)), shader.key).to.include(
-      `workgroup storage (${shader.workgroupBytes + BALLAST} bytes) is larger`,
+      `workgroup storage (${plan.workgroupBytes + BALLAST} bytes) is larger`,
     );
     // Its subgroups may have up to 128 lanes, and must be whole.
-    if (plan.threads % 128 === 0) await expectValid(gpu, shader);
+    if (plan.threads % 128 === 0) await expectValid(gpu, shader, plan.workgroupBytes);
   }
 
   it('are refused when they are wrong', async () => {
     const [plan] = plansOf('forward', variants(64, 64)[0], configs[0]);
-    const shader = shaderFor(plan);
+    const shader = shaderOf(plan);
     const wrong = {
-      ...shader,
+      key: 'wrong',
+      bindings: shader.bindings,
       code: shader.code.replace('subgroupMatrixMultiplyAccumulate(', 'subgroupMatrixMultiply('),
     };
     expect(wrong.code).to.not.equal(shader.code);
@@ -122,68 +116,51 @@ describe('shaders on subgroup matrices', () => {
     expect(await problemOf(gpu, {...withBallast(shader), bindings: []})).to.not.equal('');
   });
 
-  for (const matrix of configs) {
-    const name = `${matrix.M} x ${matrix.N} x ${matrix.K}, ${matrix.lanes} lanes`;
-    for (const [D, Dv] of channels) {
-      it(`${name}: D ${D}, Dv ${Dv}`, async () => {
-        const shaders = new Shaders();
-        for (const variant of variants(D, Dv)) {
-          for (const pass of passes)
-            plansOf(pass, variant, matrix)
-              .map(shaderFor)
-              .forEach((shader) => shaders.add(shader));
-        }
-        for (const shader of shaders.values()) await expectCompiles(shader);
-        const bare = variants(D, Dv).filter(({causal, intervals, dropout}) => !causal && !intervals && !dropout);
-        for (const variant of bare) {
-          for (const plan of passes.flatMap((pass) => plansOf(pass, variant, matrix))) await expectBytes(plan);
-        }
-      });
-    }
+  const plans = configs.flatMap((matrix) =>
+    channels.flatMap(([D, Dv]) =>
+      variants(D, Dv).flatMap((variant) => passes.flatMap((pass) => plansOf(pass, variant, matrix))),
+    ),
+  );
 
-    it(`${name}: tiles of autotune`, async () => {
-      const everything = variants(64, 128).filter(({causal, intervals, dropout}) => causal && intervals && dropout);
-      for (const variant of everything) {
-        for (const plan of passes.flatMap((pass) => tunedPlansOf(pass, variant, matrix))) {
-          await expectCompiles(shaderFor(plan));
-          await expectBytes(plan);
-        }
-      }
-    });
-  }
+  it('forward, dq and dkdv', async () => {
+    for (const p of pairwise(plans, fieldsOf)) await expectCompiles(shaderOf(p));
+  });
+
+  it('take the bytes of workgroup memory that plans count', async () => {
+    const bare = plans.filter(({causal, intervals, dropout}) => !causal && !intervals && !dropout);
+    for (const p of pairwise(bare, fieldsOf)) await expectBytes(p);
+  });
+
+  it('with the tiles of autotune', async () => {
+    const everything = variants(64, 128).filter(({causal, intervals, dropout}) => causal && intervals && dropout);
+    const tuned = configs.flatMap((matrix) =>
+      everything.flatMap((variant) => passes.flatMap((pass) => tunedPlansOf(pass, variant, matrix))),
+    );
+    for (const p of pairwise(tuned, fieldsOf)) {
+      await expectCompiles(shaderOf(p));
+      await expectBytes(p);
+    }
+  });
 
   it('schedules of their tiles', async () => {
-    const shaders = new Shaders();
-    for (const variant of variants(128, 128).filter(({intervals}) => intervals)) {
-      for (const matrix of configs) {
-        for (const blocks of passes.flatMap((pass) => plansOf(pass, variant, matrix))) {
-          const key = scheduleKey(blocks);
-          shaders.add({key: `${key}_ranges`, code: rangesShader(blocks), bindings: RANGES_BINDINGS, workgroupBytes: 0});
-          shaders.add({key: `${key}_order`, code: orderShader(blocks), bindings: ORDER_BINDINGS, workgroupBytes: 0});
-        }
-      }
-    }
-    for (const shader of shaders.values()) await expectValid(gpu, shader);
+    const shaders = new Set(
+      plans
+        .filter(({scheduled}) => scheduled)
+        .flatMap((p) => [scheduleRanges, scheduleOrder].map((shader) => specialize(shader, scheduleOf(p)))),
+    );
+    for (const shader of shaders) await expectValid(gpu, shader);
   });
 
   it('float16 copies', async () => {
-    const shaders = new Shaders();
-    const masked = [false, true].flatMap((causal) => [false, true].map((intervals) => [causal, intervals] as const));
-    for (const names of [['q', 'k', 'v'], ['dOut']] as const) {
-      for (const [D, Dv] of channels) {
-        for (const parts of [1, 2] as const) {
-          for (const padded of configs.map((matrix) => plansOf('forward', variants(D, Dv)[0], matrix)[0].channels)) {
-            for (const [causal, intervals] of masked) {
-              const v = {names, D, Dv, padded, parts, causal, intervals};
-              const magnitude = {key: magnitudeKey(v), code: magnitudeShader(v), bindings: magnitudeBindings(v)};
-              const halves = {key: halvesKey(v), code: halvesShader(v), bindings: halvesBindings(v)};
-              shaders.add({...magnitude, workgroupBytes: 0});
-              shaders.add({...halves, workgroupBytes: 0});
-            }
-          }
-        }
-      }
+    const groups: readonly HalvesVariant['names'][] = [['q', 'k', 'v'], ['dOut']];
+    const copies = groups.flatMap((names) =>
+      plans.map(({D, Dv, channels: padded, parts, causal, intervals}) => ({
+        ...{names, D, Dv, padded, parts, causal, intervals},
+      })),
+    );
+    for (const v of pairwise(copies, ({D, Dv, ...v}) => ({...v, heads: [D, Dv]}))) {
+      await expectValid(gpu, specialize(magnitude, v));
+      await expectValid(gpu, specialize(float16Copies, v));
     }
-    for (const shader of shaders.values()) await expectValid(gpu, shader);
   });
 });

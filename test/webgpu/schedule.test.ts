@@ -13,7 +13,8 @@ import {submitRecorded, type WebGPUBackend} from '../../src/backends/webgpu/run/
 import {type PassRun, submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
 import {tileMap, tileMapBytes} from '../../src/backends/webgpu/passes/mask_buffer.js';
 import {uniformsOf} from '../../src/backends/webgpu/run/uniforms.js';
-import {SCHEDULE_THREADS} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
+import {scheduleOf, scheduleRanges} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
+import {specialize} from '../../src/backends/webgpu/wgsl/shader.js';
 import {ATTRS} from '../support/attend.js';
 import {forms, randomBounds, styles} from '../support/cases.js';
 import {devices} from '../support/devices.js';
@@ -142,7 +143,10 @@ async function expectSame(mask: HostBounds, heads: {H: number; Hkv: number}): Pr
   const found: Schedule[] = [];
   for (const blocks of plansOf(mask.causal)) {
     const expected = scheduleOnHost(mask, {...heads, blocks});
-    expect(await scheduleOnDevice(mask, bounds, {...heads, blocks}), blocks.key).to.deep.equal(expected);
+    expect(
+      await scheduleOnDevice(mask, bounds, {...heads, blocks}),
+      specialize(scheduleRanges, scheduleOf(blocks)).key,
+    ).to.deep.equal(expected);
     found.push(expected);
   }
   bounds.dispose();
@@ -188,7 +192,8 @@ const webgpu = devices.find(({name}) => name === 'webgpu')!;
       const sizes = {batch: 1, heads: 1, queryLength, keyLength, vectors: 4, causal: false} as const;
       const [forward, , dkdv] = await expectSame(randomMask(`${queryLength}`, 'blocky', sizes), {H: 1, Hkv: 1});
       const ends = [forward, dkdv].flatMap(({ranges}) => ranges[0].map(([, end]) => end));
-      expect(Math.max(...ends)).to.be.above(2 * SCHEDULE_THREADS);
+      const {threads} = specialize(scheduleRanges, scheduleOf(plansOf(false)[0]));
+      expect(Math.max(...ends)).to.be.above(2 * threads);
     } // prettier-ignore
   });
 
@@ -219,19 +224,19 @@ const webgpu = devices.find(({name}) => name === 'webgpu')!;
     const madeFor = (of: HostBounds, call: Call): string[] => {
       const {passes} = bufferOf(of, bounds, call);
       submitPasses(backendNow(), passes);
-      return passes.map(({key}) => key);
+      return passes.map(({shader}) => shader.key);
     };
-    const all = (key: string): string[] => ['tilemap_n1_causal', `${key}_ranges`, `${key}_order`];
+    const all = (key: string): string[] => ['bounds_map causal n=1', `schedule_ranges ${key}`, `schedule_order ${key}`];
     const heads = {H: 4, Hkv: 4};
-    expect(madeFor(mask, {...heads, blocks: forward})).to.deep.equal(all('schedule_queries_t64x32_causal'));
+    expect(madeFor(mask, {...heads, blocks: forward})).to.deep.equal(all('blockQ=64 blockK=32 causal'));
     expect(madeFor(mask, {...heads, blocks: forward})).to.deep.equal([]);
     expect(madeFor(mask, {...heads, blocks: {...forward, pass: 'dq'}})).to.deep.equal([]);
-    expect(madeFor(mask, {...heads, blocks: small})).to.deep.equal(all('schedule_queries_t32x32_causal'));
-    expect(madeFor(mask, {...heads, blocks: dkdv})).to.deep.equal(all('schedule_keys_t32x64_causal'));
+    expect(madeFor(mask, {...heads, blocks: small})).to.deep.equal(all('blockQ=32 blockK=32 causal'));
+    expect(madeFor(mask, {...heads, blocks: dkdv})).to.deep.equal(all('ofKeys blockQ=32 blockK=64 causal'));
     // The same tensor with other lengths or groups means other schedules; those of queries know nothing of groups.
     const longer = {...mask, queryLength: 200};
-    expect(madeFor(longer, {...heads, blocks: forward})).to.deep.equal(all('schedule_queries_t64x32_causal'));
-    expect(madeFor(mask, {H: 4, Hkv: 2, blocks: dkdv})).to.deep.equal(all('schedule_keys_t32x64_causal'));
+    expect(madeFor(longer, {...heads, blocks: forward})).to.deep.equal(all('blockQ=64 blockK=32 causal'));
+    expect(madeFor(mask, {H: 4, Hkv: 2, blocks: dkdv})).to.deep.equal(all('ofKeys blockQ=32 blockK=64 causal'));
     expect(madeFor(mask, {H: 4, Hkv: 2, blocks: forward})).to.deep.equal([]);
     bounds.dispose();
   });
@@ -242,8 +247,8 @@ const webgpu = devices.find(({name}) => name === 'webgpu')!;
     const bounds = tensorOf(mask);
     const [forward, dkdv] = plansOf(true, true);
     const made = (of: HostBounds, blocks: PassPlan): string[] =>
-      bufferOf(of, bounds, {H: 1, Hkv: 1, blocks}).passes.map(({key}) => key);
-    expect(made(mask, forward)).to.deep.equal(['tilemap_n1_causal']);
+      bufferOf(of, bounds, {H: 1, Hkv: 1, blocks}).passes.map(({shader}) => shader.key);
+    expect(made(mask, forward)).to.deep.equal(['bounds_map causal n=1']);
     expect(made({...mask, queryLength: 4}, forward)).to.deep.equal([]);
     expect(made(mask, dkdv)).to.deep.equal([]);
     bounds.dispose();

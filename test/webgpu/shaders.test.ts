@@ -5,29 +5,16 @@
 import {expect} from 'chai';
 import {type Pass, type PassPlan, type Variant, candidates, plan} from '../../src/backends/webgpu/plan/vector_plan.js';
 import {tilesToTry} from '../../src/backends/webgpu/plan/tuned_tiles.js';
-import {bindingsOf, shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
-import {copyBindings, copyKey, copyShader} from '../../src/backends/webgpu/wgsl/vector/copy.js';
-import {
-  combineDqBindings,
-  combineDqKey,
-  combineDqShader,
-  combineOutBindings,
-  combineOutKey,
-  combineOutShader,
-} from '../../src/backends/webgpu/wgsl/vector/combine.js';
-import {deltaBindings, deltaKey, deltaShader} from '../../src/backends/webgpu/wgsl/vector/delta.js';
-import type {Binding} from '../../src/backends/webgpu/wgsl/header.js';
-import {isScheduled} from '../../src/backends/webgpu/wgsl/mask/row_blocks.js';
-import {
-  ORDER_BINDINGS,
-  orderShader,
-  RANGES_BINDINGS,
-  rangesShader,
-  scheduleKey,
-} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
-import {TILE_MAP_BINDINGS, tileMapKey, tileMapShader} from '../../src/backends/webgpu/wgsl/mask/bounds_map.js';
+import {shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
+import {boundsMap} from '../../src/backends/webgpu/wgsl/mask/bounds_map.js';
+import {scheduleOf, scheduleOrder, scheduleRanges} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
+import {specialize, type ShaderVariant} from '../../src/backends/webgpu/wgsl/shader.js';
+import {combineDq, combineOut} from '../../src/backends/webgpu/wgsl/vector/combine.js';
+import {copyRows} from '../../src/backends/webgpu/wgsl/vector/copy.js';
+import {delta} from '../../src/backends/webgpu/wgsl/vector/delta.js';
 import {forms} from '../support/cases.js';
-import {expectValid, nullDevice, problemOf, type Shader, Shaders} from '../support/null_device.js';
+import {expectValid, nullDevice, problemOf} from '../support/null_device.js';
+import {pairwise} from '../support/pairwise.js';
 
 /** Aligned, odd, the least, the most, and different for keys and values. */
 const channels = [
@@ -35,6 +22,7 @@ const channels = [
 ] as const; // prettier-ignore
 
 const booleans = [false, true];
+const passes: readonly Pass[] = ['forward', 'dq', 'dkdv'];
 
 function variants(D: number, Dv: number): Variant[] {
   return booleans.flatMap((causal) =>
@@ -44,20 +32,6 @@ function variants(D: number, Dv: number): Variant[] {
       ),
     ),
   );
-}
-
-const shaderFor = (p: PassPlan): Shader => ({
-  key: p.key,
-  code: shaderOf(p),
-  bindings: bindingsOf(p),
-  workgroupBytes: p.workgroupBytes,
-});
-
-/** The passes that combine the splits of few queries. */
-function combining(D: number, Dv: number): Shader[] {
-  const out = {key: combineOutKey(Dv), code: combineOutShader(Dv), bindings: combineOutBindings(Dv)};
-  const dq = {key: combineDqKey(D), code: combineDqShader(D), bindings: combineDqBindings(D)};
-  return [out, dq].map((shader) => ({...shader, workgroupBytes: 0}));
 }
 
 /** The limits that every WebGPU device has at least. */
@@ -74,6 +48,12 @@ function plansOf(pass: Pass, variant: Variant): PassPlan[] {
   return shapes.map((shape) => plan(pass, variant, anyLimits, [shape]));
 }
 
+/** What a plan depends on; the rest follows from it. */
+const fieldsOf = (p: PassPlan): object => {
+  const {pass, D, Dv, causal, intervals, dropout, fewQueries, rows, cols, threadsX, threadsY} = p;
+  return {pass, heads: [D, Dv], causal, intervals, dropout, fewQueries, tiles: [rows, cols, threadsX, threadsY]};
+};
+
 describe('shaders', () => {
   let device: GPUDevice;
 
@@ -84,74 +64,59 @@ describe('shaders', () => {
   after(() => device.destroy());
 
   it('are refused when they are wrong', async () => {
-    const bindings: Binding[] = [{name: 'x', type: 'f32', access: 'read_write'}];
     const error = await problemOf(device, {
       key: 'wrong',
       code: '@compute @workgroup_size(1) fn main() { x[0] = y; }',
-      bindings,
-      workgroupBytes: 0,
+      bindings: [{name: 'x', type: 'f32', access: 'read_write'}],
     });
     expect(error).to.match(/unresolved value 'x'/);
   });
 
-  for (const [D, Dv] of channels) {
-    it(`D ${D}, Dv ${Dv}`, async () => {
-      const shaders = new Shaders();
-      for (const variant of variants(D, Dv)) {
-        for (const pass of ['forward', 'dq', 'dkdv'] as const) {
-          for (const shader of plansOf(pass, variant).map(shaderFor)) shaders.add(shader);
-        }
-      }
-      for (const [lseGradient, rounded] of booleans.flatMap((x) => booleans.map((y) => [x, y]))) {
-        const delta = {Dv, lseGradient, rounded};
-        const code = deltaShader(delta);
-        shaders.add({key: deltaKey(delta), code, bindings: deltaBindings(delta), workgroupBytes: 0});
-      }
-      for (const shader of combining(D, Dv)) shaders.add(shader);
-      for (const shader of shaders.values()) {
-        await expectValid(device, shader);
-      }
-    });
-  }
+  it('forward, dq and dkdv', async () => {
+    const plans = channels.flatMap(([D, Dv]) =>
+      variants(D, Dv).flatMap((variant) => passes.flatMap((pass) => plansOf(pass, variant))),
+    );
+    for (const p of pairwise(plans, fieldsOf)) await expectValid(device, shaderOf(p), p.workgroupBytes);
+  });
 
   it('fit 16 KiB of workgroup memory at every head size', () => {
     for (const [D, Dv] of channels) {
       for (const variant of variants(D, Dv)) {
-        for (const pass of ['forward', 'dq', 'dkdv'] as const) {
-          expect(plan(pass, variant, leastLimits).workgroupBytes).to.be.at.most(16384);
-        }
+        for (const pass of passes) expect(plan(pass, variant, leastLimits).workgroupBytes).to.be.at.most(16384);
       }
     }
   });
 
-  it('copies of slices', async () => {
-    for (const head of [3, 4]) {
-      await expectValid(device, {
-        key: copyKey(head),
-        code: copyShader(head),
-        bindings: copyBindings(head),
-        workgroupBytes: 0,
-      });
-    }
+  const validate = async (shaders: Iterable<ShaderVariant>): Promise<void> => {
+    for (const shader of new Set(shaders)) await expectValid(device, shader);
+  };
+
+  it('delta', async () => {
+    const rows = channels.flatMap(([, Dv]) =>
+      booleans.flatMap((lseGradient) => booleans.map((rounded) => ({Dv, lseGradient, rounded}))),
+    );
+    await validate(rows.map((row) => specialize(delta, row)));
   });
 
-  it('tile maps of all forms', async () => {
-    for (const form of forms) {
-      const shader = {code: tileMapShader(form), bindings: TILE_MAP_BINDINGS, workgroupBytes: 0};
-      await expectValid(device, {key: tileMapKey(form), ...shader});
-    }
+  it('sums of splits, and copies of slices', async () => {
+    const ofElements = [combineDq, copyRows].flatMap((shader) =>
+      (['f32', 'vec4f'] as const).map((element) => specialize(shader, {element})),
+    );
+    await validate([...ofElements, ...channels.map(([, Dv]) => specialize(combineOut, {Dv}))]);
+  });
+
+  it('bounds maps of all forms', async () => {
+    await validate(forms.map((form) => specialize(boundsMap, form)));
   });
 
   it('schedules of all tiles', async () => {
-    const shaders = new Shaders();
-    for (const variant of variants(64, 64).filter(isScheduled)) {
-      for (const blocks of (['forward', 'dq', 'dkdv'] as const).flatMap((pass) => plansOf(pass, variant))) {
-        const key = scheduleKey(blocks);
-        shaders.add({key: `${key}_ranges`, code: rangesShader(blocks), bindings: RANGES_BINDINGS, workgroupBytes: 0});
-        shaders.add({key: `${key}_order`, code: orderShader(blocks), bindings: ORDER_BINDINGS, workgroupBytes: 0});
-      }
-    }
-    for (const shader of shaders.values()) await expectValid(device, shader);
+    const scheduled = variants(64, 64)
+      .flatMap((variant) => passes.flatMap((pass) => plansOf(pass, variant)))
+      .filter((p) => p.scheduled);
+    const shaders = new Set(
+      scheduled.flatMap((p) => [scheduleRanges, scheduleOrder].map((shader) => specialize(shader, scheduleOf(p)))),
+    );
+    await validate(shaders);
     // Two tiles of dkdv and two of the passes over queries, causal or not, two passes each.
     expect(shaders.size).to.equal(16);
   });

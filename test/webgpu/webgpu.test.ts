@@ -10,7 +10,8 @@ import {bufferOf, type WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_b
 import {createPipeline, submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
 import {guarded} from '../../src/backends/webgpu/run/device_errors.js';
 import {traitsOf} from '../../src/backends/webgpu/device/capabilities.js';
-import {declare, type Binding, type UniformValues} from '../../src/backends/webgpu/wgsl/header.js';
+import type {UniformValues} from '../../src/backends/webgpu/wgsl/header.js';
+import {specialize, type Shader} from '../../src/backends/webgpu/wgsl/shader.js';
 import {devices} from '../support/devices.js';
 import {recordPasses} from '../support/recorded_passes.js';
 import {skip} from '../support/skip.js';
@@ -42,6 +43,17 @@ function asKernel(backend: WebGPUBackend, body: () => void): tf.Tensor {
 const noise = (shape: [number, number, number, number], seed: number): tf.Tensor4D =>
   tf.randomNormal(shape, 0, 1, 'float32', seed);
 
+/** Counts how often each item is worked on. */
+const countItems: Shader<object> = {
+  name: 'test_count_items',
+  fields: {},
+  bindings: () => [{name: 'counts', type: 'u32', access: 'read_write'}],
+  threads: () => 1,
+  item: 'workgroup',
+  declarations: () => '',
+  body: () => 'counts[item] = counts[item] + 1u;',
+};
+
 /** Labels of the compute passes that `run` records. */
 async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
   const {labels, result: results} = recordPasses(backendNow().device, run);
@@ -56,7 +68,9 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
   it('throws the error of a shader when a result, or anything made from it, is read', async () => {
     const backend = backendNow();
     const before = tf.tensor([1, 2]);
-    const out = asKernel(backend, () => createPipeline(backend.device, 'broken', 'fn main( {', []));
+    const out = asKernel(backend, () =>
+      createPipeline(backend.device, {key: 'broken', code: 'fn main( {', bindings: []}),
+    );
     const derived = tf.add(out, 1);
     expect(await errorOf(derived.data())).to.match(/TestKernel failed on the WebGPU device \(validation\)/);
     expect(await errorOf(out.data())).to.match(/TestKernel failed/);
@@ -147,8 +161,11 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     });
     const count = (name: string): number => labels.filter((label) => label.startsWith(name)).length;
     // Once for the tiles of forward and dq, once for those of dkdv.
-    expect([count('tilemap'), count('schedule_queries'), count('schedule_keys')]).to.deep.equal([2, 2, 2]);
-    expect([count('forward'), count('dq'), count('dkdv')]).to.deep.equal([3, 3, 3]);
+    expect(count('bounds_map')).to.equal(2);
+    for (const pass of ['schedule_ranges', 'schedule_order']) {
+      expect([count(pass), count(`${pass} ofKeys`)]).to.deep.equal([2, 1]);
+    }
+    expect([count('forward '), count('dq '), count('dkdv ')]).to.deep.equal([3, 3, 3]);
     x.dispose();
   });
 
@@ -223,18 +240,10 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
 
   it('splits long work over submissions without losing or repeating any', async () => {
     const backend = backendNow();
-    const bindings: Binding[] = [{name: 'counts', type: 'u32', access: 'read_write'}];
     const items = 1000;
     const counts = tf
       .engine()
       .makeTensorFromTensorInfo(backend.makeTensorInfo([items], 'int32', new Float32Array(items)));
-    const code = `${declare(bindings)}
-@compute @workgroup_size(1)
-fn main(@builtin(workgroup_id) id: vec3u) {
-  let item = u.firstWorkgroup + id.y * u.gridX + id.x;
-  if (item >= u.workEnd) { return; }
-  counts[item] = counts[item] + 1u;
-}`;
     let submissions = 0;
     const submit = backend.queue.submit.bind(backend.queue);
     backend.queue.submit = (buffers) => {
@@ -243,8 +252,8 @@ fn main(@builtin(workgroup_id) id: vec3u) {
     };
     submitPasses(backend, [
       {
-        key: 'test_count', code: () => code, bindings, buffers: [bufferOf(backend, counts)], uniforms: {} as UniformValues,
-        items, itemsPerWorkgroup: 1, flopsPerWorkgroup: 1e12,
+        shader: specialize(countItems, {}), buffers: [bufferOf(backend, counts)], uniforms: {} as UniformValues,
+        items, flopsPerWorkgroup: 1e12,
       },
     ]); // prettier-ignore
     backend.queue.submit = submit;

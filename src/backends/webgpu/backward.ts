@@ -17,7 +17,8 @@ import {splitBytes, splitDq} from './passes/combine_splits.js';
 import {tileMap} from './passes/mask_buffer.js';
 import {traitsOf} from './device/capabilities.js';
 import type {UniformValues} from './wgsl/header.js';
-import {DELTA_THREADS, deltaBindings, deltaKey, deltaShader} from './wgsl/vector/delta.js';
+import {specialize} from './wgsl/shader.js';
+import {delta} from './wgsl/vector/delta.js';
 
 /**
  * dq, dk and dv.
@@ -124,15 +125,12 @@ function deltaRun(
   rowTerms: GPUBuffer,
   rounded: boolean,
 ): PassRun {
-  const delta = {Dv: p.Dv, lseGradient: dLse !== undefined, rounded};
+  const shader = specialize(delta, {Dv: p.Dv, lseGradient: dLse !== undefined, rounded});
   return {
-    key: deltaKey(delta),
-    code: () => deltaShader(delta),
-    bindings: deltaBindings(delta),
+    shader,
     buffers: [out, dOut, rowStats, ...(dLse ? [dLse] : []), rowTerms],
     uniforms,
     items: p.B * p.H * p.Sq,
-    itemsPerWorkgroup: DELTA_THREADS,
-    flopsPerWorkgroup: 2 * DELTA_THREADS * p.Dv,
+    flopsPerWorkgroup: 2 * shader.threads * p.Dv,
   };
 }

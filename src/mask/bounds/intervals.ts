@@ -13,7 +13,11 @@ export type Interval = [start: number, end: number];
 export const MAX_BOUND = 2147483647;
 export const MIN_BOUND = -2147483648;
 
-/** Row bounds on the host, with the sizes that give them their meaning. A `FlashMask` that is on the host is one. */
+/**
+ * Row bounds on the host, with the sizes that give them their meaning. A `FlashMask` that is on the host is one.
+ *
+ * @internal
+ */
 export interface HostBounds {
   /** `[batch, heads, keyLength, vectors]`, row-major. */
   readonly bounds: Int32Array | null;

@@ -22,6 +22,8 @@ export interface SegmentOptions {
  * Tokens see each other if they have the same id. Tokens with a negative id are padding: they see nothing and nobody sees them.
  *
  * @param ids The segment of each key; whole numbers, tokens of a segment adjoining. Or such a list for each row of a batch.
+ * @param options `causal`, and `queryIds` where they differ from those of the keys.
+ * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.fromSegmentIds([0, 0, 0, 1, 1, -1], {causal: true});
  */
@@ -98,6 +100,7 @@ export interface DenseOptions {
  *
  * @param dense 1 or true where the query sees the key, 0 or false where not, and nothing else: an additive mask, of 0 and -Infinity,
  *   says the opposite. Nested `[queryLength][keyLength]` or `[batch][heads][queryLength][keyLength]`, or flat with a shape.
+ * @param options The `shape` of a flat array, and a `name`.
  * @throws Error naming the first value that is neither; or the first key column whose masked rows are more than two intervals.
  * @example
  * masks.fromDense([[1, 0], [1, 1]]); // causal
@@ -150,6 +153,8 @@ export interface RowIndicesOptions {
  *
  * @param indices An int32 tensor, which stays yours and must live as long as the mask is used; or nested arrays; or a flat array with
  *   a shape. Whole numbers.
+ * @param options `causal`, `queryLength`, the `shape` of a flat array, and a `name`.
+ * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.fromStartEndRowIndices([[[[2], [2], [4], [4]]]], {causal: true}); // two documents of two tokens
  */

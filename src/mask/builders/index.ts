@@ -26,6 +26,11 @@ export interface QueryOptions {
  * Every query sees every key.
  *
  * @param length Keys.
+ * @param options `queryLength`, where it differs from the keys.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.full(1024);
+ * masks.full(1024, {queryLength: 256}); // the last 256 tokens ask
  */
 export function full(length: number, options?: QueryOptions): FlashMask {
   const sizes = readQuerySizes('masks.full', length, options);
@@ -36,6 +41,8 @@ export function full(length: number, options?: QueryOptions): FlashMask {
  * Every query sees the keys up to its own position.
  *
  * @param length Keys.
+ * @param options `queryLength`, where it differs from the keys.
+ * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.causal(4096);
  * masks.causal(4096, {queryLength: 1}); // one more token, with 4096 keys in the cache
@@ -50,6 +57,10 @@ export function causal(length: number, options?: QueryOptions): FlashMask {
  *
  * @param length Keys.
  * @param window At least 1.
+ * @param options `queryLength`, where it differs from the keys.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.slidingWindow(4096, 512); // its own key and the 511 before it
  */
 export function slidingWindow(length: number, window: number, options?: QueryOptions): FlashMask {
   const who = 'masks.slidingWindow';
@@ -76,6 +87,12 @@ export interface WindowOptions extends QueryOptions {
  *
  * @param length Keys.
  * @param size Both sides, or [left, right]; Infinity for a side without limit.
+ * @param options `queryLength`, and `causal` to hide the keys after the query.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.window(1024, 64); // 64 keys on both sides
+ * masks.window(1024, [128, 0]); // 128 before, none after
+ * masks.window(1024, 128, {causal: true}); // = masks.slidingWindow(1024, 129)
  */
 export function window(
   length: number,
@@ -110,6 +127,10 @@ function readSides(who: string, rule: string, sides: unknown): unknown[] {
  * @param length Tokens.
  * @param window The distance that is still seen, at least 0; or [before, after] the query.
  * @param globals From 0 to length.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.globalSlidingWindow(1024, 64, 8); // 8 global tokens, and 64 neighbours on both sides
+ * masks.globalSlidingWindow(1024, [64, 0], 8);
  */
 export function globalSlidingWindow(
   length: number,
@@ -133,6 +154,11 @@ export function globalSlidingWindow(
  *
  * @param length Keys.
  * @param prefix Tokens of the prefix, from 0 to length; or one number for each row of a batch.
+ * @param options `queryLength`, where it differs from the keys.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.prefixLmCausal(1024, 300);
+ * masks.prefixLmCausal(1024, [300, 500]); // a batch of two rows
  */
 export function prefixLmCausal(length: number, prefix: number | Numbers, options?: QueryOptions): FlashMask {
   const who = 'masks.prefixLmCausal';
@@ -154,6 +180,9 @@ export type Spans = readonly Numbers[] | readonly (readonly Numbers[])[];
  *
  * @param length Tokens.
  * @param spans `[start, end)` pairs that do not overlap; or such a list for each row of a batch.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.qkSparse(1024, [[100, 200], [600, 640]]);
  */
 export function qkSparse(length: number, spans: Spans): FlashMask {
   const who = 'masks.qkSparse';

@@ -43,6 +43,8 @@ function buildPacked(
  *
  * @param lengths Of the documents of a row, or of each row of a batch. A document as long as the row's content and `padTo` make the
  *   usual right padding.
+ * @param options `total`, the tokens of a row; or `padTo`, up to which rows are padded.
+ * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.causalDocument([3, 5]);
  * masks.causalDocument([[3, 5], [8]]); // a batch of two rows
@@ -57,6 +59,11 @@ export function causalDocument(lengths: PerBatch, options?: PackedOptions): Flas
  * Documents packed in a row: every token sees the whole of its own document.
  *
  * @param lengths Of the documents of a row, or of each row of a batch.
+ * @param options `total`, the tokens of a row; or `padTo`, up to which rows are padded.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.document([3, 5]);
+ * masks.document([[700], [512]], {padTo: 1024}); // a right-padded batch for an encoder
  */
 export function document(lengths: PerBatch, options?: PackedOptions): FlashMask {
   const packed = readPacked('masks.document', lengths, options);
@@ -68,6 +75,10 @@ export function document(lengths: PerBatch, options?: PackedOptions): FlashMask 
  * (the test example) see all blocks up to themselves.
  *
  * @param lengths Of the blocks of a row, or of each row of a batch.
+ * @param options `total`, the tokens of a row.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.causalBlockwise([100, 120, 80]); // two examples and the test example
  */
 export function causalBlockwise(lengths: PerBatch, options?: Pick<PackedOptions, 'total'>): FlashMask {
   const who = 'masks.causalBlockwise';
@@ -93,6 +104,10 @@ export function causalBlockwise(lengths: PerBatch, options?: Pick<PackedOptions,
  *
  * @param lengths Of the documents of a row, or of each row of a batch; prefixes included.
  * @param prefixes Tokens of each document's prefix, from 0 to its length; shaped like `lengths`.
+ * @param options `total`, the tokens of a row; or `padTo`, up to which rows are padded.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.prefixLmDocument([300, 500], [100, 50]); // two documents with prefixes of 100 and 50 tokens
  */
 export function prefixLmDocument(lengths: PerBatch, prefixes: PerBatch, options?: PackedOptions): FlashMask {
   const who = 'masks.prefixLmDocument';
@@ -133,6 +148,8 @@ export type Group = ArrayLike<number>;
  *
  * @param groups [question, answer, answer, ...] lengths of one group; or a list of groups for one row; or such a list for each row
  *   of a batch.
+ * @param options `total`, the tokens of a row; or `padTo`, up to which rows are padded.
+ * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.sharedQuestion([100, 30, 40]); // a prompt of 100 tokens, then the chosen and the rejected answer
  * masks.sharedQuestion([[100, 30, 40], [60, 20, 20, 20]]); // two prompts in one row

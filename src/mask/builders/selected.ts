@@ -9,6 +9,12 @@ import {randomInteger, seededRandom} from './random.js';
 /**
  * The order of tokens by hash, then by position: `hashOrder(hashes)[i]` is the position of the token that stands at i. Sort queries
  * and keys by it before attention under `masks.hashSparse`, and the output back after it.
+ *
+ * @param hashes Of one row: whole numbers, the hash bucket of each token.
+ * @returns Positions, as many as hashes.
+ * @throws Error if they are not whole numbers of one row.
+ * @example
+ * hashOrder([1, 0, 1, 0]); // [1, 3, 0, 2]
  */
 export function hashOrder(hashes: Numbers): Int32Array {
   const rows = readHashes('hashOrder', 'hashes', hashes);
@@ -29,6 +35,9 @@ function orderOf(hashes: readonly number[]): Int32Array {
  * @param queryHashes The hash bucket of each query, in the first order; whole numbers. Or such a list for each row of a batch.
  * @param keyHashes The same for keys; default those of the queries. If there are more keys than queries, the queries are the last
  *   tokens.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.hashSparse([0, 1, 0, 1]); // for queries and keys in the order of hashOrder([0, 1, 0, 1])
  */
 export function hashSparse(queryHashes: PerBatch, keyHashes: PerBatch = queryHashes): FlashMask {
   const who = 'masks.hashSparse';
@@ -85,6 +94,10 @@ export interface EvictionOptions {
  *
  * @param length Tokens.
  * @param keep At least 1.
+ * @param options `heads` and `batch` with evictions of their own, and the `seed`.
+ * @throws Error naming the builder, the rule, the value and the remedy.
+ * @example
+ * masks.randomEviction(1024, 256, {heads: 8, seed: 1});
  */
 export function randomEviction(length: number, keep: number, options?: EvictionOptions): FlashMask {
   const who = 'masks.randomEviction';

@@ -1,7 +1,8 @@
 /** @file Finds the subgroup matrices of a device that the passes may use: of the kinds that it names, the best that computes right. */
 import {MAP_BLOCK} from '../../../call/constants.js';
 import type {MatrixConfig} from '../plan/vector_plan.js';
-import {matrixProbeShader, probeSizes} from '../wgsl/matrix/probe.js';
+import {specialize} from '../wgsl/shader.js';
+import {matrixProbe, probeSizes} from '../wgsl/matrix/probe.js';
 
 /** The features that the passes on subgroup matrices need together. */
 export const MATRIX_FEATURES = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'] as const;
@@ -119,7 +120,10 @@ async function runProbe(device: GPUDevice, matrix: MatrixConfig): Promise<Float3
   const pipeline = device.createComputePipeline({
     label,
     layout: 'auto',
-    compute: {module: device.createShaderModule({label, code: matrixProbeShader(matrix)}), entryPoint: 'main'},
+    compute: {
+      module: device.createShaderModule({label, code: specialize(matrixProbe, matrix).code}),
+      entryPoint: 'main',
+    },
   });
   const entries = buffers.map((buffer, binding) => ({binding, resource: {buffer}}));
   const encoder = device.createCommandEncoder({label});

@@ -4,33 +4,27 @@ import {isMatrixPlan, type MatrixPlan} from '../plan/matrix_plan.js';
 import type {PassPlan} from '../plan/vector_plan.js';
 import type {Problem} from '../../../call/problem.js';
 import type {BufferRange, PassRun} from '../run/dispatch.js';
-import {backwardBindings, dkdvShader, dqShader} from '../wgsl/vector/backward.js';
-import {forwardBindings, forwardShader} from '../wgsl/vector/forward.js';
-import type {Binding, UniformValues} from '../wgsl/header.js';
-import {matrixDkdvShader, matrixDqShader} from '../wgsl/matrix/backward.js';
-import {matrixForwardShader} from '../wgsl/matrix/forward.js';
-import {matrixBindings} from '../wgsl/matrix/steps.js';
+import type {UniformValues} from '../wgsl/header.js';
+import {matrixDkdv, matrixDq} from '../wgsl/matrix/backward.js';
+import {matrixForward} from '../wgsl/matrix/forward.js';
+import {specialize, type ShaderVariant} from '../wgsl/shader.js';
+import {dkdv, dq} from '../wgsl/vector/backward.js';
+import {forward} from '../wgsl/vector/forward.js';
 
 /** On vectors or on subgroup matrices. */
 export type AttentionPlan = PassPlan | MatrixPlan;
 
-const SHADERS = {forward: forwardShader, dq: dqShader, dkdv: dkdvShader};
-const MATRIX_SHADERS = {forward: matrixForwardShader, dq: matrixDqShader, dkdv: matrixDkdvShader};
+const SHADERS = {forward, dq, dkdv};
+const MATRIX_SHADERS = {forward: matrixForward, dq: matrixDq, dkdv: matrixDkdv};
 
-export const shaderOf = (pass: AttentionPlan): string =>
-  isMatrixPlan(pass) ? MATRIX_SHADERS[pass.pass](pass) : SHADERS[pass.pass](pass);
-
-/** Storage bindings, in binding order after the uniforms. */
-export function bindingsOf(pass: AttentionPlan): Binding[] {
-  if (isMatrixPlan(pass)) return matrixBindings(pass);
-  return pass.pass === 'forward' ? forwardBindings(pass) : backwardBindings(pass);
-}
+export const shaderOf = (pass: AttentionPlan): ShaderVariant =>
+  isMatrixPlan(pass) ? specialize(MATRIX_SHADERS[pass.pass], pass) : specialize(SHADERS[pass.pass], pass);
 
 /**
  * A run of a pass on all heads of `p`.
  *
  * @param uniforms those of `p`; the cut of few queries among them.
- * @param buffers one for each of `bindingsOf(pass)`; a pass on matrices reads float16 copies (halves.ts).
+ * @param buffers one for each binding of the shader; a pass on matrices reads float16 copies (float16_copies.ts).
  */
 export function attentionRun(
   p: Problem,
@@ -39,12 +33,9 @@ export function attentionRun(
   buffers: readonly BufferRange[],
 ): PassRun {
   return {
-    key: pass.key,
-    code: () => shaderOf(pass),
-    bindings: bindingsOf(pass),
+    shader: shaderOf(pass),
     buffers,
     uniforms,
-    itemsPerWorkgroup: 1,
     ...workOf(p, pass, uniforms),
   };
 }

@@ -4,17 +4,9 @@ import type {Cut} from '../plan/decoding.js';
 import type {Problem} from '../../../call/problem.js';
 import type {BufferRange, PassRun} from '../run/dispatch.js';
 import type {Scratch} from '../run/scratch.js';
-import {
-  COMBINE_THREADS,
-  combineDqBindings,
-  combineDqKey,
-  combineDqShader,
-  combineOutBindings,
-  combineOutKey,
-  combineOutShader,
-  elementsOf,
-} from '../wgsl/vector/combine.js';
-import type {UniformValues} from '../wgsl/header.js';
+import {combineDq, combineOut, elementsOf} from '../wgsl/vector/combine.js';
+import {elementType, type UniformValues} from '../wgsl/header.js';
+import {specialize} from '../wgsl/shader.js';
 
 /** Where a pass over queries writes its results, and what makes one result of those of its splits. */
 export interface SplitResults {
@@ -41,28 +33,24 @@ export function splitBytes(p: Problem, {splits}: Cut, channels: number): Record<
 export function splitOut(p: Problem, uniforms: UniformValues, results: BufferRange[], scratch: Scratch): SplitResults {
   const rows = p.B * p.H * p.Sq;
   // Their lse is not read: the statistics say more.
+  const shader = specialize(combineOut, p);
   return split({out: rows * p.Dv, lse: rows, rowStats: 2 * rows}, ['out', 'rowStats'], results, scratch, {
-    key: combineOutKey(p.Dv),
-    code: () => combineOutShader(p.Dv),
-    bindings: combineOutBindings(p.Dv),
+    shader,
     uniforms,
     items: rows * elementsOf(p.Dv),
-    itemsPerWorkgroup: COMBINE_THREADS,
-    flopsPerWorkgroup: 16 * COMBINE_THREADS * uniforms.splits,
+    flopsPerWorkgroup: 16 * shader.threads * uniforms.splits,
   });
 }
 
 /** dq of a pass of `uniforms.splits` splits, which goes to `result`. */
 export function splitDq(p: Problem, uniforms: UniformValues, result: BufferRange, scratch: Scratch): SplitResults {
   const rows = p.B * p.H * p.Sq;
+  const shader = specialize(combineDq, {element: elementType(p.D)});
   return split({dq: rows * p.D}, ['dq'], [result], scratch, {
-    key: combineDqKey(p.D),
-    code: () => combineDqShader(p.D),
-    bindings: combineDqBindings(p.D),
+    shader,
     uniforms,
     items: rows * elementsOf(p.D),
-    itemsPerWorkgroup: COMBINE_THREADS,
-    flopsPerWorkgroup: 4 * COMBINE_THREADS * uniforms.splits,
+    flopsPerWorkgroup: 4 * shader.threads * uniforms.splits,
   });
 }
 

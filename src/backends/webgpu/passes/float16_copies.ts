@@ -4,14 +4,11 @@ import {roundUp} from '../../../call/numbers.js';
 import type {Problem} from '../../../call/problem.js';
 import type {BufferRange, PassRun} from '../run/dispatch.js';
 import type {Scratch} from '../run/scratch.js';
+import {specialize} from '../wgsl/shader.js';
 import {
+  float16Copies,
   HALVES_THREADS,
-  halvesBindings,
-  halvesKey,
-  halvesShader,
-  magnitudeBindings,
-  magnitudeKey,
-  magnitudeShader,
+  magnitude,
   PADDED_ROWS,
   rowUnits,
   SEGMENTS,
@@ -73,21 +70,16 @@ export function halves(
     const sources = names.map((name) => bound[name]!);
     const magnitudes = scratch.buffer(`magnitudes of ${names.join()}`, 4 * segments);
     names.forEach((name, t) => (copies[name] = scratch.buffer(`float16 copy of ${name}`, sizes[t].bytes)));
-    const common = {uniforms, itemsPerWorkgroup: 1};
     measures.push({
-      ...common,
-      key: magnitudeKey(variant),
-      code: () => magnitudeShader(variant),
-      bindings: magnitudeBindings(variant),
+      shader: specialize(magnitude, variant),
+      uniforms,
       buffers: [...sources, ...mask, magnitudes],
       items: segments,
       flopsPerWorkgroup: Math.ceil((Math.max(...sizes.map(({rows}) => rows)) * pass.channels) / SEGMENTS),
     });
     conversions.push({
-      ...common,
-      key: halvesKey(variant),
-      code: () => halvesShader(variant),
-      bindings: halvesBindings(variant),
+      shader: specialize(float16Copies, variant),
+      uniforms,
       buffers: [...sources, magnitudes, ...names.map((name) => copies[name]!)],
       items: sizes.reduce((sum, {rows, heads}) => sum + heads * workgroupsPerHead(variant, rows), 0),
       flopsPerWorkgroup: 8 * HALVES_THREADS,

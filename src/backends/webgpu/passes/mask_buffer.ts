@@ -10,9 +10,10 @@ import {checkBindable} from '../run/device_errors.js';
 import type {PassRun} from '../run/dispatch.js';
 import {headsOfOrder, scheduleLength, schedulePasses} from './schedule.js';
 import type {UniformValues} from '../wgsl/header.js';
-import {isScheduled, type RowBlocks} from '../wgsl/mask/row_blocks.js';
-import {scheduleKey} from '../wgsl/mask/schedule.js';
-import {TILE_MAP_BINDINGS, TILE_MAP_THREADS, tileMapKey, tileMapShader} from '../wgsl/mask/bounds_map.js';
+import type {RowBlocks} from '../wgsl/mask/row_blocks.js';
+import {scheduleOf, scheduleRanges} from '../wgsl/mask/schedule.js';
+import {boundsMap} from '../wgsl/mask/bounds_map.js';
+import {specialize} from '../wgsl/shader.js';
 
 /** Buffers that a backend keeps, those of eight masks: one for the passes over queries, one for dkdv. The oldest goes first. */
 const KEPT = 16;
@@ -49,34 +50,34 @@ export function tileMap(
   if (entries.length > KEPT) backend.bufferManager.releaseBuffer(entries.shift()!.buffer);
   if (found < 0) {
     passes.push(tileMapPass(p, bufferOf(backend, bounds), entry.buffer, uniforms));
-    if (isScheduled(blocks)) passes.push(...schedulePasses(p, blocks, entry.buffer, uniforms));
+    if (blocks.scheduled) passes.push(...schedulePasses(p, blocks, entry.buffer, uniforms));
   }
   return entry.buffer;
 }
 
 /** Names all that a mask buffer depends on besides the numbers in the bounds: a tensor of bounds may serve calls of several lengths. */
 function bufferKey(p: Problem, blocks: RowBlocks, uniforms: UniformValues): string {
-  const map = `${tileMapKey(p)}_k${p.Sk}`;
-  return isScheduled(blocks) ? `${map}_q${p.Sq}_${scheduleKey(blocks)}_${headsOfOrder(blocks, uniforms)}` : map;
+  const map = `${specialize(boundsMap, p).key}, Sk ${p.Sk}`;
+  if (!blocks.scheduled) return map;
+  const {key} = specialize(scheduleRanges, scheduleOf(blocks));
+  return `${map}, Sq ${p.Sq}, ${key}, heads ${headsOfOrder(blocks, uniforms)}`;
 }
 
 function tileMapPass(p: Problem, bounds: GPUBuffer, mask: GPUBuffer, uniforms: UniformValues): PassRun {
+  const shader = specialize(boundsMap, p);
   return {
-    key: tileMapKey(p),
-    code: () => tileMapShader(p),
-    bindings: TILE_MAP_BINDINGS,
+    shader,
     buffers: [bounds, mask],
     uniforms,
     items: p.maskB * p.Hm * Math.ceil(p.Sk / MAP_BLOCK),
-    itemsPerWorkgroup: TILE_MAP_THREADS,
-    flopsPerWorkgroup: TILE_MAP_THREADS * MAP_BLOCK * 16,
+    flopsPerWorkgroup: shader.threads * MAP_BLOCK * 16,
   };
 }
 
 /** Bytes of the mask buffer: linear in the lengths. */
 export function tileMapBytes(p: Problem, blocks: RowBlocks): number {
   const tileMapAndColumns = p.maskB * p.Hm * (2 * Math.ceil(p.Sk / MAP_BLOCK) + p.Sk);
-  return 16 * (tileMapAndColumns + (isScheduled(blocks) ? scheduleLength(p, blocks) : 0));
+  return 16 * (tileMapAndColumns + (blocks.scheduled ? scheduleLength(p, blocks) : 0));
 }
 
 function acquire(backend: WebGPUBackend, p: Problem, blocks: RowBlocks): GPUBuffer {

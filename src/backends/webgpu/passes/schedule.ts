@@ -4,14 +4,8 @@ import type {Problem} from '../../../call/problem.js';
 import type {PassRun} from '../run/dispatch.js';
 import type {UniformValues} from '../wgsl/header.js';
 import type {RowBlocks} from '../wgsl/mask/row_blocks.js';
-import {
-  ORDER_BINDINGS,
-  orderShader,
-  RANGES_BINDINGS,
-  rangesShader,
-  SCHEDULE_THREADS,
-  scheduleKey,
-} from '../wgsl/mask/schedule.js';
+import {scheduleOf, scheduleOrder, scheduleRanges} from '../wgsl/mask/schedule.js';
+import {specialize} from '../wgsl/shader.js';
 
 /** Operations of a classification, about: it reads and compares, and multiplies nothing. */
 const CLASSIFY_OPS = 32;
@@ -28,27 +22,21 @@ export function schedulePasses(p: Problem, blocks: RowBlocks, mask: GPUBuffer, u
   const {rows, cols} = blocksOf(p, blocks);
   const maskHeads = p.maskB * p.Hm;
   const heads = headsOfOrder(blocks, uniforms);
-  const key = scheduleKey(blocks);
+  const order = specialize(scheduleOrder, scheduleOf(blocks));
   return [
     {
-      key: `${key}_ranges`,
-      code: () => rangesShader(blocks),
-      bindings: RANGES_BINDINGS,
+      shader: specialize(scheduleRanges, scheduleOf(blocks)),
       buffers: [mask],
       uniforms,
       items: maskHeads * rows,
-      itemsPerWorkgroup: 1,
       flopsPerWorkgroup: cols * (blocks.blockK / MAP_BLOCK) * CLASSIFY_OPS,
     },
     {
-      key: `${key}_order`,
-      code: () => orderShader(blocks),
-      bindings: ORDER_BINDINGS,
+      shader: order,
       buffers: [mask],
       uniforms,
       items: (maskHeads / heads) * rows,
-      itemsPerWorkgroup: SCHEDULE_THREADS,
-      flopsPerWorkgroup: 4 * SCHEDULE_THREADS * rows * heads,
+      flopsPerWorkgroup: 4 * order.threads * rows * heads,
     },
   ];
 }

@@ -5,7 +5,16 @@
  * in workgroup memory. Matrices are opaque: scores go through workgroup memory to become weights, each lane a part of a row of its band.
  */
 import {FLOAT, roundUp} from '../../../call/numbers.js';
-import type {DeviceLimits, DeviceTraits, MatrixConfig, Pass, PassPlan, PassShape, Variant} from './vector_plan.js';
+import {
+  queryDependent,
+  type DeviceLimits,
+  type DeviceTraits,
+  type MatrixConfig,
+  type Pass,
+  type PassPlan,
+  type PassShape,
+  type Variant,
+} from './vector_plan.js';
 
 /** Sides of a tile. */
 export interface MatrixTile {
@@ -34,6 +43,9 @@ export interface MatrixPlan extends MatrixVariant, MatrixTile, PassShape {
   /** Lanes of a subgroup that share a row of a band. */
   rowLanes: number;
 }
+
+/** What the code of a pass depends on. */
+export type MatrixShaderPlan = Omit<MatrixPlan, 'workgroupBytes'>;
 
 /** Channels beyond which the accumulators of a band no longer fit its registers. */
 const MOST_CHANNELS = 128;
@@ -112,26 +124,28 @@ function fits(p: MatrixPlan, limits: DeviceLimits): boolean {
 const channelsOf = ({D, Dv}: Variant, {N, K}: MatrixConfig): number => roundUp(Math.max(D, Dv), 2 * Math.max(N, K, 8));
 
 function planOf(pass: Pass, variant: MatrixVariant, matrix: MatrixConfig, tile: MatrixTile): MatrixPlan {
-  const {M, N, K, lanes} = matrix;
   const roles = pass === 'forward' ? 1 : 2;
   const rows = (tile.subgroups / roles) * tile.bandRows;
   const [blockQ, blockK] = pass === 'dkdv' ? [tile.cols, rows] : [rows, tile.cols];
   const channels = channelsOf(variant, matrix);
-  const rowLanes = lanes / tile.bandRows;
-  const p = {...variant, ...tile, pass, matrix, roles, channels, rows, blockQ, blockK, rowLanes} as const;
-  const flags = [p.causal && 'causal', p.intervals && 'intervals', p.dropout && 'dropout'];
-  const sizes = [
-    `d${p.D}x${p.Dv}`,
-    `t${rows}x${p.cols}`,
-    `b${p.bandRows}`,
-    `m${M}x${N}x${K}x${lanes}`,
-    `parts${p.parts}`,
-  ];
+  const rowLanes = matrix.lanes / tile.bandRows;
+  const p = {
+    ...variant,
+    ...queryDependent(pass, variant),
+    ...tile,
+    pass,
+    matrix,
+    roles,
+    channels,
+    rows,
+    blockQ,
+    blockK,
+    rowLanes,
+  } as const;
   return {
     ...p,
-    threads: tile.subgroups * lanes,
+    threads: tile.subgroups * matrix.lanes,
     workgroupBytes: Object.values(workgroupArrays(p)).reduce((sum, bytes) => sum + roundUp(bytes, 16), 0),
-    key: ['matrix', pass, ...sizes, ...flags].filter(Boolean).join('_'),
   };
 }
 

@@ -1,6 +1,6 @@
 /**
  * @file The plan of a WebGPU pass: a pure function from the sizes of a call and the limits of a device to tile sides, workgroup
- * bytes and the key of the compiled shader. A shader is generated from its plan and from nothing else.
+ * bytes. A shader is generated from its plan and from nothing else.
  *
  * Every pass multiplies a block of *rows*, which it keeps, by blocks of *columns*, which it walks over:
  *
@@ -87,11 +87,27 @@ export interface PassShape {
   threads: number;
   /** Bytes of workgroup memory that the shader declares. */
   workgroupBytes: number;
-  /** Names this shader in the pipeline cache: equal keys mean equal code. */
-  key: string;
+  /** Whether row blocks start in the order of a schedule of the mask (src/backends/webgpu/wgsl/mask/schedule.ts). */
+  scheduled: boolean;
 }
 
 export interface PassPlan extends Variant, TileShape, PassShape {}
+
+/** What the code of a pass depends on. */
+export type ShaderPlan = Omit<PassPlan, 'workgroupBytes' | 'parts'>;
+
+/**
+ * The parts of a plan that depend on how many queries there are. A few queries are one block of queries, one tile of each key block: passes
+ * over queries split their keys instead (src/backends/webgpu/plan/decoding.ts), and no pass takes a schedule. There is nothing to order, and a decoder,
+ * which has a new mask at each step, would wait for the passes that make one.
+ */
+export const queryDependent = (
+  pass: Pass,
+  {fewQueries, intervals}: Variant,
+): Pick<PassPlan, 'fewQueries' | 'scheduled'> => ({
+  fewQueries: fewQueries && pass !== 'dkdv',
+  scheduled: intervals && !fewQueries,
+});
 
 /** Query rows up to which a pass over queries takes its smallest tile. */
 export const FEW_QUERIES = 16;
@@ -155,21 +171,12 @@ export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes 
   const [blockQ, blockK] = pass === 'dkdv' ? [shape.cols, shape.rows] : [shape.rows, shape.cols];
   return {
     ...variant,
+    ...queryDependent(pass, variant),
     ...shape,
     pass,
     blockQ,
     blockK,
     threads: shape.threadsX * shape.threadsY,
     workgroupBytes: workgroupBytes(pass, shape),
-    key: keyOf(pass, variant, shape),
   };
-}
-
-function keyOf(pass: Pass, v: Variant, t: TileShape): string {
-  // Few queries are cut otherwise where a pass keeps them (src/backends/webgpu/plan/decoding.ts), and have no schedule where it does not.
-  const few = v.fewQueries && (pass !== 'dkdv' || v.intervals);
-  const flags = [v.causal && 'causal', v.intervals && 'intervals', v.dropout && 'dropout', few && 'few'];
-  return [pass, `d${v.D}x${v.Dv}`, `t${t.rows}x${t.cols}`, `w${t.threadsX}x${t.threadsY}`, ...flags]
-    .filter(Boolean)
-    .join('_');
 }

@@ -4,23 +4,20 @@
  * takes one output, no more than the stock bindings and says nothing about errors.
  */
 import type {WebGPUBackend} from './tfjs_backend.js';
-import {UNIFORMS, type Binding, type UniformValues} from '../wgsl/header.js';
+import {UNIFORMS, type UniformValues} from '../wgsl/header.js';
+import type {ShaderVariant} from '../wgsl/shader.js';
 
 /** A buffer, or a range of one. */
 export type BufferRange = GPUBuffer | GPUBufferBinding;
 
 /** One pass: a shader, its buffers and how much work it is. */
 export interface PassRun {
-  /** Pipeline cache key: equal keys mean equal code. */
-  key: string;
-  code: () => string;
-  bindings: readonly Binding[];
+  shader: ShaderVariant;
   /** One a binding, in order. */
   buffers: readonly BufferRange[];
   uniforms: UniformValues;
-  /** Work items: workgroups, or threads when a workgroup does several items. */
+  /** Work items: workgroups or threads, as the shader takes them. */
   items: number;
-  itemsPerWorkgroup: number;
   /** Upper bound of the floating-point operations of one workgroup. */
   flopsPerWorkgroup: number;
 }
@@ -79,7 +76,7 @@ export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[])
 
 /** The dispatches of a pass, each of them within the budget. */
 function dispatchesOf(device: GPUDevice, pass: PassRun, budget: number): Dispatch[] {
-  const total = Math.ceil(pass.items / pass.itemsPerWorkgroup);
+  const total = Math.ceil(pass.items / pass.shader.itemsPerWorkgroup);
   const most = Math.max(LEAST_WORKGROUPS, Math.floor(budget / pass.flopsPerWorkgroup));
   return Array.from({length: Math.ceil(total / most)}, (_, i) => {
     const first = i * most;
@@ -98,7 +95,7 @@ function writeUniforms({queue, bufferManager}: WebGPUBackend, dispatches: readon
   const bytes = UNIFORM_STRIDE * 2 ** Math.ceil(Math.log2(dispatches.length));
   const data = new Uint8Array(UNIFORM_STRIDE * dispatches.length);
   dispatches.forEach(({pass, first, count, gridX}, i) => {
-    const workEnd = Math.min(pass.items, (first + count) * pass.itemsPerWorkgroup);
+    const workEnd = Math.min(pass.items, (first + count) * pass.shader.itemsPerWorkgroup);
     const values = packUniforms({...pass.uniforms, firstWorkgroup: first, gridX, workEnd});
     data.set(new Uint8Array(values), i * UNIFORM_STRIDE);
   });
@@ -126,16 +123,17 @@ function recordDispatch(
   {pass, count, gridX}: Dispatch,
   uniforms: GPUBufferBinding,
 ): void {
-  const pipeline = pipelineOf(device, pass);
+  const {key} = pass.shader;
+  const pipeline = pipelineOf(device, pass.shader);
   const bindGroup = device.createBindGroup({
-    label: pass.key,
+    label: key,
     layout: pipeline.getBindGroupLayout(0),
     entries: [uniforms, ...pass.buffers].map((range, binding) => ({
       binding,
       resource: 'buffer' in range ? range : {buffer: range},
     })),
   });
-  const recorder = encoder.beginComputePass({label: pass.key});
+  const recorder = encoder.beginComputePass({label: key});
   recorder.setPipeline(pipeline);
   recorder.setBindGroup(0, bindGroup);
   recorder.dispatchWorkgroups(gridX, Math.ceil(count / gridX));
@@ -155,19 +153,17 @@ export function packUniforms(values: UniformValues): ArrayBuffer {
   return data;
 }
 
-function pipelineOf(device: GPUDevice, {key, code, bindings}: PassRun): GPUComputePipeline {
+function pipelineOf(device: GPUDevice, shader: ShaderVariant): GPUComputePipeline {
   const {pipelines} = stateOf(device);
-  let pipeline = pipelines.get(key);
-  if (!pipeline) pipelines.set(key, (pipeline = createPipeline(device, key, code(), bindings)));
+  let pipeline = pipelines.get(shader.key);
+  if (!pipeline) pipelines.set(shader.key, (pipeline = createPipeline(device, shader)));
   return pipeline;
 }
 
 /** Compiles a shader with an explicit layout: an 'auto' one would leave out bindings that a variant does not use. */
 export function createPipeline(
   device: GPUDevice,
-  key: string,
-  code: string,
-  bindings: readonly Binding[],
+  {key, code, bindings}: Pick<ShaderVariant, 'key' | 'code' | 'bindings'>,
 ): GPUComputePipeline {
   const layout = device.createBindGroupLayout({
     label: key,

@@ -7,7 +7,8 @@ import type {Layout} from '../../../call/kernel_names.js';
 import type {Problem} from '../../../call/problem.js';
 import {bindingLimit} from './size_limits.js';
 import type {PassRun} from './dispatch.js';
-import {COPY_THREADS, copyBindings, copyKey, copyShader} from '../wgsl/vector/copy.js';
+import {specialize} from '../wgsl/shader.js';
+import {copyRows} from '../wgsl/vector/copy.js';
 import {elementType, type UniformValues} from '../wgsl/header.js';
 
 /** The float32 tensors of a call, by the names of docs/design.md. */
@@ -140,9 +141,7 @@ export function copyRegion(
     const inCopy = {buffer: copy, first: row * length, stride: length};
     const [source, result] = direction === 'gather' ? [inTensor, inCopy] : [inCopy, inTensor];
     passes.push({
-      key: copyKey(channels),
-      code: () => copyShader(channels),
-      bindings: copyBindings(channels),
+      shader: specialize(copyRows, {element: elementType(channels)}),
       buffers: [source.buffer, result.buffer],
       uniforms: {
         ...uniforms,
@@ -153,7 +152,6 @@ export function copyRegion(
         resultStride: result.stride / unit,
       },
       items: (count * length) / unit,
-      itemsPerWorkgroup: COPY_THREADS,
       flopsPerWorkgroup: COPY_FLOPS,
     });
   }

@@ -1,5 +1,5 @@
 /** @file What every shader starts with: the uniform struct, the constants of its plan and its storage bindings. */
-import {CHUNK, type PassPlan} from '../plan/vector_plan.js';
+import {CHUNK, type ShaderPlan} from '../plan/vector_plan.js';
 import {MAP_BLOCK} from '../../../call/constants.js';
 
 /** Uniforms of all passes, in order. Sizes that change from call to call live here, so that a new length never recompiles. */
@@ -82,17 +82,19 @@ export function elementType(channels: number): 'vec4f' | 'f32' {
   return channels % 4 === 0 ? 'vec4f' : 'f32';
 }
 
-/** Declares the uniforms and bindings: binding 0 is the uniform buffer, the others follow in order. */
-export function declare(bindings: readonly Binding[]): string {
+/** Declares the bindings. Binding 0 is the uniform buffer if there are `uniforms`; the others follow in order. */
+export function declare(bindings: readonly Binding[], uniforms = true): string {
   const fields = UNIFORMS.map(([name, type]) => `  ${name}: ${type},`).join('\n');
+  const first = uniforms ? 1 : 0;
   const storage = bindings.map(
-    ({name, type, access}, i) => `@group(0) @binding(${i + 1}) var<storage, ${access}> ${name}: array<${type}>;`,
+    ({name, type, access}, i) => `@group(0) @binding(${first + i}) var<storage, ${access}> ${name}: array<${type}>;`,
   );
-  return `struct Sizes {\n${fields}\n}\n@group(0) @binding(0) var<uniform> u: Sizes;\n${storage.join('\n')}\n`;
+  const sizes = `struct Sizes {\n${fields}\n}\n@group(0) @binding(0) var<uniform> u: Sizes;\n`;
+  return `${uniforms ? sizes : ''}${storage.join('\n')}\n`;
 }
 
 /** The constants of a plan, in the words of the glossary. */
-export function constants(p: PassPlan): string {
+export function constants(p: ShaderPlan): string {
   const values: Record<string, number> = {
     ROWS: p.rows,
     COLS: p.cols,
@@ -115,7 +117,7 @@ export function constants(p: PassPlan): string {
 }
 
 /** Constants of the tile map: key columns of a block of it, and its blocks in a key block. */
-export const mapConstants = ({blockK}: Pick<PassPlan, 'blockK'>): Record<string, number> => ({
+export const mapConstants = ({blockK}: Pick<ShaderPlan, 'blockK'>): Record<string, number> => ({
   MAP_BLOCK,
   MAP_SPAN: Math.ceil(blockK / MAP_BLOCK),
 });

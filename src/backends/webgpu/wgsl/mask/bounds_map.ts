@@ -1,11 +1,9 @@
 /**
- * @file The tile map pass (paper section 4.2): from the mask's bounds to the buffer of src/backends/webgpu/wgsl/mask/tiles.ts: per block of
+ * @file The bounds map pass (paper section 4.2): from the mask's bounds to the buffer of src/backends/webgpu/wgsl/mask/tiles.ts: per block of
  * keys the minima and maxima of the bounds, and per column its four bounds, whatever form the mask came in.
  */
 import {MAP_BLOCK} from '../../../../call/constants.js';
-import {declare, type Binding} from '../header.js';
-
-export const TILE_MAP_THREADS = 64;
+import type {Shader} from '../shader.js';
 
 /** Form of a mask's bounds. */
 export interface BoundsForm {
@@ -13,13 +11,6 @@ export interface BoundsForm {
   /** Bounds per column: 1, 2 or 4. */
   n: number;
 }
-
-export const TILE_MAP_BINDINGS: readonly Binding[] = [
-  {name: 'bounds', type: 'i32', access: 'read'},
-  {name: 'mask', type: 'vec4i', access: 'read_write'},
-];
-
-export const tileMapKey = ({causal, n}: BoundsForm): string => `tilemap_n${n}${causal ? '_causal' : ''}`;
 
 /** (LTS, LTE, UTS, UTE) of the column whose bounds start at `at`; the table of docs/masks.md. */
 function canonical({causal, n}: BoundsForm): string {
@@ -31,27 +22,30 @@ function canonical({causal, n}: BoundsForm): string {
   throw new Error(`flashMaskAttention: bounds with causal ${causal} take n of ${causal ? '1, 2' : '2, 4'}, got ${n}.`);
 }
 
-/** One thread a block of MAP_BLOCK keys of one mask head. */
-export function tileMapShader(form: BoundsForm): string {
-  return `${declare(TILE_MAP_BINDINGS)}
-@compute @workgroup_size(${TILE_MAP_THREADS})
-fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let index = (u.firstWorkgroup + id.y * u.gridX + id.x) * ${TILE_MAP_THREADS}u + lid;
-  if (index >= u.workEnd) { return; }
-  let maskHead = index / u.mapBlocks;
-  let first = (index % u.mapBlocks) * ${MAP_BLOCK}u;
-  let columns = 2u * u.maskHeads * u.mapBlocks + maskHead * u.Sk;
-  var least = vec4i(2147483647);
-  var most = vec4i(-2147483647 - 1);
-  for (var j = first; j < min(first + ${MAP_BLOCK}u, u.Sk); j++) {
-    let at = (maskHead * u.Sk + j) * ${form.n}u;
-    let column = ${canonical(form)};
-    least = min(least, column);
-    most = max(most, column);
-    mask[columns + j] = column;
-  }
-  mask[2u * index] = vec4i(least.x, most.x, least.y, most.y);
-  mask[2u * index + 1u] = vec4i(least.z, most.z, least.w, most.w);
+/** One thread per block of MAP_BLOCK keys of a mask head. */
+export const boundsMap: Shader<BoundsForm> = {
+  name: 'bounds_map',
+  fields: {causal: true, n: true},
+  bindings: () => [
+    {name: 'bounds', type: 'i32', access: 'read'},
+    {name: 'mask', type: 'vec4i', access: 'read_write'},
+  ],
+  threads: () => 64,
+  item: 'thread',
+  declarations: () => '',
+  body: (form) => `
+let maskHead = item / u.mapBlocks;
+let first = (item % u.mapBlocks) * ${MAP_BLOCK}u;
+let columns = 2u * u.maskHeads * u.mapBlocks + maskHead * u.Sk;
+var least = vec4i(2147483647);
+var most = vec4i(-2147483647 - 1);
+for (var j = first; j < min(first + ${MAP_BLOCK}u, u.Sk); j++) {
+  let at = (maskHead * u.Sk + j) * ${form.n}u;
+  let column = ${canonical(form)};
+  least = min(least, column);
+  most = max(most, column);
+  mask[columns + j] = column;
 }
-`;
-}
+mask[2u * item] = vec4i(least.x, most.x, least.y, most.y);
+mask[2u * item + 1u] = vec4i(least.z, most.z, least.w, most.w);`,
+};

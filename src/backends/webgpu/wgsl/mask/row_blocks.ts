@@ -6,31 +6,22 @@
  * the last. Without one only the causal triangle is known, under which the last query blocks and the first key blocks are the longest.
  */
 import {HEADS_IN_TURN} from '../../../../call/constants.js';
-import type {PassPlan} from '../../plan/vector_plan.js';
-import {isCut} from './query_rows.js';
+import type {ShaderPlan} from '../../plan/vector_plan.js';
 
 /** What row blocks depend on of a plan, of whatever kind. */
-export type RowBlocks = Pick<PassPlan, 'pass' | 'blockQ' | 'blockK' | 'causal' | 'intervals' | 'fewQueries'>;
-
-/**
- * Whether a pass takes its row blocks from a schedule. A few queries are one block of queries, one tile of each key block: there is
- * nothing to order, and a decoder, which has a new mask at each step, would wait for the passes that make a schedule.
- */
-export const isScheduled = ({intervals, fewQueries}: Pick<RowBlocks, 'intervals' | 'fewQueries'>): boolean =>
-  intervals && !fewQueries;
+export type RowBlocks = Pick<ShaderPlan, 'pass' | 'blockQ' | 'blockK' | 'causal' | 'fewQueries' | 'scheduled'>;
 
 /** Declares the blocks of a pass, the tiles that the causal triangle leaves them, and where the mask buffer has their schedule. */
-export function blockFunctions(p: Pick<RowBlocks, 'pass' | 'causal'>): string {
-  const keys = p.pass === 'dkdv';
-  const all = `vec2u(0u, ${keys ? 'queryBlocks' : 'keyBlocks'}())`;
+export function blockFunctions({ofKeys, causal}: {ofKeys: boolean; causal: boolean}): string {
+  const all = `vec2u(0u, ${ofKeys ? 'queryBlocks' : 'keyBlocks'}())`;
   return `
 fn queryBlocks() -> u32 { return (u.Sq + BLOCK_Q - 1u) / BLOCK_Q; }
 fn keyBlocks() -> u32 { return (u.Sk + BLOCK_K - 1u) / BLOCK_K; }
-fn rowBlocks() -> u32 { return ${keys ? 'keyBlocks' : 'queryBlocks'}(); }
+fn rowBlocks() -> u32 { return ${ofKeys ? 'keyBlocks' : 'queryBlocks'}(); }
 
 // Tiles x <= tile < y of a row block: those that the causal triangle does not mask.
 fn triangleTiles(rowBlock: u32) -> vec2u {
-${p.causal ? (keys ? TRIANGLE_OF_KEYS : TRIANGLE_OF_QUERIES) : `  return ${all};`}
+${causal ? (ofKeys ? TRIANGLE_OF_KEYS : TRIANGLE_OF_QUERIES) : `  return ${all};`}
 }
 
 // Where the schedule of a mask head begins: behind the tile map and the columns of all mask heads.
@@ -40,16 +31,20 @@ fn scheduleAt(maskHead: u32) -> u32 {
 `;
 }
 
-const TRIANGLE_OF_QUERIES = `  let r1 = min(i32((rowBlock + 1u) * BLOCK_Q), i32(u.Sq));
-  let end = (r1 + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K);
+const TRIANGLE_OF_QUERIES = `  let rowsEnd = min(i32((rowBlock + 1u) * BLOCK_Q), i32(u.Sq));
+  let end = (rowsEnd + u.causalOffset + i32(BLOCK_K) - 1) / i32(BLOCK_K);
   return vec2u(0u, u32(clamp(end, 0, i32(keyBlocks()))));`;
 
-const TRIANGLE_OF_KEYS = `  let r0 = max(i32(rowBlock * BLOCK_K) - u.causalOffset, 0);
-  return vec2u(u32(r0) / BLOCK_Q, queryBlocks());`;
+const TRIANGLE_OF_KEYS = `  let rowsBegin = max(i32(rowBlock * BLOCK_K) - u.causalOffset, 0);
+  return vec2u(u32(rowsBegin) / BLOCK_Q, queryBlocks());`;
 
 /** Declares what `rowBlockOfWorkgroup` and `memberOfGroup` call, `blockFunctions` included. */
 export function rowBlockFunctions(p: RowBlocks): string {
-  return blockFunctions(p) + MASK_HEAD + (isScheduled(p) ? SCHEDULED : unscheduled(p));
+  return (
+    blockFunctions({ofKeys: p.pass === 'dkdv', causal: p.causal}) +
+    MASK_HEAD +
+    (p.scheduled ? SCHEDULED : unscheduled(p))
+  );
 }
 
 /** Declares `maskHeadOf`. */
@@ -97,29 +92,29 @@ fn tilesOf(maskHead: u32, rowBlock: u32) -> vec2u {
 `;
 
 /**
- * WGSL that tells, from `workgroup`, what it keeps. In forward and dq the head and its query block: `b`, `h`, `bh`, `maskHead`, `qFirst`,
- * the rows `r0 <= r < r1`, and the tiles `firstTile <= tile < lastTile` to visit. In dkdv the key head and its key block: `b`, `hkv`,
+ * WGSL that tells, from `item`, what it keeps. In forward and dq the head and its query block: `b`, `h`, `bh`, `maskHead`, `qFirst`,
+ * the rows `rowsBegin <= r < rowsEnd`, and the tiles `firstTile <= tile < lastTile` to visit. In dkdv the key head and its key block: `b`, `hkv`,
  * `bhkv`, `keyBlock`, `kFirst`; `memberOfGroup` declares the rest. All are uniform over the workgroup.
  */
 export function rowBlockOfWorkgroup(p: Pick<RowBlocks, 'pass' | 'fewQueries'>): string {
-  if (isCut(p)) return CUT;
+  if (p.fewQueries) return SPLIT;
   if (p.pass !== 'dkdv') {
     return `
-  let place = placeOf(workgroup, u.B * u.H);
+  let place = placeOf(item, u.B * u.H);
   let bh = place.x;
   let b = bh / u.H;
   let h = bh % u.H;
   let maskHead = maskHeadOf(b, h);
   let queryBlock = rowBlockAt(maskHead, place.y);
   let qFirst = queryBlock * BLOCK_Q;
-  let r0 = i32(qFirst);
-  let r1 = min(r0 + i32(BLOCK_Q), i32(u.Sq));
+  let rowsBegin = i32(qFirst);
+  let rowsEnd = min(rowsBegin + i32(BLOCK_Q), i32(u.Sq));
   let tiles = tilesOf(maskHead, queryBlock);
   let firstTile = tiles.x;
   let lastTile = tiles.y;`;
   }
   return `
-  let place = placeOf(workgroup, u.B * u.Hkv);
+  let place = placeOf(item, u.B * u.Hkv);
   let bhkv = place.x;
   let b = bhkv / u.Hkv;
   let hkv = bhkv % u.Hkv;
@@ -129,15 +124,15 @@ export function rowBlockOfWorkgroup(p: Pick<RowBlocks, 'pass' | 'fewQueries'>): 
 }
 
 /** Of few queries (query_rows.ts): all rows of `foldedHeads` heads from `bh` on, and the tiles of `split`. */
-const CUT = `
-  let split = workgroup % u.splits;
-  let bh = workgroup / u.splits * u.foldedHeads;
+const SPLIT = `
+  let split = item % u.splits;
+  let bh = item / u.splits * u.foldedHeads;
   let b = bh / u.H;
   let h = bh % u.H;
   let maskHead = maskHeadOf(b, h);
   let qFirst = 0u;
-  let r0 = 0;
-  let r1 = i32(u.Sq);
+  let rowsBegin = 0;
+  let rowsEnd = i32(u.Sq);
   let firstTile = 0u;
   // No triangle ends before the last key: these are all rows, and the last one sees all keys.
   let lastTile = (keyBlocks() + u.splits - 1u - split) / u.splits;`;

@@ -5,13 +5,13 @@
  * two vec4i with (min, max) of (LTS, LTE) and of (UTS, UTE); then for each mask head and key column its (LTS, LTE, UTS, UTE); last the
  * schedule (schedule.ts), where the passes take their row blocks from one.
  */
-import {TILES_PER_ROUND, type PassPlan} from '../../plan/vector_plan.js';
+import {TILES_PER_ROUND, type ShaderPlan} from '../../plan/vector_plan.js';
 
-/** Declares `classify(maskHead, keyBlock, r0, r1)`: the kind of the tile of query rows r0 <= r < r1. */
-export function classifyFunction(p: Pick<PassPlan, 'causal' | 'intervals'>): string {
+/** Declares `classify(maskHead, keyBlock, rowsBegin, rowsEnd)`: the kind of the tile of query rows rowsBegin <= r < rowsEnd. */
+export function classifyFunction(p: Pick<ShaderPlan, 'causal' | 'intervals'>): string {
   const triangle = p.causal
     ? `  reach = max(reach, c0 - u.causalOffset);
-  full = r0 >= c1 - 1 - u.causalOffset;`
+  full = rowsBegin >= c1 - 1 - u.causalOffset;`
     : '';
   const intervals = p.intervals
     ? `  let first = keyBlock * BLOCK_K / MAP_BLOCK;
@@ -25,7 +25,7 @@ export function classifyFunction(p: Pick<PassPlan, 'causal' | 'intervals'>): str
     reach = select(reach, max(reach, lower.z), lower.y <= reach);
     reach = select(reach, max(reach, upper.z), upper.y <= reach);
   }
-  full = full && misses(lower, r0, r1) && misses(upper, r0, r1);`
+  full = full && misses(lower, rowsBegin, rowsEnd) && misses(upper, rowsBegin, rowsEnd);`
     : '';
   const map = `
 // (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the tile map.
@@ -38,20 +38,20 @@ fn join(a: vec4i, b: vec4i) -> vec4i {
 }
 
 // Does no column's interval meet the rows?
-fn misses(bounds: vec4i, r0: i32, r1: i32) -> bool {
-  return r1 <= bounds.x || r0 >= bounds.w || bounds.x >= bounds.w;
+fn misses(bounds: vec4i, rowsBegin: i32, rowsEnd: i32) -> bool {
+  return rowsEnd <= bounds.x || rowsBegin >= bounds.w || bounds.x >= bounds.w;
 }
 `;
   return `${p.intervals ? map : ''}
 // Rows below reach are masked in every column of the block; a start at or above reach extends it to the interval's end.
-fn classify(maskHead: u32, keyBlock: u32, r0: i32, r1: i32) -> u32 {
+fn classify(maskHead: u32, keyBlock: u32, rowsBegin: i32, rowsEnd: i32) -> u32 {
   let c0 = i32(keyBlock * BLOCK_K);
   let c1 = min(c0 + i32(BLOCK_K), i32(u.Sk));
-  var reach = r0;
+  var reach = rowsBegin;
   var full = true;
 ${triangle}
 ${intervals}
-  if (reach >= r1) { return EMPTY; }
+  if (reach >= rowsEnd) { return EMPTY; }
   // Columns past Sk hold zeros, not scores: the last ragged block takes the masked path.
   full = full && c0 + i32(BLOCK_K) <= i32(u.Sk);
   return select(PARTIAL, FULL, full);

@@ -3,14 +3,16 @@
  * both are scaled by powers of two: weights, which are at most 1, by 2^WEIGHT_POWER; score gradients by 2^gradientPower, which fits the largest
  * that heads of such magnitudes can have.
  */
-import type {MatrixPlan} from '../../plan/matrix_plan.js';
+import type {MatrixShaderPlan} from '../../plan/matrix_plan.js';
 import {
+  MATRIX_SHADER,
   accumulate,
   addNotFinite,
   clearTile,
   declareFlushed,
   flushAccumulators,
   copyAt,
+  declarations,
   declareAccumulator,
   declareFetched,
   eachQuad,
@@ -19,17 +21,17 @@ import {
   hasNotFinite,
   holdRows,
   keepTile,
+  lanePlace,
   maskQuads,
   multiply,
   operands,
-  preamble,
   putWeights,
   queriesOfWorkgroup,
   quadOf,
-  start,
   storeAccumulators,
   type Target,
 } from './steps.js';
+import type {Shader} from '../shader.js';
 import {memberOfGroup, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
 import {forEachLiveTileAhead} from '../mask/tiles.js';
 
@@ -37,7 +39,7 @@ import {forEachLiveTileAhead} from '../mask/tiles.js';
  * A product of dO and v is at most Dv 2^30 in the units of their copies, and so is delta; their difference, times a weight, is to stay
  * below 2^15. Dropout makes both larger.
  */
-const gradientPower = (p: MatrixPlan): string =>
+const gradientPower = (p: MatrixShaderPlan): string =>
   `${(15 - 31 - Math.ceil(Math.log2(p.Dv))).toFixed(1)}${p.dropout ? ' - ceil(log2(u.keepScale))' : ''}`;
 
 const CONSTANTS = `
@@ -51,7 +53,7 @@ fn scaledTerms(terms: vec4f, exists: bool, qFactor: f32, kFactor: f32, first: f3
 `;
 
 /** Declares the factors between the copies' units and the tensors' own. */
-function factors(p: MatrixPlan): string {
+function factors(p: MatrixShaderPlan): string {
   const {q, k, v, dOut} = operands(p);
   return `
   let qFactor = ${factorOf(p, q)};
@@ -70,7 +72,7 @@ const termsOf = (r: string): string =>
   `scaledTerms(rowTerms[bh * u.Sq + min(${r}, u.Sq - 1u)], ${r} < u.Sq, qFactor, kFactor, toGradient / dOutFactor, 1.0 / vFactor)`;
 
 /** The walk of both passes: the next tiles of both column operands are fetched while the present ones are worked on. */
-function walk(p: MatrixPlan, kind: string, work: string, flush: string): string {
+function walk(p: MatrixShaderPlan, kind: string, work: string, flush: string): string {
   const {q, k, v, dOut} = operands(p);
   const [first, second, block] = p.pass === 'dq' ? [k, v, 'BLOCK_K'] : [q, dOut, 'BLOCK_Q'];
   const keep = `${keepTile(p, 'nextFirst', 0)}
@@ -89,11 +91,18 @@ workgroupBarrier();`,
   });
 }
 
-const declareNext = (p: MatrixPlan): string => `${declareFetched(p, 'nextFirst')}
+const declareNext = (p: MatrixShaderPlan): string => `${declareFetched(p, 'nextFirst')}
 ${declareFetched(p, 'nextSecond')}`;
 
 /** Role 0 computes the scores and the lower half of dq's channels, role 1 the products of dO and V and the upper half. */
-export function matrixDqShader(p: MatrixPlan): string {
+export const matrixDq: Shader<MatrixShaderPlan> = {
+  ...MATRIX_SHADER,
+  name: 'matrix_dq',
+  declarations: (p) => declarations(p) + CONSTANTS,
+  body: dqBody,
+};
+
+function dqBody(p: MatrixShaderPlan): string {
   const {q, k, dOut} = operands(p);
   const kept = (column: string): string =>
     p.dropout ? ` * keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u)` : '';
@@ -121,8 +130,7 @@ ${accumulate(p, '0u', '0u', `role * ${p.channels / 2 / 8}u`)}
     factor: 'fromGradient * kFactor * dOutFactor * vFactor',
   });
   const halves = [half(0), half(p.channels / 2)];
-  return `${preamble(p)}${CONSTANTS}
-${start(p)}
+  return `${lanePlace(p)}
 ${queriesOfWorkgroup(p)}
 ${factors(p)}
   let dqBase = b * u.qBatch + h * u.qHead;
@@ -132,14 +140,12 @@ ${holdRows(p, q, dOut)}
 ${declareAccumulator(p)}
 ${declareNext(p)}
 ${declareFlushed(p)}
-${walk(p, 'classify(maskHead, candidate, r0, r1)', work, flushAccumulators(p, halves, 'qFirst', 'u.Sq'))}
-${storeAccumulators(p, halves, 'qFirst', 'u.Sq')}
-}
-`;
+${walk(p, 'classify(maskHead, candidate, rowsBegin, rowsEnd)', work, flushAccumulators(p, halves, 'qFirst', 'u.Sq'))}
+${storeAccumulators(p, halves, 'qFirst', 'u.Sq')}`;
 }
 
 /** dkdv of one tile of queries: rows are keys, columns queries. Role 0 computes the scores and dk, role 1 the products of V and dO and dv. */
-function dkdvTile(p: MatrixPlan): string {
+function dkdvTile(p: MatrixShaderPlan): string {
   const weigh = (i: number, column: string): string => `
 ${p.dropout ? `let kept${i} = keptOf(bh, qFirst + ${column}, kFirst + laneRow);` : ''}
 var x${i} = exp2((${quadOf(p, 0, i)} - tileMax[${column} / 4u]) * toScore) * tileFactor[${column} / 4u];
@@ -190,7 +196,19 @@ fn keptOf(bh: u32, r: u32, j: u32) -> vec4f {
 }
 `;
 
-export function matrixDkdvShader(p: MatrixPlan): string {
+export const matrixDkdv: Shader<MatrixShaderPlan> = {
+  ...MATRIX_SHADER,
+  name: 'matrix_dkdv',
+  declarations: (p) => `${declarations(p)}${CONSTANTS}${p.dropout ? KEPT_FUNCTION : ''}
+// Terms of the queries of a tile.
+var<workgroup> tileMax: array<vec4f, COLS / 4u>;
+var<workgroup> tileFactor: array<vec4f, COLS / 4u>;
+var<workgroup> tileDelta: array<vec4f, COLS / 4u>;
+`,
+  body: dkdvBody,
+};
+
+function dkdvBody(p: MatrixShaderPlan): string {
   const {q, k, v, dOut} = operands(p);
   const kind =
     'classify(maskHead, keyBlock, i32(candidate * BLOCK_Q), min(i32((candidate + 1u) * BLOCK_Q), i32(u.Sq)))';
@@ -210,12 +228,7 @@ export function matrixDkdvShader(p: MatrixPlan): string {
     channel: 0,
     factor: `exp2(-WEIGHT_POWER) * dOutFactor${p.dropout ? ' * u.keepScale' : ''}`,
   };
-  return `${preamble(p)}${CONSTANTS}${p.dropout ? KEPT_FUNCTION : ''}
-// Terms of the queries of a tile.
-var<workgroup> tileMax: array<vec4f, COLS / 4u>;
-var<workgroup> tileFactor: array<vec4f, COLS / 4u>;
-var<workgroup> tileDelta: array<vec4f, COLS / 4u>;
-${start(p)}
+  return `${lanePlace(p)}
 ${rowBlockOfWorkgroup(p)}
 ${[k, v].map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bhkv', 'kFirst + band * BAND_ROWS')};`).join('\n')}
 ${factors(p)}
@@ -239,7 +252,5 @@ ${memberOfGroup()}
       let dOutHead = ${copyAt(p, dOut, 'bh', '0u')};
 ${addNotFinite(p, dOut, dv, ['firstTile * BLOCK_Q', 'min(lastTile * BLOCK_Q, u.Sq)'], ['kFirst', 'u.Sk'], SEEN_BY_QUERY)}
     }
-  }
-}
-`;
+  }`;
 }

@@ -11,7 +11,8 @@
  */
 import {MOST_ROWS} from '../../plan/matrix_plan.js';
 import {roundUp} from '../../../../call/numbers.js';
-import {declare, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from '../header.js';
+import {elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from '../header.js';
+import type {Shader} from '../shader.js';
 import {MASK_HEAD} from '../mask/row_blocks.js';
 import {visibleFunction, type OperandStride} from '../vector/steps.js';
 
@@ -40,6 +41,11 @@ export interface HalvesVariant {
   causal: boolean;
   intervals: boolean;
 }
+
+/** Which tensors, of how many channels. */
+type Sources = Pick<HalvesVariant, 'names' | 'D' | 'Dv'>;
+type MagnitudeVariant = Omit<HalvesVariant, 'padded' | 'parts'>;
+type CopiesVariant = Omit<HalvesVariant, 'causal' | 'intervals'>;
 
 /** Elements of a copied row. */
 export const rowUnits = ({padded, parts}: Pick<HalvesVariant, 'padded' | 'parts'>): number => (parts * padded) / 8;
@@ -70,25 +76,8 @@ fn lowPart(x: vec4f) -> vec4f { return select(x - highOf(x), vec4f(), isNotFinit
 export const paddedRows = (length: string): string =>
   `((${length} + ${PADDED_ROWS - 1}u) / ${PADDED_ROWS}u * ${PADDED_ROWS}u)`;
 
-const sourcesOf = (v: HalvesVariant): Binding[] =>
+const sourcesOf = (v: Sources): Binding[] =>
   v.names.map((name) => ({name, type: elementType(channelsOf(v, name)), access: 'read'}));
-
-export const magnitudeBindings = (v: HalvesVariant): Binding[] => [
-  ...sourcesOf(v),
-  ...(v.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
-  {name: 'magnitudes', type: 'f32', access: 'read_write'},
-];
-
-export const halvesBindings = (v: HalvesVariant): Binding[] => [
-  ...sourcesOf(v),
-  {name: 'magnitudes', type: 'vec4f', access: 'read'},
-  ...v.names.map((name): Binding => ({name: `${name}Halves`, type: 'vec4u', access: 'read_write'})),
-];
-
-export const magnitudeKey = ({names, D, Dv, causal, intervals}: HalvesVariant): string =>
-  ['magnitude', ...names, `d${D}x${Dv}`, causal && 'causal', intervals && 'intervals'].filter(Boolean).join('_');
-export const halvesKey = ({names, D, Dv, padded, parts}: HalvesVariant): string =>
-  `halves_${names.join('_')}_d${D}x${Dv}_${padded}_parts${parts}`;
 
 export const channelsOf = ({D, Dv}: Pick<HalvesVariant, 'D' | 'Dv'>, name: Copied): number =>
   name === 'q' || name === 'k' ? D : Dv;
@@ -102,7 +91,7 @@ function placeOf(name: Copied): {stride: OperandStride; length: string; heads: s
 }
 
 /** Declares `quad_NAME(head, row, d)`: channels 4d.. of a row, zeros past the last row and channel. */
-function quadFunction(v: HalvesVariant, name: Copied): string {
+function quadFunction(v: Sources, name: Copied): string {
   const channels = channelsOf(v, name);
   const {stride, length, heads} = placeOf(name);
   const lane = (c: number): string => `select(0.0, ${name}[at + 4u * d + ${c}u], 4u * d + ${c}u < ${channels}u)`;
@@ -118,20 +107,12 @@ fn quad_${name}(head: u32, row: u32, d: u32) -> vec4f {
 `;
 }
 
-/** The entry point: tensor after tensor, each with as many workgroups as `countOf` says in WGSL. */
-function dispatchTensors(v: HalvesVariant, countOf: (name: Copied) => string, call: (name: Copied) => string): string {
-  return `
-@compute @workgroup_size(${HALVES_THREADS})
-fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
-  if (workgroup >= u.workEnd) { return; }
-  var item = workgroup;
-${v.names
-  .map((name) => `  if (item < ${countOf(name)}) {\n    ${call(name)}\n    return;\n  }\n  item -= ${countOf(name)};`)
-  .join('\n')}
-}
-`;
-}
+/** The body of both: tensor after tensor, each with as many workgroups as `countOf` says in WGSL. `call` handles workgroup `rest` of one. */
+const eachTensor = ({names}: Sources, countOf: (name: Copied) => string, call: (name: Copied) => string): string => `
+var rest = item;
+${names
+  .map((name) => `if (rest < ${countOf(name)}) {\n${call(name)}\nreturn;\n}\nrest -= ${countOf(name)};`)
+  .join('\n')}`;
 
 const segmentsOf = (name: Copied): string => `u.B * ${placeOf(name).heads} * ${SEGMENTS}u`;
 
@@ -139,7 +120,7 @@ const segmentsOf = (name: Copied): string => `u.B * ${placeOf(name).heads} * ${S
  * Declares `isSeen(head, j)`, whether a query sees key j of a key head, and `seesKey(head, r)`, whether query r of a head sees a key: from the
  * diagonal on, where most masks have a visible pair.
  */
-const connectedFunctions = (v: HalvesVariant): string => `${MASK_HEAD}${visibleFunction(v)}
+const connectedFunctions = (v: MagnitudeVariant): string => `${MASK_HEAD}${visibleFunction(v)}
 fn isSeen(head: u32, j: u32) -> bool {
   for (var member = 0u; member < u.groupSize; member++) {
     // Rows below reach are masked.
@@ -169,7 +150,7 @@ fn seesKey(head: u32, r: u32) -> bool {
 }
 `;
 
-const isMasked = ({causal, intervals}: HalvesVariant): boolean => causal || intervals;
+const isMasked = ({causal, intervals}: MagnitudeVariant): boolean => causal || intervals;
 
 /** Elements from one load of a thread to its next. */
 const LOAD_STRIDE = SEGMENTS * HALVES_THREADS;
@@ -179,13 +160,13 @@ const isConnected = (name: Copied, row: string): string =>
   `${name === 'k' || name === 'v' ? 'isSeen' : 'seesKey'}(head, ${row})`;
 
 /** WGSL for the loop head over a thread's vec4s of a segment, `loads` at a time. */
-const eachLoad = (v: HalvesVariant, name: Copied, loads: number): string =>
+const eachLoad = (v: Sources, name: Copied, loads: number): string =>
   `for (var i = item % ${SEGMENTS}u * ${HALVES_THREADS}u + lid; i < ${placeOf(name).length} * ${quadsOf(v, name)}u; i += ${loads * LOAD_STRIDE}u)`;
 
-const quadsOf = (v: HalvesVariant, name: Copied): number => Math.ceil(channelsOf(v, name) / 4);
+const quadsOf = (v: Sources, name: Copied): number => Math.ceil(channelsOf(v, name) / 4);
 
 /** Declares `largestOf_NAME(item, lid)`: the largest absolute value of those that a thread loads of a segment. */
-function largestFunction(v: HalvesVariant, name: Copied): string {
+function largestFunction(v: MagnitudeVariant, name: Copied): string {
   const quads = quadsOf(v, name);
   const at = (t: number): string => `(i + ${t * LOAD_STRIDE}u)`;
   const load = (t: number): string => `    let x${t} = quad_${name}(head, ${at(t)} / ${quads}u, ${at(t)} % ${quads}u);`;
@@ -213,7 +194,7 @@ ${isMasked(v) ? `  if (most > 0.0 && !${isConnected(name, 'mostRow')}) { most = 
 }
 
 /** Declares the same once more, for where the largest belongs to a row that does not count: this asks the mask row by row. */
-function largestConnectedFunction(v: HalvesVariant, name: Copied): string {
+function largestConnectedFunction(v: MagnitudeVariant, name: Copied): string {
   if (!isMasked(v)) return '';
   const quads = quadsOf(v, name);
   return `
@@ -229,14 +210,28 @@ fn largestConnectedOf_${name}(item: u32, lid: u32) -> f32 {
 `;
 }
 
-/** One workgroup a segment of a head: the largest absolute value in it, negative if the segment has infinite or NaN numbers. */
-export function magnitudeShader(v: HalvesVariant): string {
+/** One workgroup per segment of a head: the largest absolute value in it, negative if the segment has infinite or NaN numbers. */
+export const magnitude: Shader<MagnitudeVariant> = {
+  name: 'magnitude',
+  fields: {names: true, D: true, Dv: true, causal: true, intervals: true},
+  bindings: (v) => [
+    ...sourcesOf(v),
+    ...(v.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
+    {name: 'magnitudes', type: 'f32', access: 'read_write'},
+  ],
+  threads: () => HALVES_THREADS,
+  item: 'workgroup',
+  declarations: magnitudeDeclarations,
+  body: (v) => eachTensor(v, segmentsOf, (name) => `store(item, lid, largestOf_${name}(rest, lid));`),
+};
+
+function magnitudeDeclarations(v: MagnitudeVariant): string {
   const measures = v.names.flatMap((name) => [
     quadFunction(v, name),
     largestConnectedFunction(v, name),
     largestFunction(v, name),
   ]);
-  return `${declare(magnitudeBindings(v))}${NOT_FINITE_FUNCTION}${isMasked(v) ? connectedFunctions(v) : ''}${NOT_FINITE_MET}
+  return `${NOT_FINITE_FUNCTION}${isMasked(v) ? connectedFunctions(v) : ''}${NOT_FINITE_MET}
 var<workgroup> largest: array<f32, ${HALVES_THREADS}>;
 
 fn largestFinite(x: vec4f) -> f32 {
@@ -252,14 +247,14 @@ fn store(workgroup: u32, lid: u32, most: f32) {
   }
   if (lid == 0u) { magnitudes[workgroup] = bitcast<f32>(bitcast<u32>(largest[0]) | (notFiniteMet << 31u)); }
 }
-${dispatchTensors(v, segmentsOf, (name) => `store(workgroup, lid, largestOf_${name}(item, lid));`)}`;
+`;
 }
 
-const workgroupsOfHead = (v: HalvesVariant, name: Copied): string =>
+const workgroupsOfHead = (v: CopiesVariant, name: Copied): string =>
   `(${paddedRows(placeOf(name).length)} * ${v.padded / 8}u / ${HALVES_THREADS * unitsPerThread(v)}u)`;
 
 /** Declares `copy_NAME(item, lid)`: a run of a head's rows; `first` is WGSL for where the tensor's magnitudes begin, in vec4s. */
-function copyFunction(v: HalvesVariant, name: Copied, first: string): string {
+function copyFunction(v: CopiesVariant, name: Copied, first: string): string {
   const units = v.padded / 8;
   const trips = unitsPerThread(v);
   const row = rowUnits(v);
@@ -295,12 +290,31 @@ ${unroll(trips, store)}
 `;
 }
 
-/** One workgroup a run of a head's rows. */
-export function halvesShader(v: HalvesVariant): string {
+/** One workgroup per run of a head's rows. */
+export const float16Copies: Shader<CopiesVariant> = {
+  name: 'float16_copies',
+  fields: {names: true, D: true, Dv: true, padded: true, parts: true},
+  bindings: (v) => [
+    ...sourcesOf(v),
+    {name: 'magnitudes', type: 'vec4f', access: 'read'},
+    ...v.names.map((name): Binding => ({name: `${name}Halves`, type: 'vec4u', access: 'read_write'})),
+  ],
+  threads: () => HALVES_THREADS,
+  item: 'workgroup',
+  directives: ['enable f16'],
+  declarations: copyDeclarations,
+  body: (v) =>
+    eachTensor(
+      v,
+      (name) => `u.B * ${placeOf(name).heads} * ${workgroupsOfHead(v, name)}`,
+      (name) => `copy_${name}(rest, lid);`,
+    ),
+};
+
+function copyDeclarations(v: CopiesVariant): string {
   const firstOf = (t: number): string =>
     ['0u', ...v.names.slice(0, t).map((name) => `${segmentsOf(name)} / 4u`)].join(' + ');
-  return `enable f16;
-${declare(halvesBindings(v))}
+  return `
 fn packed(x: vec4f, y: vec4f) -> vec4u { return vec4u(bitcast<vec2u>(vec4<f16>(x)), bitcast<vec2u>(vec4<f16>(y))); }
 ${NOT_FINITE_FUNCTION}${v.parts === 2 ? PARTS_FUNCTIONS : ''}
 // Only numbers that do not count are too large for float16: no pair sees them.
@@ -320,9 +334,5 @@ fn largestOf(first: u32, count: u32) -> vec2u {
   return vec2u(clamp(exponent, 15u, 253u), (signs.x | signs.y | signs.z | signs.w) >> 31u);
 }
 ${v.names.map((name, t) => copyFunction(v, name, firstOf(t))).join('')}
-${dispatchTensors(
-  v,
-  (name) => `u.B * ${placeOf(name).heads} * ${workgroupsOfHead(v, name)}`,
-  (name) => `copy_${name}(item, lid);`,
-)}`;
+`;
 }

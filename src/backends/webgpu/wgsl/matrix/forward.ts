@@ -1,9 +1,11 @@
 /** @file The forward pass on subgroup matrices; its products are those of forward.ts. */
-import type {MatrixPlan} from '../../plan/matrix_plan.js';
+import type {MatrixShaderPlan} from '../../plan/matrix_plan.js';
 import {
+  MATRIX_SHADER,
   accumulate,
   addNotFinite,
   clearFetched,
+  declarations,
   declareAccumulator,
   declareFetched,
   eachQuad,
@@ -12,24 +14,24 @@ import {
   hasNotFinite,
   holdRows,
   keepTile,
+  lanePlace,
   maskQuads,
   moveFetched,
   multiply,
   operands,
-  preamble,
   putWeights,
   queriesOfWorkgroup,
   quadOf,
   scaleAccumulator,
-  start,
   storeAccumulators,
   type Target,
 } from './steps.js';
 import {ROW_FUNCTIONS} from '../header.js';
+import type {Shader} from '../shader.js';
 import {forEachLiveTileAhead} from '../mask/tiles.js';
 
 /** Joins a value over the lanes of a row, which are neighbours. */
-function overRow(p: MatrixPlan, value: string, join: (a: string, b: string) => string): string {
+function overRow(p: MatrixShaderPlan, value: string, join: (a: string, b: string) => string): string {
   let code = '';
   for (let step = 1; step < p.rowLanes; step *= 2) {
     code += `${value} = ${join(value, `subgroupShuffleXor(${value}, ${step}u)`)};\n`;
@@ -38,7 +40,7 @@ function overRow(p: MatrixPlan, value: string, join: (a: string, b: string) => s
 }
 
 /** Weights of a lane's row from its products, and their sum. Those of masked products, which are LOWEST, vanish. */
-function weigh(p: MatrixPlan): string {
+function weigh(p: MatrixShaderPlan): string {
   const kept = (i: number, column: string): string =>
     p.dropout ? `select(vec4f(), w${i}, keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u) > vec4f())` : `w${i}`;
   return `
@@ -53,7 +55,7 @@ ${eachQuad(p, (i, column) => putWeights(p, 0, i, kept(i, column)))}`;
  * Online softmax of a lane's row. Weights are exp2((product - reference) toScore + WEIGHT_POWER). The reference moves only when a maximum outgrows it by
  * RESCALE_AT, since the accumulator's rows can be rescaled only by a trip through workgroup memory; float16 holds weights up to 2^15.
  */
-const softmax = (p: MatrixPlan): string => `
+const softmax = (p: MatrixShaderPlan): string => `
 let sumBefore = quadSum;
 ${eachQuad(p, (i) => `var x${i} = ${quadOf(p, 0, i)};`)}
 ${maskQuads(p, 'LOWEST')}
@@ -86,7 +88,7 @@ ${weigh(p)}
 const SEES_KEY = 'visible(vec4i(i32(row)), vec4i(i32(c)), boundsOfKey(maskHead, c)).x';
 
 /** Stores lse, statistics and out; a row that saw no key gives out 0 and lse -Infinity. */
-function finish(p: MatrixPlan): string {
+function finish(p: MatrixShaderPlan): string {
   const out: Target = {
     name: 'out',
     stride: 'o',
@@ -117,7 +119,22 @@ ${addNotFinite(p, operands(p).v, out, ['firstTile * BLOCK_K', 'min(lastTile * BL
  * Two phases a tile, with a barrier after each: products of matrices, namely the scores of this tile and the output of the one before; then the
  * weights of this tile, while V of this and K of the next tile go to workgroup memory. V waits in registers for a step.
  */
-export function matrixForwardShader(p: MatrixPlan): string {
+export const matrixForward: Shader<MatrixShaderPlan> = {
+  ...MATRIX_SHADER,
+  name: 'matrix_forward',
+  declarations: (p) => declarations(p) + ROW_FUNCTIONS + DECLARATIONS,
+  body,
+};
+
+const DECLARATIONS = `
+const RESCALE_AT = 8.0f;
+const WEIGHT_POWER = 7.0f;
+var<workgroup> rowFactors: array<f32, ROWS>;
+// One more than the last tile in which a row of the workgroup outgrew its reference.
+var<workgroup> outgrown: u32;
+`;
+
+function body(p: MatrixShaderPlan): string {
   const {q, k, v} = operands(p);
   const work = `
 let kFirst = tile * BLOCK_K;
@@ -134,13 +151,7 @@ ${clearFetched(p, 'presentV')}
 ${keepTile(p, 'presentV', 1)}
 ${moveFetched(p, 'nextV', 'presentV')}
 ${softmax(p)}`;
-  return `${preamble(p)}${ROW_FUNCTIONS}
-const RESCALE_AT = 8.0f;
-const WEIGHT_POWER = 7.0f;
-var<workgroup> rowFactors: array<f32, ROWS>;
-// One more than the last tile in which a row of the workgroup outgrew its reference.
-var<workgroup> outgrown: u32;
-${start(p)}
+  return `${lanePlace(p)}
 ${queriesOfWorkgroup(p)}
   // From products of the copies to scores in powers of two.
   let qFactor = ${factorOf(p, q)};
@@ -156,7 +167,7 @@ ${declareFetched(p, 'nextV')}
 ${declareFetched(p, 'presentV')}
   var quadSum = vec4f();
   var reference = LOWEST;
-${forEachLiveTileAhead('classify(maskHead, candidate, r0, r1)', {
+${forEachLiveTileAhead('classify(maskHead, candidate, rowsBegin, rowsEnd)', {
   fetch: `${fetchTile(p, 'nextK', k, 'next * BLOCK_K')}
 ${fetchTile(p, 'nextV', v, 'next * BLOCK_K')}`,
   start: `${keepTile(p, 'nextK', 0)}
@@ -164,7 +175,5 @@ ${moveFetched(p, 'nextV', 'presentV')}`,
   work,
 })}
 ${accumulate(p, '0u', '1u')}
-${finish(p)}
-}
-`;
+${finish(p)}`;
 }

@@ -10,6 +10,8 @@
  */
 import type {MatrixConfig} from '../../plan/vector_plan.js';
 import {unroll} from '../header.js';
+import type {Shader} from '../shader.js';
+import {MATRIX_DIRECTIVES} from './directives.js';
 
 /** Subgroups of the workgroup. */
 const SUBGROUPS = 2;
@@ -43,9 +45,6 @@ function constants(matrix: MatrixConfig): string {
 }
 
 const DECLARATIONS = `
-@group(0) @binding(0) var<storage, read> a: array<vec4u>;
-@group(0) @binding(1) var<storage, read> b: array<vec4u>;
-@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
 var<workgroup> tile: array<vec4u, SIDE * TILE_STRIDE>;
 var<workgroup> weights: array<array<vec4<f16>, BAND_ROWS * WEIGHT_STRIDE>, BANDS>;
 var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, BANDS>;`;
@@ -93,19 +92,26 @@ ${product(
   };
 }
 
-/**
- * The shader for matrices of `matrix`. Bindings: a, `[rows, side]` halves; b, `[side, side]` halves; out, `[rows, side]` floats, all
- * as vec4s.
- */
-export function matrixProbeShader(matrix: MatrixConfig): string {
+/** Bindings: a, `[rows, side]` halves; b, `[side, side]` halves; out, `[rows, side]` floats, all as vec4s. */
+export const matrixProbe: Shader<MatrixConfig> = {
+  name: 'matrix_probe',
+  fields: {M: true, N: true, K: true, lanes: true},
+  bindings: () => [
+    {name: 'a', type: 'vec4u', access: 'read'},
+    {name: 'b', type: 'vec4u', access: 'read'},
+    {name: 'out', type: 'vec4f', access: 'read_write'},
+  ],
+  threads: ({lanes}) => SUBGROUPS * lanes,
+  item: 'single',
+  directives: MATRIX_DIRECTIVES,
+  builtins: {band: 'subgroup_id', lane: 'subgroup_invocation_id'},
+  declarations: (matrix) => constants(matrix) + DECLARATIONS,
+  body,
+};
+
+function body(matrix: MatrixConfig): string {
   const {aTimesTransposedB, weightsTimesB, store, load} = steps(matrix);
-  return `enable f16;
-enable subgroups;
-enable chromium_experimental_subgroup_matrix;
-requires subgroup_id;
-${constants(matrix)}${DECLARATIONS}
-@compute @workgroup_size(THREADS)
-fn main(@builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) band: u32, @builtin(subgroup_invocation_id) lane: u32) {
+  return `
   // The passes take an invocation's place in its subgroup from its index in the workgroup.
   let inOrder = band == lid / LANES && lane == lid % LANES;
   let laneBand = lid / LANES;
@@ -129,6 +135,5 @@ ${store}
   workgroupBarrier();
   for (var i = lid; i < ROWS * QUADS; i += THREADS) {
     out[i] = scores[i / QUADS / BAND_ROWS][i / QUADS % BAND_ROWS * SCORE_STRIDE + i % QUADS];
-  }
-}`;
+  }`;
 }

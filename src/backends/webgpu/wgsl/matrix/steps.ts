@@ -9,17 +9,11 @@
  *
  * Offsets and strides of matrices count elements of the array that they lie in: vec4u, vec4<f16> or vec4f.
  */
-import {scoreStride, tileStride, weightStride, type MatrixPlan} from '../../plan/matrix_plan.js';
+import {scoreStride, tileStride, weightStride, type MatrixShaderPlan} from '../../plan/matrix_plan.js';
 import {HIGH_FUNCTION, paddedRows, rowUnits} from './float16_copies.js';
-import {
-  declare,
-  declareConstants,
-  elementType,
-  mapConstants,
-  unroll,
-  NOT_FINITE_FUNCTION,
-  type Binding,
-} from '../header.js';
+import {declareConstants, elementType, mapConstants, unroll, NOT_FINITE_FUNCTION, type Binding} from '../header.js';
+import {MATRIX_DIRECTIVES} from './directives.js';
+import type {Shader} from '../shader.js';
 import {rowBlockFunctions, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
 import {keepFunction, visibleFunction, type Operand} from '../vector/steps.js';
 import {classifyFunction, TILE_BITS} from '../mask/tiles.js';
@@ -38,14 +32,14 @@ const PRODUCTS: Record<1 | 2, readonly [left: Part, right: Part][]> = {
 };
 
 /** The same for rows · columns: in the order of the parts of q and k in all passes, whichever is left, so that all compute the same scores. */
-const scoreProducts = ({parts, pass}: MatrixPlan): readonly [left: Part, right: Part][] =>
+const scoreProducts = ({parts, pass}: MatrixShaderPlan): readonly [left: Part, right: Part][] =>
   pass === 'dkdv' ? PRODUCTS[parts].map(([a, b]) => [b, a]) : PRODUCTS[parts];
 
-const left = ({matrix: {M, K}}: MatrixPlan): string => `subgroup_matrix_left<f16, ${K}, ${M}>`;
-const right = ({matrix: {N, K}}: MatrixPlan): string => `subgroup_matrix_right<f16, ${N}, ${K}>`;
-const result = ({matrix: {M, N}}: MatrixPlan): string => `subgroup_matrix_result<f32, ${N}, ${M}>`;
+const left = ({matrix: {M, K}}: MatrixShaderPlan): string => `subgroup_matrix_left<f16, ${K}, ${M}>`;
+const right = ({matrix: {N, K}}: MatrixShaderPlan): string => `subgroup_matrix_right<f16, ${N}, ${K}>`;
+const result = ({matrix: {M, N}}: MatrixShaderPlan): string => `subgroup_matrix_result<f32, ${N}, ${M}>`;
 
-export function operands(p: MatrixPlan): Record<'q' | 'k' | 'v' | 'dOut', Operand> {
+export function operands(p: MatrixShaderPlan): Record<'q' | 'k' | 'v' | 'dOut', Operand> {
   const [query, key] = p.pass === 'dkdv' ? (['col', 'row'] as const) : (['row', 'col'] as const);
   return {
     q: {name: 'q', stride: 'q', channels: p.D, side: query},
@@ -55,8 +49,8 @@ export function operands(p: MatrixPlan): Record<'q' | 'k' | 'v' | 'dOut', Operan
   };
 }
 
-/** Storage bindings: float16 copies (halves.ts), then as in the passes on vectors. */
-export function matrixBindings(p: MatrixPlan): Binding[] {
+/** Float16 copies (float16_copies.ts), then as in the passes on vectors. */
+function bindings(p: MatrixShaderPlan): Binding[] {
   const copies = p.pass === 'forward' ? ['q', 'k', 'v'] : ['q', 'k', 'v', 'dOut'];
   const results = {
     forward: [
@@ -79,15 +73,46 @@ export function matrixBindings(p: MatrixPlan): Binding[] {
 }
 
 /** vec4us of a copied row. */
-const unitsOf = (p: MatrixPlan): number => rowUnits({padded: p.channels, parts: p.parts});
+const unitsOf = (p: MatrixShaderPlan): number => rowUnits({padded: p.channels, parts: p.parts});
 /** vec4us of one part of a copied row. */
-const partUnits = (p: MatrixPlan): number => p.channels / 8;
+const partUnits = (p: MatrixShaderPlan): number => p.channels / 8;
 /** Matrices above each other in a band. */
-const heights = (p: MatrixPlan): number => p.bandRows / p.matrix.M;
+const heights = (p: MatrixShaderPlan): number => p.bandRows / p.matrix.M;
 /** Blocks of N channels that a subgroup accumulates. */
-const accumulated = (p: MatrixPlan): number => p.channels / p.matrix.N / (p.pass === 'dq' ? p.roles : 1);
+const accumulated = (p: MatrixShaderPlan): number => p.channels / p.matrix.N / (p.pass === 'dq' ? p.roles : 1);
 
-export function preamble(p: MatrixPlan): string {
+/** What the shaders of all passes have. A lane's own place comes from `lid`: the compiler knows its bounds. */
+export const MATRIX_SHADER = {
+  fields: {
+    pass: true,
+    D: true,
+    Dv: true,
+    causal: true,
+    intervals: true,
+    dropout: true,
+    fewQueries: true,
+    scheduled: true,
+    parts: true,
+    subgroups: true,
+    bandRows: true,
+    rows: true,
+    cols: true,
+    blockQ: true,
+    blockK: true,
+    threads: true,
+    matrix: true,
+    roles: true,
+    channels: true,
+    rowLanes: true,
+  },
+  bindings,
+  threads: ({threads}: MatrixShaderPlan) => threads,
+  item: 'workgroup',
+  directives: MATRIX_DIRECTIVES,
+  builtins: {subgroup: 'subgroup_id'},
+} as const satisfies Partial<Shader<MatrixShaderPlan>>;
+
+export function declarations(p: MatrixShaderPlan): string {
   const values = {
     ROWS: p.rows,
     COLS: p.cols,
@@ -106,11 +131,7 @@ export function preamble(p: MatrixPlan): string {
     TILE: (p.cols * tileStride(p)) / 8,
   };
   const weightTiles = p.pass === 'dkdv' ? 2 : 1;
-  return `enable f16;
-enable subgroups;
-enable chromium_experimental_subgroup_matrix;
-requires subgroup_id;
-${declare(matrixBindings(p))}${declareConstants(values)}
+  return `${declareConstants(values)}
 // src/backends/webgpu/plan/matrix_plan.ts counts the bytes of the workgroup arrays. Bands are arrays of arrays, so that matrices lie at constant places in theirs:
 // for others Dawn computes a bounds check at each load and store.
 var<workgroup> columns: array<array<vec4u, TILE>, 2>;
@@ -122,15 +143,10 @@ ${NOT_FINITE_FUNCTION}${CLEAR_FUNCTION}${p.parts === 2 ? HIGH_FUNCTION : ''}${ro
 }
 
 /**
- * The entry point up to who a lane is: its band and role, its row in the workgroup, and which vec4s of that it takes. Subgroups hold neighbouring
- * invocations in order: the probe of a device (matrix_probe.ts) makes sure of it.
+ * Declares who a lane is: its band and role, its row in the workgroup, and which vec4s of that it takes. Subgroups hold neighbouring
+ * invocations in order: the probe of a device (probe.ts) makes sure of it.
  */
-export function start(p: MatrixPlan): string {
-  return `
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) subgroup: u32) {
-  let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
-  if (workgroup >= u.workEnd) { return; }
+export const lanePlace = (p: MatrixShaderPlan): string => `
   let band = subgroup / ROLES;
   let role = ${p.roles === 1 ? '0u' : 'subgroup % ROLES'};
   // By the index in the workgroup, whose bounds the compiler knows, rather than by that in the subgroup: accesses then need no clamps.
@@ -140,28 +156,27 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let part = ${p.roles === 1 ? '' : 'lid / LANES % ROLES * ROW_LANES + '}lid % ROW_LANES;
   let scoreAt = bandRow * SCORE_STRIDE + part;
   let weightAt = bandRow * WEIGHT_STRIDE + part;`;
-}
 
 /** WGSL for the vec4u of a copy where row `row` of its head begins. */
-export function copyAt(p: MatrixPlan, {name}: Operand, head: string, row: string): string {
+export function copyAt(p: MatrixShaderPlan, {name}: Operand, head: string, row: string): string {
   const length = name === 'k' || name === 'v' ? 'u.Sk' : 'u.Sq';
   return `(${head} * ${paddedRows(length)} + ${row}) * ${unitsOf(p)}u`;
 }
 
 /** WGSL for what lies behind the copies of a tensor's heads, for the heads of key head `bhkv` (halves.ts). */
-function factsOf(p: MatrixPlan, {name}: Operand): string {
+function factsOf(p: MatrixShaderPlan, {name}: Operand): string {
   const [length, heads] = name === 'k' || name === 'v' ? ['u.Sk', 'u.Hkv'] : ['u.Sq', 'u.H'];
   return `${name}[u.B * ${heads} * ${paddedRows(length)} * ${unitsOf(p)}u + bhkv]`;
 }
 
 /** WGSL for the factor that undoes the scale of a copy, for the heads of key head `bhkv`. */
-export const factorOf = (p: MatrixPlan, operand: Operand): string => `bitcast<f32>(${factsOf(p, operand)}.x)`;
+export const factorOf = (p: MatrixShaderPlan, operand: Operand): string => `bitcast<f32>(${factsOf(p, operand)}.x)`;
 
 /** WGSL for whether the copies of the heads of key head `bhkv` hold infinite or NaN numbers. */
-export const hasNotFinite = (p: MatrixPlan, operand: Operand): string => `${factsOf(p, operand)}.y != 0u`;
+export const hasNotFinite = (p: MatrixShaderPlan, operand: Operand): string => `${factsOf(p, operand)}.y != 0u`;
 
 /** What a workgroup keeps in forward and dq: a block of queries of a head. */
-export function queriesOfWorkgroup(p: MatrixPlan): string {
+export function queriesOfWorkgroup(p: MatrixShaderPlan): string {
   const {q, k, v, dOut} = operands(p);
   const rows = p.pass === 'forward' ? [q] : [q, dOut];
   return `${rowBlockOfWorkgroup(p)}
@@ -180,53 +195,53 @@ fn cleared(x: vec4u) -> vec4u {
 `;
 
 /** vec4us of a column tile that a thread copies. */
-const tripsOf = (p: MatrixPlan): number => Math.ceil((p.cols * unitsOf(p)) / p.threads);
+const tripsOf = (p: MatrixShaderPlan): number => Math.ceil((p.cols * unitsOf(p)) / p.threads);
 
 /** Leaves out the threads that have nothing to copy in trip t. */
-function guarded(p: MatrixPlan, t: number, line: string): string {
+function guarded(p: MatrixShaderPlan, t: number, line: string): string {
   const total = p.cols * unitsOf(p);
   return (t + 1) * p.threads > total ? `if (lid + ${t * p.threads}u < ${total}u) { ${line} }` : line;
 }
 
 /** Declares the registers that hold a thread's share of a tile on its way to workgroup memory. */
-export const declareFetched = (p: MatrixPlan, name: string): string =>
+export const declareFetched = (p: MatrixShaderPlan, name: string): string =>
   unroll(tripsOf(p), (t) => `var ${name}${t} = vec4u();`);
 
 /** Fetches the tile of `operand` whose rows start at `first` of the head that `${name}Head` begins at. */
-export function fetchTile(p: MatrixPlan, fetched: string, {name}: Operand, first: string): string {
+export function fetchTile(p: MatrixShaderPlan, fetched: string, {name}: Operand, first: string): string {
   const line = (t: number): string =>
     `${fetched}${t} = ${name}[${name}Head + ${first} * ${unitsOf(p)}u + lid + ${t * p.threads}u];`;
   return unroll(tripsOf(p), (t) => guarded(p, t, line(t)));
 }
 
 /** Where in a tile of columns a thread keeps what it fetches in trip t. */
-function placeInTile(p: MatrixPlan, t: number): string {
+function placeInTile(p: MatrixShaderPlan, t: number): string {
   const units = unitsOf(p);
   return `(lid + ${t * p.threads}u) / ${units}u * ${tileStride(p) / 8}u + (lid + ${t * p.threads}u) % ${units}u`;
 }
 
 /** Writes what was fetched to tile 0 or 1 of the columns. */
-export const keepTile = (p: MatrixPlan, fetched: string, tile: 0 | 1): string =>
+export const keepTile = (p: MatrixShaderPlan, fetched: string, tile: 0 | 1): string =>
   unroll(tripsOf(p), (t) => guarded(p, t, `columns[${tile}][${placeInTile(p, t)}] = ${fetched}${t};`));
 
 /** Clears what was fetched of infinite and NaN numbers. */
-export const clearFetched = (p: MatrixPlan, fetched: string): string =>
+export const clearFetched = (p: MatrixShaderPlan, fetched: string): string =>
   unroll(tripsOf(p), (t) => `${fetched}${t} = cleared(${fetched}${t});`);
 
 /** Clears tile 0 or 1 of the columns of infinite and NaN numbers, each thread what it has kept there. */
-export const clearTile = (p: MatrixPlan, tile: 0 | 1): string =>
+export const clearTile = (p: MatrixShaderPlan, tile: 0 | 1): string =>
   unroll(tripsOf(p), (t) =>
     guarded(p, t, `columns[${tile}][${placeInTile(p, t)}] = cleared(columns[${tile}][${placeInTile(p, t)}]);`),
   );
 
 /** Moves what was fetched to other registers. */
-export const moveFetched = (p: MatrixPlan, from: string, to: string): string =>
+export const moveFetched = (p: MatrixShaderPlan, from: string, to: string): string =>
   unroll(tripsOf(p), (t) => `${to}${t} = ${from}${t};`);
 
 const rowName = (part: number, h: number, d: number): string => `row_${part}_${h}_${d}`;
 
 /** Declares a band's rows as matrices, which stay in registers: of the first operand, or for role 1 of the second. */
-export function holdRows(p: MatrixPlan, first: Operand, second: Operand = first): string {
+export function holdRows(p: MatrixShaderPlan, first: Operand, second: Operand = first): string {
   const {M, K} = p.matrix;
   const each = (line: (part: number, h: number, d: number) => string): string =>
     unroll(p.parts, (part) => unroll(heights(p), (h) => unroll(p.channels / K, (d) => line(part, h, d))));
@@ -241,7 +256,7 @@ ${p.roles === 1 ? each(load(first)) : `if (role == 0u) {\n${each(load(first))}\n
 }
 
 /** A matrix of tile `role` of the columns: K channels by N columns. */
-function columnMatrix(p: MatrixPlan, part: Part, strip: number, d: number): string {
+function columnMatrix(p: MatrixShaderPlan, part: Part, strip: number, d: number): string {
   const {N, K} = p.matrix;
   const stride = tileStride(p) / 8;
   const offset = strip * N * stride + part * partUnits(p) + (d * K) / 8;
@@ -249,7 +264,7 @@ function columnMatrix(p: MatrixPlan, part: Part, strip: number, d: number): stri
 }
 
 /** Rows · columns of the band to its scores of its role. */
-export function multiply(p: MatrixPlan): string {
+export function multiply(p: MatrixShaderPlan): string {
   const {N, M, K} = p.matrix;
   const strips = p.cols / N;
   const sum = (h: number, s: number): string => `s_${h}_${s}`;
@@ -273,14 +288,14 @@ ${unroll(heights(p), (h) => unroll(strips, (s) => store(h, s)))}
 const accumulatorName = (h: number, d: number): string => `acc_${h}_${d}`;
 
 /** Declares the accumulator: without initial values, variables of matrices are not zeros in every version of Dawn. */
-export const declareAccumulator = (p: MatrixPlan): string =>
+export const declareAccumulator = (p: MatrixShaderPlan): string =>
   unroll(heights(p), (h) => unroll(accumulated(p), (d) => `var ${accumulatorName(h, d)} = ${result(p)}();`));
 
 /**
  * Adds weights · columns of the band to the accumulator. All arguments are WGSL: which weights, which tile of columns, and where in its rows the
  * first channel lies, in vec4us.
  */
-export function accumulate(p: MatrixPlan, weightTile: string, tile: string, channel = '0u'): string {
+export function accumulate(p: MatrixShaderPlan, weightTile: string, tile: string, channel = '0u'): string {
   const {M, N, K} = p.matrix;
   const stride = tileStride(p) / 8;
   const weight = (part: number, h: number, s: number): string =>
@@ -308,17 +323,17 @@ ${unroll(accumulated(p), (d) => step(s, d))}
 }
 
 /** Calls `line` for each vec4 of a lane's row: its index i, and WGSL for its first column in the tile. */
-export function eachQuad(p: MatrixPlan, line: (i: number, column: string) => string): string {
+export function eachQuad(p: MatrixShaderPlan, line: (i: number, column: string) => string): string {
   const lanes = p.rowLanes * p.roles;
   return unroll(p.cols / 4 / lanes, (i) => line(i, `4u * (part + ${i * lanes}u)`));
 }
 
 /** WGSL for vec4 i of a lane's row in the scores of a role. */
-export const quadOf = (p: MatrixPlan, role: 0 | 1, i: number): string =>
+export const quadOf = (p: MatrixShaderPlan, role: 0 | 1, i: number): string =>
   `scores[${role === 0 ? '' : 'BANDS + '}laneBand][scoreAt + ${i * p.rowLanes * p.roles}u]`;
 
 /** Writes vec4 i of a lane's row to weights 0 or 1, part by part. */
-export function putWeights(p: MatrixPlan, tile: 0 | 1, i: number, value: string): string {
+export function putWeights(p: MatrixShaderPlan, tile: 0 | 1, i: number, value: string): string {
   const at = (part: Part): string =>
     `weights[${tile === 0 ? '' : 'BANDS + '}laneBand][${part * p.bandRows}u * WEIGHT_STRIDE + weightAt + ${i * p.rowLanes * p.roles}u]`;
   if (p.parts === 1) return `${at(0)} = vec4<f16>(${value});`;
@@ -326,7 +341,7 @@ export function putWeights(p: MatrixPlan, tile: 0 | 1, i: number, value: string)
 }
 
 /** In partial tiles: vec4s x0, x1, ... of a lane's row become `masked` where the mask hides them. */
-export function maskQuads(p: MatrixPlan, masked: string): string {
+export function maskQuads(p: MatrixShaderPlan, masked: string): string {
   return `if (partial) {
 ${eachQuad(
   p,
@@ -339,7 +354,7 @@ ${eachQuad(
 }
 
 /** Runs of accumulated blocks that go through the scores together: as many channels as there are columns. */
-function eachRun(p: MatrixPlan, run: (blocks: number[], index: number) => string): string {
+function eachRun(p: MatrixShaderPlan, run: (blocks: number[], index: number) => string): string {
   const perRun = p.cols / p.matrix.N;
   const blocks = accumulated(p);
   return unroll(Math.ceil(blocks / perRun), (index) =>
@@ -351,10 +366,10 @@ function eachRun(p: MatrixPlan, run: (blocks: number[], index: number) => string
 }
 
 /** WGSL for the arguments that say where matrix (h, b) of a run lies. */
-const runPlace = (p: MatrixPlan, h: number, b: number): string =>
+const runPlace = (p: MatrixShaderPlan, h: number, b: number): string =>
   `&scores[role * BANDS + band], ${h * p.matrix.M}u * SCORE_STRIDE + ${(b * p.matrix.N) / 4}u`;
 
-const storeRun = (p: MatrixPlan, blocks: number[]): string =>
+const storeRun = (p: MatrixShaderPlan, blocks: number[]): string =>
   unroll(heights(p), (h) =>
     blocks
       .map((d, b) => `subgroupMatrixStore<row_major>(${runPlace(p, h, b)}, ${accumulatorName(h, d)}, SCORE_STRIDE);`)
@@ -373,7 +388,7 @@ export interface Target extends Operand {
  * Stores the accumulators to the rows of their targets, one a role, that start at `first`. They go through the scores, a run at a time; what
  * has been flushed before is added.
  */
-export function storeAccumulators(p: MatrixPlan, targets: Target[], first: string, limit: string): string {
+export function storeAccumulators(p: MatrixShaderPlan, targets: Target[], first: string, limit: string): string {
   const quads = p.cols / 4;
   const element = (t: Target, at: string, value: string, zero: string): string =>
     `${t.name}[${at}] = ${value}${flushes(p) ? ` + select(${zero}, ${t.name}[${at}], flushed)` : ''};`;
@@ -417,7 +432,7 @@ ${targets
  * @param sees WGSL for whether row `row` sees column `c`.
  */
 export function addNotFinite(
-  p: MatrixPlan,
+  p: MatrixShaderPlan,
   col: Operand,
   target: Operand,
   columns: [first: string, end: string],
@@ -461,10 +476,10 @@ for (var i = lid; i < ROWS * ${quads}u; i += THREADS) {
 const FLUSH_COLUMNS = 512;
 
 /** Sums of one part are as exact as their float16 weights however long they are, and the code costs speed even where it never runs. */
-const flushes = (p: MatrixPlan): boolean => p.pass !== 'forward' && p.parts === 2;
+const flushes = (p: MatrixShaderPlan): boolean => p.pass !== 'forward' && p.parts === 2;
 
 /** Stores the accumulators and clears them once enough columns have been added up; to be run after each tile. */
-export function flushAccumulators(p: MatrixPlan, targets: Target[], first: string, limit: string): string {
+export function flushAccumulators(p: MatrixShaderPlan, targets: Target[], first: string, limit: string): string {
   if (!flushes(p)) return '';
   return `
 added += 1u;
@@ -477,10 +492,11 @@ ${unroll(heights(p), (h) => unroll(accumulated(p), (d) => `${accumulatorName(h, 
 }
 
 /** Declares what `flushAccumulators` counts. */
-export const declareFlushed = (p: MatrixPlan): string => (flushes(p) ? 'var added = 0u;\nvar flushed = false;' : '');
+export const declareFlushed = (p: MatrixShaderPlan): string =>
+  flushes(p) ? 'var added = 0u;\nvar flushed = false;' : '';
 
 /** Multiplies the accumulator's rows by `shrink` of their lanes; a trip through the scores for each run. */
-export function scaleAccumulator(p: MatrixPlan, shrink: string): string {
+export function scaleAccumulator(p: MatrixShaderPlan, shrink: string): string {
   return eachRun(
     p,
     (blocks) => `${storeRun(p, blocks)}

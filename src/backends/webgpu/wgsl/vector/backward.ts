@@ -4,8 +4,9 @@
  * `dq` walks the key blocks of a query block, `dkdv` the query blocks of a key block, for all query heads that share the key
  * head: nothing is accumulated by atomics, so that gradients are bit-identical from run to run.
  */
-import type {PassPlan} from '../../plan/vector_plan.js';
-import {constants, declare, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from '../header.js';
+import type {ShaderPlan} from '../../plan/vector_plan.js';
+import {constants, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from '../header.js';
+import type {Shader} from '../shader.js';
 import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from '../mask/query_rows.js';
 import {memberOfGroup, rowBlockFunctions, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
 import {
@@ -22,6 +23,7 @@ import {
   rowOf,
   scores,
   storeAccumulator,
+  SHADER_PLAN_FIELDS,
   storeWeights,
   visibleFunction,
   type Operand,
@@ -29,12 +31,12 @@ import {
 } from './steps.js';
 import {classifyFunction, forEachLiveTile, TILE_BITS} from '../mask/tiles.js';
 
-const queries = (p: PassPlan): Place => ({first: 'qFirst', limit: rowEndOf(p)});
+const queries = (p: ShaderPlan): Place => ({first: 'qFirst', limit: rowEndOf(p)});
 const KEYS: Place = {first: 'kFirst', limit: 'u.Sk'};
 
 type Name = 'q' | 'k' | 'v' | 'dOut' | 'dq' | 'dk' | 'dv';
 
-function operands(p: PassPlan): Record<Name, Operand> {
+function operands(p: ShaderPlan): Record<Name, Operand> {
   const [query, key] = p.pass === 'dq' ? (['row', 'col'] as const) : (['col', 'row'] as const);
   return {
     q: {name: 'q', stride: 'q', channels: p.D, side: query},
@@ -47,8 +49,8 @@ function operands(p: PassPlan): Record<Name, Operand> {
   };
 }
 
-/** Storage bindings, in binding order after the uniforms: 8 at most, the least that every device has. */
-export function backwardBindings(p: PassPlan): Binding[] {
+/** Eight at most, which every device has. */
+function bindings(p: ShaderPlan): Binding[] {
   const results = p.pass === 'dq' ? [['dq', p.D] as const] : [['dk', p.D] as const, ['dv', p.Dv] as const];
   return [
     {name: 'q', type: elementType(p.D), access: 'read'},
@@ -61,9 +63,10 @@ export function backwardBindings(p: PassPlan): Binding[] {
   ];
 }
 
-function preamble(p: PassPlan, tiles: Operand[]): string {
-  return `${declare(backwardBindings(p))}${constants(p)}${NOT_FINITE_FUNCTION}${declareTiles(p)}${TILE_BITS}
-${tiles.map(loadFunction).join('\n')}
+function declarations(p: ShaderPlan): string {
+  const {q, k, v, dOut} = operands(p);
+  return `${constants(p)}${NOT_FINITE_FUNCTION}${declareTiles(p)}${TILE_BITS}
+${[q, k, v, dOut].map(loadFunction).join('\n')}
 ${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
 // The terms of row r of head bh (delta.ts); past the last row zeros, so that weights vanish.
 fn termsOf(bh: u32, r: u32) -> vec4f {
@@ -73,7 +76,7 @@ fn termsOf(bh: u32, r: u32) -> vec4f {
 }
 
 /** dq: from scores s and dp of a tile to dS in s, times the sum of the row's weights. Rows are queries, columns keys. */
-function scoreGradientOfRows(p: PassPlan): string {
+function scoreGradientOfRows(p: ShaderPlan): string {
   const {rows, colGroups} = registerTile(p);
   const row = (i: number): string => `qFirst + ${rowOf(p, i)}`;
   const query = (i: number): string => queryOf(p, row(i));
@@ -83,10 +86,21 @@ ${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} = exp2((s_${i}_${g} 
 ${maskTile(p, 's', '0.0')}`;
 }
 
-export function dqShader(p: PassPlan): string {
-  const {q, k, v, dOut, dq} = operands(p);
+/** What both passes have. */
+const BACKWARD = {
+  fields: SHADER_PLAN_FIELDS,
+  bindings,
+  threads: ({threads}: ShaderPlan) => threads,
+  item: 'workgroup',
+} as const;
+
+/** One workgroup per block of queries of a head. */
+export const dq: Shader<ShaderPlan> = {...BACKWARD, name: 'dq', declarations, body: dqBody};
+
+function dqBody(p: ShaderPlan): string {
+  const {q, k, v, dOut, dq: result} = operands(p);
   const {rows} = registerTile(p);
-  const body = `
+  const visitTile = `
 let kFirst = ${keyBlockOf(p, 'tile')} * BLOCK_K;
 ${declareScores(p, 's')}
 ${declareScores(p, 'dp')}
@@ -96,11 +110,7 @@ ${scoreGradientOfRows(p)}
 ${storeWeights(p, 's')}
 ${accumulate(p, 'acc', k, KEYS)}
 `;
-  return `${preamble(p, [q, k, v, dOut])}
-@compute @workgroup_size(${p.threads})
-fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
-  if (workgroup >= u.workEnd) { return; }
+  return `
 ${rowBlockOfWorkgroup(p)}
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
@@ -111,14 +121,12 @@ ${rowBlockOfWorkgroup(p)}
   let vBase = b * u.vBatch + (h / u.groupSize) * u.vHead;
 ${unroll(rows, (i) => `  let terms_${i} = termsOf(bh, qFirst + ${rowOf(p, i)});`)}
 ${declareAccumulator(p, 'acc', p.D)}
-${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, r0, r1)`, body)}
-${storeAccumulator(p, 'acc', dq, 'qFirst', rowEndOf(p), (i) => `terms_${i}.y * u.scale`)}
-}
-`;
+${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, rowsBegin, rowsEnd)`, visitTile)}
+${storeAccumulator(p, 'acc', result, 'qFirst', rowEndOf(p), (i) => `terms_${i}.y * u.scale`)}`;
 }
 
 /** dkdv: from scores s and dp to the weights in s and dS in dp. Rows are keys, columns queries. */
-function weightsAndScoreGradient(p: PassPlan): string {
+function weightsAndScoreGradient(p: ShaderPlan): string {
   const {rows, colGroups} = registerTile(p);
   const key = (i: number): string => `kFirst + ${rowOf(p, i)}`;
   const query = (g: number): string => `qFirst + ${colOf(p, g)}`;
@@ -149,7 +157,7 @@ ${unroll(rows, maskRow)}
 }
 
 /** The four keys 4(ty + a THREADS_Y).. of a thread share one random draw a query, as the four columns do in the other passes. */
-function applyDropout(p: PassPlan, g: number): string {
+function applyDropout(p: ShaderPlan, g: number): string {
   const {rows} = registerTile(p);
   const keyGroup = (a: number): string => `kFirst / 4u + ty + ${a * p.threadsY}u`;
   return unroll(
@@ -165,9 +173,17 @@ ${unroll(4, (x) => {
   );
 }
 
-export function dkdvShader(p: PassPlan): string {
+/** One workgroup per block of keys of a key head. */
+export const dkdv: Shader<ShaderPlan> = {
+  ...BACKWARD,
+  name: 'dkdv',
+  declarations: (p) => declarations(p) + NOT_FINITE_MET,
+  body: dkdvBody,
+};
+
+function dkdvBody(p: ShaderPlan): string {
   const {q, k, v, dOut, dk, dv} = operands(p);
-  const body = `
+  const visitTile = `
 let qFirst = tile * BLOCK_Q;
 ${declareScores(p, 's')}
 ${declareScores(p, 'dp')}
@@ -184,11 +200,7 @@ ${accumulate(p, 'dkAcc', q, queries(p))}
     const j = `kFirst + ${key}`;
     return `visible(vec4i(i32(c)), vec4i(i32(${j})) + vec4i(0, 1, 2, 3), boundsOfKeys(maskHead, ${j}))`;
   };
-  return `${preamble(p, [q, k, v, dOut])}${NOT_FINITE_MET}
-@compute @workgroup_size(${p.threads})
-fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
-  if (workgroup >= u.workEnd) { return; }
+  return `
 ${rowBlockOfWorkgroup(p)}
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
@@ -203,11 +215,9 @@ ${declareAccumulator(p, 'dvAcc', p.Dv)}
 ${memberOfGroup()}
     let qBase = b * u.qBatch + h * u.qHead;
     let dOutBase = b * u.oBatch + h * u.oHead;
-${forEachLiveTile('classify(maskHead, keyBlock, i32(candidate * BLOCK_Q), min(i32((candidate + 1u) * BLOCK_Q), i32(u.Sq)))', body)}
+${forEachLiveTile('classify(maskHead, keyBlock, i32(candidate * BLOCK_Q), min(i32((candidate + 1u) * BLOCK_Q), i32(u.Sq)))', visitTile)}
 ${addNotFinite(p, 'dvAcc', dOut, {first: 'tile * BLOCK_Q', limit: 'u.Sq'}, seeing)}
   }
 ${storeAccumulator(p, 'dkAcc', dk, 'kFirst', 'u.Sk', () => 'u.scale')}
-${storeAccumulator(p, 'dvAcc', dv, 'kFirst', 'u.Sk', () => '1.0')}
-}
-`;
+${storeAccumulator(p, 'dvAcc', dv, 'kFirst', 'u.Sk', () => '1.0')}`;
 }

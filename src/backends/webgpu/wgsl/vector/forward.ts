@@ -2,10 +2,9 @@
  * @file The forward pass: O = softmax(scale QKᵀ + mask) V by online softmax over the live key blocks of a query block, and lse
  * (paper section 4.3, algorithm 1). One workgroup computes blockQ rows of one head.
  */
-import type {PassPlan} from '../../plan/vector_plan.js';
+import type {ShaderPlan} from '../../plan/vector_plan.js';
 import {
   constants,
-  declare,
   elementType,
   NOT_FINITE_FUNCTION,
   NOT_FINITE_MET,
@@ -13,6 +12,7 @@ import {
   unroll,
   type Binding,
 } from '../header.js';
+import type {Shader} from '../shader.js';
 import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from '../mask/query_rows.js';
 import {rowBlockFunctions, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
 import {
@@ -33,18 +33,18 @@ import {
   storeWeights,
   visibleFunction,
   type Operand,
+  SHADER_PLAN_FIELDS,
 } from './steps.js';
 import {classifyFunction, forEachLiveTile, TILE_BITS} from '../mask/tiles.js';
 
-const operands = (p: PassPlan): Record<'q' | 'k' | 'v' | 'out', Operand> => ({
+const operands = (p: ShaderPlan): Record<'q' | 'k' | 'v' | 'out', Operand> => ({
   q: {name: 'q', stride: 'q', channels: p.D, side: 'row'},
   k: {name: 'k', stride: 'k', channels: p.D, side: 'col'},
   v: {name: 'v', stride: 'v', channels: p.Dv, side: 'col'},
   out: {name: 'out', stride: 'o', channels: p.Dv, side: 'row'},
 });
 
-/** Storage bindings, in binding order after the uniforms. */
-export function forwardBindings(p: PassPlan): Binding[] {
+function bindings(p: ShaderPlan): Binding[] {
   return [
     {name: 'q', type: elementType(p.D), access: 'read'},
     {name: 'k', type: elementType(p.D), access: 'read'},
@@ -57,7 +57,7 @@ export function forwardBindings(p: PassPlan): Binding[] {
 }
 
 /** The thread's row maxima, to workgroup memory. */
-function reduceMaxima(p: PassPlan): string {
+function reduceMaxima(p: ShaderPlan): string {
   const {rows, colGroups} = registerTile(p);
   const max = (i: number): string => {
     const over = Array.from({length: colGroups}, (_, g) => `s_${i}_${g}`).reduce((a, b) => `max(${a}, ${b})`);
@@ -79,7 +79,7 @@ for (var row = lid; row < ROWS; row += THREADS) {
 workgroupBarrier();`;
 
 /** Weights P = exp2((S - max) scaleLog2), 0 where masked, row sums, and the accumulator rescaled to the new maximum. */
-function weigh(p: PassPlan): string {
+function weigh(p: ShaderPlan): string {
   const {rows, colGroups} = registerTile(p);
   const vec4s = chunksOf(p.Dv);
   const kept = (i: number): string => {
@@ -102,7 +102,7 @@ ${unroll(rows, row)}`;
 }
 
 /** Row sums over the threads of a row, then its statistics and 1 / sum; a row that saw no key gives out 0 and lse -Infinity. */
-function finish(p: PassPlan): string {
+function finish(p: ShaderPlan): string {
   const {rows} = registerTile(p);
   return `
 workgroupBarrier();
@@ -124,35 +124,52 @@ workgroupBarrier();
 `;
 }
 
-export function forwardShader(p: PassPlan): string {
-  const {q, k, v, out} = operands(p);
-  const {rows} = registerTile(p);
+/** One workgroup per block of queries of a head. */
+export const forward: Shader<ShaderPlan> = {
+  name: 'forward',
+  fields: SHADER_PLAN_FIELDS,
+  bindings,
+  threads: ({threads}) => threads,
+  item: 'workgroup',
+  declarations,
+  body,
+};
+
+function declarations(p: ShaderPlan): string {
+  const {q, k, v} = operands(p);
+  return `${constants(p)}${NOT_FINITE_FUNCTION}${ROW_FUNCTIONS}${declareTiles(p)}${TILE_BITS}${NOT_FINITE_MET}
+var<workgroup> rowMax: array<f32, ${p.threadsX * p.rows}>;
+// Of each row: the maximum so far, and the factor of its sums.
+var<workgroup> rowState: array<vec2f, ${p.rows}>;
+${[q, k, v].map(loadFunction).join('\n')}
+${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}`;
+}
+
+/** What happens to a live tile. */
+function visitTile(p: ShaderPlan): string {
+  const {q, k, v} = operands(p);
   const queries = {first: 'qFirst', limit: rowEndOf(p)};
-  const keys = {first: 'kFirst', limit: 'u.Sk'};
-  const queryAt = (row: string): string => `i32(${queryOf(p, `qFirst + ${row}`)})`;
-  const seeing = (row: string): string =>
-    `visible(vec4i(${[0, 1, 2, 3].map((i) => queryAt(`${row} + ${i}u`)).join(', ')}), vec4i(i32(c)), boundsOfKey(maskHead, c))`;
-  const body = `
+  return `
 let kFirst = ${keyBlockOf(p, 'tile')} * BLOCK_K;
 ${declareScores(p, 's')}
-${scores(p, 's', q, k, queries, keys)}
+${scores(p, 's', q, k, queries, KEYS)}
 ${maskTile(p, 's', 'LOWEST')}
 ${reduceMaxima(p)}
 ${UPDATE_STATS}
 ${weigh(p)}
 ${storeWeights(p, 's')}
-${accumulate(p, 'o', v, keys, true)}
+${accumulate(p, 'o', v, KEYS, true)}
 `;
-  return `${declare(forwardBindings(p))}${constants(p)}${NOT_FINITE_FUNCTION}${ROW_FUNCTIONS}${declareTiles(p)}${TILE_BITS}${NOT_FINITE_MET}
-var<workgroup> rowMax: array<f32, ${p.threadsX * p.rows}>;
-// Of each row: the maximum so far, and the factor of its sums.
-var<workgroup> rowState: array<vec2f, ${p.rows}>;
-${[q, k, v].map(loadFunction).join('\n')}
-${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
-@compute @workgroup_size(${p.threads})
-fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let workgroup = u.firstWorkgroup + id.y * u.gridX + id.x;
-  if (workgroup >= u.workEnd) { return; }
+}
+
+const KEYS = {first: 'kFirst', limit: 'u.Sk'};
+
+function body(p: ShaderPlan): string {
+  const {v, out} = operands(p);
+  const queryAt = (row: string): string => `i32(${queryOf(p, `qFirst + ${row}`)})`;
+  const seeing = (row: string): string =>
+    `visible(vec4i(${[0, 1, 2, 3].map((i) => queryAt(`${row} + ${i}u`)).join(', ')}), vec4i(i32(c)), boundsOfKey(maskHead, c))`;
+  return `
 ${rowBlockOfWorkgroup(p)}
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;
@@ -162,14 +179,12 @@ ${rowBlockOfWorkgroup(p)}
   let resultBatch = ${resultBatchOf(p)};
   let outBase = resultBatch * u.oBatch + h * u.oHead;
   let lseBase = (resultBatch * u.H + h) * u.Sq;
-${unroll(rows, (i) => `  var sum_${i} = 0.0;`)}
+${unroll(registerTile(p).rows, (i) => `  var sum_${i} = 0.0;`)}
   var sawNotFinite = false;
 ${declareAccumulator(p, 'o', p.Dv)}
   for (var row = lid; row < ROWS; row += THREADS) { rowState[row] = vec2f(LOWEST, 0.0); }
-${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, r0, r1)`, body)}
+${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, rowsBegin, rowsEnd)`, visitTile(p))}
 ${addNotFinite(p, 'o', v, {first: `${keyBlockOf(p, 'tile')} * BLOCK_K`, limit: 'u.Sk'}, seeing)}
 ${finish(p)}
-${storeAccumulator(p, 'o', out, 'qFirst', rowEndOf(p), (i) => `rowState[${rowOf(p, i)}].y`)}
-}
-`;
+${storeAccumulator(p, 'o', out, 'qFirst', rowEndOf(p), (i) => `rowState[${rowOf(p, i)}].y`)}`;
 }

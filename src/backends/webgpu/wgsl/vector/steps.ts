@@ -5,9 +5,29 @@
  * A tile is kept plane by plane: plane d holds channels 4d..4d+3 of all its rows as vec4s. A thread owns rows
  * 4(ty + a THREADS_Y) + i and columns 4(tx + g THREADS_X) + c, for i and c below 4.
  */
-import {CHUNK, type PassPlan, type TileShape} from '../../plan/vector_plan.js';
+import {CHUNK, type ShaderPlan, type TileShape} from '../../plan/vector_plan.js';
 import {elementType, unroll} from '../header.js';
 import {queryOf, rowOffset} from '../mask/query_rows.js';
+import type {Shader} from '../shader.js';
+
+/** All fields of a plan that the code of a pass depends on. */
+export const SHADER_PLAN_FIELDS: Shader<ShaderPlan>['fields'] = {
+  pass: true,
+  D: true,
+  Dv: true,
+  causal: true,
+  intervals: true,
+  dropout: true,
+  fewQueries: true,
+  scheduled: true,
+  rows: true,
+  cols: true,
+  threadsX: true,
+  threadsY: true,
+  threads: true,
+  blockQ: true,
+  blockK: true,
+};
 
 /** Whose uniform strides a tensor has: `${stride}Row` and so on. */
 export type OperandStride = 'q' | 'k' | 'v' | 'o';
@@ -45,7 +65,7 @@ const tileName = (operand: Operand): string => (operand.side === 'row' ? 'rowTil
 export const chunksOf = (channels: number): number => Math.ceil(planesOf(channels) / CHUNK);
 
 /** Declares the workgroup arrays that all passes have. */
-export function declareTiles(p: PassPlan): string {
+export function declareTiles(p: ShaderPlan): string {
   const sizes = {rowTile: CHUNK * (p.rows + 1), colTile: CHUNK * (p.cols + 1), weights: (p.cols / 4) * (p.rows + 1)};
   const lines = Object.entries(sizes).map(([name, size]) => `var<workgroup> ${name}: array<vec4f, ${size}>;`);
   return lines.join('\n') + '\n';
@@ -78,7 +98,7 @@ const LOADS_IN_FLIGHT = 8;
  * @param change WGSL that changes vec4s on the way, given their names.
  */
 function loadTile(
-  p: PassPlan,
+  p: ShaderPlan,
   operand: Operand,
   {first, limit}: Place,
   chunk: string,
@@ -122,7 +142,7 @@ export function declareScores(p: TileShape, name: string): string {
 }
 
 /** Adds rows · columns over the channels in the tiles to the scores `name`. */
-function addScores(p: PassPlan, name: string, channels: number): string {
+function addScores(p: ShaderPlan, name: string, channels: number): string {
   const {rows, colGroups} = registerTile(p);
   const rowAt = (i: number): string => `rowAt + ${i % 4}u * ROW_QUARTER + ${Math.floor(i / 4) * p.threadsY}u`;
   const colAt = (g: number, c: number): string => `colTile[colAt + ${c}u * COL_QUARTER + ${g * p.threadsX}u]`;
@@ -142,7 +162,7 @@ ${unroll(rows, (i) => unroll(4, (x) => `    ${name}_${i}_${g} = fma(vec4f(r${i}[
 
 /** Scores of a whole tile, added to `name`: rows · columns over all channels, chunk by chunk. */
 export function scores(
-  p: PassPlan,
+  p: ShaderPlan,
   name: string,
   row: Operand,
   col: Operand,
@@ -161,13 +181,13 @@ ${addScores(p, name, row.channels)}
 /**
  * Declares an accumulator row by row: vec4 `name_i_m` holds channels 4(m CHUNK + tx).. of the thread's row i, those of chunk m.
  */
-export function declareAccumulator(p: PassPlan, name: string, channels: number): string {
+export function declareAccumulator(p: ShaderPlan, name: string, channels: number): string {
   const {rows} = registerTile(p);
   return unroll(rows, (i) => unroll(chunksOf(channels), (m) => `var ${name}_${i}_${m} = vec4f();`));
 }
 
 /** Adds weights · columns, for the channels in the tile, to accumulator vec4 m of every row. */
-function addWeighted(p: PassPlan, name: string, m: number): string {
+function addWeighted(p: ShaderPlan, name: string, m: number): string {
   const {rows} = registerTile(p);
   const weightAt = (i: number): string => `weightAt + ${i % 4}u * ROW_QUARTER + ${Math.floor(i / 4) * p.threadsY}u`;
   return `for (var k = 0u; k < COL_QUARTER; k++) {
@@ -186,7 +206,7 @@ ${unroll(rows, (i) => unroll(4, (c) => `  ${name}_${i}_${m} = fma(vec4f(w${i}[${
  * @param note whether `sawNotFinite` tells a thread that it met one, for `addNotFinite`. Only such numbers of v and dO need that: those of q and k make
  *   the weights of all who see them NaN.
  */
-export function accumulate(p: PassPlan, name: string, col: Operand, colPlace: Place, note = false): string {
+export function accumulate(p: ShaderPlan, name: string, col: Operand, colPlace: Place, note = false): string {
   const clearOne = (x: string): string => `{
   let notFinite = isNotFinite(${x});
   ${note ? 'sawNotFinite |= any(notFinite);' : ''}
@@ -203,7 +223,7 @@ ${addWeighted(p, name, m)}`,
 }
 
 /** Writes the thread's scores `name` to the weights, columns by fours, where `accumulate` reads them. */
-export function storeWeights(p: PassPlan, name: string): string {
+export function storeWeights(p: ShaderPlan, name: string): string {
   const {rows, colGroups} = registerTile(p);
   const at = (i: number, g: number): string =>
     `(tx + ${g * p.threadsX}u) * ROW_STRIDE + ${i % 4}u * ROW_QUARTER + ty + ${Math.floor(i / 4) * p.threadsY}u`;
@@ -221,7 +241,7 @@ export function colOf(p: TileShape, g: number): string {
 }
 
 /** In partial tiles whose rows are queries: the numbers `name` of a tile become `masked`, WGSL, where the mask hides them. */
-export function maskTile(p: PassPlan, name: string, masked: string): string {
+export function maskTile(p: ShaderPlan, name: string, masked: string): string {
   const {rows, colGroups} = registerTile(p);
   const maskRow = (i: number, g: number): string =>
     `${name}_${i}_${g} = select(vec4f(${masked}), ${name}_${i}_${g}, visible(vec4i(i32(${queryOf(p, `qFirst + ${rowOf(p, i)}`)})), j, bounds));`;
@@ -245,7 +265,7 @@ ${unroll(rows, (i) => `    ${maskRow(i, g)}`)}
  * @param visibleRows WGSL for a vec4<bool>: which of four rows see column `c`, given the offset of the first of them in the row tile.
  */
 export function addNotFinite(
-  p: PassPlan,
+  p: ShaderPlan,
   name: string,
   col: Operand,
   {first, limit}: Place,
@@ -280,7 +300,7 @@ ${unroll(chunksOf(col.channels), add)}
 
 /** Stores an accumulator times `factor(i)` to `target`, whose row base is `base`, for rows below `limit`. */
 export function storeAccumulator(
-  p: PassPlan,
+  p: ShaderPlan,
   name: string,
   target: Operand,
   firstRow: string,
@@ -314,7 +334,7 @@ ${unroll(chunksOf(channels), (m) => put(i, m))}
  * Declares `visible`: which of four pairs the mask lets through, by vector operations alone (short-circuit ones would branch 16
  * times a thread). `boundsOfKeys` gives the bounds of four neighbouring keys, `boundsOfKey` those of one key, four times.
  */
-export function visibleFunction(p: Pick<PassPlan, 'causal' | 'intervals'>): string {
+export function visibleFunction(p: Pick<ShaderPlan, 'causal' | 'intervals'>): string {
   const outside = (start: string, end: string): string => ` & !((r >= bounds.${start}) & (r < bounds.${end}))`;
   const columns = '2u * u.maskHeads * u.mapBlocks + maskHead * u.Sk';
   return `
@@ -351,7 +371,7 @@ ${
  * Declares `keep(head, r, keyGroup)`: for keys 4 keyGroup.. of query row r, 1 / (1 - dropout) where the pair is kept, else 0.
  * Philox4x32-10 (Salmon et al., SC 2011), the twin of src/call/dropout.ts.
  */
-export function keepFunction(p: Pick<PassPlan, 'dropout'>): string {
+export function keepFunction(p: Pick<ShaderPlan, 'dropout'>): string {
   if (!p.dropout) return '';
   return `
 fn mulHigh(a: u32, b: u32) -> u32 {

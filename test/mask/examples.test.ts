@@ -1,0 +1,37 @@
+/** @file The examples in the doc comments of the builders: each builder has one, and it runs. */
+import {readFileSync, readdirSync} from 'node:fs';
+import {fileURLToPath} from 'node:url';
+import {runInNewContext} from 'node:vm';
+import {expect} from 'chai';
+import * as masks from '../../src/mask/builders/index.js';
+import {hashOrder} from '../../src/mask/builders/selected.js';
+import {isFlashMask} from '../../src/mask/fields.js';
+
+const folder = fileURLToPath(new URL('../../src/mask/builders/', import.meta.url));
+const comments = readdirSync(folder).flatMap((name) => {
+  const text = readFileSync(folder + name, 'utf8');
+  return [...text.matchAll(/\/\*\*\n((?: \*.*\n)+?) \*\/\nexport function (\w+)/g)].map(([, doc, name]) => ({
+    doc,
+    name,
+  }));
+});
+
+/** The lines of an example that need nothing but the builders. */
+function examplesOf(doc: string): string[] {
+  const [, example = ''] = doc.split('@example\n');
+  const lines = example.split('\n').map((line) => line.replace(/^ \* ?/, '').trim());
+  return lines.filter((line) => /^(masks\.|hashOrder)/.test(line) && !line.includes('await'));
+}
+
+describe('examples of the builders', () => {
+  for (const name of Object.keys(masks)) {
+    it(name, () => {
+      const {doc} = comments.find((comment) => comment.name === name)!;
+      const examples = examplesOf(doc);
+      expect(examples).to.have.length.of.at.least(1);
+      for (const example of examples) {
+        expect(isFlashMask(runInNewContext(example, {masks, hashOrder})), example).to.equal(true);
+      }
+    });
+  }
+});

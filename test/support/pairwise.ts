@@ -1,0 +1,27 @@
+/** @file Few of many combinations that hold every pair of values: a fault of a generator rarely depends on more than two fields. */
+import {full} from './full.js';
+
+/**
+ * Combinations such that any two values of two fields that occur together in `all` occur together in one of them, chosen greedily.
+ * All of them in `npm run test:all`.
+ *
+ * @param fieldsOf the fields that count, with values that print differently if they differ.
+ */
+export function pairwise<T>(all: readonly T[], fieldsOf: (combination: T) => object): readonly T[] {
+  if (full) return all;
+  let left = all.map((combination) => ({combination, pairs: new Set(pairsOf(fieldsOf(combination)))}));
+  const chosen: T[] = [];
+  for (;;) {
+    const best = left.reduce((a, b) => (b.pairs.size > a.pairs.size ? b : a), left[0]);
+    if (!best) return chosen;
+    chosen.push(best.combination);
+    for (const {pairs} of left) if (pairs !== best.pairs) best.pairs.forEach((pair) => pairs.delete(pair));
+    best.pairs.clear();
+    left = left.filter(({pairs}) => pairs.size > 0);
+  }
+}
+
+function pairsOf(fields: object): string[] {
+  const values = Object.entries(fields).map(([name, value]) => `${name} ${String(value)}`);
+  return values.flatMap((value, i) => values.slice(i + 1).map((other) => `${value}, ${other}`));
+}
