@@ -1,5 +1,5 @@
-// The interface of the native kernels: sizes and raw pointers. No header of TensorFlow, Node or CUDA is needed to call them.
-// The words are those of the glossary in docs/design.md.
+// The interface of the native kernels: sizes and raw pointers. No header of TensorFlow, Node or CUDA is needed to call
+// them. The words are those of the glossary in docs/design.md.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,8 @@
 
 namespace flashmask {
 
-// What the matrix multiplications read; they always accumulate in float32. On CPUs all but kBFloat16 and kFloat16 mean float32.
+// What the matrix multiplications read; they always accumulate in float32. On CPUs all but kBFloat16 and kFloat16 mean
+// float32.
 enum class Precision : int32_t { kAuto, kFloat32, kFloat16, kBFloat16 };
 
 // Sizes and options of one call, checked by the op in TypeScript.
@@ -28,8 +29,9 @@ struct Problem {
   bool bhsd;    // tensors are [B, heads, rows, channels], else [B, rows, heads, channels]
   float scale;  // factor of q·k before the softmax
 
-  // Dropout: the pair (b, h, r, j) is dropped if word j & 3 of Philox4x32-10 with counter (j >> 2, r, b * H + h, 0) and key
-  // (seed & 0xffffffff, seed >> 32) is below the threshold; other weights are multiplied by keepScale. A threshold of 0 drops none.
+  // Dropout: the pair (b, h, r, j) is dropped if word j & 3 of Philox4x32-10 with counter (j >> 2, r, b * H + h, 0) and
+  // key (seed & 0xffffffff, seed >> 32) is below the threshold; other weights are multiplied by keepScale. A threshold
+  // of 0 drops none.
   uint32_t dropoutThreshold;
   float keepScale;
   uint64_t seed;
@@ -46,8 +48,8 @@ struct ForwardTensors {
   const int32_t* bounds;  // [maskB, Hm, Sk, n]
   float* out;             // [B, Sq, H, Dv]; rows that see no key are 0
   float* lse;             // [B, H, Sq], natural log, before dropout; -infinity for rows that see no key
-  // [B, H, Sq, 2]: what was subtracted from the row's scores (in the kernel's own unit), and the sum of the exponentials
-  // of what that left; (any finite number, 0) for rows that see no key
+  // [B, H, Sq, 2]: what was subtracted from the row's scores (in the kernel's own unit), and the sum of the
+  // exponentials of what that left; (any finite number, 0) for rows that see no key
   float* rowStats;
 };
 
@@ -68,8 +70,8 @@ struct BackwardTensors {
 
 namespace cpu {
 
-// Runs on `threads` threads (0: FLASHMASK_NUM_THREADS, else OMP_NUM_THREADS, else all cores the process may use). `scratch` holds
-// the bytes that the function beside it asks for and is aligned to 64 bytes.
+// Runs on `threads` threads (0: FLASHMASK_NUM_THREADS, else OMP_NUM_THREADS, else all cores the process may use).
+// `scratch` holds the bytes that the function beside it asks for and is aligned to 64 bytes.
 size_t ForwardScratchBytes(const Problem& problem, int threads);
 void Forward(const Problem& problem, const ForwardTensors& tensors, void* scratch, int threads);
 size_t BackwardScratchBytes(const Problem& problem, int threads);
@@ -88,8 +90,8 @@ struct Status {
   const char* message;  // the CUDA runtime's words
 };
 
-// Queue the kernels on `stream` (a cudaStream_t) of the current device; pointers are device pointers. `scratch` holds the bytes that
-// the function beside it asks for, aligned to 256 bytes, until the work is done.
+// Queue the kernels on `stream` (a cudaStream_t) of the current device; pointers are device pointers. `scratch` holds
+// the bytes that the function beside it asks for, aligned to 256 bytes, until the work is done.
 size_t ForwardScratchBytes(const Problem& problem);
 Status Forward(const Problem& problem, const ForwardTensors& tensors, void* scratch, void* stream);
 size_t BackwardScratchBytes(const Problem& problem);

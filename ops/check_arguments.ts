@@ -2,7 +2,8 @@
 import {type Tensor, type Tensor4D, engine, getKernel, tensor4d} from '@tensorflow/tfjs-core';
 import {FlashMaskAttention, type KernelWithPrecisions, type Precision} from '../src/call/kernel_names.js';
 import {describe} from '../src/call/errors.js';
-import {checkFields, checkReading, isFlashMask, vectorsOf} from '../src/mask/fields.js';
+import {checkFields, checkReading, vectorsOf} from '../src/mask/fields.js';
+import {isFlashMask} from '../src/mask/is_flash_mask.js';
 import type {FlashMask} from '../src/mask/flash_mask.js';
 import {MAX_HEAD_SIZE} from '../src/call/constants.js';
 import {readNested} from '../src/mask/builders/nested.js';

@@ -14,7 +14,7 @@ import {
 import {ensureKernels} from '../src/call/ensure_kernels.js';
 import {type FlashMaskAttentionAttrs, FlashMaskAttention} from '../src/call/kernel_names.js';
 import {boundsTensorOf} from '../src/mask/bounds/bounds_cache.js';
-import {isFlashMask} from '../src/mask/fields.js';
+import {isFlashMask} from '../src/mask/is_flash_mask.js';
 import type {FlashMask} from '../src/mask/flash_mask.js';
 import {type Sizes, checkMask, checkPrecision, checkSizes, readyBackend, toInput} from './check_arguments.js';
 import {type FlashMaskAttentionOptions, readOptions} from './options.js';

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 
+import checks_path  # noqa: F401
 import torch
 import torch.nn.functional as F
 from flashmask_torch import Call, Library

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+import checks_path  # noqa: F401
 import torch
 from flashmask_torch import Mask
 from reference import intervals

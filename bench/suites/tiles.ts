@@ -3,7 +3,7 @@
  * the whole backward pass.
  */
 import {masks} from '../../src/entries/index.js';
-import {autotune} from '../../src/backends/webgpu/autotune/autotune.js';
+import {autotune} from '../../src/entries/autotune.js';
 import {setTuningStorage} from '../../src/backends/webgpu/device/tuned_tiles_store.js';
 import {tflops} from '../record.js';
 import type {Bench, CommonOptions} from './suite.js';

@@ -1,5 +1,5 @@
-// Which tiles of a mask are empty, partial or full, told from the bounds map: smallest and largest bounds of each tile of
-// keys.
+// Which tiles of a mask are empty, partial or full, told from the bounds map: smallest and largest bounds of each tile
+// of keys.
 #pragma once
 
 #include <cstddef>

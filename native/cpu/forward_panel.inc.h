@@ -1,5 +1,5 @@
-// Included in the anonymous namespace of an instruction set. One panel of the forward pass: online softmax over its live
-// tiles (arXiv 2410.01359, algorithm 1).
+// Included in the anonymous namespace of an instruction set. One panel of the forward pass: online softmax over its
+// live tiles (arXiv 2410.01359, algorithm 1).
 
 // Maxima are raised only when a score exceeds them by more than this: weights may be as large as e^8, which costs no
 // precision, and sums are rescaled in few tiles.

@@ -6,8 +6,8 @@
 #include <cstdint>
 
 #include "../attention.h"
-#include "geometry.h"
 #include "bounds_map.h"
+#include "geometry.h"
 
 namespace flashmask {
 namespace cpu {

@@ -5,9 +5,9 @@
 
 #include "../attention.h"
 #include "attention16.h"
+#include "bounds_map.cuh"
 #include "convert.cuh"
 #include "launch.h"
-#include "bounds_map.cuh"
 #include "tiles.h"
 
 namespace flashmask::cuda {

@@ -5,8 +5,8 @@
 
 #include "column_block.cuh"
 #include "gradients.cuh"
-#include "not_finite.cuh"
 #include "mask.cuh"
+#include "not_finite.cuh"
 #include "params.h"
 #include "primitives.cuh"
 #include "row_block.cuh"

@@ -79,8 +79,8 @@ __device__ inline void RaiseMagnitude(uint32_t* magnitude, float x) {
   if (*reinterpret_cast<volatile uint32_t*>(magnitude) < bits) atomicMax(magnitude, bits);
 }
 
-// Numbers from here on count as not finite (Facts): infinities, and where tensors are not scaled those whose products may
-// overflow.
+// Numbers from here on count as not finite (Facts): infinities, and where tensors are not scaled those whose products
+// may overflow.
 template <class T>
 constexpr float kNotFiniteFrom = kInfinity;
 template <>

@@ -25,8 +25,8 @@ __device__ inline void Dq(const BackwardParams& p) {
   const uint32_t vShared = kShared + Tile::kKeyBytes;
   const uint32_t spansShared = vShared + Tile::kKeyBytes;
   const int4* spans = p.mask.spans == nullptr
-                            ? nullptr
-                            : reinterpret_cast<const int4*>(shared + 2 * Tile::kQueryBytes + 2 * Tile::kKeyBytes);
+                          ? nullptr
+                          : reinterpret_cast<const int4*>(shared + 2 * Tile::kQueryBytes + 2 * Tile::kKeyBytes);
 
   const RowBlock at = RowBlockOf<kBlockQ>(p.sizes, p.mask);
   const int Sq = p.sizes.Sq;

@@ -4,8 +4,8 @@
 
 #include "dropout.cuh"
 #include "exponents.cuh"
-#include "not_finite.cuh"
 #include "mask.cuh"
+#include "not_finite.cuh"
 #include "params.h"
 #include "primitives.cuh"
 #include "row_block.cuh"
@@ -141,8 +141,8 @@ __device__ inline void Forward(const ForwardParams& p) {
   const uint32_t vShared = kShared + Tile::kKeyBytes;
   const uint32_t spansShared = vShared + Tile::kKeyBytes;
   const int4* spans = p.mask.spans == nullptr
-                            ? nullptr
-                            : reinterpret_cast<const int4*>(shared + Tile::kQueryBytes + 2 * Tile::kKeyBytes);
+                          ? nullptr
+                          : reinterpret_cast<const int4*>(shared + Tile::kQueryBytes + 2 * Tile::kKeyBytes);
 
   const RowBlock at = RowBlockOf<kBlockQ>(p.sizes, p.mask);
   const int Sq = p.sizes.Sq;

@@ -1,6 +1,6 @@
-// Checks the CPU kernels against plain loops in double precision, on random problems. test/native/cpu_check.test.ts builds
-// and runs it; test/op/kernels.test.ts judges accuracy. This finds errors without Node or TensorFlow, and works with
-// sanitizers and emulators:
+// Checks the CPU kernels against plain loops in double precision, on random problems. test/native/cpu_check.test.ts
+// builds and runs it; test/op/kernels.test.ts judges accuracy. This finds errors without Node or TensorFlow, and works
+// with sanitizers and emulators:
 //
 //   aarch64-linux-gnu-g++ -std=c++17 -O2 -static native/cpu/*.cc native/test/cpu_check.cc -o check
 //   qemu-aarch64 ./check 30

@@ -43,7 +43,7 @@ function describeObject(value: object): string {
 }
 
 /** A text as an error shows it. */
-export function shorten(text: string, longest = LONGEST_TEXT): string {
+function shorten(text: string, longest = LONGEST_TEXT): string {
   return text.length <= longest ? text : `${text.slice(0, longest)}... (${text.length} characters)`;
 }
 

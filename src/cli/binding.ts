@@ -11,7 +11,7 @@ import {type TfjsNode, type Trial, TFJS_NODE_VERSION, tryTfjsNode} from './tfjs_
 import {UserError, tail} from './user_error.js';
 
 /** Written beside the binding: what it was built against. */
-export const RECORD = 'tfjs-flashmask.json';
+const RECORD = 'tfjs-flashmask.json';
 
 export interface BindingRecord {
   tensorflow: string;

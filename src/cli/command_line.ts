@@ -70,7 +70,7 @@ function program({print, console}: CommandOutput, finish: (exitCode: number) => 
     .action((options: SetupNodeOptions) => setupNode(process.cwd(), options, console));
   command
     .command('doctor')
-    .description('tells per backend what is there, which kernels run, and how to mend what is missing or broken')
+    .description('tells per backend what is there, which kernels run, and how to fix what is missing or broken')
     .option('--json', 'as JSON')
     .action(async ({json}: {json?: boolean}) => {
       const report = await examine();

@@ -1,4 +1,4 @@
-/** @file `tfjs-flashmask doctor`: per backend, what is there, which kernels would run, and how to mend what is missing. */
+/** @file `tfjs-flashmask doctor`: per backend, what is there, which kernels would run, and how to fix what is missing. */
 import {readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {dirname, join} from 'node:path';
@@ -33,8 +33,8 @@ export interface BackendReport {
   facts: string[];
   /** What is wrong, missing or slower than it could be. */
   problem: string | null;
-  /** Commands and steps that mend it. */
-  mend: string[];
+  /** Commands and steps that fix it. */
+  fix: string[];
 }
 
 export interface DoctorReport {
@@ -84,20 +84,20 @@ async function probe(backend: string, ...args: string[]): Promise<Probed> {
 }
 
 function report(name: string, status: Status, rest: Partial<BackendReport>): BackendReport {
-  return {name, status, versions: {}, kernel: null, facts: [], problem: null, mend: [], ...rest};
+  return {name, status, versions: {}, kernel: null, facts: [], problem: null, fix: [], ...rest};
 }
 
-function fromProbe(name: string, versions: Record<string, string>, probed: Probed, mend: string[]): BackendReport {
+function fromProbe(name: string, versions: Record<string, string>, probed: Probed, fix: string[]): BackendReport {
   return probed.result
     ? report(name, 'ok', {versions, kernel: probed.result.kernel, facts: probed.result.facts})
-    : report(name, 'broken', {versions, problem: probed.error, mend});
+    : report(name, 'broken', {versions, problem: probed.error, fix});
 }
 
 /** A backend that any of the packages brings. */
 async function checkSimple(name: 'cpu' | 'wasm', packages: string[], install: string): Promise<BackendReport> {
   const versions = versionsOf(['@tensorflow/tfjs-core', ...packages]);
   if (!packages.some((package_) => package_ in versions)) {
-    return report(name, 'missing', {versions, problem: `${packages.join(' or ')} is not installed`, mend: [install]});
+    return report(name, 'missing', {versions, problem: `${packages.join(' or ')} is not installed`, fix: [install]});
   }
   return fromProbe(name, versions, await probe(name), [`${install} (again)`]);
 }
@@ -108,7 +108,7 @@ function checkWebGL(): BackendReport {
   const facts = ['in pages only: Node has no WebGL'];
   return name in versions
     ? report('webgl', 'ok', {versions, kernel: 'composed from tfjs ops, 128 x 128 tiles', facts})
-    : report('webgl', 'missing', {facts, problem: `${name} is not installed`, mend: [INSTALL_TFJS]});
+    : report('webgl', 'missing', {facts, problem: `${name} is not installed`, fix: [INSTALL_TFJS]});
 }
 
 /** What Dawn needs beside itself where there is no GPU. */
@@ -121,12 +121,12 @@ async function checkWebGPU(): Promise<BackendReport> {
   const software = swiftShaderUnsupported() === null ? [`${SOFTWARE}@143.0.4`] : [];
   const install = `npm install ${[...Object.values(WEBGPU_PACKAGES), ...software].join(' ')}`;
   if (missing.length > 0) {
-    return report('webgpu', 'missing', {versions, problem: `${missing.join(' and ')} not installed`, mend: [install]});
+    return report('webgpu', 'missing', {versions, problem: `${missing.join(' and ')} not installed`, fix: [install]});
   }
   const probed = await probe('webgpu');
   // Without a GPU and without the software driver nothing that is installed is at fault.
   if (probed.error !== null && !(SOFTWARE in versions) && software.length > 0) {
-    return report('webgpu', 'missing', {versions, problem: probed.error, mend: [install]});
+    return report('webgpu', 'missing', {versions, problem: probed.error, fix: [install]});
   }
   return fromProbe('webgpu', versions, probed, [install]);
 }
@@ -152,7 +152,7 @@ function buildAddon(): string {
 function missingTensorFlow(): BackendReport {
   return report('tensorflow', 'missing', {
     problem: `neither ${CPU_PACKAGE} nor ${GPU_PACKAGE} is installed`,
-    mend: [`npm install --ignore-scripts ${CPU_PACKAGE}@${TFJS_NODE_VERSION}`, SETUP],
+    fix: [`npm install --ignore-scripts ${CPU_PACKAGE}@${TFJS_NODE_VERSION}`, SETUP],
   });
 }
 
@@ -165,8 +165,8 @@ interface Checked {
 async function checkTfjsNode(tfjsNode: TfjsNode): Promise<Checked> {
   const versions: Record<string, string> = {[tfjsNode.name]: tfjsNode.version};
   const gpuFlag = tfjsNode.name === GPU_PACKAGE ? ' --gpu' : '';
-  const broken = (problem: string, mend: string): Checked => ({
-    report: report('tensorflow', 'broken', {versions, problem, mend: [mend]}),
+  const broken = (problem: string, fix: string): Checked => ({
+    report: report('tensorflow', 'broken', {versions, problem, fix: [fix]}),
     usesGpu: false,
   });
   const trial = await tryTfjsNode(tfjsNode);
@@ -189,8 +189,8 @@ async function checkTfjsNode(tfjsNode: TfjsNode): Promise<Checked> {
     facts.push(result.addon.path);
   }
   const problem = result.notNative ? `the native kernels are not used: there is ${result.notNative}` : null;
-  const mend = problem === null ? [] : [buildAddon()];
-  return {report: report('tensorflow', 'ok', {versions, kernel: result.kernel, facts, problem, mend}), usesGpu};
+  const fix = problem === null ? [] : [buildAddon()];
+  return {report: report('tensorflow', 'ok', {versions, kernel: result.kernel, facts, problem, fix}), usesGpu};
 }
 
 /** The same op on a GPU: what runs there, or what is missing for it. */
@@ -204,20 +204,20 @@ function checkGpu(checked: Checked | null, {nvidia}: Machine): BackendReport {
   if (nvidia === null) {
     const problem = 'no NVIDIA GPU, or no driver for it, on this machine (nvidia-smi does not run)';
     const driver = "install NVIDIA's driver 525 or newer where there is a GPU";
-    return report(name, 'missing', {problem, mend: withCuda ? [driver] : [driver, gpuSetup]});
+    return report(name, 'missing', {problem, fix: withCuda ? [driver] : [driver, gpuSetup]});
   }
   if (checked === null || checked.report.status !== 'ok') {
     return report(name, checked?.report.status ?? 'missing', {
       problem: 'the backend tensorflow does not work',
-      mend: [gpuSetup],
+      fix: [gpuSetup],
     });
   }
   return withCuda
     ? report(name, 'broken', {
         problem: `TensorFlow does not use ${nvidia.gpus[0].name} with driver ${nvidia.driver}; it says why at its start`,
-        mend: ["update NVIDIA's driver (525 or newer)", `TF_CPP_MIN_LOG_LEVEL=0 node -e "require('${CPU_PACKAGE}')"`],
+        fix: ["update NVIDIA's driver (525 or newer)", `TF_CPP_MIN_LOG_LEVEL=0 node -e "require('${CPU_PACKAGE}')"`],
       })
-    : report(name, 'missing', {problem: 'the TensorFlow that is loaded uses no GPU', mend: [gpuSetup]});
+    : report(name, 'missing', {problem: 'the TensorFlow that is loaded uses no GPU', fix: [gpuSetup]});
 }
 
 /** The backend 'tensorflow' of the project in the current folder, on the CPU and on a GPU. */

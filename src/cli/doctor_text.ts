@@ -14,7 +14,7 @@ function line(label: string, text: string): string {
   return `${indent}${label.padEnd(LABEL)}${first}${more}`;
 }
 
-function backendText({name, status, versions, kernel, facts, problem, mend}: BackendReport): string[] {
+function backendText({name, status, versions, kernel, facts, problem, fix}: BackendReport): string[] {
   const packages = Object.entries(versions).map(([package_, version]) => `${package_} ${version}`);
   return [
     `${SIGNS[status]} ${name.padEnd(INDENT - 3)}${status}`,
@@ -22,7 +22,7 @@ function backendText({name, status, versions, kernel, facts, problem, mend}: Bac
     ...(packages.length ? [line('has', packages.join(', '))] : []),
     ...facts.map((fact) => line('', fact)),
     ...(problem === null ? [] : [line(status === 'ok' ? 'note' : 'problem', problem)]),
-    ...mend.map((step, at) => line(at === 0 ? 'mend' : '', step)),
+    ...fix.map((step, at) => line(at === 0 ? 'fix' : '', step)),
   ];
 }
 

@@ -30,7 +30,7 @@ export function thisPlatform(): Platform {
 }
 
 /** How pip's tags name the processor: 'x86_64' or 'aarch64'. */
-export function wheelArch({arch}: Platform): string {
+function wheelArch({arch}: Platform): string {
   return arch === 'arm64' ? 'aarch64' : 'x86_64';
 }
 
@@ -80,7 +80,7 @@ export function unsupported(platform: Platform, gpu: boolean): string | null {
 }
 
 /** Bytes that can still be written to the file system that `folder`, or its nearest parent that exists, is on. */
-export function freeBytes(folder: string): number {
+function freeBytes(folder: string): number {
   let existing = folder;
   while (!existsSync(existing) && dirname(existing) !== existing) {
     existing = dirname(existing);

@@ -17,7 +17,7 @@ export interface SetupNodeOptions {
 }
 
 /** @example '@tensorflow/tfjs-node 4.22.0 with TensorFlow 2.21.0 on the CPU' */
-export function describeLoaded({name, version}: TfjsNode, {tensorflow, usesGpu}: LoadedTfjsNode): string {
+function describeLoaded({name, version}: TfjsNode, {tensorflow, usesGpu}: LoadedTfjsNode): string {
   return `${name} ${version} with TensorFlow ${tensorflow} on the ${usesGpu ? 'GPU' : 'CPU'}`;
 }
 

@@ -1,4 +1,4 @@
-/** @file The error that a command prints without a stack: it says by itself what is wrong and how to mend it. */
+/** @file The error that a command prints without a stack: it says by itself what is wrong and how to fix it. */
 
 /** What, the rule, the values got, the remedy: one or more whole sentences. */
 export class UserError extends Error {

@@ -29,7 +29,8 @@ registerGradients([gradientOfAttention, secondGradient]);
 addChainedOp();
 
 export * from './api.js';
-export {type AutotuneOptions, type TriedTiles, type TunedPass, autotune} from '../backends/webgpu/autotune/autotune.js';
+export {autotune} from './autotune.js';
+export type {AutotuneOptions, TriedTiles, TunedPass} from '../backends/webgpu/autotune/autotune.js';
 export {
   type CreateWebGPUBackendOptions,
   type WebGPUKernelBackend,

@@ -1,7 +1,6 @@
 /** @file What a mask is made of, its checks, and the mark by which masks of any copy of this library know each other. */
 import type {Tensor4D} from '@tensorflow/tfjs-core';
 import {checkFlag, checkInteger, checkText, describe, fail} from '../call/errors.js';
-import type {FlashMask} from './flash_mask.js';
 import type {Vectors} from './bounds/intervals.js';
 import {isTensor} from '../call/values.js';
 
@@ -41,11 +40,6 @@ export const FIELD_NAMES: readonly (keyof FlashMaskFields)[] = [
 
 /** The mark of masks. The same in every copy of this library, as ESM beside CommonJS; on no object by accident. */
 export const MASK_MARK: unique symbol = Symbol.for('tfjs-flashmask.FlashMask');
-
-/** Whether this is a FlashMask, be it of another copy of this library. Such a one may be of another version: check its fields. */
-export function isFlashMask(value: unknown): value is FlashMask {
-  return typeof value === 'object' && value !== null && MASK_MARK in value;
-}
 
 /** Throws if fields do not fit one another, saying which. */
 export function checkFields(who: string, fields: Partial<FlashMaskFields>): asserts fields is FlashMaskFields {

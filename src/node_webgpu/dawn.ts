@@ -3,15 +3,9 @@ import {existsSync} from 'node:fs';
 import {constants} from 'node:os';
 import {dirname, join} from 'node:path';
 import {pathToFileURL} from 'node:url';
-import {tameEventLoop} from './event_loop.js';
+import {type Dawn, tameEventLoop} from './event_loop.js';
 import {findPackage} from './packages.js';
 import {activateSwiftShader, hasVulkanLoader, swiftShaderUnsupported} from './swiftshader.js';
-
-/** What npm's `webgpu` exports. */
-export interface Dawn {
-  create(flags: string[]): GPU;
-  globals: Record<string, unknown>;
-}
 
 /** A Dawn instance and the adapter that it gives. */
 export interface FoundAdapter {
@@ -75,7 +69,7 @@ async function requestAdapter(gpu: GPU): Promise<FoundAdapter | null> {
 }
 
 /** Whether an adapter computes on the CPU. */
-export function isSoftware(adapter: GPUAdapter): boolean {
+function isSoftware(adapter: GPUAdapter): boolean {
   const {isFallbackAdapter, architecture, description} = adapter.info;
   return isFallbackAdapter || /swiftshader|llvmpipe|lavapipe|warp|basic render/i.test(`${architecture} ${description}`);
 }

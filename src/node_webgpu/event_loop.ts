@@ -6,7 +6,11 @@
  * `setImmediate` hands Dawn's own callbacks to the poller below: at once while an answer is awaited and fresh, every
  * millisecond while it is slow, and rarely, without keeping the process alive, when nothing is awaited.
  */
-import type {Dawn} from './dawn.js';
+/** What npm's `webgpu` exports. */
+export interface Dawn {
+  create(flags: string[]): GPU;
+  globals: Record<string, unknown>;
+}
 
 /** For how long an answer is polled for without a pause: most answers of a GPU come sooner. */
 const EAGER_MS = 2;

@@ -146,7 +146,7 @@ function unpackPrivately(archive: Uint8Array): string {
  * Safe when several processes start at once and when one is interrupted. Throws, with the remedy, when the package or
  * its archive is missing or damaged.
  */
-export function unpackSwiftShader(): string {
+function unpackSwiftShader(): string {
   const archive = readFileSync(archivePath());
   const name = `swiftshader-${createHash('sha256').update(archive).digest('hex').slice(0, 12)}`;
   const parent = cacheFolder();

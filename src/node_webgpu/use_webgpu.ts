@@ -1,6 +1,7 @@
 /** @file Gives Node the tfjs WebGPU backend: over the system's GPU where there is one, else over SwiftShader. */
 import * as tf from '@tensorflow/tfjs-core';
-import type {Dawn, FoundAdapter} from './dawn.js';
+import type {FoundAdapter} from './dawn.js';
+import type {Dawn} from './event_loop.js';
 import {findAdapter, loadDawn, nullAdapter} from './dawn.js';
 import {tuningFile} from './tuning_file.js';
 import {askLoss, deviceOf} from '../backends/webgpu/device/loss.js';

@@ -34,7 +34,7 @@ describe('doctor', () => {
     const {report, backends} = parse(finished);
     expect(Object.keys(backends)).to.deep.equal(['cpu', 'wasm', 'webgpu', 'webgl', 'tensorflow', 'tensorflow, GPU']);
     expect(report.machine).to.deep.include({node: process.versions.node, nvidia: null});
-    expect(backends.cpu).to.deep.include({status: 'ok', problem: null, mend: []});
+    expect(backends.cpu).to.deep.include({status: 'ok', problem: null, fix: []});
     expect(backends.cpu.kernel).to.match(/^own, in TypeScript/);
     expect(backends.wasm.kernel).to.match(/^composed/);
     expect(backends.wasm.versions).to.have.keys('@tensorflow/tfjs-core', '@tensorflow/tfjs-backend-wasm');
@@ -69,12 +69,12 @@ describe('doctor', () => {
     const gpu = {name: 'NVIDIA H100', computeCapability: '9.0', memory: '81559 MiB'};
     expect(machine.nvidia).to.deep.equal({driver: '550.54', gpus: [gpu]});
     const reports = await inProject(root, {PATH}, () => checkTensorFlow(machine));
-    const {status, problem, mend} = reports.find(({name}) => name === 'tensorflow, GPU')!;
+    const {status, problem, fix} = reports.find(({name}) => name === 'tensorflow, GPU')!;
     if (reports[0].name === 'tensorflow' && reports[0].status === 'ok') {
-      expect({status, problem, mend}).to.deep.equal({
+      expect({status, problem, fix}).to.deep.equal({
         status: 'missing',
         problem: 'the TensorFlow that is loaded uses no GPU',
-        mend: ['npx tfjs-flashmask setup-node --gpu --force'],
+        fix: ['npx tfjs-flashmask setup-node --gpu --force'],
       });
     }
   });
@@ -90,20 +90,20 @@ describe('doctor', () => {
     it('has no addon, which the exit code tells', async () => {
       const project = new FakeProject();
       const finished = await project.run(['doctor', '--json'], {env: noGpu()});
-      const {status, problem, mend} = parse(finished).backends.tensorflow;
-      expect({code: finished.code, status, problem, mend}).to.deep.equal({
+      const {status, problem, fix} = parse(finished).backends.tensorflow;
+      expect({code: finished.code, status, problem, fix}).to.deep.equal({
         code: 1,
         status: 'broken',
         problem: `its addon is missing: ${project.binding}`,
-        mend: ['npx tfjs-flashmask setup-node'],
+        fix: ['npx tfjs-flashmask setup-node'],
       });
     });
 
     it('has an addon that does not load', async () => {
       const project = new FakeProject('tfjs-node-gpu');
       project.source('lib/napi-v8/tfjs_binding.node', 'no library');
-      const {status, problem, mend} = await tensorflow(project);
-      expect({status, mend}).to.deep.equal({status: 'broken', mend: ['npx tfjs-flashmask setup-node --gpu']});
+      const {status, problem, fix} = await tensorflow(project);
+      expect({status, fix}).to.deep.equal({status: 'broken', fix: ['npx tfjs-flashmask setup-node --gpu']});
       expect(problem).to.match(/tfjs_binding\.node: .*(too short|invalid)/);
     });
 
@@ -127,11 +127,11 @@ describe('doctor', () => {
       const twice = await tensorflow(project);
       expect(twice.versions).to.deep.equal({'@tensorflow/tfjs-node': '4.22.0', libtensorflow: FAKE_VERSION});
       expect(twice.problem).to.include('@tensorflow/tfjs-node has a tfjs-core of its own');
-      expect(twice.mend).to.deep.equal(['npm dedupe']);
+      expect(twice.fix).to.deep.equal(['npm dedupe']);
       rmSync(project.cache, {recursive: true});
       const lost = await tensorflow(project);
       expect(lost.problem).to.include('libtensorflow_cc.so.2: cannot open shared object file');
-      expect(lost.mend).to.deep.equal(['npx tfjs-flashmask setup-node']);
+      expect(lost.fix).to.deep.equal(['npx tfjs-flashmask setup-node']);
     });
   });
 
@@ -229,7 +229,7 @@ describe('doctor', () => {
         nvidia: {driver: '550.1', gpus: [{name: 'NVIDIA A100', computeCapability: '8.0', memory: '40 GB'}]},
         cudaToolkit: null,
       },
-      backends: [{...backend, status: 'broken', problem: 'first line\n    second line', mend: ['one', 'two']}],
+      backends: [{...backend, status: 'broken', problem: 'first line\n    second line', fix: ['one', 'two']}],
     });
     expect(text).to.equal(`tfjs-flashmask 1.2.3
   Node 22.0.0, linux-x64 with glibc 2.36
@@ -240,7 +240,7 @@ describe('doctor', () => {
 ❌ tensorflow       broken
                     problem  first line
                              second line
-                    mend     one
+                    fix      one
                              two`);
   });
 });

@@ -5,7 +5,7 @@ import {runInNewContext} from 'node:vm';
 import {expect} from 'chai';
 import * as masks from '../../src/mask/builders/index.js';
 import {hashOrder} from '../../src/mask/builders/selected.js';
-import {isFlashMask} from '../../src/mask/fields.js';
+import {isFlashMask} from '../../src/mask/is_flash_mask.js';
 
 const folder = fileURLToPath(new URL('../../src/mask/builders/', import.meta.url));
 const comments = readdirSync(folder).flatMap((name) => {

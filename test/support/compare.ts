@@ -132,11 +132,11 @@ function worst(errors: Float64Array, actual: ArrayLike<number>, expected: Float6
     .join('\n');
 }
 
-export function maxOf(values: Float64Array): number {
+function maxOf(values: Float64Array): number {
   return values.reduce((a, b) => (Number.isNaN(b) ? NaN : Math.max(a, b)), 0);
 }
 
-export function rmsOf(values: Float64Array): number {
+function rmsOf(values: Float64Array): number {
   return values.length === 0 ? 0 : Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length);
 }
 

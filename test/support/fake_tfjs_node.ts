@@ -149,7 +149,7 @@ export async function inProject<T>(cwd: string, env: NodeJS.ProcessEnv, work: ()
 export type RunningCommand = Promise<Finished> & {kill: (signal: NodeJS.Signals) => void};
 
 /** Runs `tfjs-flashmask` from the sources, in a folder. */
-export function startCommand(cwd: string, args: string[], env: NodeJS.ProcessEnv = {}): RunningCommand {
+function startCommand(cwd: string, args: string[], env: NodeJS.ProcessEnv = {}): RunningCommand {
   const child = spawn(process.execPath, ['--import', TSX, CLI, ...args], {
     cwd,
     env: {...process.env, NODE_OPTIONS: '', ...env},

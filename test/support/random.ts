@@ -4,7 +4,7 @@
 export type Random = () => number;
 
 /** FNV-1a of a text, to turn a case's name into its seed. */
-export function hash(text: string): number {
+function hash(text: string): number {
   let h = 0x811c9dc5;
   for (let i = 0; i < text.length; i++) {
     h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);

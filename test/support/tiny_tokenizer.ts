@@ -2,7 +2,7 @@
 import {ChatTokenizer} from '../../examples/finetune/data/tokenizer.js';
 
 /** As SmolLM2's: a system message is added where there is none. */
-export const CHATML =
+const CHATML =
   "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe brief<|im_end|>\n' }}" +
   "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" +
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";

@@ -29,7 +29,7 @@ import {type Problem, problemOf} from '../../call/problem.js';
 import {Tile} from './tile.js';
 
 /** Rows and columns of a tile. On wasm 64 and 512 were slower on full masks, and 256 on short documents, of which it skips less. */
-export const BLOCK = 128;
+const BLOCK = 128;
 
 /** Backends that read back at no cost, so that a mask in a tensor can be classified, and numbers looked at. */
 const HOST_BACKENDS = ['cpu', 'wasm', 'tensorflow'];

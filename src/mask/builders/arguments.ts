@@ -37,7 +37,7 @@ export interface Packed {
 }
 
 /** Splits what is given for one row, or for each row of a batch, into rows. Their elements may be anything yet. */
-export function rowsOf(who: string, what: string, values: unknown): unknown[][] {
+function rowsOf(who: string, what: string, values: unknown): unknown[][] {
   const remedy = `Pass ${what} as an array of numbers, or one such array for each row of the batch.`;
   const list = listOf(who, what, values, remedy);
   const nested = list.filter(isArray).length;

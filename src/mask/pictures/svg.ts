@@ -3,7 +3,7 @@ import {checkInteger, checkOptions, checkText, describe, fail} from '../../call/
 import {type HostBounds, MAX_BOUND, MIN_BOUND} from '../bounds/intervals.js';
 import {type TileKind, type TileGrid, tileKinds} from '../bounds/classify.js';
 import {sparsityOf, visibleRows} from '../bounds/visible.js';
-import {isFlashMask} from '../fields.js';
+import {isFlashMask} from '../is_flash_mask.js';
 import {type FlashMask, readPlace, requireHost} from '../flash_mask.js';
 
 /** How a mask is drawn. */

@@ -34,7 +34,7 @@ export function drawText(mask: HostBounds, heading: string, {blocks = 32, batch 
 }
 
 /** Visible pairs of each `side x side` block of pairs, row-major. */
-export function countBlocks(mask: HostBounds, side: number, batch: number, head: number): Float64Array {
+function countBlocks(mask: HostBounds, side: number, batch: number, head: number): Float64Array {
   const columns = Math.ceil(mask.keyLength / side);
   const counts = new Float64Array(Math.ceil(mask.queryLength / side) * columns);
   for (let j = 0; j < mask.keyLength; j++) {

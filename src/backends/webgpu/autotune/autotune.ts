@@ -1,6 +1,5 @@
 /** @file Measures, when the user asks, which tiles of a pass are the fastest on the current WebGPU device, and keeps them. */
 import * as tf from '@tensorflow/tfjs-core';
-import {flashMaskAttention} from '../../../../ops/flash_mask_attention.js';
 import {
   type FlashMaskAttentionAttrs,
   type Precision,
@@ -63,25 +62,20 @@ const DROPOUT = 0.1;
 /** Difference of results, relative to the largest value, that no rounding explains. */
 const WRONG = 0.02;
 
-/**
- * Measures which tiles make attention of one kind (head sizes, causal or not, ...) the fastest on the current WebGPU device, forward
- * and backward; all later calls of that kind take them. Results stay the same but for rounding. The choice is kept for later runs of the
- * program: after `useWebGPU()` in a file of the user's cache folder, in a page in localStorage. It holds for this adapter, these limits
- * and this version of the library, until {@link clearAutotuneCache}.
- *
- * It takes some seconds on a GPU and is never done unasked; without it, calls take tiles that suit most devices.
- *
- * ```js
- * await autotune({D: 64, causal: true});
- * ```
- *
- * @returns what was found, pass by pass.
- * @throws Error if the current backend is not WebGPU, and for options that no call could have.
- */
-export async function autotune(options: AutotuneOptions): Promise<TunedPass[]> {
+/** The op, as far as a trial needs it: it checks what it is given. */
+export type Attention = (
+  q: tf.Tensor4D,
+  k: tf.Tensor4D,
+  v: tf.Tensor4D,
+  mask: FlashMask | null,
+  options: object,
+) => unknown;
+
+/** `autotune` of src/entries/autotune.ts, which gives it the op: backends import no ops. */
+export async function autotuneWith(op: Attention, options: AutotuneOptions): Promise<TunedPass[]> {
   const given = readOptions(options);
   const {device} = webgpuBackend();
-  const trial = makeTrial(given);
+  const trial = makeTrial(op, given);
   try {
     const found: TunedPass[] = [];
     for (const pass of PASSES) {
@@ -138,7 +132,7 @@ interface Trial {
   run(pass: Pass): tf.Tensor[];
 }
 
-function makeTrial(given: Required<AutotuneOptions>): Trial {
+function makeTrial(op: Attention, given: Required<AutotuneOptions>): Trial {
   const {D, Dv, length, heads, causal, intervals, precision} = given;
   const mask = intervals ? documentsMask(length, causal) : null;
   const options = {causal, dropout: given.dropout ? DROPOUT : 0, seed: 1, precision};
@@ -147,7 +141,7 @@ function makeTrial(given: Required<AutotuneOptions>): Trial {
   const [q, k, v, dOut] = tf.tidy(() => {
     const drawn = [noise(D, 1), noise(D, 2), noise(Dv, 3), noise(Dv, 4)];
     // The op checks what it is given: head sizes, the precision on this device, and so on.
-    flashMaskAttention(drawn[0], drawn[1], drawn[2], mask, options);
+    op(drawn[0], drawn[1], drawn[2], mask, options);
     return drawn;
   });
   const attrs: FlashMaskAttentionAttrs = {...options, scale: 1 / Math.sqrt(D), layout: 'bshd', deterministic: false};

@@ -166,7 +166,7 @@ export const weightStride = ({cols}: Pick<Sizes, 'cols'>): number => cols + 8;
 export const tileStride = ({parts, channels}: Pick<Sizes, 'parts' | 'channels'>): number => parts * channels + 8;
 
 /** Bytes of the workgroup arrays that a pass declares (src/webgpu/wgsl/matrix_*.ts). */
-export function workgroupArrays(p: Sizes): Record<string, number> {
+function workgroupArrays(p: Sizes): Record<string, number> {
   const weights = p.parts * p.rows * weightStride(p) * HALF;
   return {
     columns: 2 * p.cols * tileStride(p) * HALF,

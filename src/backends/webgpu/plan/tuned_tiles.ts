@@ -52,7 +52,7 @@ export function matrixTilesToTry({subgroups, bandRows, cols, matrix: {M, lanes}}
 }
 
 /** All passes read one tile map, so the keys of a tile are whole blocks of it. */
-export function hasWholeMapBlocks(pass: Pass, {rows, cols}: TileShape): boolean {
+function hasWholeMapBlocks(pass: Pass, {rows, cols}: TileShape): boolean {
   return (pass === 'dkdv' ? rows : cols) % MAP_BLOCK === 0;
 }
 

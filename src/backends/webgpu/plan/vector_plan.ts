@@ -119,7 +119,7 @@ export const TILES_PER_ROUND = 64;
 export const CHUNK = 8;
 
 /** Workgroup bytes of a pass, one line an array of the shader (src/webgpu/wgsl). */
-export function workgroupBytes(pass: Pass, t: TileShape): number {
+function workgroupBytes(pass: Pass, t: TileShape): number {
   const vec4 = 4 * FLOAT;
   const rowTile = CHUNK * (t.rows + 1) * vec4;
   const colTile = CHUNK * (t.cols + 1) * vec4;

@@ -141,7 +141,7 @@ function recordDispatch(
 }
 
 /** Uniform values in the order and with the types of the shader's struct. */
-export function packUniforms(values: UniformValues): ArrayBuffer {
+function packUniforms(values: UniformValues): ArrayBuffer {
   const data = new ArrayBuffer(4 * UNIFORMS.length);
   const view = new DataView(data);
   UNIFORMS.forEach(([name, type], i) => {

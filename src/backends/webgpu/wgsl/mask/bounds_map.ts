@@ -12,7 +12,7 @@ export interface BoundsForm {
   n: number;
 }
 
-/** (LTS, LTE, UTS, UTE) of the column whose bounds start at `at`; the table of docs/masks.md. */
+/** (LTS, LTE, UTS, UTE) of the column whose bounds start at `at`. TWIN: src/mask/bounds/intervals.ts */
 function canonical({causal, n}: BoundsForm): string {
   const open = 'vec4i(bounds[at], 2147483647, ';
   if (n === 4) return 'vec4i(bounds[at], bounds[at + 1u], bounds[at + 2u], bounds[at + 3u])';

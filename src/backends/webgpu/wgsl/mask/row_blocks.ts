@@ -47,7 +47,7 @@ export function rowBlockFunctions(p: RowBlocks): string {
   );
 }
 
-/** Declares `maskHeadOf`. */
+/** Declares `maskHeadOf`. TWIN: src/call/problem.ts */
 export const MASK_HEAD = `
 // Counted over the batches of the mask, also in a slice of the heads.
 fn maskHeadOf(b: u32, h: u32) -> u32 {

@@ -1,5 +1,6 @@
 /**
- * @file Which tiles a workgroup visits: the WGSL twin of `classifyTile` in src/mask/bounds/tile_map.ts, and the loop over live tiles.
+ * @file Which tiles a workgroup visits: `classify`, and the loop over live tiles.
+ * TWIN: src/mask/bounds/classify.ts
  *
  * The mask arrives as one buffer of vec4i, made by the tile map pass: for each mask head and block of MAP_BLOCK keys
  * two vec4i with (min, max) of (LTS, LTE) and of (UTS, UTE); then for each mask head and key column its (LTS, LTE, UTS, UTE); last the

@@ -79,7 +79,7 @@ export const paddedRows = (length: string): string =>
 const sourcesOf = (v: Sources): Binding[] =>
   v.names.map((name) => ({name, type: elementType(channelsOf(v, name)), access: 'read'}));
 
-export const channelsOf = ({D, Dv}: Pick<HalvesVariant, 'D' | 'Dv'>, name: Copied): number =>
+const channelsOf = ({D, Dv}: Pick<HalvesVariant, 'D' | 'Dv'>, name: Copied): number =>
   name === 'q' || name === 'k' ? D : Dv;
 
 /** WGSL for what is told of a tensor by uniforms. */

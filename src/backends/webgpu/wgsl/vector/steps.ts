@@ -369,7 +369,7 @@ ${
 
 /**
  * Declares `keep(head, r, keyGroup)`: for keys 4 keyGroup.. of query row r, 1 / (1 - dropout) where the pair is kept, else 0.
- * Philox4x32-10 (Salmon et al., SC 2011), the twin of src/call/dropout.ts.
+ * Philox4x32-10 (Salmon et al., SC 2011). TWIN: src/call/dropout.ts
  */
 export function keepFunction(p: Pick<ShaderPlan, 'dropout'>): string {
   if (!p.dropout) return '';

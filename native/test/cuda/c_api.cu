@@ -1,16 +1,16 @@
 // The native kernels behind C names, for Python's ctypes (flashmask_torch.py): benchmarks and checks without
 // TensorFlow.
 //
-//   nvcc -std=c++17 -O3 -arch=sm_90 -shared -Xcompiler -fPIC bench/cuda/c_api.cu native/cuda/*.cu -o LIB.so
-//   g++ -x c++ -std=c++17 -O3 -shared -fPIC -pthread -DFLASHMASK_CPU bench/cuda/c_api.cu native/cpu/*.cc -o LIB.so
-//   (those of the CPU)
+//   nvcc -std=c++17 -O3 -arch=sm_90 -shared -Xcompiler -fPIC native/test/cuda/c_api.cu native/cuda/*.cu -o LIB.so
+//   g++ -x c++ -std=c++17 -O3 -shared -fPIC -pthread -DFLASHMASK_CPU native/test/cuda/c_api.cu native/cpu/*.cc -o
+//   LIB.so (those of the CPU)
 //
 // Every function takes a Problem as native/attention.h lays it out; flashmask_problem_bytes tells whether the caller's
 // has its size.
-#include "../../native/attention.h"
+#include "../../attention.h"
 
-#if !defined(FLASHMASK_CPU) && __has_include("../../native/cuda/attention16.h")
-#include "../../native/cuda/attention16.h"
+#if !defined(FLASHMASK_CPU) && __has_include("../../cuda/attention16.h")
+#include "../../cuda/attention16.h"
 #define FLASHMASK_SIXTEEN 1
 #endif
 

@@ -12,8 +12,7 @@ INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 
 def intervals(bounds, causal):
-    """The canonical [LTS, LTE, UTS, UTE] of bounds [..., n], each [...]; see intervalsAt in
-    src/mask/bounds/tile_map.ts."""
+    """The canonical [LTS, LTE, UTS, UTE] of bounds [..., n], each [...]; TWIN: src/mask/bounds/intervals.ts"""
     b = bounds.long().unbind(-1)
     low, high = torch.full_like(b[0], INT32_MIN), torch.full_like(b[0], INT32_MAX)
     none = torch.zeros_like(b[0])
@@ -42,7 +41,7 @@ def multiply_high(a, b):
 
 
 def philox(c0, c1, c2, c3, k0, k1):
-    """Ten rounds of Philox4x32 on int64 tensors of uint32 values."""
+    """Ten rounds of Philox4x32 on int64 tensors of uint32 values. TWIN: src/call/dropout.ts"""
     mask = 0xFFFFFFFF
     for _ in range(10):
         high0, low0 = multiply_high(c0, 0xD2511F53), (c0 * 0xD2511F53) & mask

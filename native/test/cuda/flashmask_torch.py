@@ -1,4 +1,4 @@
-"""The native kernels called from PyTorch: a library of bench/cuda/c_api.cu, loaded by ctypes.
+"""The native kernels called from PyTorch: a library of native/test/cuda/c_api.cu, loaded by ctypes.
 
     library = Library('build/flashmask.so')
     call = Call(library, q, k, v, Mask(bounds, causal=True), layout='bhsd')

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# compute-sanitizer over the cases of check.py: bash bench/cuda/sanitize.sh LIB.so [folder for the logs]
+# compute-sanitizer over the cases of check.py: bash native/test/cuda/sanitize.sh LIB.so [folder for the logs]
 # Each tool runs every n-th case (TOOLS="memcheck:9 racecheck:31 initcheck:31 synccheck:61") for at most LIMIT seconds (200).
 # Prints a line a tool, with what it found; exits with 1 if one found something or did not end.
 set -uo pipefail

@@ -1,9 +1,9 @@
-"""Checks the CUDA kernels over some thousand calls, against dense attention in float64 and, poisoned, against
+r"""Checks the CUDA kernels over some thousand calls, against dense attention in float64 and, poisoned, against
 themselves (poison.py):
 
-    python3 bench/cuda/check.py LIB.so [--forward-only] [--sixteen] [--filter TEXT] [--list] [--device cpu]
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python3 bench/cuda/check.py LIB.so --sanitize
-    --every 9
+    python3 native/test/cuda/check.py LIB.so [--forward-only] [--sixteen] [--filter TEXT] [--list] [--device cpu]
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck \
+        python3 native/test/cuda/check.py LIB.so --sanitize --every 9
 
 A result's error (norm over the tensor) may be twice that of dense attention in the precision under test, plus a small
 part of a rounding step of the terms that are added up; elements to which nothing is added must be exactly 0 (lse -inf),
@@ -24,6 +24,7 @@ from cases import Inputs, all_cases
 from flashmask_torch import Library
 from poison import check_poison
 from reference import UNIT, Dense, heads_first, kept, visible
+from vectors import check_vectors
 
 FACTOR = 2
 SHOWN = 40
@@ -155,6 +156,8 @@ def main():
     if options.list:
         print('\n'.join(c.title for c in cases))
         return
+    for problem in check_vectors():
+        sys.exit(problem)
     started, library = time.time(), Library(options.library)
     failures, worst = [], defaultdict(lambda: [0.0, 0.0, ''])
     stream = torch.cuda.stream(torch.cuda.Stream()) if options.device == 'cuda' else nullcontext()

@@ -1,0 +1,43 @@
+/**
+ * @file Which way imports go: call < mask < backends < node_webgpu, cli, entries. Each room may import itself and what is named below.
+ * `npm run check:imports` holds src/, ops/ and gradients/ to it, and finds circles.
+ */
+const WEBGPU = 'src/backends/webgpu';
+
+/** A room's folder or file, and the rooms that it may import. */
+const ROOMS = {
+  'src/call': [],
+  'src/mask': ['src/call'],
+  'src/backends/cpu': ['src/call', 'src/mask'],
+  'src/backends/composed': ['src/call', 'src/mask'],
+  'src/backends/tensorflow': ['src/call', 'src/mask', 'src/backends/composed'],
+  [`${WEBGPU}/plan`]: ['src/call'],
+  [`${WEBGPU}/wgsl`]: ['src/call', `${WEBGPU}/plan`],
+  [`${WEBGPU}/run`]: ['src/call', `${WEBGPU}/plan`, `${WEBGPU}/wgsl`, `${WEBGPU}/device`],
+  [`${WEBGPU}/device`]: ['src/call', `${WEBGPU}/plan`, `${WEBGPU}/wgsl`, `${WEBGPU}/run`],
+  [`${WEBGPU}/passes`]: ['src/call', `${WEBGPU}/plan`, `${WEBGPU}/wgsl`, `${WEBGPU}/run`, `${WEBGPU}/device`],
+  // forward.ts, backward.ts, kernel.ts; the circles' rule keeps them in order.
+  [`${WEBGPU}/[^/]+\\.ts$`]: ['src/call', 'src/mask', `${WEBGPU}/(plan|wgsl|run|device|passes)`],
+  [`${WEBGPU}/autotune`]: ['src/call', 'src/mask', WEBGPU],
+  'src/node_webgpu': ['src/call', 'src/backends'],
+  'src/cli': ['src/call', 'src/mask', 'src/backends', 'src/node_webgpu', 'src/entries'],
+  ops: ['src/call', 'src/mask', 'src/backends/composed'],
+  gradients: ['src/call', 'src/backends/composed'],
+};
+
+const rooms = Object.entries(ROOMS).map(([room, others]) => ({
+  name: `imports of ${room}`,
+  severity: 'error',
+  from: {path: `^${room}`},
+  to: {path: '^(src|ops|gradients)/', pathNot: [room, ...others].map((path) => `^${path}`)},
+}));
+
+module.exports = {
+  forbidden: [...rooms, {name: 'circle', severity: 'error', from: {}, to: {circular: true}}],
+  options: {
+    tsPreCompilationDeps: true,
+    tsConfig: {fileName: 'tsconfig.json'},
+    doNotFollow: {path: 'node_modules'},
+    enhancedResolveOptions: {extensions: ['.ts']},
+  },
+};

@@ -1,0 +1,6 @@
+"""Importing it puts native/test/cuda on the path: the kernels' calls from PyTorch and the reference of their checks."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / 'native' / 'test' / 'cuda'))
