@@ -80,6 +80,11 @@ describe('links', () => {
     });
   }
 
+  it('of pictures have alternative texts', () => {
+    const pictures = documents.flatMap((document) => read(document).match(/<img [^>]*>|!\[[^\]]*\]\(/g) ?? []);
+    expect(pictures.filter((picture) => !/alt="[^"]+"|!\[[^\]]/.test(picture))).to.deep.equal([]);
+  });
+
   it('of the pictures in README.md are absolute', () => {
     const pictures = [...read('README.md').matchAll(/<img src="([^"]+)"|!\[[^\]]*\]\(([^)]+)\)/g)].map(
       ([, a, b]) => a ?? b,
