@@ -189,14 +189,11 @@ export function tflops(
   return ((pass === 'forward' ? 4 : 10) * D * H * N * N * (1 - masked)) / ms / 1e9;
 }
 
-/** Records of the same call but for these fields, in the order of the first ones. */
-function groupsBy(records: readonly BenchRecord[], ...apartFrom: (keyof Call)[]): BenchRecord[][] {
-  const groups = new Map<string, BenchRecord[]>();
-  for (const record of records) {
-    const key = keyOf({...record, ...Object.fromEntries(apartFrom.map((name) => [name, undefined]))});
-    groups.set(key, [...(groups.get(key) ?? []), record]);
-  }
-  return [...groups.values()];
+/** Rows of equal titles, in the order of the first ones. */
+export function groupedBy<Row>(rows: readonly Row[], titleOf: (row: Row) => string): [title: string, rows: Row[]][] {
+  const groups = new Map<string, Row[]>();
+  for (const row of rows) groups.set(titleOf(row), [...(groups.get(titleOf(row)) ?? []), row]);
+  return [...groups];
 }
 
 /** What one call took with each attention. */
@@ -205,11 +202,13 @@ export type Attentions = Partial<Record<NonNullable<Call['attention']>, BenchRec
 export const byAttention = (records: readonly BenchRecord[]): Attentions =>
   Object.fromEntries(records.map((record) => [record.attention ?? 'flash', record]));
 
-/** The calls that flash made, with those of the other attentions beside it. */
-export const sideBySide = (records: readonly BenchRecord[], ...apartFrom: (keyof Call)[]): Pair[] =>
-  groupsBy(records, 'attention', ...apartFrom).flatMap((group) => {
+/** The calls that flash made, with those of the other attentions that agree in all fields but these. */
+export function sideBySide(records: readonly BenchRecord[], ...apartFrom: (keyof Call)[]): Pair[] {
+  const without = Object.fromEntries(['attention', ...apartFrom].map((name) => [name, undefined]));
+  return groupedBy(records, (record) => keyOf({...record, ...without})).flatMap(([, group]) => {
     const {flash, ...others} = byAttention(group);
     return flash ? [{flash, ...others}] : [];
   });
+}
 
 export type Pair = Attentions & {flash: BenchRecord};

@@ -1,7 +1,7 @@
 /** @file Tables of the suite `finetune`: both attentions side by side at each length, and the longest row of each. */
 import type {Task} from '../finetune/rows.js';
-import {byAttention, type Attentions, type BenchRecord} from '../record.js';
-import {exponent, groupedBy, percent, table, type Column, type Section} from './markdown.js';
+import {groupedBy, byAttention, type Attentions, type BenchRecord} from '../record.js';
+import {exponent, percent, table, type Column, type Section} from './markdown.js';
 
 const GIBIBYTE = 2 ** 30;
 

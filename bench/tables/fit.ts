@@ -1,6 +1,5 @@
 /** @file What grows in a straight line: time with the visible tiles of a mask, memory with the length. */
-import {measured, type BenchRecord} from '../record.js';
-import {groupedBy} from './markdown.js';
+import {groupedBy, measured, type BenchRecord} from '../record.js';
 
 interface Line {
   slope: number;

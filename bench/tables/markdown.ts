@@ -20,13 +20,6 @@ export function table<Row>(columns: readonly Column<Row>[], rows: readonly Row[]
   return [line(columns.map(([title]) => title)), line(align), ...body].join('\n');
 }
 
-/** Rows of equal titles, in the order of the first ones. */
-export function groupedBy<Row>(rows: readonly Row[], titleOf: (row: Row) => string): [title: string, rows: Row[]][] {
-  const groups = new Map<string, Row[]>();
-  for (const row of rows) groups.set(titleOf(row), [...(groups.get(titleOf(row)) ?? []), row]);
-  return [...groups];
-}
-
 /** Three digits or so. */
 export const digits = (x: number): string => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x.toFixed(2));
 /** Milliseconds, TFLOP/s and the like, or a dash where there is none. Few TFLOP/s are those of a software adapter. */

@@ -1,11 +1,10 @@
 /** @file Tables of the suites `masks` and `cuda`, and the short one of README.md. */
-import {measured, sideBySide, type BenchRecord, type Pair} from '../record.js';
+import {groupedBy, measured, sideBySide, type BenchRecord, type Pair} from '../record.js';
 import {
   code,
   digits,
   exponent,
   figure,
-  groupedBy,
   mebibytes,
   percent,
   table,

@@ -1,20 +1,8 @@
 /** @file Tables of the suite `paper`, and of the small WebGPU suites `decode`, `long`, `schedule` and `tiles`. */
-import {measured, sideBySide, type BenchRecord, type Pair} from '../record.js';
+import {groupedBy, measured, sideBySide, type BenchRecord, type Pair} from '../record.js';
 import {paperMasks} from '../masks.js';
 import {type FittedLine, memoryLines, timeLines} from './fit.js';
-import {
-  code,
-  exponent,
-  figure,
-  groupedBy,
-  mebibytes,
-  percent,
-  table,
-  tera,
-  times,
-  type Column,
-  type Section,
-} from './markdown.js';
+import {code, exponent, figure, mebibytes, percent, table, tera, times, type Column, type Section} from './markdown.js';
 
 const WHERE: Column<BenchRecord>[] = [
   ['on', ({device}) => device],

@@ -145,6 +145,9 @@ function fitPlot(
   );
 }
 
+const flashFirst = (records: readonly BenchRecord[]): BenchRecord[] =>
+  [...records].sort((a, b) => Number(a.attention === 'dense') - Number(b.attention === 'dense'));
+
 /** Records that are worth a plot. */
 const LEAST_PLOTTED = 3;
 
@@ -155,7 +158,8 @@ const LEAST_PLOTTED = 3;
  */
 export function plotsOf(file: string, records: readonly BenchRecord[]): Map<string, string> {
   const plots = new Map<string, string>();
-  const own = measured(records, 'masks');
+  // Flash first: it has the first colour.
+  const own = flashFirst(measured(records, 'masks'));
   if (own.filter(({attention}) => attention === 'flash').length >= LEAST_PLOTTED && !own.every(isCpu)) {
     plots.set(`${file}-time`, sparsityPlot(own));
     const withPeak = own.filter(({peakBytes}) => peakBytes !== undefined);
