@@ -26,6 +26,7 @@ const read = (path: string): string => readFileSync(join(root, path), 'utf8');
 /** A document without its code, in which brackets are no links. */
 const prose = (markdown: string): string => markdown.replace(/^```[^]*?^```$/gm, '').replace(/`[^`\n]*`/g, '``');
 
+/** Addresses of links and pictures, as they stand. */
 const linksOf = (markdown: string): string[] =>
   [...prose(markdown).matchAll(/\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"/g)].map(
     ([, link, attribute]) => link ?? attribute,
