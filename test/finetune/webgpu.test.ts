@@ -130,8 +130,8 @@ describe('fine-tuning: WebGPU', function () {
     };
     const [flash, dense] = [await make('flash'), await make('dense')];
     const held: string[] = [];
-    for (let step = 0; step < 5; step++) {
-      const batch = toBatch([rows[step % rows.length]], 128);
+    for (let step = 0; step < 3; step++) {
+      const batch = toBatch([rows[step]], 128);
       const a = await flash.step([batch], 1e-3);
       const b = await dense.step([batch], 1e-3);
       expect(Math.abs(a.loss / b.loss - 1)).to.be.below(1e-5);
