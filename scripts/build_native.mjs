@@ -6,8 +6,7 @@
  *       --cuda                                  an error if nvcc is missing
  *       --arch 90                               CUDA code for these architectures alone (a comma between), for quick builds
  *       --one-arch                              CUDA code for the GPU of this machine alone; without one, for 90
- *       --prebuild                              prebuilds/<platform>-<arch>/tfjs-flashmask.node, for the package
- *       --install                               as the package's install step: only where nothing that loads is there; never fails
+ *       --out FILE                              the addon's file in place of that
  *       --jobs 4                                compilers at a time; one a core unless told
  *
  * $CXX and $NVCC choose the compilers. Plain JavaScript without dependencies but the headers of Node-API: it also runs in users'
@@ -29,7 +28,7 @@ import {
 } from 'node:fs';
 import {createRequire} from 'node:module';
 import {availableParallelism, homedir} from 'node:os';
-import {delimiter, dirname, join, relative} from 'node:path';
+import {delimiter, dirname, join, relative, resolve} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {parseArgs} from 'node:util';
 
@@ -39,7 +38,6 @@ const NATIVE = join(root, 'native');
 /** Objects, each named after the hash of all that it depends on: every clone of a user shares them. */
 const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tfjs-flashmask', 'objects');
 const LOCAL = join(root, 'build', 'Release', 'tfjs_flashmask.node');
-const PREBUILD = join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'tfjs-flashmask.node');
 const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 
 /** Every GPU from sm_80 on: code for these, and PTX, which the driver compiles for later ones. */
@@ -328,34 +326,6 @@ async function build(options, target) {
   log(`${relative(root, target)} in ${seconds} s: ${parts}`);
 }
 
-/** What node-gyp-build would load, or null. */
-function existing() {
-  try {
-    return require('node-gyp-build').path(root);
-  } catch {
-    return null;
-  }
-}
-
-/** The package's install step. The package is of use without the addon, so whatever happens, installing goes on. */
-async function install(options) {
-  const there = existing();
-  if (there !== null && loadError(there) === null) return;
-  try {
-    await build(options, LOCAL);
-  } catch (error) {
-    const [line, ...more] = (error instanceof BuildError ? error.message : String(error)).split('\n');
-    log(`without the native kernels for tfjs-node: ${line}${more.length > 0 ? ` see ${writeLog(more)}` : ''}`);
-  }
-}
-
-function writeLog(lines) {
-  const path = join(root, 'build', 'build.log');
-  mkdirSync(dirname(path), {recursive: true});
-  writeFileSync(path, lines.join('\n'));
-  return path;
-}
-
 async function main() {
   const {values: options} = parseArgs({
     options: {
@@ -363,17 +333,12 @@ async function main() {
       cuda: {type: 'boolean'},
       arch: {type: 'string'},
       'one-arch': {type: 'boolean'},
-      prebuild: {type: 'boolean'},
-      install: {type: 'boolean'},
+      out: {type: 'string'},
       jobs: {type: 'string'},
     },
   });
-  if (options.install) {
-    await install(options);
-    return;
-  }
   try {
-    await build(options, options.prebuild ? PREBUILD : LOCAL);
+    await build(options, options.out ? resolve(options.out) : LOCAL);
   } catch (error) {
     if (!(error instanceof BuildError)) throw error;
     log(error.message);

@@ -3,15 +3,32 @@
  * compiler or the network is missing, it says so and goes on: tests of that backend are then skipped.
  */
 import {spawnSync} from 'node:child_process';
-import {existsSync, readFileSync} from 'node:fs';
+import {existsSync, lstatSync, readFileSync, readdirSync, rmSync, symlinkSync} from 'node:fs';
 import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
+import {installPackages} from './install.mjs';
 import './setup.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
+/** tfjs-node has a lock file of its own: its install script must not run when these packages are installed from a git URL. */
+const NESTED = join(root, 'test', 'tfjs_node');
+const LINK = join(root, 'node_modules', '@tensorflow', 'tfjs-node');
 /** setup-node writes this beside the binding that it builds: with which TensorFlow, and in which folder that is. */
-const RECORD = join(root, 'node_modules', '@tensorflow', 'tfjs-node', 'lib', 'napi-v8', 'tfjs-flashmask.json');
+const RECORD = join(LINK, 'lib', 'napi-v8', 'tfjs-flashmask.json');
 const BUILD = join(root, 'scripts', 'build_native.mjs');
+
+/** Installs tfjs-node, and makes it one of the repository's packages, with the same tfjs as theirs. */
+function provideTfjsNode() {
+  installPackages(NESTED, 'tfjs-node');
+  const packages = join(NESTED, 'node_modules', '@tensorflow');
+  // Without its own copies of tfjs it finds those of the root folder.
+  for (const name of readdirSync(packages).filter((name) => name !== 'tfjs-node')) {
+    rmSync(join(packages, name), {recursive: true});
+  }
+  if (lstatSync(LINK, {throwIfNoEntry: false})?.isSymbolicLink()) return;
+  rmSync(LINK, {recursive: true, force: true});
+  symlinkSync(join(packages, 'tfjs-node'), LINK, 'junction');
+}
 
 /** Whether an earlier run did it, as far as a glance shows. */
 function isSetUp() {
@@ -31,7 +48,12 @@ function tryTo(what, args) {
   }
 }
 
-if (!isSetUp()) {
+try {
+  provideTfjsNode();
+} catch (error) {
+  console.error(`SKIPPED: tfjs-node (${error.message}). What needs it is skipped.`);
+}
+if (existsSync(LINK) && !isSetUp()) {
   console.error('Setting up tfjs-node (once; TensorFlow is a download of 274 MB)...');
   tryTo('tfjs-node', ['--import=tsx', 'src/cli/main.ts', 'setup-node']);
 }

@@ -3,6 +3,8 @@ import {readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {dirname, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
+import {CUDA_ADDON_PACKAGE} from '../backends/tensorflow/load.js';
+import {VERSION} from '../call/version.js';
 import {findPackageFolder} from '../node_webgpu/packages.js';
 import {swiftShaderUnsupported} from '../node_webgpu/swiftshader.js';
 import {type Machine, thisMachine} from './machine.js';
@@ -142,11 +144,10 @@ function otherCore({name, folder}: TfjsNode): string | null {
   }
 }
 
-const BUILD_ADDON = `node ${join('node_modules', 'tfjs-flashmask', 'scripts', 'build_native.mjs')}`;
-
-/** The command that builds the addon, from the folder that the user is in. */
-function buildAddon(): string {
-  return fileURLToPath(packageRoot()).includes('node_modules') ? BUILD_ADDON : 'npm run build:native';
+/** What brings an addon with the kernels that are missing, or builds it, from the folder that the user is in. */
+function provideAddon(withCuda: boolean): string {
+  if (!fileURLToPath(packageRoot()).includes('node_modules')) return 'npm run build:native';
+  return withCuda ? `npm install ${CUDA_ADDON_PACKAGE}@${VERSION}` : SETUP;
 }
 
 function missingTensorFlow(): BackendReport {
@@ -189,7 +190,7 @@ async function checkTfjsNode(tfjsNode: TfjsNode): Promise<Checked> {
     facts.push(result.addon.path);
   }
   const problem = result.notNative ? `the native kernels are not used: there is ${result.notNative}` : null;
-  const fix = problem === null ? [] : [buildAddon()];
+  const fix = problem === null ? [] : [provideAddon(usesGpu)];
   return {report: report('tensorflow', 'ok', {versions, kernel: result.kernel, facts, problem, fix}), usesGpu};
 }
 

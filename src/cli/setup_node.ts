@@ -1,11 +1,17 @@
 /** @file `tfjs-flashmask setup-node`: makes tfjs-node work, where it does not, with TensorFlow from the Python package index. */
+import {join} from 'node:path';
+import {fileURLToPath} from 'node:url';
+import {CUDA_ADDON_PACKAGE, findAddon} from '../backends/tensorflow/load.js';
+import {VERSION} from '../call/version.js';
 import {buildBinding, findCompiler} from './binding.js';
+import {packageRoot} from './package_root.js';
 import {findPip} from './pip.js';
+import {run} from './run.js';
 import {type Platform, thisPlatform, unsupported} from './platform.js';
 import {type Console, terminal} from './progress.js';
 import {TENSORFLOW_VERSION, isComplete, provideTensorFlow, tensorFlowFolder} from './tensorflow.js';
 import {type LoadedTfjsNode, type TfjsNode, requireTfjsNode, tryTfjsNode} from './tfjs_node.js';
-import {UserError} from './user_error.js';
+import {UserError, tail} from './user_error.js';
 
 export interface SetupNodeOptions {
   /** TensorFlow with CUDA. */
@@ -42,6 +48,23 @@ function checkOptions({tensorflow = TENSORFLOW_VERSION, gpu = false}: SetupNodeO
   }
 }
 
+const BUILD = 'scripts/build_native.mjs';
+
+/** Compiles this package's own addon where no package brings one. Without it tfjs-node works, only slower, so nothing fails here. */
+async function provideAddon(gpu: boolean, output: Console): Promise<void> {
+  const root = fileURLToPath(packageRoot());
+  if (!root.includes('node_modules')) return; // The repository has `npm run build:native`.
+  const found = findAddon();
+  if (found.addon !== null) {
+    if (gpu && !found.addon.info().cuda.built)
+      output.say(`For the CUDA kernels: npm install ${CUDA_ADDON_PACKAGE}@${VERSION}`);
+    return;
+  }
+  output.say(`Building the native kernels of tfjs-flashmask: there is ${found.reason} ...`);
+  const {code, stderr} = await run(process.execPath, [join(root, BUILD), ...(gpu ? [] : ['--no-cuda'])]);
+  output.say(code === 0 ? stderr.trim().split('\n').at(-1)! : `Without the native kernels:${tail(stderr)}`);
+}
+
 /**
  * Makes the tfjs-node of a project work. Where it does already, it says so and changes nothing.
  *
@@ -54,6 +77,7 @@ export async function setupNode(project: string, options: SetupNodeOptions, outp
   const before = await tryTfjsNode(tfjsNode);
   if (before.works && !options.force) {
     sayItWorks(tfjsNode, before.loaded, options, output);
+    await provideAddon(gpu, output);
     return;
   }
   checkOptions(options, platform);
@@ -74,4 +98,5 @@ export async function setupNode(project: string, options: SetupNodeOptions, outp
     }
   }
   output.say(`TensorFlow is in ${tensorflow.folder}, the addon in ${tfjsNode.binding}.`);
+  await provideAddon(gpu, output);
 }

@@ -24,7 +24,7 @@ import {findPackageFolder} from './packages.js';
 import {untar} from './untar.js';
 
 const PACKAGE = '@sparticuz/chromium';
-/** The last version with this archive whose Node range includes Node 20. */
+/** The version that is tested: the last one with this archive whose Node range includes Node 20. */
 const PACKAGE_VERSION = '143.0.4';
 const LOADER = 'libvulkan.so.1';
 const MANIFEST = 'vk_swiftshader_icd.json';
@@ -41,6 +41,16 @@ export function swiftShaderUnsupported(): string | null {
   return platform === 'linux-x64' ? null : `SwiftShader comes only for linux-x64, got ${platform}`;
 }
 
+function versionIn(folder: string): string {
+  return (JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as {version: string}).version;
+}
+
+/** What to do about an archive that is not as expected. Any version may be installed; one is tested. */
+function otherVersion(): string {
+  const folder = findPackageFolder(PACKAGE);
+  return `Version ${folder ? versionIn(folder) : 'unknown'} is installed and ${PACKAGE_VERSION} is tested: run \`npm install ${PACKAGE}@${PACKAGE_VERSION}\`.`;
+}
+
 function archivePath(): string {
   const folder = findPackageFolder(PACKAGE);
   const install = `npm install ${PACKAGE}@${PACKAGE_VERSION}`;
@@ -52,9 +62,8 @@ function archivePath(): string {
   }
   const archive = join(folder, 'bin', 'swiftshader.tar.br');
   if (!existsSync(archive)) {
-    const {version} = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as {version: string};
     throw new Error(
-      `useWebGPU: the software driver needs bin/swiftshader.tar.br of ${PACKAGE}, got version ${version} without it. ` +
+      `useWebGPU: the software driver needs bin/swiftshader.tar.br of ${PACKAGE}, got version ${versionIn(folder)} without it. ` +
         `Run \`${install}\`.`,
     );
   }
@@ -81,13 +90,13 @@ function writeDriver(archive: Uint8Array, folder: string): void {
   try {
     files = untar(brotliDecompressSync(archive));
   } catch (cause) {
-    throw new Error(`useWebGPU: ${PACKAGE}'s swiftshader.tar.br is damaged. Reinstall ${PACKAGE}.`, {cause});
+    throw new Error(`useWebGPU: ${PACKAGE}'s swiftshader.tar.br is damaged. ${otherVersion()}`, {cause});
   }
   const sizes: Record<string, number> = {};
   for (const name of FILES) {
     const content = files.get(name);
     if (content === undefined) {
-      throw new Error(`useWebGPU: ${PACKAGE}'s swiftshader.tar.br lacks ${name}. Install version ${PACKAGE_VERSION}.`);
+      throw new Error(`useWebGPU: ${PACKAGE}'s swiftshader.tar.br lacks ${name}. ${otherVersion()}`);
     }
     writeFileSync(join(folder, name), content, {mode: 0o755});
     sizes[name] = content.length;
@@ -200,7 +209,7 @@ export function activateSwiftShader(): void {
     const message = load(loader, constants.dlopen.RTLD_NOW | RTLD_NODELETE);
     if (!hasVulkanLoader()) {
       throw new Error(
-        `useWebGPU: the Vulkan loader ${loader} cannot be loaded: ${message}. It needs glibc 2.26 or newer.`,
+        `useWebGPU: the Vulkan loader ${loader} cannot be loaded: ${message}. It needs glibc 2.26 or newer. ${otherVersion()}`,
       );
     }
   }

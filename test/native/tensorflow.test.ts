@@ -3,7 +3,7 @@
  * and the warnings where the native kernels do not run. The tables of cases run on it too, in the other files.
  */
 import {execFile} from 'node:child_process';
-import {readFileSync, rmSync} from 'node:fs';
+import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {promisify} from 'node:util';
 import * as tf from '@tensorflow/tfjs';
@@ -53,13 +53,6 @@ async function attend([q, k, v, dOut]: Four, options: FlashMaskAttentionOptions 
 
 const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {version: string};
 
-/** A project as on a platform that the package has no addon for. */
-function projectWithoutPrebuild(): Project {
-  const project = new Project();
-  rmSync(join(project.folder, 'node_modules/tfjs-flashmask/prebuilds'), {recursive: true, force: true});
-  return project;
-}
-
 /** The op itself, past the checks of flashMaskAttention. */
 function runRaw(bounds: tf.Tensor, ...[q, k, v]: Four): tf.Tensor[] {
   return tf.engine().runKernel<tf.Tensor[]>(FlashMaskAttention, {q, k, v, bounds}, {...ATTRS, causal: true});
@@ -91,7 +84,9 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
     const without = {...good, cuda: {built: false, runtime: null, archs: []}};
     expect(whyNotOnGpu(good)).to.equal(null);
     expect(whyNotOnGpu({...good, driver: '12.2'}), 'an older driver of the same major version').to.equal(null);
-    expect(whyNotOnGpu(without)).to.equal('an addon without the CUDA kernels');
+    expect(whyNotOnGpu(without)).to.match(
+      /^an addon without the CUDA kernels, which the package tfjs-flashmask-\w+-\w+-cuda has$/,
+    );
     expect(whyNotOnGpu({...good, driver: '11.8'})).to.match(/built with CUDA 12.4 on a driver for CUDA 11.8/);
     expect(whyNotOnGpu({...good, driver: null})).to.match(/a driver for CUDA none/);
     expect(whyNotOnGpu({...good, devices: good.devices.slice(0, 1)})).to.match(/8.0 or newer but Old \(7.5\)/);
@@ -224,8 +219,9 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
         }
       };`;
     /** With the repository's addon. */
-    const env = {TFJS_FLASHMASK_PREBUILD: root, TF_CPP_MIN_LOG_LEVEL: '2', CUDA_VISIBLE_DEVICES: '-1'};
-    const withoutAddon = {...env, TFJS_FLASHMASK_PREBUILD: join(root, 'docs')};
+    const addon = join(root, 'build/Release/tfjs_flashmask.node');
+    const withoutAddon = {TF_CPP_MIN_LOG_LEVEL: '2', CUDA_VISIBLE_DEVICES: '-1'};
+    const env = {...withoutAddon, FLASHMASK_ADDON: addon};
 
     function expectResults({stdout, stderr}: Finished, warnings: number): void {
       expect([...stdout.matchAll(/^RESULT 1 0\.99962\d*$/gm)], stdout).to.have.length(3);
@@ -313,38 +309,39 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
     });
   });
 
-  describe('the install step', () => {
-    const BUILD = 'node_modules/tfjs-flashmask/scripts/build_native.mjs';
-    const install = (project: Project, env: NodeJS.ProcessEnv = {}) =>
-      project.start([BUILD, '--install', '--no-cuda'], env);
+  describe('setup-node in a project without an addon', () => {
+    const setUp = (project: Project, env: NodeJS.ProcessEnv = {}): Promise<Finished> =>
+      project.start(['node_modules/tfjs-flashmask/dist/cli/main.js', 'setup-node'], {
+        CUDA_VISIBLE_DEVICES: '-1',
+        ...env,
+      });
 
-    it('says in one line that there is no compiler, and lets the installation go on', async () => {
-      const finished = await install(projectWithoutPrebuild(), {CXX: 'no-such-compiler'});
-      expect(finished.code).to.equal(0);
-      expect(finished.stderr.trim().split('\n')).to.have.length(1);
-      expect(finished.stderr).to.match(
-        /without the native kernels for tfjs-node: a C\+\+ compiler must be there, got none/,
-      );
+    it('says that there is no compiler, and leaves tfjs-node as it is', async () => {
+      const {code, stderr} = await setUp(new Project(), {CXX: 'no-such-compiler'});
+      expect(code, stderr).to.equal(0);
+      expect(stderr).to.match(/works already; nothing was changed\.\nBuilding the native kernels.*no addon for/);
+      expect(stderr).to.match(/Without the native kernels:\s+tfjs-flashmask: a C\+\+ compiler must be there, got none/);
     });
 
-    it('says where to read what a compiler had against the sources', async () => {
-      const project = projectWithoutPrebuild();
+    it('says what a compiler had against the sources', async () => {
+      const project = new Project();
       project.write('node_modules/tfjs-flashmask/native/tensorflow/ops.cc', 'not C++');
-      const finished = await install(project);
-      expect(finished.code).to.equal(0);
-      expect(finished.stderr).to.match(/without the native kernels for tfjs-node: \S+ failed: see (\S+)build\.log/);
+      const {code, stderr} = await setUp(project);
+      expect(code, stderr).to.equal(0);
+      expect(stderr).to.match(/Without the native kernels:.*ops\.cc:1.*not/s);
     });
 
-    it('builds the addon where none is there, and does nothing where one is', async () => {
-      const project = projectWithoutPrebuild();
-      expect((await install(project)).stderr).to.match(/build\/Release\/tfjs_flashmask\.node in [\d.]+ s: CPU\n$/);
+    it('builds the addon where none is there, and nothing where one is', async () => {
+      const project = new Project();
+      expect((await setUp(project)).stderr).to.match(/build\/Release\/tfjs_flashmask\.node in [\d.]+ s: CPU\n$/);
       const show = "import {nativeInfo} from 'tfjs-flashmask/node'; console.log(JSON.stringify(nativeInfo()));";
       const {stdout} = await project.run('main.mjs', show);
       expect(JSON.parse(stdout))
         .to.include({version})
         .and.to.have.property('path')
         .that.includes('tfjs_flashmask.node');
-      expect(await install(project, {CXX: 'no-such-compiler'})).to.include({code: 0, stdout: '', stderr: ''});
+      const again = await setUp(project, {CXX: 'no-such-compiler'});
+      expect(again.stderr).to.match(/nothing was changed\.\n$/);
     });
   });
 });

@@ -102,12 +102,18 @@ describe('the packed package', () => {
       'native/node/exports.map',
       'scripts/build_native.mjs',
     ];
-    for (const needed of [...root, ...native, 'dist/tfjs-flashmask.min.js', 'dist/node/node.js']) {
+    for (const needed of [
+      ...root,
+      ...native,
+      'dist/tfjs-flashmask.min.js',
+      'dist/node/node.js',
+      'dist/cli/main.js',
+      'dist/THIRD_PARTY_LICENSES',
+    ]) {
       expect(files).to.include(`package/${needed}`);
     }
     const others = files.filter(
-      (name) =>
-        !/^package\/((dist|native|prebuilds)\/|scripts\/build_native\.mjs$|[A-Z]+(\.md)?$|package\.json$)/.test(name),
+      (name) => !/^package\/((dist|native)\/|scripts\/build_native\.mjs$|[A-Z]+(\.md)?$|package\.json$)/.test(name),
     );
     expect(others).to.deep.equal([]);
   });

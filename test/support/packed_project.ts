@@ -20,8 +20,6 @@ export const root = fileURLToPath(new URL('../..', import.meta.url));
 
 /** What a user of every entry would have installed; links, since they are on this disk already. */
 const PEERS = ['@tensorflow', '@sparticuz', '@types', '@webgpu', 'webgpu', 'undici-types'];
-/** What npm installs with the package itself. */
-const DEPENDENCIES = ['cli-progress', 'commander', 'node-api-headers', 'node-gyp-build'];
 
 export interface Finished {
   code: number | null;
@@ -99,7 +97,7 @@ export class Project {
     mkdirSync(join(modules, 'tfjs-flashmask'), {recursive: true});
     this.write('package.json', JSON.stringify({name: 'a-project', private: true, type}));
     mustRun('tar', ['-xzf', packedTarball(), '--strip-components=1', '-C', join(modules, 'tfjs-flashmask')], root);
-    [...DEPENDENCIES, ...PEERS.filter((peer) => !without.includes(peer))].forEach((name) => {
+    PEERS.filter((peer) => !without.includes(peer)).forEach((name) => {
       this.link(name);
     });
   }

@@ -6,6 +6,7 @@ import {existsSync, readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {dirname, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
+import {VERSION} from '../../call/version.js';
 
 /** What was built into the addon, and what it finds on this machine. */
 export interface AddonInfo {
@@ -60,20 +61,42 @@ export function findAddon(): FoundAddon {
   return found;
 }
 
+/** The package with the CPU kernels for this platform: npm installs it with this one where there is such a package. */
+export const ADDON_PACKAGE = `tfjs-flashmask-${process.platform}-${process.arch}`;
+
+/** The package that has the CUDA kernels too. It is installed on request only. */
+export const CUDA_ADDON_PACKAGE = `${ADDON_PACKAGE}-cuda`;
+
 function loadAddon(): FoundAddon {
   const require = createRequire(import.meta.url);
-  const gypBuild = require('node-gyp-build') as {path(folder: string): string};
-  let path: string;
-  try {
-    path = gypBuild.path(packageFolder());
-  } catch {
-    return {addon: null, reason: `no addon for ${process.platform}-${process.arch}`};
+  let reason: string | undefined;
+  for (const path of addonFiles(require)) {
+    try {
+      const addon = require(path) as Addon;
+      const {version} = addon.info();
+      if (version === VERSION) return {addon, path};
+      reason ??= `an addon of version ${version} for this package's ${VERSION} (${path})`;
+    } catch (error) {
+      reason ??= `an addon that does not load (${messageOf(error)})`;
+    }
   }
-  try {
-    return {addon: require(path) as Addon, path};
-  } catch (error) {
-    return {addon: null, reason: `an addon that does not load (${messageOf(error)})`};
-  }
+  const none = `no addon for ${process.platform}-${process.arch}: ${ADDON_PACKAGE} is not installed and none was built`;
+  return {addon: null, reason: reason ?? none};
+}
+
+/** What there may be, the first choice first: the file that `FLASHMASK_ADDON` names, or those of packages and the one built here. */
+function addonFiles(require: NodeJS.Require): string[] {
+  const {FLASHMASK_ADDON} = process.env;
+  if (FLASHMASK_ADDON) return [FLASHMASK_ADDON];
+  const packed = [CUDA_ADDON_PACKAGE, ADDON_PACKAGE].map((name) => {
+    try {
+      return require.resolve(name);
+    } catch {
+      return null; // Not installed.
+    }
+  });
+  const built = join(packageFolder(), 'build', 'Release', 'tfjs_flashmask.node');
+  return [...packed, existsSync(built) ? built : null].filter((path) => path !== null);
 }
 
 /** From here up to this package's package.json, wherever in it the code was built to. */
@@ -115,7 +138,7 @@ function tryToRegister(backend: TensorFlowBackend): string | null {
 
 /** Why the CUDA kernels would not run here, or null. */
 export function whyNotOnGpu({cuda, driver, devices}: AddonInfo): string | null {
-  if (!cuda.built) return 'an addon without the CUDA kernels';
+  if (!cuda.built) return `an addon without the CUDA kernels, which the package ${CUDA_ADDON_PACKAGE} has`;
   // A CUDA runtime runs on every driver of its own major version and on later ones.
   if (parseInt(driver ?? '0') < parseInt(cuda.runtime!)) {
     return `an addon built with CUDA ${cuda.runtime} on a driver for CUDA ${driver ?? 'none'}`;

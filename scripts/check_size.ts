@@ -1,0 +1,44 @@
+/**
+ * @file Checks what the built library adds to a page that attends with one builder: minified by esbuild, without tfjs, in gzip.
+ *
+ *     npm run check:size [-- --build]    measures dist/, after a build if asked or if there is none
+ */
+import {existsSync} from 'node:fs';
+import {join} from 'node:path';
+import {fileURLToPath} from 'node:url';
+import {gzipSync} from 'node:zlib';
+import {build} from 'esbuild';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+
+/** Entry, and the most bytes that its page may have. */
+const BUDGETS: [entry: string, most: number][] = [
+  ['tfjs-flashmask', 40_000],
+  ['tfjs-flashmask/webgpu', 28_000],
+];
+
+async function pageBytes(entry: string): Promise<{minified: number; gzip: number}> {
+  const contents = `
+    import {flashMaskAttention} from '${entry}';
+    import {causal} from 'tfjs-flashmask/masks';
+    console.log(flashMaskAttention, causal);`;
+  const {outputFiles} = await build({
+    stdin: {contents, resolveDir: root},
+    bundle: true,
+    external: ['@tensorflow/*'],
+    format: 'esm',
+    minify: true,
+    platform: 'browser',
+    target: 'es2022',
+    write: false,
+  });
+  return {minified: outputFiles[0].contents.length, gzip: gzipSync(outputFiles[0].contents, {level: 9}).length};
+}
+
+if (process.argv.includes('--build') || !existsSync(join(root, 'dist'))) await import('./build.js');
+for (const [entry, most] of BUDGETS) {
+  const {minified, gzip} = await pageBytes(entry);
+  const fits = gzip <= most;
+  console.log(`${fits ? 'ok' : 'TOO LARGE'}: ${entry} adds ${minified} bytes, ${gzip} in gzip, of at most ${most}`);
+  if (!fits) process.exitCode = 1;
+}

@@ -1,0 +1,2 @@
+/** @file tfjs-node without its types: it is installed only where a test or a program needs it (scripts/setup_native.mjs). */
+declare module '@tensorflow/tfjs-node';
