@@ -40,7 +40,7 @@ describe('documents', () => {
       `${code}\nconsole.log('RESULT ' + JSON.stringify(${shapes}));\n`,
     );
     const results = JSON.parse(/RESULT (.*)/.exec(stdout)![1]) as unknown[];
-    // Prompt of 3 and answers of 3 and 2 tokens: the second answer sees the prompt and itself.
+    // The pair of docs/finetune.md, a prompt of 3 and answers of 3 and 2 tokens: the second answer sees the prompt and itself.
     expect(results).to.deep.equal([[1, 1024, 8, 64], [1, 8, 1024], [1, 1, 1, 0, 0, 0, 1, 1], 2]);
   });
 
