@@ -1,6 +1,7 @@
 /**
- * @file `npm test [-- folders, files and mocha's options]`: sets up what the tests need, then runs them on as many processes as there are
- * cores, the longest files first. With mocha's options (`-g`, `--bail`, ...), mocha's own command runs them in one process.
+ * @file `npm test [-- folders, files and mocha's options]`: sets up what the tests need, then runs them on as many
+ * processes as there are cores, the longest files first. With mocha's options (`-g`, `--bail`, ...), mocha's own
+ * command runs them in one process.
  *
  *     npm test -- test/mask                       one folder
  *     npm test -- test/op/kernels.test.ts -g lse  the tests of a file whose names contain `lse`

@@ -1,6 +1,6 @@
 /**
- * @file One lane of `npm test`: a process that runs the test files that its parent names, one after the other, each with a Mocha of its
- * own. Libraries are loaded once per lane.
+ * @file One lane of `npm test`: a process that runs the test files that its parent names, one after the other, each
+ * with a Mocha of its own. Libraries are loaded once per lane.
  */
 import {setTimeout} from 'node:timers/promises';
 import Mocha from 'mocha';

@@ -1,7 +1,7 @@
 /**
- * @file Runs test files on lanes: long-lived processes, as many as the cores allow. mocha's own `--parallel` mixes what the tests of two
- * files print, and does not end when a process hangs; here the output of a file is one block, and a lane that crashes or hangs is a
- * failure that names the file.
+ * @file Runs test files on lanes: long-lived processes, as many as the cores allow. mocha's own `--parallel` mixes what
+ * the tests of two files print, and does not end when a process hangs; here the output of a file is one block, and a
+ * lane that crashes or hangs is a failure that names the file.
  */
 import {fork} from 'node:child_process';
 import {closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
@@ -18,7 +18,9 @@ const MOST_LANES = 4;
 const FILE_LIMIT_MS = 20 * 60 * 1000;
 const SLOWEST_SHOWN = 20;
 
-/** A process, and the file that collects what it prints. Even native code and the commands that tests start print there. */
+/**
+ * A process, and the file that collects what it prints. Even native code and the commands that tests start print there.
+ */
 class Lane {
   constructor(folder, index) {
     this.log = join(folder, `lane-${index}.log`);
@@ -67,23 +69,30 @@ class Lane {
 /** @param doing what the process was asked to do when it ended */
 function crash(file, doing, end) {
   const how = typeof end === 'number' ? `exit code ${end}` : end;
-  const message = `The process ended with ${how} while it ${doing}. What it printed stands above, under the file's name.`;
+  const message = `The process ended with ${how} while it ${doing}. Its output stands above, under the file's name.`;
   return {passes: 0, pending: 0, crashed: true, failures: [{titlePath: [file], err: {message, stack: ''}}]};
 }
 
 /**
- * Runs the files in this order, each on the first lane that is free.
+ * Runs the files in this order, those that use WebGPU on the first lane; a lane without more of its own kind takes
+ * those of the other.
  *
  * @returns the results of each file, with its seconds
  */
 async function runAll(files, options, folder) {
   const queue = [...files];
+  // Files that use WebGPU share compiled pipelines if they run in one process.
+  const usesGpu = new Set(files.filter((file) => readFileSync(file, 'utf8').includes('support/devices.js')));
+  const next = (index) => {
+    const at = queue.findIndex((file) => usesGpu.has(file) === (index === 0));
+    return queue.splice(Math.max(at, 0), 1)[0];
+  };
   const results = [];
   const work = async (index) => {
     let lane;
     let file;
     while (queue.length > 0) {
-      file = queue.shift();
+      file = next(index);
       lane ??= new Lane(folder, index);
       const start = performance.now();
       const result = await lane.run({...options, file});

@@ -1,6 +1,6 @@
 /**
- * @file Gradients against central differences in float64: every gradient of the oracle, the first and last of each device, and the
- * gradient of a gradient.
+ * @file Gradients against central differences in float64: every gradient of the oracle, the first and last of each
+ * device, and the gradient of a gradient.
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';

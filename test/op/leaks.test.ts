@@ -2,9 +2,10 @@
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {flashMaskAttention, masks} from '../../src/entries/index.js';
+import {HEAD_SIZE} from '../support/cases.js';
 import {type Device, onEachDevice} from '../support/devices.js';
 
-const [S, H, D] = [40, 2, 8];
+const [S, H, D] = [40, 2, HEAD_SIZE];
 
 interface Level {
   tensors: number;

@@ -1,6 +1,6 @@
 /**
- * @file The tests can fail: each wrong implementation below, a plausible mistake each, is refused by at least one case of the table, of
- * the trials of influence, or of the calls with large scores.
+ * @file The tests can fail: each wrong implementation below, a plausible mistake each, is refused by at least one case
+ * of the table, of the trials of influence, or of the calls with large scores.
  */
 import {expect} from 'chai';
 import * as tf from '@tensorflow/tfjs';
@@ -352,7 +352,10 @@ function scoreOf(c: AttentionCall, b: number, h: number, r: number, j: number): 
   return c.scale * sum;
 }
 
-/** All weights of a row are off by exp(lse - its rounding), so that its gradients are those of dOut and dLse times as much. */
+/**
+ * All weights of a row are off by exp(lse - its rounding), so that its gradients are those of dOut and dLse times as
+ * much.
+ */
 function withRoundedLse(c: AttentionCall): AttentionCall {
   const factors = forwardOracle(c).lse.map((x) => Math.exp(x - Math.fround(x)));
   const dOut = Float64Array.from(c.dOut);

@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import {expect} from 'chai';
 import {maskTable} from '../support/mask_table.js';
 import {attend} from '../support/attend.js';
-import {type Case, type Prepared, forms, prepare} from '../support/cases.js';
+import {type Case, HEAD_SIZE, type Prepared, forms, prepare} from '../support/cases.js';
 import {compare} from '../support/compare.js';
 import {denseFloat32} from '../support/dense_float32.js';
 import {type Device, onEachDevice, slackOf} from '../support/devices.js';
@@ -29,7 +29,7 @@ const seed = Number(process.env.FLASHMASK_SEED ?? 20241001);
 const drawn = {
   cpu: {runs: 150, channels: fc.integer({min: 1, max: 24}), dropout: true},
   composed: {runs: 80, channels: fc.integer({min: 1, max: 24}), dropout: true},
-  webgpu: {runs: 60, channels: fc.constant(16), dropout: false},
+  webgpu: {runs: 60, channels: fc.constant(HEAD_SIZE), dropout: false},
   // Few head sizes, since each is compiled.
   'webgpu-full': {runs: 100, channels: fc.constantFrom(16, 33), dropout: true},
   tensorflow: {runs: 200, channels: fc.integer({min: 1, max: 80}), dropout: true},

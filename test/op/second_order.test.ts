@@ -1,4 +1,6 @@
-/** @file Gradients of gradients, and one order more, against central differences of the oracle's gradients in float64. */
+/**
+ * @file Gradients of gradients, and one order more, against central differences of the oracle's gradients in float64.
+ */
 import {strict as assert} from 'node:assert';
 import * as tf from '@tensorflow/tfjs';
 import {FlashMask, type FlashMaskAttentionOptions, flashMaskAttention, masks} from '../../src/entries/index.js';
@@ -12,7 +14,10 @@ const gradientOf = {q: 'dq', k: 'dk', v: 'dv'} as const;
 
 type Inputs = Record<(typeof names)[number], Float64Array>;
 
-/** The sizes of a trial, and what it asks of the op. The last rows of each head see no key, and which do differs by head. */
+/**
+ * The sizes of a trial, and what it asks of the op. The last rows of each head see no key, and which do differs by
+ * head.
+ */
 interface Trial {
   B: number;
   H: number;

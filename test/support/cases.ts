@@ -1,9 +1,9 @@
 /**
- * @file The table of attention calls that every device must get right, each with its own seed. A case is drawn and brought to the
- * oracle's form by `prepare`.
+ * @file The table of attention calls that every device must get right, each with its own seed. A case is drawn and
+ * brought to the oracle's form by `prepare`.
  *
- * Sizes suit a software GPU: fewer than 64K pairs a case, yet past two tiles of 64, and head sizes in few groups because each
- * compiles its own shaders.
+ * Sizes suit a software GPU: fewer than 64K pairs a case, yet past two tiles of 64, and head sizes in few groups
+ * because each compiles its own shaders.
  */
 import * as masks from '../../src/mask/builders/index.js';
 import type {FlashMask} from '../../src/mask/flash_mask.js';
@@ -68,14 +68,20 @@ function sizesOf({B, H, Hkv, Sq, Sk, D, Dv, layout}: Sizes): Sizes {
   return {B, H, Hkv, Sq, Sk, D, Dv, layout};
 }
 
+/**
+ * The head size of every test that asks for no other: each size compiles its own shaders, which takes a software GPU
+ * seconds.
+ */
+export const HEAD_SIZE = 16;
+
 type Options = Partial<Omit<Case, 'group' | 'name' | 'mask'>>;
 
 const defaults = {
   B: 1,
   H: 2,
   Hkv: 2,
-  D: 16,
-  Dv: 16,
+  D: HEAD_SIZE,
+  Dv: HEAD_SIZE,
   layout: 'bshd',
   dropout: 0,
   seed: 0,
@@ -139,8 +145,9 @@ export function columnsCase(
 }
 
 /**
- * Row bounds `[rows, Sk, n]`. 'blocky': alike over runs of columns, so that tiles become empty and full. 'any': independent columns,
- * with intervals in either order, overlapping or empty. 'extreme': as 'any', many of them outside the rows, to the ends of int32.
+ * Row bounds `[rows, Sk, n]`. 'blocky': alike over runs of columns, so that tiles become empty and full. 'any':
+ * independent columns, with intervals in either order, overlapping or empty. 'extreme': as 'any', many of them outside
+ * the rows, to the ends of int32.
  */
 export function randomBounds(
   random: Random,
@@ -205,7 +212,10 @@ function lengthCases(): Case[] {
   ]);
 }
 
-/** Queries and keys of different lengths: decoding, chunked prefill, cross attention, and more tiles than one round classifies. */
+/**
+ * Queries and keys of different lengths: decoding, chunked prefill, cross attention, and more tiles than one round
+ * classifies.
+ */
 function crossCases(): Case[] {
   const lengths = [
     [1, 2],
@@ -242,8 +252,8 @@ function crossCases(): Case[] {
 }
 
 /**
- * Decoding: few queries and enough keys that WebGPU folds heads, splits keys and combines, at lengths around those at which it takes
- * another split and at which a split takes another block.
+ * Decoding: few queries and enough keys that WebGPU folds heads, splits keys and combines, at lengths around those at
+ * which it takes another split and at which a split takes another block.
  */
 function fewQueriesCases(): Case[] {
   const heads = [
@@ -322,8 +332,8 @@ function headCases(): Case[] {
 }
 
 /**
- * Head sizes that are odd, not a multiple of 4, different for keys and values, and as large as allowed. Each pair compiles its own
- * shaders, which takes a software GPU longer than all the rest, so few pairs cover many sizes.
+ * Head sizes that are odd, not a multiple of 4, different for keys and values, and as large as allowed. Each pair
+ * compiles its own shaders, which takes a software GPU longer than all the rest, so few pairs cover many sizes.
  */
 function channelCases(): Case[] {
   const channels = [

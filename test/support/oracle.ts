@@ -1,6 +1,6 @@
 /**
- * @file The oracle: dense attention and its gradients in float64, one plain loop a sum. It is written from the definition, shares
- * no code with the library, and reads a mask only through `visible`.
+ * @file The oracle: dense attention and its gradients in float64, one plain loop a sum. It is written from the
+ * definition, shares no code with the library, and reads a mask only through `visible`.
  *
  *     s = scale q·k;  p = exp(s - lse), 0 where masked;  w = p kept / (1 - dropout);  out = Σ w v
  *     dP = (dOut·v) kept / (1 - dropout);  dS = p (dP - dOut·out + dLse);  dq = scale Σ dS k;  dk = scale Σ dS q;  dv = Σ w dOut
@@ -22,7 +22,10 @@ export interface Sizes {
   layout: 'bshd' | 'bhsd';
 }
 
-/** One attention call: q `[B, Sq, H, D]`, k `[B, Sk, Hkv, D]`, v `[B, Sk, Hkv, Dv]`, dOut `[B, Sq, H, Dv]`, dLse `[B, H, Sq]`. */
+/**
+ * One attention call: q `[B, Sq, H, D]`, k `[B, Sk, Hkv, D]`, v `[B, Sk, Hkv, Dv]`, dOut `[B, Sq, H, Dv]`,
+ * dLse `[B, H, Sq]`.
+ */
 export interface AttentionCall extends Sizes {
   q: ArrayLike<number>;
   k: ArrayLike<number>;
@@ -49,16 +52,17 @@ export const resultNames = ['out', 'lse', 'dq', 'dk', 'dv'] as const;
 
 export interface OracleResult extends AttentionResult {
   /**
-   * For each element of the result, the sum of the absolute values of the terms that it adds up. In gradients a term counts as often as its
-   * weight has rounding steps, where that is more than once: see `weightSteps`.
+   * For each element of the result, the sum of the absolute values of the terms that it adds up. In gradients a term
+   * counts as often as its weight has rounding steps, where that is more than once: see `weightSteps`.
    */
   magnitude: AttentionResult;
 }
 
 /**
- * Rounding steps of a weight, relative to it. It is exp of a float32 difference to the row's largest score, whose rounding moves it by as many
- * steps as the difference is large (such a weight is small); it is divided by a sum, whose steps grow with the root of its terms; and scores
- * themselves are rounded. Of that only those of ordinary size are granted: at large ones dense attention rounds as much.
+ * Rounding steps of a weight, relative to it. It is exp of a float32 difference to the row's largest score, whose
+ * rounding moves it by as many steps as the difference is large (such a weight is small); it is divided by a sum, whose
+ * steps grow with the root of its terms; and scores themselves are rounded. Of that only those of ordinary size are
+ * granted: at large ones dense attention rounds as much.
  */
 const weightSteps = (belowLargest: number, terms: number, score: number): number =>
   Math.min(Number.MAX_VALUE, Math.max(1, belowLargest / 2, Math.sqrt(terms) / 16, Math.min(score, ORDINARY_SCORE) / 2));
@@ -225,7 +229,10 @@ function dotOfAbsolutes(a: ArrayLike<number>, i: number, b: ArrayLike<number>, j
   return sum;
 }
 
-/** What a mask is: the row bounds `[maskB, Hm, Sk, n]` of its key columns, and whether the causal triangle is masked too. */
+/**
+ * What a mask is: the row bounds `[maskB, Hm, Sk, n]` of its key columns, and whether the causal triangle is masked
+ * too.
+ */
 export interface Bounds {
   data: ArrayLike<number>;
   maskB: number;

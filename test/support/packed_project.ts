@@ -1,4 +1,6 @@
-/** @file Projects of a user who has installed the packed package: each in a folder of its own, outside the repository. */
+/**
+ * @file Projects of a user who has installed the packed package: each in a folder of its own, outside the repository.
+ */
 import {spawn, spawnSync} from 'node:child_process';
 import {
   copyFileSync,
@@ -52,8 +54,8 @@ function mustRun(command: string, args: string[], cwd: string): void {
 }
 
 /**
- * The packed package. `FLASHMASK_TARBALL` names the file that all test processes of a run share; the first that needs it builds and packs,
- * unless the run has done so.
+ * The packed package. `FLASHMASK_TARBALL` names the file that all test processes of a run share; the first that needs
+ * it builds and packs, unless the run has done so.
  */
 export function packedTarball(): string {
   tarball ??= sharedTarball(process.env.FLASHMASK_TARBALL || join(temporaryFolder(), 'tfjs-flashmask.tgz'));

@@ -7,7 +7,11 @@ import {expect} from 'chai';
 import '../../src/entries/index.js';
 import {createWebGPUBackend} from '../../src/entries/webgpu.js';
 import {devices} from '../support/devices.js';
+import {full} from '../support/full.js';
 import {integer, normals, seeded} from '../support/random.js';
+
+/** One in so many ops runs where tests do not run whole: on a software adapter the two devices hardly differ. */
+const SAMPLE = 4;
 
 const webgpu = devices.find(({name}) => name === 'webgpu')!;
 const STOCK = 'webgpu';
@@ -277,7 +281,7 @@ function difference(actual: ArrayLike<number>, expected: ArrayLike<number>): num
       expect(names(FULL)).to.have.length.above(100);
     });
 
-    for (const [name, op] of Object.entries(ops)) {
+    for (const [name, op] of Object.entries(ops).filter((_, i) => full || i % SAMPLE === 0)) {
       it(name, async () => {
         const expected = await run(STOCK, op);
         const actual = await run(FULL, op);

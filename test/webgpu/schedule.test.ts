@@ -16,7 +16,7 @@ import {uniformsOf} from '../../src/backends/webgpu/run/uniforms.js';
 import {scheduleOf, scheduleRanges} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
 import {specialize} from '../../src/backends/webgpu/wgsl/shader.js';
 import {ATTRS} from '../support/attend.js';
-import {forms, randomBounds, styles} from '../support/cases.js';
+import {HEAD_SIZE, forms, randomBounds, styles} from '../support/cases.js';
 import {devices} from '../support/devices.js';
 import {seeded} from '../support/random.js';
 
@@ -85,7 +85,7 @@ const backendNow = (): WebGPUBackend => tf.backend() as unknown as WebGPUBackend
 
 function problemOf(mask: HostBounds, {H, Hkv}: Call): Problem {
   return {
-    B: mask.batch, H, Hkv, Sq: mask.queryLength, Sk: mask.keyLength, D: 8, Dv: 8, layout: 'bshd',
+    B: mask.batch, H, Hkv, Sq: mask.queryLength, Sk: mask.keyLength, D: HEAD_SIZE, Dv: HEAD_SIZE, layout: 'bshd',
     causal: mask.causal, maskB: mask.batch, Hm: mask.heads, n: mask.vectors,
   }; // prettier-ignore
 }

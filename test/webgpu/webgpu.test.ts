@@ -12,6 +12,7 @@ import {guarded} from '../../src/backends/webgpu/run/device_errors.js';
 import {traitsOf} from '../../src/backends/webgpu/device/capabilities.js';
 import type {UniformValues} from '../../src/backends/webgpu/wgsl/header.js';
 import {specialize, type Shader} from '../../src/backends/webgpu/wgsl/shader.js';
+import {HEAD_SIZE} from '../support/cases.js';
 import {devices} from '../support/devices.js';
 import {recordPasses} from '../support/recorded_passes.js';
 import {skip} from '../support/skip.js';
@@ -116,7 +117,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
   it('gives the gradient of a forward pass that ran on another backend', async () => {
     const gradients = async (first: string): Promise<number[]> => {
       await tf.setBackend(first);
-      const [q, k, v] = [1, 2, 3].map((seed) => noise([1, 8, 2, 4], seed));
+      const [q, k, v] = [1, 2, 3].map((seed) => noise([1, 8, 2, HEAD_SIZE], seed));
       const results = tf.grads((a, b, c) => {
         // A scale, for 'cpu' counts the maxima of rows in scores, and 'webgpu' in products.
         const out = flashMaskAttention(a as tf.Tensor4D, b as tf.Tensor4D, c as tf.Tensor4D, null, {scale: 7});
@@ -154,7 +155,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
 
   it('computes tile map and schedules once for all layers, forward and backward', async () => {
     const mask = masks.causalDocument([40, 30]);
-    const x = noise([1, 70, 2, 8], 2);
+    const x = noise([1, 70, 2, HEAD_SIZE], 2);
     const labels = await passesOf(() => {
       const layers = (q: tf.Tensor4D): tf.Tensor => [1, 2, 3].reduce((h) => flashMaskAttention(h, h, h, mask), q);
       return [tf.grad((q) => layers(q as tf.Tensor4D))(x)];
@@ -172,7 +173,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
   it('compiles nothing for a new length, batch, head count or mask of the same form', async () => {
     const {device} = backendNow();
     const call = async (B: number, N: number, H: number): Promise<void> => {
-      const x = noise([B, N, H, 8], N);
+      const x = noise([B, N, H, HEAD_SIZE], N);
       const mask = masks.causalDocument([N - 20, 20]);
       const gradient = tf.grad((q) => flashMaskAttention(q as tf.Tensor4D, x, x, mask))(x);
       await gradient.data();
@@ -196,18 +197,19 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
   it('neither loads nor computes empty tiles', async () => {
     // Keys and values of the second document are NaN: one product with them would show in the first.
     const mask = masks.document([64, 64]);
-    const poison = tf.concat([tf.ones([1, 64, 1, 8]), tf.fill([1, 64, 1, 8], NaN)], 1) as tf.Tensor4D;
-    const q = noise([1, 128, 1, 8], 3);
+    const half: [number, number, number, number] = [1, 64, 1, HEAD_SIZE];
+    const poison = tf.concat([tf.ones(half), tf.fill(half, NaN)], 1) as tf.Tensor4D;
+    const q = noise([1, 128, 1, HEAD_SIZE], 3);
     const [out, gradients] = [
       flashMaskAttention(q, poison, poison, mask),
-      tf.grad((x) =>
-        tf.sum(tf.slice(flashMaskAttention(x as tf.Tensor4D, poison, poison, mask), [0, 0, 0, 0], [1, 64, 1, 8])),
-      )(q),
+      tf.grad((x) => tf.sum(tf.slice(flashMaskAttention(x as tf.Tensor4D, poison, poison, mask), [0, 0, 0, 0], half)))(
+        q,
+      ),
     ];
     for (const result of [out, gradients]) {
       const values = await result.data();
-      expect(values.subarray(0, 64 * 8).every(Number.isFinite)).to.equal(true);
-      expect(values.subarray(64 * 8).every(Number.isNaN)).to.equal(true);
+      expect(values.subarray(0, 64 * HEAD_SIZE).every(Number.isFinite)).to.equal(true);
+      expect(values.subarray(64 * HEAD_SIZE).every(Number.isNaN)).to.equal(true);
     }
     tf.dispose([poison, q, out, gradients]);
   });
