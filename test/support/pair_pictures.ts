@@ -5,30 +5,35 @@
 import * as tf from '@tensorflow/tfjs';
 import {flashMaskAttention} from '../../src/entries/index.js';
 import {maskArgument, optionsOf} from './attend.js';
-import type {Case, Prepared} from './cases.js';
+import {type Case, HEAD_SIZE, type Prepared} from './cases.js';
 
-/** The longest calls that can be seen through. It is their one head size, so that devices compile little. */
+/** The longest calls that are seen through: a call names HEAD_SIZE keys or queries at a time. */
 export const LONGEST = 97;
 
 /** Weights `[B, H, Sq, Sk]` of the forward pass; keys and queries are all zero. */
 export async function forwardWeights({case: c, mask}: Prepared): Promise<Float32Array> {
   const {B, H, Hkv, Sq, Sk} = c;
   const weights = tf.tidy(() => {
-    const v = named([B, Hkv, Sk]);
-    const out = flashMaskAttention(zeros(B, H, Sq), zeros(B, Hkv, Sk), v, maskArgument(mask, Sk), bhsd(c));
-    return tf.slice(out, [0, 0, 0, 0], [B, H, Sq, Sk]);
+    const bounds = maskArgument(mask, Sk);
+    const [q, k] = [zeros(B, H, Sq), zeros(B, Hkv, Sk)];
+    const columns = inRuns(Sk, (first) => flashMaskAttention(q, k, named([B, Hkv, Sk], first), bounds, bhsd(c)));
+    return tf.slice(columns, [0, 0, 0, 0], [B, H, Sq, Sk]);
   });
   return read(weights);
 }
 
-/** The same of the backward pass, by as many key heads as query heads: the gradient of v of a head is then made by that head alone. */
+/**
+ * The same of the backward pass, by as many key heads as query heads: the gradient of v of a head is then made by that
+ * head alone.
+ */
 export async function backwardWeights({case: c, mask}: Prepared): Promise<Float32Array> {
   const {B, H, Sq, Sk} = c;
   const weights = tf.tidy(() => {
     const bounds = maskArgument(mask, Sk);
     const attention = (v: tf.Tensor) =>
       flashMaskAttention(zeros(B, H, Sq), zeros(B, H, Sk), v as tf.Tensor4D, bounds, bhsd(c));
-    const dv = tf.grad(attention)(named([B, H, Sk]), named([B, H, Sq]));
+    const v = named([B, H, Sk], 0);
+    const dv = inRuns(Sq, (first) => tf.grad(attention)(v, named([B, H, Sq], first)));
     return tf.transpose(tf.slice(dv, [0, 0, 0, 0], [B, H, Sk, Sq]), [0, 1, 3, 2]);
   });
   return read(weights);
@@ -36,11 +41,21 @@ export async function backwardWeights({case: c, mask}: Prepared): Promise<Float3
 
 const bhsd = (c: Case) => ({...optionsOf({case: c}), layout: 'bhsd'}) as const;
 
-const zeros = (B: number, H: number, S: number): tf.Tensor4D => tf.zeros([B, H, S, 1]);
+const zeros = (B: number, H: number, S: number): tf.Tensor4D => tf.zeros([B, H, S, HEAD_SIZE]);
 
-/** `S` one-hot vectors of LONGEST channels for each batch row and head. */
-function named([B, H, S]: [number, number, number]): tf.Tensor4D {
-  return tf.tile(tf.reshape(tf.eye(S, LONGEST), [1, 1, S, LONGEST]), [B, H, 1, 1]) as tf.Tensor4D;
+/** The channels of `run(0)`, `run(HEAD_SIZE)`, ... side by side, at least `count` of them. */
+function inRuns(count: number, run: (first: number) => tf.Tensor): tf.Tensor {
+  return tf.concat(
+    Array.from({length: Math.ceil(count / HEAD_SIZE)}, (_, i) => run(i * HEAD_SIZE)),
+    3,
+  );
+}
+
+/** Vectors `[B, H, S, HEAD_SIZE]`: that of row `first + c` is 1 in channel c, those of other rows are 0. */
+function named([B, H, S]: [number, number, number], first: number): tf.Tensor4D {
+  const rows = tf.range(0, S).reshape([1, 1, S, 1]);
+  const ones = tf.cast(tf.equal(rows, tf.range(first, first + HEAD_SIZE)), 'float32');
+  return tf.tile(ones, [B, H, 1, 1]) as tf.Tensor4D;
 }
 
 async function read(tensor: tf.Tensor): Promise<Float32Array> {
