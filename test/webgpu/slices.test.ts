@@ -11,7 +11,6 @@ import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js'
 import {lowerBindingLimit} from '../../src/backends/webgpu/run/size_limits.js';
 import {regionBytes, regionOf, type Slice, type TensorName} from '../../src/backends/webgpu/run/slice_views.js';
 import {slicesOf} from '../../src/backends/webgpu/run/slices.js';
-import {HEAD_SIZE} from '../support/cases.js';
 import {devices} from '../support/devices.js';
 import {integer, seeded} from '../support/random.js';
 
@@ -37,8 +36,8 @@ function randomBounds(batches: number, heads: number, Sq: number, Sk: number): t
   return tf.tensor4d(bounds, [batches, heads, Sk, 4], 'int32');
 }
 
-const even = {B: 1, H: 4, Hkv: 4, Sq: 64, Sk: 64, D: HEAD_SIZE, Dv: HEAD_SIZE};
-const grouped = {B: 2, H: 6, Hkv: 3, Sq: 64, Sk: 96, D: HEAD_SIZE, Dv: HEAD_SIZE};
+const even = {B: 1, H: 4, Hkv: 4, Sq: 64, Sk: 64, D: 32, Dv: 32};
+const grouped = {B: 2, H: 6, Hkv: 3, Sq: 64, Sk: 96, D: 32, Dv: 32};
 const odd = {B: 2, H: 6, Hkv: 3, Sq: 37, Sk: 51, D: 33, Dv: 20};
 
 const calls: Call[] = [
@@ -117,7 +116,7 @@ const calls: Call[] = [
   },
   {
     name: 'few queries, folded heads, keys split',
-    sizes: {B: 2, H: 6, Hkv: 3, Sq: 3, Sk: 512, D: HEAD_SIZE, Dv: HEAD_SIZE, layout: 'bhsd'},
+    sizes: {B: 2, H: 6, Hkv: 3, Sq: 3, Sk: 512, D: 16, Dv: 32, layout: 'bhsd'},
     mask: () => randomBounds(2, 3, 3, 512),
     options: {dropout: 0.3, seed: 5},
     keyHeadsAtOnce: 2,
