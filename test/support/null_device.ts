@@ -4,17 +4,7 @@
  */
 import {expect} from 'chai';
 import {create, globals} from 'webgpu';
-import {createPipeline} from '../../src/backends/webgpu/run/dispatch.js';
-import type {ShaderVariant} from '../../src/backends/webgpu/wgsl/shader.js';
-
-/** A shader, and what the plan says that it takes of workgroup memory. */
-export interface Planned {
-  shader: Code;
-  workgroupBytes: number;
-}
-
-/** What a device gets of a shader. */
-export type Code = Pick<ShaderVariant, 'key' | 'code' | 'bindings'>;
+import {type Code, createPipeline} from '../../src/backends/webgpu/run/pipelines.js';
 
 /** Dawn frees its devices with these objects. */
 const instances: GPU[] = [];

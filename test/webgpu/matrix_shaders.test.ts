@@ -8,10 +8,11 @@ import type {DeviceTraits, MatrixConfig, Pass, Variant} from '../../src/backends
 import {matrixTilesToTry} from '../../src/backends/webgpu/plan/tuned_tiles.js';
 import {shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
 import {MATRIX_FEATURES} from '../../src/backends/webgpu/device/matrix_probe.js';
+import type {Code} from '../../src/backends/webgpu/run/pipelines.js';
 import {scheduleOf, scheduleOrder, scheduleRanges} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
 import {type HalvesVariant, float16Copies, magnitude} from '../../src/backends/webgpu/wgsl/matrix/float16_copies.js';
 import {specialize} from '../../src/backends/webgpu/wgsl/shader.js';
-import {type Code, expectValid, nullDevice, problemOf} from '../support/null_device.js';
+import {expectValid, nullDevice, problemOf} from '../support/null_device.js';
 import {pairwise} from '../support/pairwise.js';
 
 /** Those of NVIDIA; the smallest, on subgroups of software and of Apple. */

@@ -8,6 +8,7 @@ import type {Problem} from '../../../call/problem.js';
 import {bufferOf, type WebGPUBackend} from '../run/tfjs_backend.js';
 import {checkBindable} from '../run/device_errors.js';
 import type {PassRun} from '../run/dispatch.js';
+import {isCompileOnly} from '../run/pipelines.js';
 import {headsOfOrder, scheduleLength, schedulePasses} from './schedule.js';
 import type {UniformValues} from '../wgsl/header.js';
 import type {RowBlocks} from '../wgsl/mask/row_blocks.js';
@@ -46,7 +47,9 @@ export function tileMap(
   const found = entries.findIndex((e) => e.dataId === bounds.dataId && e.key === key);
   const entry =
     found >= 0 ? entries.splice(found, 1)[0] : {dataId: bounds.dataId, key, buffer: acquire(backend, p, blocks)};
-  entries.push(entry);
+  // What is only compiled fills no buffer.
+  if (isCompileOnly() && found < 0) backend.bufferManager.releaseBuffer(entry.buffer);
+  else entries.push(entry);
   if (entries.length > KEPT) backend.bufferManager.releaseBuffer(entries.shift()!.buffer);
   if (found < 0) {
     passes.push(tileMapPass(p, bufferOf(backend, bounds), entry.buffer, uniforms));

@@ -1,11 +1,12 @@
 /**
- * @file From a shader to the queue: the pipeline cache, bind groups, and submissions that are cut so that none runs long enough
- * for a browser or driver to kill it. Work goes into command buffers of its own rather than through `runWebGPUProgram`, which
+ * @file From passes to the queue: bind groups, and submissions that are cut so that none runs long enough for a browser or driver to kill
+ * it. Work goes into command buffers of its own rather than through `runWebGPUProgram`, which
  * takes one output, no more than the stock bindings and says nothing about errors.
  */
 import type {WebGPUBackend} from './tfjs_backend.js';
 import {UNIFORMS, type UniformValues} from '../wgsl/header.js';
 import type {ShaderVariant} from '../wgsl/shader.js';
+import {compileAhead, isCompileOnly, pipelineOf} from './pipelines.js';
 
 /** A buffer, or a range of one. */
 export type BufferRange = GPUBuffer | GPUBufferBinding;
@@ -30,7 +31,6 @@ const FIRST_BUDGET = 1e11;
 const LEAST_WORKGROUPS = 128;
 
 interface DeviceState {
-  pipelines: Map<string, GPUComputePipeline>;
   /** Floating-point operations that a submission may hold; grows with the speed seen. */
   budget: number;
 }
@@ -39,7 +39,7 @@ const states = new WeakMap<GPUDevice, DeviceState>();
 
 function stateOf(device: GPUDevice): DeviceState {
   let state = states.get(device);
-  if (!state) states.set(device, (state = {pipelines: new Map(), budget: FIRST_BUDGET}));
+  if (!state) states.set(device, (state = {budget: FIRST_BUDGET}));
   return state;
 }
 
@@ -53,15 +53,36 @@ interface Dispatch {
 
 /** Records the passes in order and submits them. Buffers of the passes may be released as soon as this returns. */
 export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[]): void {
-  const {device, queue, bufferManager} = backend;
-  const state = stateOf(device);
-  const dispatches = passes.flatMap((pass) => dispatchesOf(device, pass, state.budget));
+  if (isCompileOnly()) {
+    return compileAhead(
+      backend,
+      passes.map(({shader}) => shader),
+    );
+  }
+  const {device, bufferManager} = backend;
+  const dispatches = passes.flatMap((pass) => dispatchesOf(device, pass, stateOf(device).budget));
   if (dispatches.length === 0) return;
-  const uniforms = writeUniforms(backend, dispatches);
+  const buffer = writeUniforms(backend, dispatches);
+  const recorded = dispatches.map(
+    (dispatch, i): Recorded => ({...dispatch, uniforms: {buffer, offset: i * UNIFORM_STRIDE, size: UNIFORM_BYTES}}),
+  );
+  if (backend.activeTimers != null) submitTimed(backend, recorded);
+  else submitWithinBudget(backend, recorded);
+  // The queue runs in order: a later write to a reused buffer happens after these submissions.
+  bufferManager.releaseBuffer(buffer);
+}
+
+/** A dispatch and the range of a buffer that has its uniforms. */
+interface Recorded extends Dispatch {
+  uniforms: GPUBufferBinding;
+}
+
+function submitWithinBudget({device, queue}: WebGPUBackend, dispatches: readonly Recorded[]): void {
+  const state = stateOf(device);
   let flops = 0;
   let encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
   dispatches.forEach((dispatch, i) => {
-    recordDispatch(device, encoder, dispatch, {buffer: uniforms, offset: i * UNIFORM_STRIDE, size: UNIFORM_BYTES});
+    recordDispatch(device, encoder, dispatch);
     flops += dispatch.count * dispatch.pass.flopsPerWorkgroup;
     const last = i === dispatches.length - 1;
     if (flops < state.budget && !last) return;
@@ -70,8 +91,24 @@ export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[])
     flops = 0;
     if (!last) encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
   });
-  // The queue runs in order: a later write to a reused buffer happens after these submissions.
-  bufferManager.releaseBuffer(uniforms);
+}
+
+/** Within `tf.time()` and `tf.profile()`: by tfjs's encoder and queries, a submission each, as tfjs times its own programs. */
+function submitTimed(backend: WebGPUBackend, dispatches: readonly Recorded[]): void {
+  const {device} = backend;
+  for (const dispatch of dispatches) {
+    backend.ensureCommandEncoderReady();
+    let timestampWrites: GPUComputePassTimestampWrites | undefined;
+    if (backend.supportTimestampQuery) {
+      const querySet = (backend.querySet ??= device.createQuerySet({type: 'timestamp', count: backend.querySetCount}));
+      timestampWrites = {querySet, beginningOfPassWriteIndex: 0, endOfPassWriteIndex: 1};
+    }
+    recordDispatch(device, backend.commandEncoder!, dispatch, timestampWrites);
+    // It submits, if the device can tell the time.
+    const query = backend.getQueryTime();
+    if (backend.commandEncoder !== null) backend.submitQueue();
+    backend.activeTimers!.push({name: dispatch.pass.shader.name, query});
+  }
 }
 
 /** The dispatches of a pass, each of them within the budget. */
@@ -120,8 +157,8 @@ function measure(queue: GPUQueue, state: DeviceState, flops: number): void {
 function recordDispatch(
   device: GPUDevice,
   encoder: GPUCommandEncoder,
-  {pass, count, gridX}: Dispatch,
-  uniforms: GPUBufferBinding,
+  {pass, count, gridX, uniforms}: Recorded,
+  timestampWrites?: GPUComputePassTimestampWrites,
 ): void {
   const {key} = pass.shader;
   const pipeline = pipelineOf(device, pass.shader);
@@ -133,7 +170,7 @@ function recordDispatch(
       resource: 'buffer' in range ? range : {buffer: range},
     })),
   });
-  const recorder = encoder.beginComputePass({label: key});
+  const recorder = encoder.beginComputePass({label: key, ...(timestampWrites && {timestampWrites})});
   recorder.setPipeline(pipeline);
   recorder.setBindGroup(0, bindGroup);
   recorder.dispatchWorkgroups(gridX, Math.ceil(count / gridX));
@@ -151,34 +188,4 @@ function packUniforms(values: UniformValues): ArrayBuffer {
     else view.setUint32(4 * i, value, true);
   });
   return data;
-}
-
-function pipelineOf(device: GPUDevice, shader: ShaderVariant): GPUComputePipeline {
-  const {pipelines} = stateOf(device);
-  let pipeline = pipelines.get(shader.key);
-  if (!pipeline) pipelines.set(shader.key, (pipeline = createPipeline(device, shader)));
-  return pipeline;
-}
-
-/** Compiles a shader with an explicit layout: an 'auto' one would leave out bindings that a variant does not use. */
-export function createPipeline(
-  device: GPUDevice,
-  {key, code, bindings}: Pick<ShaderVariant, 'key' | 'code' | 'bindings'>,
-): GPUComputePipeline {
-  const layout = device.createBindGroupLayout({
-    label: key,
-    entries: [
-      {binding: 0, visibility: GPUShaderStage.COMPUTE, buffer: {type: 'uniform'}},
-      ...bindings.map(({access}, i) => ({
-        binding: i + 1,
-        visibility: GPUShaderStage.COMPUTE,
-        buffer: {type: access === 'read' ? ('read-only-storage' as const) : ('storage' as const)},
-      })),
-    ],
-  });
-  return device.createComputePipeline({
-    label: key,
-    layout: device.createPipelineLayout({label: key, bindGroupLayouts: [layout]}),
-    compute: {module: device.createShaderModule({label: key, code}), entryPoint: 'main'},
-  });
 }

@@ -32,6 +32,18 @@ export interface WebGPUBackend {
   commandEncoder: GPUCommandEncoder | null;
   /** Whether tfjs is done with it: by tf.engine().reset() or tf.removeBackend(). */
   disposed: boolean;
+  /** Pipelines by key, and promises of those on their way. */
+  pipelineCache: Record<string, GPUComputePipeline | Promise<GPUComputePipeline>>;
+  /** Waits for the promises in `pipelineCache`. */
+  checkCompileCompletionAsync(): Promise<void>;
+  /** Within `tf.time()`: where the times of programs go. */
+  activeTimers: {name: string; query: Promise<number>}[] | null | undefined;
+  supportTimestampQuery: boolean;
+  querySet: GPUQuerySet | null;
+  querySetCount: number;
+  /** The milliseconds between the two timestamps of `querySet`; submits, unless timestamps are not supported. */
+  getQueryTime(): Promise<number>;
+  ensureCommandEncoderReady(): void;
   uploadToGPU(dataId: object): void;
   makeTensorInfo(shape: number[], dtype: DataType, values?: Float32Array): TensorInfo;
   disposeData(dataId: object, force?: boolean): boolean;
