@@ -5,7 +5,7 @@
 import {FlashMask, flashMaskAttention, masks} from './index.js';
 
 export * from './index.js';
-export {autotune, clearAutotuneCache, createWebGPUBackend} from './webgpu.js';
+export {autotune, clearAutotuneCache, createWebGPUBackend, prepareAttention} from './webgpu.js';
 
 // The build has checked, by the module that stands for tfjs-core, that the page has loaded tfjs before.
 Object.assign((globalThis as unknown as {tf: object}).tf, {FlashMask, flashMaskAttention, masks});

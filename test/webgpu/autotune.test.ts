@@ -334,7 +334,7 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
     };
     expect(await errorOf({D: 0})).to.match(/autotune: D must be a positive integer, got 0\. Pass/);
     expect(await errorOf({D: 300})).to.match(/flashMaskAttention: D .*256/);
-    expect(await errorOf({length: 'long'})).to.match(/length must be a positive integer, got long/);
+    expect(await errorOf({length: 'long'})).to.match(/length must be a positive integer, got 'long'/);
     expect(await errorOf({causal: 1})).to.match(/causal must be true or false, got 1/);
     expect(await errorOf({caussal: true})).to.match(/options must be among D, .*got 'caussal'/);
     expect(await errorOf({precision: 'float16'})).to.match(/'float16' needs a WebGPU device with .* shader-f16/);

@@ -1,39 +1,25 @@
 /** @file Measures, when the user asks, which tiles of a pass are the fastest on the current WebGPU device, and keeps them. */
 import * as tf from '@tensorflow/tfjs-core';
-import {
-  type FlashMaskAttentionAttrs,
-  type Precision,
-  FlashMaskAttention,
-  FlashMaskAttentionGrad,
-} from '../../../call/kernel_names.js';
+import {checkFlag} from '../../../call/errors.js';
+import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../../../call/kernel_names.js';
 import {boundsTensorOf} from '../../../mask/bounds/bounds_cache.js';
 import {causalDocument, document} from '../../../mask/builders/packed.js';
 import type {FlashMask} from '../../../mask/flash_mask.js';
 import {partsOf} from '../plan/choose_plan.js';
 import {FEW_QUERIES, type Pass, type Variant} from '../plan/vector_plan.js';
 import {tilesThatFit, tuningKey, type Tiles} from '../plan/tuned_tiles.js';
-import type {WebGPUBackend} from '../run/tfjs_backend.js';
 import {traitsOf} from '../device/capabilities.js';
+import {type CallKind, checkPositive, readCallKind, webgpuBackend} from './call_kind.js';
 import {timeRuns} from './timing.js';
 import {storeTunedTiles, tunedTilesOf} from '../device/tuned_tiles_store.js';
 
 /** Options of {@link autotune}: the kind of calls to be made fast, and the size of the trial. */
-export interface AutotuneOptions {
-  /** Channels of queries and keys. */
-  D: number;
-  /** Channels of values; D unless told. */
-  Dv?: number;
-  /** Causal calls (true unless told) or others. */
-  causal?: boolean;
-  /** Calls whose masks have row intervals, as of packed documents; true unless told. The trial then has four documents. */
+export interface AutotuneOptions extends CallKind {
+  /** Calls whose masks have row intervals, as of packed documents. Default true. The trial then has four documents. */
   intervals?: boolean;
-  /** Calls with dropout; false unless told. */
-  dropout?: boolean;
-  /** The precision of the calls; `'auto'` unless told. */
-  precision?: Precision;
-  /** Queries and keys of the trial; 4096 unless told. */
+  /** Queries and keys of the trial. Default 4096. */
   length?: number;
-  /** Heads of the trial; 8 unless told. */
+  /** Heads of the trial. Default 8. */
   heads?: number;
 }
 
@@ -56,7 +42,6 @@ export interface TunedPass {
 }
 
 const PASSES = ['forward', 'dq', 'dkdv'] as const;
-const KNOWN = ['D', 'Dv', 'causal', 'intervals', 'dropout', 'precision', 'length', 'heads'];
 const DOCUMENTS = 4;
 const DROPOUT = 0.1;
 /** Difference of results, relative to the largest value, that no rounding explains. */
@@ -74,7 +59,7 @@ export type Attention = (
 /** `autotune` of src/entries/autotune.ts, which gives it the op: backends import no ops. */
 export async function autotuneWith(op: Attention, options: AutotuneOptions): Promise<TunedPass[]> {
   const given = readOptions(options);
-  const {device} = webgpuBackend();
+  const {device} = webgpuBackend('autotune');
   const trial = makeTrial(op, given);
   try {
     const found: TunedPass[] = [];
@@ -88,40 +73,12 @@ export async function autotuneWith(op: Attention, options: AutotuneOptions): Pro
   }
 }
 
-function fail(rule: string, got: string, remedy: string): never {
-  throw new Error(`autotune: ${rule}, got ${got}. ${remedy}`);
-}
-
 function readOptions(options: AutotuneOptions): Required<AutotuneOptions> {
-  const unknown = Object.keys(options ?? {}).find((name) => !KNOWN.includes(name));
-  if (unknown !== undefined) {
-    fail(`options must be among ${KNOWN.join(', ')}`, `'${unknown}'`, 'Correct the spelling or leave it out.');
-  }
-  const {D, Dv = D, length = 4096, heads = 8} = options ?? {};
-  for (const [name, value] of Object.entries({D, Dv, length, heads})) {
-    if (!Number.isInteger(value) || value < 1) {
-      fail(`${name} must be a positive integer`, String(value), 'Pass for example {D: 64, length: 4096, heads: 8}.');
-    }
-  }
-  const {causal = true, intervals = true, dropout = false, precision = 'auto'} = options;
-  for (const [name, value] of Object.entries({causal, intervals, dropout})) {
-    if (typeof value !== 'boolean') {
-      fail(`${name} must be true or false`, String(value), `Pass {${name}: true} or leave it out.`);
-    }
-  }
-  return {D, Dv, length, heads, causal, intervals, dropout, precision};
-}
-
-function webgpuBackend(): WebGPUBackend {
-  const backend = tf.engine().backend as unknown as WebGPUBackend;
-  if (backend?.device === undefined || backend.bufferManager === undefined) {
-    fail(
-      'the current backend must be WebGPU',
-      `'${tf.getBackend()}'`,
-      "Call `await tf.setBackend('webgpu')` or `await createWebGPUBackend()` first.",
-    );
-  }
-  return backend;
+  const given = readCallKind('autotune', options, ['intervals', 'length', 'heads']);
+  const {length = 4096, heads = 8, intervals = true} = given;
+  for (const [name, value] of Object.entries({length, heads})) checkPositive('autotune', name, value);
+  checkFlag('autotune', 'intervals', intervals);
+  return {...given, length, heads, intervals};
 }
 
 /** A problem to measure: its kind, and what runs a pass of it. */

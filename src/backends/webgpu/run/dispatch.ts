@@ -54,18 +54,18 @@ interface Dispatch {
 /** Records the passes in order and submits them. Buffers of the passes may be released as soon as this returns. */
 export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[]): void {
   if (isCompileOnly()) {
-    return compileAhead(
-      backend,
-      passes.map(({shader}) => shader),
-    );
+    const shaders = passes.map(({shader}) => shader);
+    compileAhead(backend, shaders);
+    return;
   }
   const {device, bufferManager} = backend;
   const dispatches = passes.flatMap((pass) => dispatchesOf(device, pass, stateOf(device).budget));
   if (dispatches.length === 0) return;
   const buffer = writeUniforms(backend, dispatches);
-  const recorded = dispatches.map(
-    (dispatch, i): Recorded => ({...dispatch, uniforms: {buffer, offset: i * UNIFORM_STRIDE, size: UNIFORM_BYTES}}),
-  );
+  const recorded = dispatches.map((dispatch, i): Recorded => ({
+    ...dispatch,
+    uniforms: {buffer, offset: i * UNIFORM_STRIDE, size: UNIFORM_BYTES},
+  }));
   if (backend.activeTimers != null) submitTimed(backend, recorded);
   else submitWithinBudget(backend, recorded);
   // The queue runs in order: a later write to a reused buffer happens after these submissions.

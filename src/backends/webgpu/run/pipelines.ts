@@ -10,7 +10,7 @@ const caches = new WeakMap<GPUDevice, Map<string, GPUComputePipeline>>();
 
 function cacheOf(device: GPUDevice): Map<string, GPUComputePipeline> {
   let cache = caches.get(device);
-  if (!cache) caches.set(device, (cache = new Map()));
+  if (!cache) caches.set(device, (cache = new Map<string, GPUComputePipeline>()));
   return cache;
 }
 

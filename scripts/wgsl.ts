@@ -1,0 +1,111 @@
+/**
+ * @file `npm run wgsl -- NAME [FIELD=VALUE | FLAG ...]` prints a shader, `npm run wgsl` lists them all. `--update` writes the goldens of
+ * test/webgpu/golden, with which a review sees what a change of a generator does.
+ */
+import {mkdirSync, rmSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {fileURLToPath} from 'node:url';
+import {matrixPlan} from '../src/backends/webgpu/plan/matrix_plan.js';
+import {type MatrixConfig, type Variant, plan} from '../src/backends/webgpu/plan/vector_plan.js';
+import {allShaders} from '../src/backends/webgpu/wgsl/all_shaders.js';
+import {type Shader, type ShaderVariant, specialize} from '../src/backends/webgpu/wgsl/shader.js';
+
+/** Fields of a variant by name. */
+export type Fields = Record<string, unknown>;
+
+const GOLDEN = fileURLToPath(new URL('../test/webgpu/golden/', import.meta.url));
+
+const LIMITS = {maxComputeWorkgroupStorageSize: 32768, maxComputeInvocationsPerWorkgroup: 256};
+/** Those of NVIDIA's GPUs. */
+const MATRIX: MatrixConfig = {M: 16, N: 16, K: 16, lanes: 32};
+
+/** What shaders depend on besides their plans, of a call with packed documents. */
+const CALL = {
+  ...{D: 64, Dv: 64, causal: true, intervals: true, dropout: false, fewQueries: false, parts: 1},
+  ...{n: 1, ofKeys: false, lseGradient: false, rounded: false, element: 'vec4f', names: ['q', 'k', 'v'], padded: 64},
+};
+
+/** The variant of a shader for a call, with the fields that are `given` in place of the usual ones. */
+export function exampleOf(name: string, given: Fields = {}): ShaderVariant {
+  const shader = allShaders.find((one) => one.name === name) as Shader<Fields> | undefined;
+  if (!shader) throw new Error(`wgsl: NAME must be among ${namesOf(allShaders)}, got '${name}'. Correct the spelling.`);
+  const call = {...CALL, Dv: given['D'] ?? CALL.Dv, ...given};
+  const all = {...call, ...MATRIX, ...planOf(name, call as unknown as Variant), ...given};
+  const unknown = Object.keys(given).find((field) => !(field in shader.fields) && !(field in CALL));
+  if (unknown !== undefined) {
+    const fields = Object.keys(shader.fields).join(', ');
+    throw new Error(`wgsl: fields of ${name} must be among ${fields}, got '${unknown}'. Correct the spelling.`);
+  }
+  return specialize(shader, all);
+}
+
+/** The plan of the pass that a shader belongs to. The schedules are those of the forward pass, or of dkdv. */
+function planOf(name: string, variant: Variant): object {
+  const pass = /forward|dq|dkdv/.exec(name)?.[0] ?? ('ofKeys' in variant && variant.ofKeys ? 'dkdv' : 'forward');
+  const device = {limits: {...LIMITS, maxComputeInvocationsPerWorkgroup: 1024}, float16: true, matrix: MATRIX};
+  const onMatrices = name.startsWith('matrix_') ? matrixPlan(pass as 'dq', variant, device) : null;
+  return onMatrices ?? plan(pass as 'dq', variant, LIMITS);
+}
+
+const namesOf = (shaders: readonly {name: string}[]): string => shaders.map(({name}) => name).join(', ');
+
+/** The shaders whose text is kept in test/webgpu/golden: each one, and the variants whose code differs most. */
+export function goldens(): {file: string; code: string}[] {
+  const small = {D: 16, Dv: 16};
+  const more: [string, Fields][] = [
+    ['forward', {D: 6, Dv: 3, causal: false, intervals: false}],
+    ['forward', {...small, fewQueries: true, dropout: true}],
+    ['dq', {...small, fewQueries: true}],
+    ['dkdv', {...small, dropout: true, intervals: false}],
+    ['matrix_forward', {...small, parts: 2, dropout: true}],
+    ['matrix_dkdv', {...small, parts: 2, causal: false}],
+    ['delta', {Dv: 3, lseGradient: true, rounded: true}],
+    ['bounds_map', {causal: false, n: 2}],
+    ['schedule_ranges', {ofKeys: true}],
+    ['magnitude', {causal: false, intervals: false, names: ['dOut']}],
+  ];
+  const usual = allShaders.map(({name}): [string, Fields] => [name, small]);
+  return [...usual, ...more].map(([name, fields]) => {
+    const {key, code} = exampleOf(name, fields);
+    const flags = Object.entries(fields).map(([field, value]) =>
+      value === true ? field : `${field}_${String(value)}`,
+    );
+    return {file: `${[name, ...flags].join('-')}.wgsl`, code: `// ${key}\n${code}`};
+  });
+}
+
+function updateGoldens(): void {
+  rmSync(GOLDEN, {recursive: true, force: true});
+  mkdirSync(GOLDEN, {recursive: true});
+  for (const {file, code} of goldens()) writeFileSync(join(GOLDEN, file), code);
+}
+
+/** `D=64` is a number, `names=q,k` a list, `causal` true and `causal=false` false. */
+function readField(text: string): [string, unknown] {
+  const [name, value = 'true'] = text.split('=');
+  if (value === 'true' || value === 'false') return [name, value === 'true'];
+  if (value.includes(',') || name === 'names') return [name, value.split(',')];
+  return [name, Number.isNaN(Number(value)) ? value : Number(value)];
+}
+
+function main([name, ...fields]: string[]): void {
+  if (name === '--update') {
+    updateGoldens();
+    return;
+  }
+  if (name === undefined) {
+    for (const {name: shader, fields: known} of allShaders) console.log(`${shader}: ${Object.keys(known).join(' ')}`);
+    return;
+  }
+  const {key, code} = exampleOf(name, Object.fromEntries(fields.map(readField)));
+  console.log(`// ${key}\n${code}`);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  try {
+    main(process.argv.slice(2));
+  } catch (error) {
+    console.error((error as Error).message);
+    process.exitCode = 1;
+  }
+}

@@ -1,0 +1,68 @@
+// bounds_map causal n=1
+struct Sizes {
+  B: u32,
+  H: u32,
+  Hkv: u32,
+  Sq: u32,
+  Sk: u32,
+  groupSize: u32,
+  maskGroup: u32,
+  maskBatchStride: u32,
+  maskHeads: u32,
+  mapBlocks: u32,
+  causalOffset: i32,
+  foldedHeads: u32,
+  splits: u32,
+  firstWorkgroup: u32,
+  gridX: u32,
+  workEnd: u32,
+  qBatch: u32,
+  qRow: u32,
+  qHead: u32,
+  kBatch: u32,
+  kRow: u32,
+  kHead: u32,
+  vBatch: u32,
+  vRow: u32,
+  vHead: u32,
+  oBatch: u32,
+  oRow: u32,
+  oHead: u32,
+  scale: f32,
+  scaleLog2: f32,
+  negativeInfinity: f32,
+  seedLow: u32,
+  seedHigh: u32,
+  dropThreshold: u32,
+  keepScale: f32,
+  firstHead: u32,
+  firstMaskHead: u32,
+  copyLength: u32,
+  sourceFirst: u32,
+  sourceStride: u32,
+  resultFirst: u32,
+  resultStride: u32,
+}
+@group(0) @binding(0) var<uniform> u: Sizes;
+@group(0) @binding(1) var<storage, read> bounds: array<i32>;
+@group(0) @binding(2) var<storage, read_write> mask: array<vec4i>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
+  let item = (u.firstWorkgroup + id.y * u.gridX + id.x) * 64u + lid;
+  if (item >= u.workEnd) { return; }
+  let maskHead = item / u.mapBlocks;
+  let first = (item % u.mapBlocks) * 32u;
+  let columns = 2u * u.maskHeads * u.mapBlocks + maskHead * u.Sk;
+  var least = vec4i(2147483647);
+  var most = vec4i(-2147483647 - 1);
+  for (var j = first; j < min(first + 32u, u.Sk); j++) {
+    let at = (maskHead * u.Sk + j) * 1u;
+    let column = vec4i(bounds[at], 2147483647, 0, 0);
+    least = min(least, column);
+    most = max(most, column);
+    mask[columns + j] = column;
+  }
+  mask[2u * item] = vec4i(least.x, most.x, least.y, most.y);
+  mask[2u * item + 1u] = vec4i(least.z, most.z, least.w, most.w);
+}

@@ -1,0 +1,57 @@
+// copy_rows element=vec4f
+struct Sizes {
+  B: u32,
+  H: u32,
+  Hkv: u32,
+  Sq: u32,
+  Sk: u32,
+  groupSize: u32,
+  maskGroup: u32,
+  maskBatchStride: u32,
+  maskHeads: u32,
+  mapBlocks: u32,
+  causalOffset: i32,
+  foldedHeads: u32,
+  splits: u32,
+  firstWorkgroup: u32,
+  gridX: u32,
+  workEnd: u32,
+  qBatch: u32,
+  qRow: u32,
+  qHead: u32,
+  kBatch: u32,
+  kRow: u32,
+  kHead: u32,
+  vBatch: u32,
+  vRow: u32,
+  vHead: u32,
+  oBatch: u32,
+  oRow: u32,
+  oHead: u32,
+  scale: f32,
+  scaleLog2: f32,
+  negativeInfinity: f32,
+  seedLow: u32,
+  seedHigh: u32,
+  dropThreshold: u32,
+  keepScale: f32,
+  firstHead: u32,
+  firstMaskHead: u32,
+  copyLength: u32,
+  sourceFirst: u32,
+  sourceStride: u32,
+  resultFirst: u32,
+  resultStride: u32,
+}
+@group(0) @binding(0) var<uniform> u: Sizes;
+@group(0) @binding(1) var<storage, read> source: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> result: array<vec4f>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: u32) {
+  let item = (u.firstWorkgroup + id.y * u.gridX + id.x) * 256u + lid;
+  if (item >= u.workEnd) { return; }
+  let row = item / u.copyLength;
+  let at = item % u.copyLength;
+  result[u.resultFirst + row * u.resultStride + at] = source[u.sourceFirst + row * u.sourceStride + at];
+}
