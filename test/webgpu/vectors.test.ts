@@ -5,7 +5,7 @@
 import {expect} from 'chai';
 import * as tf from '@tensorflow/tfjs-core';
 import {MAP_BLOCK} from '../../src/call/constants.js';
-import {createPipeline} from '../../src/backends/webgpu/run/dispatch.js';
+import {createPipeline} from '../../src/backends/webgpu/run/pipelines.js';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {
   UNIFORMS,
