@@ -62,7 +62,7 @@ export function findAddon(): FoundAddon {
 }
 
 /** The package with the CPU kernels for this platform: npm installs it with this one where there is such a package. */
-export const ADDON_PACKAGE = `tfjs-flashmask-${process.platform}-${process.arch}`;
+const ADDON_PACKAGE = `tfjs-flashmask-${process.platform}-${process.arch}`;
 
 /** The package that has the CUDA kernels too. It is installed on request only. */
 export const CUDA_ADDON_PACKAGE = `${ADDON_PACKAGE}-cuda`;
