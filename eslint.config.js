@@ -48,7 +48,7 @@ export default defineConfig(
   },
   {
     // Where comments keep to 120 columns, as in .editorconfig.
-    files: ['*.js', 'gradients/**/*.ts', 'ops/**/*.ts', 'scripts/gallery.ts', 'scripts/lint_pip.mjs'],
+    files: ['*.js', 'bench/**/*.ts', 'gradients/**/*.ts', 'ops/**/*.ts', 'scripts/gallery.ts', 'scripts/lint_pip.mjs'],
     rules: {
       // Prettier wraps code; a template string may be a shader.
       'max-len': [

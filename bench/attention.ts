@@ -1,4 +1,6 @@
-/** @file The attentions that benchmarks time: the op, its kernels one by one, and dense masked attention of tfjs ops. */
+/**
+ * @file The attentions that benchmarks time: the op, its kernels one by one, and dense masked attention of tfjs ops.
+ */
 import * as tf from '@tensorflow/tfjs-core';
 import {flashMaskAttention, type FlashMask} from '../src/entries/index.js';
 import {
@@ -19,7 +21,7 @@ export interface Sizes {
   D: number;
 }
 
-/** Rows of noise that are drawn; longer sequences repeat them, since drawing takes the host a microsecond per number. */
+/** Rows of noise to draw. Longer sequences repeat them, because the host needs a microsecond per number. */
 const NOISE_ROWS = 512;
 
 /** Normal noise `[1, H, N, D]`. */
@@ -30,7 +32,7 @@ export function noise(H: number, N: number, D: number, seed: number): tf.Tensor4
 
 let latest: {sizes: string; tensors: tf.Tensor4D[]} | undefined;
 
-/** q, k, v and dOut, which stay until other sizes are asked for: the host draws them slowly. */
+/** q, k, v and dOut. They are kept until a call asks for other sizes, because the host draws them slowly. */
 export function inputsOf({N, H, D}: Sizes): tf.Tensor4D[] {
   const sizes = [N, H, D].join(' ');
   if (latest?.sizes !== sizes) {
@@ -63,7 +65,7 @@ export function denseBias(mask: FlashMask): tf.Tensor4D {
   return tf.tensor4d(bias, [batch, heads, queryLength, keyLength]);
 }
 
-/** Why dense attention cannot run here, or undefined: it holds H x N x N scores in one tensor, several times over. */
+/** Why dense attention cannot run here, or undefined. It holds several tensors of H x N x N scores. */
 export function denseObstacle({N, H}: Sizes, gpu: boolean): string | undefined {
   const bytes = 4 * H * N * N;
   const limit =
@@ -73,7 +75,7 @@ export function denseObstacle({N, H}: Sizes, gpu: boolean): string | undefined {
   return bytes > limit ? `dense attention's scores take ${(bytes / 2 ** 30).toFixed(1)} GiB` : undefined;
 }
 
-/** What a user would write instead of the op: softmax(QKᵀ / √D + bias) V on `[B, H, N, D]` tensors. */
+/** softmax(QKᵀ / √D + bias) V on `[B, H, N, D]` tensors: what a user would write without the op. */
 export function denseAttention(bias: tf.Tensor4D): Attention {
   return (q, k, v) => {
     const scores = tf.mul(tf.matMul(q, k, false, true), 1 / Math.sqrt(q.shape[3]));
@@ -85,7 +87,10 @@ export function denseAttention(bias: tf.Tensor4D): Attention {
 export const gradsOf = (attention: Attention) =>
   tf.grads((...x: tf.Tensor[]) => attention(x[0] as tf.Tensor4D, x[1] as tf.Tensor4D, x[2] as tf.Tensor4D));
 
-/** Largest difference of two attentions, over the rows that see a key: dense attention averages over nothing in the others. */
+/**
+ * Largest difference of two attentions, over the rows that see a key. In other rows dense attention averages hidden
+ * values.
+ */
 export async function difference(
   mask: FlashMask,
   dense: Attention,
@@ -103,13 +108,13 @@ export async function difference(
 }
 
 /**
- * The op's two kernels, so that the backward can be had without a forward: through tf.grads the forward would run too. Its tensors are
- * those of the op's tape.
+ * The op's two kernels, to run the backward without a forward. tf.grads would run the forward too. The tensors are
+ * those on the op's tape.
  */
 export class AttentionKernels {
   private readonly attrs: FlashMaskAttentionAttrs;
   private readonly bounds: tf.Tensor4D;
-  /** out, the rows' statistics and dLse for the backward; made when it is first asked for. */
+  /** out, the row statistics and dLse, which the backward reads. Made on first use. */
   private saved: tf.Tensor[] = [];
 
   /** @param inputs q, k, v and dOut */
@@ -150,9 +155,9 @@ export class AttentionKernels {
     return this.run(FlashMaskAttentionGrad, {q, k, v, bounds: this.bounds, out, rowStats, dOut, dLse});
   }
 
-  /** What the backward reads of a forward that was run; owned from now on. */
+  /** Keeps what the backward reads of a finished forward. This object then owns the tensors. */
   save(out: tf.Tensor, rowStats: tf.Tensor, lseShape: number[]): void {
-    // dLse as tfjs makes it where nobody uses lse: zeros on the host.
+    // dLse as tfjs makes it when nobody uses lse: zeros on the host.
     this.saved = [out, rowStats, tf.zeros(lseShape)];
   }
 

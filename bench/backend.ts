@@ -1,4 +1,4 @@
-/** @file Starts the backend that a benchmark runs on, and hears the errors that tfjs keeps to itself. */
+/** @file Starts the backend that a benchmark runs on and collects the errors that tfjs does not report. */
 import {execFileSync} from 'node:child_process';
 import {readFileSync, writeFileSync} from 'node:fs';
 import {cpus} from 'node:os';
@@ -16,7 +16,7 @@ export interface Runtime {
   /** Name of the hardware. */
   device: string;
   gpu: boolean;
-  /** Throws what went wrong on the device without an exception since the last call, and forgets it. */
+  /** Throws the device errors that raised no exception since the last call, and clears them. */
   check: () => void;
 }
 
@@ -31,7 +31,7 @@ export async function startBackend(backend: Backend, kind: DeviceKind): Promise<
 
 async function startWebGPU(device: DeviceKind): Promise<Runtime> {
   const {adapter, software} = await useWebGPU({device});
-  // tfjs does not listen: invalid shaders and commands give garbage otherwise.
+  // tfjs does not listen for errors. Without a listener, invalid shaders and commands silently give garbage.
   const errors: string[] = [];
   webgpuDevice().addEventListener('uncapturederror', ({error}) => errors.push(error.message));
   const check = (): void => {
@@ -44,7 +44,7 @@ async function startWebGPU(device: DeviceKind): Promise<Runtime> {
 export const webgpuDevice = (): GPUDevice => (tf.backend() as unknown as WebGPUBackend).device;
 
 async function startTensorFlow(): Promise<Runtime> {
-  // Before TensorFlow takes the device's memory.
+  // Ask before TensorFlow takes the device's memory.
   const gpuName = nvidiaSmi('name');
   await import('@tensorflow/tfjs-node');
   await import('../src/entries/node.js');
@@ -58,10 +58,12 @@ async function startTensorFlow(): Promise<Runtime> {
   return {device: gpu ? gpuName : cpu, gpu, check: () => undefined};
 }
 
-/** Most kernels of a measurement that may have failed before the first error was seen. */
+/** Upper limit for the errors of one measurement: the number of kernels that may fail before the first error shows. */
 const FAILED_KERNELS = 10_000;
 
-/** A read after an error of the device throws it: reads until none is left, so that the next measurement does not fail for it. */
+/**
+ * Clears the device's errors. A read throws a pending error, so this reads until none is left for the next measurement.
+ */
 export async function forgetErrors({check}: Runtime): Promise<void> {
   for (let i = 0; i < FAILED_KERNELS; i++) {
     try {
@@ -69,7 +71,7 @@ export async function forgetErrors({check}: Runtime): Promise<void> {
       check();
       return;
     } catch {
-      // The next.
+      // Read the next error.
     }
   }
 }
@@ -91,15 +93,15 @@ export function nvidiaBytes(): number | null {
   return mebibytes === null ? null : 2 ** 20 * Number(mebibytes);
 }
 
-/** A line of the process's status, in bytes. */
+/** One line of the process status, in bytes. */
 function statusBytes(name: string): number {
   const line = new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(readFileSync('/proc/self/status', 'utf8'));
   return 1024 * Number(line?.[1]);
 }
 
 /**
- * Measures from now on by how much this process grows at most: on a GPU its memory there, else its resident memory (on Linux).
- * TensorFlow's own count leaves out what its ops use inside. For a process whose allocator has nothing to reuse.
+ * Starts to measure the peak growth of this process: its memory on a GPU, else its resident memory (Linux only).
+ * TensorFlow's own count misses what its ops allocate inside. The allocator must have no freed memory to reuse.
  */
 export function startGrowth(gpu: boolean): () => number {
   if (gpu) {

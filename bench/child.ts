@@ -1,16 +1,21 @@
-/** @file A measurement in a process of its own: what it sends is the result, and its end before that one too. */
+/**
+ * @file Runs a measurement in its own process. Its message is the result; an exit without a message is a result too.
+ */
 import {fork} from 'node:child_process';
 import type {Outcome} from './record.js';
 
-/** Messages of allocators: TensorFlow's, CUDA's, Node's, and tfjs's on WebGPU, which refuses commands on buffers that were not made. */
+/**
+ * Out-of-memory messages of TensorFlow, CUDA, Node, and WebGPU, which refuses commands on buffers that it could not
+ * make.
+ */
 const OUT_OF_MEMORY =
   /out of memory|OOM|RESOURCE_EXHAUSTED|ran out of|bad_alloc|failed to alloc|allocation failed|Invalid typed array length|Invalid array (buffer )?length|WebGPU refused|status 8\b/i;
 
 /**
- * What an end of a measurement means.
+ * Tells how a measurement ended.
  *
- * @param text The error, or the end of what an aborted process wrote.
- * @param signal That ended the process: SIGKILL is what Linux sends when memory is out.
+ * @param text The error, or the last output of an aborted process.
+ * @param signal The signal that ended the process. Linux sends SIGKILL when memory runs out.
  */
 export function outcomeOf(text: string, signal: string | null = null): 'out of memory' | 'failed' {
   return signal === 'SIGKILL' || OUT_OF_MEMORY.test(text) ? 'out of memory' : 'failed';
@@ -29,15 +34,18 @@ export function failureOf(error: unknown): Failure {
 
 const shorten = (text: string): string => text.replace(/\s+/g, ' ').trim().slice(0, 300);
 
-/** Characters that are kept of what a process wrote last. */
+/** How many characters to keep of a process's last output. */
 const TAIL = 8192;
 
-/** Runs `npm run bench` with these arguments in a process that ends with its answer, or after so many milliseconds. */
+/**
+ * Runs `npm run bench` with these arguments in a child process, which ends when it answers or after so many
+ * milliseconds.
+ */
 export function inOwnProcess<T extends object>(
   args: readonly string[],
   milliseconds = 2 ** 31 - 1,
 ): Promise<T | Failure> {
-  // TensorFlow then takes of the device what it needs and no more, so that nvidia-smi counts it.
+  // Makes TensorFlow take only the device memory that it needs, so that nvidia-smi counts it.
   const memory = {TF_GPU_ALLOCATOR: 'cuda_malloc_async', TF_FORCE_GPU_ALLOW_GROWTH: 'true'};
   const child = fork(process.argv[1], args, {
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
@@ -57,7 +65,7 @@ export function inOwnProcess<T extends object>(
     }, milliseconds);
     child.on('message', (answer: T) => end(answer));
     child.on('error', (error) => end(failureOf(error)));
-    // 'close' comes after all that the process wrote; its memory is free by then.
+    // 'close' comes after the last output of the process. Its memory is free by then.
     child.on('close', (code, signal) => {
       clearTimeout(timer);
       const last = tail.trim().split('\n').slice(-3).join(' ');
@@ -68,7 +76,7 @@ export function inOwnProcess<T extends object>(
   });
 }
 
-/** Gives the parent the answer of this process. */
+/** Sends the answer of this process to its parent. */
 export async function answer(work: () => Promise<object>): Promise<void> {
   const result = await work().catch(failureOf);
   await new Promise((resolve) => process.send!(result, undefined, undefined, resolve));

@@ -1,21 +1,21 @@
-/** @file The clock of all benchmarks: wall time from an idle device until it has done what it was given. */
+/** @file The clock of all benchmarks: wall time from an idle device until it has finished the work. */
 import * as tf from '@tensorflow/tfjs-core';
 import {peakBytes} from '../examples/finetune/memory.js';
 import {submitRecorded, type WebGPUBackend} from '../src/backends/webgpu/run/tfjs_backend.js';
 
-/** Waits until the device has done all that was asked of it. */
+/** Waits until the device has finished all work. */
 export async function settle(): Promise<void> {
   if (tf.getBackend() === 'webgpu') {
     const backend = tf.backend() as unknown as WebGPUBackend;
     submitRecorded(backend);
     await backend.queue.onSubmittedWorkDone();
   } else if (tf.getBackend() === 'tensorflow') {
-    // On a GPU a read waits for all that TensorFlow's stream was given before it.
+    // On a GPU a read waits for all earlier work on TensorFlow's stream.
     await readOne();
   }
 }
 
-/** Computes a number and reads it. Throws an error of the device that came before. */
+/** Computes a number and reads it. Throws a device error that happened earlier. */
 export async function readOne(): Promise<void> {
   const one = tf.tidy(() => tf.add(tf.scalar(1), 1));
   try {
@@ -25,7 +25,7 @@ export async function readOne(): Promise<void> {
   }
 }
 
-/** Runs `work` once: its result and its milliseconds. */
+/** Runs `work` once. Returns its result and its milliseconds. */
 export async function once<T>(work: () => T | Promise<T>): Promise<[result: T, ms: number]> {
   await settle();
   const start = performance.now();
@@ -34,7 +34,7 @@ export async function once<T>(work: () => T | Promise<T>): Promise<[result: T, m
   return [result, performance.now() - start];
 }
 
-/** What `measure` gives, again and again for so many seconds or times, at least once; from the least to the most. */
+/** Repeats `measure` for so many seconds or times, but at least once. Returns the values in ascending order. */
 export async function repeat(
   measure: () => Promise<number>,
   {seconds, most = Infinity}: {seconds: number; most?: number},
@@ -53,12 +53,12 @@ interface Timing {
   ms: number;
 }
 
-/** A batch fills this many milliseconds, so that one wait at its end costs nothing. */
+/** A batch fills this many milliseconds. The one wait at its end then costs next to nothing. */
 const BATCH_MS = 100;
 /** An idle GPU needs about half a second of work to clock up. */
 const WARM_UP_SECONDS = 0.5;
 
-/** Times `run`, whose tensors are disposed, for `seconds` after as long a warm-up, which is half a second at most. */
+/** Times `run` for `seconds`, after a warm-up of the same length but at most half a second. Disposes its tensors. */
 export async function time(run: () => tf.Tensor[], seconds: number): Promise<Timing> {
   const warm = performance.now() + 1000 * Math.min(WARM_UP_SECONDS, seconds);
   const batch = async (repeats: number): Promise<number> => {
@@ -76,7 +76,7 @@ export async function time(run: () => tf.Tensor[], seconds: number): Promise<Tim
   return {firstMs, ms: Math.min(best, second)};
 }
 
-/** Reads a value of each result of `run`, and disposes them: an error of the device is thrown here rather than timed. */
+/** Reads one value of each result of `run` and disposes them, so that a device error throws here and is not timed. */
 export async function surfaceErrors(run: () => tf.Tensor[]): Promise<void> {
   const results = run();
   for (const result of results) {
@@ -88,7 +88,7 @@ export async function surfaceErrors(run: () => tf.Tensor[]): Promise<void> {
   tf.dispose(results);
 }
 
-/** Most bytes that `run` holds at once beyond what was held before. */
+/** The most bytes that `run` holds at once, beyond those held before. */
 export async function peakBytesOf(run: () => tf.Tensor[]): Promise<number> {
   await settle();
   return peakBytes(async () => {

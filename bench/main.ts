@@ -1,6 +1,6 @@
 /**
- * @file `npm run bench -- SUITE`: measures, prints a line for each record and then the tables of the record file, to which it adds.
- * `npm run bench -- tables` writes the tables of the documents.
+ * @file `npm run bench -- SUITE` measures and prints a line per record. It then prints the tables of the record file,
+ * to which it adds the records. `npm run bench -- tables` writes the tables of the documents.
  */
 import {writeFileSync} from 'node:fs';
 import {basename, join} from 'node:path';
@@ -38,7 +38,7 @@ function report(file: string): void {
   }
 }
 
-/** Runs `work`, whose records are added to the file; then reports the file. */
+/** Runs `work`, adds its records to the file, then reports the file. */
 async function measure(file: string, work: (emit: Emit) => Promise<void>): Promise<void> {
   let failed = false;
   await work((record) => {
@@ -54,7 +54,7 @@ const program = new Command('npm run bench --')
   .description('Benchmarks. Each suite has its own --help.')
   .configureHelp({sortSubcommands: false});
 
-/** A command with a suite's name; `--out` is where its records go. */
+/** A command named after a suite. `--out` says where its records go. */
 const suite = (name: Suite, description: string): Command =>
   program
     .command(name, {isDefault: name === 'masks'})
@@ -66,14 +66,14 @@ const suite = (name: Suite, description: string): Command =>
       join('bench', 'results', `${name}.jsonl`),
     );
 
-/** What makes a suite of attention calls a command of its own. */
+/** What turns a suite of attention calls into a command. */
 interface CallSuite<O extends CommonOptions> {
   name: Suite;
   run: (options: O, start: () => Promise<Bench>) => Promise<void>;
   defaults: Pick<CommonOptions, 'lengths' | 'heads' | 'dims' | 'masks' | 'seconds' | 'device'>;
 }
 
-/** A suite whose calls have lengths, heads and head sizes, on WebGPU unless it has `--backend`. */
+/** A suite whose calls vary in length, heads and head size. It runs on WebGPU except where it has `--backend`. */
 function callSuite<O extends CommonOptions>(description: string, {name, run, defaults}: CallSuite<O>): Command {
   return suite(name, description)
     .addOption(

@@ -1,9 +1,10 @@
 /**
- * @file The masks that all benchmarks time, by name and length. What is packed in a row comes from one of several sources:
- * `paper` are the masks of the FlashMask paper, figure 1(b), as its benchmark draws them (arXiv 2410.01359); `table` those of the
- * table of masks; `cuda` those of bench/cuda/masks.py; a number stands for so many documents of equal length.
+ * @file The masks that all benchmarks time, by name and length. The documents packed in a row come from one of several
+ * sources: `paper` has the masks of the FlashMask paper, figure 1(b), as its benchmark draws them (arXiv 2410.01359);
+ * `table` those of the table of masks; `cuda` those of bench/cuda/masks.py; a number stands for that many documents of
+ * equal length.
  *
- * Document masks are true ones, which those of the published benchmark are not quite (docs/masks.md).
+ * Document masks are exact here. Those of the published benchmark are not quite (docs/masks.md).
  */
 import {masks, type FlashMask} from '../src/entries/index.js';
 import {randomInteger, seededRandom} from '../src/mask/builders/random.js';
@@ -31,11 +32,11 @@ function scaled(parts: readonly number[], N: number): number[] {
   return parts.map((_, i) => endOf(i + 1) - endOf(i));
 }
 
-/** Lengths of so many parts of N tokens, all about equally long. */
+/** Splits N tokens into `count` lengths, all about equal. */
 export const equal = (count: number, N: number): number[] =>
   Array.from({length: count}, (_, i) => Math.floor(((i + 1) * N) / count) - Math.floor((i * N) / count));
 
-/** Documents packed in a row: the published ones of the length that is nearest below N, or of the shortest, scaled to N. */
+/** Documents packed in a row: those published for the nearest length below N, or for the shortest, scaled to N. */
 function published(N: number): {length: number[]; prefix: number[]; dropped: number[]} {
   const {length, prefix, dropped} = N < 32768 ? lengths.published[8192] : lengths.published[32768];
   const stretched = scaled(length, N);
@@ -56,7 +57,7 @@ function qkSparse(N: number): FlashMask {
   return masks.qkSparse(N, spans.filter((_, i) => dropped[i] === 1)); // prettier-ignore
 }
 
-/** The paper says nothing of its buckets: 16 here, drawn evenly, one hash for a token's query and key. */
+/** The paper does not describe its buckets. Here are 16, drawn evenly; a token's query and key have the same hash. */
 function hashSparse(N: number): FlashMask {
   const random = seededRandom(SEED);
   return masks.hashSparse(Array.from({length: N}, () => randomInteger(random, 0, BUCKETS)));

@@ -1,26 +1,26 @@
-/** @file How options of the benchmarks are read. */
+/** @file Parsers for the options of the benchmarks. */
 
-/** `a, b` as an option. */
+/** Parses `a, b`. */
 export const list = (text: string): string[] => text.split(',').map((one) => one.trim());
 
-/** `512, 1024` as an option. */
+/** Parses `512, 1024`. */
 export const numbers = (text: string): number[] => list(text).map(count);
 
-/** A size as an option. */
+/** Parses a size. */
 export function count(text: string): number {
   const value = Number(text);
   if (!Number.isInteger(value) || value < 1) throw new Error(`bench: sizes must be positive integers, got '${text}'.`);
   return value;
 }
 
-/** A duration as an option. */
+/** Parses a duration. */
 export function positive(text: string): number {
   const value = Number(text);
   if (!(value > 0)) throw new Error(`bench: expected a positive number, got '${text}'.`);
   return value;
 }
 
-/** Some of `known`, in its order, as an option. */
+/** Parses a list of names out of `known`. The result has the order of `known`. */
 export const some =
   <T extends string>(known: readonly T[]) =>
   (text: string): T[] => {

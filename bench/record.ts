@@ -2,7 +2,7 @@
 import {appendFileSync, existsSync, mkdirSync, readFileSync} from 'node:fs';
 import {dirname} from 'node:path';
 
-/** What measures: the commands of `npm run bench`, and `cuda` for bench/cuda/bench.py. */
+/** The sources of records: the commands of `npm run bench`, and `cuda` for bench/cuda/bench.py. */
 const SUITES = ['masks', 'paper', 'decode', 'long', 'schedule', 'tiles', 'finetune', 'cuda'] as const;
 export type Suite = (typeof SUITES)[number];
 
@@ -13,19 +13,24 @@ export type DeviceKind = (typeof DEVICE_KINDS)[number];
 const OUTCOMES = ['skipped', 'out of memory', 'time limit', 'failed', 'not run'] as const;
 export type Outcome = (typeof OUTCOMES)[number];
 
-/** The fields that name a call: records that agree in them measure the same. Types by name, or the values allowed. */
+/**
+ * The fields that identify a call: records that agree in them measure the same. Values are types or the allowed values.
+ */
 const CALL = {
   suite: SUITES,
-  /** Of the suite `paper`, or a pass of the suite `tiles`. */
+  /** A part of the suite `paper`, or a pass of the suite `tiles`. */
   part: 'string',
   /** The tfjs backend, or `cuda` for the kernels called from PyTorch. */
   backend: 'string',
   /** Name of the hardware. */
   device: 'string',
   kind: DEVICE_KINDS,
-  /** What the products read. Absent where the backend has one precision, or the call left it to the library. */
+  /**
+   * How matrix products read their inputs. Absent where the backend has one precision, or the call left it to the
+   * library.
+   */
   precision: 'string',
-  /** Type of the tensors, where it is not float32 alone. */
+  /** Type of the tensors, where it is not only float32. */
   input: 'string',
   attention: ['flash', 'dense', 'flex', 'cudnn', 'fa2'],
   model: 'string',
@@ -46,14 +51,14 @@ const CALL = {
 } as const;
 
 const FIGURES = {
-  /** Why there are figures missing, and in what words. Absent where all went well. */
+  /** Why figures are missing: the kind and the message. Absent where all went well. */
   outcome: OUTCOMES,
   reason: 'string',
   /** Fraction of masked pairs. */
   masked: 'number',
-  /** Tiles of 64 x 64 that are not empty, over all heads. */
+  /** Non-empty tiles of 64 x 64, over all heads. */
   tiles: 'number',
-  /** First forward less a later one. */
+  /** Time of the first forward minus that of a later one. */
   compileMs: 'number',
   forwardMs: 'number',
   backwardMs: 'number',
@@ -64,9 +69,11 @@ const FIGURES = {
   /** Over visible pairs: 4 D operations per pair forward, 10 D backward. */
   forwardTflops: 'number',
   backwardTflops: 'number',
-  /** Of tf.matMul in the same process, on CPUs. */
+  /** Speed of tf.matMul in the same process, on CPUs. */
   matMulTflops: 'number',
-  /** Most bytes held beyond what was held before; of a training step and of the suite `long`, with that. */
+  /**
+   * Most bytes held beyond those held before. For a training step and the suite `long` it includes those held before.
+   */
   peakBytes: 'number',
   /** Largest difference of the output from dense attention. */
   difference: 'number',
@@ -74,41 +81,44 @@ const FIGURES = {
   differences: 'numbers',
   /** Relative error of some rows of the output against float64. */
   rowsError: 'number',
-  /** Part of the time that conversions of float32 tensors take, forward and backward. */
+  /** Share of the time spent converting float32 tensors, forward and backward. */
   conversionShares: 'numbers',
   /** Largest errors of some rows of each result against float64. */
   errors: 'object',
-  /** First calls of a shape class in a process, the driver's disk cache switched off; then the same once more. */
+  /** First calls of a shape class in a process with the driver's disk cache off; then the same calls again. */
   firstForwardMs: 'number',
   firstBackwardMs: 'number',
   againMs: 'number',
-  /** Compiled by the first calls; other lengths called after that, and what they compiled. */
+  /** Pipelines that the first calls compiled; the other lengths called next, and the pipelines that these compiled. */
   pipelines: 'number',
   otherLengths: 'numbers',
   otherPipelines: 'number',
-  /** Of the passes that fill the mask buffer, for forward and dq, and for dkdv. */
+  /** Time of the passes that fill the mask buffer, for forward and dq, and for dkdv. */
   queryMapMs: 'number',
   keyMapMs: 'number',
   /** Questions or documents of a training row. */
   texts: 'number',
-  /** The first training step: it compiles shaders and loads kernels. Then the timed ones. */
+  /** Time of the first training step, which compiles shaders and loads kernels; then of the timed steps. */
   firstMs: 'number',
   steps: 'number',
   medianMs: 'number',
   bestMs: 'number',
-  /** Of those, making dense attention's masks: not counted in `tokensPerSecond`. 0 for flash, whose masks are counted. */
+  /**
+   * Part of these spent making dense attention's masks; `tokensPerSecond` excludes it. 0 for flash, whose masks are
+   * counted.
+   */
   maskMs: 'number',
   tokensPerSecond: 'number',
-  /** Held before the first step: weights, optimizer, and on a GPU what the libraries take. */
+  /** Bytes held before the first step: weights, optimizer, and on a GPU the memory that the libraries take. */
   heldBytes: 'number',
   /** What counted the bytes of a training step. */
   memoryBy: 'string',
-  /** Of the process, on CPUs. */
+  /** Resident memory of the process, on CPUs. */
   residentBytes: 'number',
-  /** Of the first step: the learning rate is 0. */
+  /** Loss of the first step. The learning rate is 0. */
   loss: 'number',
   gradNorm: 'number',
-  /** That the measurement took in all, the start of its process included. */
+  /** Duration of the whole measurement, including the start of its process. */
   seconds: 'number',
 } as const;
 
@@ -137,7 +147,7 @@ function isOfType(value: unknown, type: string | readonly string[]): boolean {
   return typeof value === type;
 }
 
-/** @throws Error if `record` lacks a field that all have, or has one that none has or of another type. */
+/** @throws Error if `record` lacks a required field, or has an unknown field or one of another type. */
 function check(record: BenchRecord, path: string): BenchRecord {
   for (const name of ['suite', 'device', 'N'] as const) {
     if (record[name] === undefined)
@@ -159,13 +169,16 @@ export function latest(records: readonly BenchRecord[]): BenchRecord[] {
   return [...new Map(records.map((record) => [keyOf(record), record])).values()];
 }
 
-/** Adds a line; makes the folder. */
+/** Appends a line. Makes the folder. */
 export function appendRecord(path: string, record: BenchRecord): void {
   mkdirSync(dirname(path), {recursive: true});
   appendFileSync(path, `${JSON.stringify(record)}\n`);
 }
 
-/** The records of a file, the latest of each call; none without a file. A last line that a killed run cut off is left out. */
+/**
+ * The records of a file, the latest of each call; none without a file. Skips a last line that a killed run left
+ * incomplete.
+ */
 export function readRecords(path: string): BenchRecord[] {
   if (!existsSync(path)) return [];
   const text = readFileSync(path, 'utf8');
@@ -176,7 +189,7 @@ export function readRecords(path: string): BenchRecord[] {
   return latest(lines.map((line) => check(JSON.parse(line) as BenchRecord, path)));
 }
 
-/** What a suite measured, or a part of it: the records with all figures. */
+/** The records of a suite, or of one part of it, that have all figures. */
 export const measured = (records: readonly BenchRecord[], suite: Suite, part?: string): BenchRecord[] =>
   records.filter((r) => r.suite === suite && r.part === part && r.outcome === undefined);
 
@@ -189,20 +202,20 @@ export function tflops(
   return ((pass === 'forward' ? 4 : 10) * D * H * N * N * (1 - masked)) / ms / 1e9;
 }
 
-/** Rows of equal titles, in the order of the first ones. */
+/** Groups rows by title, in the order in which the titles first appear. */
 export function groupedBy<Row>(rows: readonly Row[], titleOf: (row: Row) => string): [title: string, rows: Row[]][] {
   const groups = new Map<string, Row[]>();
   for (const row of rows) groups.set(titleOf(row), [...(groups.get(titleOf(row)) ?? []), row]);
   return [...groups];
 }
 
-/** What one call took with each attention. */
+/** The records of one call by attention. */
 export type Attentions = Partial<Record<NonNullable<Call['attention']>, BenchRecord>>;
 
 export const byAttention = (records: readonly BenchRecord[]): Attentions =>
   Object.fromEntries(records.map((record) => [record.attention ?? 'flash', record]));
 
-/** The calls that flash made, with those of the other attentions that agree in all fields but these. */
+/** Each call of flash, with the calls of the other attentions that agree in all fields but these. */
 export function sideBySide(records: readonly BenchRecord[], ...apartFrom: (keyof Call)[]): Pair[] {
   const without = Object.fromEntries(['attention', ...apartFrom].map((name) => [name, undefined]));
   return groupedBy(records, (record) => keyOf({...record, ...without})).flatMap(([, group]) => {

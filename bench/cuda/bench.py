@@ -5,8 +5,8 @@
     python3 bench/cuda/bench.py LIB.so --float32          from float32 tensors (Flex on TF32), and what conversions cost
     python3 bench/cuda/bench.py LIB.so --errors           relative errors of each precision, and of PyTorch's own
 
-TFLOP/s count visible pairs only: 4 D operations a pair forward, 10 D backward. A line of JSON a measurement goes to
---out.
+TFLOP/s count visible pairs only: 4 D operations per pair forward, 10 D backward. --out gets one line of JSON per
+measurement.
 """
 
 import argparse
@@ -30,8 +30,8 @@ SDPA = {'cudnn': SDPBackend.CUDNN_ATTENTION, 'fa2': SDPBackend.FLASH_ATTENTION}
 
 
 def milliseconds(run, seconds):
-    """(best, median) time of one run, in batches of about 20 ms for `seconds`, after a warm-up that clocks the GPU
-    up."""
+    """(best, median) time of one run. Runs batches of about 20 ms for `seconds`, after a warm-up that raises the GPU's
+    clock."""
     run()
     torch.cuda.synchronize()
     started, count = time.perf_counter(), 0
@@ -83,7 +83,7 @@ class Setting:
 
 
 def flash(library, s, **call_options):
-    """Our kernels on the setting: the record and the call, whose results are there."""
+    """Runs our kernels on the setting. Returns the record and the call, which holds the results."""
     call = Call(library, s.q, s.k, s.v, s.mask.mask, layout='bhsd', **call_options)
     forward = milliseconds(call.forward, s.options.seconds)
     backward = None if s.options.forward_only else milliseconds(lambda: call.backward(s.d_out), s.options.seconds)
@@ -91,7 +91,7 @@ def flash(library, s, **call_options):
 
 
 def autograd_record(s, attention, run):
-    """Times a differentiable attention of PyTorch; also its results."""
+    """Times a differentiable attention of PyTorch. Also returns its results."""
     inputs = s.with_gradients()
     with torch.no_grad():
         forward = milliseconds(lambda: run(*inputs), s.options.seconds)
@@ -131,7 +131,7 @@ def difference(ours, theirs):
 
 
 def rows_error(s, call):
-    """Relative error of out in a few rows, against float64: a wrong kernel is not timed unnoticed."""
+    """Relative error of a few rows of out against float64, so that a wrong kernel is noticed."""
     error = size = 0.0
     for first in range(0, s.N, max(1, s.N // 8)):
         see = visible(s.mask.mask, s.B, s.H, s.N, s.N, 'cuda', first_row=first, rows=2)[:1]
@@ -209,7 +209,7 @@ def settings(options, dtype):
 
 
 def try_record(output, s, attention, run):
-    """A measurement of PyTorch's, or None with the reason printed where it does not run here."""
+    """Measures an attention of PyTorch. Where it does not run here, prints the reason and returns None."""
     try:
         record, results = autograd_record(s, attention, run())
         return output.add(record), results
@@ -219,7 +219,7 @@ def try_record(output, s, attention, run):
 
 
 def compare_sixteen(library, options):
-    """Our 16-bit kernels against FlexAttention and, where there is no mask beyond the triangle, SDPA."""
+    """Our 16-bit kernels against FlexAttention and, for the masks full and causal, SDPA."""
     output = Output(options, 'flex')
     for s in settings(options, getattr(torch, options.dtype)):
         record, call = flash(library, s, precision=options.dtype, deterministic=options.deterministic)
@@ -247,8 +247,8 @@ def compare_sixteen(library, options):
 
 
 def compare_float32(library, options):
-    """Our kernels from float32 tensors against FlexAttention on them, and how much of the time is not the 16-bit
-    kernel's."""
+    """Our kernels on float32 tensors against FlexAttention on the same, and the share of time outside the 16-bit
+    kernel."""
     torch.set_float32_matmul_precision('high')
     output = Output(options, 'flex32')
     for s in settings(options, torch.float32):
@@ -344,8 +344,8 @@ def torch_dense(tensors, see, dtype):
 
 
 def precompile(options):
-    """FlexAttention's kernels of all settings into PyTorch's cache, by processes side by side: the measuring one then
-    finds them."""
+    """Compiles FlexAttention's kernels of all settings into PyTorch's cache, in parallel processes. The measuring
+    process then finds them there."""
     jobs = [(name, N, D) for name in options.masks for N in options.lengths for D in options.dims]
     if len(jobs) < 3:
         return

@@ -1,4 +1,4 @@
-"""Importing it puts native/test/cuda on the path: the kernels' calls from PyTorch and the reference of their checks."""
+"""Adds native/test/cuda to the path on import: the kernels' calls from PyTorch and the reference of their checks."""
 
 import sys
 from pathlib import Path

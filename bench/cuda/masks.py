@@ -1,5 +1,5 @@
-"""The benchmark's masks: bounds for our kernels, and the same as a rule for FlexAttention and for tests (python3
-masks.py compares)."""
+"""The benchmark's masks, as bounds for our kernels and as rules for FlexAttention and for tests (`python3 masks.py`
+compares the two)."""
 
 import json
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from reference import intervals
 
 @dataclass
 class BenchMask:
-    name: str  # of the builder in src/mask/builders/index.ts
+    name: str  # name of the builder in src/mask/builders/index.ts
     mask: Mask
-    rule: Callable | None  # mask_mod(b, h, q, k) of FlexAttention; None sees all
+    rule: Callable | None  # mask_mod(b, h, q, k) of FlexAttention; None: each query sees all keys
     per_batch: bool  # whether the rule depends on b
 
 
@@ -24,7 +24,7 @@ LENGTHS = json.loads((Path(__file__).parent.parent / 'masks.json').read_text())
 
 
 def scaled(lengths, N, turn):
-    """Lengths of the same proportions that sum to N, in an order turned by so many."""
+    """Lengths of the same proportions that sum to N, rotated by `turn`."""
     turn %= len(lengths)
     lengths = lengths[turn:] + lengths[:turn]
     ends = [(2 * N * sum(lengths[:i]) + sum(lengths)) // (2 * sum(lengths)) for i in range(len(lengths) + 1)]
@@ -83,7 +83,7 @@ class Builder:
         return self.make('document', False, [ends, starts], lambda b, h, q, k: doc[b, q] == doc[b, k], True)
 
     def sharedQuestion(self):
-        """Documents of a question (a tenth) and two answers, which do not see each other."""
+        """Documents, each a question (a tenth of its tokens) with two answers that do not see each other."""
         rows = []
         for b in range(self.B):
             lengths = scaled(LENGTHS['questions'], self.N, b)
@@ -105,7 +105,7 @@ class Builder:
         return self.make('sharedQuestion', True, [ends], rule, True)
 
     def globalSlidingWindow(self):
-        """The first W tokens see all and are seen by all; the others see W - 1 on both sides."""
+        """The first W tokens see all tokens and are seen by all. Every other token sees W - 1 tokens on each side."""
         N, W, j = self.N, self.window, self.j
         is_global = j < W
         zero = torch.zeros_like(j)
@@ -141,8 +141,8 @@ def build(name, N, B, device):
 
 
 def visible_pairs(mask, B, N):
-    """Visible pairs of all batches, of one head: rows less the union of the column's two intervals and its causal
-    triangle."""
+    """Visible pairs of all batches, for one head: all rows minus the union of each column's two intervals and its
+    causal triangle."""
     j = torch.arange(N)
     parts = [(torch.zeros_like(j), j)] if mask.causal else []
     if mask.bounds is not None:

@@ -1,18 +1,18 @@
-/** @file The longest length that works, where all shorter ones do and all longer ones do not. */
+/** @file Searches the longest length that works. All shorter lengths must work and all longer ones must fail. */
 
 interface SearchOptions {
-  /** Tried first, and doubled while it works. */
+  /** The first length to try. It is doubled while it works. */
   from: number;
   upTo: number;
-  /** Times that the gap between what works and what does not is halved. */
+  /** How often to halve the gap between the lengths that work and those that do not. */
   bisections: number;
 }
 
 /**
- * Doubles a length until it does not work, then halves the gap.
+ * Doubles a length until it fails, then halves the gap.
  *
- * @param works Whether a length does; null if that cannot be told, which ends the search.
- * @returns the longest that did, 0 if none
+ * @param works Whether a length works; null if that cannot be told, which ends the search.
+ * @returns the longest length that worked, 0 if none
  */
 export async function longest(
   works: (N: number) => Promise<boolean | null>,

@@ -1,4 +1,4 @@
-/** @file Models for the fine-tuning benchmark: the shapes of real ones, with random weights that take no time to make. */
+/** @file Models for the fine-tuning benchmark: real shapes with random weights, which are quick to make. */
 import type {HostTensor} from '../../examples/finetune/host_tensor.js';
 import {type LlamaConfig, parseConfig, weightShapes} from '../../examples/finetune/model/config.js';
 import {normal} from '../../examples/finetune/random.js';
@@ -11,7 +11,7 @@ const COMMON = {
   tie_word_embeddings: true,
 };
 
-/** By Hugging Face's names of sizes. `tiny` is for tests. */
+/** By the size names of Hugging Face. `tiny` is for tests. */
 const CONFIGS = {
   tiny: {
     vocab_size: 512,
@@ -57,12 +57,14 @@ export type ModelName = keyof typeof CONFIGS;
 
 export const MODELS = Object.keys(CONFIGS) as ModelName[];
 
-/** Of fresh weights, as transformers' `initializer_range`. */
+/** Standard deviation of fresh weights, as transformers' `initializer_range`. */
 const DEVIATION = 0.02;
-/** Numbers that are drawn; all weights are made of them. Prime, so that the rows of a matrix differ. */
+/**
+ * How many random numbers to draw. All weights repeat them. The number is prime, so that the rows of a matrix differ.
+ */
 const DRAWN = 1048573;
 
-/** A model of a real one's shape that no file holds: norms are ones, all else is normal. */
+/** A model of a real shape without a file: norms are ones, all other weights are normal noise. */
 export function randomModel(name: ModelName): ModelFiles {
   const configJson = {...COMMON, ...CONFIGS[name]};
   const config = parseConfig(configJson, name);
@@ -88,7 +90,7 @@ export function randomModel(name: ModelName): ModelFiles {
   };
 }
 
-/** Normal numbers, as many as the largest weight needs, wherever it starts among the drawn ones, which are repeated. */
+/** Normal numbers for the largest weight, wherever it starts among the drawn numbers. They repeat the drawn numbers. */
 function randomNumbers(config: LlamaConfig): Float32Array {
   const largest = Math.max(config.vocabSize, config.intermediateSize) * config.hiddenSize;
   const numbers = new Float32Array(DRAWN + largest);

@@ -1,13 +1,13 @@
 /**
- * @file Packed rows for the fine-tuning benchmark, as the paper makes them for its end-to-end figures (arXiv 2410.01359, appendix
- * "End-to-End Training Throughput", data construction):
+ * @file Packed rows for the fine-tuning benchmark, built as for the paper's end-to-end figures (arXiv 2410.01359,
+ * appendix "End-to-End Training Throughput", data construction):
  *
- * - A row of N tokens holds n texts, n uniform in 1..10 (RM: 1..3 up to 4096 tokens, 1..4 up to 8192), each at least 128 tokens long
- *   (RM: 512), of random lengths that add up to N.
- * - A text of L tokens is a question with k answers, k = 1 (SFT, LoRA), 2 (DPO) or 6 (RM), each of a length uniform in
- *   [0.1 L / (1 + 0.1 k), 0.2 L / (1 + 0.2 k)]: about 10 to 20% of the question. The question has the rest.
+ * - A row of N tokens holds n texts, n uniform in 1..10 (RM: 1..3 up to 4096 tokens, 1..4 up to 8192). Each has at
+ *   least 128 tokens (RM: 512). Their random lengths add up to N.
+ * - A text of L tokens is a question with k answers: k = 1 (SFT, LoRA), 2 (DPO) or 6 (RM). The length of each answer is
+ *   uniform in [0.1 L / (1 + 0.1 k), 0.2 L / (1 + 0.2 k)], about 10 to 20% of the question. The question has the rest.
  *
- * Otherwise than there the last text is no padding, so that a row is full. Rows too short for the least lengths hold one text.
+ * Unlike there, the last text is not padding, so every row is full. Rows too short for the least lengths hold one text.
  */
 import {type Row, type Sample, IGNORED} from '../../examples/finetune/data/sample.js';
 import {uniform} from '../../examples/finetune/random.js';
@@ -19,13 +19,13 @@ export type Task = (typeof TASKS)[number];
 
 const ANSWERS: Record<Task, number> = {sft: 1, lora: 1, dpo: 2, rm: 6};
 
-/** Rows that the typical one is chosen from: odd, so that one is in the middle. */
+/** How many rows to choose the typical one from. The number is odd, so that there is a middle one. */
 const DRAWS = 31;
 
 /** Lengths of the parts of each text of a row: `[question, answer, ...]`. */
 type Texts = number[][];
 
-/** Draws the lengths of a row that they fill. `next` gives uniform numbers of [0, 1). */
+/** Draws lengths of texts that fill a row. `next` gives uniform numbers in [0, 1). */
 export function drawTexts(task: Task, rowTokens: number, next: () => number): Texts {
   const {most, least} = limits(task, rowTokens);
   const count = 1 + Math.floor(next() * most);
@@ -35,7 +35,7 @@ export function drawTexts(task: Task, rowTokens: number, next: () => number): Te
   return lengths.map((length) => splitText(length, ANSWERS[task], next));
 }
 
-/** The most texts of a row, and the fewest tokens of one. */
+/** The most texts of a row and the fewest tokens of a text. */
 function limits(task: Task, rowTokens: number): {most: number; least: number} {
   const shortest = task === 'rm' ? 512 : 128;
   const allowed = task !== 'rm' || rowTokens > 8192 ? 10 : rowTokens > 4096 ? 4 : 3;
@@ -49,14 +49,14 @@ function splitText(length: number, answers: number, next: () => number): number[
   return [length - lengths.reduce((sum, each) => sum + each, 0), ...lengths];
 }
 
-/** The row of median sparsity of those that a seed gives: a single one may hold anything from one text to ten. */
+/** The row of median sparsity among those drawn from a seed. A single row may hold anything from one text to ten. */
 export function typicalTexts(task: Task, rowTokens: number, seed: number): Texts {
   const next = uniform(seed);
   const draws = Array.from({length: DRAWS}, () => drawTexts(task, rowTokens, next));
   return draws.sort((a, b) => visiblePairs(a) - visiblePairs(b))[(DRAWS - 1) / 2];
 }
 
-/** Pairs of a query and a key that it sees. */
+/** Number of pairs of a query and a key that it sees. */
 export function visiblePairs(texts: Texts): number {
   const triangle = (length: number): number => (length * (length + 1)) / 2;
   const ofText = ([question, ...answers]: number[]): number =>
@@ -64,7 +64,10 @@ export function visiblePairs(texts: Texts): number {
   return texts.reduce((sum, text) => sum + ofText(text), 0);
 }
 
-/** The row with random tokens: a document each for SFT, with labels where its answer is, or a question that its answers share. */
+/**
+ * The row with random tokens. For SFT each text is a document with labels on its answer; otherwise a question that its
+ * answers share.
+ */
 export function fillRow(task: Task, texts: Texts, vocabSize: number, seed: number): Row {
   const next = uniform(seed);
   const token = (): number => Math.floor(next() * vocabSize);

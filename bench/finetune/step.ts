@@ -30,15 +30,17 @@ export interface StepOptions {
   keepActivations: boolean;
   /** Timed steps after the first one. */
   steps: number;
-  /** No further step is begun after so many seconds of timed ones. */
+  /** After so many seconds of timed steps no further step starts. */
   seconds: number;
 }
 
-/** The command line's defaults, see `examples/finetune/commands/train_options.ts`. */
+/** The defaults of the command line, see `examples/finetune/commands/train_options.ts`. */
 const LORA = {rank: 8, alpha: 16, dropout: 0, targetModules: PROJECTIONS, useRslora: false};
 const BETA = 0.1;
 
-/** The optimizer does all of its work, and the weights stay what they are: every length and attention trains the same model. */
+/**
+ * The optimizer does all its work but leaves the weights unchanged: every length and attention trains the same model.
+ */
 const RATE = 0;
 const SEED = 5;
 
@@ -54,10 +56,10 @@ function objectiveOf({task, attention}: StepOptions, model: TrainedModel): Objec
   }
 }
 
-/** Starts the backend, trains, and tells what it took. */
+/** Starts the backend, trains, and returns the figures. */
 export async function measureSteps(options: StepOptions): Promise<Figures & {device: string}> {
   const {backend, task, N, attention, keepActivations, steps, seconds} = options;
-  // Before TensorFlow takes any.
+  // Read this before TensorFlow takes any memory.
   const others = backend === 'tensorflow' ? nvidiaBytes() : null;
   const device = await startDevice(backend);
   const lora = task === 'sft' ? null : LORA;
@@ -72,7 +74,7 @@ export async function measureSteps(options: StepOptions): Promise<Figures & {dev
   const step = () => trainOn(row, N, trainer, () => device.check());
   const [{loss, gradNorm}, firstMs] = await step();
   const times = await repeat(async () => (await step())[1], {seconds, most: steps});
-  // Last: tfjs's profile, which counts tensors, hides why a step failed.
+  // Measure the peak last: tfjs's profile, which counts tensors, hides why a step failed.
   const peak = await memory.peakOf(step);
   const maskMs = attention === 'flash' ? 0 : await maskMilliseconds(row, options, model);
   const medianMs = (times[(times.length - 1) >> 1] + times[times.length >> 1]) / 2;
@@ -95,7 +97,10 @@ export async function measureSteps(options: StepOptions): Promise<Figures & {dev
   };
 }
 
-/** A step on a new batch: making the mask of a batch is paid in each step of a training. Its milliseconds are without the batch. */
+/**
+ * A step on a new batch, because each step of a training makes the mask of its batch. The milliseconds exclude making
+ * the batch.
+ */
 async function trainOn(
   row: Row,
   N: number,
@@ -112,7 +117,7 @@ async function trainOn(
   }
 }
 
-/** Milliseconds of a step that making dense attention's mask takes. */
+/** Milliseconds per step spent making dense attention's mask. */
 async function maskMilliseconds(row: Row, {attention, task, N}: StepOptions, model: TrainedModel): Promise<number> {
   const batch = toBatch([row], N);
   const [tensors, ms] = await once(async () => {
@@ -126,23 +131,23 @@ async function maskMilliseconds(row: Row, {attention, task, N}: StepOptions, mod
   });
   tf.dispose(tensors);
   batch.dispose();
-  // DPO's reference makes one of its own.
+  // DPO's reference makes a mask of its own.
   return task === 'dpo' ? 2 * ms : ms;
 }
 
 interface MemoryMeter {
-  /** What counts. */
+  /** Name of the counter. */
   by: string;
   /** Bytes held now. */
   held(): number;
-  /** The most bytes that are held in `work`, which has been done before and is done again where that is needed to know. */
+  /** The most bytes held during `work`. It has run before, and runs again where that is needed to measure it. */
   peakOf(work: () => Promise<unknown>): Promise<number>;
 }
 
-/** @param others Bytes that were used on the NVIDIA GPU before this process, null where TensorFlow does not run on one. */
+/** @param others Bytes used on the NVIDIA GPU before this process; null where TensorFlow does not run on one. */
 function memoryMeter(others: number | null): MemoryMeter {
   if (others !== null) {
-    // TensorFlow gives nothing back: what is used now is the most that was.
+    // TensorFlow returns no memory, so the present use is the peak.
     const held = (): number => nvidiaBytes()! - others;
     return {by: 'nvidia-smi', held, peakOf: () => Promise.resolve(held())};
   }

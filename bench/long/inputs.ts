@@ -1,14 +1,17 @@
-/** @file Tensors too large for JavaScript to make: a block of numbers is copied on the device again and again. The host can tell any element. */
+/**
+ * @file Tensors too large for JavaScript to make. The device repeats a block of numbers, so the host can tell any
+ * element.
+ */
 import * as tf from '@tensorflow/tfjs-core';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {seededRandom} from '../../src/mask/builders/random.js';
 
 const FLOAT = 4;
 
-/** Numbers of a block. Prime, so that all rows of a tensor differ. */
+/** Numbers per block. The number is prime, so that all rows of a tensor differ. */
 const BLOCK = 1048573;
 
-/** The numbers that the tensors of each seed repeat, uniform in [-2, 2). */
+/** The block of each seed, uniform in [-2, 2). The tensors of the seed repeat it. */
 const blocks = new Map<number, Float32Array<ArrayBuffer>>();
 
 function blockOf(seed: number): Float32Array<ArrayBuffer> {
@@ -20,7 +23,7 @@ function blockOf(seed: number): Float32Array<ArrayBuffer> {
   return block;
 }
 
-/** Elements of the tensor of this seed, in order from `first`; no more than a block has. */
+/** Elements of this seed's tensor, in order from `first`; at most as many as a block has. */
 export function drawn(seed: number, first: number, count: number): Float32Array {
   const block = blockOf(seed);
   const at = first % BLOCK;
@@ -28,7 +31,7 @@ export function drawn(seed: number, first: number, count: number): Float32Array 
   return Float32Array.of(...block.subarray(at), ...block.subarray(0, at + count - BLOCK));
 }
 
-/** A tensor in a buffer that is not one of tfjs's pool. */
+/** A tensor in its own buffer, outside tfjs's pool. */
 export interface Drawn {
   tensor: tf.Tensor4D;
   bytes: number;
@@ -57,7 +60,7 @@ export function drawnTensor({device}: WebGPUBackend, shape: [number, number, num
   return {tensor, bytes, release};
 }
 
-/** Some elements of a tensor on the device, in order from `first`, without the others. */
+/** Reads some elements of a tensor on the device, in order from `first`, without the others. */
 export async function readElements(
   {device}: WebGPUBackend,
   buffer: GPUBuffer,

@@ -1,6 +1,7 @@
 /**
- * @file Single rows of causal attention within documents and of its gradients, in float64 on the host. A row of the output takes the keys
- * of its document, a row of dk and dv the queries that see its key; those near the end of a document are few.
+ * @file Single rows of causal attention within documents and of its gradients, in float64 on the host. A row of the
+ * output reads the keys of its document. A row of dk or dv reads the queries that see its key; near the end of a
+ * document they are few.
  */
 import {offsetOf} from '../../test/support/oracle.js';
 import type {Layout} from '../../src/call/kernel_names.js';
@@ -8,7 +9,7 @@ import {drawn} from './inputs.js';
 
 type TensorName = 'q' | 'k' | 'v' | 'dOut';
 
-/** One batch of as many key heads as query heads. */
+/** A call with one batch and as many key heads as query heads. */
 export interface LongCall {
   N: number;
   H: number;
@@ -18,7 +19,7 @@ export interface LongCall {
   seeds: Record<TensorName, number>;
 }
 
-/** A query row's weights and gradients of scores, over the keys from `first` to the row's own. */
+/** Weights and score gradients of a query row, over the keys from `first` to the row itself. */
 interface Row {
   first: number;
   lse: number;
@@ -33,7 +34,7 @@ export const rowStart = ({N, H, D, layout}: LongCall, head: number, row: number)
 export class Reference {
   private readonly rows = new Map<number, Row>();
 
-  /** @param borders first rows of the documents, and N. */
+  /** @param borders First rows of the documents, then N. */
   constructor(
     private readonly call: LongCall,
     private readonly head: number,
@@ -62,7 +63,7 @@ export class Reference {
     return this.sum('dOut', j, this.column(j, 'weights'));
   }
 
-  /** What the rows that see key j, from row j to the end of its document, give it. */
+  /** Weights or score gradients at key j of the rows that see it: from row j to the end of its document. */
   private column(j: number, what: 'weights' | 'scoreGradients'): Float64Array {
     const end = this.borders.find((start) => start > j)!;
     return Float64Array.from({length: end - j}, (_, i) => {
@@ -88,7 +89,7 @@ export class Reference {
     return {first, lse, weights, scoreGradients: gradients.map((x, i) => weights[i] * (x - delta))};
   }
 
-  /** Row r of `a` times each row of `b` from `first` to r. */
+  /** Dot products of row r of `a` with each row of `b` from `first` to r. */
   private products(a: 'q' | 'dOut', r: number, b: 'k' | 'v', first: number): Float64Array {
     const left = this.values(a, r);
     const products = new Float64Array(r + 1 - first);
@@ -99,7 +100,7 @@ export class Reference {
     return products;
   }
 
-  /** factor Σ weight of a row times that row of `name`, from row `first` on. */
+  /** factor · Σ weight of a row · that row of `name`, from row `first` on. */
   private sum(name: TensorName, first: number, weights: Float64Array, factor = 1): Float64Array {
     const total = new Float64Array(this.call.D);
     for (let i = 0; i < weights.length; i++) {

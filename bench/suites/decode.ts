@@ -1,6 +1,6 @@
 /**
- * @file The suite `decode`: one query against long keys, as in decoding with a cache of keys and values, on WebGPU, next to dense
- * attention of tfjs ops. A record's N is the number of keys.
+ * @file The suite `decode`: one query against long keys, as in decoding with a cache of keys and values, on WebGPU,
+ * next to dense attention of tfjs ops. A record's N is the number of keys.
  */
 import * as tf from '@tensorflow/tfjs';
 import {flashMaskAttention} from '../../src/entries/index.js';
@@ -16,7 +16,10 @@ export interface DecodeOptions extends CommonOptions {
 
 type Inputs = [q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D];
 
-/** Dense attention of one query on `[1, H, 1, D]` and `[1, Hkv, N, D]`: the heads of a group are rows of one product, as is fastest. */
+/**
+ * Dense attention of one query on `[1, H, 1, D]` and `[1, Hkv, N, D]`. The heads of a group are rows of one product,
+ * the fastest way.
+ */
 const denseDecode: Attention = (q, k, v) => {
   const [, H, , D] = q.shape;
   const Hkv = k.shape[1];
@@ -25,7 +28,7 @@ const denseDecode: Attention = (q, k, v) => {
   return tf.reshape(tf.matMul(weights, v), [1, H, 1, v.shape[3]]);
 };
 
-/** Largest difference of the two over all outputs. */
+/** Largest difference of the two attentions, over all outputs. */
 async function difference(flash: Attention, inputs: Inputs): Promise<number> {
   const worst = tf.tidy(() => tf.max(tf.abs(tf.sub(flash(...inputs), denseDecode(...inputs)))));
   const [value] = await worst.data();
@@ -33,7 +36,7 @@ async function difference(flash: Attention, inputs: Inputs): Promise<number> {
   return value;
 }
 
-/** Both attentions at all lengths. Keys are drawn once: the host draws a million numbers per second. */
+/** Runs both attentions at all lengths. Draws the keys once: the host draws a million numbers per second. */
 async function runKeyHeads(bench: Bench, Hkv: number, D: number, options: DecodeOptions): Promise<void> {
   const {heads: H, lengths, precision, seconds} = options;
   if (H % Hkv !== 0) throw new Error(`bench: --heads must be a multiple of --key-heads, got ${H} and ${Hkv}.`);

@@ -1,9 +1,10 @@
 /**
- * @file The suite `finetune`: what a training step of the example application costs with flashMaskAttention and with dense masked
- * attention: tokens/s, peak memory, and the longest row that each can train. Models of real shapes with random weights.
+ * @file The suite `finetune`: the cost of a training step of the example application, with flashMaskAttention and with
+ * dense masked attention: tokens/s, peak memory, and the longest row that each can train. Models have real shapes and
+ * random weights.
  *
- * A process of its own makes each measurement, so that running out of memory, at which TensorFlow may abort, is a result and not the
- * end. Once a length has failed, longer ones are not started.
+ * Each measurement runs in its own process. TensorFlow may abort when memory runs out; that is then a result and does
+ * not end the suite. Once a length has failed, longer ones are not started.
  */
 import type {BackendName} from '../../examples/finetune/device.js';
 import type {AttentionKind} from '../../examples/finetune/train/attention.js';
@@ -28,14 +29,14 @@ export interface FinetuneOptions {
   longestUpTo: number;
   bisections: number;
   keepActivations: boolean;
-  /** Seconds that a measurement may take, with the start of its process. */
+  /** Seconds that a measurement may take, including the start of its process. */
   timeout: number;
-  /** After which no measurement is started. */
+  /** Minutes after which no measurement starts. */
   minutes: number;
   machine?: string;
 }
 
-/** Dense first: flash is also measured at the longest that dense can. */
+/** Dense comes first, because flash is also measured at the longest row that dense can train. */
 export const ATTENTIONS: AttentionKind[] = ['dense', 'flash'];
 
 type Subject = Pick<StepOptions, 'model' | 'task' | 'attention'>;
@@ -93,7 +94,7 @@ class Lengths {
   }
 }
 
-/** Tries the lengths, and on request others: the longest that works, 0 if none. */
+/** Tries the lengths and, on request, others. Returns the longest that works, 0 if none. */
 async function longestOf(subject: Lengths, lengths: readonly number[], options: FinetuneOptions): Promise<number> {
   let best = 0;
   for (const N of [...lengths].sort((a, b) => a - b)) {

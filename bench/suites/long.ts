@@ -1,6 +1,6 @@
 /**
- * @file The suite `long`: one forward and one backward on WebGPU with tensors as large as buffers can be, past what a storage binding
- * covers. Inputs are made on the device; rows of the results are compared with float64.
+ * @file The suite `long`: one forward and one backward on WebGPU with tensors as large as buffers allow, larger than a
+ * storage binding covers. The device makes the inputs. Rows of the results are compared with float64.
  */
 import * as tf from '@tensorflow/tfjs';
 import {peakBytes} from '../../examples/finetune/memory.js';
@@ -18,25 +18,25 @@ import {callsOf, type Bench, type CommonOptions} from './suite.js';
 
 export interface LongOptions extends CommonOptions {
   layout: Layout;
-  /** Equal documents of causalDocument. */
+  /** Number of equal documents of causalDocument. */
   documents: number;
-  /** Bytes that a binding may cover at most, instead of what the device allows. */
+  /** Most bytes that a binding may cover, in place of the device's limit. */
   binding?: number;
 }
 
 type Results = Record<'out' | 'lse' | 'dq' | 'dk' | 'dv', tf.Tensor>;
 
-/** What the largest error may be. */
+/** The largest error allowed. */
 const ALLOWED: Record<string, number> = {auto: 1e-4, float32: 1e-4, float16: 3e-2};
 
-/** A mask by its documents: one for causal. */
+/** Lengths of a mask's documents. Causal has one document. */
 const documentsOf = (name: string, N: number, documents: number): number[] =>
   name === 'causal' ? [N] : equal(Math.min(documents, N), N);
 
 const maskOf = (lengths: readonly number[]): FlashMask =>
   lengths.length === 1 ? masks.causal(lengths[0]) : masks.causalDocument(lengths);
 
-/** Runs both kernels; lse and the row statistics are read by the backward. */
+/** Runs both kernels. The backward reads lse and the row statistics. */
 async function run(
   inputs: readonly Drawn[],
   mask: FlashMask,
@@ -51,7 +51,7 @@ async function run(
   return {results: {out, lse, dq, dk, dv}, forwardMs, backwardMs};
 }
 
-/** Largest error of some rows of the first and the last head, as a part of the row's largest value. */
+/** Largest error of some rows of the first and the last head, relative to the row's largest value. */
 async function worstErrors(
   call: LongCall,
   lengths: readonly number[],
@@ -70,7 +70,7 @@ async function worstErrors(
       const error = Math.max(...expected.map((x, i) => Math.abs(x - values[i]))) / Math.max(...expected.map(Math.abs));
       worst[name] = Number.isNaN(error) ? Infinity : Math.max(worst[name], error);
     };
-    // Not a document's first row: its only weight is 1, and its gradients are zeros.
+    // Not a document's first row: its only weight is 1, so its gradients are zeros.
     for (const row of [1, Math.floor(0.7 * N), N - 1]) {
       for (const name of ['out', 'lse', 'dq'] as const) await check(name, row);
     }
@@ -97,7 +97,7 @@ async function withInputs<T>(call: LongCall, work: (inputs: readonly Drawn[]) =>
   }
 }
 
-/** Compiles the shaders of a mask by a short call: they are those of any length. */
+/** Compiles the shaders of a mask with a short call. All lengths use the same shaders. */
 async function warmUp(call: LongCall, name: string, options: LongOptions): Promise<void> {
   const N = Math.min(call.N, 256);
   const mask = maskOf(documentsOf(name, N, options.documents));

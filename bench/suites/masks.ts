@@ -1,7 +1,8 @@
 /**
- * @file The suite `masks`: flashMaskAttention against dense masked attention of tfjs ops, in the same run, on any backend.
+ * @file The suite `masks`: flashMaskAttention against dense masked attention of tfjs ops, in the same run, on any
+ * backend.
  *
- * On `tensorflow`, `--memory` has each attention run in a process of its own, which tells by how much it grew at most.
+ * On `tensorflow`, `--memory` runs each attention in its own process, which reports how much its memory grew at most.
  */
 import * as tf from '@tensorflow/tfjs';
 import type {FlashMask} from '../../src/entries/index.js';
@@ -49,12 +50,12 @@ function attentionOf(
   return {attention: denseAttention(bias), tensors: [bias]};
 }
 
-/** In a process of its own: the most bytes that it grew by in one forward and backward. */
+/** Runs in its own process. Gives the most bytes by which it grew in one forward and backward. */
 export async function peakOf(kind: Kind, options: MasksOptions): Promise<Figures> {
   const {gpu} = await startBackend(options.backend, options.device);
   const [call] = callsOf(options);
   const {attention} = attentionOf(kind, maskOf(call.mask, call.N, options.documents), options);
-  // Threads, tables and the contexts of libraries stay.
+  // Warm up: threads, tables and library contexts stay allocated and are not part of the growth.
   const [a, b, c] = inputsOf({N: 64, H: 1, D: 64});
   tf.dispose([flashAttention(maskOf('full', 64, 'paper'))(a, b, c), tf.matMul(a, b)]);
   const [q, k, v, dOut] = inputsOf(call);
@@ -65,7 +66,7 @@ export async function peakOf(kind: Kind, options: MasksOptions): Promise<Figures
   return {peakBytes: growth()};
 }
 
-/** Peak bytes by `peakOf`, or none where it fails. */
+/** Peak bytes from `peakOf`, or undefined where it fails. */
 async function childPeak(kind: Kind, {mask, N, D}: Setting, args: readonly string[]): Promise<number | undefined> {
   const own = ['--child', kind, '--masks', mask, '--lengths', String(N), '--dims', String(D)];
   const result = await inOwnProcess<Figures>([...args, ...own]);
@@ -116,7 +117,7 @@ async function runCall(bench: Bench, call: Setting, peaks: Map<string, number | 
   const mask = maskOf(call.mask, call.N, options.documents);
   const {gpu} = bench.runtime;
   const sizes = {...call, masked: mask.sparsity().maskedPairs};
-  // What dense attention says of flash.
+  // Figures of flash that only the run of dense attention can tell.
   let against: Figures = {};
   for (const kind of kindsOf(options)) {
     await bench.measure({...precisionField(options.precision), attention: kind, ...call}, async () => {
@@ -140,11 +141,11 @@ async function runCall(bench: Bench, call: Setting, peaks: Map<string, number | 
 
 const peakKey = (kind: Kind, {mask, N, D}: Setting): string => `${kind} ${mask} ${N} ${D}`;
 
-/** @param args Of the command line, for processes of their own. */
+/** @param args Arguments of the command line, for the child processes. */
 export async function runMasks(options: MasksOptions, start: () => Promise<Bench>, args: string[]): Promise<void> {
   const peaks = new Map<string, number | undefined>();
   if (options.memory && options.backend === 'tensorflow') {
-    // Before this process takes the device's memory.
+    // Run before this process takes the device's memory.
     for (const call of callsOf(options)) {
       for (const kind of kindsOf(options)) peaks.set(peakKey(kind, call), await childPeak(kind, call, args));
     }

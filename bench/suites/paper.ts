@@ -1,6 +1,6 @@
 /**
- * @file The suite `paper`: the WebGPU kernels on one kind of device: the masks of the FlashMask paper, long rows, time against visible
- * tiles, memory against length, first calls, and dense attention beside them.
+ * @file The suite `paper`: the WebGPU kernels on one kind of device: the masks of the FlashMask paper, long rows, time
+ * against visible tiles, memory against length, first calls, and dense attention beside them.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import type {FlashMask} from '../../src/entries/index.js';
@@ -22,7 +22,7 @@ import {maskOf, type Source} from '../masks.js';
 import {tflops, type Call, type Figures} from '../record.js';
 import {disposing, type Bench, type CommonOptions} from './suite.js';
 
-/** In the order in which they run: `compile` comes first, while nothing has been compiled. */
+/** In running order. `compile` comes first, because it needs a process that has compiled nothing. */
 export const PARTS = ['compile', 'causal', 'dense', 'masks', 'long', 'fit', 'memory'] as const;
 export type Part = (typeof PARTS)[number];
 
@@ -32,9 +32,12 @@ type ReadPrecision = (typeof PRECISIONS)[number];
 export interface PaperOptions extends Omit<CommonOptions, 'lengths' | 'heads' | 'precision'> {
   parts: Part[];
   precisions: ReadPrecision[];
-  /** Of the parts masks, causal, fit and memory (the latter three take the first one); each part has its own where absent. */
+  /**
+   * Lengths of the parts masks, causal, fit and memory (the latter three take the first one). Default: each part has
+   * its own.
+   */
   lengths?: number[];
-  /** As many as suit each part where absent. */
+  /** Default: as many as suit each part. */
   heads?: number;
   denseLength: number;
   longLength: number;
@@ -47,7 +50,7 @@ interface Task extends Sizes {
   part: Part;
   mask: string;
   measure: (call: Setting, context: Context) => Promise<Figures>;
-  /** Where it is not the paper's. */
+  /** Number of documents, where it is not the paper's. */
   documents?: number;
 }
 
@@ -67,10 +70,10 @@ const MASK_LENGTHS = [8192, 32768];
 const LONG_MASKS = ['causal', 'causalDocument', 'slidingWindow'];
 const COMPILE_LENGTH = 1024;
 const FEW_HEADS = 8;
-/** Of which the packed documents of the part `fit` have equal lengths: from the causal triangle to small blocks. */
+/** Numbers of packed documents of equal length in the part `fit`: from the causal triangle to small blocks. */
 const DOCUMENT_COUNTS = [1, 2, 4, 8, 16, 32, 64];
 
-/** 32 heads up to 8192 tokens, then as many as keep all heads' tokens together the same, but 4 at least. */
+/** 32 heads up to 8192 tokens. Longer rows have fewer, so that heads · tokens stays the same, but at least 4. */
 const headsOf = ({heads}: Plan, N: number): number => heads ?? Math.max(4, Math.min(32, Math.floor((32 * LENGTH) / N)));
 
 const TASKS: Record<Part, (plan: Plan) => Omit<Task, 'D'>[]> = {
@@ -99,7 +102,7 @@ const speedTask = (part: Part, mask: string, N: number, plan: Plan): Omit<Task, 
   part, mask, N, H: headsOf(plan, N), measure: speed,
 }); // prettier-ignore
 
-/** The tasks of a part, those of equal sizes together. */
+/** The tasks of a part. Tasks of equal sizes stand together. */
 export const tasksOf = (part: Part, plan: Plan, dims: readonly number[]): Task[] =>
   dims.flatMap((D) => TASKS[part](plan).map((task) => ({...task, D})));
 
@@ -144,7 +147,7 @@ async function denseBoth({mask, ...sizes}: Setting, {seconds}: Context): Promise
   return disposing(bias, async () => ({bothMs: await bothMs(denseAttention(bias), inputsOf(sizes), seconds)}));
 }
 
-/** Lengths beside the first: twice it, one that no tile divides, and a shorter one. */
+/** Lengths besides the first: twice it, one that no tile divides, and a shorter one. */
 const otherLengthsOf = (N: number): number[] => [2 * N, N + 37, N / 2];
 
 async function compile(setting: Setting, context: Context): Promise<Figures> {
@@ -165,13 +168,13 @@ async function compile(setting: Setting, context: Context): Promise<Figures> {
   };
 }
 
-/** A forward, and a backward after it: how long each took, and the pipelines that they compiled. */
+/** Runs a forward, then a backward. Returns the time of each and the number of pipelines that they compiled. */
 async function runOnce(
   {mask, precision, ...sizes}: Setting,
   {pipelines}: Context,
 ): Promise<{forwardMs: number; backwardMs: number; pipelines: number}> {
   const attention = new AttentionKernels(inputsOf(sizes), mask, precision);
-  // What tfjs compiled for the inputs is not of the attention.
+  // Exclude the pipelines that tfjs compiled for the inputs.
   const before = pipelines.count;
   const [out, forwardMs] = await once(() => attention.forward());
   const [gradients, backwardMs] = await once(() => attention.backward());
@@ -187,7 +190,7 @@ async function memory({mask, precision, ...sizes}: Setting): Promise<Figures> {
   const [q, k, v, dOut] = inputsOf(sizes);
   const grads = gradsOf(flashAttention(mask, {precision}));
   const run = (): tf.Tensor[] => grads([q, k, v], dOut);
-  // What is kept with the mask for later calls is made by the first one.
+  // The first call makes what is kept with the mask for later calls.
   await surfaceErrors(run);
   return {peakBytes: await peakBytesOf(run)};
 }
@@ -208,7 +211,7 @@ function countPipelines(device: GPUDevice): {count: number} {
   return made;
 }
 
-/** A stock device has float32 alone, for tfjs asks for no float16; a full one may not have it. */
+/** A stock device has only float32, because tfjs does not ask for float16. A full device may lack float16 too. */
 function precisionsOn({device, precisions}: PaperOptions): ReadPrecision[] {
   const halves = device === 'full' && webgpuDevice().features.has('shader-f16');
   if (device === 'full' && !halves) console.log('full float16: left out, since this device has no shader-f16');
@@ -228,7 +231,8 @@ async function runTask(task: Task, precision: ReadPrecision, bench: Bench, conte
 }
 
 export async function runPaper(options: PaperOptions, start: () => Promise<Bench>): Promise<void> {
-  // The disk caches of NVIDIA's and Mesa's drivers, before Dawn loads them: a process then compiles what it uses.
+  // Switch off the disk caches of NVIDIA's and Mesa's drivers before Dawn loads them. A process then compiles what it
+  // uses.
   process.env.__GL_SHADER_DISK_CACHE = '0';
   process.env.MESA_SHADER_CACHE_DISABLE = 'true';
   const bench = await start();

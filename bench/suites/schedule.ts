@@ -1,4 +1,4 @@
-/** @file The suite `schedule`: what the bounds map and the schedule of a mask cost, next to the forward that they are made for. */
+/** @file The suite `schedule`: the cost of a mask's bounds map and schedule, next to the forward that uses them. */
 import * as tf from '@tensorflow/tfjs';
 import type {FlashMaskAttentionAttrs} from '../../src/call/kernel_names.js';
 import type {Problem} from '../../src/call/problem.js';
@@ -15,7 +15,7 @@ import {time} from '../clock.js';
 import {maskOf} from '../masks.js';
 import {callsOf, type Bench, type CommonOptions} from './suite.js';
 
-/** The passes that fill the mask buffer of `pass`. They may run again and again. */
+/** The passes that fill the mask buffer of `pass`. They can run repeatedly. */
 function maskPasses(mask: FlashMask, {N, H, D}: Sizes, pass: Pass): PassRun[] {
   const {causal} = mask;
   const p: Problem = {

@@ -1,4 +1,4 @@
-/** @file What all suites have in common: their options, and how a measurement becomes a record. */
+/** @file What all suites share: their options, and how a measurement becomes a record. */
 import * as tf from '@tensorflow/tfjs';
 import type {Precision} from '../../src/call/kernel_names.js';
 import type {Sizes} from '../attention.js';
@@ -16,13 +16,13 @@ export interface CommonOptions {
   dims: number[];
   heads: number;
   masks: string[];
-  /** For each measurement. */
+  /** Seconds per measurement. */
   seconds: number;
   /** Name of the device in the records, where the adapter does not tell it. */
   machine?: string;
 }
 
-/** The one that measures: a started backend, and where the records go. */
+/** A started backend, and where the records go. */
 export class Bench {
   constructor(
     private readonly suite: Suite,
@@ -31,7 +31,7 @@ export class Bench {
     private readonly emit: (record: BenchRecord) => void,
   ) {}
 
-  /** Emits the record of a call, which says why where `measure` throws or the device reports an error. */
+  /** Emits the record of a call. The record has the reason where `measure` throws or the device reports an error. */
   async measure(
     fields: Omit<Call, 'suite' | 'device'>,
     measure: () => Figures | Promise<Figures>,
@@ -57,7 +57,7 @@ export class Bench {
 export const callsOf = ({dims, lengths, masks, heads: H}: CommonOptions): (Sizes & {mask: string})[] =>
   dims.flatMap((D) => lengths.flatMap((N) => masks.map((mask) => ({mask, N, H, D}))));
 
-/** Runs `work` and disposes its tensors after it, whatever happens. */
+/** Runs `work`, then disposes the tensors even if it throws. */
 export async function disposing<T>(tensors: tf.TensorContainer, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
@@ -66,5 +66,5 @@ export async function disposing<T>(tensors: tf.TensorContainer, work: () => Prom
   }
 }
 
-/** `precision` as a record has it: where it was asked for. */
+/** The field `precision` of a record, present only where a precision was asked for. */
 export const precisionField = (precision: Precision): {precision?: string} => (precision === 'auto' ? {} : {precision});

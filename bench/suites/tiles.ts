@@ -1,6 +1,6 @@
 /**
- * @file The suite `tiles`: tile shapes of each WebGPU pass, fastest first, as autotune() times them. `dq` and `dkdv` are timed within
- * the whole backward pass.
+ * @file The suite `tiles`: tile shapes of each WebGPU pass, fastest first, as autotune() times them. `dq` and `dkdv`
+ * are timed within the whole backward pass.
  */
 import {masks} from '../../src/entries/index.js';
 import {autotune} from '../../src/entries/autotune.js';
@@ -11,7 +11,7 @@ import type {Bench, CommonOptions} from './suite.js';
 export async function runTiles(options: CommonOptions, start: () => Promise<Bench>): Promise<void> {
   const {lengths, heads: H, dims, precision} = options;
   const bench = await start();
-  // What the user's programs have found stays theirs.
+  // Leave the results of the user's own tuning alone.
   setTuningStorage(undefined);
   for (const D of dims) {
     for (const N of lengths) {

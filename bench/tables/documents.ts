@@ -1,6 +1,6 @@
 /**
- * @file From the committed records, docs/benchmarks/*.jsonl, to the tables in README.md and docs/*.md, between marks such as
- * `<!-- webgpu-masks -->` and `<!-- /webgpu-masks -->`, and to the plots beside them.
+ * @file Turns the committed records, docs/benchmarks/*.jsonl, into the tables of README.md and docs/*.md and the plots
+ * beside them. A table stands between marks like `<!-- webgpu-masks -->` and `<!-- /webgpu-masks -->`.
  */
 import {existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
 import {fileURLToPath} from 'node:url';
@@ -20,7 +20,7 @@ const PLOT_SECTIONS: [RegExp, string][] = [
   [/./, 'benchmark'],
 ];
 
-/** The record files, by their names without endings. */
+/** The record files by name, without ending. */
 function readFiles(): [name: string, path: string][] {
   const paths = readdirSync(root + RECORDS, {recursive: true, encoding: 'utf8'}).filter((path) =>
     path.endsWith('.jsonl'),
@@ -28,7 +28,7 @@ function readFiles(): [name: string, path: string][] {
   return paths.sort().map((path) => [path.replace(/\.jsonl$/, ''), root + RECORDS + path]);
 }
 
-/** What stands between the marks of each section, and the plots by their paths. */
+/** The text between the marks of each section, and the plots by path. */
 function contents(): {blocks: Map<string, string>; plots: Map<string, string>} {
   const files = readFiles().map(([name, path]) => ({name, records: readRecords(path)}));
   const plots = new Map(files.flatMap(({name, records}) => [...plotsOf(name, records)]));
@@ -41,7 +41,7 @@ function contents(): {blocks: Map<string, string>; plots: Map<string, string>} {
   return {blocks, plots: new Map([...plots].map(([name, svg]) => [`${PLOTS}${name}.svg`, svg]))};
 }
 
-/** `text` with new contents between the marks of each block that it has, and the names of these. */
+/** Replaces the text between the marks of each block that `text` has. Also returns the names of these blocks. */
 export function withBlocks(text: string, blocks: ReadonlyMap<string, string>): {text: string; names: string[]} {
   let result = text;
   const names = [...blocks.keys()].filter((name) => text.includes(`<!-- ${name} -->`));
@@ -53,7 +53,7 @@ export function withBlocks(text: string, blocks: ReadonlyMap<string, string>): {
   return {text: result, names};
 }
 
-/** Everything that is written: path to content. Throws if no document shows a section that there are records for. */
+/** All files to write: path to content. Throws if a section has records but no document shows it. */
 async function outputs(): Promise<Map<string, string>> {
   const {blocks, plots} = contents();
   const files = new Map(plots);
@@ -70,7 +70,7 @@ async function outputs(): Promise<Map<string, string>> {
   return files;
 }
 
-/** Committed plots of records that are gone. */
+/** Committed plots whose records are gone. */
 function stray(files: ReadonlyMap<string, string>): string[] {
   const names = existsSync(root + PLOTS) ? readdirSync(root + PLOTS) : [];
   return names.map((name) => PLOTS + name).filter((path) => !files.has(path));
@@ -85,7 +85,7 @@ export async function writeDocuments(): Promise<void> {
   console.log(`wrote ${[...files.keys()].join(', ')}`);
 }
 
-/** @throws Error if the documents say anything else than the records. */
+/** @throws Error if the documents differ from the records. */
 export async function checkDocuments(): Promise<void> {
   const files = await outputs();
   const current = (path: string): string | null => (existsSync(root + path) ? readFileSync(root + path, 'utf8') : null);

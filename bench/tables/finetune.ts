@@ -51,7 +51,10 @@ const LENGTHS: readonly Column<Row & Run>[] = [
   ['differ by', differ],
 ];
 
-/** The longest row that an attention trained, which says so where a longer one was not tried or ended otherwise than by memory. */
+/**
+ * The longest row that an attention trained. Its text says if no longer row was tried, or if one failed for another
+ * reason than memory.
+ */
 function lastOf(attention: 'flash' | 'dense', rows: readonly Row[]): {row: Row; text: string} | undefined {
   const tried = rows.filter((row) => row[attention] !== undefined);
   const last = tried.map((row) => row[attention]!.outcome === undefined).lastIndexOf(true);
@@ -60,7 +63,7 @@ function lastOf(attention: 'flash' | 'dense', rows: readonly Row[]): {row: Row; 
   return {row: tried[last], text: limit ? String(tried[last].N) : `at least ${tried[last].N}`};
 }
 
-/** What the paper's figure shows: how far each attention gets, and the speed at the longest row that dense attention can train. */
+/** The paper's figure: how far each attention gets, and the speed at the longest row that dense attention can train. */
 const LONGEST: readonly Column<Run>[] = [
   ['model and training', ({title, training}) => `${title}: ${training}`],
   ['longest dense', ({rows}) => lastOf('dense', rows)?.text ?? '–'],
@@ -87,7 +90,7 @@ export function finetuneSections(records: readonly BenchRecord[]): Section[] {
     const rows = group.flatMap((run) => run.rows.map((row) => ({...run, ...row})));
     return `**${title}**\n\n${table(LENGTHS, rows)}`;
   });
-  // Where flash was not measured at dense's longest row, the time was up before: that says nothing.
+  // Leave out runs without a flash measurement at dense's longest row. They ran out of time, so they say nothing.
   const compared = runs.filter(({rows}) => speedup(lastOf('dense', rows)?.row) !== '');
   return [
     {name: 'longest', title: 'Longest rows', text: table(LONGEST, compared)},

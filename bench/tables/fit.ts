@@ -1,15 +1,15 @@
-/** @file What grows in a straight line: time with the visible tiles of a mask, memory with the length. */
+/** @file Fits straight lines: time against the visible tiles of a mask, memory against the length. */
 import {groupedBy, measured, type BenchRecord} from '../record.js';
 
 interface Line {
   slope: number;
   /** The value at 0. */
   intercept: number;
-  /** Part of the values' variance that the line explains: 1 if all lie on it. */
+  /** Fraction of the values' variance that the line explains: 1 if all lie on it. */
   r2: number;
 }
 
-/** The line of least squares through points; at least two must differ in x, or slope and r2 are NaN. */
+/** The least-squares line through points. At least two must differ in x, or slope and r2 are NaN. */
 export function fitLine(points: readonly (readonly [x: number, y: number])[]): Line {
   const mean = (of: (p: readonly [number, number]) => number): number =>
     points.reduce((sum, p) => sum + of(p), 0) / points.length;
@@ -27,7 +27,7 @@ export function fitLine(points: readonly (readonly [x: number, y: number])[]): L
 export interface FittedLine {
   call: BenchRecord;
   pass?: 'forward' | 'backward';
-  /** Visible tiles and milliseconds; or N and bytes. In the order of the first. */
+  /** Visible tiles and milliseconds, or N and bytes. Sorted by x. */
   points: [x: number, y: number][];
   line: Line;
 }
@@ -48,7 +48,7 @@ function fitted(
   });
 }
 
-/** Milliseconds of each pass against tiles, of all masks that were timed at a length. */
+/** Milliseconds of each pass against tiles, over all masks that were timed at a length. */
 export function timeLines(records: readonly BenchRecord[]): FittedLine[] {
   const timed = records.filter((r) => r.suite === 'paper' && (r.part === 'masks' || r.part === 'fit') && r.tiles);
   const ofPass = (pass: 'forward' | 'backward'): FittedLine[] =>

@@ -1,17 +1,17 @@
-/** @file Markdown tables of benchmark records, which also a terminal can show. */
+/** @file Markdown tables of benchmark records. A terminal can show them too. */
 
 /** A column: its title, and a row's cell. */
 export type Column<Row> = [title: string, cell: (row: Row) => string];
 
 /** A table with its title. */
 export interface Section {
-  /** Of the marks around it in a document. */
+  /** Name in the marks around the table in a document. */
   name: string;
   title: string;
   text: string;
 }
 
-/** The first column is left-aligned, the others are numbers. Empty without rows. */
+/** The first column is left-aligned, because the others are numbers. Empty without rows. */
 export function table<Row>(columns: readonly Column<Row>[], rows: readonly Row[]): string {
   if (rows.length === 0) return '';
   const line = (cells: string[]): string => `| ${cells.join(' | ')} |`;
@@ -20,9 +20,9 @@ export function table<Row>(columns: readonly Column<Row>[], rows: readonly Row[]
   return [line(columns.map(([title]) => title)), line(align), ...body].join('\n');
 }
 
-/** Three digits or so. */
+/** Rounds to about three digits. */
 export const digits = (x: number): string => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x.toFixed(2));
-/** Milliseconds, TFLOP/s and the like, or a dash where there is none. Few TFLOP/s are those of a software adapter. */
+/** Milliseconds, TFLOP/s and the like, or a dash where there is none. Software adapters reach only few TFLOP/s. */
 export const figure = (x?: number): string => (x === undefined ? '–' : digits(x));
 export const tera = (x?: number): string => (x !== undefined && x < 0.1 ? x.toPrecision(2) : figure(x));
 export const times = (x = NaN): string => (Number.isFinite(x) ? `${digits(x)}×` : '–');

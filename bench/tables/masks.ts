@@ -50,7 +50,7 @@ const ALONE: Column<Pair>[] = [
   ['peak MiB', ({flash}) => mebibytes(flash.peakBytes)],
 ];
 
-/** For CPUs, whose absolute times say more about the machine and its other work than about attention. */
+/** Columns for CPUs. Absolute times there say more about the machine and its other work than about attention. */
 const RATIOS: Column<Pair>[] = [
   ...CALL,
   ['faster', ({flash, dense}) => times(faster(flash, dense))],
@@ -94,7 +94,7 @@ const NEXT_TO_PYTORCH: Column<Pair>[] = [
 
 /** A table for each device, type of tensors and heads. */
 function cudaTables(records: readonly BenchRecord[]): string[] {
-  // Of our kernels alone a precision is recorded.
+  // Records of flash have a precision; those of other attentions do not.
   const groups = groupedBy(sideBySide(records, 'precision'), ({flash: {device, input, B, H, Hkv}}) => {
     const sizes = `B ${String(B)}, H ${String(H)}${Hkv === H ? '' : `, Hkv ${String(Hkv)}`}`;
     return `**${device}**, CUDA kernels on ${String(input)} tensors, ${sizes}, next to PyTorch's attention in the same run:`;
@@ -121,10 +121,12 @@ const SUMMARY: Column<SummaryRow>[] = [
   ['less memory', (row) => times(row.lessMemory)],
 ];
 
-/** The mask that README.md shows of each device: the first of these that was measured there. */
+/** The mask that README.md shows for each device: the first of these that was measured there. */
 const SUMMARY_MASKS = ['causalDocument', 'causal'];
 
-/** Of the full WebGPU device the fastest call, and of each backend and device the longest one; those on NVIDIA's GPUs first. */
+/**
+ * The fastest call of the full WebGPU device, and the longest call of each backend and device. NVIDIA GPUs come first.
+ */
 function summary(pairs: readonly Pair[], records: readonly BenchRecord[]): string {
   const onFullDevice = sideBySide(measured(records, 'paper', 'dense').filter(({kind}) => kind === 'full'))
     .map(({flash, dense}): SummaryRow => {

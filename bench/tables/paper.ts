@@ -17,7 +17,7 @@ const SIZES: Column<BenchRecord>[] = [
 const CALL = [...WHERE, ...SIZES];
 const MASK: Column<BenchRecord> = ['mask', ({mask}) => code(mask)];
 
-/** Columns of records as columns of rows that have one. */
+/** Turns columns of records into columns of rows that have a record. */
 const ofRecord = <Row>(columns: readonly Column<BenchRecord>[], recordOf: (row: Row) => BenchRecord): Column<Row>[] =>
   columns.map(([title, cell]) => [title, (row) => cell(recordOf(row))]);
 
@@ -71,7 +71,10 @@ const COMPILE: Column<BenchRecord>[] = [
   ['pipelines for other lengths', ({otherPipelines}) => String(otherPipelines)],
 ];
 
-/** K and V are read once at least: GB/s says how near the memory's speed that is. Tokens/s are those of a single layer. */
+/**
+ * K and V are read at least once, so GB/s shows how near the call is to the memory's speed. Tokens/s are those of one
+ * layer.
+ */
 const decodeColumns = (name: string, of: (pair: Pair) => BenchRecord | undefined): Column<Pair>[] => {
   const ms = (pair: Pair): number | undefined => of(pair)?.forwardMs;
   const gigabytes = ({flash: {N, Hkv, D}}: Pair): number => (2 * 4 * N * Hkv! * D!) / 1e9;
@@ -100,7 +103,7 @@ const LONG: Column<BenchRecord>[] = [
   ['largest errors', ({errors = {}}) => Object.entries(errors).map(([name, x]) => `${name} ${exponent(x)}`).join(', ')],
 ]; // prettier-ignore
 
-/** Layers that share a mask, for the share of the map in their forwards. */
+/** Number of layers that share a mask, for the map's share of their forwards. */
 const LAYERS = 32;
 const share = ({queryMapMs = NaN, forwardMs = NaN}: BenchRecord, layers: number): string =>
   `${((100 * queryMapMs) / (queryMapMs + layers * forwardMs)).toFixed(2)}%`;
@@ -126,13 +129,13 @@ const TILES: Column<BenchRecord>[] = [
 /** A row of a table of masks: one mask on one device, at several lengths. */
 type MaskRow = Map<number, BenchRecord>;
 
-/** Less than this part of causal's TFLOP/s is in bold. */
+/** Masks with less than this fraction of causal's TFLOP/s are in bold. */
 const SHARE_OF_CAUSAL = 0.7;
 const SHARE_LENGTH = 32768;
 
 function maskTable(records: readonly BenchRecord[]): string {
   const lengths = [...new Set(records.map(({N}) => N))].sort((a, b) => a - b);
-  // What other masks are compared with: causal at 32768, or at the longest there is.
+  // Other masks are compared with causal at 32768, or at the longest length there is.
   const causal = records.filter(({mask}) => mask === 'causal').sort((a, b) => b.N - a.N);
   const base = causal.find(({N}) => N === SHARE_LENGTH) ?? causal[0];
   const rows = paperMasks

@@ -17,11 +17,11 @@ interface Point {
 
 interface Look {
   title: string;
-  /** Of a row of panels. */
+  /** Height of a row of panels. */
   height: number;
   x: Plot.ScaleOptions;
   y: Plot.ScaleOptions;
-  /** Lines through points: those of the same name are joined. */
+  /** Lines through points. Points of the same name are joined. */
   lines?: (Point & {name: string})[];
 }
 
@@ -63,7 +63,7 @@ function panels(points: readonly Point[], {title, height, x, y, lines = []}: Loo
   });
 }
 
-/** A plot as an SVG document of its own. */
+/** A plot as a standalone SVG document. */
 function svg({title, ...options}: Plot.PlotOptions & {title: string}): string {
   const {document} = parseHTML('<html><body></body></html>');
   const plot = Plot.plot({
@@ -116,7 +116,7 @@ function lengthPlot(records: readonly BenchRecord[]): string {
   });
 }
 
-/** Points and lines of least squares: a row of panels for each device and precision, a column for each head size. */
+/** Points and least-squares lines: a row of panels per device and precision, a column per head size. */
 function fitPlot(
   lines: readonly FittedLine[],
   nameOf: (line: FittedLine) => string,
@@ -148,11 +148,11 @@ function fitPlot(
 const flashFirst = (records: readonly BenchRecord[]): BenchRecord[] =>
   [...records].sort((a, b) => Number(a.attention === 'dense') - Number(b.attention === 'dense'));
 
-/** Records that are worth a plot. */
+/** Fewest records that are worth a plot. */
 const LEAST_PLOTTED = 3;
 
 /**
- * The plots of a record file, by their names.
+ * The plots of a record file, by name.
  *
  * @param file Name of the file, without its ending.
  */
@@ -166,7 +166,7 @@ export function plotsOf(file: string, records: readonly BenchRecord[]): Map<stri
     if (new Set(withPeak.map(({N}) => N)).size > 1) plots.set(`${file}-memory`, lengthPlot(withPeak));
   }
   const [time, memory] = [timeLines(records), memoryLines(records)];
-  // Each as a part of what the mask with the most tiles has: so panels of any speed and length share their axes.
+  // Values are relative to the mask with the most tiles, so that panels of any speed and length share their axes.
   if (time.length > 0) {
     const most = ({points}: FittedLine): [number, number] => points[points.length - 1];
     const tilesPlot = fitPlot(time, ({pass, call}) => `${pass!}, N ${String(call.N)}`, most, {

@@ -5,14 +5,14 @@ import {digits, exponent, mebibytes, percent, tera, type Section} from './markdo
 import {maskSections} from './masks.js';
 import {paperSections} from './paper.js';
 
-/** All sections of the documents, in their order; the text of those without records is empty. */
+/** All sections of the documents, in order. The text of a section without records is empty. */
 export const sectionsOf = (records: readonly BenchRecord[]): Section[] => [
   ...maskSections(records),
   ...paperSections(records),
   ...finetuneSections(records),
 ];
 
-/** The tables that there are records for. */
+/** The tables of all sections that have records. */
 export const tablesOf = (records: readonly BenchRecord[]): string =>
   sectionsOf(records)
     .filter(({text}) => text !== '')
@@ -41,7 +41,7 @@ const FIGURES: [name: keyof BenchRecord, show: (value: number) => string][] = [
   ['seconds', (x) => `took ${x.toFixed(1)} s`],
 ];
 
-/** A record in a line, as the run goes on. */
+/** A record as one line, shown during the run. */
 export function describeRecord(r: BenchRecord): string {
   const {suite, part, kind, precision, model, task, attention, mask, N, H, Hkv, D, shape} = r;
   const sizes = Object.entries({N, H, Hkv, D}).map(([name, value]) =>
