@@ -21,9 +21,9 @@ import {specialize} from './wgsl/shader.js';
 import {delta} from './wgsl/vector/delta.js';
 
 /**
- * dq, dk and dv.
+ * Computes dq, dk and dv.
  *
- * @param cutLimits When keys are split; tests split few.
+ * @param cutLimits Limits of the key splits. Tests lower them to split short calls.
  */
 export function backward(
   backend: WebGPUBackend,
@@ -37,10 +37,11 @@ export function backward(
   const lseGradient = !isHostZeros(backend, dLse);
   const device = traitsOf(backend.device);
   const asked = variantOf(p, attrs);
-  // Gradients through lse have no bound that would fit them into float16.
+  // Gradients through lse have no known bound and could overflow float16: such calls run on vectors.
   const variant = {...asked, ...(lseGradient && {parts: 0 as const})};
   const plans: BackwardPlans = {dq: planOn(device, 'dq', variant), dkdv: planOn(device, 'dkdv', variant)};
-  // Weights recomputed by vectors fit no statistics that matrices computed: those of a row would not add up to 1.
+  // Weights recomputed on vectors do not match row statistics of a forward pass on matrices: the weights of a row would
+  // not add up to 1. The forward pass then runs again, on vectors.
   if (lseGradient && isMatrixPlan(planOn(device, 'forward', asked))) plans.forward = planOn(device, 'forward', variant);
   const onMatrices = Object.values(plans).find(isMatrixPlan);
   const cut = cutOf(p, plans.dq, cutLimits);
@@ -61,10 +62,10 @@ export function backward(
 
 const ROW_TERMS_BYTES = 4 * FLOAT;
 
-/** `forward` where out and the statistics are computed once more. */
+/** `forward` is set only where out and the row statistics are computed again. */
 type BackwardPlans = Record<'dq' | 'dkdv', AttentionPlan> & {forward?: AttentionPlan};
 
-/** dLse only if a gradient comes through lse. */
+/** `dLse` is set only if a gradient comes through lse. */
 type BackwardTensors = Record<'q' | 'k' | 'v' | 'out' | 'rowStats' | 'dOut' | 'dq' | 'dk' | 'dv', TensorInfo> & {
   dLse?: TensorInfo;
 };
@@ -116,7 +117,7 @@ function forwardAgain(
 /**
  * The pass that fills `rowTerms` from out, dOut, rowStats and, if a gradient comes through lse, dLse.
  *
- * @param rounded whether the products read dOut as float16.
+ * @param rounded Whether the products of the backward passes read dOut as float16.
  */
 function deltaRun(
   p: Problem,

@@ -1,4 +1,7 @@
-/** @file FlashMaskAttention on WebGPU: tile map, float16 copies for a pass on matrices, the forward pass, and the sum of its splits. */
+/**
+ * @file FlashMaskAttention on WebGPU: bounds map, float16 copies for passes on subgroup matrices, the forward pass, and
+ * the pass that combines key splits.
+ */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import {CUT_LIMITS, cutOf} from './plan/decoding.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../../call/kernel_names.js';
@@ -16,7 +19,7 @@ import {splitBytes, splitOut} from './passes/combine_splits.js';
 import {tileMap} from './passes/mask_buffer.js';
 import {traitsOf} from './device/capabilities.js';
 
-/** What the shaders of a call depend on. */
+/** The properties of a call that its shaders depend on. */
 export function variantOf(p: Problem, {precision, dropout}: FlashMaskAttentionAttrs): Variant {
   return {
     D: p.D,
@@ -30,9 +33,9 @@ export function variantOf(p: Problem, {precision, dropout}: FlashMaskAttentionAt
 }
 
 /**
- * out, lse and rowStats; q, k, v and the bounds stay as they are.
+ * Computes out, lse and rowStats. The inputs stay unchanged.
  *
- * @param cutLimits When keys are split; tests split few.
+ * @param cutLimits Limits of the key splits. Tests lower them to split short calls.
  */
 export function forward(
   backend: WebGPUBackend,
@@ -64,7 +67,7 @@ export function forward(
   });
 }
 
-/** The passes that fill `out`, `lse` and `rowStats` of a part. */
+/** Lists the passes that fill `out`, `lse` and `rowStats` of a slice view. */
 export function forwardPasses(
   backend: WebGPUBackend,
   pass: AttentionPlan,
@@ -79,7 +82,7 @@ export function forwardPasses(
   return passes;
 }
 
-/** A tensor of one value, for calls without a single pair to compute. */
+/** Makes a tensor filled with one value: the result of a call without any query-key pair. */
 export function constant(backend: WebGPUBackend, shape: number[], value: number): TensorInfo {
   return backend.makeTensorInfo(shape, 'float32', new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(value));
 }

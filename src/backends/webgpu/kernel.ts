@@ -16,7 +16,8 @@ export const flashMaskAttentionConfig: KernelConfig = {
   ...kernelConfig<FlashMaskAttentionInputs, WebGPUBackend>(FlashMaskAttention, 'webgpu', ({inputs, attrs, backend}) =>
     forward(backend, inputs, attrs),
   ),
-  // tfjs calls it when a backend becomes current; one that did so before this library was loaded is watched from its first call on.
+  // tfjs calls this when a backend becomes current. A backend that was current before this library was loaded is
+  // watched from its first call on.
   setupFunc: (backend) => void watchBackend(backend as WebGPUBackend),
 };
 

@@ -1,4 +1,7 @@
-/** @file Measures, when the user asks, which tiles of a pass are the fastest on the current WebGPU device, and keeps them. */
+/**
+ * @file Measures, when the user asks, which tiles of a pass are the fastest on the current WebGPU device, and keeps
+ * them.
+ */
 import * as tf from '@tensorflow/tfjs-core';
 import {checkFlag} from '../../../call/errors.js';
 import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../../../call/kernel_names.js';
@@ -13,9 +16,12 @@ import {type CallKind, checkPositive, readCallKind, webgpuBackend} from './call_
 import {timeRuns} from './timing.js';
 import {storeTunedTiles, tunedTilesOf} from '../device/tuned_tiles_store.js';
 
-/** Options of {@link autotune}: the kind of calls to be made fast, and the size of the trial. */
+/** Options of {@link autotune}: the kind of calls to tune, and the size of the trial. */
 export interface AutotuneOptions extends CallKind {
-  /** Calls whose masks have row intervals, as of packed documents. Default true. The trial then has four documents. */
+  /**
+   * Whether the masks of the calls have row intervals, as those of packed documents do. Default true: the trial then
+   * has four documents.
+   */
   intervals?: boolean;
   /** Queries and keys of the trial. Default 4096. */
   length?: number;
@@ -23,31 +29,31 @@ export interface AutotuneOptions extends CallKind {
   heads?: number;
 }
 
-/** Tiles that {@link autotune} has timed. */
+/** Tiles that {@link autotune} timed. */
 export interface TriedTiles {
-  /** Their sides and threads. */
+  /** Sides and threads of the tiles. */
   tiles: Tiles;
-  /** The best time of a run. */
+  /** The shortest time of a run. */
   milliseconds: number;
 }
 
-/** What {@link autotune} has found of one pass. */
+/** The result of {@link autotune} for one pass. */
 export interface TunedPass {
   /** `'forward'`, `'dq'` or `'dkdv'`. */
   pass: Pass;
-  /** The fastest tiles, which calls of this kind take from now on. */
+  /** The fastest tiles. Calls of this kind use them from now on. */
   tiles: Tiles;
-  /** All that were tried, fastest first. `dq` and `dkdv` are timed within the whole backward pass. */
+  /** All tiles that were tried, fastest first. `dq` and `dkdv` are timed within the whole backward pass. */
   tried: TriedTiles[];
 }
 
 const PASSES = ['forward', 'dq', 'dkdv'] as const;
 const DOCUMENTS = 4;
 const DROPOUT = 0.1;
-/** Difference of results, relative to the largest value, that no rounding explains. */
+/** Difference of results, relative to the largest value, that rounding cannot explain. */
 const WRONG = 0.02;
 
-/** The op, as far as a trial needs it: it checks what it is given. */
+/** The op, as a trial calls it. It checks its arguments. */
 export type Attention = (
   q: tf.Tensor4D,
   k: tf.Tensor4D,
@@ -56,7 +62,7 @@ export type Attention = (
   options: object,
 ) => unknown;
 
-/** `autotune` of src/entries/autotune.ts, which gives it the op: backends import no ops. */
+/** Implements `autotune` of src/entries/autotune.ts, which passes the op: backends import no ops. */
 export async function autotuneWith(op: Attention, options: AutotuneOptions): Promise<TunedPass[]> {
   const given = readOptions(options);
   const {device} = webgpuBackend('autotune');
@@ -81,11 +87,11 @@ function readOptions(options: AutotuneOptions): Required<AutotuneOptions> {
   return {...given, length, heads, intervals};
 }
 
-/** A problem to measure: its kind, and what runs a pass of it. */
+/** A problem to measure: its variant, its tensors and a function that runs a pass of it. */
 interface Trial {
   variant: Variant;
   tensors: tf.NamedTensorMap;
-  /** Runs the forward pass, or the whole backward pass; the results are the caller's. */
+  /** Runs the forward pass, or the whole backward pass. The caller disposes the results. */
   run(pass: Pass): tf.Tensor[];
 }
 
@@ -97,7 +103,7 @@ function makeTrial(op: Attention, given: Required<AutotuneOptions>): Trial {
     tf.randomNormal([1, length, heads, channels], 0, 1, 'float32', seed);
   const [q, k, v, dOut] = tf.tidy(() => {
     const drawn = [noise(D, 1), noise(D, 2), noise(Dv, 3), noise(Dv, 4)];
-    // The op checks what it is given: head sizes, the precision on this device, and so on.
+    // The op checks its arguments: head sizes, the precision on this device, and so on.
     op(drawn[0], drawn[1], drawn[2], mask, options);
     return drawn;
   });
@@ -124,14 +130,14 @@ function makeTrial(op: Attention, given: Required<AutotuneOptions>): Trial {
   };
 }
 
-/** Documents of about equal length, as many as fit. */
+/** A mask of up to DOCUMENTS documents of about equal length. */
 function documentsMask(length: number, causal: boolean): FlashMask {
   const each = Math.ceil(length / DOCUMENTS);
   const lengths = Array.from({length: Math.ceil(length / each)}, (_, i) => Math.min(each, length - i * each));
   return causal ? causalDocument(lengths) : document(lengths);
 }
 
-/** Times all tiles of a pass, and makes the fastest the choice of later calls. */
+/** Times all tiles of a pass. Later calls use the fastest. */
 async function tune(device: GPUDevice, pass: Pass, trial: Trial): Promise<TunedPass> {
   const tuned = tunedTilesOf(device);
   const key = tuningKey(pass, trial.variant);
@@ -149,7 +155,7 @@ async function tune(device: GPUDevice, pass: Pass, trial: Trial): Promise<TunedP
         const {ms} = await timeRuns(device, () => tf.dispose(trial.run(pass)));
         tried.push({tiles, milliseconds: ms});
       } catch (error) {
-        // A driver may fail on some tiles: they are just not taken.
+        // A driver may fail on some tiles. These are skipped.
         failure ??= error;
       }
     }
@@ -163,7 +169,7 @@ async function tune(device: GPUDevice, pass: Pass, trial: Trial): Promise<TunedP
   return {pass, tiles: tried[0].tiles, tried};
 }
 
-/** Reads and disposes results; an error of the device surfaces here. */
+/** Reads and disposes results. Device errors surface here. */
 async function valuesOf(results: tf.Tensor[]): Promise<Float32Array[]> {
   try {
     return await Promise.all(results.map(async (result) => (await result.data()) as Float32Array));

@@ -1,4 +1,4 @@
-/** @file What `autotune` and `prepareAttention` are told of calls to come, and its checks. */
+/** @file The options of `autotune` and `prepareAttention` that describe calls to come, and their checks. */
 import * as tf from '@tensorflow/tfjs-core';
 import {checkFlag, checkOptions, describe, fail} from '../../../call/errors.js';
 import type {Precision} from '../../../call/kernel_names.js';
@@ -10,9 +10,9 @@ export interface CallKind {
   D: number;
   /** Channels of values. Default D. */
   Dv?: number;
-  /** Causal calls (the default) or others. */
+  /** Whether the calls are causal. Default true. */
   causal?: boolean;
-  /** Calls with dropout. Default false. */
+  /** Whether the calls have dropout. Default false. */
   dropout?: boolean;
   /** The precision of the calls. Default `'auto'`. */
   precision?: Precision;
@@ -20,7 +20,7 @@ export interface CallKind {
 
 const KNOWN = ['D', 'Dv', 'causal', 'dropout', 'precision'] as const;
 
-/** The kind that `options` tell, with its defaults. `more` are the names of further options. */
+/** Checks `options` and fills in the defaults of the call kind. `more` names the further options that are allowed. */
 export function readCallKind<T extends CallKind>(
   who: string,
   options: T,

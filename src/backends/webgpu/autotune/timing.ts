@@ -1,17 +1,22 @@
-/** @file How long GPU work takes by the wall clock: the best of several batches, for other programs can only make it longer. */
+/**
+ * @file Times GPU work by the wall clock. It takes the best of several batches, since other programs can only slow a
+ * batch down.
+ */
 
-/** Milliseconds that a batch should take, so that the clock's resolution and one submission's overhead do not count. */
+/**
+ * Milliseconds that a batch should take, so that the clock's resolution and the overhead of a submission do not matter.
+ */
 const BATCH_MS = 150;
 const BATCHES = 4;
 const WARM_UPS = 3;
 const MOST_RUNS_PER_BATCH = 20;
-/** A run as long as this is timed well enough by itself. */
+/** A run that takes this many milliseconds is timed well enough without a batch. */
 const LONG_MS = 500;
 
 export interface Timing {
-  /** Of the first run, which compiles. */
+  /** Milliseconds of the first run, which compiles the shaders. */
   firstMs: number;
-  /** Of one later run. */
+  /** Milliseconds of one later run. */
   ms: number;
 }
 

@@ -9,8 +9,8 @@ const globals = globalThis as {[TRAITS]?: WeakMap<GPUDevice, DeviceTraits>};
 const traits = (globals[TRAITS] ??= new WeakMap());
 
 /**
- * The device's limits and features. Subgroup matrices count only once `allowMatrices` has found that they work: the feature is
- * experimental, and its WGSL has changed from one version of Chrome to the next.
+ * The device's limits and features. Subgroup matrices count only once `allowMatrices` has found that they work: the
+ * feature is experimental, and its WGSL has changed from one version of Chrome to the next.
  */
 export function traitsOf(device: GPUDevice): DeviceTraits {
   let known = traits.get(device);

@@ -45,7 +45,8 @@ async function backendClass(): Promise<typeof WebGPUBackend> {
 }
 
 function checkFree(name: string): void {
-  // Only a factory, or a lost device: nothing is lost. A backend in use holds the user's tensors, and removing it would dispose them.
+  // Only a factory, or a lost device: nothing is lost. A backend in use holds the user's tensors, and removing it would
+  // dispose them.
   const device = deviceOf(name);
   if (name in tf.engine().registry && (!device || lossOf(device) === null)) {
     throw new Error(
@@ -74,8 +75,8 @@ async function makeAnother(name: string, kind: Kind, options: CreateWebGPUBacken
 }
 
 /**
- * The factory of a backend. tfjs calls it again after `tf.engine().reset()`, which has disposed the backend and destroyed its buffers: the
- * new one is on the same device, or, if that was lost, on `another`.
+ * The factory of a backend. tfjs calls it again after `tf.engine().reset()`, which has disposed the backend and
+ * destroyed its buffers: the new one is on the same device, or, if that was lost, on `another`.
  */
 function factoryOn(
   first: Made,
@@ -103,7 +104,10 @@ function factoryOn(
   };
 }
 
-/** Makes a device, and in one go, so that no other backend comes between, puts a backend on it in place of what has the name. */
+/**
+ * Makes a device, and in one go, so that no other backend comes between, puts a backend on it in place of what has the
+ * name.
+ */
 async function startBackend(kind: Kind, options: CreateWebGPUBackendOptions): Promise<WebGPUKernelBackend> {
   const {name = 'webgpu', setBackend = true} = options;
   gpu();
@@ -131,7 +135,9 @@ async function startBackend(kind: Kind, options: CreateWebGPUBackendOptions): Pr
   return backend;
 }
 
-/** The backend `'webgpu'` as @tensorflow/tfjs-backend-webgpu makes it, current: the one that works already, or another. */
+/**
+ * The backend `'webgpu'` as @tensorflow/tfjs-backend-webgpu makes it, current: the one that works already, or another.
+ */
 export async function startStockBackend(): Promise<WebGPUKernelBackend> {
   const device = deviceOf('webgpu');
   if (!device || (await askLoss(device)) !== null) return startBackend(STOCK, {});
@@ -142,15 +148,17 @@ export async function startStockBackend(): Promise<WebGPUKernelBackend> {
 /**
  * Makes the tfjs WebGPU backend on a device with float16, subgroups and, where the adapter offers them, subgroup
  * matrices, and with the adapter's own limits; registers it and makes it current. Stock tfjs requests none of these
- * features, so `precision: 'float16'` is possible only here. What the adapter offers and then refuses, the device goes without,
- * with a warning; subgroup matrices, an experimental feature, are used only once a trial has shown that they compute right.
+ * features, so `precision: 'float16'` is possible only here. What the adapter offers and then refuses, the device goes
+ * without, with a warning; subgroup matrices, an experimental feature, are used only once a trial has shown that they
+ * compute right.
  *
- * Call it before the first WebGPU tensor, in a page or, after `useWebGPU()`, in Node. Call it again after the device was lost: that makes a
- * new one, registers the backend on it in place of the lost one, and makes it current; tensors have to be made anew. After
- * `tf.engine().reset()` tfjs finds the backend by itself, on the same device.
+ * Call it before the first WebGPU tensor, in a page or, after `useWebGPU()`, in Node. Call it again after the device
+ * was lost: that makes a new one, registers the backend on it in place of the lost one, and makes it current; tensors
+ * have to be made anew. After `tf.engine().reset()` tfjs finds the backend by itself, on the same device.
  *
  * @returns the backend; `backend.device` is its GPUDevice.
- * @throws without WebGPU, without an adapter or a device, without @tensorflow/tfjs-backend-webgpu, and when `name` is in use.
+ * @throws without WebGPU, without an adapter or a device, without @tensorflow/tfjs-backend-webgpu, and when `name` is
+ *   in use.
  *
  * @example
  * ```ts

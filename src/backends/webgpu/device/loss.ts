@@ -1,6 +1,7 @@
 /**
- * @file Lost devices. tfjs goes on with a lost device as if nothing had happened, and once its backend is removed with whichever backend
- * comes next: here a loss is known, has a message with a remedy, and no other backend takes over without a word.
+ * @file Lost devices. tfjs goes on with a lost device as if nothing had happened, and once its backend is removed with
+ * whichever backend comes next: here a loss is known, has a message with a remedy, and no other backend takes over
+ * without a word.
  */
 import {engine} from '@tensorflow/tfjs-core';
 import type {WebGPUBackend} from '../run/tfjs_backend.js';
@@ -34,7 +35,9 @@ function fateOf(device: GPUDevice): Fate {
   return fate;
 }
 
-/** Why the device was lost, or null, as far as is known by now. Who asks first may ask too early: see {@link askLoss}. */
+/**
+ * Why the device was lost, or null, as far as is known by now. Who asks first may ask too early: see {@link askLoss}.
+ */
 export function lossOf(device: GPUDevice): string | null {
   return fateOf(device).lost;
 }
@@ -87,8 +90,8 @@ export function announceLoss(backend: WebGPUBackend): void {
 }
 
 /**
- * Warns once if tfjs goes on with a backend that is not on a WebGPU device. It picks one by priority, within any op: whatever becomes
- * the current backend passes through `setBackend` of its engine.
+ * Warns once if tfjs goes on with a backend that is not on a WebGPU device. It picks one by priority, within any op:
+ * whatever becomes the current backend passes through `setBackend` of its engine.
  */
 export function announceNext(name: string, why: string): void {
   const tfjs = engine();

@@ -1,4 +1,7 @@
-/** @file Makes the devices of backends: the one that tfjs itself asks for, and the one with all that this library can use. */
+/**
+ * @file Makes the devices of backends: the one that tfjs itself asks for, and the one with all that this library can
+ * use.
+ */
 import {askLoss} from './loss.js';
 import {type AdapterInfo, MATRIX_FEATURES, findMatrices} from './matrix_probe.js';
 import {type Wishes, requestDevice} from './request_device.js';

@@ -1,4 +1,7 @@
-/** @file Finds the subgroup matrices of a device that the passes may use: of the kinds that it names, the best that computes right. */
+/**
+ * @file Finds the subgroup matrices of a device that the passes may use: of the kinds that it names, the best that
+ * computes right.
+ */
 import {MAP_BLOCK} from '../../../call/constants.js';
 import type {MatrixConfig} from '../plan/vector_plan.js';
 import {specialize} from '../wgsl/shader.js';
@@ -25,8 +28,8 @@ export type FoundMatrices = {matrix: MatrixConfig; reason: null} | {matrix: null
 const volume = ({M, N, K}: MatrixConfig): number => (M === 16 && N === 16 && K === 16 ? Infinity : M * N * K);
 
 /**
- * The kinds of matrices that the passes can use, best first: 16 x 16 x 16, then the largest. Whole vec4s of halves must fill a side, and
- * lanes share rows evenly.
+ * The kinds of matrices that the passes can use, best first: 16 x 16 x 16, then the largest. Whole vec4s of halves must
+ * fill a side, and lanes share rows evenly.
  */
 export function usableMatrices({subgroupMinSize, subgroupMaxSize, subgroupMatrixConfigs}: AdapterInfo): MatrixConfig[] {
   const lanes = subgroupMaxSize;
@@ -39,7 +42,10 @@ export function usableMatrices({subgroupMinSize, subgroupMaxSize, subgroupMatrix
     .sort((x, y) => volume(y) - volume(x));
 }
 
-/** Tries the subgroup matrices of `device`: compiles and runs one small shader a kind until one computes right. Never throws. */
+/**
+ * Tries the subgroup matrices of `device`: compiles and runs one small shader a kind until one computes right. Never
+ * throws.
+ */
 export async function findMatrices(device: GPUDevice, info: AdapterInfo): Promise<FoundMatrices> {
   const missing = MATRIX_FEATURES.find((name) => !device.features.has(name));
   if (missing) return {matrix: null, reason: `the device has no ${missing}`};
@@ -70,7 +76,10 @@ async function whatIsWrong(device: GPUDevice, matrix: MatrixConfig): Promise<str
   }
 }
 
-/** Runs `body` in error scopes, which would otherwise reach the listeners of `uncapturederror`, and throws what they find. */
+/**
+ * Runs `body` in error scopes, which would otherwise reach the listeners of `uncapturederror`, and throws what they
+ * find.
+ */
 async function withoutErrors<T>(device: GPUDevice, body: () => Promise<T>): Promise<T> {
   const scopes = ['validation', 'internal', 'out-of-memory'] as const;
   scopes.forEach((scope) => device.pushErrorScope(scope));

@@ -41,8 +41,9 @@ function concessions({features, limits}: Offer): string[][] {
 }
 
 /**
- * Requests a device with all that the adapter offers of `wishes`. An adapter may offer what its driver then refuses, most likely an
- * experimental feature: the device goes without one thing at a time, from the first of each list on, until there is a device.
+ * Requests a device with all that the adapter offers of `wishes`. An adapter may offer what its driver then refuses,
+ * most likely an experimental feature: the device goes without one thing at a time, from the first of each list on,
+ * until there is a device.
  *
  * @throws Error if the adapter gives not even a device without any of them.
  */

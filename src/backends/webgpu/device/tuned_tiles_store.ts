@@ -1,7 +1,8 @@
 /**
- * @file Where measured tiles are kept: in memory, and from one run of the program to the next in a file (Node, set up by `useWebGPU`)
- * or in the page's localStorage. Tiles hold for one adapter, the limits of its device and one version of this library. No error of
- * the storage ever reaches a call: a cache that cannot be read counts as empty, with one warning.
+ * @file Where measured tiles are kept: in memory, and from one run of the program to the next in a file (Node, set up
+ * by `useWebGPU`) or in the page's localStorage. Tiles hold for one adapter, the limits of its device and one version
+ * of this library. No error of the storage ever reaches a call: a cache that cannot be read counts as empty, with one
+ * warning.
  */
 import type {TunedTiles} from '../plan/tuned_tiles.js';
 import {VERSION} from '../../../call/version.js';
@@ -75,8 +76,8 @@ export function storeTunedTiles(device: GPUDevice): void {
 }
 
 /**
- * Forgets all that {@link autotune} has measured, here and in later runs of the program. Tiles are then chosen as before the first
- * measurement.
+ * Forgets all that {@link autotune} has measured, here and in later runs of the program. Tiles are then chosen as
+ * before the first measurement.
  */
 export function clearAutotuneCache(): void {
   state.tuned.forEach((tuned) => tuned.clear());

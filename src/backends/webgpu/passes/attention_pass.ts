@@ -1,4 +1,4 @@
-/** @file The passes that compute attention and its gradients, forward, dq and dkdv: from a plan, of either kind, to a run of it. */
+/** @file Turns a plan of forward, dq or dkdv, on vectors or on subgroup matrices, into a run of the pass. */
 import {keysOf, workgroupsOf, type Cut} from '../plan/decoding.js';
 import {isMatrixPlan, type MatrixPlan} from '../plan/matrix_plan.js';
 import type {PassPlan} from '../plan/vector_plan.js';
@@ -11,7 +11,7 @@ import {specialize, type ShaderVariant} from '../wgsl/shader.js';
 import {dkdv, dq} from '../wgsl/vector/backward.js';
 import {forward} from '../wgsl/vector/forward.js';
 
-/** On vectors or on subgroup matrices. */
+/** A plan on vectors or on subgroup matrices. */
 export type AttentionPlan = PassPlan | MatrixPlan;
 
 const SHADERS = {forward, dq, dkdv};
@@ -23,8 +23,8 @@ export const shaderOf = (pass: AttentionPlan): ShaderVariant =>
 /**
  * A run of a pass on all heads of `p`.
  *
- * @param uniforms those of `p`; the cut of few queries among them.
- * @param buffers one for each binding of the shader; a pass on matrices reads float16 copies (float16_copies.ts).
+ * @param uniforms Uniforms of `p`, including its head folding and key splits.
+ * @param buffers One buffer per binding of the shader. A pass on matrices reads float16 copies (float16_copies.ts).
  */
 export function attentionRun(
   p: Problem,
@@ -40,10 +40,10 @@ export function attentionRun(
   };
 }
 
-/** Products of D and of Dv channels that a pass computes for each pair. */
+/** Number of products over D and over Dv channels that a pass computes per query-key pair. */
 const PRODUCTS = {forward: [1, 1], dq: [2, 1], dkdv: [2, 2]} as const;
 
-/** Workgroups of a pass, and an upper bound of what each computes. */
+/** Number of workgroups of a pass, and an upper bound on the operations of each. */
 function workOf(p: Problem, pass: AttentionPlan, cut: Cut): Pick<PassRun, 'items' | 'flopsPerWorkgroup'> {
   const [ofD, ofDv] = PRODUCTS[pass.pass];
   const flopsPerPair = 2 * (ofD * p.D + ofDv * p.Dv);

@@ -1,4 +1,6 @@
-/** @file Results of the splits of a pass over few queries (src/backends/webgpu/plan/decoding.ts): where they go, and the passes that combine them. */
+/**
+ * @file Buffers for the results of key splits (src/backends/webgpu/plan/decoding.ts), and the passes that combine them.
+ */
 import {FLOAT} from '../../../call/numbers.js';
 import type {Cut} from '../plan/decoding.js';
 import type {Problem} from '../../../call/problem.js';
@@ -8,20 +10,20 @@ import {combineDq, combineOut, elementsOf} from '../wgsl/vector/combine.js';
 import {elementType, type UniformValues} from '../wgsl/header.js';
 import {specialize} from '../wgsl/shader.js';
 
-/** Where a pass over queries writes its results, and what makes one result of those of its splits. */
+/** Buffers that a pass over queries writes, and the passes that combine the results of its splits. */
 export interface SplitResults {
   buffers: BufferRange[];
-  /** Passes to run next: none after a single split. */
+  /** Passes to run next: none if there is a single split. */
   combine: PassRun[];
 }
 
 /**
- * Room for the results of so many splits. Rounded up, for tfjs keeps a released buffer for the next of its very size: a growing cache of keys
- * would leave one of each.
+ * Number of splits that a buffer has room for: a power of two. tfjs reuses a released buffer only for a request of
+ * exactly its size, so a growing key cache would leave one buffer of each size behind.
  */
 const roomFor = (splits: number): number => 2 ** Math.ceil(Math.log2(splits));
 
-/** Bytes, for each key head, of the results of a cut pass: the largest of its buffers, by a name for errors. */
+/** Bytes per key head of the largest buffer with results of splits, by its name in errors. */
 export function splitBytes(p: Problem, {splits}: Cut, channels: number): Record<string, number> {
   if (splits === 1) return {};
   return {
@@ -29,10 +31,12 @@ export function splitBytes(p: Problem, {splits}: Cut, channels: number): Record<
   };
 }
 
-/** out, lse and rowStats of a forward pass of `uniforms.splits` splits, which go to `results`. */
+/**
+ * The buffers and passes of a forward pass with `uniforms.splits` splits. out, lse and rowStats end up in `results`.
+ */
 export function splitOut(p: Problem, uniforms: UniformValues, results: BufferRange[], scratch: Scratch): SplitResults {
   const rows = p.B * p.H * p.Sq;
-  // Their lse is not read: the statistics say more.
+  // The lse of the splits is not read: their row statistics hold more.
   const shader = specialize(combineOut, p);
   return split({out: rows * p.Dv, lse: rows, rowStats: 2 * rows}, ['out', 'rowStats'], results, scratch, {
     shader,
@@ -42,7 +46,7 @@ export function splitOut(p: Problem, uniforms: UniformValues, results: BufferRan
   });
 }
 
-/** dq of a pass of `uniforms.splits` splits, which goes to `result`. */
+/** The buffers and passes of a dq pass with `uniforms.splits` splits. dq ends up in `result`. */
 export function splitDq(p: Problem, uniforms: UniformValues, result: BufferRange, scratch: Scratch): SplitResults {
   const rows = p.B * p.H * p.Sq;
   const shader = specialize(combineDq, {element: elementType(p.D)});
@@ -55,11 +59,12 @@ export function splitDq(p: Problem, uniforms: UniformValues, result: BufferRange
 }
 
 /**
- * One split writes the results themselves; several write scratch, which `combine` reads. With CUT_LIMITS that is at most 64 MiB,
- * and mostly a few: splits of less than 2048 workgroups in all, of 16 rows of at most 256 channels.
+ * A single split writes the results themselves. Several splits write scratch buffers, which `combine` reads. With
+ * CUT_LIMITS these take at most 64 MiB, and mostly a few MiB: fewer than 2048 workgroups in all, each with 16 rows of
+ * at most 256 channels.
  *
- * @param floats of each result.
- * @param read by `combine`: names of results of the splits.
+ * @param floats Number of floats of each result.
+ * @param read Names of the split results that `combine` reads.
  */
 function split(
   floats: Record<string, number>,

@@ -18,7 +18,7 @@ import {
 } from '../wgsl/matrix/float16_copies.js';
 import type {UniformValues} from '../wgsl/header.js';
 
-/** What copies depend on of a plan: passes whose plans have these alike read the same ones. */
+/** The fields of a plan that its copies depend on. Passes whose plans agree in them read the same copies. */
 type CopyShape = Pick<MatrixPlan, 'channels' | 'parts' | 'pass' | 'causal' | 'intervals'>;
 
 /** Sizes of a tensor in a call or a slice, and bytes of its copy. */
@@ -28,11 +28,14 @@ function sizesOf(p: Problem, shape: CopyShape, name: Copied): {rows: number; hea
   return {rows, heads, bytes: 16 * (heads * roundUp(rows, PADDED_ROWS) * units + p.B * p.Hkv)};
 }
 
-/** Tensors that are copied together: the first three for all passes, so that these share their shaders. */
+/**
+ * Groups of tensors that are copied together. q, k and v are one group in every pass, so that all passes share its
+ * shaders.
+ */
 const groupsOf = ({pass}: CopyShape): Copied[][] =>
   pass === 'forward' ? [['q', 'k', 'v']] : [['q', 'k', 'v'], ['dOut']];
 
-/** Bytes of the copies for each key head, by a name for errors. */
+/** Bytes of the copies per key head, by their names in errors. */
 export function halvesBytes(p: Problem, pass: CopyShape): Record<string, number> {
   const ofKeyHead = {...p, B: 1, H: p.H / p.Hkv, Hkv: 1};
   return Object.fromEntries(
@@ -45,8 +48,8 @@ export function halvesBytes(p: Problem, pass: CopyShape): Record<string, number>
 /**
  * Pushes the passes that copy q, k, v and, for a backward pass, dOut.
  *
- * @param bound where these tensors are.
- * @param mask the mask buffer, if the mask has intervals.
+ * @param bound Buffer ranges of these tensors.
+ * @param mask The mask buffer, if the mask has intervals.
  * @returns the copies by the same names.
  */
 export function halves(
@@ -59,7 +62,7 @@ export function halves(
   passes: PassRun[],
 ): Record<Copied, BufferRange> {
   const copies: Partial<Record<Copied, BufferRange>> = {};
-  // All of the first kind before those of the second: a pass waits for the one before it only if it reads what that wrote.
+  // All measures come before all conversions: a pass waits for the one before it only if it reads its results.
   const measures: PassRun[] = [];
   const conversions: PassRun[] = [];
   for (const names of groupsOf(pass)) {

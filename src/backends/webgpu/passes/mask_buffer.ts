@@ -1,6 +1,7 @@
 /**
- * @file The mask buffer on the device: tile map (paper section 4.2), columns and schedule. It is computed once per mask and shared by all
- * layers, forward and backward: cached by the identity of the bounds tensor's data, for a few masks.
+ * @file The mask buffer on the device: bounds map (paper section 4.2), bounds per column, and schedule. It is computed
+ * once per mask and shared by all layers, forward and backward. It is cached by the identity of the bounds tensor's
+ * data, for a few masks.
  */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import {MAP_BLOCK} from '../../../call/constants.js';
@@ -16,7 +17,10 @@ import {scheduleOf, scheduleRanges} from '../wgsl/mask/schedule.js';
 import {boundsMap} from '../wgsl/mask/bounds_map.js';
 import {specialize} from '../wgsl/shader.js';
 
-/** Buffers that a backend keeps, those of eight masks: one for the passes over queries, one for dkdv. The oldest goes first. */
+/**
+ * Number of buffers that a backend keeps: those of eight masks, one for the passes over queries and one for dkdv each.
+ * The least recently used is released first.
+ */
 const KEPT = 16;
 
 interface Entry {
@@ -28,9 +32,11 @@ interface Entry {
 const caches = new WeakMap<WebGPUBackend, Entry[]>();
 
 /**
- * The mask buffer of src/backends/webgpu/wgsl/mask/tiles.ts for `bounds`, with the schedule of `blocks` if they take one: from the cache, else with
- * passes that fill it pushed on `passes`. Passes whose tiles are alike share a buffer; a buffer each, tile map and all, is what the
- * eight storage bindings of a stock device leave dkdv room for.
+ * The mask buffer for `bounds` (src/backends/webgpu/wgsl/mask/tiles.ts gives its layout), with the schedule of `blocks`
+ * if they use one. If the cache does not have it, the passes that fill it are pushed to `passes`.
+ *
+ * Passes with equal tiles share a buffer. Other passes have separate buffers, each with its own bounds map: of the
+ * eight storage bindings of a stock device dkdv has only one left for the mask.
  */
 export function tileMap(
   backend: WebGPUBackend,
@@ -42,12 +48,12 @@ export function tileMap(
 ): GPUBuffer {
   const key = bufferKey(p, blocks, uniforms);
   const entries = evictDisposed(backend, caches.get(backend) ?? []);
-  // At once: what follows may throw, and what is evicted must not be given back twice.
+  // Stored now: the code below may throw, and an evicted buffer must not be released twice.
   caches.set(backend, entries);
   const found = entries.findIndex((e) => e.dataId === bounds.dataId && e.key === key);
   const entry =
     found >= 0 ? entries.splice(found, 1)[0] : {dataId: bounds.dataId, key, buffer: acquire(backend, p, blocks)};
-  // What is only compiled fills no buffer.
+  // In compile-only mode no pass fills the buffer, so it must not be cached.
   if (isCompileOnly() && found < 0) backend.bufferManager.releaseBuffer(entry.buffer);
   else entries.push(entry);
   if (entries.length > KEPT) backend.bufferManager.releaseBuffer(entries.shift()!.buffer);
@@ -58,7 +64,10 @@ export function tileMap(
   return entry.buffer;
 }
 
-/** Names all that a mask buffer depends on besides the numbers in the bounds: a tensor of bounds may serve calls of several lengths. */
+/**
+ * A key of everything that a mask buffer depends on besides the numbers in the bounds: one bounds tensor may serve
+ * calls of several lengths.
+ */
 function bufferKey(p: Problem, blocks: RowBlocks, uniforms: UniformValues): string {
   const map = `${specialize(boundsMap, p).key}, Sk ${p.Sk}`;
   if (!blocks.scheduled) return map;
@@ -89,7 +98,7 @@ function acquire(backend: WebGPUBackend, p: Problem, blocks: RowBlocks): GPUBuff
   return backend.bufferManager.acquireBuffer(bytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC);
 }
 
-/** Gives back the maps of masks whose bounds are gone. */
+/** Releases the buffers of masks whose bounds tensor is disposed. */
 function evictDisposed(backend: WebGPUBackend, entries: Entry[]): Entry[] {
   return entries.filter(({dataId, buffer}) => {
     const alive = backend.tensorMap.has(dataId);

@@ -1,10 +1,16 @@
-/** @file Which kernel a pass runs on a device, with which tiles: on subgroup matrices or on vectors, as the plan prefers or autotune found. */
+/**
+ * @file Chooses the plan of a pass on a device: on subgroup matrices or on vectors, with the plan's own tiles or those
+ * that autotune found.
+ */
 import type {Precision} from '../../../call/kernel_names.js';
 import {matrixPlan, type MatrixPlan} from './matrix_plan.js';
 import {plan, type DeviceTraits, type Pass, type PassPlan, type Variant} from './vector_plan.js';
 import {isMatrixTile, tunedTiles} from './tuned_tiles.js';
 
-/** float16 numbers that stand for a number in each precision. `'auto'` is as exact as float32 itself. */
+/**
+ * Number of float16 values that represent one number, per precision. 0 means that vectors multiply float32: `'auto'` is
+ * as exact as float32 itself.
+ */
 const PARTS: Record<Precision, Variant['parts']> = {auto: 0, float32: 2, float16: 1, bfloat16: 0};
 
 export const partsOf = (precision: Precision): Variant['parts'] => PARTS[precision];

@@ -1,37 +1,46 @@
 /**
- * @file How a pass over few queries (decoding) is cut into workgroups. One workgroup a head would leave most of a large GPU idle
- * while each walks over all keys, and would read a key head once for each of its query heads. So query heads of a key head are
- * folded into the rows of one workgroup, and the keys are split over several, whose results one more pass combines.
+ * @file How a pass with few queries (decoding) is divided into workgroups. With one workgroup per head most of a large
+ * GPU would idle while each workgroup walks over all keys, and each key head would be read once per query head. So the
+ * query heads of a key head are folded into the rows of one workgroup. The keys are split over several workgroups, and
+ * one more pass combines their results.
  */
 import type {PassPlan} from './vector_plan.js';
 import type {Problem} from '../../../call/problem.js';
 
-/** How a pass over queries is cut: uniforms, so that no shader depends on it. */
+/** Head folding and key splits of a pass over queries. Both are uniforms, so no shader depends on them. */
 export interface Cut {
-  /** Query heads of one key head that a workgroup takes: row r is query r mod Sq of its head r div Sq. */
+  /** Query heads of one key head that share a workgroup: row r is query r mod Sq of head r div Sq. */
   foldedHeads: number;
-  /** Workgroups that share the keys of a head. Split s takes the key blocks s, s + splits, ...: a short window falls to many. */
+  /**
+   * Workgroups that share the keys of a head. Split s takes the key blocks s, s + splits, ..., so that the keys of a
+   * short window are spread over many splits.
+   */
   splits: number;
 }
 
-/** What bounds the number of splits. */
+/** Limits on the number of key splits. */
 export interface CutLimits {
   /** Workgroups that fill the device. */
   workgroups: number;
-  /** Key blocks that a split has at least: with fewer, to combine would cost more than it saves. */
+  /** Smallest number of key blocks per split: with fewer, combining would cost more than splitting saves. */
   keyBlocks: number;
 }
 
-/** A large GPU has over a hundred cores, and hides the latency of memory only with several of these small workgroups on each. */
+/**
+ * A large GPU has over a hundred cores and hides memory latency only with several of these small workgroups per core.
+ */
 export const CUT_LIMITS: CutLimits = {workgroups: 1024, keyBlocks: 4};
 
 /** One workgroup per head and block of queries. */
 export const UNCUT: Cut = {foldedHeads: 1, splits: 1};
 
-/** What a cut depends on of the plan of a pass over queries. */
+/** The fields of a plan that head folding and key splits depend on. */
 type QueryPass = Pick<PassPlan, 'fewQueries' | 'blockQ' | 'blockK'>;
 
-/** The cut of a pass over queries. It does not depend on the mask's bounds: they may be on the device alone. */
+/**
+ * Chooses head folding and key splits of a pass over queries. They do not depend on the mask's bounds, which may exist
+ * only on the device.
+ */
 export function cutOf(p: Problem, pass: QueryPass, limits = CUT_LIMITS): Cut {
   if (!pass.fewQueries) return UNCUT;
   const foldedHeads = foldedHeadsOf(p, pass.blockQ);
@@ -40,7 +49,10 @@ export function cutOf(p: Problem, pass: QueryPass, limits = CUT_LIMITS): Cut {
   return {foldedHeads, splits: Math.max(1, Math.min(wanted, most))};
 }
 
-/** The most heads that divide a key head's group evenly and fit the rows; one if each query head has its own mask. */
+/**
+ * The largest number of heads that divides the query heads of a key head evenly and whose queries fit the rows. It is 1
+ * if the query heads of a key head have different mask heads.
+ */
 function foldedHeadsOf(p: Problem, rows: number): number {
   if (p.Hm > p.Hkv) return 1;
   const groupSize = p.H / p.Hkv;
@@ -49,12 +61,12 @@ function foldedHeadsOf(p: Problem, rows: number): number {
   return heads;
 }
 
-/** Workgroups of a pass over queries. */
+/** Number of workgroups of a pass over queries. */
 export function workgroupsOf(p: Problem, pass: QueryPass, cut: Cut): number {
   return ((p.B * p.H) / cut.foldedHeads) * Math.ceil(p.Sq / pass.blockQ) * cut.splits;
 }
 
-/** The most keys that one of these workgroups walks over. */
+/** Largest number of keys that one workgroup of such a pass walks over. */
 export function keysOf(p: Problem, pass: QueryPass, cut: Cut): number {
   return Math.ceil(Math.ceil(p.Sk / pass.blockK) / cut.splits) * pass.blockK;
 }

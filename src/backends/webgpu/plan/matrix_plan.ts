@@ -1,8 +1,10 @@
 /**
- * @file The plan of a WebGPU pass on subgroup matrices (tensor cores and their like): a pure function like `plan`, of the same calls.
+ * @file The plan of a WebGPU pass on subgroup matrices (tensor cores and the like): a pure function of the same inputs
+ * as `plan`.
  *
- * Every subgroup of a workgroup keeps a *band* of rows and walks over the blocks of columns with the others, which share those blocks
- * in workgroup memory. Matrices are opaque: scores go through workgroup memory to become weights, each lane a part of a row of its band.
+ * Each subgroup of a workgroup keeps a *band* of rows. All subgroups walk together over the blocks of columns, which
+ * they share in workgroup memory. Shaders cannot access the elements of a subgroup matrix, so scores go through
+ * workgroup memory to become weights. There each lane handles some of the columns of one row of its band.
  */
 import {FLOAT, roundUp} from '../../../call/numbers.js';
 import {
@@ -18,15 +20,15 @@ import {
 
 /** Sides of a tile. */
 export interface MatrixTile {
-  /** Subgroups of a workgroup: one a band in the forward pass, two in the others. */
+  /** Subgroups of a workgroup: one per band in the forward pass, two per band in dq and dkdv. */
   subgroups: number;
-  /** Rows of a band: a multiple of M, and a divisor of the lanes of a subgroup. */
+  /** Rows of a band: a multiple of M, and a divisor of the number of lanes of a subgroup. */
   bandRows: number;
-  /** A multiple of N, K and 16. */
+  /** Columns of a tile: a multiple of N, K and 16. */
   cols: number;
 }
 
-/** A variant that matrices compute. */
+/** A variant that runs on subgroup matrices. */
 interface MatrixVariant extends Variant {
   parts: 1 | 2;
 }
@@ -34,28 +36,35 @@ interface MatrixVariant extends Variant {
 export interface MatrixPlan extends MatrixVariant, MatrixTile, PassShape {
   matrix: MatrixConfig;
   /**
-   * Subgroups that share a band. In the backward passes each of two computes one of the two products of rows and columns, then a part of the
-   * weights of each row, then one of two gradients (dkdv) or half the channels of one (dq): each needs registers for half.
+   * Subgroups that share a band: two in the backward passes. Each of the two computes one of the two products of rows
+   * and columns, then some of the weights of each row. Last it computes one of the two gradients (dkdv) or half the
+   * channels of the single one (dq). So each needs registers for only half of the work.
    */
   roles: 1 | 2;
-  /** Channels of all float16 copies: whole matrices for every role. */
+  /** Channels of all float16 copies, padded so that every role has whole matrices. */
   channels: number;
-  /** Lanes of a subgroup that share a row of a band. */
+  /** Lanes of a subgroup that share one row of a band. */
   rowLanes: number;
 }
 
-/** What the code of a pass depends on. */
+/** The fields of a plan that the code of a pass depends on. */
 export type MatrixShaderPlan = Omit<MatrixPlan, 'workgroupBytes'>;
 
-/** Channels beyond which the accumulators of a band no longer fit its registers. */
+/** Channels beyond which the accumulators of a band no longer fit the registers of a subgroup. */
 const MOST_CHANNELS = 128;
 
-/** Rows of a workgroup at most; a multiple of those of any. Float16 copies are padded to it. */
+/**
+ * Largest number of rows of a workgroup, and a multiple of the rows of every plan. Float16 copies are padded to a
+ * multiple of it.
+ */
 export const MOST_ROWS = 256;
 
 const HALF = 2;
 
-/** What ran fastest on an H200: subgroups, M's in a band's height, columns; for heads of up to 64 channels, and for longer ones. */
+/**
+ * The fastest tiles on an H200 for heads of up to 64 channels ('short') and for longer heads. `heights` is the height
+ * of a band in multiples of M.
+ */
 const FASTEST: Record<
   Pass,
   Record<1 | 2, Record<'short' | 'long', [subgroups: number, heights: number, cols: number]>>
@@ -65,7 +74,7 @@ const FASTEST: Record<
   dkdv: {1: {short: [8, 1, 16], long: [8, 1, 32]}, 2: {short: [4, 1, 16], long: [8, 1, 16]}},
 };
 
-/** Tile shapes to try, best first: after the fastest those that need less of a device, or less of its matrices. */
+/** Tile shapes to try, best first: the fastest, then shapes that need less of the device or less of its matrices. */
 export function matrixCandidates(
   pass: Pass,
   {M}: MatrixConfig,
@@ -79,9 +88,12 @@ export function matrixCandidates(
 const PASSES: readonly Pass[] = ['forward', 'dq', 'dkdv'];
 
 /**
- * The plan of a pass on subgroup matrices, or null where vectors do it: without such matrices or float16, in `'auto'`, for a few queries,
- * for long heads, and where no tile of some pass fits the device. All passes of a call run on matrices or none, for weights that the
- * backward recomputes otherwise than the forward did would not add up to 1.
+ * The plan of a pass on subgroup matrices, or null where the pass runs on vectors: without subgroup matrices or
+ * float16, for precisions with `parts` 0 such as `'auto'`, for few queries, for long heads, and where no tile of some
+ * pass fits the device.
+ *
+ * Either all passes of a call run on matrices or none: if the backward recomputed the weights differently from the
+ * forward, the weights of a row would not add up to 1.
  */
 export function matrixPlan(
   pass: Pass,
@@ -93,7 +105,7 @@ export function matrixPlan(
   return fittingPlan(pass, variant, device, tiles);
 }
 
-/** The first plan that fits, of a pass by itself. */
+/** The first plan of a single pass that fits the device; null if none does. */
 function fittingPlan(
   pass: Pass,
   variant: Variant,
@@ -112,7 +124,7 @@ function fittingPlan(
 
 function fits(p: MatrixPlan, limits: DeviceLimits): boolean {
   return (
-    // A row for each lane at least, and whole vec4s of it.
+    // Each lane has a row, and the lanes of a row share its vec4s evenly.
     Number.isInteger(p.rowLanes) &&
     p.cols % (4 * p.rowLanes * p.roles) === 0 &&
     p.rows <= MOST_ROWS &&
@@ -154,18 +166,21 @@ export const isMatrixPlan = (p: MatrixPlan | PassPlan): p is MatrixPlan => 'matr
 type Sizes = Pick<MatrixPlan, 'pass' | 'channels' | 'parts' | 'roles' | 'rows' | 'cols' | 'rowLanes'>;
 
 /**
- * Floats from one row of scores to the next. One vec4 a lane of a row more than the columns: stores of matrices and reads of rows are
- * then both free of bank conflicts, if the lanes of a row take its vec4s in turn.
+ * Floats from one row of scores to the next. Each row is padded by one vec4 per lane. Matrix stores and row reads then
+ * avoid bank conflicts, provided the lanes of a row read its vec4s in turn.
  */
 export const scoreStride = ({cols, rowLanes}: Pick<Sizes, 'cols' | 'rowLanes'>): number => cols + 4 * rowLanes;
 
-/** Halves from one row of weights to the next; 16 bytes more than the columns, against bank conflicts. */
+/** float16 numbers from one row of weights to the next. Rows are padded by 16 bytes to avoid bank conflicts. */
 export const weightStride = ({cols}: Pick<Sizes, 'cols'>): number => cols + 8;
 
-/** Halves from one row of a column tile to the next: all parts of its channels, and 16 bytes against bank conflicts. */
+/**
+ * float16 numbers from one row of a column tile to the next: all parts of its channels, padded by 16 bytes to avoid
+ * bank conflicts.
+ */
 export const tileStride = ({parts, channels}: Pick<Sizes, 'parts' | 'channels'>): number => parts * channels + 8;
 
-/** Bytes of the workgroup arrays that a pass declares (src/webgpu/wgsl/matrix_*.ts). */
+/** Bytes of the workgroup arrays that a pass declares (src/backends/webgpu/wgsl/matrix). */
 function workgroupArrays(p: Sizes): Record<string, number> {
   const weights = p.parts * p.rows * weightStride(p) * HALF;
   return {

@@ -1,6 +1,6 @@
 /**
- * @file Tiles that were measured to be the fastest on a device, and how a plan takes them: pure functions. `autotune` measures; nothing
- * is measured unless the user asks.
+ * @file Tiles that `autotune` measured to be the fastest on a device, and how a plan chooses them: pure functions.
+ * Nothing is measured unless the user calls `autotune`.
  */
 import {matrixPlan, type MatrixPlan, type MatrixTile} from './matrix_plan.js';
 import {candidates, fits, type DeviceTraits, type Pass, type TileShape, type Variant} from './vector_plan.js';
@@ -11,7 +11,10 @@ export type Tiles = TileShape | MatrixTile;
 
 export const isMatrixTile = (tiles: Tiles): tiles is MatrixTile => 'subgroups' in tiles;
 
-/** The fastest tiles of each pass, by `tuningKey`. They may come from a file: only tiles that are candidates are ever taken. */
+/**
+ * The fastest tiles of each pass, by `tuningKey`. They may come from a file, so only tiles that are candidates are
+ * used.
+ */
 export type TunedTiles = Map<string, unknown>;
 
 const shape = (rows: number, cols: number, threadsX: number, threadsY: number): TileShape => ({
@@ -33,7 +36,7 @@ const MORE_SHAPES = [
   shape(64, 96, 8, 16),
 ];
 
-/** Tiles on vectors that are worth measuring: those that a plan chooses from, first, and more. */
+/** Tiles on vectors that are worth measuring: first those that a plan chooses from, then more. */
 export function tilesToTry(pass: Pass, variant: Pick<Variant, 'fewQueries'>): TileShape[] {
   const chosen = candidates(pass, variant);
   if (variant.fewQueries) return chosen;
@@ -51,7 +54,7 @@ export function matrixTilesToTry({subgroups, bandRows, cols, matrix: {M, lanes}}
   return [first, ...all.filter((tiles) => textOf(tiles) !== textOf(first))];
 }
 
-/** All passes read one tile map, so the keys of a tile are whole blocks of it. */
+/** All passes read one bounds map, so the keys of a tile must be whole blocks of the map. */
 function hasWholeMapBlocks(pass: Pass, {rows, cols}: TileShape): boolean {
   return (pass === 'dkdv' ? rows : cols) % MAP_BLOCK === 0;
 }
@@ -64,13 +67,13 @@ export function tilesThatFit(device: DeviceTraits, pass: Pass, variant: Variant)
     : tilesToTry(pass, variant).filter((tiles) => fits(pass, device.limits, tiles));
 }
 
-/** Names what the best tiles depend on besides the device. */
+/** A key of everything besides the device that the best tiles depend on. */
 export function tuningKey(pass: Pass, v: Variant): string {
   const flags = (['causal', 'intervals', 'dropout', 'fewQueries'] as const).filter((name) => v[name]);
   return [pass, `d${v.D}x${v.Dv}`, `parts${v.parts}`, ...flags].join('_');
 }
 
-/** The measured tiles of a pass; undefined where there are none that may be taken. */
+/** The measured tiles of a pass; undefined if there are none or they do not fit. */
 export function tunedTiles(device: DeviceTraits, pass: Pass, variant: Variant): Tiles | undefined {
   const chosen = device.tuned?.get(tuningKey(pass, variant));
   if (chosen === undefined) return undefined;

@@ -1,8 +1,8 @@
 /**
- * @file The plan of a WebGPU pass: a pure function from the sizes of a call and the limits of a device to tile sides, workgroup
- * bytes. A shader is generated from its plan and from nothing else.
+ * @file The plan of a WebGPU pass: a pure function from the sizes of a call and the limits of a device to tile sides
+ * and workgroup bytes. A shader is generated from its plan and from nothing else.
  *
- * Every pass multiplies a block of *rows*, which it keeps, by blocks of *columns*, which it walks over:
+ * Every pass keeps a block of *rows* and multiplies it by blocks of *columns*, over which it walks:
  *
  * | pass    | rows          | columns       | products                                   |
  * |---------|---------------|---------------|--------------------------------------------|
@@ -19,7 +19,10 @@ export interface DeviceLimits {
   maxComputeInvocationsPerWorkgroup: number;
 }
 
-/** Subgroup matrices: products of float16 matrices, M x K by K x N, added up in float32, by all lanes of a subgroup together. */
+/**
+ * Subgroup matrices: all lanes of a subgroup together multiply float16 matrices, M x K by K x N, and accumulate in
+ * float32.
+ */
 export interface MatrixConfig {
   M: number;
   N: number;
@@ -28,21 +31,23 @@ export interface MatrixConfig {
   lanes: number;
 }
 
-/** What a plan depends on of a device. */
+/** The properties of a device that a plan depends on. */
 export interface DeviceTraits {
   limits: DeviceLimits;
   /** Whether shaders may use float16. */
   float16: boolean;
-  /** The subgroup matrices that its shaders may use. */
+  /** The subgroup matrices that shaders may use; null if there are none. */
   matrix: MatrixConfig | null;
-  /** Tiles that `autotune` has found fastest on it (src/backends/webgpu/plan/tuned_tiles.ts). */
+  /** Tiles that `autotune` found fastest on the device (src/backends/webgpu/plan/tuned_tiles.ts). */
   tuned?: ReadonlyMap<string, unknown>;
 }
 
-/** A WebGPU pass with tiles: the forward, and the gradients of the queries, and of the keys and values. */
+/** A WebGPU pass with tiles: the forward pass, the gradient of the queries, or the gradients of keys and values. */
 export type Pass = 'forward' | 'dq' | 'dkdv';
 
-/** What a shader depends on besides its tiles: each field is a constant in the generated code. */
+/**
+ * The properties of a call that a shader depends on besides its tiles. Each field is a constant in the generated code.
+ */
 export interface Variant {
   /** Channels of queries and keys. */
   D: number;
@@ -53,23 +58,24 @@ export interface Variant {
   intervals: boolean;
   dropout: boolean;
   /**
-   * float16 numbers that stand for a number in products on subgroup matrices: 1 in 'float16', 2, a high and a low half, in 'float32';
-   * 0 where vectors multiply float32. A plan on vectors takes any as 0.
+   * Number of float16 values that represent one number in products on subgroup matrices: 1 in 'float16'; 2 in
+   * 'float32', the rounded value and the remainder; 0 where vectors multiply float32. Vector plans ignore this field.
    */
   parts: 0 | 1 | 2;
-  /** At most FEW_QUERIES query rows, as in decoding. */
+  /** Whether there are at most FEW_QUERIES query rows, as in decoding. */
   fewQueries: boolean;
 }
 
 /**
- * Tile sides of one pass. `rows / threadsY` and `cols / threadsX` are multiples of 4: a thread's register tile. Heads stream through
- * workgroup memory in chunks of `CHUNK` vec4s of channels, rows and columns alike: keeping whole heads there costs more (fewer
- * workgroups on a core) than loading them again does, at every head size (docs/benchmarks.md, "Tuning notes").
+ * Tile sides of one pass. A thread's register tile has `rows / threadsY` rows and `cols / threadsX` columns, both
+ * multiples of 4. Heads of both sides stream through workgroup memory in chunks of `CHUNK` vec4s of channels. Whole
+ * heads would leave room for fewer workgroups per core. That costs more than loading the chunks again, at every head
+ * size (docs/benchmarks.md, "Tuning notes").
  */
 export interface TileShape {
   /** Rows that a workgroup keeps. */
   rows: number;
-  /** Columns of a tile that it walks over. */
+  /** Columns of each tile that the workgroup walks over. */
   cols: number;
   /** Threads along the columns. */
   threadsX: number;
@@ -77,7 +83,7 @@ export interface TileShape {
   threadsY: number;
 }
 
-/** What the plans of all passes have, on vectors and on subgroup matrices. */
+/** The fields that the plans of all passes share, on vectors and on subgroup matrices. */
 export interface PassShape {
   pass: Pass;
   rows: number;
@@ -93,13 +99,14 @@ export interface PassShape {
 
 export interface PassPlan extends Variant, TileShape, PassShape {}
 
-/** What the code of a pass depends on. */
+/** The fields of a plan that the code of a pass depends on. */
 export type ShaderPlan = Omit<PassPlan, 'workgroupBytes' | 'parts'>;
 
 /**
- * The parts of a plan that depend on how many queries there are. A few queries are one block of queries, one tile of each key block: passes
- * over queries split their keys instead (src/backends/webgpu/plan/decoding.ts), and no pass takes a schedule. There is nothing to order, and a decoder,
- * which has a new mask at each step, would wait for the passes that make one.
+ * The fields of a plan that depend on the number of queries. Few queries fit one block of queries, so every key block
+ * has a single tile. Passes over queries then split their keys (src/backends/webgpu/plan/decoding.ts). No pass uses a
+ * schedule then: there is nothing to order, and a decoder, whose mask is new at each step, would wait for the passes
+ * that make the schedule.
  */
 export const queryDependent = (
   pass: Pass,
@@ -109,16 +116,16 @@ export const queryDependent = (
   scheduled: intervals && !fewQueries,
 });
 
-/** Query rows up to which a pass over queries takes its smallest tile. */
+/** Largest number of query rows for which a pass over queries uses its smallest tile. */
 export const FEW_QUERIES = 16;
 
-/** Tiles that one classification round covers: two 32-bit words of live bits. */
+/** Tiles that are classified per round: two 32-bit words of live bits. */
 export const TILES_PER_ROUND = 64;
 
-/** vec4s of channels that a tile holds at a time: as many as threadsX, so that each thread of a row owns one. */
+/** vec4s of channels that a tile holds at a time: equal to threadsX, so that each thread of a row owns one. */
 export const CHUNK = 8;
 
-/** Workgroup bytes of a pass, one line an array of the shader (src/webgpu/wgsl). */
+/** Workgroup bytes of a pass, one line per array of the shader (src/backends/webgpu/wgsl/vector). */
 function workgroupBytes(pass: Pass, t: TileShape): number {
   const vec4 = 4 * FLOAT;
   const rowTile = CHUNK * (t.rows + 1) * vec4;
@@ -126,16 +133,16 @@ function workgroupBytes(pass: Pass, t: TileShape): number {
   const weights = (t.cols / 4) * (t.rows + 1) * vec4;
   const rowMax = pass === 'forward' ? t.threadsX * t.rows * FLOAT : 0;
   const rowState = pass === 'forward' ? 2 * t.rows * FLOAT : 0;
-  // A single float takes the room of four.
+  // A single number takes the space of four.
   const notFiniteMet = pass === 'dq' ? 0 : vec4;
   const tileBits = 8 * FLOAT;
   return rowTile + colTile + weights + rowMax + rowState + notFiniteMet + tileBits;
 }
 
 /**
- * Tile shapes to try, best first. On an H100, of 20 shapes, the first reached the most TFLOP/s at head sizes 64 and 128 in every
- * pass (in dkdv at 128, 64 x 64 ties it). The second fits 16 KiB, and twice into the 32 KiB of many smaller devices. A few
- * queries (decoding) take the third, which wastes fewest rows.
+ * Tile shapes to try, best first. Of 20 shapes on an H100 the first reached the most TFLOP/s at head sizes 64 and 128
+ * in every pass (in dkdv at 128, 64 x 64 ties it). The second fits 16 KiB, and twice into the 32 KiB of many smaller
+ * devices. Few queries (decoding) use the third, which wastes the fewest rows.
  */
 export function candidates(pass: Pass, variant: Pick<Variant, 'fewQueries'>): TileShape[] {
   const large = {rows: 64, cols: 32, threadsX: 8, threadsY: 16};
@@ -144,7 +151,10 @@ export function candidates(pass: Pass, variant: Pick<Variant, 'fewQueries'>): Ti
   return variant.fewQueries && pass !== 'dkdv' ? [few] : [large, small];
 }
 
-/** Whether so many workgroups of a pass fit the device at once. */
+/**
+ * Whether the workgroup memory of this many workgroups fits the limit of the device, and the threads of one workgroup
+ * fit theirs.
+ */
 export function fits(pass: Pass, limits: DeviceLimits, t: TileShape, workgroups = 1): boolean {
   return (
     workgroups * workgroupBytes(pass, t) <= limits.maxComputeWorkgroupStorageSize &&
@@ -159,7 +169,8 @@ export function fits(pass: Pass, limits: DeviceLimits, t: TileShape, workgroups 
  */
 export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes = candidates(pass, variant)): PassPlan {
   const fit = (workgroups: number) => (t: TileShape) => fits(pass, limits, t, workgroups);
-  // Two workgroups on a core hide each other's barriers; the limit of one is all that WebGPU tells of the core's memory.
+  // Two workgroups on a core hide each other's barriers. WebGPU does not report the memory of a core, so the limit of
+  // one workgroup has to stand in for it.
   const shape = shapes.find(fit(2)) ?? shapes.find(fit(1));
   if (!shape) {
     const least = Math.min(...shapes.map((t) => workgroupBytes(pass, t)));

@@ -1,14 +1,15 @@
 /**
- * @file Makes errors of the device reach the user. tfjs-backend-webgpu swallows them: a shader that does not compile, a bind group
- * that does not fit or a buffer that could not be had give a tensor of garbage and an event that nobody listens to. Here every
- * kernel runs inside error scopes, and whoever reads a tensor that was made after a failed kernel gets its error.
+ * @file Makes device errors reach the user. tfjs-backend-webgpu swallows them: if a shader does not compile, a bind
+ * group does not fit or a buffer cannot be allocated, the result is a tensor of garbage and an event that nobody
+ * listens to. Here every kernel runs inside error scopes, and reading a tensor that was made after a failed kernel
+ * throws the kernel's error.
  */
 import {entryOf, type WebGPUBackend, type WebGPUDataId} from './tfjs_backend.js';
 import {bindingLimit} from './size_limits.js';
 import {announceLoss, askLoss, lossError, lossOf} from '../device/loss.js';
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 
-/** Tensors whose data may rest on a failed kernel: those numbered from `first` to `last` at their making. */
+/** Tensors whose data may depend on a failed kernel: those with data ids from `first` to `last`. */
 interface Failure {
   first: number;
   last: number;
@@ -24,14 +25,16 @@ interface Watch {
 const WATCHES = Symbol.for('tfjs-flashmask.watches');
 const globals = globalThis as {[WATCHES]?: WeakMap<WebGPUBackend, Watch>};
 
-/** Held globally: in Node the module that makes the backend and the one with the kernels may be copies of each other. */
+/**
+ * Stored globally: in Node the module that makes the backend and the one with the kernels may be copies of each other.
+ */
 const watches = (globals[WATCHES] ??= new WeakMap());
 
 const SCOPES = ['validation', 'out-of-memory', 'internal'] as const;
 
 /**
- * Runs `body`, which records and submits GPU work for a kernel, and returns its outputs. Whatever the device finds wrong with
- * that work is thrown when an output, or any tensor made after it, is read.
+ * Runs `body`, which records and submits GPU work for a kernel, and returns its outputs. If the device reports an error
+ * for that work, it is thrown when an output, or any tensor made later, is read.
  *
  * @throws Error at once if the device is lost.
  */
@@ -61,7 +64,10 @@ export function guarded(backend: WebGPUBackend, kernel: string, body: () => Tens
   return outputs;
 }
 
-/** Watches a backend from here on: its reads throw what its device has found wrong, and a loss is known. Once is enough. */
+/**
+ * Watches a backend from now on: its reads throw the errors that its device reported, and a loss of the device is
+ * noticed. Further calls do nothing.
+ */
 export function watchBackend(backend: WebGPUBackend): Watch {
   let watch = watches.get(backend);
   if (!watch) {
@@ -79,8 +85,8 @@ function throwIfLost(backend: WebGPUBackend): void {
 }
 
 /**
- * Tensor.data(), dataToGPU() and dataSync() go through these three methods of the backend, as do tensors that tfjs moves to another
- * backend. The first waits for the scopes.
+ * Makes the three read methods of a backend throw device errors. Tensor.data(), dataToGPU() and dataSync() call them,
+ * and so does tfjs when it moves a tensor to another backend. Only `read` can wait for the error scopes.
  */
 function checkReads(backend: WebGPUBackend, watch: Watch): void {
   const read = backend.read.bind(backend);
@@ -112,7 +118,7 @@ function checkReads(backend: WebGPUBackend, watch: Watch): void {
   };
 }
 
-/** The error of a read; the browser's own says nothing where the device is gone. */
+/** The error of a failed read. The browser's own error does not say that the device is gone. */
 async function explained(backend: WebGPUBackend, error: unknown): Promise<unknown> {
   const why = await askLoss(backend.device);
   if (why !== null) return lossError(backend, why, {cause: error});
@@ -125,12 +131,12 @@ async function explained(backend: WebGPUBackend, error: unknown): Promise<unknow
 }
 
 function throwIfFailed(backend: WebGPUBackend, watch: Watch, dataId: WebGPUDataId): void {
-  // What the host still holds outlives the device.
+  // Values that the host still holds survive the device.
   if (entryOf(backend, dataId)?.values) return;
   throwIfLost(backend);
   const failure = watch.failures.find(({first, last}) => first <= dataId.id && dataId.id <= last);
   if (!failure) return;
-  // What is made from here on was made by somebody who knows.
+  // This error is now reported; do not blame tensors made after it.
   if (failure.last === Infinity) failure.last = newestId(backend);
   throw new Error(failure.message);
 }
@@ -160,7 +166,7 @@ function fail(
   if (scope === 'out-of-memory') outputs.forEach((output) => discardBuffer(backend, output));
 }
 
-/** A buffer that could not be allocated must not go back to the pool, where the next kernel would find it. */
+/** Keeps a buffer that could not be allocated out of the pool, where the next kernel would get it. */
 function discardBuffer(backend: WebGPUBackend, {dataId}: TensorInfo): void {
   const entry = entryOf(backend, dataId);
   if (!entry) return;
@@ -169,10 +175,10 @@ function discardBuffer(backend: WebGPUBackend, {dataId}: TensorInfo): void {
 }
 
 /**
- * Refuses buffers, or parts of them, that the device cannot bind, before anything runs.
+ * Throws if the device cannot bind a buffer or a range of one, before anything runs.
  *
- * @param bytes of each, by the name that the error gives it.
- * @param remedy what the caller can do, besides another device.
+ * @param bytes Bytes of each buffer, by its name in errors.
+ * @param remedy What the caller can do besides creating another device.
  * @throws Error naming the buffer, its bytes and the limit.
  */
 export function checkBindable(
@@ -192,7 +198,7 @@ export function checkBindable(
 }
 
 /**
- * Refuses a tensor that is larger than the device's buffers, before anything runs.
+ * Throws if a tensor is larger than a buffer of the device may be, before anything runs.
  *
  * @throws Error naming the tensor, its bytes and the limit.
  */

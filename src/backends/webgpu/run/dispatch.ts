@@ -1,7 +1,7 @@
 /**
- * @file From passes to the queue: bind groups, and submissions that are cut so that none runs long enough for a browser or driver to kill
- * it. Work goes into command buffers of its own rather than through `runWebGPUProgram`, which
- * takes one output, no more than the stock bindings and says nothing about errors.
+ * @file Submits passes to the queue: makes bind groups, and divides the work into submissions so short that no browser
+ * or driver kills them. It records its own command buffers instead of calling `runWebGPUProgram`, which allows one
+ * output and only the stock number of bindings, and reports no errors.
  */
 import type {WebGPUBackend} from './tfjs_backend.js';
 import {UNIFORMS, type UniformValues} from '../wgsl/header.js';
@@ -14,20 +14,20 @@ export type BufferRange = GPUBuffer | GPUBufferBinding;
 /** One pass: a shader, its buffers and how much work it is. */
 export interface PassRun {
   shader: ShaderVariant;
-  /** One a binding, in order. */
+  /** One per binding, in order. */
   buffers: readonly BufferRange[];
   uniforms: UniformValues;
-  /** Work items: workgroups or threads, as the shader takes them. */
+  /** Number of work items: workgroups or threads, whichever the shader counts. */
   items: number;
-  /** Upper bound of the floating-point operations of one workgroup. */
+  /** Upper bound on the floating-point operations of one workgroup. */
   flopsPerWorkgroup: number;
 }
 
 /** Seconds that one submission may take: browsers and drivers reset a device after about two. */
 const SUBMISSION_SECONDS = 0.1;
-/** Before anything has been timed: half a second on an integrated GPU. */
+/** Floating-point operations of a submission before anything has been timed: half a second on an integrated GPU. */
 const FIRST_BUDGET = 1e11;
-/** Fewer would leave a large GPU idle. */
+/** Smallest number of workgroups of a dispatch: fewer would leave a large GPU idle. */
 const LEAST_WORKGROUPS = 128;
 
 interface DeviceState {
@@ -43,7 +43,7 @@ function stateOf(device: GPUDevice): DeviceState {
   return state;
 }
 
-/** A part of a pass that is dispatched at once: `count` workgroups from `first` on. */
+/** A range of the workgroups of a pass that is dispatched at once: `count` workgroups from `first` on. */
 interface Dispatch {
   pass: PassRun;
   first: number;
@@ -72,7 +72,7 @@ export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[])
   bufferManager.releaseBuffer(buffer);
 }
 
-/** A dispatch and the range of a buffer that has its uniforms. */
+/** A dispatch and the buffer range with its uniforms. */
 interface Recorded extends Dispatch {
   uniforms: GPUBufferBinding;
 }
@@ -93,7 +93,10 @@ function submitWithinBudget({device, queue}: WebGPUBackend, dispatches: readonly
   });
 }
 
-/** Within `tf.time()` and `tf.profile()`: by tfjs's encoder and queries, a submission each, as tfjs times its own programs. */
+/**
+ * Submits within `tf.time()` and `tf.profile()`: one submission per dispatch, with tfjs's encoder and timestamp
+ * queries, as tfjs times its own programs.
+ */
 function submitTimed(backend: WebGPUBackend, dispatches: readonly Recorded[]): void {
   const {device} = backend;
   for (const dispatch of dispatches) {
@@ -104,7 +107,7 @@ function submitTimed(backend: WebGPUBackend, dispatches: readonly Recorded[]): v
       timestampWrites = {querySet, beginningOfPassWriteIndex: 0, endOfPassWriteIndex: 1};
     }
     recordDispatch(device, backend.commandEncoder!, dispatch, timestampWrites);
-    // It submits, if the device can tell the time.
+    // getQueryTime() also submits, if the device supports timestamps.
     const query = backend.getQueryTime();
     if (backend.commandEncoder !== null) backend.submitQueue();
     backend.activeTimers!.push({name: dispatch.pass.shader.name, query});
@@ -126,9 +129,12 @@ const UNIFORM_BYTES = 4 * UNIFORMS.length;
 /** Bytes from one dispatch's uniforms to the next's: a multiple of the alignment that every device allows. */
 const UNIFORM_STRIDE = 256 * Math.ceil(UNIFORM_BYTES / 256);
 
-/** One buffer with the uniforms of all dispatches: each write and each buffer costs the host more than a small pass takes. */
+/**
+ * Writes the uniforms of all dispatches to one buffer: each write and each buffer costs the host more time than a small
+ * pass takes.
+ */
 function writeUniforms({queue, bufferManager}: WebGPUBackend, dispatches: readonly Dispatch[]): GPUBuffer {
-  // Few sizes, so that the pool has one of the size.
+  // Rounded up to few sizes, so that the pool has a buffer of that size.
   const bytes = UNIFORM_STRIDE * 2 ** Math.ceil(Math.log2(dispatches.length));
   const data = new Uint8Array(UNIFORM_STRIDE * dispatches.length);
   dispatches.forEach(({pass, first, count, gridX}, i) => {
@@ -141,7 +147,10 @@ function writeUniforms({queue, bufferManager}: WebGPUBackend, dispatches: readon
   return buffer;
 }
 
-/** Raises the budget to what the device can do in SUBMISSION_SECONDS, by the wall time of a submission of some size. */
+/**
+ * Raises the budget to the operations that the device can do in SUBMISSION_SECONDS, by the wall time of a large
+ * submission.
+ */
 function measure(queue: GPUQueue, state: DeviceState, flops: number): void {
   if (flops < FIRST_BUDGET / 2) return;
   const start = performance.now();
@@ -150,7 +159,7 @@ function measure(queue: GPUQueue, state: DeviceState, flops: number): void {
       const seconds = (performance.now() - start) / 1000;
       state.budget = Math.max(state.budget, Math.min(4 * state.budget, (flops / seconds) * SUBMISSION_SECONDS));
     },
-    () => {}, // The device was lost; errors.ts tells.
+    () => {}, // The device was lost; device_errors.ts reports it.
   );
 }
 

@@ -1,9 +1,12 @@
-/** @file From shaders to pipelines: the cache of a device, and tfjs's flags for printing shaders and for compiling ahead of use. */
+/**
+ * @file Makes pipelines from shaders: a cache per device, and tfjs's flags for printing shaders and for compiling ahead
+ * of use.
+ */
 import {env} from '@tensorflow/tfjs-core';
 import type {ShaderVariant} from '../wgsl/shader.js';
 import type {WebGPUBackend} from './tfjs_backend.js';
 
-/** What a pipeline is made of. */
+/** The fields of a shader that a pipeline is made from. */
 export type Code = Pick<ShaderVariant, 'key' | 'code' | 'bindings'>;
 
 const caches = new WeakMap<GPUDevice, Map<string, GPUComputePipeline>>();
@@ -14,7 +17,7 @@ function cacheOf(device: GPUDevice): Map<string, GPUComputePipeline> {
   return cache;
 }
 
-/** The pipeline of a shader, compiled now if it has not been. */
+/** The pipeline of a shader, compiled now if the cache does not have it. */
 export function pipelineOf(device: GPUDevice, shader: Code): GPUComputePipeline {
   const cache = cacheOf(device);
   let pipeline = cache.get(shader.key);
@@ -25,12 +28,12 @@ export function pipelineOf(device: GPUDevice, shader: Code): GPUComputePipeline 
   return pipeline;
 }
 
-/** Whether tfjs compiles only, and runs nothing: its flag `WEBGPU_ENGINE_COMPILE_ONLY`. */
+/** Whether tfjs only compiles and runs nothing: its flag `WEBGPU_ENGINE_COMPILE_ONLY`. */
 export const isCompileOnly = (): boolean => env().getBool('WEBGPU_ENGINE_COMPILE_ONLY');
 
 /**
- * Starts to compile shaders while the program goes on. Pipelines on their way lie among those of tfjs, so that its
- * `checkCompileCompletionAsync()` waits for them and throws what is wrong with them.
+ * Starts to compile shaders asynchronously. The promises go into tfjs's own pipeline cache, so that its
+ * `checkCompileCompletionAsync()` waits for them and throws their errors.
  */
 export function compileAhead({device, pipelineCache}: WebGPUBackend, shaders: readonly Code[]): void {
   const cache = cacheOf(device);
@@ -43,7 +46,7 @@ export function compileAhead({device, pipelineCache}: WebGPUBackend, shaders: re
         return pipeline;
       },
       (error: unknown) => {
-        // Another attempt may succeed, or its error be seen.
+        // Without the entry another attempt may succeed, or report its error.
         delete pipelineCache[shader.key]; // eslint-disable-line @typescript-eslint/no-dynamic-delete -- tfjs's cache is an object
         throw error;
       },
@@ -51,11 +54,13 @@ export function compileAhead({device, pipelineCache}: WebGPUBackend, shaders: re
   }
 }
 
-/** Compiles a shader. What is wrong with it, the device tells its error scopes. */
+/** Compiles a shader. The device reports errors to its error scopes. */
 export const createPipeline = (device: GPUDevice, shader: Code): GPUComputePipeline =>
   device.createComputePipeline(describe(device, shader));
 
-/** With an explicit layout: an 'auto' one would leave out bindings that a variant does not use. */
+/**
+ * Describes a pipeline with an explicit layout: an 'auto' layout would leave out bindings that a variant does not use.
+ */
 function describe(device: GPUDevice, {key, code, bindings}: Code): GPUComputePipelineDescriptor {
   const layout = device.createBindGroupLayout({
     label: key,
@@ -75,7 +80,10 @@ function describe(device: GPUDevice, {key, code, bindings}: Code): GPUComputePip
   };
 }
 
-/** As tfjs prints its own by the flag `WEBGPU_PRINT_SHADER`: 'all', or parts of keys with commas between. */
+/**
+ * Prints a shader if tfjs's flag `WEBGPU_PRINT_SHADER`, which also prints tfjs's own shaders, asks for it: 'all', or
+ * substrings of keys separated by commas.
+ */
 function printShader({key, code}: Code): void {
   const wanted = env().getString('WEBGPU_PRINT_SHADER').toLowerCase();
   if (wanted === '') return;

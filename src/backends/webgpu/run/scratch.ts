@@ -1,13 +1,16 @@
 /** @file The buffers that the passes of a call need besides its tensors. */
 import type {WebGPUBackend} from './tfjs_backend.js';
 
-/** Buffers by name. Slices of a call run one after the other and take the same ones: memory is that of one slice. */
+/**
+ * Buffers by name. The slices of a call run one after the other and share these buffers, so memory is that of one
+ * slice.
+ */
 export class Scratch {
   private readonly buffers = new Map<string, GPUBuffer>();
 
   constructor(private readonly backend: WebGPUBackend) {}
 
-  /** The buffer of this name, of so many bytes or, as the first slice is the largest, of more. */
+  /** The buffer of this name, with at least `bytes` bytes: the first slice, which is the largest, allocates it. */
   buffer(name: string, bytes: number): GPUBuffer {
     let buffer = this.buffers.get(name);
     if (!buffer) {
@@ -17,9 +20,10 @@ export class Scratch {
   }
 
   /**
-   * Gives all back; to be called once the passes are submitted.
+   * Releases all buffers. Call it after the passes are submitted.
    *
-   * @param reuse whether the next call may want buffers of these sizes; else they are destroyed once the work is done.
+   * @param reuse Whether the next call may reuse buffers of these sizes. Otherwise they are destroyed once the work is
+   *   done.
    */
   release(reuse: boolean): void {
     this.buffers.forEach((buffer) => this.backend.bufferManager.releaseBuffer(buffer, reuse));

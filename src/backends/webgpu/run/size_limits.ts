@@ -1,4 +1,4 @@
-/** @file How many bytes of a buffer a shader of a device can reach through one storage binding. */
+/** @file The bytes of a buffer that a shader can access through one storage binding of a device. */
 
 const lowered = new WeakMap<GPUDevice, number>();
 
@@ -8,7 +8,7 @@ export function bindingLimit(device: GPUDevice): number {
   return Math.min(maxStorageBufferBindingSize, maxBufferSize, lowered.get(device) ?? Infinity);
 }
 
-/** For tests: makes small tensors too large to bind. Null takes the device's own limit again. */
+/** For tests: makes small tensors too large to bind. Null restores the device's own limit. */
 export function lowerBindingLimit(device: GPUDevice, bytes: number | null): void {
   if (bytes === null) lowered.delete(device);
   else lowered.set(device, bytes);

@@ -1,6 +1,6 @@
 /**
- * @file Where the heads of a slice lie in the tensors of a call, and how a shader gets at them: by a range of the buffer where they lie
- * together and aligned, else by a copy.
+ * @file Finds the heads of a slice in the tensors of a call and lets a shader access them: as a buffer range if they
+ * are contiguous and aligned, otherwise as a copy.
  */
 import {FLOAT} from '../../../call/numbers.js';
 import type {Layout} from '../../../call/kernel_names.js';
@@ -14,7 +14,7 @@ import {elementType, type UniformValues} from '../wgsl/header.js';
 /** The float32 tensors of a call, by the names of docs/design.md. */
 export type TensorName = 'q' | 'k' | 'v' | 'out' | 'lse' | 'rowStats' | 'dOut' | 'dLse' | 'dq' | 'dk' | 'dv';
 
-/** A part of a call that is a call of its own: whole batches, or some key heads of one batch with their query heads. */
+/** Heads of a call that run as a smaller call: whole batches, or some key heads of one batch with their query heads. */
 export interface Slice {
   batch: number;
   batches: number;
@@ -22,21 +22,24 @@ export interface Slice {
   keyHeads: number;
 }
 
-/** A slice's part of a tensor, in elements: `rows` rows of `length`, the first at `first`, `stride` from one to the next. */
+/**
+ * The elements of a tensor that belong to a slice: `rows` rows of `length` elements, the first at `first`, `stride`
+ * elements from one row to the next.
+ */
 export interface Region {
   first: number;
   rows: number;
   length: number;
   stride: number;
-  /** Of a head: a row is a whole number of heads. */
+  /** Channels of a head. A row is a whole number of heads. */
   channels: number;
 }
 
-/** Operations that take about as long as the threads of a workgroup that move a vec4 each. */
+/** Estimated operations of a copy workgroup, whose threads move one vec4 each. */
 const COPY_FLOPS = 1e5;
 
 interface TensorSizes {
-  /** Heads for each key head. */
+  /** Heads per key head. */
   heads: number;
   rows: number;
   channels: number;
@@ -96,7 +99,7 @@ export function regionOf(p: Problem, name: TensorName, slice: Slice): Region {
       };
 }
 
-/** Bytes of the elements of a region, without what lies between its rows. */
+/** Bytes of the elements of a region, without the gaps between its rows. */
 export const regionBytes = ({rows, length}: Region): number => FLOAT * rows * length;
 
 /** Whether a binding can cover the region and nothing else. */
@@ -104,16 +107,16 @@ export function isBindable(device: GPUDevice, {first, length, stride}: Region): 
   return length === stride && (FLOAT * first) % device.limits.minStorageBufferOffsetAlignment === 0;
 }
 
-/** The region of a buffer as a binding; only if `isBindable`. */
+/** The region of a buffer as a binding. Call it only if `isBindable`. */
 export function rangeOf(buffer: GPUBuffer, region: Region): GPUBufferBinding {
   return {buffer, offset: FLOAT * region.first, size: regionBytes(region)};
 }
 
 /**
- * Passes that copy the region of the tensor in `tensor` to the start of `copy`, row after row, or back. The tensor does not fit a
- * binding: each pass binds some of its rows.
+ * Passes that copy a region of the buffer `tensor` to the start of `copy`, row after row ('gather'), or back
+ * ('scatter'). The tensor does not fit a binding, so each pass binds some of its rows.
  *
- * @param uniforms those of the call; the copy's own are filled in.
+ * @param uniforms Uniforms of the call. The fields of the copy are filled in here.
  */
 export function copyRegion(
   device: GPUDevice,

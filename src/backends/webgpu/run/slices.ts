@@ -1,6 +1,6 @@
 /**
- * @file Calls whose tensors are larger than a storage binding can be: they run slice by slice, groups of key heads with their query heads,
- * each a smaller problem for the same pipelines. All others run whole, by the same path.
+ * @file Runs calls whose tensors exceed a storage binding slice by slice: groups of key heads with their query heads,
+ * each a smaller problem for the same pipelines. All other calls run as a single slice, by the same code.
  */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import type {Cut} from '../plan/decoding.js';
@@ -27,12 +27,12 @@ import type {UniformValues} from '../wgsl/header.js';
 /** Tensors by name; one that is undefined is not bound. */
 type Tensors = Partial<Record<TensorName, TensorInfo>>;
 
-/** What the passes of a call run on: the whole of it, or a slice. */
+/** A slice view: what passes need to run on one slice of a call, or on the whole call. */
 export interface Part<T> {
-  /** Sizes of this part, but for `maskB` and `Hm`: all parts read the same mask. */
+  /** Sizes of the slice, except `maskB` and `Hm`: all slices read the same mask. */
   p: Problem;
   uniforms: UniformValues;
-  /** For each tensor of the call the range that holds this part, in the layout of `p`. */
+  /** For each tensor of the call, the buffer range with the slice's elements, in the layout of `p`. */
   bound: {[N in keyof T]: BufferRange};
   /** Further buffers for the passes. */
   scratch: Scratch;
@@ -40,15 +40,19 @@ export interface Part<T> {
 
 const REMEDY = 'Use a shorter sequence, or fewer query heads to a key head';
 
-/** Bytes of a tensor's slice where it has to be copied: enough heads to fill a large GPU, and little beside the tensor. */
+/**
+ * Size limit of a slice's copy of a tensor in bytes: enough heads to fill a large GPU, and little compared to the
+ * tensor.
+ */
 const COPIED_BYTES = 2 ** 28;
 
 /**
- * The slices in which a call runs: one, the whole of it, where all tensors fit a binding.
+ * Divides a call into slices: a single one if all tensors fit a binding.
  *
- * @param names the call's tensors.
- * @param scratch bytes for each key head of the buffers that the passes need besides, by a name for errors.
- * @throws Error naming the tensor, its bytes and the limit, if a tensor fits no buffer, or its part for a single key head no binding.
+ * @param names Names of the call's tensors.
+ * @param scratch Bytes per key head of the further buffers that the passes need, by their names in errors.
+ * @throws Error naming the tensor, its bytes and the limit, if a tensor does not fit a buffer, or its elements of a
+ *   single key head do not fit a binding.
  */
 export function slicesOf(
   device: GPUDevice,
@@ -69,7 +73,10 @@ export function slicesOf(
   return copies ? divide(p, most, Math.min(limit, Math.max(most, COPIED_BYTES))) : slices;
 }
 
-/** Whole batches to a slice if one fits, else key heads, as many as stay below `limit` at `bytes` each. */
+/**
+ * Puts whole batches in each slice if at least one fits, otherwise as many key heads as stay within `limit`. Each key
+ * head has `bytes` bytes.
+ */
 function divide({B, Hkv}: Problem, bytes: number, limit: number): Slice[] {
   const batches = Math.floor(limit / (bytes * Hkv));
   if (batches > 0)
@@ -80,7 +87,10 @@ function divide({B, Hkv}: Problem, bytes: number, limit: number): Slice[] {
   );
 }
 
-/** Cuts `count` into the fewest ranges of at most `most`, as equal as can be, the first the longest: first and length of each. */
+/**
+ * Divides `count` items into the fewest ranges of at most `most` items. Lengths are as equal as possible, and the first
+ * range is the longest. Returns the first item and the length of each range.
+ */
 function ranges(count: number, most: number): [first: number, length: number][] {
   const pieces = Math.ceil(count / most);
   const border = (i: number): number => Math.ceil((i * count) / pieces);
@@ -91,17 +101,17 @@ function ranges(count: number, most: number): [first: number, length: number][] 
 export interface SlicedCall<T extends Tensors> {
   p: Problem;
   attrs: FlashMaskAttentionAttrs;
-  /** Of the whole call: slices add up splits as it would. */
+  /** Head folding and key splits of the whole call: every slice then adds up its splits as the unsliced call would. */
   cut: Cut;
   slices: readonly Slice[];
   tensors: T;
-  /** Those of the tensors that the passes write, all of each. */
+  /** Names of the tensors that the passes write. They write every element. */
   results: readonly (keyof T & TensorName)[];
 }
 
 /**
- * Runs a call slice by slice: submits the passes that `passesOf` lists for each, and around them the copies of what cannot be bound where
- * it lies. Memory beyond the tensors is that of the scratch of one slice.
+ * Runs a call slice by slice. For each slice it submits the passes that `passesOf` lists, and before and after them the
+ * copies of regions that cannot be bound in place. Memory beyond the tensors is the scratch memory of one slice.
  */
 export function runSlices<T extends Tensors>(
   backend: WebGPUBackend,
@@ -122,12 +132,12 @@ export function runSlices<T extends Tensors>(
       submitPasses(backend, [...gather, ...passes, ...scatter]);
     }
   } finally {
-    // Nothing but another call by slices would take buffers of their sizes from the pool.
+    // Only another sliced call could reuse buffers of these sizes: destroy them instead of pooling them.
     scratch.release(slices.length === 1);
   }
 }
 
-/** What a slice's passes bind, and the copies before and after them. */
+/** The buffer ranges that a slice's passes bind, and the copies before and after them. */
 interface Access {
   bound: Map<TensorName, BufferRange>;
   gather: PassRun[];
@@ -149,7 +159,7 @@ function accessTo<T extends Tensors>(
       access.bound.set(name, rangeOf(buffer, region));
       continue;
     }
-    // A later slice may be the first that needs a copy.
+    // The size is that of the first slice, the largest: a later slice may be the first that needs a copy.
     const copy = scratch.buffer(`copy of ${name}`, regionBytes(regionOf(p, name, slices[0])));
     access.bound.set(name, copy);
     const direction = results.includes(name) ? 'scatter' : 'gather';
@@ -171,7 +181,7 @@ function sliceUniforms<T extends Tensors>({p, attrs, cut}: SlicedCall<T>, part: 
     ...cut,
     maskGroup: p.H / p.Hm,
     firstHead: slice.batch * p.H + head,
-    // A slice starts where a mask head does, or all heads share one.
+    // A slice starts at the first head of a mask head, or all heads share one mask head.
     firstMaskHead: maskHeadOf(p, slice.batch, head),
   };
 }

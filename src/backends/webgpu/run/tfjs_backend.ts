@@ -1,6 +1,6 @@
 /**
- * @file The parts of tfjs-backend-webgpu 4.22 that the kernels rest on, in one place: tensors to buffers, the buffer pool, and
- * reads. The backend's class keeps some of them private in TypeScript; they are plain properties at run time.
+ * @file The members of tfjs-backend-webgpu 4.22 that the kernels use, in one place: tensors to buffers, the buffer
+ * pool, and reads. Some of them are private in TypeScript, but plain properties at run time.
  */
 import type {DataType, TensorInfo} from '@tensorflow/tfjs-core';
 import {isUnusedGradient} from '../../../call/unused_gradient.js';
@@ -11,18 +11,21 @@ export interface BufferPool {
   releaseBuffer(buffer: GPUBuffer, reuse?: boolean): void;
 }
 
-/** A tensor's entry: `resource` is its buffer once it is on the device, `values` what the host still holds. */
+/**
+ * A tensor's entry: `resource` is its buffer once it is on the device, `values` its values while the host still holds
+ * them.
+ */
 export interface TensorEntry {
   resource?: GPUBuffer | null;
   values?: ArrayLike<unknown> | null;
 }
 
-/** Identity of a tensor's data; the backend numbers them in the order of their making. */
+/** Identity of a tensor's data. The backend numbers these in the order of their creation. */
 export interface WebGPUDataId {
   id: number;
 }
 
-/** `WebGPUBackend` of tfjs-backend-webgpu, as far as it is used here. */
+/** The members of tfjs-backend-webgpu's `WebGPUBackend` that are used here. */
 export interface WebGPUBackend {
   device: GPUDevice;
   queue: GPUQueue;
@@ -30,18 +33,20 @@ export interface WebGPUBackend {
   tensorMap: {get(dataId: object): TensorEntry; has(dataId: object): boolean};
   /** Commands recorded but not submitted yet; null when there are none. */
   commandEncoder: GPUCommandEncoder | null;
-  /** Whether tfjs is done with it: by tf.engine().reset() or tf.removeBackend(). */
+  /** Whether tfjs has disposed the backend, by tf.engine().reset() or tf.removeBackend(). */
   disposed: boolean;
-  /** Pipelines by key, and promises of those on their way. */
+  /** Pipelines by key, or promises of those that are still being compiled. */
   pipelineCache: Record<string, GPUComputePipeline | Promise<GPUComputePipeline>>;
   /** Waits for the promises in `pipelineCache`. */
   checkCompileCompletionAsync(): Promise<void>;
-  /** Within `tf.time()`: where the times of programs go. */
+  /** Receives the times of programs within `tf.time()`. */
   activeTimers: {name: string; query: Promise<number>}[] | null | undefined;
   supportTimestampQuery: boolean;
   querySet: GPUQuerySet | null;
   querySetCount: number;
-  /** The milliseconds between the two timestamps of `querySet`; submits, unless timestamps are not supported. */
+  /**
+   * Returns the milliseconds between the two timestamps of `querySet`. If timestamps are supported, it also submits.
+   */
   getQueryTime(): Promise<number>;
   ensureCommandEncoderReady(): void;
   uploadToGPU(dataId: object): void;
@@ -60,18 +65,18 @@ export function bufferOf(backend: WebGPUBackend, tensor: TensorInfo): GPUBuffer 
   return backend.tensorMap.get(tensor.dataId).resource!;
 }
 
-/** Whether the tensor is zeros that never left the host. */
+/** Whether the tensor consists of zeros that never left the host. */
 export function isHostZeros(backend: WebGPUBackend, {dataId}: TensorInfo): boolean {
   const {resource, values} = backend.tensorMap.get(dataId);
   return !resource && isUnusedGradient(values);
 }
 
-/** The entry of a tensor of this backend; `tensorMap.get` would move another's here. */
+/** The entry of a tensor, or undefined if the tensor is on another backend: `tensorMap.get` would move it here. */
 export function entryOf({tensorMap}: WebGPUBackend, dataId: object): TensorEntry | undefined {
   return tensorMap.has(dataId) ? tensorMap.get(dataId) : undefined;
 }
 
-/** Submits what tfjs has recorded, so that a submission of ours runs after it. */
+/** Submits the commands that tfjs has recorded, so that our next submission runs after them. */
 export function submitRecorded(backend: WebGPUBackend): void {
   if (backend.commandEncoder === null) return;
   backend.endComputePassEncoder();

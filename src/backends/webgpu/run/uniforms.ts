@@ -6,7 +6,9 @@ import {stridesOf, type Problem, type Strides} from '../../../call/problem.js';
 import type {FlashMaskAttentionAttrs} from '../../../call/kernel_names.js';
 import {elementType, type UniformValues} from '../wgsl/header.js';
 
-/** Everything but the fields of a dispatch, a slice and a copy, which dispatch.ts, slices.ts and regions.ts fill in. */
+/**
+ * All fields except those of a dispatch, a slice and a copy, which dispatch.ts, slices.ts and slice_views.ts fill in.
+ */
 export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformValues {
   const q = strides(p, p.Sq, p.H, p.D);
   const k = strides(p, p.Sk, p.Hkv, p.D);

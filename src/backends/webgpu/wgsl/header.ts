@@ -2,7 +2,10 @@
 import {CHUNK, type ShaderPlan} from '../plan/vector_plan.js';
 import {MAP_BLOCK} from '../../../call/constants.js';
 
-/** Uniforms of all passes, in order. Sizes that change from call to call live here, so that a new length never recompiles. */
+/**
+ * Uniforms of all passes, in order. Sizes that change from call to call live here, so that a new length never
+ * recompiles.
+ */
 export const UNIFORMS = [
   ['B', 'u32'],
   ['H', 'u32'],
@@ -43,8 +46,8 @@ export const UNIFORMS = [
   ['oHead', 'u32'],
   ['scale', 'f32'],
   /**
-   * scale log2(e). Weights are exp2((product - largest product) scaleLog2): the difference comes first, since it is small where the weight
-   * is not. Rounding a large score, once in each pass, would change its weight.
+   * scale log2(e). Weights are exp2((product - largest product) scaleLog2): the difference comes first, since it is
+   * small where the weight is not. Rounding a large score, once in each pass, would change its weight.
    */
   ['scaleLog2', 'f32'],
   /** -Infinity, which WGSL cannot write as a constant. */
@@ -55,7 +58,8 @@ export const UNIFORMS = [
   ['dropThreshold', 'u32'],
   /** 1 / (1 - dropout) */
   ['keepScale', 'f32'],
-  // Of a slice of the heads (src/backends/webgpu/run/slices.ts): its first one, counted in (batch, query head), and its first mask head.
+  // Of a slice of the heads (src/backends/webgpu/run/slices.ts): its first one, counted in (batch, query head), and its
+  // first mask head.
   ['firstHead', 'u32'],
   ['firstMaskHead', 'u32'],
   // Of the copy pass, in its elements: length of a row, and in both buffers the start and the distance of rows.
@@ -77,7 +81,9 @@ export interface Binding {
   access: 'read' | 'read_write';
 }
 
-/** Element type in which a tensor with so many channels is bound: vec4f needs rows that start at multiples of 16 bytes. */
+/**
+ * Element type in which a tensor with so many channels is bound: vec4f needs rows that start at multiples of 16 bytes.
+ */
 export function elementType(channels: number): 'vec4f' | 'f32' {
   return channels % 4 === 0 ? 'vec4f' : 'f32';
 }
@@ -105,8 +111,8 @@ export function constants(p: ShaderPlan): string {
     THREADS: p.threads,
     THREADS_X: p.threadsX,
     THREADS_Y: p.threadsY,
-    // Quarter of a side: element 4g + i of a tile lies at i * QUARTER + g, so that neighbouring threads, which own neighbouring
-    // groups g of four, read neighbouring vec4s.
+    // Quarter of a side: element 4g + i of a tile lies at i * QUARTER + g, so that neighbouring threads, which own
+    // neighbouring groups g of four, read neighbouring vec4s.
     ROW_QUARTER: p.rows / 4,
     COL_QUARTER: p.cols / 4,
     // One more than the side: an odd stride between planes keeps column-wise accesses free of bank conflicts too.
@@ -138,8 +144,9 @@ export function declareConstants(values: Record<string, number>): string {
 }
 
 /**
- * Declares `isNotFinite`: which numbers are infinite or NaN. By their bits, for WGSL lets an implementation assume that there are none.
- * A weight of 0 does not hide such a number: in a tile that the mask cuts they are cleared before products that add up masked pairs too.
+ * Declares `isNotFinite`: which numbers are infinite or NaN. By their bits, for WGSL lets an implementation assume that
+ * there are none. A weight of 0 does not hide such a number: in a tile that the mask cuts they are cleared before
+ * products that add up masked pairs too.
  */
 export const NOT_FINITE_FUNCTION = `
 fn isNotFinite(x: vec4f) -> vec4<bool> { return (bitcast<vec4u>(x) & vec4u(0x7f800000u)) == vec4u(0x7f800000u); }
@@ -152,8 +159,9 @@ var<workgroup> notFiniteMet: u32;
 `;
 
 /**
- * Declares `orNaN`, what is infinite or NaN as NaN, and `logSumExp`, that of a row from its largest score in powers of two and the sum of its
- * weights. Such a sum is finite unless a score is NaN, of which `exp2` and `log2` make anything on some implementations.
+ * Declares `orNaN`, what is infinite or NaN as NaN, and `logSumExp`, that of a row from its largest score in powers of
+ * two and the sum of its weights. Such a sum is finite unless a score is NaN, of which `exp2` and `log2` make anything
+ * on some implementations.
  */
 export const ROW_FUNCTIONS = `
 fn orNaN(x: f32) -> f32 {

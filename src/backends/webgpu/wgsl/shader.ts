@@ -1,6 +1,6 @@
 /**
- * @file A shader is one value: what its variants are, its bindings and its WGSL. Key, entry point, bounds check and layout are
- * derived from it, so that they cannot disagree.
+ * @file A shader is one value: what its variants are, its bindings and its WGSL. Key, entry point, bounds check and
+ * layout are derived from it, so that they cannot disagree.
  */
 import {declare, type Binding} from './header.js';
 
@@ -22,7 +22,9 @@ export interface Shader<V extends object> {
   readonly builtins?: Readonly<Record<string, string>>;
   /** WGSL before the entry point. */
   readonly declarations: (v: V) => string;
-  /** WGSL of the entry point. It sees `item`, which is one that exists, and `lid`, the thread's index in its workgroup. */
+  /**
+   * WGSL of the entry point. It sees `item`, which is one that exists, and `lid`, the thread's index in its workgroup.
+   */
   readonly body: (v: V) => string;
 }
 

@@ -1,10 +1,11 @@
 /**
- * @file What the rows and tiles are that a workgroup of a pass over queries (forward, dq) has, as WGSL. Rows are a block of queries of one
- * head, and tiles the key blocks that they may see. Where queries are few (src/backends/webgpu/plan/decoding.ts), rows are those of `foldedHeads` heads, one
- * after the other, and tiles every `splits`-th key block. row_blocks.ts declares which a workgroup has.
+ * @file What the rows and tiles are that a workgroup of a pass over queries (forward, dq) has, as WGSL. Rows are a
+ * block of queries of one head, and tiles the key blocks that they may see. Where queries are few
+ * (src/backends/webgpu/plan/decoding.ts), rows are those of `foldedHeads` heads, one after the other, and tiles every
+ * `splits`-th key block. row_blocks.ts declares which a workgroup has.
  *
- * Results of a split go where the tensors have theirs, `splits` times over, as if the splits were more batch rows. With one split
- * that is the tensors themselves, so that a single shader serves any number.
+ * Results of a split go where the tensors have theirs, `splits` times over, as if the splits were more batch rows. With
+ * one split that is the tensors themselves, so that a single shader serves any number.
  */
 import type {ShaderPlan} from '../../plan/vector_plan.js';
 

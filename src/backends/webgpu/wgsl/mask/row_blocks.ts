@@ -1,9 +1,10 @@
 /**
  * @file Which row block a workgroup keeps, and which tiles it visits.
  *
- * Workgroups start in the order of their numbers, and the longest should start first: what starts last is waited for alone. With a
- * *schedule* (schedule.ts) the row blocks of a mask head are taken by their live tiles, most first, and walk from the first live tile to
- * the last. Without one only the causal triangle is known, under which the last query blocks and the first key blocks are the longest.
+ * Workgroups start in the order of their numbers, and the longest should start first: what starts last is waited for
+ * alone. With a *schedule* (schedule.ts) the row blocks of a mask head are taken by their live tiles, most first, and
+ * walk from the first live tile to the last. Without one only the causal triangle is known, under which the last query
+ * blocks and the first key blocks are the longest.
  */
 import {HEADS_IN_TURN} from '../../../../call/constants.js';
 import type {ShaderPlan} from '../../plan/vector_plan.js';
@@ -11,7 +12,10 @@ import type {ShaderPlan} from '../../plan/vector_plan.js';
 /** What row blocks depend on of a plan, of whatever kind. */
 export type RowBlocks = Pick<ShaderPlan, 'pass' | 'blockQ' | 'blockK' | 'causal' | 'fewQueries' | 'scheduled'>;
 
-/** Declares the blocks of a pass, the tiles that the causal triangle leaves them, and where the mask buffer has their schedule. */
+/**
+ * Declares the blocks of a pass, the tiles that the causal triangle leaves them, and where the mask buffer has their
+ * schedule.
+ */
 export function blockFunctions({ofKeys, causal}: {ofKeys: boolean; causal: boolean}): string {
   const all = `vec2u(0u, ${ofKeys ? 'queryBlocks' : 'keyBlocks'}())`;
   return `
@@ -92,9 +96,10 @@ fn tilesOf(maskHead: u32, rowBlock: u32) -> vec2u {
 `;
 
 /**
- * WGSL that tells, from `item`, what it keeps. In forward and dq the head and its query block: `b`, `h`, `bh`, `maskHead`, `qFirst`,
- * the rows `rowsBegin <= r < rowsEnd`, and the tiles `firstTile <= tile < lastTile` to visit. In dkdv the key head and its key block: `b`, `hkv`,
- * `bhkv`, `keyBlock`, `kFirst`; `memberOfGroup` declares the rest. All are uniform over the workgroup.
+ * WGSL that tells, from `item`, what it keeps. In forward and dq the head and its query block: `b`, `h`, `bh`,
+ * `maskHead`, `qFirst`, the rows `rowsBegin <= r < rowsEnd`, and the tiles `firstTile <= tile < lastTile` to visit. In
+ * dkdv the key head and its key block: `b`, `hkv`, `bhkv`, `keyBlock`, `kFirst`; `memberOfGroup` declares the rest. All
+ * are uniform over the workgroup.
  */
 export function rowBlockOfWorkgroup(p: Pick<RowBlocks, 'pass' | 'fewQueries'>): string {
   if (p.fewQueries) return SPLIT;
@@ -137,7 +142,10 @@ const SPLIT = `
   // No triangle ends before the last key: these are all rows, and the last one sees all keys.
   let lastTile = (keyBlocks() + u.splits - 1u - split) / u.splits;`;
 
-/** WGSL that declares `h`, `bh`, `maskHead`, `firstTile` and `lastTile` of query head `member` of the group of a key head. */
+/**
+ * WGSL that declares `h`, `bh`, `maskHead`, `firstTile` and `lastTile` of query head `member` of the group of a key
+ * head.
+ */
 export function memberOfGroup(): string {
   return `
     let h = hkv * u.groupSize + member;

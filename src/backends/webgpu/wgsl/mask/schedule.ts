@@ -1,5 +1,6 @@
 /**
- * @file The passes that make the schedule of a mask: which tiles its row blocks visit, and in which order the blocks start.
+ * @file The passes that make the schedule of a mask: which tiles its row blocks visit, and in which order the blocks
+ * start.
  *
  * The schedule lies in the mask buffer behind tile map and columns (tiles.ts). Of mask head m, its vec4i i holds
  *
@@ -7,15 +8,18 @@
  * |---------------------------|----------------------------|-----------------------------|----------------------------------|
  * | first live tile of block i | one past its last live tile | its number of live tiles | the block of rank i, most live tiles first |
  *
- * x and y are 0 where no tile is live. That is linear in the length. Lists of all live tiles would not be: their number is quadratic in
- * it. What is empty between x and y costs a pass one bit, as without a schedule.
+ * x and y are 0 where no tile is live. That is linear in the length. Lists of all live tiles would not be: their number
+ * is quadratic in it. What is empty between x and y costs a pass one bit, as without a schedule.
  */
 import {declareConstants, mapConstants} from '../header.js';
 import type {Shader} from '../shader.js';
 import {blockFunctions, type RowBlocks} from './row_blocks.js';
 import {classifyFunction} from './tiles.js';
 
-/** What a schedule depends on besides the mask. The passes over queries, forward and dq, share theirs if their tiles are alike. */
+/**
+ * What a schedule depends on besides the mask. The passes over queries, forward and dq, share theirs if their tiles are
+ * alike.
+ */
 export interface ScheduleVariant {
   /** Whether row blocks are blocks of keys, as in dkdv. */
   ofKeys: boolean;
@@ -35,8 +39,8 @@ const FIELDS = {ofKeys: true, blockQ: true, blockK: true, causal: true} as const
 const THREADS = 64;
 
 /**
- * Finds x, y and z. One workgroup a row block of a mask head: its threads classify the tiles of the block in turn. The results do not depend
- * on the order in which they add theirs.
+ * Finds x, y and z. One workgroup a row block of a mask head: its threads classify the tiles of the block in turn. The
+ * results do not depend on the order in which they add theirs.
  */
 export const scheduleRanges: Shader<ScheduleVariant> = {
   name: 'schedule_ranges',
@@ -83,12 +87,12 @@ if (lid == 0u) {
 }
 
 /**
- * Finds w. One thread per row block counts the blocks that start before its own: those with more live tiles, or as many and a smaller
- * number. With equal query and key lengths these are fewer comparisons than `scheduleRanges` classifies tiles, and they need neither
- * workgroup memory nor barriers.
+ * Finds w. One thread per row block counts the blocks that start before its own: those with more live tiles, or as many
+ * and a smaller number. With equal query and key lengths these are fewer comparisons than `scheduleRanges` classifies
+ * tiles, and they need neither workgroup memory nor barriers.
  *
- * dkdv visits a key block for all query heads of a key head. Where these have mask heads of their own, the sum of their live tiles counts,
- * and the order is stored with the first of them.
+ * dkdv visits a key block for all query heads of a key head. Where these have mask heads of their own, the sum of their
+ * live tiles counts, and the order is stored with the first of them.
  */
 export const scheduleOrder: Shader<ScheduleVariant> = {
   name: 'schedule_order',

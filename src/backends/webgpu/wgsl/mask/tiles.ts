@@ -3,12 +3,15 @@
  * TWIN: src/mask/bounds/classify.ts
  *
  * The mask arrives as one buffer of vec4i, made by the tile map pass: for each mask head and block of MAP_BLOCK keys
- * two vec4i with (min, max) of (LTS, LTE) and of (UTS, UTE); then for each mask head and key column its (LTS, LTE, UTS, UTE); last the
- * schedule (schedule.ts), where the passes take their row blocks from one.
+ * two vec4i with (min, max) of (LTS, LTE) and of (UTS, UTE); then for each mask head and key column its (LTS, LTE, UTS,
+ * UTE); last the schedule (schedule.ts), where the passes take their row blocks from one.
  */
 import {TILES_PER_ROUND, type ShaderPlan} from '../../plan/vector_plan.js';
 
-/** Declares `classify(maskHead, keyBlock, rowsBegin, rowsEnd)`: the kind of the tile of query rows rowsBegin <= r < rowsEnd. */
+/**
+ * Declares `classify(maskHead, keyBlock, rowsBegin, rowsEnd)`: the kind of the tile of query rows rowsBegin <= r <
+ * rowsEnd.
+ */
 export function classifyFunction(p: Pick<ShaderPlan, 'causal' | 'intervals'>): string {
   const triangle = p.causal
     ? `  reach = max(reach, c0 - u.causalOffset);
@@ -65,7 +68,10 @@ var<workgroup> tileBits: array<atomic<u32>, 4>;
 var<workgroup> tileWords: vec4u;
 `;
 
-/** Classifies the tiles from `round` on, one a thread, into the bits of tileWords: those of live tiles, and of partial ones. */
+/**
+ * Classifies the tiles from `round` on, one a thread, into the bits of tileWords: those of live tiles, and of partial
+ * ones.
+ */
 const classifyRound = (kindOf: string): string => `    if (lid < 4u) { atomicStore(&tileBits[lid], 0u); }
     workgroupBarrier();
     for (var t = lid; t < ${TILES_PER_ROUND}u; t += THREADS) {
@@ -82,8 +88,9 @@ const classifyRound = (kindOf: string): string => `    if (lid < 4u) { atomicSto
     }`;
 
 /**
- * Loops over the live tiles first <= tile < last in order. Each round classifies ${TILES_PER_ROUND} tiles, one a thread, into
- * bits that the whole workgroup then walks in step: `tile` and `partial` are uniform, so that the body may hold barriers.
+ * Loops over the live tiles first <= tile < last in order. Each round classifies ${TILES_PER_ROUND} tiles, one a
+ * thread, into bits that the whole workgroup then walks in step: `tile` and `partial` are uniform, so that the body may
+ * hold barriers.
  *
  * @param kindOf WGSL expression for the kind of `candidate`
  * @param body WGSL that handles `tile`
@@ -117,7 +124,10 @@ export interface AheadSteps {
   work: string;
 }
 
-/** Like `forEachLiveTile`, with the tile after the present one known, so that it can be fetched while this one is worked on. */
+/**
+ * Like `forEachLiveTile`, with the tile after the present one known, so that it can be fetched while this one is worked
+ * on.
+ */
 export function forEachLiveTileAhead(kindOf: string, {fetch, start, work}: AheadSteps): string {
   const advance = `
   while ((words.x | words.y) == 0u && round < lastTile) {

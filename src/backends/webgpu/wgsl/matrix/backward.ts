@@ -1,7 +1,7 @@
 /**
- * @file The backward passes on subgroup matrices; their products are those of backward.ts. Weights and score gradients are float16 as well, so
- * both are scaled by powers of two: weights, which are at most 1, by 2^WEIGHT_POWER; score gradients by 2^gradientPower, which fits the largest
- * that heads of such magnitudes can have.
+ * @file The backward passes on subgroup matrices; their products are those of backward.ts. Weights and score gradients
+ * are float16 as well, so both are scaled by powers of two: weights, which are at most 1, by 2^WEIGHT_POWER; score
+ * gradients by 2^gradientPower, which fits the largest that heads of such magnitudes can have.
  */
 import type {MatrixShaderPlan} from '../../plan/matrix_plan.js';
 import {
@@ -36,8 +36,8 @@ import {memberOfGroup, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
 import {forEachLiveTileAhead} from '../mask/tiles.js';
 
 /**
- * A product of dO and v is at most Dv 2^30 in the units of their copies, and so is delta; their difference, times a weight, is to stay
- * below 2^15. Dropout makes both larger.
+ * A product of dO and v is at most Dv 2^30 in the units of their copies, and so is delta; their difference, times a
+ * weight, is to stay below 2^15. Dropout makes both larger.
  */
 const gradientPower = (p: MatrixShaderPlan): string =>
   `${(15 - 31 - Math.ceil(Math.log2(p.Dv))).toFixed(1)}${p.dropout ? ' - ceil(log2(u.keepScale))' : ''}`;
@@ -94,7 +94,9 @@ workgroupBarrier();`,
 const declareNext = (p: MatrixShaderPlan): string => `${declareFetched(p, 'nextFirst')}
 ${declareFetched(p, 'nextSecond')}`;
 
-/** Role 0 computes the scores and the lower half of dq's channels, role 1 the products of dO and V and the upper half. */
+/**
+ * Role 0 computes the scores and the lower half of dq's channels, role 1 the products of dO and V and the upper half.
+ */
 export const matrixDq: Shader<MatrixShaderPlan> = {
   ...MATRIX_SHADER,
   name: 'matrix_dq',
@@ -144,7 +146,10 @@ ${walk(p, 'classify(maskHead, candidate, rowsBegin, rowsEnd)', work, flushAccumu
 ${storeAccumulators(p, halves, 'qFirst', 'u.Sq')}`;
 }
 
-/** dkdv of one tile of queries: rows are keys, columns queries. Role 0 computes the scores and dk, role 1 the products of V and dO and dv. */
+/**
+ * dkdv of one tile of queries: rows are keys, columns queries. Role 0 computes the scores and dk, role 1 the products
+ * of V and dO and dv.
+ */
 function dkdvTile(p: MatrixShaderPlan): string {
   const weigh = (i: number, column: string): string => `
 ${p.dropout ? `let kept${i} = keptOf(bh, qFirst + ${column}, kFirst + laneRow);` : ''}

@@ -1,13 +1,14 @@
 /**
- * @file The passes before those on subgroup matrices: a tensor as float16, head by head, with rows and channels padded with zeros to whole
- * tiles, so that nothing needs to be checked when it is loaded. A head, or all query heads that share a key head, is scaled by a power of two,
- * which costs no bits, to fill the range of float16: nothing overflows, and small tensors keep their precision. With two parts a number
- * is a high half and what that leaves.
+ * @file The passes before those on subgroup matrices: a tensor as float16, head by head, with rows and channels padded
+ * with zeros to whole tiles, so that nothing needs to be checked when it is loaded. A head, or all query heads that
+ * share a key head, is scaled by a power of two, which costs no bits, to fill the range of float16: nothing overflows,
+ * and small tensors keep their precision. With two parts a number is a high half and what that leaves.
  *
- * What no pair sees must not decide the scale: infinite and NaN numbers, keys that no query sees and queries that see no key do not count.
+ * What no pair sees must not decide the scale: infinite and NaN numbers, keys that no query sees and queries that see
+ * no key do not count.
  *
- * The copy is one array of vec4u, eight halves each: rows of `rowUnits`, then one element a key head whose x is the factor that undoes the
- * scale, and whose y is not 0 where the heads have infinite or NaN numbers.
+ * The copy is one array of vec4u, eight halves each: rows of `rowUnits`, then one element a key head whose x is the
+ * factor that undoes the scale, and whose y is not 0 where the heads have infinite or NaN numbers.
  */
 import {MOST_ROWS} from '../../plan/matrix_plan.js';
 import {roundUp} from '../../../../call/numbers.js';
@@ -21,7 +22,9 @@ export const HALVES_THREADS = 256;
 export const SEGMENTS = 32;
 /** Loads of a thread that are in flight together, in the first of the two passes. */
 const LOADS_IN_FLIGHT = 4;
-/** Rows of a copied head are a multiple of this, and so of any block of a matrix pass: loads go nowhere past its end. */
+/**
+ * Rows of a copied head are a multiple of this, and so of any block of a matrix pass: loads go nowhere past its end.
+ */
 export const PADDED_ROWS = MOST_ROWS;
 
 /** The tensors that are copied: dOut in the backward only. */
@@ -59,8 +62,8 @@ export const workgroupsPerHead = (v: Pick<HalvesVariant, 'padded'>, rows: number
   (roundUp(rows, PADDED_ROWS) * (v.padded / 8)) / (HALVES_THREADS * unitsPerThread(v));
 
 /**
- * Declares `highOf`: its argument rounded to the eleven bits of a half, by its bits, for compilers may take the conversion to float16 and
- * back for nothing. A NaN of all ones becomes 0, and what that leaves is NaN.
+ * Declares `highOf`: its argument rounded to the eleven bits of a half, by its bits, for compilers may take the
+ * conversion to float16 and back for nothing. A NaN of all ones becomes 0, and what that leaves is NaN.
  */
 export const HIGH_FUNCTION = `
 fn highOf(x: vec4f) -> vec4f { return bitcast<vec4f>((bitcast<vec4u>(x) + 0x1000u) & vec4u(0xffffe000u)); }
@@ -107,7 +110,10 @@ fn quad_${name}(head: u32, row: u32, d: u32) -> vec4f {
 `;
 }
 
-/** The body of both: tensor after tensor, each with as many workgroups as `countOf` says in WGSL. `call` handles workgroup `rest` of one. */
+/**
+ * The body of both: tensor after tensor, each with as many workgroups as `countOf` says in WGSL. `call` handles
+ * workgroup `rest` of one.
+ */
 const eachTensor = ({names}: Sources, countOf: (name: Copied) => string, call: (name: Copied) => string): string => `
 var rest = item;
 ${names
@@ -117,8 +123,8 @@ ${names
 const segmentsOf = (name: Copied): string => `u.B * ${placeOf(name).heads} * ${SEGMENTS}u`;
 
 /**
- * Declares `isSeen(head, j)`, whether a query sees key j of a key head, and `seesKey(head, r)`, whether query r of a head sees a key: from the
- * diagonal on, where most masks have a visible pair.
+ * Declares `isSeen(head, j)`, whether a query sees key j of a key head, and `seesKey(head, r)`, whether query r of a
+ * head sees a key: from the diagonal on, where most masks have a visible pair.
  */
 const connectedFunctions = (v: MagnitudeVariant): string => `${MASK_HEAD}${visibleFunction(v)}
 fn isSeen(head: u32, j: u32) -> bool {
@@ -193,7 +199,10 @@ ${isMasked(v) ? `  if (most > 0.0 && !${isConnected(name, 'mostRow')}) { most = 
 `;
 }
 
-/** Declares the same once more, for where the largest belongs to a row that does not count: this asks the mask row by row. */
+/**
+ * Declares the same once more, for where the largest belongs to a row that does not count: this asks the mask row by
+ * row.
+ */
 function largestConnectedFunction(v: MagnitudeVariant, name: Copied): string {
   if (!isMasked(v)) return '';
   const quads = quadsOf(v, name);
@@ -210,7 +219,10 @@ fn largestConnectedOf_${name}(item: u32, lid: u32) -> f32 {
 `;
 }
 
-/** One workgroup per segment of a head: the largest absolute value in it, negative if the segment has infinite or NaN numbers. */
+/**
+ * One workgroup per segment of a head: the largest absolute value in it, negative if the segment has infinite or NaN
+ * numbers.
+ */
 export const magnitude: Shader<MagnitudeVariant> = {
   name: 'magnitude',
   fields: {names: true, D: true, Dv: true, causal: true, intervals: true},
@@ -253,7 +265,10 @@ fn store(workgroup: u32, lid: u32, most: f32) {
 const workgroupsOfHead = (v: CopiesVariant, name: Copied): string =>
   `(${paddedRows(placeOf(name).length)} * ${v.padded / 8}u / ${HALVES_THREADS * unitsPerThread(v)}u)`;
 
-/** Declares `copy_NAME(item, lid)`: a run of a head's rows; `first` is WGSL for where the tensor's magnitudes begin, in vec4s. */
+/**
+ * Declares `copy_NAME(item, lid)`: a run of a head's rows; `first` is WGSL for where the tensor's magnitudes begin, in
+ * vec4s.
+ */
 function copyFunction(v: CopiesVariant, name: Copied, first: string): string {
   const units = v.padded / 8;
   const trips = unitsPerThread(v);

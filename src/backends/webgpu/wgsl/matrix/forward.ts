@@ -52,8 +52,9 @@ ${eachQuad(p, (i, column) => putWeights(p, 0, i, kept(i, column)))}`;
 }
 
 /**
- * Online softmax of a lane's row. Weights are exp2((product - reference) toScore + WEIGHT_POWER). The reference moves only when a maximum outgrows it by
- * RESCALE_AT, since the accumulator's rows can be rescaled only by a trip through workgroup memory; float16 holds weights up to 2^15.
+ * Online softmax of a lane's row. Weights are exp2((product - reference) toScore + WEIGHT_POWER). The reference moves
+ * only when a maximum outgrows it by RESCALE_AT, since the accumulator's rows can be rescaled only by a trip through
+ * workgroup memory; float16 holds weights up to 2^15.
  */
 const softmax = (p: MatrixShaderPlan): string => `
 let sumBefore = quadSum;
@@ -116,8 +117,9 @@ ${addNotFinite(p, operands(p).v, out, ['firstTile * BLOCK_K', 'min(lastTile * BL
 }
 
 /**
- * Two phases a tile, with a barrier after each: products of matrices, namely the scores of this tile and the output of the one before; then the
- * weights of this tile, while V of this and K of the next tile go to workgroup memory. V waits in registers for a step.
+ * Two phases a tile, with a barrier after each: products of matrices, namely the scores of this tile and the output of
+ * the one before; then the weights of this tile, while V of this and K of the next tile go to workgroup memory. V waits
+ * in registers for a step.
  */
 export const matrixForward: Shader<MatrixShaderPlan> = {
   ...MATRIX_SHADER,

@@ -1,12 +1,12 @@
 /**
- * @file A shader that uses subgroup matrices in every way that the passes on them do, on whole numbers that float16 holds exactly. The
- * WGSL of the experimental feature has changed before: whether a device compiles this, and computes it right, tells whether the
- * passes may run there.
+ * @file A shader that uses subgroup matrices in every way that the passes on them do, on whole numbers that float16
+ * holds exactly. The WGSL of the experimental feature has changed before: whether a device compiles this, and computes
+ * it right, tells whether the passes may run there.
  *
  * It also finds out whether subgroups hold neighbouring invocations in order, as the passes rely on.
  *
- * Two subgroups, each with a band of M rows: scores S = A Bᵀ, stored to workgroup memory and made weights by the lanes, then
- * O = S B, rescaled by way of workgroup memory: 3 A Bᵀ B.
+ * Two subgroups, each with a band of M rows: scores S = A Bᵀ, stored to workgroup memory and made weights by the lanes,
+ * then O = S B, rescaled by way of workgroup memory: 3 A Bᵀ B.
  */
 import type {MatrixConfig} from '../../plan/vector_plan.js';
 import {unroll} from '../header.js';

@@ -1,11 +1,12 @@
 /**
- * @file The steps that the passes on subgroup matrices share (chromium-experimental-subgroup-matrix: tensor cores and their like, which
- * read float16 and accumulate in float32). Products, tiles and mask are those of forward.ts and backward.ts. Matrices are opaque, so
- * scores go through workgroup memory to become weights.
+ * @file The steps that the passes on subgroup matrices share (chromium-experimental-subgroup-matrix: tensor cores and
+ * their like, which read float16 and accumulate in float32). Products, tiles and mask are those of forward.ts and
+ * backward.ts. Matrices are opaque, so scores go through workgroup memory to become weights.
  *
- * A workgroup keeps `rows` rows, in *bands* of `bandRows`, and walks over the blocks of columns, which all its subgroups share in workgroup memory.
- * One subgroup works on a band, or two with different *roles*: role 0 multiplies the band's rows of the first row operand by the first column
- * operand, role 1 those of the second. `rowLanes` lanes of each own a row and take its vec4s in turn.
+ * A workgroup keeps `rows` rows, in *bands* of `bandRows`, and walks over the blocks of columns, which all its
+ * subgroups share in workgroup memory. One subgroup works on a band, or two with different *roles*: role 0 multiplies
+ * the band's rows of the first row operand by the first column operand, role 1 those of the second. `rowLanes` lanes of
+ * each own a row and take its vec4s in turn.
  *
  * Offsets and strides of matrices count elements of the array that they lie in: vec4u, vec4<f16> or vec4f.
  */
@@ -31,7 +32,10 @@ const PRODUCTS: Record<1 | 2, readonly [left: Part, right: Part][]> = {
   ],
 };
 
-/** The same for rows · columns: in the order of the parts of q and k in all passes, whichever is left, so that all compute the same scores. */
+/**
+ * The same for rows · columns: in the order of the parts of q and k in all passes, whichever is left, so that all
+ * compute the same scores.
+ */
 const scoreProducts = ({parts, pass}: MatrixShaderPlan): readonly [left: Part, right: Part][] =>
   pass === 'dkdv' ? PRODUCTS[parts].map(([a, b]) => [b, a]) : PRODUCTS[parts];
 
@@ -143,8 +147,8 @@ ${NOT_FINITE_FUNCTION}${CLEAR_FUNCTION}${p.parts === 2 ? HIGH_FUNCTION : ''}${ro
 }
 
 /**
- * Declares who a lane is: its band and role, its row in the workgroup, and which vec4s of that it takes. Subgroups hold neighbouring
- * invocations in order: the probe of a device (probe.ts) makes sure of it.
+ * Declares who a lane is: its band and role, its row in the workgroup, and which vec4s of that it takes. Subgroups hold
+ * neighbouring invocations in order: the probe of a device (probe.ts) makes sure of it.
  */
 export const lanePlace = (p: MatrixShaderPlan): string => `
   let band = subgroup / ROLES;
@@ -292,8 +296,8 @@ export const declareAccumulator = (p: MatrixShaderPlan): string =>
   unroll(heights(p), (h) => unroll(accumulated(p), (d) => `var ${accumulatorName(h, d)} = ${result(p)}();`));
 
 /**
- * Adds weights · columns of the band to the accumulator. All arguments are WGSL: which weights, which tile of columns, and where in its rows the
- * first channel lies, in vec4us.
+ * Adds weights · columns of the band to the accumulator. All arguments are WGSL: which weights, which tile of columns,
+ * and where in its rows the first channel lies, in vec4us.
  */
 export function accumulate(p: MatrixShaderPlan, weightTile: string, tile: string, channel = '0u'): string {
   const {M, N, K} = p.matrix;
@@ -385,8 +389,8 @@ export interface Target extends Operand {
 }
 
 /**
- * Stores the accumulators to the rows of their targets, one a role, that start at `first`. They go through the scores, a run at a time; what
- * has been flushed before is added.
+ * Stores the accumulators to the rows of their targets, one a role, that start at `first`. They go through the scores,
+ * a run at a time; what has been flushed before is added.
  */
 export function storeAccumulators(p: MatrixShaderPlan, targets: Target[], first: string, limit: string): string {
   const quads = p.cols / 4;
@@ -424,8 +428,8 @@ ${targets
 }
 
 /**
- * Adds the infinite and NaN numbers of `col`, which were cleared in partial tiles, to the rows of `target` that see them. They are rare, and so
- * this is a plain loop over columns, after the target has been stored.
+ * Adds the infinite and NaN numbers of `col`, which were cleared in partial tiles, to the rows of `target` that see
+ * them. They are rare, and so this is a plain loop over columns, after the target has been stored.
  *
  * @param columns where the columns of the visited tiles lie: WGSL for the first and the end of them.
  * @param rows WGSL for the target's first row and the end of its rows.
@@ -472,10 +476,16 @@ for (var i = lid; i < ROWS * ${quads}u; i += THREADS) {
 }`;
 }
 
-/** Columns after which a sum of two parts is stored and begun anew: matrix units cut off what they add up, always towards zero. */
+/**
+ * Columns after which a sum of two parts is stored and begun anew: matrix units cut off what they add up, always
+ * towards zero.
+ */
 const FLUSH_COLUMNS = 512;
 
-/** Sums of one part are as exact as their float16 weights however long they are, and the code costs speed even where it never runs. */
+/**
+ * Sums of one part are as exact as their float16 weights however long they are, and the code costs speed even where it
+ * never runs.
+ */
 const flushes = (p: MatrixShaderPlan): boolean => p.pass !== 'forward' && p.parts === 2;
 
 /** Stores the accumulators and clears them once enough columns have been added up; to be run after each tile. */

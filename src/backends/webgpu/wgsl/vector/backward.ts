@@ -1,8 +1,8 @@
 /**
- * @file The backward passes (paper section 4.3, algorithm 2). The weights are recomputed from the rows' statistics; no N x N
- * buffer exists.
- * `dq` walks the key blocks of a query block, `dkdv` the query blocks of a key block, for all query heads that share the key
- * head: nothing is accumulated by atomics, so that gradients are bit-identical from run to run.
+ * @file The backward passes (paper section 4.3, algorithm 2). The weights are recomputed from the rows' statistics; no
+ * N x N buffer exists. `dq` walks the key blocks of a query block, `dkdv` the query blocks of a key block, for all
+ * query heads that share the key head: nothing is accumulated by atomics, so that gradients are bit-identical from run
+ * to run.
  */
 import type {ShaderPlan} from '../../plan/vector_plan.js';
 import {constants, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from '../header.js';
@@ -75,7 +75,9 @@ fn termsOf(bh: u32, r: u32) -> vec4f {
 `;
 }
 
-/** dq: from scores s and dp of a tile to dS in s, times the sum of the row's weights. Rows are queries, columns keys. */
+/**
+ * dq: from scores s and dp of a tile to dS in s, times the sum of the row's weights. Rows are queries, columns keys.
+ */
 function scoreGradientOfRows(p: ShaderPlan): string {
   const {rows, colGroups} = registerTile(p);
   const row = (i: number): string => `qFirst + ${rowOf(p, i)}`;
@@ -156,7 +158,10 @@ ${unroll(rows, maskRow)}
 }`;
 }
 
-/** The four keys 4(ty + a THREADS_Y).. of a thread share one random draw a query, as the four columns do in the other passes. */
+/**
+ * The four keys 4(ty + a THREADS_Y).. of a thread share one random draw a query, as the four columns do in the other
+ * passes.
+ */
 function applyDropout(p: ShaderPlan, g: number): string {
   const {rows} = registerTile(p);
   const keyGroup = (a: number): string => `kFirst / 4u + ty + ${a * p.threadsY}u`;

@@ -1,6 +1,6 @@
 /**
- * @file The passes that make one result of those of several splits (src/backends/webgpu/plan/decoding.ts), which lie one after the other, each laid out
- * as the result. Sums run over the splits in order: bit-identical from run to run.
+ * @file The passes that make one result of those of several splits (src/backends/webgpu/plan/decoding.ts), which lie
+ * one after the other, each laid out as the result. Sums run over the splits in order: bit-identical from run to run.
  */
 import {declareConstants, elementType, ROW_FUNCTIONS} from '../header.js';
 import type {Shader} from '../shader.js';

@@ -1,6 +1,7 @@
 /**
- * @file The copy pass: rows of `copyLength` elements from one buffer to another, in which they may lie at other distances. It gathers the
- * heads of a slice where they lie scattered, and scatters them back (src/backends/webgpu/run/slice_views.ts).
+ * @file The copy pass: rows of `copyLength` elements from one buffer to another, in which they may lie at other
+ * distances. It gathers the heads of a slice where they lie scattered, and scatters them back
+ * (src/backends/webgpu/run/slice_views.ts).
  */
 import type {elementType} from '../header.js';
 import type {Shader} from '../shader.js';

@@ -1,7 +1,7 @@
 /**
- * @file The pass before the backward ones: per query row, rowTerms = (max, 1 / sum, delta - dLse, unused), where max and sum are what the
- * forward pass kept of the row, so that its weights are exp2((S - max) scaleLog2) / sum, and delta = rowsum(dO ∘ O) (paper section 4.3,
- * algorithm 2).
+ * @file The pass before the backward ones: per query row, rowTerms = (max, 1 / sum, delta - dLse, unused), where max
+ * and sum are what the forward pass kept of the row, so that its weights are exp2((S - max) scaleLog2) / sum, and delta
+ * = rowsum(dO ∘ O) (paper section 4.3, algorithm 2).
  */
 import {PARTS_FUNCTIONS} from '../matrix/float16_copies.js';
 import {elementType, NOT_FINITE_FUNCTION} from '../header.js';
@@ -12,7 +12,9 @@ export interface DeltaVariant {
   Dv: number;
   /** Whether a gradient comes through lse; else dLse is not bound. */
   lseGradient: boolean;
-  /** Whether dO counts as float16, as the products of the passes read it: else a row with a single key would not cancel. */
+  /**
+   * Whether dO counts as float16, as the products of the passes read it: else a row with a single key would not cancel.
+   */
   rounded: boolean;
 }
 

@@ -1,6 +1,6 @@
 /**
- * @file The forward pass: O = softmax(scale QKᵀ + mask) V by online softmax over the live key blocks of a query block, and lse
- * (paper section 4.3, algorithm 1). One workgroup computes blockQ rows of one head.
+ * @file The forward pass: O = softmax(scale QKᵀ + mask) V by online softmax over the live key blocks of a query block,
+ * and lse (paper section 4.3, algorithm 1). One workgroup computes blockQ rows of one head.
  */
 import type {ShaderPlan} from '../../plan/vector_plan.js';
 import {
@@ -101,7 +101,10 @@ ${maskTile(p, 's', '0.0')}
 ${unroll(rows, row)}`;
 }
 
-/** Row sums over the threads of a row, then its statistics and 1 / sum; a row that saw no key gives out 0 and lse -Infinity. */
+/**
+ * Row sums over the threads of a row, then its statistics and 1 / sum; a row that saw no key gives out 0 and lse
+ * -Infinity.
+ */
 function finish(p: ShaderPlan): string {
   const {rows} = registerTile(p);
   return `

@@ -1,6 +1,7 @@
 /**
- * @file The steps that all passes share: load a tile, multiply rows by columns into scores, weigh columns into an accumulator,
- * mask, drop. Each function returns WGSL for the body of a pass; loops over a thread's register tile are unrolled here.
+ * @file The steps that all passes share: load a tile, multiply rows by columns into scores, weigh columns into an
+ * accumulator, mask, drop. Each function returns WGSL for the body of a pass; loops over a thread's register tile are
+ * unrolled here.
  *
  * A tile is kept plane by plane: plane d holds channels 4d..4d+3 of all its rows as vec4s. A thread owns rows
  * 4(ty + a THREADS_Y) + i and columns 4(tx + g THREADS_X) + c, for i and c below 4.
@@ -92,8 +93,8 @@ export interface Place {
 const LOADS_IN_FLIGHT = 8;
 
 /**
- * Copies a chunk of a tile of `operand` to workgroup memory, zeros past the last row and channel. A thread's loads come before
- * its stores, so that they are in flight together.
+ * Copies a chunk of a tile of `operand` to workgroup memory, zeros past the last row and channel. A thread's loads come
+ * before its stores, so that they are in flight together.
  *
  * @param change WGSL that changes vec4s on the way, given their names.
  */
@@ -179,7 +180,8 @@ ${addScores(p, name, row.channels)}
 }
 
 /**
- * Declares an accumulator row by row: vec4 `name_i_m` holds channels 4(m CHUNK + tx).. of the thread's row i, those of chunk m.
+ * Declares an accumulator row by row: vec4 `name_i_m` holds channels 4(m CHUNK + tx).. of the thread's row i, those of
+ * chunk m.
  */
 export function declareAccumulator(p: ShaderPlan, name: string, channels: number): string {
   const {rows} = registerTile(p);
@@ -200,11 +202,11 @@ ${unroll(rows, (i) => unroll(4, (c) => `  ${name}_${i}_${m} = fma(vec4f(w${i}[${
 }
 
 /**
- * accumulator += weights · columns over all channels; the weights are in workgroup memory. Starts with a barrier. In partial tiles infinite
- * and NaN numbers of the columns count as zeros, since a weight of 0 does not hide them.
+ * accumulator += weights · columns over all channels; the weights are in workgroup memory. Starts with a barrier. In
+ * partial tiles infinite and NaN numbers of the columns count as zeros, since a weight of 0 does not hide them.
  *
- * @param note whether `sawNotFinite` tells a thread that it met one, for `addNotFinite`. Only such numbers of v and dO need that: those of q and k make
- *   the weights of all who see them NaN.
+ * @param note whether `sawNotFinite` tells a thread that it met one, for `addNotFinite`. Only such numbers of v and dO
+ *   need that: those of q and k make the weights of all who see them NaN.
  */
 export function accumulate(p: ShaderPlan, name: string, col: Operand, colPlace: Place, note = false): string {
   const clearOne = (x: string): string => `{
@@ -240,7 +242,10 @@ export function colOf(p: TileShape, g: number): string {
   return `(4u * (tx + ${g * p.threadsX}u))`;
 }
 
-/** In partial tiles whose rows are queries: the numbers `name` of a tile become `masked`, WGSL, where the mask hides them. */
+/**
+ * In partial tiles whose rows are queries: the numbers `name` of a tile become `masked`, WGSL, where the mask hides
+ * them.
+ */
 export function maskTile(p: ShaderPlan, name: string, masked: string): string {
   const {rows, colGroups} = registerTile(p);
   const maskRow = (i: number, g: number): string =>
@@ -258,11 +263,13 @@ ${unroll(rows, (i) => `    ${maskRow(i, g)}`)}
 }
 
 /**
- * Adds to an accumulator what `accumulate` has cleared, if any thread of the workgroup has met such a number: the infinite and NaN numbers of
- * `col`, to the rows that see them. They are rare, and so this is a plain loop over columns.
+ * Adds to an accumulator what `accumulate` has cleared, if any thread of the workgroup has met such a number: the
+ * infinite and NaN numbers of `col`, to the rows that see them. They are rare, and so this is a plain loop over
+ * columns.
  *
  * @param place of the columns of `tile`, for each tile that the workgroup may have visited.
- * @param visibleRows WGSL for a vec4<bool>: which of four rows see column `c`, given the offset of the first of them in the row tile.
+ * @param visibleRows WGSL for a vec4<bool>: which of four rows see column `c`, given the offset of the first of them in
+ *   the row tile.
  */
 export function addNotFinite(
   p: ShaderPlan,
@@ -331,8 +338,9 @@ ${unroll(chunksOf(channels), (m) => put(i, m))}
 }
 
 /**
- * Declares `visible`: which of four pairs the mask lets through, by vector operations alone (short-circuit ones would branch 16
- * times a thread). `boundsOfKeys` gives the bounds of four neighbouring keys, `boundsOfKey` those of one key, four times.
+ * Declares `visible`: which of four pairs the mask lets through, by vector operations alone (short-circuit ones would
+ * branch 16 times a thread). `boundsOfKeys` gives the bounds of four neighbouring keys, `boundsOfKey` those of one key,
+ * four times.
  */
 export function visibleFunction(p: Pick<ShaderPlan, 'causal' | 'intervals'>): string {
   const outside = (start: string, end: string): string => ` & !((r >= bounds.${start}) & (r < bounds.${end}))`;
@@ -368,8 +376,8 @@ ${
 }
 
 /**
- * Declares `keep(head, r, keyGroup)`: for keys 4 keyGroup.. of query row r, 1 / (1 - dropout) where the pair is kept, else 0.
- * Philox4x32-10 (Salmon et al., SC 2011). TWIN: src/call/dropout.ts
+ * Declares `keep(head, r, keyGroup)`: for keys 4 keyGroup.. of query row r, 1 / (1 - dropout) where the pair is kept,
+ * else 0. Philox4x32-10 (Salmon et al., SC 2011). TWIN: src/call/dropout.ts
  */
 export function keepFunction(p: Pick<ShaderPlan, 'dropout'>): string {
   if (!p.dropout) return '';
