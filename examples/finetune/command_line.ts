@@ -1,4 +1,7 @@
-/** @file The command line of the fine-tuning application as a function, so that tests can run commands in their own process. */
+/**
+ * @file The command line of the fine-tuning application as a function, so that tests can run commands in their own
+ * process.
+ */
 import {Command, CommanderError} from 'commander';
 import {clearBoundsCache} from '../../src/entries/index.js';
 import {addDemoCommand} from './commands/demo.js';
@@ -18,9 +21,10 @@ Examples:
   npm run finetune -- merge --adapter checkpoints/sft --output merged`;
 
 /**
- * Runs one command. It leaves no tensors, listeners or open files, and the tfjs backend that was current before.
+ * Runs one command. Afterwards there are no tensors, listeners or open files left, and the former tfjs backend is
+ * current.
  *
- * @param argv the arguments, without those of Node.
+ * @param argv The arguments, without those of Node.
  * @returns the exit code.
  * @example await run(['sft', '--model', 'my-model', '--data', 'pairs.jsonl'], processIo) // 0
  */
@@ -45,7 +49,7 @@ async function runCommand(argv: readonly string[], session: Session): Promise<nu
     await program(session, finish).parseAsync(argv, {from: 'user'});
     return exitCode;
   } finally {
-    // The bounds of masks stay on the device as long as the masks otherwise.
+    // Otherwise the bounds of masks stay on the device as long as the masks do.
     clearBoundsCache();
     await session.end();
   }

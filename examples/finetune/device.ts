@@ -1,4 +1,4 @@
-/** @file Starts a tfjs backend with the library's kernels, and makes its silent errors heard. */
+/** @file Starts a tfjs backend with the library's kernels and reports its silent errors. */
 import * as tf from '@tensorflow/tfjs';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import {nativeInfo} from '../../src/entries/node.js';
@@ -10,17 +10,17 @@ export const BACKENDS = ['auto', 'tensorflow', 'webgpu', 'cpu'] as const;
 export type BackendName = (typeof BACKENDS)[number];
 
 export interface Device {
-  /** For the user: backend and hardware. */
+  /** Backend and hardware, for the user. */
   description: string;
-  /** Whether the numbers are crunched by a GPU. */
+  /** Whether a GPU does the computation. */
   gpu: boolean;
-  /** Throws what went wrong on the device without an exception since the last call. */
+  /** Throws the device errors that raised no exception since the last call. */
   check(): Promise<void>;
-  /** Makes the backend current that was before; no tensor of this one is needed any more. */
+  /** Restores the former backend. Tensors of this one are no longer valid. */
   close(): Promise<void>;
 }
 
-/** A backend that is current, and how to leave it. */
+/** A current backend, and how to leave it. */
 type Started = Omit<Device, 'close'> & {leave?: () => void};
 
 /** Makes a backend current. `auto` takes tfjs-node where it is set up, else WebGPU. */
@@ -81,7 +81,8 @@ function kernels(): string {
 async function startWebGPU(): Promise<Started> {
   const {adapter, software} = await useWebGPU({quiet: true});
   const restoreMatMul = software ? useSoftwareMatMul() : () => {};
-  // tfjs itself never looks: a tensor past a limit of the device, or a shader that does not compile, would give any numbers.
+  // tfjs itself never looks. If a tensor exceeds a limit of the device or a shader does not compile, the results are
+  // arbitrary.
   const errors: string[] = [];
   const {device} = tf.backend() as WebGPUBackend;
   const onError = ({error}: GPUUncapturedErrorEvent): void => void errors.push(error.message);

@@ -1,6 +1,6 @@
-/** @file What a command touches of the process that it runs in: where it writes, how Ctrl-C reaches it, what it frees at its end. */
+/** @file The part of its process that a command uses: output, Ctrl-C, and what to free at its end. */
 
-/** The process, as a command sees it. Tests give their own. */
+/** The process, as a command sees it. Tests pass their own. */
 export interface Io {
   /** Writes a text to standard output. */
   write: (text: string) => void;
@@ -8,9 +8,9 @@ export interface Io {
   say: (line: string) => void;
   /** Writes a line to standard error. */
   warn: (line: string) => void;
-  /** The terminal that bars and colours are for; null where standard output is a file or a pipe. */
+  /** The terminal for bars and colours. Null where standard output is a file or a pipe. */
   terminal: NodeJS.WriteStream | null;
-  /** Calls `listener` at the next Ctrl-C. The function returned takes that back. */
+  /** Calls `listener` at the next Ctrl-C. The returned function cancels that. */
   onInterrupt: (listener: () => void) => () => void;
 }
 
@@ -28,13 +28,13 @@ export const processIo: Io = {
   },
 };
 
-/** One command that runs. What it opens and allocates is freed at its end, whether it succeeds or fails. */
+/** One running command. What it opens and allocates is freed at its end, whether it succeeds or fails. */
 export class Session {
   private readonly undo: (() => unknown)[] = [];
 
   constructor(readonly io: Io) {}
 
-  /** Calls `undo` at the end of the command, before those that were given earlier. */
+  /** Registers `undo` to run at the end of the command, in reverse order of registration. */
   atEnd(undo: () => unknown): void {
     this.undo.push(undo);
   }

@@ -5,6 +5,6 @@
 import {run} from './command_line.js';
 import {processIo} from './io.js';
 
-// TensorFlow's start would fill the screen otherwise.
+// Otherwise TensorFlow's start-up messages fill the screen.
 process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
 process.exitCode = await run(process.argv.slice(2), processIo);

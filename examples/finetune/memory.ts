@@ -1,4 +1,4 @@
-/** @file Peak memory of a piece of work, in bytes. */
+/** @file Measures the peak memory of a piece of work, in bytes. */
 import * as tf from '@tensorflow/tfjs';
 
 interface Pool {
@@ -7,8 +7,9 @@ interface Pool {
 }
 
 /**
- * Runs `work` and returns the most memory it held beyond what was held before. On webgpu this counts GPU buffers, those that
- * wait for a submission included: what the device really has to have. Elsewhere it counts tensors.
+ * Runs `work` and returns the most memory that it held beyond what was held before. On webgpu this counts GPU buffers,
+ * including those that wait for a submission: the memory that the device must have. On other backends it counts
+ * tensors.
  */
 export async function peakBytes(work: () => Promise<void>): Promise<number> {
   const pool = (tf.backend() as {bufferManager?: Pool}).bufferManager;
@@ -27,7 +28,7 @@ export async function peakBytes(work: () => Promise<void>): Promise<number> {
   try {
     await work();
   } finally {
-    // Back to the method of the class.
+    // Restores the method of the class.
     delete (pool as Partial<Pool>).acquireBuffer;
   }
   return peak - before;

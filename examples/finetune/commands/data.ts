@@ -1,4 +1,4 @@
-/** @file The data of a run: rows for its steps, held-out batches, and how many steps the epochs make. */
+/** @file The data of a run: rows for its steps, held-out batches, and the number of steps in its epochs. */
 import {existsSync} from 'node:fs';
 import {type Batch, toBatch} from '../data/batch.js';
 import {type Position, type RowSettings, type RowStatistics, RowSource} from '../data/rows.js';
@@ -9,7 +9,7 @@ import type {LlamaConfig} from '../model/config.js';
 import {isDataset, openDataset} from '../weights/pypi.js';
 import type {TrainOptions} from './train_options.js';
 
-/** Problems of data that are told one by one before only their number is. */
+/** How many problems of the data to print. Of further ones only the number is printed. */
 const PROBLEMS_SHOWN = 3;
 
 export async function dataPath(name: string, io: Io): Promise<string> {
@@ -22,7 +22,7 @@ export async function dataPath(name: string, io: Io): Promise<string> {
   return openDataset(name, {io});
 }
 
-/** What the rows of a run are made of. */
+/** The settings from which a run's rows are made. */
 export function rowSettings(file: string, options: TrainOptions, config: LlamaConfig): RowSettings {
   const {rowTokens, tooLong, seed, objective, evalSamples} = options;
   if (options.maxTokens !== undefined && options.maxTokens > rowTokens) {
@@ -32,7 +32,7 @@ export function rowSettings(file: string, options: TrainOptions, config: LlamaCo
   }
   const maxTokens = Math.min(options.maxTokens ?? rowTokens, rowTokens, config.maxPositions);
   const windows = config.slidingWindows.filter((window) => window !== null);
-  // Answers that share a question cannot have a window shorter than themselves: their distances in the row are not those of the text.
+  // Answers that share a question do not fit a shorter window: their distances in the row are not those of the text.
   const fits = windows.every((window) => window >= maxTokens);
   return {
     file,
@@ -43,12 +43,12 @@ export function rowSettings(file: string, options: TrainOptions, config: LlamaCo
     layout: options.shareQuestions && fits ? 'shared' : 'separate',
     seed,
     firstRecord: evalSamples,
-    // Told once, by `countEpoch`: training reads the same records again.
+    // `countEpoch` has reported them. Training reads the same records again.
     onBad: options.skipBad ? () => {} : undefined,
   };
 }
 
-/** Counts of a whole epoch. Reads the data once, and tells the first problems that are skipped. */
+/** Counts a whole epoch. Reads the data once and reports the first problems that it skips. */
 export async function countEpoch(settings: RowSettings, tokenizer: ChatTokenizer, io: Io): Promise<RowStatistics> {
   let told = 0;
   const tell = (problem: string): void => {
@@ -77,7 +77,7 @@ export async function heldOutBatches(
   return batches;
 }
 
-/** The batches of one step after another, and where the data stands after each. */
+/** The batches of one step after another, and the position in the data after each step. */
 export class BatchSource {
   private readonly source: RowSource;
   private readonly rows: AsyncIterator<Row>;

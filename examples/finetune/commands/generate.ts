@@ -1,4 +1,4 @@
-/** @file The command generate: what a trained model says to a prompt, word by word. */
+/** @file The command generate: writes a trained model's answer to a prompt, word by word. */
 import {ChatTokenizer} from '../data/tokenizer.js';
 import type {Message} from '../data/sample.js';
 import type {BackendName} from '../device.js';
@@ -53,7 +53,7 @@ interface Speaker {
   adapter: Lora | null;
 }
 
-/** The whole answer to one message, greedy unless told otherwise. */
+/** The whole answer to one message. Default greedy. */
 export async function answer(
   speaker: Speaker,
   tokenizer: ChatTokenizer,
@@ -67,7 +67,7 @@ export async function answer(
   return text;
 }
 
-/** The answer as it grows: pieces of whole characters. */
+/** The answer as it grows, in pieces of whole characters. */
 async function* answerPieces(
   {network, adapter}: Speaker,
   tokenizer: ChatTokenizer,
@@ -89,7 +89,7 @@ async function* answerPieces(
     }
     written.push(token);
     const text = tokenizer.decode(written);
-    // A character of several tokens is not there before its last one.
+    // A character of several tokens is complete only with its last token.
     if (!text.endsWith('\ufffd')) {
       yield text.slice(shown.length);
       shown = text;

@@ -27,7 +27,7 @@ export async function merge(options: MergeOptions, session: Session): Promise<vo
   const trained = await openTrained(options, session);
   const {files, rewardModel} = trained;
   const shapes = weightShapes({...files.config, scoreHead: rewardModel});
-  // A folder of its final name is whole.
+  // Write under another name first: a folder with the final name is always complete.
   const unfinished = `${resolve(output)}.unfinished`;
   try {
     await writeModelFolder(unfinished, {
@@ -46,7 +46,7 @@ export async function merge(options: MergeOptions, session: Session): Promise<vo
   session.io.say(`Saved    ${output}: ${files.origin} with ${options.adapter}`);
 }
 
-/** Every weight, W + s·B·A where it has an adapter. */
+/** Every weight; where it has an adapter, W + s·B·A. */
 async function* mergedWeights(trained: Trained, names: Iterable<string>): AsyncGenerator<[string, HostTensor]> {
   const read = weightReader(trained);
   const {rank, alpha, useRslora, tensors} = trained.adapter!;

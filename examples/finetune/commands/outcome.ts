@@ -1,4 +1,7 @@
-/** @file What a run shows of its outcome: answers and held-out loss before and after, tiles skipped, and dense attention beside it. */
+/**
+ * @file What a run reports at its end: answers and held-out loss before and after, tiles skipped, and the cost of dense
+ * attention.
+ */
 import type {Io} from '../io.js';
 import {type LossComparison, costTable, costsOfStep} from '../train/comparison.js';
 import type {MetricsLog} from '../train/metrics.js';
@@ -9,11 +12,11 @@ import {percent} from './report.js';
 import type {Run} from './run.js';
 import type {Trainers} from './trainers.js';
 
-/** Side of the tiles that are counted; a tile is skipped when the mask leaves nothing of it. */
+/** Side of the tiles to count. A tile is skipped when the mask hides all of it. */
 export const TILE = 32;
 const SAMPLE_TOKENS = 40;
 
-/** What the model can, before or after training. */
+/** What the model can do, before or after training. */
 export interface Sample {
   heldOutLoss: number | null;
   text: string | null;
@@ -43,7 +46,7 @@ export function reportTiles({records}: MetricsLog, io: Io): void {
   io.say(`Tiles skipped      ${percent(mean)} of ${TILE} x ${TILE} tiles`);
 }
 
-/** Measures one more step of each attention. */
+/** Measures and prints the cost of one more step of each attention. */
 export async function reportComparison(run: Run, trainers: Trainers, comparison: LossComparison): Promise<void> {
   const {io} = run.session;
   io.say(comparison.toString());

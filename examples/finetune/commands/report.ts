@@ -1,8 +1,8 @@
-/** @file What a run says about itself before its first step. */
+/** @file What a run prints about itself before its first step. */
 import type {TrainedModel} from '../train/trained_model.js';
 import type {Run} from './run.js';
 
-/** Model, data, packing and plan, a line each. */
+/** Model, data, packing and plan, one line each. */
 export function describeRun(run: Run, model: TrainedModel): string {
   return [
     `Model    ${describeModel(run, model)}`,
@@ -25,7 +25,7 @@ function describeModel({files, options}: Run, {network, trainable}: TrainedModel
   return `${files.origin}: ${millions(size(network.weights.values()))} parameters, ${trained}`;
 }
 
-/** Nothing that was left out or changed goes unsaid. */
+/** Reports everything that was left out or changed. */
 function describeData({options, rows, epoch: {counts}, heldOut}: Run): string {
   const parts = [
     counts.cut > 0 && `${counts.cut} cut to ${rows.maxTokens} tokens`,
@@ -40,7 +40,7 @@ function describeData({options, rows, epoch: {counts}, heldOut}: Run): string {
   return `${options.data}: ${counts.used} samples of ${counts.read} records${parts.map((part) => `; ${part}`).join('')}`;
 }
 
-/** Records that are held out may be too long, bad or without an answer as well. */
+/** Held-out records may also be too long, bad or without an answer. */
 function usableOf(heldOut: Run['heldOut'], records: number): string {
   const usable = heldOut.reduce((sum, {samples}) => sum + samples.length, 0);
   return usable === records ? '' : `, ${usable} of them used`;

@@ -23,17 +23,17 @@ export interface Run {
   files: ModelFiles;
   tokenizer: ChatTokenizer;
   identity: RunIdentity;
-  /** What a resumed run continues. */
+  /** The checkpoint that a resumed run continues. */
   before: Checkpoint | null;
   rows: RowSettings;
-  /** Of one epoch. */
+  /** Statistics of one epoch. */
   epoch: RowStatistics;
-  /** Steps of the optimizer in all. */
+  /** Total steps of the optimizer. */
   steps: number;
   heldOut: Batch[];
 }
 
-/** What a caller opened before: the rest is opened by the options. */
+/** What the caller has opened already. The options determine the rest. */
 export type Opened = Partial<Pick<Run, 'device' | 'files'>>;
 
 export async function prepareRun(options: TrainOptions, session: Session, opened: Opened = {}): Promise<Run> {
@@ -92,7 +92,7 @@ function settingsOf(options: TrainOptions): Record<string, unknown> {
     beta,
     'label-smoothing': labelSmoothing,
     centering,
-    // Packed otherwise, reference log-probabilities differ in their last digits.
+    // Reference log-probabilities differ in their last digits when the rows are packed differently.
     ...(options.precomputeReference ? {'precompute-reference': true} : {}),
   };
 }
@@ -122,7 +122,7 @@ export function loraOptions(options: TrainOptions): LoraOptions {
   return {rank, alpha, dropout, targetModules, useRslora: rslora};
 }
 
-/** The model as the run starts with it: the base, or what the checkpoint holds. It is there until the end of the command. */
+/** The model that the run starts with: the base, or that of the checkpoint. It stays until the end of the command. */
 export async function startModel(run: Run, frozen?: TrainedModel['network']): Promise<TrainedModel> {
   const model = await loadModel(run, frozen);
   run.session.atEnd(() => model.dispose());

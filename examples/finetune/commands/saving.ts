@@ -1,4 +1,4 @@
-/** @file What a run leaves on the disk: a checkpoint with all that a later process needs to go on. */
+/** @file What a run leaves on the disk: a checkpoint with everything that a later process needs to continue. */
 import type {HostTensor} from '../host_tensor.js';
 import {writeAdapter} from '../train/adapter_files.js';
 import {saveCheckpoint} from '../train/checkpoint.js';
@@ -9,7 +9,7 @@ import type {Trainer} from '../train/trainer.js';
 import type {BatchSource} from './data.js';
 import {type Run, loraOptions} from './run.js';
 
-/** Saves the state after the latest step of the log; resolves to the checkpoint's folder. */
+/** Saves the state after the latest step of the log. Resolves to the checkpoint's folder. */
 export async function save(run: Run, {model, optimizer}: Trainer, data: BatchSource, log: MetricsLog): Promise<string> {
   const parts = {
     state: {...run.identity, position: {...data.position}, logHistory: log.records},

@@ -1,4 +1,4 @@
-/** @file The command score: what a reward model thinks of answers to a prompt. */
+/** @file The command score: a reward model's scores for answers to a prompt. */
 import * as tf from '@tensorflow/tfjs';
 import {toBatch} from '../data/batch.js';
 import {encodeComparison} from '../data/encode.js';

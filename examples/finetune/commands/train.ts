@@ -1,4 +1,4 @@
-/** @file The commands sft, dpo and rm: trains, shows how it goes, and leaves checkpoints, metrics and charts. */
+/** @file The commands sft, dpo and rm: they train, show progress, and leave checkpoints, metrics and charts. */
 import {setImmediate} from 'node:timers/promises';
 import {join} from 'node:path';
 import type {Batch} from '../data/batch.js';
@@ -17,10 +17,10 @@ import {save} from './saving.js';
 import type {TrainOptions} from './train_options.js';
 import {type Trainers, makeTrainers} from './trainers.js';
 
-/** Exit code of a run that Ctrl-C stopped, by custom. */
+/** Customary exit code of a run that Ctrl-C stopped. */
 const INTERRUPTED = 130;
 
-/** Trains; resolves to the exit code: 1 when dense attention gave other losses. */
+/** Trains. Resolves to the exit code: 1 if the losses of dense attention differ. */
 export async function train(options: TrainOptions, session: Session, opened: Opened = {}): Promise<number> {
   const started = performance.now();
   const {io} = session;
@@ -48,7 +48,7 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
 }
 
 interface Outcome {
-  /** From before the first step. */
+  /** Taken before the first step. */
   first: Sample;
   log: MetricsLog;
   comparison: LossComparison;
@@ -65,19 +65,19 @@ async function reportOutcome(run: Run, trainers: Trainers, {first, log, comparis
   }
 }
 
-/** Ctrl-C from now to `end` stops the run after the present step; a second one ends the process. */
+/** Until `end` is called, Ctrl-C stops the run after the present step, and a second Ctrl-C ends the process. */
 function stopOnInterrupt(bar: TrainingBar, io: Io): {signal: AbortSignal; end: () => void} {
   const controller = new AbortController();
   const stop = (): void => {
     controller.abort();
-    // Gives the terminal its cursor back: the second Ctrl-C would not.
+    // Restores the terminal's cursor now, because the second Ctrl-C would not.
     bar.stop();
     io.say('Stopping after this step, with a checkpoint (Ctrl-C again: at once, without).');
   };
   return {signal: controller.signal, end: io.onInterrupt(stop)};
 }
 
-/** Trains to the last step or to Ctrl-C. The twin, if any, does the first `compare` steps too. */
+/** Trains to the last step or to Ctrl-C. If there is a twin, it does the first `compare` steps too. */
 async function loop(
   run: Run,
   trainers: Trainers,
@@ -106,7 +106,7 @@ async function loop(
       } finally {
         batches.forEach((batch) => batch.dispose());
       }
-      // Without this nothing lets Node look for Ctrl-C on the cpu backend.
+      // On the cpu backend Node has no other chance to see Ctrl-C.
       await setImmediate();
       const step = log.records.length;
       if (step % options.saveEvery === 0 || step === steps || stopping.aborted) {
@@ -121,7 +121,7 @@ async function loop(
   return {folder, comparison};
 }
 
-/** A loss that is no number any more has spoilt the weights: nothing of this step may be saved. */
+/** Throws if the loss or gradient is not finite. The weights are then spoilt, so nothing of this step may be saved. */
 function checkFinite({loss, gradNorm}: StepResult, step: number, checkpoint: string): void {
   if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
     const last = checkpoint === '' ? 'There is no checkpoint yet.' : `${checkpoint} is the last good checkpoint.`;
@@ -145,7 +145,7 @@ function record(run: Run, log: MetricsLog, bar: TrainingBar, {batches, rate, res
   const empty = batches.map((batch) => batch.mask(null).sparsity({blockQ: TILE, blockK: TILE}).emptyTiles);
   log.append({
     global_step: log.records.length + 1,
-    // Shuffled otherwise, an epoch may pack into a row more than the first one.
+    // Another shuffle may pack an epoch into one row more than the first epoch has.
     epoch: position.epoch + Math.min(1, position.row / run.epoch.rows),
     loss: result.loss,
     learning_rate: rate,

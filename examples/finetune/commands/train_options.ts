@@ -1,4 +1,4 @@
-/** @file The options of sft, dpo and rm: what each may be, and what it is unless told. */
+/** @file The options of sft, dpo and rm: their allowed values and defaults. */
 import {Command, InvalidArgumentError, Option} from 'commander';
 import {BACKENDS, type BackendName} from '../device.js';
 import {PROJECTIONS, type Projection} from '../model/config.js';
@@ -29,7 +29,7 @@ export interface TrainOptions {
   skipBad: boolean;
   evalSamples: number;
 
-  /** Undefined: as many as `epochs` need. */
+  /** Default: as many as `epochs` need. */
   steps?: number;
   epochs: number;
   learningRate: number;
@@ -45,12 +45,12 @@ export interface TrainOptions {
   keepActivations: boolean;
   saveEvery: number;
   saveLimit: number;
-  /** Steps that a twin with dense attention does too; 0 for none. */
+  /** How many steps a twin with dense attention does too; 0 for no twin. */
   compare: number;
   prompt?: string;
 }
 
-/** Learning rates of TRL for all weights; ten times as much and more is usual for adapters. */
+/** TRL's learning rates for all weights. For adapters ten times as much or more is usual. */
 const LEARNING_RATES: Record<ObjectiveName, {full: number; lora: number}> = {
   sft: {full: 2e-5, lora: 2e-4},
   dpo: {full: 1e-6, lora: 5e-5},
@@ -65,7 +65,7 @@ const TITLES: Record<ObjectiveName, string> = {
   rm: 'Trains a reward model on preferences or ranked answers.',
 };
 
-/** What `--compare` means without a number. */
+/** Value of `--compare` without a number. */
 const ALL = 'all';
 
 export function whole(least: number): (text: string) => number {
@@ -103,7 +103,7 @@ function projections(text: string): Projection[] {
   if (unknown.length > 0) {
     throw new InvalidArgumentError(`${unknown.join()} should be all, or some of ${PROJECTIONS.join()}.`);
   }
-  // In the model's order, each once: two ways to write the same are the same run.
+  // In the model's order, without repetitions, so that two ways to write the same set make the same run.
   return PROJECTIONS.filter((name) => names.includes(name));
 }
 
@@ -123,7 +123,7 @@ export function addTrainCommand(
   command.action((given: GivenOptions) => run(withDefaults(objective, given)));
 }
 
-/** What an objective does if nothing is given. */
+/** The options of an objective if none is given. */
 export function defaultOptions(objective: ObjectiveName): TrainOptions {
   const command = new Command();
   addOptions(command, objective);
@@ -149,7 +149,7 @@ const UNLESS_GIVEN = {
   rslora: false,
   skipBad: false,
   keepActivations: false,
-  // Of the other objectives.
+  // Options of the other objectives.
   beta: 0,
   labelSmoothing: 0,
   precomputeReference: false,
@@ -157,7 +157,7 @@ const UNLESS_GIVEN = {
   shareQuestions: true,
 };
 
-/** What commander gives: flags, options of other objectives and the learning rate only where they are set. */
+/** Options as commander returns them: flags, options of other objectives and the learning rate only if they are set. */
 type GivenOptions = Omit<TrainOptions, 'objective' | 'learningRate' | keyof typeof UNLESS_GIVEN> &
   Partial<typeof UNLESS_GIVEN> & {learningRate?: number};
 

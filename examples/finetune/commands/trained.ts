@@ -1,4 +1,7 @@
-/** @file Opens what was trained: an adapter on its base model, a whole model, or the latest checkpoint of an output folder. */
+/**
+ * @file Opens a trained model: an adapter on its base model, a whole model, or the latest checkpoint of an output
+ * folder.
+ */
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import type {HostTensor} from '../host_tensor.js';
@@ -21,10 +24,10 @@ export interface TrainedOptions {
 }
 
 /**
- * Opens it until the end of the command.
+ * Opens the model until the end of the command.
  *
- * @param model what `openModel` takes, or the --output of a run; unless given, the base that the adapter names.
- * @param adapter a PEFT folder, or the --output of a run with --lora.
+ * @param model What `openModel` takes, or the --output of a run. Default: the base that the adapter names.
+ * @param adapter A PEFT folder, or the --output of a run with --lora.
  */
 export async function openTrained({model, adapter}: TrainedOptions, session: Session): Promise<Trained> {
   const {io} = session;
@@ -52,7 +55,7 @@ async function baseOf(adapter: string): Promise<string> {
   return base;
 }
 
-/** The folder itself if it holds the file, else its latest checkpoint if it is the output of a run. */
+/** The folder itself if it holds the file. Else, if it is the output of a run, its latest checkpoint. */
 async function checkpointIn(folder: string, file: string, io: Io): Promise<string> {
   if (!existsSync(folder) || existsSync(join(folder, file))) {
     return folder;
@@ -60,7 +63,10 @@ async function checkpointIn(folder: string, file: string, io: Io): Promise<strin
   return (await latestCheckpoint(folder, io.warn)) ?? folder;
 }
 
-/** Reads the weights of a trained model, a fresh-headed base's score head out of its adapter. */
+/**
+ * Reads the weights of a trained model. The score head of a reward model on a language model base comes from its
+ * adapter.
+ */
 export function weightReader({files, adapter}: Trained): (name: string) => Promise<HostTensor> {
   return async (name) => adapter?.tensors.get(name) ?? files.read(name);
 }

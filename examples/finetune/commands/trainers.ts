@@ -1,4 +1,4 @@
-/** @file The trainer of a run, and the twin with dense attention that it is compared with. */
+/** @file The trainer of a run, and the twin with dense attention to compare it with. */
 import {toBatch} from '../data/batch.js';
 import {RowSource} from '../data/rows.js';
 import {AdamW} from '../train/adamw.js';
@@ -35,7 +35,7 @@ export async function makeTrainers(run: Run, model: TrainedModel): Promise<Train
   if (options.compare === 0) {
     return {flash, dense: null};
   }
-  // Frozen weights are the same for both.
+  // Both share the frozen weights.
   return {flash, dense: await make('dense', await startModel(run, options.lora ? model.network : undefined))};
 }
 
@@ -55,7 +55,10 @@ function objectiveOf(
   }
 }
 
-/** Adapters can be switched off at any step; all weights cannot, so their reference is computed before the first one. */
+/**
+ * Computes the reference before the first step. Adapters can be switched off at any step, but full training changes all
+ * weights.
+ */
 async function precomputedReference(run: Run, model: TrainedModel): Promise<PrecomputedReference | null> {
   const {options, rows, tokenizer, before, heldOut} = run;
   if (options.objective !== 'dpo' || (options.lora && !options.precomputeReference)) {

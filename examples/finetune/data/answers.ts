@@ -1,6 +1,7 @@
 /**
- * @file Where the answers of the assistant are in a conversation as tokens. Chat templates do not tell, so a conversation is rendered
- * up to each answer, with the generation prompt, and once more with the answer: the answer is the difference.
+ * @file Finds the assistant's answers in a conversation as tokens. Chat templates do not mark them. So the conversation
+ * is rendered up to each answer, with the generation prompt, and once more with the answer; the difference is the
+ * answer.
  */
 import type {Message} from './sample.js';
 import type {ChatTokenizer} from './tokenizer.js';
@@ -8,22 +9,22 @@ import type {ChatTokenizer} from './tokenizer.js';
 /** A conversation as tokens. It ends with the end token of its last answer. */
 export interface Turns {
   tokens: number[];
-  /** Tokens [start, end) that are answers, with their end tokens. */
+  /** Tokens [start, end) of each answer, including its end token. */
   answers: {start: number; end: number}[];
-  /** Answers that the template renders otherwise once the conversation goes on, so that they are only read. */
+  /** Number of answers that the template renders differently once the conversation goes on. They are only read. */
   unlabelledAnswers: number;
 }
 
-/** Whether a message is an answer of the model with a text. */
+/** Whether a message is an answer of the model with text. */
 export function isAnswer({role, content}: Message): boolean {
   return role === 'assistant' && content.trim() !== '';
 }
 
 /**
- * Tokens of a conversation that ends with an answer. Prompts are encoded as they are for generation: a token never spans the border
+ * Tokens of a conversation that ends with an answer. Prompts are encoded as for generation: no token spans the border
  * of a prompt and its answer.
  *
- * @throws Error if the last answer cannot be found in what the template makes of the conversation.
+ * @throws Error if the last answer cannot be found in the rendered conversation.
  */
 export function encodeTurns(messages: readonly Message[], tokenizer: ChatTokenizer): Turns {
   const {pieces, unlabelledAnswers} = splitAtAnswers(messages, tokenizer);
@@ -40,7 +41,7 @@ export function encodeTurns(messages: readonly Message[], tokenizer: ChatTokeniz
   return turns;
 }
 
-/** A prompt as tokens, and each answer to it, with its end token. */
+/** A prompt as tokens, and each answer to it with its end token. */
 export interface PromptAndAnswers {
   prompt: number[];
   answers: number[][];
@@ -49,7 +50,7 @@ export interface PromptAndAnswers {
 /**
  * Tokens of a prompt, up to where the model answers, and of several answers to it.
  *
- * @throws Error if an answer cannot be found in what the template makes of it.
+ * @throws Error if an answer cannot be found in the rendered conversation.
  */
 export function encodeAnswers(
   prompt: readonly Message[],
@@ -69,13 +70,16 @@ export function encodeAnswers(
   };
 }
 
-/** A part of a rendered conversation: an answer with what the template writes after it, or what stands between answers. */
+/**
+ * A piece of a rendered conversation: an answer with what the template writes after it, or the text between two
+ * answers.
+ */
 interface Piece {
   text: string;
   learned: boolean;
 }
 
-/** What is rendered, in pieces of which the last is the last answer. */
+/** Splits the rendered conversation at its answers. The last piece is the last answer. */
 function splitAtAnswers(
   messages: readonly Message[],
   tokenizer: ChatTokenizer,
@@ -100,7 +104,10 @@ function splitAtAnswers(
   return {pieces, unlabelledAnswers};
 }
 
-/** Characters [start, end) of message `i` in the rendered conversation; null if it is not rendered there as it was when it was last. */
+/**
+ * Characters [start, end) of message `i` in the rendered conversation. Null if the conversation up to `i` was rendered
+ * differently.
+ */
 function findAnswer(
   whole: string,
   messages: readonly Message[],
@@ -115,8 +122,9 @@ function findAnswer(
 }
 
 /**
- * Tokens of `text` behind `before`, which has the tokens `prefix`. Usually the rest of the tokens of both together: some tokenizers
- * mark where a text starts. Where a token would span the border, as two line breaks might, `text` is encoded by itself.
+ * Tokens of `text` after `before`, whose tokens are `prefix`. Usually these are the remaining tokens of both texts
+ * together, because some tokenizers mark where a text starts. Where a token would span the border, like one for two
+ * line breaks, `text` is encoded alone.
  */
 function encodeAfter(before: string, prefix: readonly number[], text: string, tokenizer: ChatTokenizer): number[] {
   const both = tokenizer.encode(before + text);
@@ -125,8 +133,8 @@ function encodeAfter(before: string, prefix: readonly number[], text: string, to
 }
 
 /**
- * An answer's tokens up to its end token, without the line break that templates write after it. Templates without end tokens get the
- * tokenizer's own at the end of a text.
+ * An answer's tokens up to its end token, without the line break that templates write after it. If the template writes
+ * no end token, the end of a text gets the tokenizer's own.
  */
 function toEndToken(tokens: number[], tokenizer: ChatTokenizer, endsText: boolean): number[] {
   const mark = tokens.map((id) => tokenizer.isSpecial(id)).lastIndexOf(true);

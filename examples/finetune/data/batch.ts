@@ -1,4 +1,4 @@
-/** @file Rows on the device: tokens, labels, the place of every answer, and the mask that keeps samples apart. */
+/** @file Rows on the device: tokens, labels, the position of every answer, and the mask that keeps samples apart. */
 import * as tf from '@tensorflow/tfjs';
 import {type FlashMask, masks} from '../../../src/entries/index.js';
 import type {Tokens} from '../model/llama.js';
@@ -7,17 +7,17 @@ import {IGNORED, type Row, type Sample, usedTokens} from './sample.js';
 /** An answer within the flattened `B · T` positions of a batch. */
 export interface BatchAnswer {
   start: number;
-  /** Exclusive. */
+  /** Exclusive end. */
   end: number;
   /** Index into `Batch.samples`. */
   sample: number;
 }
 
-/** Packed rows of `T` tokens each. `dispose()` frees what is on the device. */
+/** Packed rows of `T` tokens each. `dispose()` frees the tensors on the device. */
 export interface Batch extends Tokens {
   /** `[B · T]`: the token to be predicted at each position, or `IGNORED`. */
   labels: Int32Array;
-  /** In order of the positions; best first within a sample. */
+  /** Sorted by position; within a sample the best answer is first. */
   answers: BatchAnswer[];
   /** `id` is the record's index in its file, `answers` are indices into `Batch.answers`. */
   samples: {id: number; answers: number[]}[];
@@ -26,10 +26,12 @@ export interface Batch extends Tokens {
   /** Positions that have a label. */
   labelled: number;
   /**
-   * Who sees whom: tokens see their own document, or their question and their own answer, up to themselves. Made once per window.
+   * Visibility: tokens see their own document, or their question and their own answer, up to themselves. Made once per
+   * window.
    *
    * @param window Keys that a query sees, itself included; null for all.
-   * @throws Error for a window shorter than a question with its answer: see `encodeComparison`'s layout 'separate'.
+   * @throws Error if the window is shorter than a question with its answer: see the layout 'separate' of
+   *   `encodeComparison`.
    */
   mask(window: number | null): FlashMask;
   dispose(): void;
@@ -128,14 +130,14 @@ function unlimitedMask(groups: number[][][], documents: boolean, rowTokens: numb
   return masks.causalDocument(lengths, {padTo: rowTokens});
 }
 
-/** `mask`, a causal one of documents, with each key j hidden from the queries at j + window and later as well. */
+/** The causal document mask `mask`, with each key j also hidden from the queries from j + window on. */
 function windowedMask({bounds, batch, keyLength}: FlashMask, window: number): FlashMask {
   const starts = bounds!.map((end, i) => Math.min(end, (i % keyLength) + window));
   const shape = [batch, 1, keyLength, 1];
   return masks.fromStartEndRowIndices(starts, {causal: true, shape, name: 'slidingWindowDocument'});
 }
 
-/** The second answer's distance to the question's tokens in the row is not the one of their positions. */
+/** In the row the second answer is farther from the question than its positions say. */
 function windowTooShort(window: number, longest: number): string {
   return (
     `Answers cannot share a question of a model whose sliding window of ${window} tokens is shorter than a question with its ` +

@@ -1,4 +1,4 @@
-/** @file Conversations and comparisons as samples: what they teach, how they are laid out, and how long ones are cut. */
+/** @file Turns conversations and comparisons into samples: their labels, their layout, and how to shorten long ones. */
 import {type PromptAndAnswers, type Turns, encodeAnswers, encodeTurns, isAnswer} from './answers.js';
 import type {Comparison} from './records.js';
 import {IGNORED, type Message, type Sample} from './sample.js';
@@ -8,30 +8,32 @@ export interface EncodeOptions {
   /** The longest sample, in tokens. */
   maxTokens: number;
   /**
-   * What happens to a longer one. 'cut', much as PaddleNLP does: the oldest turns are left out, then the prompt keeps its last tokens
-   * (as many as the answers leave, and at least half of `maxTokens`), then answers lose their ends, in proportion to their lengths.
+   * What to do with a longer sample. 'cut' shortens it, much as PaddleNLP does. It first drops the oldest turns. Then
+   * the prompt keeps its last tokens (as many as the answers leave, and at least half of `maxTokens`). Then answers
+   * lose their ends, in proportion to their lengths.
    */
   tooLong: 'cut' | 'drop';
 }
 
 export interface ComparisonOptions extends EncodeOptions {
   objective: 'dpo' | 'rm';
-  /** 'shared': one prompt, which all answers see. 'separate': each answer has its own copy of the prompt. */
+  /** 'shared': all answers see one prompt. 'separate': each answer has its own copy of the prompt. */
   layout: 'shared' | 'separate';
 }
 
-/** A record as a sample, or why it is none. */
+/** A record as a sample, or the reason why it gives none. */
 export type Encoding = {sample: Sample; cut: boolean; unlabelledAnswers: number} | {dropped: 'too long' | 'no answer'};
 
 /**
- * A conversation as a document for SFT: every answer of the assistant is learned with its end token, and nothing else is. What
- * follows the last answer is left out, and so is the last end token itself, which predicts nothing.
+ * A conversation as a document for SFT. The labels are every answer of the assistant with its end token, and nothing
+ * else. What follows the last answer is left out. So is the last end token itself, because it predicts nothing.
  *
- * `unlabelledAnswers` of the result counts earlier answers that are only read, since the chat template renders them otherwise once
- * the conversation goes on (some leave out earlier reasoning): they are not what the model should say.
+ * `unlabelledAnswers` of the result counts earlier answers that are only read. The chat template renders them
+ * differently once the conversation goes on (some templates drop earlier reasoning), so the model should not learn to
+ * write them.
  *
  * @param id Index of the record.
- * @throws Error if the chat template refuses the conversation, or if answers cannot be found in what it writes.
+ * @throws Error if the chat template refuses the conversation, or if answers cannot be found in the rendered text.
  */
 export function encodeConversation(
   id: number,
@@ -53,8 +55,9 @@ export function encodeConversation(
 }
 
 /**
- * A prompt with its answers. DPO has PaddleNLP's layout, which repeats the last token of the prompt before each answer, so that the
- * first token of each is predicted inside its own segment (P = prompt length - 1; answers c and r of n and m tokens, with end tokens):
+ * A prompt with its answers. DPO has PaddleNLP's layout. It repeats the last token of the prompt before each answer, so
+ * that the first token of each answer is predicted inside its own segment. With P = prompt length - 1 and answers c and
+ * r of n and m tokens, including end tokens:
  *
  *     tokens    prompt[0 .. P-1] | prompt[P], c0 .. c(n-2) | prompt[P], r0 .. r(m-2)
  *     positions 0 .. P-1         | P .. P+n-1              | P .. P+m-1
@@ -62,11 +65,11 @@ export function encodeConversation(
  *
  * RM has no labels: `prompt | c0 .. c(n-1) | r0 .. r(m-1)`, each answer scored at its last token.
  *
- * The last label of an answer that was cut is the token that follows, not the end token as in PaddleNLP: the model should not learn
- * to stop in the middle.
+ * The last label of a shortened answer is the token that follows, not the end token as in PaddleNLP. The model should
+ * not learn to stop in the middle.
  *
  * @param id Index of the record.
- * @throws Error if the chat template refuses the prompt, or if answers cannot be found in what it writes.
+ * @throws Error if the chat template refuses the prompt, or if answers cannot be found in the rendered text.
  */
 export function encodeComparison(
   id: number,
@@ -88,7 +91,7 @@ export function encodeComparison(
   return cut === null ? {dropped: 'too long'} : toSample(cut, true);
 }
 
-/** The rows of a comparison: what the prompt takes, and each answer with a label for every row. */
+/** The rows of a comparison: the tokens of the prompt, and each answer with one label per row. */
 interface Parts {
   prompt: number[];
   answers: {tokens: number[]; labels: number[]}[];
@@ -143,7 +146,7 @@ function layOut(id: number, {prompt, answers}: Parts, layout: 'shared' | 'separa
   };
 }
 
-/** Leaves out as few of the oldest turns as make the rest fit, or all but the last; a system message stays. */
+/** Drops as few of the oldest turns as make the rest fit, or all but the last turn. Keeps a system message. */
 function withoutOldestTurns<T>(
   messages: readonly Message[],
   whole: T,
@@ -164,7 +167,7 @@ function withoutOldestTurns<T>(
 }
 
 function cutTurns({tokens, answers, unlabelledAnswers}: Turns, maxTokens: number): Turns | null {
-  // The row of the token before the last answer predicts its first token, and belongs to the answer.
+  // The row of the token before the last answer predicts the answer's first token, so it belongs to the answer.
   const prompt = answers.at(-1)!.start - 1;
   const lengths = shareOut(prompt, [tokens.length - 1 - prompt], 1, maxTokens);
   if (lengths === null) return null;
@@ -187,7 +190,7 @@ function cutParts({prompt, answers}: Parts, copies: number, maxTokens: number): 
   };
 }
 
-/** How many tokens a prompt, held `copies` times, and its answers keep of `maxTokens`; null if an answer would keep none. */
+/** How many of `maxTokens` a prompt, held `copies` times, and its answers keep. Null if an answer would keep none. */
 function shareOut(
   prompt: number,
   answers: readonly number[],

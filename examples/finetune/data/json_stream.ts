@@ -1,39 +1,39 @@
-/** @file Reads JSON lines and JSON lists one item at a time: a file is never held as a whole. */
+/** @file Reads JSON lines and JSON lists item by item, so that memory never holds a whole file. */
 import {createHash} from 'node:crypto';
 import {createReadStream} from 'node:fs';
 
 /** One item of a file. */
 export interface JsonItem {
-  /** From 0, blank lines not counted. */
+  /** Counts from 0, without blank lines. */
   index: number;
-  /** `line 3` or `item 3`, from 1, as messages name it. */
+  /** `line 3` or `item 3`, counted from 1, for messages. */
   place: string;
   value: unknown;
-  /** Length in the file. */
+  /** Length in the file, in bytes. */
   bytes: number;
 }
 
-/** Called with what is wrong with an item that is left out. */
+/** Called with the problem of an item that is left out. */
 export type SkipBad = (problem: string) => void;
 
 export interface ReadOptions {
-  /** Items [first, end) are read; default all. */
+  /** The items [first, end) to read. Default: all. */
   first?: number;
   end?: number;
-  /** Called for each item that is not JSON, which is then left out; without it, such an item throws. */
+  /** Called for each item that is not JSON, which is then left out. Without `onBad` such an item throws. */
   onBad?: SkipBad;
 }
 
-/** The bytes of an item, not parsed yet. */
+/** The bytes of an item, before parsing. */
 interface Slice {
   index: number;
   place: string;
   bytes: Buffer;
-  /** What is wrong with the slice as a whole, if anything. */
+  /** The problem with the slice as a whole, if any. */
   problem?: string;
 }
 
-/** A longer item is taken for damage: V8's strings end at 512 MB. */
+/** A longer item counts as damage, because V8's strings end at 512 MB. */
 const MAX_ITEM_BYTES = 2 ** 28;
 
 const [NEWLINE, QUOTE, COMMA, BACKSLASH] = [0x0a, 0x22, 0x2c, 0x5c];
@@ -41,10 +41,10 @@ const [LIST_START, LIST_END, OBJECT_START, OBJECT_END] = [0x5b, 0x5d, 0x7b, 0x7d
 const BLANKS: ReadonlySet<number> = new Set([0x20, 0x09, 0x0a, 0x0d]);
 
 /**
- * Items of a JSON list (a file that starts with `[`) or of JSON lines (any other), in order. Only one item and the piece of the file
- * that is being read are in memory.
+ * Items of a JSON list (a file that starts with `[`) or of JSON lines (any other file), in order. Memory holds one item
+ * and the piece of the file being read.
  *
- * @throws Error naming the file and the line (or the number of the item), from 1.
+ * @throws Error that names the file and the line or the number of the item, counted from 1.
  */
 export async function* readJsonItems(path: string, options: ReadOptions = {}): AsyncGenerator<JsonItem> {
   const {first = 0, end = Infinity, onBad} = options;
@@ -63,14 +63,14 @@ export async function* readJsonItems(path: string, options: ReadOptions = {}): A
   }
 }
 
-/** sha256 of a file: whether it is the one that a run started with. */
+/** sha256 of a file, to tell whether it is still the file that a run started with. */
 export async function fileFingerprint(path: string): Promise<string> {
   const hash = createHash('sha256');
   for await (const piece of pieces(path)) hash.update(piece);
   return hash.digest('hex');
 }
 
-/** What is wrong with one item, as opposed to the file. */
+/** The problem of one item, as opposed to the file. */
 class BadItem extends Error {}
 
 function parseSlice({bytes, problem}: Slice): unknown {
@@ -104,7 +104,7 @@ async function* slices(path: string): AsyncGenerator<Slice> {
   if (splitter !== null) yield* splitter.finish();
 }
 
-/** The bytes of a file, without a byte order mark. */
+/** The bytes of a file, without byte order mark. */
 async function* pieces(path: string): AsyncGenerator<Buffer> {
   let first = true;
   try {
@@ -122,13 +122,13 @@ async function* pieces(path: string): AsyncGenerator<Buffer> {
   }
 }
 
-/** Bytes of the item that is being read, over the pieces of the file that it spans. */
+/** Bytes of the item being read, across the pieces of the file that it spans. */
 class Pending {
   private parts: Buffer[] = [];
   private length = 0;
   protected index = 0;
 
-  /** Stops a file without line breaks, or a list that never ends, before it fills the memory. */
+  /** Throws on a file without line breaks, or on a list that never ends, before it fills the memory. */
   checkLength(path: string): void {
     if (this.length <= MAX_ITEM_BYTES) return;
     const item = `An item of ${path} is longer than ${MAX_ITEM_BYTES / 2 ** 20} MB`;
@@ -149,7 +149,7 @@ class Pending {
   }
 }
 
-/** JSON lines: line breaks end items, and blank lines are none. */
+/** JSON lines: a line break ends an item, and blank lines are not items. */
 class LineSplitter extends Pending {
   private line = 1;
 
@@ -188,7 +188,7 @@ class ListSplitter extends Pending {
     this.keep(piece.subarray(start));
   }
 
-  /** What the file ends with after the list, or within it. */
+  /** Checks the end of the file: after the list, or in the middle of it. */
   *finish(): Generator<Slice> {
     const bytes = this.take();
     const blank = isBlank(bytes);
@@ -202,7 +202,7 @@ class ListSplitter extends Pending {
   private *endItem(comma: boolean): Generator<Slice> {
     const bytes = this.take();
     const blank = isBlank(bytes);
-    // `[]` has no items, but `[1, ]` and `[, 1]` lack one.
+    // `[]` has no items, but in `[1, ]` and `[, 1]` one is missing.
     if (!blank) yield this.slice(bytes);
     else if (comma || this.separated) yield this.slice(bytes, 'there is a comma but no item.');
     this.separated = comma;
@@ -213,7 +213,7 @@ class ListSplitter extends Pending {
     return {index, place: `item ${index + 1}`, bytes, problem};
   }
 
-  /** Whether this byte ends an item of the list: a comma between items, or the list's own end. */
+  /** Whether this byte ends an item: a comma between items, or the end of the list. */
   private endsItem(byte: number): boolean {
     if (this.depth === 0) return false;
     if (this.inString) {

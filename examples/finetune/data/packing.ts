@@ -2,10 +2,10 @@
 import type {Row, Sample} from './sample.js';
 
 /**
- * Best-fit decreasing: the longest sample first, each into the fullest row that still has room for it. Equally long samples keep
- * their order, so that equal lists give equal rows.
+ * Best-fit decreasing: takes the longest sample first and puts it into the fullest row with room for it. Equally long
+ * samples keep their order, so that equal lists give equal rows.
  *
- * @throws Error for a sample that is longer than a row: samples are cut when they are encoded, never here.
+ * @throws Error for a sample longer than a row. Encoding shortens samples; packing never does.
  */
 export function packSamples(samples: readonly Sample[], rowTokens: number): Row[] {
   const rows: {row: Row; free: number}[] = [];

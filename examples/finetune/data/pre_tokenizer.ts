@@ -1,7 +1,8 @@
 /**
- * @file How text is cut before it becomes tokens. @huggingface/tokenizers takes digits for 0 to 9 and blanks for JavaScript's, while
- * Hugging Face's own tokenizers, with which models are trained, take Unicode's: `²` is a digit, U+0085 a blank, U+FEFF none. Here
- * these steps are written so that the package cuts alike.
+ * @file Rewrites how a tokenizer splits text before it makes tokens. @huggingface/tokenizers takes only 0 to 9 as
+ * digits, and JavaScript's blanks as blanks. Hugging Face's own tokenizers, with which models are trained, take
+ * Unicode's: `²` is a digit, U+0085 a blank, U+FEFF none. With the steps written here the package splits text as they
+ * do.
  */
 
 /** A step of `pre_tokenizer` in a tokenizer.json. */
@@ -14,10 +15,10 @@ interface Step {
   pattern?: {Regex?: string};
 }
 
-/** GPT-2's expression, which a `ByteLevel` step has built in. */
+/** GPT-2's expression, which is built into a `ByteLevel` step. */
 const WORDS = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
 
-/** The same tokenizer.json, with steps that cut by Unicode's digits and blanks. */
+/** The same tokenizer.json, with steps that split by Unicode's digits and blanks. */
 export function withExactCuts(tokenizerJson: Record<string, unknown>): Record<string, unknown> {
   return 'pre_tokenizer' in tokenizerJson
     ? {...tokenizerJson, pre_tokenizer: exactStep(tokenizerJson.pre_tokenizer as Step | null)}
@@ -35,7 +36,7 @@ function exactStep(step: Step | null): object | null {
         ? step
         : {...step, pattern: {Regex: withUnicodeBlanks(step.pattern.Regex)}};
     case 'ByteLevel':
-      // The space that may be added comes before the cuts: such a step stays as it is.
+      // A step may add a space, which comes before the split. Such a step stays as it is.
       return step.use_regex === false || step.add_prefix_space === true
         ? step
         : {type: 'Sequence', pretokenizers: [splitBy(withUnicodeBlanks(WORDS)), {...step, use_regex: false}]};
@@ -54,6 +55,6 @@ function withUnicodeBlanks(expression: string): string {
     ['\\s', '\\p{White_Space}'],
     ['\\S', '\\P{White_Space}'],
   ]);
-  // Every escape is matched, so that the second character of an escaped backslash starts none.
+  // Matches every escape, so that the second character of an escaped backslash does not start another one.
   return expression.replace(/\\[^]/g, (escape) => blanks.get(escape) ?? escape);
 }

@@ -1,4 +1,4 @@
-/** @file What people's data sets hold, in the usual shapes, read as conversations and comparisons. */
+/** @file Reads records in the usual shapes of data sets as conversations and comparisons. */
 import type {Message} from './sample.js';
 
 /** A conversation whose answers are to be learned (SFT). */
@@ -12,7 +12,10 @@ export interface Comparison {
   kind: 'comparison';
   prompt: Message[];
   answers: string[];
-  /** Answers left out because another one has the same rank or score: which is better is not known. */
+  /**
+   * Number of answers left out because another answer has the same rank or score, so that neither is known to be
+   * better.
+   */
   tied: number;
 }
 
@@ -32,10 +35,10 @@ const SHAPES =
  * | Alpaca | `instruction`, `input`?, `output`, `system`?, `history`? as pairs |
  * | messages, ShareGPT | `messages` or `conversations` of `{role, content}` or `{from, value}`, `system`? |
  * | TRL's prompt and completion | `prompt`, `completion`, each a text or messages |
- * | preference | `chosen`, `rejected`, each a text, a message, or messages; with `prompt`, or the prompt in another shape above |
- * | ranked | `answers` or `responses`, best first, or with `ranks` (1 is best) or `scores` beside or in them; and a prompt |
+ * | preference | `chosen`, `rejected`, each a text, a message or messages; with `prompt`, or a prompt as above |
+ * | ranked | `answers` or `responses`, best first or with `ranks` (1 is best) or `scores`; and a prompt |
  *
- * @throws Error naming the field that is wrong.
+ * @throws Error that names the wrong field.
  */
 export function parseRecord(value: unknown): DataRecord {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
@@ -71,7 +74,7 @@ function preference(fields: Fields): Comparison {
   ]);
 }
 
-/** The prompt, and what each answer says after it. */
+/** The prompt, and each answer to it. */
 function comparison(fields: Fields, answers: [value: unknown, name: string][]): Comparison {
   const given = promptOf(fields);
   const read = answers.map(([value, name]) => answerAfter(given, value, name));
@@ -109,7 +112,7 @@ function answerOfEntry(entry: unknown): unknown {
   return name === undefined ? entry : fields[name];
 }
 
-/** A number for each answer, larger for better ones; null if they are listed best first. */
+/** One number per answer, larger for better answers. Null if the answers are listed best first. */
 function worthOf(fields: Fields, entries: unknown[], list: string): number[] | null {
   for (const [name, sign] of [
     ['rank', -1],
@@ -130,7 +133,7 @@ function worthOf(fields: Fields, entries: unknown[], list: string): number[] | n
   return null;
 }
 
-/** The messages before an answer; empty if the answers themselves bring them. */
+/** The messages before an answer. Empty if the answers themselves contain them. */
 function promptOf(fields: Fields): Message[] {
   if (typeof fields.prompt === 'string') return withSystem(fields, [{role: 'user', content: fields.prompt}]);
   if (has(fields, 'prompt')) return withSystem(fields, messageList(fields.prompt, 'prompt'));
@@ -141,7 +144,7 @@ function promptOf(fields: Fields): Message[] {
 }
 
 /**
- * What an answer says: a text, a message, or messages of which the last is the answer. Messages before it continue the prompt, or
+ * One answer: a text, a message, or messages of which the last is the answer. Messages before it continue the prompt or
  * repeat it.
  */
 function answerAfter(prompt: Message[], value: unknown, name: string): {prompt: Message[]; answer: string} {
@@ -156,7 +159,7 @@ function answerAfter(prompt: Message[], value: unknown, name: string): {prompt: 
   return {prompt: repeats ? before : [...prompt, ...before], answer: last.content};
 }
 
-/** Alpaca's prompt: the input follows the instruction on a line of its own. */
+/** Alpaca's prompt: the instruction, then the input on its own line. */
 function instruction(fields: Fields): Message[] {
   const parts = [text(fields.instruction, 'instruction'), optionalText(fields, 'input')];
   const history = (fields.history ?? []) as unknown;
@@ -189,7 +192,7 @@ function messageList(value: unknown, name: string): Message[] {
   return value.map((each, i) => message(each, `${name}[${i}]`));
 }
 
-/** Who may speak, under the names of chat templates and under ShareGPT's. */
+/** The roles, under the names of chat templates and of ShareGPT. */
 const ROLES: ReadonlyMap<string, string> = new Map([
   ...['system', 'developer', 'user', 'assistant', 'tool'].map((role) => [role, role] as const),
   ['human', 'user'],
@@ -213,7 +216,7 @@ function message(value: unknown, name: string): Message {
   return {role, content: contentText(fields[what], `${name}.${what}`)};
 }
 
-/** Content is a text, or a list of parts of which this model family reads texts only. */
+/** Content is a text or a list of parts. This model family reads only texts. */
 function contentText(content: unknown, name: string): string {
   if (!Array.isArray(content)) return text(content, name);
   return content.map((part: Fields | null, i) => text(part?.text, `${name}[${i}].text`)).join('');
@@ -236,7 +239,7 @@ function sameMessages(a: readonly Message[], b: readonly Message[]): boolean {
   return a.length === b.length && a.every(({role, content}, i) => role === b[i].role && content === b[i].content);
 }
 
-/** A value as an error shows it: short, whatever it is. */
+/** A short form of any value, for errors. */
 function describe(value: unknown): string {
   const shown = JSON.stringify(value) as string | undefined;
   return shown === undefined ? 'nothing' : shown.length > 60 ? `${shown.slice(0, 60)}…` : shown;

@@ -1,4 +1,4 @@
-/** @file Packed rows out of a data file, epoch after epoch, as a pure function of file, settings and seed. */
+/** @file Packed rows from a data file, epoch after epoch, as a pure function of file, settings and seed. */
 import {shuffled, uniform} from '../random.js';
 import {type Encoding, encodeComparison, encodeConversation} from './encode.js';
 import {type JsonItem, type SkipBad, readJsonItems} from './json_stream.js';
@@ -14,72 +14,78 @@ export interface RowSettings {
   /** 'sft' reads conversations; 'dpo' and 'rm' read comparisons. */
   objective: 'sft' | 'dpo' | 'rm';
   rowTokens: number;
-  /** The longest sample, in tokens; default `rowTokens`. */
+  /** Length of the longest sample, in tokens. Default `rowTokens`. */
   maxTokens?: number;
-  /** What happens to longer samples. Default 'cut'. */
+  /** What to do with longer samples. Default 'cut', which shortens them. */
   tooLong?: 'cut' | 'drop';
-  /** How answers get their prompt; default 'shared'. */
+  /** How answers get their prompt. Default 'shared'. */
   layout?: 'shared' | 'separate';
   seed: number;
-  /** The first record that is read, from 0, and the end of those that are (exclusive); default all. */
+  /** The first record to read, from 0, and the exclusive end. Default: all. */
   firstRecord?: number;
   endRecord?: number;
   /** Default: without end. */
   epochs?: number;
-  /** Records that are held to be shuffled; default 10000, and never more than 64 MB of the file. */
+  /** How many records the shuffle holds. Default 10000; never more than 64 MB of the file. */
   shuffleRecords?: number;
-  /** Samples that are held to be packed together; default 500, as in PaddleNLP, and never many more than a million tokens. */
+  /** How many samples are packed together. Default 500, as in PaddleNLP; never many more than a million tokens. */
   packSamples?: number;
-  /** Called with each item that is no record of use, which is then left out; without it, the first one throws. */
+  /**
+   * Called with each item that is not a usable record, which is then left out. Without `onBad` the first one throws.
+   */
   onBad?: SkipBad;
 }
 
-/** The next row to be read: a checkpoint holds it, and a source that starts there gives the rows that would have followed. */
+/** The next row to read. A checkpoint holds it, and a source that starts there continues with the same rows. */
 export interface Position {
   epoch: number;
   /** Rows of the epoch that have been read. */
   row: number;
 }
 
-/** What became of the records that the current epoch has read so far. Nothing is left out that is not counted here. */
+/** What happened to the records of the current epoch so far. Everything left out is counted here. */
 export interface Counts {
   read: number;
-  /** Samples; of these, `cut` were too long. */
+  /** Number of samples. Of these, `cut` were too long and were shortened. */
   used: number;
   cut: number;
   droppedTooLong: number;
   /** Not JSON, of an unknown shape, or refused by the chat template. */
   droppedBad: number;
   noAnswer: number;
-  /** Answers left out since another one of their prompt has the same rank or score. */
+  /** Answers left out because another answer to their prompt has the same rank or score. */
   tiedAnswers: number;
-  /** Earlier answers of conversations that the chat template renders otherwise later on: they are read, not learned. */
+  /**
+   * Earlier answers that the chat template renders differently later in the conversation: they are read, not learned.
+   */
   unlabelledAnswers: number;
-  /** Samples with text that the tokenizer has no token for: its place is read, not learned. */
+  /** Samples with text that the tokenizer has no token for. That text is read, not learned. */
   withUnknown: number;
 }
 
-/** Of the current epoch, so far. */
+/** Statistics of the current epoch so far. */
 export interface RowStatistics {
   counts: Readonly<Counts>;
   rows: number;
   samples: number;
-  /** Without padding. */
+  /** Tokens without padding. */
   tokens: number;
-  /** The part of the rows that is not padding. */
+  /** Fraction of the rows that is not padding. */
   density: number;
 }
 
-/** Text held by the shuffle, and tokens held by the packing: what bounds memory where samples are long. */
+/** Limits for the text in the shuffle and the tokens in the packing. They bound the memory where samples are long. */
 const SHUFFLE_BYTES = 2 ** 26;
 const PACK_TOKENS = 2 ** 20;
 
 /**
- * Iterates over packed rows. Every epoch reads the file from its start through a shuffle; the samples are packed a buffer at a time,
- * and each buffer's rows given in shuffled order. Memory holds these two buffers, whatever the length of the file.
+ * Iterates over packed rows. Every epoch reads the file from its start through a shuffle. The samples are packed one
+ * buffer at a time, and the rows of each buffer come in shuffled order. Memory holds these two buffers, whatever the
+ * length of the file.
  *
  * @example
- * for await (const row of new RowSource({file, objective: 'sft', rowTokens: 512, seed: 0}, tokenizer)) train(toBatch([row], 512));
+ * for await (const row of new RowSource({file, objective: 'sft', rowTokens: 512, seed: 0}, tokenizer))
+ *   train(toBatch([row], 512));
  */
 export class RowSource implements AsyncIterable<Row> {
   private next: Position;
@@ -87,7 +93,7 @@ export class RowSource implements AsyncIterable<Row> {
   private delivered = {rows: 0, samples: 0, tokens: 0};
   private firstProblem = '';
 
-  /** @param start Where a former source stood: its rows are made again, but not given. */
+  /** @param start Position of an earlier source. The rows before it are made again but skipped. */
   constructor(
     private readonly settings: RowSettings,
     private readonly tokenizer: ChatTokenizer,
@@ -100,7 +106,7 @@ export class RowSource implements AsyncIterable<Row> {
     this.next = {...start};
   }
 
-  /** Of the row after the one that was given last. */
+  /** Position of the row after the last one given. */
   get position(): Position {
     return {...this.next};
   }
@@ -112,8 +118,8 @@ export class RowSource implements AsyncIterable<Row> {
   }
 
   /**
-   * @throws Error for data that cannot be read, an epoch without any sample (with all counts), and a start that lies behind the last
-   *   row of its epoch, since the data are not what they were.
+   * @throws Error for data that cannot be read, for an epoch without any sample (with all counts), and for a start
+   *   after the last row of its epoch, which means that the data have changed.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<Row> {
     const {epochs = Infinity} = this.settings;
@@ -140,7 +146,7 @@ export class RowSource implements AsyncIterable<Row> {
 
   private async *rowsOfEpoch(epoch: number): AsyncGenerator<Row> {
     const {rowTokens, seed} = this.settings;
-    // One generator an epoch, seeded through another one: the epochs of neighbouring seeds are not each other's.
+    // One generator per epoch, seeded by another generator, so that neighbouring seeds do not share epochs.
     const random = uniform(uniform(seed)() * 2 ** 32 + epoch);
     for await (const samples of this.buffers(this.samples(random))) {
       yield* shuffled(packSamples(samples, rowTokens), random);
@@ -183,7 +189,7 @@ export class RowSource implements AsyncIterable<Row> {
     this.settings.onBad?.(problem);
   }
 
-  /** Null for an item that was left out as bad. */
+  /** Null for a bad item that is left out. */
   private encode({index, place, value}: JsonItem): Encoding | null {
     try {
       return this.withoutUnknown(this.encodeRecord(index, parseRecord(value)));
@@ -205,12 +211,12 @@ export class RowSource implements AsyncIterable<Row> {
     }
     if (objective === 'sft') throw new Error('sft learns conversations, but this is a comparison of answers');
     this.counts.tiedAnswers += record.tied;
-    // A single answer has nothing to be compared with.
+    // A single answer cannot be compared.
     if (record.answers.length < 2) return {dropped: 'no answer'};
     return encodeComparison(index, record, this.tokenizer, {maxTokens, tooLong, layout, objective});
   }
 
-  /** A model would learn to write the mark of unknown text. */
+  /** Drops the mark of unknown text from the labels; otherwise a model would learn to write it. */
   private withoutUnknown(encoding: Encoding): Encoding {
     const {unknownTokenId: unknown} = this.tokenizer;
     if (unknown === null || !('sample' in encoding)) return encoding;

@@ -1,29 +1,31 @@
-/** @file What the data pipeline hands from one step to the next: messages, samples as tokens, packed rows. */
+/** @file The data types of the pipeline: messages, samples as tokens, packed rows. */
 
-/** Label of a position that teaches nothing: prompts, the last token of a document, padding (the usual -100 of Hugging Face). */
+/** Label of a position to ignore: prompts, the last token of a document, padding (Hugging Face's usual -100). */
 export const IGNORED = -100;
 
-/** One turn of a conversation; `role` is 'system', 'user' or 'assistant', or what the model's chat template knows besides. */
+/**
+ * One turn of a conversation. `role` is 'system', 'user', 'assistant', or another role of the model's chat template.
+ */
 export interface Message {
   role: string;
   content: string;
 }
 
 /**
- * One training sample as tokens: a document (SFT), or a question with its answers (DPO, RM), each of which sees the question and
- * itself. The three arrays are equally long.
+ * One training sample as tokens: a document (SFT), or a question with its answers (DPO, RM), where each answer sees the
+ * question and itself. The three arrays have the same length.
  */
 export interface Sample {
   /** Index of the record in its file, from 0. */
   id: number;
   tokens: Int32Array;
-  /** Position of each token in the text that it belongs to: answers of one question start at the same position. */
+  /** Position of each token in its text. All answers of a question start at the same position. */
   positions: Int32Array;
-  /** The token to be predicted at each position, or `IGNORED`. */
+  /** The token to predict at each position, or `IGNORED`. */
   labels: Int32Array;
   /**
-   * Lengths for `masks.sharedQuestion`: `[length]` of a document, `[question, answer, answer, ...]` of a comparison. A question of 0
-   * tokens makes its answers documents of their own.
+   * Lengths for `masks.sharedQuestion`: `[length]` of a document, `[question, answer, answer, ...]` of a comparison.
+   * With a question of 0 tokens the answers are separate documents.
    */
   parts: number[];
   /** Rows [start, end) of each answer, best first; empty for SFT. */
@@ -31,9 +33,9 @@ export interface Sample {
 }
 
 /**
- * Takes a token out of what a sample teaches: it is read, not learned.
+ * Removes a token from the labels of a sample, so that it is read, not learned.
  *
- * @returns whether the sample has it at all, and whether it still teaches something.
+ * @returns whether the sample has the token at all, and whether it still has a label.
  */
 export function unlearn(sample: Sample, token: number): {found: boolean; teaches: boolean} {
   const found = sample.tokens.includes(token) || sample.labels.includes(token);
@@ -41,7 +43,7 @@ export function unlearn(sample: Sample, token: number): {found: boolean; teaches
   return {found, teaches: sample.labels.some((label) => label !== IGNORED)};
 }
 
-/** Samples that share a row of tokens, in order; what they leave of the row is padding. */
+/** Samples that share a row of tokens, in order. The rest of the row is padding. */
 export interface Row {
   samples: Sample[];
 }

@@ -1,14 +1,15 @@
-/** @file Shuffles a stream of items of which only some are in memory, always in the same order for the same random numbers. */
+/** @file Shuffles a stream with limited memory. Equal random numbers give an equal order. */
 
-/** How much a shuffle may hold. */
+/** Limits for what a shuffle holds. */
 export interface ShuffleLimits {
   items: number;
   bytes: number;
 }
 
 /**
- * Gives the items in another order: holds as many as the limits allow, and gives a random one of them whenever there are more (as the
- * shuffle buffers of tf.data and of Hugging Face's datasets do). A stream within the limits is shuffled evenly.
+ * Yields the items in another order. It holds as many items as the limits allow and yields a random one whenever there
+ * are more, like the shuffle buffers of tf.data and of Hugging Face's datasets. A stream within the limits is shuffled
+ * uniformly.
  */
 export async function* shuffleStream<T extends {bytes: number}>(
   items: AsyncIterable<T>,

@@ -4,7 +4,7 @@ import {Tokenizer as HuggingFaceTokenizer} from '@huggingface/tokenizers';
 import {withExactCuts} from './pre_tokenizer.js';
 import type {Message} from './sample.js';
 
-/** What is used of the package, whose own types do not resolve in Node's ESM. */
+/** The parts of the package that are used here. The package's own types do not resolve in Node's ESM. */
 interface TextEncoding {
   encode(text: string, options: {add_special_tokens: boolean}): {ids: number[]};
   decode(ids: number[], options: {skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean}): string;
@@ -15,24 +15,24 @@ interface TextEncoding {
 const PackageTokenizer = HuggingFaceTokenizer as unknown as new (tokenizer: object, config: object) => TextEncoding;
 
 /**
- * For tokenizers without a chat template, as of base models: each message on a line of its own, answers with their end token instead
- * of the line break.
+ * For tokenizers without a chat template, like those of base models: each message on its own line, and answers with
+ * their end token in place of the line break.
  */
 const PLAIN_TEMPLATE =
   "{% for message in messages %}{{ message['content'] }}" +
   "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}";
 
-/** Llama 3's template writes today's date unless it is told one: the tokens of a run must not depend on the day. */
+/** Llama 3's template writes today's date if it gets none. The tokens of a run must not depend on the day. */
 const DATE = '26 Jul 2024';
 
 /** The special tokens that templates know by name. */
 const NAMED_TOKENS = ['bos_token', 'eos_token', 'unk_token', 'pad_token'] as const;
 
-/** Text to tokens and back, and conversations to text, as the model was trained. */
+/** Converts text to tokens and back, and conversations to text, in the way the model was trained. */
 export class ChatTokenizer {
-  /** Null where the tokenizer has none. */
+  /** Null if the tokenizer has none. */
   readonly eosTokenId: number | null;
-  /** What stands for text that no token has; null where every text has tokens, as in byte-level vocabularies. */
+  /** The token for text that has no token. Null where every text has tokens, as in byte-level vocabularies. */
   readonly unknownTokenId: number | null;
   private readonly encoding: TextEncoding;
   private readonly specialIds: ReadonlySet<number>;
@@ -42,10 +42,10 @@ export class ChatTokenizer {
 
   /**
    * @param tokenizerJson A `tokenizer.json` of Hugging Face.
-   * @param tokenizerConfig A `tokenizer_config.json`.
-   * @param vocabSize Rows of the model's embeddings: every id must be below.
-   * @param origin What error messages call the model.
-   * @throws Error for files that are damaged, or that belong to another model.
+   * @param tokenizerConfig A `tokenizer_config.json` of Hugging Face.
+   * @param vocabSize Rows of the model's embeddings. Every id must be below it.
+   * @param origin Name of the model in error messages.
+   * @throws Error for damaged files or files of another model.
    */
   constructor(
     tokenizerJson: Record<string, unknown>,
@@ -63,7 +63,7 @@ export class ChatTokenizer {
     this.namedTokens = Object.fromEntries(
       NAMED_TOKENS.map((name) => [name, tokenText(tokenizerConfig[name])] as const).filter(([, text]) => text !== ''),
     );
-    // Only checked: it is the chat template that writes it.
+    // Only checked, because the chat template writes this token.
     this.namedTokenId('bos_token');
     this.eosTokenId = this.namedTokenId('eos_token');
     this.unknownTokenId = unknownTokenId(tokenizerJson, this.encoding);
@@ -77,7 +77,7 @@ export class ChatTokenizer {
     this.cleanUp = tokenizerConfig.clean_up_tokenization_spaces === true;
   }
 
-  /** Tokens of a text, in which special tokens may be written out; none are added. */
+  /** Tokens of a text. The text may contain special tokens; none are added. */
   encode(text: string): number[] {
     const {ids} = this.encoding.encode(text, {add_special_tokens: false});
     const wrong = ids.find((id) => id >= this.vocabSize);
@@ -91,7 +91,7 @@ export class ChatTokenizer {
     return this.encoding.decode([...ids], {skip_special_tokens: true, clean_up_tokenization_spaces: this.cleanUp});
   }
 
-  /** Whether a token is a mark such as `<|im_end|>` rather than text. */
+  /** Whether a token is a mark, like `<|im_end|>`, and not text. */
   isSpecial(id: number): boolean {
     return this.specialIds.has(id) || id === this.eosTokenId;
   }
@@ -99,8 +99,8 @@ export class ChatTokenizer {
   /**
    * A conversation as the text that the model reads.
    *
-   * @param options.addGenerationPrompt Ends with what stands before an answer of the model. Default false.
-   * @throws Error for a conversation that the model's template refuses, as some do where roles do not alternate.
+   * @param options.addGenerationPrompt Appends what precedes an answer of the model. Default false.
+   * @throws Error if the model's template refuses the conversation. Some templates do where roles do not alternate.
    */
   chat(messages: readonly Message[], options: {addGenerationPrompt?: boolean} = {}): string {
     const roles = messages.map(({role}) => role).join(', ');
@@ -122,9 +122,11 @@ export class ChatTokenizer {
     }
   }
 
-  /** Added tokens may stand beyond the embeddings, as the unused padding token of some models does, until a text has them. */
+  /**
+   * Added tokens may lie beyond the embeddings until a text uses them. Some models have such an unused padding token.
+   */
   private checkVocabulary(): void {
-    // Ids that no token has are listed as well, without a text.
+    // The vocabulary also lists ids without a token, without a text.
     const tokens = [...this.encoding.get_vocab(false)].filter(([text]) => text !== undefined);
     const largest = tokens.reduce((most, [, id]) => Math.max(most, id), -1);
     if (largest < 0) throw new Error(`The tokenizer of ${this.origin} has an empty vocabulary.`);
@@ -146,7 +148,7 @@ export class ChatTokenizer {
   }
 }
 
-/** Byte-pair models name the token, Unigram ones have its id. */
+/** Byte-pair models name the token. Unigram models give its id. */
 function unknownTokenId({model}: Record<string, unknown>, encoding: TextEncoding): number | null {
   const {unk_token: token, unk_id: id} = (model ?? {}) as {unk_token?: unknown; unk_id?: unknown};
   if (typeof id === 'number') return id;
@@ -160,7 +162,7 @@ function tokenText(token: unknown): string {
   return typeof content === 'string' ? content : '';
 }
 
-/** Configs have one template, or a list of named ones of which `default` is for conversations. */
+/** Configs have one template, or a list of named templates of which `default` is for conversations. */
 function chatTemplate(template: unknown): string | null {
   if (typeof template === 'string') return template;
   if (!Array.isArray(template)) return null;
