@@ -13,7 +13,7 @@ export const gradientOfAttention: GradConfig = {
     const [q, k, v, bounds, ...results] = saved;
     ensureKernels(engine().backendName);
     const [out, rowStats] = isHere(results[1]) ? results : computeAnew({q, k, v, bounds}, attrs);
-    // Run here and not in the thunks: tfjs tidies each thunk on its own, and would run the kernel up to three times.
+    // Run here and not in the thunks: tfjs tidies each thunk separately, so the kernel would run up to three times.
     const inputs = {q, k, v, bounds, out, rowStats, dOut, dLse};
     const [dq, dk, dv] = engine().runKernel<Tensor[]>(FlashMaskAttentionGrad, inputs, attrs);
     return {q: () => dq, k: () => dk, v: () => dv, bounds: () => zeros(bounds.shape)};
@@ -21,7 +21,8 @@ export const gradientOfAttention: GradConfig = {
 };
 
 /**
- * Whether the current backend made this tensor. The statistics of rows are in the unit of the kernel that made them.
+ * Whether the current backend made this tensor. Row statistics are in the unit of the kernel that made them, so another
+ * backend cannot use them.
  */
 function isHere({dataId}: Tensor): boolean {
   const {state, backend} = engine();
@@ -29,7 +30,8 @@ function isHere({dataId}: Tensor): boolean {
 }
 
 /**
- * out and the statistics of rows from the current backend, where the user has gone to another since the forward pass.
+ * Computes out and the row statistics again on the current backend, because the user changed the backend after the
+ * forward pass.
  */
 function computeAnew(inputs: Record<string, Tensor>, attrs: NamedAttrMap): Tensor[] {
   const [out, , rowStats] = engine().runKernel<Tensor[]>(FlashMaskAttention, inputs, attrs);

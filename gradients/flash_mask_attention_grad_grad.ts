@@ -8,11 +8,11 @@ import {ensureKernels} from '../src/call/ensure_kernels.js';
 import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../src/call/kernel_names.js';
 
 /**
- * Gradient of FlashMaskAttentionGrad, for the gradient of a gradient: the total one in q, k, v, dOut and dLse, with out
- * and lse as what they are, functions of q, k and v. For tfjs saves a kernel's outputs as clones that its tape puts
- * before the kernel, so that nothing ever flows back through them (its own exp has no second derivative, for that
- * reason). Hence out and lse are computed anew here, where the tape, if it is on, sees them made; and the inputs out
- * and rowStats themselves get zeros.
+ * Gradient of FlashMaskAttentionGrad, for the gradient of a gradient: the total gradient in q, k, v, dOut and dLse. It
+ * treats out and lse as functions of q, k and v. tfjs saves kernel outputs as clones that its tape does not connect to
+ * their inputs, so no gradient flows back through them. (For the same reason, tfjs's own exp has no second derivative.)
+ * So out and lse are recomputed here, where the tape, if it is on, records them. The saved out and rowStats get zero
+ * gradients.
  */
 export const gradientOfGradient: GradConfig = {
   kernelName: FlashMaskAttentionGrad,

@@ -1,11 +1,11 @@
 /**
- * @file The chained form, `q.flashMaskAttention(k, v, mask, options)`, on the Tensor class of whichever tfjs-core is
+ * @file The chained form, `q.flashMaskAttention(k, v, mask, options)`, on the Tensor class of the tfjs-core that is
  * loaded.
  */
 import {type Rank, Tensor, type TensorLike} from '@tensorflow/tfjs-core';
 import {type FlashMaskAttentionOptions, type MaskLike, flashMaskAttention} from './flash_mask_attention.js';
 
-// The file that declares the class: an augmentation of the package itself would hide the class that it re-exports.
+// This names the file that declares the class: augmenting the package itself would hide the class that it re-exports.
 declare module '@tensorflow/tfjs-core/dist/tensor.js' {
   // eslint-disable-next-line @typescript-eslint/no-unused-vars -- repeats the parameter of the class
   interface Tensor<R extends Rank = Rank> {

@@ -123,7 +123,7 @@ export function checkSizes(q: Tensor4D, k: Tensor4D, v: Tensor4D, layout: ReadOp
 /**
  * Checks a mask against the sizes and the `causal` option.
  *
- * @returns what `causal` is for the kernels.
+ * @returns the kernels' `causal` attribute.
  */
 export function checkMask(mask: unknown, causal: boolean | undefined, sizes: Sizes): boolean {
   if (mask === null || mask === undefined) return causal ?? false;
@@ -135,7 +135,7 @@ export function checkMask(mask: unknown, causal: boolean | undefined, sizes: Siz
   return fail('mask must be a FlashMask, an int32 tensor of row bounds or null', describe(mask), remedyOf(mask));
 }
 
-/** What to do with a mask of another kind. */
+/** The remedy for a mask of another kind. */
 function remedyOf(mask: unknown): string {
   if (Array.isArray(mask)) {
     return 'Convert a dense mask with masks.fromDense(), row bounds with masks.fromStartEndRowIndices().';
@@ -190,7 +190,7 @@ function checkBoundsTensor(bounds: Tensor, causal: boolean | undefined, s: Sizes
   checkReading(WHO, causal, n);
 }
 
-/** Whether a tensor that is no good as row bounds may be meant as a dense mask. */
+/** Whether a tensor that cannot be row bounds looks like a dense mask. */
 function looksDense({dtype, shape}: Tensor, {Sq, Sk}: Sizes): boolean {
   return dtype === 'bool' || (shape.length >= 2 && shape[shape.length - 2] === Sq && shape[shape.length - 1] === Sk);
 }

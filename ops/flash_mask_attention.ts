@@ -66,7 +66,7 @@ function hasPairs({B, Sq, Sk}: Sizes): boolean {
 }
 
 /**
- * Without rows or keys there is nothing to run: rows, if any, see no key. Backends need no kernels for empty buffers.
+ * A call without query rows or keys runs no kernel: its rows, if any, see no key. So kernels never get empty buffers.
  */
 const runWithoutPairs: Run = ([q, k, v], _mask, {B, H, Sq, Dv}, {layout}) => {
   const noGradient = (): Tensor[] => [zeros(q.shape), zeros(k.shape), zeros(v.shape)];
@@ -103,8 +103,8 @@ export interface FlashMaskAttentionOp {
 }
 
 /**
- * Attention with a column-interval mask (FlashMask, arXiv 2410.01359, section 4): `softmax(scale · q kᵀ + mask) v`, in
- * memory that is linear in the lengths, never computing tiles that the mask empties. Differentiable in q, k and v, to
+ * Attention with a column-interval mask (FlashMask, arXiv 2410.01359, section 4): `softmax(scale · q kᵀ + mask) v`.
+ * Memory is linear in the lengths, and tiles that the mask empties are not computed. Differentiable in q, k and v, to
  * any order.
  *
  * A query row that sees no key gives 0, the log-sum-exp -Infinity, and exactly 0 to every gradient.
@@ -121,8 +121,8 @@ export interface FlashMaskAttentionOp {
  * @param q float32 `[B, Sq, H, D]`, or `[B, H, Sq, D]` with `layout: 'bhsd'`. D and Dv are from 1 to 256.
  * @param k float32 `[B, Sk, Hkv, D]`; H is a multiple of Hkv.
  * @param v float32 `[B, Sk, Hkv, Dv]`.
- * @param mask a `FlashMask`; or Paddle's `startend_row_indices`, int32 `[1 or B, 1 or Hkv or H, Sk, n]`, with `causal`
- *   in the options, which two vectors need; or none.
+ * @param mask a `FlashMask`; or Paddle's `startend_row_indices`, int32 `[1 or B, 1 or Hkv or H, Sk, n]`, for which two
+ *   vectors need `causal` in the options; or null for no mask.
  * @param options see {@link FlashMaskAttentionOptions}.
  * @returns float32 `[B, Sq, H, Dv]` in the layout of q; with `returnLogSumExp: true`, that and the float32 `[B, H, Sq]`
  *   natural logarithms of each row's sum of exp(score), taken before dropout.

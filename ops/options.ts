@@ -2,20 +2,20 @@
 import type {Layout, Precision} from '../src/call/kernel_names.js';
 import {checkFlag, checkOptions, describe, fail as failAs} from '../src/call/errors.js';
 
-/** The op's name, as its errors give it. */
+/** The op's name in error messages. */
 export const WHO = 'flashMaskAttention';
 
 /** Options of {@link flashMaskAttention}. */
 export interface FlashMaskAttentionOptions {
   /**
    * Mask keys after the query too, aligned at the bottom right: query r sees key j only if `j <= r + Sk - Sq`. With a
-   * bounds tensor it also says how its vectors read (docs/masks.md): one of two vectors needs it, true for LTS and LTE,
-   * false for LTS and UTE. A `FlashMask` knows this itself. Default false.
+   * bounds tensor it also says how to read the vectors (docs/masks.md). Two vectors need it: true for LTS and LTE,
+   * false for LTS and UTE. A `FlashMask` has its own `causal`. Default false.
    */
   causal?: boolean;
   /**
-   * Factor of q·k before the softmax, from 0 to 2.358e38: with log2(e), by which kernels multiply it, a float32. One
-   * below 1.2e-38 is denormal there, and some GPUs take it for 0. Default 1/√D.
+   * Factor of q·k before the softmax, from 0 to 2.358e38. Kernels multiply it by log2(e), and the product must be a
+   * float32. A product below 1.2e-38 is denormal, and some GPUs treat it as 0. Default 1/√D.
    */
   scale?: number;
   /** Axis order of q, k, v and the output: `[B, S, H, D]` or `[B, H, S, D]`. Default 'bshd'. */
@@ -30,15 +30,16 @@ export interface FlashMaskAttentionOptions {
    * pairs on every backend. Default: a random one for each call.
    */
   seed?: number;
-  /** Give `[out, lse]`, with the row log-sum-exps `[B, H, Sq]` of the masked, scaled scores. Default false. */
+  /** Return `[out, lse]`. lse, `[B, H, Sq]`, is the log-sum-exp of each row's masked, scaled scores. Default false. */
   returnLogSumExp?: boolean;
   /**
-   * What the matrix multiplications read; they accumulate in float32. Default `'auto'`: float32, or as accurate as the
-   * backend is. On WebGPU devices with subgroup matrices `'float16'` is several times faster, and `'float32'`, by
-   * splitting, two to three times, to an error of float32's kind.
+   * Precision of the inputs of matrix multiplications, which accumulate in float32. Default `'auto'`: float32, or as
+   * accurate as the backend is. On WebGPU devices with subgroup matrices `'float16'` is several times faster. There
+   * `'float32'` splits each number into two float16 numbers: two to three times faster, with an error of float32's
+   * order.
    */
   precision?: Precision;
-  /** Gradients are bit-identical from run to run. Default false. */
+  /** Make gradients bit-identical from run to run. Default false. */
   deterministic?: boolean;
 }
 
@@ -92,7 +93,7 @@ function checkScale(scale: unknown): void {
   if (typeof scale !== 'number' || !Number.isFinite(scale) || scale < 0) {
     fail('scale must be a finite number of at least 0', describe(scale), 'Leave it out for 1/√D.');
   }
-  // Kernels that count in powers of two multiply it by log2(e).
+  // Kernels that compute exponentials as powers of two multiply the scale by log2(e).
   if (Number.isFinite(Math.fround(scale * Math.LOG2E))) return;
   fail('scale must be at most 2.358e38, within the range of float32', describe(scale), 'Leave it out for 1/√D.');
 }

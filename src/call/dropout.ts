@@ -1,7 +1,7 @@
 /**
- * @file Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the counter-based generator of dropout:
- * whether a pair is dropped depends on its place and the seed alone, so forward, backward and every backend agree. Copies in other
- * languages say TWIN: src/call/dropout.ts.
+ * @file Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the counter-based generator
+ * of dropout: whether a pair is dropped depends on its place and the seed alone, so forward, backward and every backend
+ * agree. Copies in other languages say TWIN: src/call/dropout.ts.
  */
 
 const M0 = 0xd2511f53;
@@ -55,7 +55,7 @@ export function philox4x32(
 
 /** A dropout draw: which pairs are dropped, and what the others are multiplied by. */
 export interface Dropout {
-  /** A pair is dropped if its word is less: floor(dropout · 2^32). */
+  /** floor(dropout · 2^32): a pair is dropped if its random word is smaller. */
   threshold: number;
   /** 1 / (1 - dropout). */
   keepScale: number;
@@ -81,7 +81,8 @@ const words = new Uint32Array(4);
  *
  * @param out receives `columns` factors from index `at`.
  * @param batchHead b·H + h, of the query head.
- * @param row query row. @param column first key column. Word j & 3 of counter (j >>> 2, row, batchHead, 0) is column j's.
+ * @param row query row. @param column first key column. Column j uses word j & 3 of counter (j >>> 2, row, batchHead,
+ *   0).
  */
 export function keepFactors(
   out: Float32Array | Float64Array,

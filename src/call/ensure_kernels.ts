@@ -6,14 +6,17 @@ import {FlashMaskAttention, FlashMaskAttentionGrad} from './kernel_names.js';
 /** Registers kernels for a backend that has none. */
 type KernelProvider = (backendName: string) => void;
 
-/** A variable and not an import, so that the entry 'tfjs-flashmask/webgpu' does without the kernels composed from tfjs ops. */
+/**
+ * A variable instead of an import, so that the entry 'tfjs-flashmask/webgpu' does not bundle the kernels composed from
+ * tfjs ops.
+ */
 let provider: KernelProvider | null = null;
 
 export function setKernelProvider(provide: KernelProvider): void {
   provider = provide;
 }
 
-/** @throws Error if the backend has no kernels and no entry that has some for it is imported. */
+/** @throws Error if the backend has no kernels and no imported entry provides them. */
 export function ensureKernels(backendName: string): void {
   if (getKernel(FlashMaskAttention, backendName) && getKernel(FlashMaskAttentionGrad, backendName)) return;
   if (provider === null) {

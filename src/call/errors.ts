@@ -1,4 +1,4 @@
-/** @file Errors in the library's one form: who refuses, the rule, what it got, the remedy. */
+/** @file Errors in the library's one form: the function that refuses, the rule, the value got, the remedy. */
 import {isArray, isTensor} from './values.js';
 
 /** Throws `<who>: <rule>, got <got>. <remedy>`. Values go into `got` through `describe`. */
@@ -6,15 +6,15 @@ export function fail(who: string, rule: string, got: string, remedy: string): ne
   throw new Error(`${who}: ${rule}, got ${got}. ${remedy}`);
 }
 
-/** Elements or keys that an error shows. */
+/** Most elements or keys that an error shows. */
 const SHOWN = 8;
-/** Characters of a text that an error shows whole, and of a list. */
+/** Most characters of a text, and of a list, that an error shows whole. */
 const LONGEST_TEXT = 60;
 const LONGEST_LIST = 120;
-/** Arrays within arrays that an error shows. */
+/** Deepest nesting of arrays that an error shows. */
 const DEPTH = 2;
 
-/** A value as an error shows it: a few words, however large, deep or odd it is. */
+/** A value as errors show it: a few words, even if the value is large, deeply nested or of an unexpected kind. */
 export function describe(value: unknown, depth = 0): string {
   if (typeof value === 'string') return `'${shorten(value)}'`;
   if (typeof value === 'bigint') return `${shorten(String(value))}n`;
@@ -42,7 +42,7 @@ function describeObject(value: object): string {
   return `an object with ${keys.length ? `the keys ${shorten(keys.join(', '), LONGEST_LIST)}` : 'no keys'}`;
 }
 
-/** A text as an error shows it. */
+/** A text as errors show it. */
 function shorten(text: string, longest = LONGEST_TEXT): string {
   return text.length <= longest ? text : `${text.slice(0, longest)}... (${text.length} characters)`;
 }
@@ -68,7 +68,10 @@ export function checkText(who: string, what: string, value: unknown): asserts va
   fail(who, `${what} must be a text`, describe(value), 'Pass a text or leave it out.');
 }
 
-/** The options of a call: an object of known names, or undefined or null for none. A wrong name would change nothing, in silence. */
+/**
+ * The options of a call: an object of known names, or undefined or null for none. Without this check a misspelt option
+ * would silently change nothing.
+ */
 export function checkOptions<T extends object>(
   who: string,
   options: T | null | undefined,

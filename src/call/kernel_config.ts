@@ -2,14 +2,17 @@
 import type {KernelConfig, TensorInfo} from '@tensorflow/tfjs-core';
 import type {FlashMaskAttentionAttrs} from './kernel_names.js';
 
-/** What a kernel is called with. */
+/** The arguments of a kernel call. */
 export interface KernelCall<Inputs, Backend> {
   inputs: Inputs;
   attrs: FlashMaskAttentionAttrs;
   backend: Backend;
 }
 
-/** tfjs types inputs and attributes by name alone, and the backend not at all: here the op has already checked all three. */
+/**
+ * Gives a kernel function its types. tfjs types inputs and attributes only by name, and the backend not at all; the op
+ * has already checked all three.
+ */
 export function kernelConfig<Inputs, Backend>(
   kernelName: string,
   backendName: string,

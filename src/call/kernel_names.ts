@@ -21,15 +21,17 @@ export const FlashMaskAttentionGrad = 'FlashMaskAttentionGrad';
 /** Axis order of q, k, v and out: batch, sequence, head, channel; or batch, head, sequence, channel. */
 export type Layout = 'bshd' | 'bhsd';
 
-/** What the matrix multiplications read; they always accumulate in float32. */
+/** Precision of the inputs of matrix multiplications, which always accumulate in float32. */
 export type Precision = 'auto' | 'float32' | 'float16' | 'bfloat16';
 
 /**
- * Inputs of the forward kernel; its outputs are `out [B, Sq, H, Dv]`, `lse [B, H, Sq]` (natural log) and `rowStats [B, H, Sq, 2]`.
+ * Inputs of the forward kernel; its outputs are `out [B, Sq, H, Dv]`, `lse [B, H, Sq]` (natural log) and `rowStats [B,
+ * H, Sq, 2]`.
  *
- * `rowStats` holds (max, sum) of each row: the number that was subtracted from its scores, in the kernel's own unit (natural or powers of
- * two), and the sum of the exponentials of what that left; (anything finite, 0) for a row that sees no key. The gradient kernel of the same
- * backend recomputes weights from them: from lse alone, which is rounded, those of large scores would be wrong by |lse| rounding steps.
+ * `rowStats` holds (max, sum) of each row. max is the number that was subtracted from the row's scores, in the kernel's
+ * own unit (base e or base 2). sum is the sum of the exponentials of the differences. A row that sees no key has (any
+ * finite number, 0). The gradient kernel of the same backend recomputes the weights from both. It cannot use lse alone:
+ * lse is rounded, so the weights of large scores would be wrong by |lse| rounding steps.
  */
 export interface FlashMaskAttentionInputs extends NamedTensorInfoMap {
   /** `[B, Sq, H, D]` float32 */
@@ -55,12 +57,12 @@ export interface FlashMaskAttentionGradInputs extends FlashMaskAttentionInputs {
 }
 
 /**
- * Attributes of both kernels. All are decided by the op: kernels fill in no defaults.
+ * Attributes of both kernels. The op sets all of them; kernels fill in no defaults.
  *
  * @internal
  */
 export interface FlashMaskAttentionAttrs {
-  /** Mask r < j - (Sk - Sq) too, and read n = 1, 2 bounds as lower intervals (see docs/masks.md). */
+  /** Also mask r < j - (Sk - Sq), and read n = 1, 2 bounds as lower intervals (see docs/masks.md). */
   causal: boolean;
   /** Factor of q·k before the softmax. */
   scale: number;
@@ -74,7 +76,7 @@ export interface FlashMaskAttentionAttrs {
   deterministic: boolean;
 }
 
-/** A registered kernel that reads other precisions than 'auto' and 'float32' says so itself. */
+/** A registered kernel that may support more precisions than 'auto' and 'float32', and lists them. */
 export interface KernelWithPrecisions extends KernelConfig {
   precisionsOn?(backend: object): readonly Precision[];
 }

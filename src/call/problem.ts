@@ -14,7 +14,7 @@ export interface Problem {
   B: number;
   /** Query heads. */
   H: number;
-  /** Key and value heads; H is a multiple. */
+  /** Key and value heads; H is a multiple of Hkv. */
   Hkv: number;
   /** Query length. */
   Sq: number;
@@ -56,7 +56,7 @@ export function problemOf(inputs: FlashMaskAttentionInputs, attrs: FlashMaskAtte
 }
 
 /**
- * The head of the bounds that query head h of batch b reads, counted over batches. Copies in other languages say
+ * Index, counted over batches, of the bounds head that query head h of batch b reads. Copies in other languages say
  * TWIN: src/call/problem.ts.
  */
 export function maskHeadOf({maskB, Hm, H}: Problem, b: number, h: number): number {

@@ -6,7 +6,10 @@ export function isArray(value: unknown): value is ArrayLike<unknown> {
   return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
 }
 
-/** A tensor of any copy of tfjs; not an object that only has a tensor's fields, as a copy of one through JSON. */
+/**
+ * Whether a value is a tensor of any copy of tfjs. An object that only has a tensor's fields, for example one read from
+ * JSON, is not.
+ */
 export function isTensor(value: unknown): value is Tensor {
   if (typeof value !== 'object' || value === null) return false;
   const t = value as Partial<Tensor>;

@@ -1,6 +1,6 @@
-/** @file What both page entries export: the op, masks and their types. Importing it registers nothing. */
+/** @file Exports that both page entries share: the op, masks and their types. Importing it registers nothing. */
 export * from '../../ops/index.js';
-// A type of this file in the declarations makes TypeScript read it, and with it the method that it adds to Tensor.
+// Re-exporting a type of this file makes TypeScript read its declarations, and so the method that it adds to Tensor.
 export type {ChainedFlashMaskAttention} from '../../ops/chained.js';
 export * as masks from '../mask/builders/index.js';
 export {hashOrder} from '../mask/builders/selected.js';

@@ -4,7 +4,10 @@
  */
 import {flashMaskAttention} from './index.js';
 
-/** tfjs-core first: packages loaded later copy all that it has. Of the others, those loaded already are extended. */
+/**
+ * tfjs-core comes first: packages loaded later copy all its exports. Other packages are extended only if they are
+ * already loaded.
+ */
 const CORE = '@tensorflow/tfjs-core';
 const AROUND_CORE = ['@tensorflow/tfjs', '@tensorflow/tfjs-node', '@tensorflow/tfjs-node-gpu'];
 
@@ -13,7 +16,7 @@ function loaded(name: string): unknown {
     // eslint-disable-next-line @typescript-eslint/no-require-imports -- this file is built as CommonJS
     return name === CORE ? require(CORE) : require.cache[require.resolve(name)]?.exports;
   } catch {
-    return undefined; // Not installed, or within a bundle, where the import is the only way to the op.
+    return undefined; // Not installed, or inside a bundle, where users can only import the op.
   }
 }
 

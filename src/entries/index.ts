@@ -1,5 +1,6 @@
 /**
- * @file The package's main entry: the op on every backend. Importing it registers kernels and gradients, its one side effect.
+ * @file The package's main entry: the op on every backend. Importing it registers kernels and gradients, which is its
+ * only side effect.
  *
  * @module tfjs-flashmask
  */

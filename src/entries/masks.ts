@@ -1,6 +1,6 @@
 /**
- * @file Entry `tfjs-flashmask/masks`: the builders of masks by their own names. `masks` of the main entry has the same ones; from here a
- * bundler takes only those that a page imports, even one that keeps all members of a namespace.
+ * @file Entry `tfjs-flashmask/masks`: the mask builders as named exports. `masks` of the main entry has the same ones.
+ * From this entry a bundler keeps only the builders that a page imports, even if it keeps all members of a namespace.
  *
  * @module tfjs-flashmask/masks
  */

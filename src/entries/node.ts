@@ -1,6 +1,7 @@
 /**
- * @file Entry `tfjs-flashmask/node`: importing it gives the backend 'tensorflow' of tfjs-node and tfjs-node-gpu the native kernels. It may
- * be imported before or after tfjs-node. It exports what the main entry does, and what there is to ask and set here.
+ * @file Entry `tfjs-flashmask/node`: importing it gives the backend 'tensorflow' of tfjs-node and tfjs-node-gpu the
+ * native kernels. It may be imported before or after tfjs-node. It exports everything that the main entry exports, and
+ * `nativeInfo` and `setThreads`.
  *
  * @module tfjs-flashmask/node
  */
@@ -17,15 +18,15 @@ export type {AddonInfo} from '../backends/tensorflow/load.js';
 
 /** The Node addon that was found. */
 export interface NativeAddon extends AddonInfo {
-  /** Its file. */
+  /** Path of its file. */
   path: string;
 }
 
 /** No Node addon, and why. */
 export interface NoNativeAddon {
-  /** There is no file. */
+  /** Null, because there is no addon to use. */
   path: null;
-  /** What is missing or does not fit. */
+  /** What is missing or does not match. */
   reason: string;
 }
 
@@ -33,13 +34,15 @@ export interface NoNativeAddon {
 export type NativeInfo = NativeAddon | NoNativeAddon;
 
 /**
- * What the native kernels of the backend 'tensorflow' were built with, and what they find on this machine. Needs no tfjs-node.
+ * Tells how the native kernels of the backend 'tensorflow' were built, and what they find on this machine. Works
+ * without tfjs-node.
  *
  * @example
  * ```ts
  * import {nativeInfo} from 'tfjs-flashmask/node';
  *
- * console.log(nativeInfo()); // {path: '...', version: '0.1.0', cuda: {built: true, ...}, instructionSet: 'avx512', threads: 8, ...}
+ * console.log(nativeInfo()); // {path: '...', version: '0.1.0', cuda: {built: true, ...}, instructionSet: 'avx512',
+ * threads: 8, ...}
  * ```
  */
 export function nativeInfo(): NativeInfo {

@@ -1,4 +1,4 @@
-/** @file Compiles the shaders of calls to come, so that the first call does not wait for them. */
+/** @file Compiles shaders in advance, so that the first attention call does not wait for them. */
 import * as tf from '@tensorflow/tfjs-core';
 import {flashMaskAttention} from '../../ops/flash_mask_attention.js';
 import {checkFlag} from '../call/errors.js';
@@ -7,31 +7,34 @@ import type {Vectors} from '../mask/bounds/intervals.js';
 import {FEW_QUERIES} from '../backends/webgpu/plan/vector_plan.js';
 import {type CallKind, checkPositive, readCallKind, webgpuBackend} from '../backends/webgpu/autotune/call_kind.js';
 
-/** Options of {@link prepareAttention}: the kind of calls to come. */
+/** Options of {@link prepareAttention}: the kind of the later calls. */
 export interface PrepareOptions extends CallKind {
-  /** Numbers per key column of their masks: 0, 1, 2 or 4. Default: those of packed documents, 1 if causal, else 2. */
+  /** Bounds per key column of their masks: 0, 1, 2 or 4. Default: as for packed documents, 1 if causal, else 2. */
   vectors?: Vectors;
-  /** Query rows of the calls. Only few are a kind of their own, as in decoding: up to 16. Default: more. */
+  /** Query rows of the calls. Up to 16 rows, as in decoding, use other shaders. Default: more than 16. */
   queryLength?: number;
-  /** Whether gradients are to come too. Default true. */
+  /** Whether the calls need gradients. Default true. */
   gradient?: boolean;
 }
 
-/** Of a call whose keys are split over workgroups, if its queries are few: then their sum is compiled too. */
+/**
+ * Key length of the call that is compiled. If its queries are few, so many keys are split over workgroups, and the pass
+ * that combines the splits is compiled too.
+ */
 const KEYS = 256;
 const DROPOUT = 0.1;
 
 /**
- * Compiles all shaders of one kind of calls on the current WebGPU device, forward and backward, while the program goes on. A call after
- * that compiles nothing, whatever its lengths, heads, batch and layout. A gradient through the log-sum-exp is a kind of its own, which
- * compiles at its first call.
+ * Compiles all shaders for one kind of call on the current WebGPU device, forward and backward, without blocking the
+ * program. Later calls of that kind compile nothing, at any lengths, head counts, batch size and layout. A gradient
+ * through the log-sum-exp needs another shader, which compiles at its first call.
  *
  * ```js
  * await prepareAttention({D: 64, causal: true});
  * ```
  *
- * @param options `D` and what else tells calls apart.
- * @throws Error if the current backend is not WebGPU, for options that no call could have, and if the device refuses a shader.
+ * @param options `D` and the other properties of the calls.
+ * @throws Error if the current backend is not WebGPU, for invalid options, and if the device refuses a shader.
  */
 export async function prepareAttention(options: PrepareOptions): Promise<void> {
   const who = 'prepareAttention';
@@ -51,7 +54,7 @@ export async function prepareAttention(options: PrepareOptions): Promise<void> {
   await backend.checkCompileCompletionAsync();
 }
 
-/** A call of the kind, and its gradients. */
+/** Runs a call of this kind and, if asked for, its gradients. */
 function attend({D, Dv, causal, dropout, precision, vectors, queryLength, gradient}: Required<PrepareOptions>): void {
   const mask = vectors === 0 ? null : tf.zeros<tf.Rank.R4>([1, 1, KEYS, vectors], 'int32');
   const options = {causal, dropout: dropout ? DROPOUT : 0, seed: 1, precision};

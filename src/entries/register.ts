@@ -1,6 +1,6 @@
 /**
- * @file Registers kernels and gradients with tfjs. What is there already is skipped, so importing the library twice, or beside a second
- * copy of tfjs-core (whose registry is the same global one), changes and prints nothing.
+ * @file Registers kernels and gradients with tfjs. Existing registrations are skipped. So importing the library twice,
+ * or next to a second copy of tfjs-core (which shares the global registry), changes and prints nothing.
  */
 import {
   type GradConfig,
@@ -12,7 +12,7 @@ import {
   unregisterGradient,
 } from '@tensorflow/tfjs-core';
 
-/** A gradient that only says what to import. The real one takes its place. */
+/** A gradient that only throws an error saying what to import. The real gradient replaces it. */
 export interface GradientStandIn extends GradConfig {
   isStandIn: true;
 }
@@ -22,7 +22,7 @@ export function registerKernels(kernels: readonly KernelConfig[]): void {
   kernels.filter(({kernelName, backendName}) => !getKernel(kernelName, backendName)).forEach(registerKernel);
 }
 
-/** Registers the gradients that are not registered yet, or only by a stand-in. */
+/** Registers the gradients that are not registered yet, and those that have only a stand-in. */
 export function registerGradients(gradients: readonly GradConfig[]): void {
   for (const config of gradients) {
     const before = getGradient(config.kernelName);

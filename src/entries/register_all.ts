@@ -1,4 +1,7 @@
-/** @file What the main entry registers: kernels of two backends, kernels for any other when the op first runs on it, and gradients. */
+/**
+ * @file Registrations of the main entry: kernels of two backends, kernels for any other backend when the op first runs
+ * on it, and gradients.
+ */
 import {addChainedOp} from '../../ops/chained.js';
 import {gradientOfAttention} from '../../gradients/flash_mask_attention_grad.js';
 import {gradientOfGradient} from '../../gradients/flash_mask_attention_grad_grad.js';

@@ -1,11 +1,11 @@
 /**
- * @file Entry of the script-tag bundle: adds the op and what it needs to the page's global `tf`. Everything that the page entries of the
- * package export is in the global `flashmask` too.
+ * @file Entry of the script-tag bundle: adds the op, `FlashMask` and `masks` to the page's global `tf`. The global
+ * `flashmask` has everything that the page entries of the package export.
  */
 import {FlashMask, flashMaskAttention, masks} from './index.js';
 
 export * from './index.js';
 export {autotune, clearAutotuneCache, createWebGPUBackend, prepareAttention} from './webgpu.js';
 
-// The build has checked, by the module that stands for tfjs-core, that the page has loaded tfjs before.
+// The page has loaded tfjs: the module that replaces tfjs-core in this bundle has already checked it.
 Object.assign((globalThis as unknown as {tf: object}).tf, {FlashMask, flashMaskAttention, masks});

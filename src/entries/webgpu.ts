@@ -1,7 +1,7 @@
 /**
- * @file Entry `tfjs-flashmask/webgpu`: the op on the backend 'webgpu' alone, for small pages, and what there is to do with that backend.
- * Importing it registers the WebGPU kernels and the first gradient. Import 'tfjs-flashmask' too for other backends and for gradients of
- * gradients.
+ * @file Entry `tfjs-flashmask/webgpu`: the op on the backend 'webgpu' only, for small pages, and the functions that set
+ * up and tune that backend. Importing it registers the WebGPU kernels and the first gradient. Import 'tfjs-flashmask'
+ * too for other backends and for gradients of gradients.
  *
  * @module tfjs-flashmask/webgpu
  */

@@ -1,28 +1,30 @@
-/** @file What a mask is made of, its checks, and the mark by which masks of any copy of this library know each other. */
+/**
+ * @file The fields of a mask, their checks, and the mark by which copies of this library recognize each other's masks.
+ */
 import type {Tensor4D} from '@tensorflow/tfjs-core';
 import {checkFlag, checkInteger, checkText, describe, fail} from '../call/errors.js';
 import type {Vectors} from './bounds/intervals.js';
 import {isTensor} from '../call/values.js';
 
-/** What a `FlashMask` is made of. `masks` has builders for the usual ones. */
+/** The fields of a `FlashMask`. `masks` has builders for the usual masks. */
 export interface FlashMaskFields {
   /** Default 'custom'. */
   name?: string;
-  /** Query r is masked from key j also if r < j - (keyLength - queryLength). Default false; with two vectors it must be said. */
+  /** Also mask query r from key j if r < j - (keyLength - queryLength). Default false; two vectors require it. */
   causal?: boolean;
   /** Query rows, at least 1. */
   queryLength: number;
   /** Key columns, at least 1. */
   keyLength: number;
-  /** Rows of a batch that have masks of their own; 1 (the default) is for all. */
+  /** Batch rows with their own masks; 1 (the default): all rows share one. */
   batch?: number;
-  /** Heads that have masks of their own: 1 (the default), the number of key heads, or of query heads. */
+  /** Heads with their own masks: 1 (the default), the number of key heads, or of query heads. */
   heads?: number;
   /** Bounds per key column: 0, 1 or 2 if causal, else 0, 2 or 4. */
   vectors: Vectors;
   /** int32 `[batch, heads, keyLength, vectors]`, row-major; copied. */
   bounds?: Int32Array | null;
-  /** The same as a tensor, instead of `bounds`. It stays the caller's, who disposes it after the last use of the mask. */
+  /** The same as a tensor, instead of `bounds`. The caller owns it and disposes it after the last use of the mask. */
   boundsTensor?: Tensor4D | null;
 }
 
@@ -38,10 +40,13 @@ export const FIELD_NAMES: readonly (keyof FlashMaskFields)[] = [
   'boundsTensor',
 ];
 
-/** The mark of masks. The same in every copy of this library, as ESM beside CommonJS; on no object by accident. */
+/**
+ * Marks masks. It is the same in every copy of this library, for example ESM next to CommonJS. No object has it by
+ * accident.
+ */
 export const MASK_MARK: unique symbol = Symbol.for('tfjs-flashmask.FlashMask');
 
-/** Throws if fields do not fit one another, saying which. */
+/** Throws, naming them, if fields contradict each other. */
 export function checkFields(who: string, fields: Partial<FlashMaskFields>): asserts fields is FlashMaskFields {
   const {name, causal, queryLength, keyLength, batch = 1, heads = 1, vectors} = fields;
   const {bounds = null, boundsTensor = null} = fields;
@@ -54,7 +59,7 @@ export function checkFields(who: string, fields: Partial<FlashMaskFields>): asse
   checkStorage(who, bounds, boundsTensor, [batch, heads, keys, vectors]);
 }
 
-/** The numbers of vectors that a mask may have, and what to do about another. */
+/** The numbers of vectors that a mask may have, and the remedy for another number. */
 export function vectorsOf(causal: boolean): {allowed: readonly number[]; remedy: string} {
   return causal
     ? {
@@ -67,7 +72,7 @@ export function vectorsOf(causal: boolean): {allowed: readonly number[]; remedy:
       };
 }
 
-/** Throws unless masks of this causality can store this many bounds a column. */
+/** Throws unless masks of this causality can store this many bounds per column. */
 export function checkVectors(who: string, causal: unknown, vectors: unknown): asserts vectors is Vectors {
   checkFlag(who, 'causal', causal);
   checkReading(who, causal, vectors);
@@ -81,7 +86,10 @@ export function checkVectors(who: string, causal: unknown, vectors: unknown): as
   );
 }
 
-/** Throws if two vectors come without `causal`: they mean one mask with it and another without, and both would run. */
+/**
+ * Throws if two vectors come without `causal`: they mean different masks with true and with false, and either would
+ * run.
+ */
 export function checkReading(who: string, causal: boolean | undefined, vectors: unknown): void {
   if (vectors !== 2 || causal !== undefined) return;
   const remedy = 'Pass causal: true if the vectors are LTS and LTE, causal: false if they are LTS and UTE.';

@@ -10,7 +10,7 @@ import {type Sparsity, sparsityOf} from './bounds/visible.js';
 
 export type {FlashMaskFields} from './fields.js';
 
-/** What Node's console calls. */
+/** The method that Node's console calls. */
 const INSPECT: unique symbol = Symbol.for('nodejs.util.inspect.custom');
 
 /** Tile sides, in queries and keys. */
@@ -22,8 +22,8 @@ export interface TileOptions {
 }
 
 /**
- * An immutable attention mask. Key column j hides the query rows `[LTS_j, LTE_j) ∪ [UTS_j, UTE_j)` (arXiv 2410.01359, section 4.1),
- * and, if causal, the rows r < j - (keyLength - queryLength). The vectors stored per column:
+ * An immutable attention mask. Key column j hides the query rows `[LTS_j, LTE_j) ∪ [UTS_j, UTE_j)` (arXiv 2410.01359,
+ * section 4.1), and, if causal, the rows r < j - (keyLength - queryLength). The vectors stored per column:
  *
  * | causal | vectors | stored             | masked rows of a column                  |
  * |--------|---------|--------------------|------------------------------------------|
@@ -41,7 +41,7 @@ export interface TileOptions {
  * const out = flashMaskAttention(q, k, v, mask);
  */
 export class FlashMask implements HostBounds {
-  /** Of the builder, or 'custom'. */
+  /** Name of the builder, or 'custom'. */
   readonly name: string;
   /** Whether the keys after a query are hidden too. */
   readonly causal: boolean;
@@ -49,18 +49,21 @@ export class FlashMask implements HostBounds {
   readonly queryLength: number;
   /** Key columns. */
   readonly keyLength: number;
-  /** Batch rows that have masks of their own; 1: all share one. */
+  /** Batch rows with their own masks; 1: all rows share one. */
   readonly batch: number;
-  /** Heads that have masks of their own; 1: all share one. */
+  /** Heads with their own masks; 1: all heads share one. */
   readonly heads: number;
   /** Bounds stored per key column. */
   readonly vectors: Vectors;
-  /** int32 `[batch, heads, keyLength, vectors]`, row-major: not to be written. Null if the mask lives in `boundsTensor`. */
+  /**
+   * int32 `[batch, heads, keyLength, vectors]`, row-major; do not write to it. Null if the bounds are in
+   * `boundsTensor`.
+   */
   readonly bounds: Int32Array | null;
   /** The caller's tensor, or null. */
   readonly boundsTensor: Tensor4D | null;
 
-  /** @throws Error if the fields do not fit one another, saying which. */
+  /** @throws Error, naming them, if fields contradict each other. */
   constructor(fields: FlashMaskFields) {
     const given = checkOptions('FlashMask', fields, FIELD_NAMES);
     checkFields('FlashMask', given);
@@ -84,7 +87,7 @@ export class FlashMask implements HostBounds {
   }
 
   /**
-   * The mask of one batch row and head as a matrix, for looking at and for testing: it takes queryLength × keyLength bytes.
+   * The mask of one batch row and head as a matrix, for inspection and tests. It takes queryLength × keyLength bytes.
    *
    * @returns Row-major `[queryLength, keyLength]`, 1 where the query sees the key.
    */
@@ -95,7 +98,8 @@ export class FlashMask implements HostBounds {
   }
 
   /**
-   * How much the mask leaves out: fractions of masked pairs, and of empty, partial and full tiles, over all batches and heads.
+   * How much the mask leaves out: fractions of masked pairs, and of empty, partial and full tiles, over all batches and
+   * heads.
    *
    * @example
    * masks.causalDocument([512, 512]).sparsity({blockQ: 128, blockK: 128}).emptyTiles; // 0.6875
@@ -108,7 +112,10 @@ export class FlashMask implements HostBounds {
     return sparsityOf(this, blockQ, blockK);
   }
 
-  /** A picture in text, a query a line: █ visible, ▒ partly, · masked. A mask that lives in a tensor tells its sizes only. */
+  /**
+   * A picture as text, one line per query or block of queries: █ visible, ▒ partly visible, · masked. A mask whose
+   * bounds are in a tensor prints only its sizes.
+   */
   toString(options?: TextOptions): string {
     const given = checkOptions('FlashMask.toString', options, ['blocks', 'batch', 'head']);
     if (!this.bounds) return `${this.describe()}, in a tensor: \`await mask.download()\` to see it`;
@@ -129,7 +136,7 @@ export class FlashMask implements HostBounds {
     return new FlashMask({name, causal, queryLength, keyLength, batch, heads, vectors, bounds});
   }
 
-  /** Sizes and form in a line. */
+  /** Sizes and form in one line. */
   private describe(): string {
     const many = [this.batch > 1 && count(this.batch, 'batch', 'batches'), this.heads > 1 && count(this.heads, 'head')];
     const form = [this.causal && 'causal', count(this.vectors, 'vector')];
@@ -138,7 +145,7 @@ export class FlashMask implements HostBounds {
   }
 }
 
-/** Checks which of a mask's batch rows and heads is asked for. */
+/** Checks the batch row and head that are asked for. */
 export function readPlace(who: string, mask: FlashMask, batch = 0, head = 0): [batch: number, head: number] {
   const check = (what: string, value: number, count: number): void => {
     if (Number.isInteger(value) && value >= 0 && value < count) return;
@@ -150,7 +157,7 @@ export function readPlace(who: string, mask: FlashMask, batch = 0, head = 0): [b
   return [batch, head];
 }
 
-/** Throws for a mask whose bounds live in a tensor. */
+/** Throws for a mask whose bounds are in a tensor. */
 export function requireHost(who: string, {bounds}: FlashMask): void {
   if (bounds) return;
   const remedy = 'Call it on the copy that `await mask.download()` gives.';

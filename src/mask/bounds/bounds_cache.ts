@@ -1,15 +1,16 @@
 /**
- * @file The bounds of host masks as int32 tensors on the current backend: one tensor a mask, so that all layers, the forward and
- * the backward pass see one data id (the WebGPU kernels cache the tile map by it) and a training loop allocates nothing.
+ * @file The bounds of host masks as int32 tensors on the current backend. There is one tensor per mask, so that all
+ * layers and both passes see one data id (the WebGPU kernels cache the bounds map by it) and a training loop allocates
+ * nothing.
  */
 import {type DataId, type Tensor4D, engine, keep, tensor4d} from '@tensorflow/tfjs-core';
 import type {FlashMask} from '../flash_mask.js';
 
-/** Masks kept at a time. Each holds B·Hm·Sk·n int32 values on the backend. */
+/** Most masks kept at a time. Each holds B·Hm·Sk·n int32 values on the backend. */
 export const BOUNDS_CACHE_SIZE = 8;
 
 interface Entry {
-  /** The mask; or the key length, which is all that calls without intervals share. */
+  /** The mask; or the key length, on which alone the tensor of a call without intervals depends. */
   key: FlashMask | number;
   backend: unknown;
   tensor: Tensor4D;
@@ -18,13 +19,13 @@ interface Entry {
 /** Least recently used first. */
 const entries: Entry[] = [];
 
-/** Host values of tensors made here, which spares the composed kernels a read back from the device. */
+/** Host values of tensors made here, so that the composed kernels need not read them back from the device. */
 const hostValues = new WeakMap<DataId, Int32Array>();
 
 /**
- * The bounds tensor of a mask, made at most once a mask and backend and owned by this cache: do not dispose it.
+ * The bounds tensor of a mask, made at most once per mask and backend. This cache owns it: do not dispose it.
  *
- * @param mask null for no mask. A mask that lives in a tensor gives that tensor.
+ * @param mask null for no mask. For a mask with a `boundsTensor`, that tensor is returned.
  * @param keyLength Sk.
  * @returns int32 `[batch, heads, Sk, n]`, or `[1, 1, Sk, 0]` if the mask has no row intervals.
  */
@@ -54,7 +55,8 @@ function makeBounds(mask: FlashMask | null, keyLength: number): Tensor4D {
   const host = mask && mask.vectors > 0 ? mask.bounds! : new Int32Array(0);
   const shape: [number, number, number, number] =
     mask && mask.vectors > 0 ? [mask.batch, mask.heads, keyLength, mask.vectors] : [1, 1, keyLength, 0];
-  // Kept, so that no tidy() around the op disposes what later calls share. A copy, so that the backend never aliases the mask.
+  // Kept, so that a tidy() around the op does not dispose a tensor that later calls share. Copied, so that the backend
+  // never aliases the mask.
   const tensor = keep(tensor4d(host.slice(), shape, 'int32'));
   hostValues.set(tensor.dataId, host);
   return tensor;

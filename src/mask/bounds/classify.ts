@@ -1,20 +1,23 @@
 /**
- * @file Which tiles of a mask are empty, partial or full, told from the bounds map alone: the smallest and largest bounds of each block
- * of key columns (arXiv 2410.01359, section 4.2). Pure functions on host arrays.
+ * @file Classifies the tiles of a mask as empty, partial or full from the bounds map alone: the smallest and largest
+ * bounds of each block of key columns (arXiv 2410.01359, section 4.2). Pure functions on host arrays.
  */
 import {type HostBounds, type Intervals, intervalsAt} from './intervals.js';
 
-/** 'empty': every pair is masked. 'full': none is. 'partial': anything else, or not provable from the smallest and largest bounds. */
+/**
+ * 'empty': every pair is masked. 'full': none is. 'partial': anything else, or not provable from the smallest and
+ * largest bounds.
+ */
 export type TileKind = 'empty' | 'partial' | 'full';
 
-/** Numbers a key block has in `boundsMap`. */
+/** Numbers per key block in `boundsMap`. */
 export const BLOCK_BOUNDS = 8;
 
 /**
  * The smallest and largest canonical bounds of each block of `blockK` key columns; the last block may be shorter.
  *
- * @returns `[batch, heads, ceil(keyLength / blockK), 8]`, row-major, each block as LTSmin LTSmax LTEmin LTEmax UTSmin UTSmax UTEmin
- *   UTEmax.
+ * @returns `[batch, heads, ceil(keyLength / blockK), 8]`, row-major, each block as LTSmin LTSmax LTEmin LTEmax UTSmin
+ *   UTSmax UTEmin UTEmax.
  */
 export function boundsMap(mask: HostBounds, blockK: number): Int32Array {
   const {bounds, vectors, causal, keyLength} = mask;
@@ -41,11 +44,12 @@ export function boundsMap(mask: HostBounds, blockK: number): Int32Array {
  * The kind of the tile of query rows `[r0, r1)` and key columns `[c0, c1)`. Copies in other languages say
  * TWIN: src/mask/bounds/classify.ts.
  *
- * Never 'empty' or 'full' when it is not, and always when the smallest and largest bounds can prove it:
- * - The least masked column that they allow has the largest starts and the smallest ends, and is the first one, which the causal
- *   triangle reaches least. The tile is empty if the triangle and the intervals of that column, in either order, reach from r0 to r1.
- * - The most masked column that they allow has the smallest starts and the largest ends. The tile is full if no interval of that
- *   column meets the rows and the triangle does not reach its last column.
+ * 'empty' and 'full' are never wrong, and are returned whenever the smallest and largest bounds prove them:
+ * - The least masked column that the bounds allow has the largest starts and the smallest ends. It is taken as the
+ *   first column, where the causal triangle masks the fewest rows. The tile is empty if the triangle and the intervals
+ *   of that column, in either order, cover r0 to r1.
+ * - The most masked column that the bounds allow has the smallest starts and the largest ends. The tile is full if no
+ *   interval of that column meets the rows and the triangle does not reach its last column.
  *
  * @param map From `boundsMap`.
  * @param at Where the key block begins in `map`.
@@ -67,7 +71,7 @@ export function classifyTile(
   offset: number,
 ): TileKind {
   let reached = causal ? Math.max(r0, c0 - offset) : r0;
-  // Twice: the upper interval may carry on to where the lower one begins, or the other way round.
+  // Twice, because the upper interval may end where the lower one starts, or the other way round.
   for (let i = 0; i < 2; i++) {
     if (map[at + 1] <= reached) reached = Math.max(reached, map[at + 2]);
     if (map[at + 5] <= reached) reached = Math.max(reached, map[at + 6]);
@@ -77,7 +81,7 @@ export function classifyTile(
   return belowTriangle && misses(map, at, r0, r1) && misses(map, at + 4, r0, r1) ? 'full' : 'partial';
 }
 
-/** Whether no interval from the start's smallest to the end's largest value has a row in [r0, r1). */
+/** Whether the interval from the smallest start to the largest end has no row in [r0, r1). */
 function misses(map: ArrayLike<number>, at: number, r0: number, r1: number): boolean {
   const start = map[at];
   const end = map[at + 3];
@@ -105,7 +109,7 @@ export function tileKinds(mask: HostBounds, blockQ: number, blockK: number, batc
   return {blockQ, blockK, rows, columns, kinds};
 }
 
-/** Calls back for the tiles of one batch and head of a mask, row by row. */
+/** Calls `visit` for the tiles of one batch and head of a mask, row by row. */
 export function visitTiles(
   mask: HostBounds,
   blockQ: number,

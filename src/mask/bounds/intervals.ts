@@ -1,6 +1,6 @@
-/** @file What the bounds of a key column stand for: two intervals of masked query rows, whatever the form of the bounds. */
+/** @file Reads the bounds of a key column, in any form, as two intervals of masked query rows. */
 
-/** Bounds per key column: none, LTS, two of them, or LTS, LTE, UTS, UTE. */
+/** Bounds per key column: none; LTS; LTS with LTE or UTE; or LTS, LTE, UTS and UTE. */
 export type Vectors = 0 | 1 | 2 | 4;
 
 /** The masked query rows of one key column: `[LTS, LTE) ∪ [UTS, UTE)`, in this order. */
@@ -9,12 +9,13 @@ export type Intervals = [LTS: number, LTE: number, UTS: number, UTE: number];
 /** One interval of query rows: [start, end). */
 export type Interval = [start: number, end: number];
 
-/** The end of an interval that has none, and the start of one that has none: the ends of int32. */
+/** The end of an interval without a stored end, and the start of one without a stored start: the limits of int32. */
 export const MAX_BOUND = 2147483647;
 export const MIN_BOUND = -2147483648;
 
 /**
- * Row bounds on the host, with the sizes that give them their meaning. A `FlashMask` that is on the host is one.
+ * Row bounds on the host, with the sizes that are needed to read them. A `FlashMask` whose bounds are on the host is
+ * one.
  *
  * @internal
  */
@@ -29,13 +30,13 @@ export interface HostBounds {
   readonly causal: boolean;
 }
 
-/** Where a form of bounds has the start and the end of one interval among its vectors; null: the interval has none. */
+/** Which vectors of a form hold the start and the end of one interval; null: not stored. */
 export interface StoredInterval {
   readonly start: number | null;
   readonly end: number | null;
 }
 
-/** The intervals of each form, by `vectors`: of causal masks, and of the others. */
+/** The intervals of each form, by `vectors`: for causal masks, and for others. */
 const CAUSAL_FORMS: Partial<Record<number, readonly StoredInterval[]>> = {
   0: [],
   1: [{start: 0, end: null}],
@@ -59,7 +60,7 @@ export function formOf(vectors: number, causal: boolean): readonly StoredInterva
 }
 
 /**
- * The four bounds of a column, whatever its form. Copies in other languages say TWIN: src/mask/bounds/intervals.ts.
+ * The four bounds of a column, in any form. Copies in other languages say TWIN: src/mask/bounds/intervals.ts.
  *
  * | causal | vectors | result                  |
  * |--------|---------|-------------------------|
@@ -71,7 +72,7 @@ export function formOf(vectors: number, causal: boolean): readonly StoredInterva
  *
  * @param bounds Row-major `[..., vectors]`.
  * @param index The column, counted over batches and heads: `(batch * heads + head) * keyLength + j`.
- * @param out Filled and returned, to spare hot loops the allocation.
+ * @param out Filled and returned, so that hot loops allocate nothing.
  */
 export function intervalsAt(
   bounds: ArrayLike<number> | null,

@@ -1,4 +1,7 @@
-/** @file The tiles of one call on the host: which are empty, partial or full, and which pairs of a partial one are hidden. */
+/**
+ * @file Computes on the host which tiles of a call are empty, partial or full, and which pairs of a partial tile are
+ * hidden.
+ */
 import {BLOCK_BOUNDS, type TileKind, classifyTile, boundsMap} from './classify.js';
 import {type Intervals, type Vectors, intervalsAt} from './intervals.js';
 import {type Problem, maskHeadOf} from '../../call/problem.js';
@@ -9,7 +12,9 @@ export interface Range {
   end: number;
 }
 
-/** The kinds of the tiles of a call. Memory is linear in the lengths: a kind is computed when it is asked for. */
+/**
+ * The kinds of the tiles of a call. Memory is linear in the lengths, because a kind is computed when it is asked for.
+ */
 export class TileKinds {
   readonly queryBlocks: number;
   readonly keyBlocks: number;
@@ -18,7 +23,7 @@ export class TileKinds {
   /** `[maskB, Hm, keyBlocks, 8]` */
   private readonly boundsMap: Int32Array;
 
-  /** @param bounds `[maskB, Hm, Sk, n]` as the kernels get them. */
+  /** @param bounds `[maskB, Hm, Sk, n]` as kernels receive them. */
   constructor(
     private readonly p: Problem,
     bounds: Int32Array,
@@ -57,7 +62,7 @@ export class TileKinds {
     return classifyTile(this.boundsMap, at, p.causal, r0, r1, c0, c1, p.Sk - p.Sq);
   }
 
-  /** Kind of a tile for all batches and heads at once: empty or full only if it is for each. */
+  /** Kind of a tile for all batches and heads at once: empty or full only if it is so for each of them. */
   kindForAll(queryBlock: number, keyBlock: number): TileKind {
     const {maskB, Hm, H} = this.p;
     const first = this.kind(0, 0, queryBlock, keyBlock);

@@ -1,4 +1,7 @@
-/** @file The visible rows of a key column as ranges: what the dense form, the sparsity and the pictures are made of. */
+/**
+ * @file The visible rows of a key column as ranges, which the dense form, the sparsity and the pictures are computed
+ * from.
+ */
 import {type HostBounds, type Interval, type Intervals, intervalsAt} from './intervals.js';
 import {type TileKind, visitTiles} from './classify.js';
 
@@ -20,7 +23,7 @@ export function visibleRows(mask: HostBounds, batch: number, head: number, j: nu
   return ranges.filter(([start, end]) => start < end && start < queryLength);
 }
 
-/** What a mask leaves out, as fractions from 0 to 1, over all its batches and heads. */
+/** How much a mask leaves out, as fractions from 0 to 1, over all its batches and heads. */
 export interface Sparsity {
   /** Masked (query, key) pairs. */
   maskedPairs: number;
@@ -41,7 +44,7 @@ export function sparsityOf(mask: HostBounds, blockQ: number, blockK: number): Sp
       for (let j = 0; j < mask.keyLength; j++) {
         for (const [start, end] of visibleRows(mask, batch, head, j)) visible += end - start;
       }
-      // Counted as they come: the tiles of a long mask are too many to keep.
+      // Counted one by one, because a long mask has too many tiles to store.
       visitTiles(mask, blockQ, blockK, batch, head, (kind) => counts[kind]++);
     }
   }

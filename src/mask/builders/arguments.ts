@@ -1,4 +1,4 @@
-/** @file Reads and checks what mask builders take: lengths, of one row or of each row of a batch. */
+/** @file Reads and checks the arguments of mask builders: lengths, for one row or for each row of a batch. */
 import {checkInteger, checkOptions, describe, fail} from '../../call/errors.js';
 import {MAX_NUMBERS} from './limits.js';
 import {isArray, isTensor} from '../../call/values.js';
@@ -8,11 +8,11 @@ export type Numbers = ArrayLike<number>;
 /** Numbers of one row, or of each row of a batch. */
 export type PerBatch = Numbers | readonly Numbers[];
 
-/** What builders of packed rows take besides the lengths. */
+/** Options of the builders of packed rows. */
 export interface PackedOptions {
-  /** Tokens of a row: the lengths must sum to it. */
+  /** Tokens of a row; the lengths must sum to it. */
   total?: number;
-  /** Fills rows up to this many tokens with padding, which sees nothing and is seen by none. */
+  /** Pads rows to this many tokens. Padding sees nothing, and nothing sees it. */
   padTo?: number;
 }
 
@@ -22,7 +22,7 @@ export interface Span {
   end: number;
 }
 
-/** A row of a batch, packed with documents; what follows the last one is padding. */
+/** A row of a batch, packed with documents; the tokens after the last one are padding. */
 export interface PackedRow {
   spans: Span[];
   /** Tokens without the padding. */
@@ -36,7 +36,7 @@ export interface Packed {
   total: number;
 }
 
-/** Splits what is given for one row, or for each row of a batch, into rows. Their elements may be anything yet. */
+/** Turns an argument, given for one row or for each row of a batch, into rows. Their elements are not checked yet. */
 function rowsOf(who: string, what: string, values: unknown): unknown[][] {
   const remedy = `Pass ${what} as an array of numbers, or one such array for each row of the batch.`;
   const list = listOf(who, what, values, remedy);
@@ -47,7 +47,7 @@ function rowsOf(who: string, what: string, values: unknown): unknown[][] {
   return nested ? list.map((row, b) => listOf(who, `${what}[${b}]`, row, remedy, 0)) : [list];
 }
 
-/** The elements of an array of at least `least`. */
+/** The elements of an array with at least `least` elements. */
 export function listOf(who: string, what: string, values: unknown, remedy: string, least = 1): unknown[] {
   if (!isArray(values)) {
     const read = isTensor(values) ? 'Read it first: `await tensor.array()`.' : remedy;

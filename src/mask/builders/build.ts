@@ -1,9 +1,9 @@
-/** @file What all mask builders share: sizes, and the loop over key columns. */
+/** @file Shared by all mask builders: the sizes, and the loop over key columns. */
 import {checkInteger} from '../../call/errors.js';
 import {FlashMask, type FlashMaskFields} from '../flash_mask.js';
 import {checkCount} from './limits.js';
 
-/** A mask from the bounds of its columns: called for every head of every batch row. */
+/** Builds a mask from a function that gives the bounds of one column of one batch row and head. */
 export function buildMask(
   fields: Omit<FlashMaskFields, 'name' | 'bounds' | 'boundsTensor'> & {name: string},
   column: (j: number, batch: number, head: number) => readonly number[],
@@ -25,14 +25,14 @@ export function allocateBounds(who: string, shape: readonly number[]): Int32Arra
   return new Int32Array(shape.reduce((a, b) => a * b, 1));
 }
 
-/** Lengths of a mask, checked; as many queries as keys unless told. */
+/** Checks the lengths of a mask. Default `queryLength`: as many queries as keys. */
 export function readSizes(who: string, length: number, queryLength = length): {queryLength: number; keyLength: number} {
   checkInteger(who, 'length', length, 1);
   checkInteger(who, 'queryLength', queryLength, 1);
   return {queryLength, keyLength: length};
 }
 
-/** A row bound, brought into [0, rows], which does not change what it masks. */
+/** A row bound, clamped to [0, rows]. It still masks the same rows. */
 export function clampTo(row: number, rows: number): number {
   return Math.min(rows, Math.max(0, row));
 }

@@ -1,4 +1,4 @@
-/** @file Masks from what a user may have already: segment ids, a dense mask, Paddle's startend_row_indices. */
+/** @file Converts segment ids, dense masks and Paddle's startend_row_indices to masks. */
 import type {Tensor, Tensor4D} from '@tensorflow/tfjs-core';
 import {type PerBatch, readPerToken} from './arguments.js';
 import {buildMask} from './build.js';
@@ -14,15 +14,17 @@ import {isTensor} from '../../call/values.js';
 export interface SegmentOptions {
   /** Also hide the keys after the query's position. Default false. */
   causal?: boolean;
-  /** Ids of the queries, if they are not those of the keys; as many rows. */
+  /** Ids of the queries, for as many rows as the keys have. Default: the ids of the keys. */
   queryIds?: PerBatch;
 }
 
 /**
- * Tokens see each other if they have the same id. Tokens with a negative id are padding: they see nothing and nobody sees them.
+ * Tokens see each other if they have the same id. Tokens with a negative id are padding: they see nothing, and nothing
+ * sees them.
  *
- * @param ids The segment of each key; whole numbers, tokens of a segment adjoining. Or such a list for each row of a batch.
- * @param options `causal`, and `queryIds` where they differ from those of the keys.
+ * @param ids The segment of each key, a whole number; the tokens of a segment are adjacent. Or such a list for each row
+ *   of a batch.
+ * @param options `causal`, and `queryIds` if they differ from those of the keys.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.fromSegmentIds([0, 0, 0, 1, 1, -1], {causal: true});
@@ -46,7 +48,7 @@ export function fromSegmentIds(ids: PerBatch, options?: SegmentOptions): FlashMa
   const runs = queries.map((row, b) => segmentRuns(who, queryIds ? 'queryIds' : 'ids', row, b));
   if (queryIds) keys.forEach((row, b) => segmentRuns(who, 'ids', row, b));
   const visible = keys.map((row, b) => row.map((id) => runs[b].get(id) ?? [0, 0]));
-  // LTS alone will do where no segment of queries starts below the diagonal of its keys.
+  // LTS alone is enough if no segment of queries starts below the diagonal of its keys.
   const triangular = visible.every((row) =>
     row.every(([start, end], j) => start <= Math.max(0, j - offset) || end === 0),
   );
@@ -65,7 +67,7 @@ function readIds(who: string, what: string, values: unknown): number[][] {
   return readPerToken(who, what, values, {length: 'Pad rows with the id -1.', number: 'Number the segments.'});
 }
 
-/** Where each segment stands; padding is left out. */
+/** The range of each segment, without padding. */
 function segmentRuns(who: string, what: string, ids: number[], row: number): Map<number, [start: number, end: number]> {
   const runs = new Map<number, [number, number]>();
   ids.forEach((id, i) => {
@@ -90,18 +92,20 @@ function segmentRuns(who: string, what: string, ids: number[], row: number): Map
 export interface DenseOptions {
   /** Default 'fromDense'. */
   name?: string;
-  /** Of a flat array: [queryLength, keyLength] or [batch, heads, queryLength, keyLength]. */
+  /** Shape of a flat array: [queryLength, keyLength] or [batch, heads, queryLength, keyLength]. */
   shape?: readonly number[];
 }
 
 /**
- * The mask with the visible pairs of a dense one, in the smallest form that expresses it: no vectors, causal with one or two, or not
- * causal with two or four.
+ * Converts a dense mask to the smallest form that expresses it: no vectors, causal with one or two, or not causal with
+ * two or four.
  *
- * @param dense 1 or true where the query sees the key, 0 or false where not, and nothing else: an additive mask, of 0 and -Infinity,
- *   says the opposite. Nested `[queryLength][keyLength]` or `[batch][heads][queryLength][keyLength]`, or flat with a shape.
+ * @param dense 1 or true where the query sees the key, 0 or false where not. No other values: an additive mask, of 0
+ *   and -Infinity, says the opposite. Nested `[queryLength][keyLength]` or `[batch][heads][queryLength][keyLength]`, or
+ *   flat with a shape.
  * @param options The `shape` of a flat array, and a `name`.
- * @throws Error naming the first value that is neither; or the first key column whose masked rows are more than two intervals.
+ * @throws Error naming the first value that is not allowed, or the first key column whose masked rows are more than two
+ *   intervals.
  * @example
  * masks.fromDense([[1, 0], [1, 1]]); // causal
  * masks.fromDense(await tensor.data(), {shape: tensor.shape});
@@ -135,24 +139,24 @@ export function fromDense(dense: Nested, options?: DenseOptions): FlashMask {
 /** Options of `masks.fromStartEndRowIndices`. */
 export interface RowIndicesOptions {
   /**
-   * As Paddle's `causal`: it decides what the vectors mean. Two of them are LTS and LTE with `causal: true`, LTS and UTE with
-   * `causal: false`, so that with two it must be given. Default false.
+   * Paddle's `causal`, which decides how the vectors are read. Two vectors are LTS and LTE with `causal: true`, LTS and
+   * UTE with `causal: false`, so two vectors need it. Default false.
    */
   causal?: boolean;
   /** Default: as many as keys. */
   queryLength?: number;
-  /** Of a flat array: [batch, heads, keyLength, vectors]. */
+  /** Shape of a flat array: [batch, heads, keyLength, vectors]. */
   shape?: readonly number[];
   /** Default 'fromStartEndRowIndices'. */
   name?: string;
 }
 
 /**
- * A mask from Paddle's `startend_row_indices`, `[batch, heads, keyLength, vectors]`, which works unchanged. Two vectors are two masks,
- * with and without `causal`: then it must be given.
+ * Makes a mask from Paddle's `startend_row_indices`, `[batch, heads, keyLength, vectors]`, which works unchanged. Two
+ * vectors mean different masks with and without `causal`, so they need that option.
  *
- * @param indices An int32 tensor, which stays yours and must live as long as the mask is used; or nested arrays; or a flat array with
- *   a shape. Whole numbers.
+ * @param indices An int32 tensor, which stays yours and must live as long as the mask is used; or nested arrays; or a
+ *   flat array with a shape. Whole numbers.
  * @param options `causal`, `queryLength`, the `shape` of a flat array, and a `name`.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example

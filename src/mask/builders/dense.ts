@@ -33,9 +33,9 @@ export interface FittedBounds {
 
 /** Rows of a column hidden by the mask. */
 interface Column {
-  /** Masked ranges, in order, apart from one another. */
+  /** Masked ranges, in order and not adjacent. */
   masked: Interval[];
-  /** The rows before this one are the causal triangle's. */
+  /** End of the causal triangle: the rows before this one are in it. */
   triangle: number;
 }
 
@@ -46,7 +46,7 @@ interface Form {
   fit: (column: Column, rows: number) => number[] | null;
 }
 
-/** From small to large. Columns that are masked as a whole get every interval, so that they do not weaken their tile's bounds. */
+/** From small to large. Fully masked columns get every interval, so that they do not weaken their tile's bounds. */
 const forms: readonly Form[] = [
   {causal: false, vectors: 0, fit: ({masked}) => (masked.length === 0 ? [] : null)},
   {causal: true, vectors: 0, fit: (column) => (belowTriangle(column)?.length === 0 ? [] : null)},
@@ -96,7 +96,7 @@ function belowTriangle({masked, triangle}: Column): Interval[] | null {
   if (triangle === 0) return masked;
   const [first, ...rest] = masked;
   if (!first || first[0] > 0 || first[1] < triangle) return null;
-  // An interval that goes on from the triangle begins at row 0: the earliest start proves the most.
+  // An interval that continues the triangle starts at row 0: the earliest start proves the most tiles masked.
   return first[1] > triangle ? masked : rest;
 }
 

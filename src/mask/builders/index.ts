@@ -1,6 +1,6 @@
 /**
- * @file Builders of masks: the ones of arXiv 2410.01359, figure 1(b), and the conversions. Each is a few bounds per key column;
- * `maskTable` has the same masks as rules on single pairs.
+ * @file Mask builders: those of arXiv 2410.01359, figure 1(b), and the conversions. Each writes a few bounds per key
+ * column. `maskTable` (test/support/mask_table.ts) has the same masks as rules on single pairs.
  */
 import {type Numbers, listOf, readLengths} from './arguments.js';
 import {checkFlag, checkInteger, checkOptions, describe, fail} from '../../call/errors.js';
@@ -16,8 +16,8 @@ export {hashSparse, randomEviction} from './selected.js';
 /** Lengths that may differ between queries and keys. */
 export interface QueryOptions {
   /**
-   * Queries; default as many as keys. They are the last ones of the sequence: query r stands at position r + length - queryLength,
-   * as in decoding with a key-value cache.
+   * Number of queries. They are the last tokens of the sequence: query r is at position r + length - queryLength, as in
+   * decoding with a key-value cache. Default: as many as keys.
    */
   queryLength?: number;
 }
@@ -26,11 +26,11 @@ export interface QueryOptions {
  * Every query sees every key.
  *
  * @param length Keys.
- * @param options `queryLength`, where it differs from the keys.
+ * @param options `queryLength`, if there are not as many queries as keys.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.full(1024);
- * masks.full(1024, {queryLength: 256}); // the last 256 tokens ask
+ * masks.full(1024, {queryLength: 256}); // the queries are the last 256 tokens
  */
 export function full(length: number, options?: QueryOptions): FlashMask {
   const sizes = readQuerySizes('masks.full', length, options);
@@ -41,7 +41,7 @@ export function full(length: number, options?: QueryOptions): FlashMask {
  * Every query sees the keys up to its own position.
  *
  * @param length Keys.
- * @param options `queryLength`, where it differs from the keys.
+ * @param options `queryLength`, if there are not as many queries as keys.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.causal(4096);
@@ -57,7 +57,7 @@ export function causal(length: number, options?: QueryOptions): FlashMask {
  *
  * @param length Keys.
  * @param window At least 1.
- * @param options `queryLength`, where it differs from the keys.
+ * @param options `queryLength`, if there are not as many queries as keys.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.slidingWindow(4096, 512); // its own key and the 511 before it
@@ -82,8 +82,8 @@ export interface WindowOptions extends QueryOptions {
 }
 
 /**
- * Paddle's `window_size`: every query sees its own key, `left` keys before it and `right` keys after it. With causal: true it sees
- * none after it, so that window(n, w, {causal: true}) is slidingWindow(n, w + 1).
+ * Paddle's `window_size`: every query sees its own key, `left` keys before it and `right` keys after it. With causal:
+ * true it sees none after it, so that window(n, w, {causal: true}) is slidingWindow(n, w + 1).
  *
  * @param length Keys.
  * @param size Both sides, or [left, right]; Infinity for a side without limit.
@@ -143,7 +143,8 @@ export function globalSlidingWindow(
   const [before, after] = sides.map((side, i) => checkInteger(who, i === 0 ? 'before' : 'after', side, 0));
   checkAtMost(who, 'globals', checkInteger(who, 'globals', globals, 0), length);
   return buildMask(sizes, (j) => {
-    // Empty upper intervals stand at the globals' end: a tile of mixed columns is then known to be full above.
+    // Empty upper intervals are placed at the end of the globals, so that a tile of mixed columns is known to be full
+    // above.
     if (j < globals) return [length, length, globals, globals];
     return [clampTo(j + before + 1, length), length, globals, Math.max(globals, j - after)];
   });
@@ -154,7 +155,7 @@ export function globalSlidingWindow(
  *
  * @param length Keys.
  * @param prefix Tokens of the prefix, from 0 to length; or one number for each row of a batch.
- * @param options `queryLength`, where it differs from the keys.
+ * @param options `queryLength`, if there are not as many queries as keys.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.prefixLmCausal(1024, 300);
@@ -171,12 +172,12 @@ export function prefixLmCausal(length: number, prefix: number | Numbers, options
   return buildMask(sizes, (j, b) => [queryLength, j < prefixes[b] ? 0 : clampTo(j - offset, queryLength)]);
 }
 
-/** Spans [start, end) of tokens: of all rows, or of each row of a batch. */
+/** Spans [start, end) of tokens: for all rows, or for each row of a batch. */
 export type Spans = readonly Numbers[] | readonly (readonly Numbers[])[];
 
 /**
- * Causal, but the tokens of a dropped span see no key of their span and themselves neither: queries and keys of the span are
- * dropped for each other. Tokens after the span see its keys; its tokens see the keys before it.
+ * Causal, but the tokens of a dropped span see no key of their span, not even their own. Tokens after the span see its
+ * keys; its tokens see the keys before it.
  *
  * @param length Tokens.
  * @param spans `[start, end)` pairs that do not overlap; or such a list for each row of a batch.
@@ -194,8 +195,8 @@ export function qkSparse(length: number, spans: Spans): FlashMask {
 }
 
 /**
- * [j, end) in spans. Elsewhere an empty interval at the end of the nearest span: a tile of mixed columns is then known to be full
- * below the span.
+ * [j, end) for columns in spans. Other columns get an empty interval at the end of the nearest span, so that a tile of
+ * mixed columns is known to be full below the span.
  */
 function spanColumns(spans: number[][], length: number): number[][] {
   const columns: number[][] = [];

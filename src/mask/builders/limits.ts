@@ -1,4 +1,7 @@
-/** @file How many numbers are held at a time: a size that no machine has would end the process instead of giving an error. */
+/**
+ * @file Limits how many numbers are held at a time: allocating more than a machine has would end the process instead of
+ * giving an error.
+ */
 import {fail} from '../../call/errors.js';
 
 /** Most numbers that a mask or an array of arguments may hold: 2 GiB of int32. */

@@ -3,21 +3,21 @@ import {checkInteger, describe, fail} from '../../call/errors.js';
 import {checkCount} from './limits.js';
 import {isArray} from '../../call/values.js';
 
-/** Numbers, nested as deep as they have axes. */
+/** Numbers, nested one level per axis. */
 export type Nested = ArrayLike<number | boolean> | readonly Nested[];
 
 type Numbers = Uint8Array | Int32Array | Float32Array;
 
-/** What is read, and how its errors call it. */
+/** The kind of argument to read, and its name in errors. */
 export interface NestedForm<T extends Numbers> {
   who: string;
   /** The argument's name. */
   what: string;
-  /** Numbers of axes that are allowed. */
+  /** Allowed numbers of axes. */
   ranks: readonly number[];
-  /** Of a flat array; undefined for a nested one; null where the argument has no such option. */
+  /** Shape of a flat array; undefined for a nested one; null if the argument has no such option. */
   shape: unknown;
-  /** Holds the values. */
+  /** Array type that holds the values. */
   Store: new (length: number) => T;
   isValue: (value: unknown) => boolean;
   /** What a value must be, in words, and what to do if it is not. */
@@ -51,7 +51,7 @@ function readShape({who, ranks, shape}: NestedForm<Numbers>): number[] {
   return Array.from(shape, (length) => checkInteger(who, 'every length in the shape', length, 1));
 }
 
-/** The shape by the first elements. */
+/** The shape, read from the first elements. */
 function shapeOfNested(values: unknown, {who, what, ranks, shape: given}: NestedForm<Numbers>): number[] {
   const deepest = Math.max(...ranks);
   const shape: number[] = [];

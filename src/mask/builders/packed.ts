@@ -17,7 +17,7 @@ import {isArray} from '../../call/values.js';
 /** The bounds of key column j of a span. */
 type SpanColumn = (span: {start: number; end: number; index: number; batch: number}, j: number) => number[];
 
-/** A mask from packed rows; padding is seen by none, and sees nothing if no column is seen past its span. */
+/** Builds a mask from packed rows. Nothing sees padding. Padding sees nothing if no column is visible past its span. */
 function buildPacked(
   form: Pick<FlashMaskFields, 'causal' | 'vectors'> & {name: string},
   {rows, total}: Packed,
@@ -25,7 +25,7 @@ function buildPacked(
 ): FlashMask {
   const {name, vectors} = form;
   const bounds = allocateBounds(`masks.${name}`, [rows.length, 1, total, vectors]);
-  // [0, total) of a row masks it as a whole, whichever bounds these are: a start of 0 and an end of all rows.
+  // [0, total) masks a whole column in every form: a start of 0, and an end after all rows.
   const hidden = [0, total].slice(0, vectors);
   rows.forEach(({spans, used}, batch) => {
     const at = (j: number): number => (batch * total + j) * vectors;
@@ -41,9 +41,9 @@ function buildPacked(
 /**
  * Documents packed in a row: every token sees its own document, up to itself.
  *
- * @param lengths Of the documents of a row, or of each row of a batch. A document as long as the row's content and `padTo` make the
- *   usual right padding.
- * @param options `total`, the tokens of a row; or `padTo`, up to which rows are padded.
+ * @param lengths Lengths of the documents of a row, or of each row of a batch. For plain right padding give one
+ *   document per row, and `padTo`.
+ * @param options `total`, the tokens of a row; or `padTo`, the length that rows are padded to.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.causalDocument([3, 5]);
@@ -58,8 +58,8 @@ export function causalDocument(lengths: PerBatch, options?: PackedOptions): Flas
 /**
  * Documents packed in a row: every token sees the whole of its own document.
  *
- * @param lengths Of the documents of a row, or of each row of a batch.
- * @param options `total`, the tokens of a row; or `padTo`, up to which rows are padded.
+ * @param lengths Lengths of the documents of a row, or of each row of a batch.
+ * @param options `total`, the tokens of a row; or `padTo`, the length that rows are padded to.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.document([3, 5]);
@@ -71,10 +71,10 @@ export function document(lengths: PerBatch, options?: PackedOptions): FlashMask 
 }
 
 /**
- * Blocks packed in a row, as of in-context examples: every token sees its own block up to itself, and the tokens of the last block
- * (the test example) see all blocks up to themselves.
+ * Blocks packed in a row, for example in-context examples: every token sees its own block up to itself, and the tokens
+ * of the last block (the test example) see all blocks up to themselves.
  *
- * @param lengths Of the blocks of a row, or of each row of a batch.
+ * @param lengths Lengths of the blocks of a row, or of each row of a batch.
  * @param options `total`, the tokens of a row.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
@@ -92,7 +92,7 @@ export function causalBlockwise(lengths: PerBatch, options?: Pick<PackedOptions,
   }
   const packed = readPacked(who, lengths, options);
   const lastStart = packed.rows.map(({spans}) => spans[spans.length - 1].start);
-  // Empty intervals, too, end where the last block starts: a tile of mixed columns is then known to be full below.
+  // Empty intervals also end where the last block starts, so that a tile of mixed columns is known to be full below.
   return buildPacked({name: 'causalBlockwise', causal: true, vectors: 2}, packed, ({end, batch}) => [
     Math.min(end, lastStart[batch]),
     lastStart[batch],
@@ -100,11 +100,11 @@ export function causalBlockwise(lengths: PerBatch, options?: Pick<PackedOptions,
 }
 
 /**
- * Documents packed in a row, each a prefix that its whole document sees, followed by causal tokens.
+ * Documents packed in a row. Each starts with a prefix that its whole document sees; causal tokens follow.
  *
- * @param lengths Of the documents of a row, or of each row of a batch; prefixes included.
+ * @param lengths Lengths of the documents of a row, or of each row of a batch; prefixes included.
  * @param prefixes Tokens of each document's prefix, from 0 to its length; shaped like `lengths`.
- * @param options `total`, the tokens of a row; or `padTo`, up to which rows are padded.
+ * @param options `total`, the tokens of a row; or `padTo`, the length that rows are padded to.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.prefixLmDocument([300, 500], [100, 50]); // two documents with prefixes of 100 and 50 tokens
@@ -143,12 +143,12 @@ export function prefixLmDocument(lengths: PerBatch, prefixes: PerBatch, options?
 export type Group = ArrayLike<number>;
 
 /**
- * Questions with several answers each (as for reward models and DPO): every token sees its question and its own answer up to
- * itself, and no other answer.
+ * Questions with several answers each (as for reward models and DPO): every token sees its question and its own answer
+ * up to itself, and no other answer.
  *
- * @param groups [question, answer, answer, ...] lengths of one group; or a list of groups for one row; or such a list for each row
- *   of a batch.
- * @param options `total`, the tokens of a row; or `padTo`, up to which rows are padded.
+ * @param groups [question, answer, answer, ...] lengths of one group; or a list of groups for one row; or such a list
+ *   for each row of a batch.
+ * @param options `total`, the tokens of a row; or `padTo`, the length that rows are padded to.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.sharedQuestion([100, 30, 40]); // a prompt of 100 tokens, then the chosen and the rejected answer
@@ -160,7 +160,7 @@ export function sharedQuestion(
 ): FlashMask {
   const who = 'masks.sharedQuestion';
   const rows = readGroups(who, groups);
-  // Each row as the flat list of its parts, and for each part where the rows that see it end.
+  // Each row as the flat list of its questions and answers, and for each of these the end of the rows that see it.
   const packed = pack(
     who,
     'lengths',
@@ -190,7 +190,7 @@ function readGroups(who: string, groups: unknown): number[][][] {
   return rows.map((row) => readLengths(who, 'groups', row));
 }
 
-/** Arrays within a value, by its first elements; 3 stands for more, too. */
+/** Nesting depth of a value, by its first elements; 3 means 3 or more. */
 function depthOf(value: unknown): number {
   let depth = 0;
   for (let at = value; isArray(at) && depth < 3; at = at[0]) depth++;

@@ -7,10 +7,10 @@ import {checkCount} from './limits.js';
 import {randomInteger, seededRandom} from './random.js';
 
 /**
- * The order of tokens by hash, then by position: `hashOrder(hashes)[i]` is the position of the token that stands at i. Sort queries
- * and keys by it before attention under `masks.hashSparse`, and the output back after it.
+ * The order of tokens by hash, then by position: `hashOrder(hashes)[i]` is the position of the token at place i. Sort
+ * queries and keys by it before attention under `masks.hashSparse`, and the output back after it.
  *
- * @param hashes Of one row: whole numbers, the hash bucket of each token.
+ * @param hashes The hash bucket of each token of one row, whole numbers.
  * @returns Positions, as many as hashes.
  * @throws Error if they are not whole numbers of one row.
  * @example
@@ -29,12 +29,13 @@ function orderOf(hashes: readonly number[]): Int32Array {
 }
 
 /**
- * Tokens see each other if the query's hash equals the key's, causally by their first positions. The mask is for queries and keys
- * that are both sorted by `hashOrder`, each by its own hashes: a key's visible rows then adjoin.
+ * Tokens see each other if the query's hash equals the key's, causally by their original positions. The mask is for
+ * queries and keys that are both sorted by `hashOrder` of their own hashes, so that a key's visible rows are adjacent.
  *
- * @param queryHashes The hash bucket of each query, in the first order; whole numbers. Or such a list for each row of a batch.
- * @param keyHashes The same for keys; default those of the queries. If there are more keys than queries, the queries are the last
- *   tokens.
+ * @param queryHashes The hash bucket of each query, in the original order; whole numbers. Or such a list for each row
+ *   of a batch.
+ * @param keyHashes The same for keys; default those of the queries. If there are more keys than queries, the queries
+ *   are the last tokens.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.hashSparse([0, 1, 0, 1]); // for queries and keys in the order of hashOrder([0, 1, 0, 1])
@@ -80,21 +81,21 @@ function hashColumns(queries: number[], keys: number[]): number[][] {
 
 /** Options of `masks.randomEviction`. */
 export interface EvictionOptions {
-  /** Heads, each with evictions of its own. Default 1. */
+  /** Heads, each with its own evictions. Default 1. */
   heads?: number;
-  /** Rows of a batch, each with evictions of its own. Default 1: shared. */
+  /** Rows of a batch, each with its own evictions. Default 1: shared. */
   batch?: number;
   /** Whole number; the same seed gives the same mask. Default 0. */
   seed?: number;
 }
 
 /**
- * Causal attention over a cache of `keep` keys: from row `keep` on, every row first evicts a key at random, which no later row sees.
- * Row r sees min(r + 1, keep) keys, its own among them.
+ * Causal attention over a cache of `keep` keys: from row `keep` on, every row first evicts a random key, which no row
+ * sees from then on. Row r sees min(r + 1, keep) keys, its own among them.
  *
  * @param length Tokens.
  * @param keep At least 1.
- * @param options `heads` and `batch` with evictions of their own, and the `seed`.
+ * @param options `heads` and `batch`, each with its own evictions, and the `seed`.
  * @throws Error naming the builder, the rule, the value and the remedy.
  * @example
  * masks.randomEviction(1024, 256, {heads: 8, seed: 1});

@@ -1,4 +1,7 @@
-/** @file A mask as a standalone SVG document: its pairs or tiles, coloured by what the kernels do with them, and its vectors. */
+/**
+ * @file A mask as a standalone SVG document: its pairs or tiles, coloured by what the kernels do with them, and its
+ * vectors.
+ */
 import {checkInteger, checkOptions, checkText, describe, fail} from '../../call/errors.js';
 import {type HostBounds, MAX_BOUND, MIN_BOUND} from '../bounds/intervals.js';
 import {type TileKind, type TileGrid, tileKinds} from '../bounds/classify.js';
@@ -10,7 +13,10 @@ import {type FlashMask, readPlace, requireHost} from '../flash_mask.js';
 export interface SVGOptions {
   /** Default: the mask's name. */
   title?: string;
-  /** Queries per tile. Default: what divides the picture into 6 to 12 tiles per side, or up to 64 for a large mask. */
+  /**
+   * Queries per tile. Default: a size that divides the picture into 6 to 12 tiles per side, or up to 64 for a large
+   * mask.
+   */
   blockQ?: number;
   /** Keys per tile. Default: as for queries. */
   blockK?: number;
@@ -50,12 +56,13 @@ interface Frame {
 }
 
 /**
- * A picture of a mask as a standalone SVG document: the mask, its empty, partial and full tiles, and the bound vectors below it. It reads
- * on light and on dark pages. A function and no method of the mask, so that pages that draw none do not carry it.
+ * A picture of a mask as a standalone SVG document: the mask, its empty, partial and full tiles, and the bound vectors
+ * below it. It is readable on light and on dark pages. It is a function and not a method of the mask, so that pages
+ * that draw no masks do not bundle it.
  *
  * @param options see {@link SVGOptions}.
  * @returns the text of the document.
- * @throws Error for options that no picture could have, and for a mask whose bounds live in a tensor.
+ * @throws Error for invalid options, and for a mask whose bounds are in a tensor.
  *
  * @example
  * ```ts
@@ -115,7 +122,9 @@ function checkPicture({queryLength, keyLength}: HostBounds, blockQ: number, bloc
   fail('toSVG', `a picture must have at most ${MAX_TILES} tiles`, `${tiles}`, 'Raise blockQ and blockK.');
 }
 
-/** Colours: page, border, text, muted text, full, partial visible, partial masked, empty, lower bounds, upper bounds. */
+/**
+ * Colours: page, border, text, muted text, full, partial visible, partial masked, empty, lower bounds, upper bounds.
+ */
 const palettes = {
   light: ['#ffffff', '#d0d7de', '#1f2328', '#59636e', '#3874d8', '#f0a030', '#fdeccd', '#eceff3', '#c2185b', '#00796b'],
   dark: ['#0d1117', '#3d444d', '#e6edf3', '#9198a1', '#4e8ef2', '#e0962a', '#3d2f16', '#1c222b', '#ff7eb0', '#3dd6c0'],
@@ -187,15 +196,15 @@ function drawAxes({mask, tiles, cell, bottom}: Frame): string {
   ].join('\n');
 }
 
-/** A position on an axis, in K tokens where these are whole. */
+/** The label of a position on an axis, in K tokens if that is a whole number. */
 function tick(position: number): string {
   return position >= 1024 && position % 1024 === 0 ? `${position / 1024}K` : String(position);
 }
 
-/** What a pair is coloured as. */
+/** The kinds of pairs, by colour. */
 type Fill = 'full' | 'visible' | 'masked' | 'empty';
 
-/** Pairs (or tiles) as one path a colour, runs of a row joined. */
+/** Pairs (or tiles) as one path per colour, with runs of a row joined. */
 function drawPairs(frame: Frame): string {
   const paths: Record<Fill, string[]> = {empty: [], masked: [], visible: [], full: []};
   const {rows, columns, height, width, at} = frame.pairs ? pairFills(frame) : tileFills(frame);
@@ -263,7 +272,7 @@ function drawGrid({mask, tiles, cell, pairs, bottom}: Frame): string {
   return [...fine, ...coarse].join('\n');
 }
 
-/** A stored vector: its name, the interval it belongs to, and whether it ends it. */
+/** A stored vector: its name, its interval, and whether it is the interval's end. */
 interface Vector {
   name: string;
   interval: 'lower' | 'upper';
@@ -291,7 +300,10 @@ interface BoundRun {
   bound: number;
 }
 
-/** A vector as runs of columns, its bounds brought into the rows. Of many columns, only as many are looked at as pixels can show. */
+/**
+ * A vector as runs of columns, with bounds clamped to the rows. Of a long mask it reads only as many columns as pixels
+ * can show.
+ */
 function boundRuns(frame: Frame, vector: number): BoundRun[] {
   const {queryLength, keyLength} = frame.mask;
   const stride = Math.max(1, Math.floor(keyLength / 1024));
@@ -340,7 +352,7 @@ function drawVectors(frame: Frame, top: number): Part {
   return {text: rows.join('\n'), end: top + vectors.length * VECTOR_ROW};
 }
 
-/** One number a column. */
+/** One number per column. */
 function drawNumbers(frame: Frame, vector: number, y: number): string {
   const {mask, cell} = frame;
   const size = 15;
@@ -397,7 +409,7 @@ function drawLegend({pairs, mask}: Frame, top: number): Part {
   return {text: [...items, ...lines].join('\n'), end: top + rows * LEGEND_ROW - 6};
 }
 
-/** Which line is which bound. */
+/** The legend entry of a bound: its line and its name. */
 function drawLine({name, interval, end}: Vector, x: number, y: number): string {
   const dash = end ? ' stroke-dasharray="4 2.5"' : '';
   const line = `<path class="fm-bound fm-${interval}"${dash} d="M${x - 2} ${y + 6}h16"/>`;

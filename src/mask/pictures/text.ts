@@ -1,11 +1,11 @@
-/** @file A mask as text: one character a pair, or a block of pairs where there are too many. */
+/** @file A mask as text: one character per pair, or per block of pairs if the mask is large. */
 import {checkInteger} from '../../call/errors.js';
 import type {HostBounds} from '../bounds/intervals.js';
 import {visibleRows} from '../bounds/visible.js';
 
 /** How a mask prints. */
 export interface TextOptions {
-  /** At most this many characters a side; larger masks print blocks of pairs. Default 32. */
+  /** At most this many characters per side; larger masks print blocks of pairs. Default 32. */
   blocks?: number;
   /** Default 0. */
   batch?: number;
