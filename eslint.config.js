@@ -48,7 +48,15 @@ export default defineConfig(
   },
   {
     // Where comments keep to 120 columns, as in .editorconfig.
-    files: ['*.js', 'bench/**/*.ts', 'gradients/**/*.ts', 'ops/**/*.ts', 'scripts/gallery.ts', 'scripts/lint_pip.mjs'],
+    files: [
+      '*.js',
+      'bench/**/*.ts',
+      'gradients/**/*.ts',
+      'ops/**/*.ts',
+      'scripts/gallery.ts',
+      'scripts/lint_pip.mjs',
+      'test/**/*.ts',
+    ],
     rules: {
       // Prettier wraps code; a template string may be a shader.
       'max-len': [

@@ -1,4 +1,7 @@
-/** @file The pure parts of the fine-tuning benchmark: its rows, its search for the longest one, what it makes of ends, its tables. */
+/**
+ * @file The pure parts of the fine-tuning benchmark: rows, the search for the longest row, how the end of a run is
+ * read, tables.
+ */
 import {expect} from 'chai';
 import fc from 'fast-check';
 import {outcomeOf} from '../../bench/child.js';
@@ -102,7 +105,8 @@ describe('the finetune benchmark', () => {
     expect(lengths[0]).to.equal('**tiny, `cpu`**');
     expect(lengths[4]).to.equal('| SFT, LoRA | 2048 | 75.0% | 4500 | 1000 | 4.50× | 2.0 | 8.0 | 4.00× | 1.0e-3 |');
     expect(lengths[5]).to.equal('| SFT, LoRA | 4096 | 75.0% | 4000 | out of memory |  | 3.0 |  |  |  |');
-    // The longest of dense, where it fails, speed and memory at the longest of dense; the longest of flash, and how much longer.
+    // Columns: longest row with dense attention, first length at which it fails, speed and memory at that longest row;
+    // longest row with flash attention, and how many times longer it is.
     expect(longestRows[2]).to.equal('| tiny, `cpu`: SFT, LoRA | 2048 | 4096 | 4.50× | 4.00× | at least 4096 | 2.00× |');
   });
 });
@@ -111,7 +115,7 @@ function isDocuments(task: Task): boolean {
   return task === 'sft' || task === 'lora';
 }
 
-/** A record of `figures`, or of memory that ran out. */
+/** A record with these figures; null makes one of a run that ran out of memory. */
 function record(attention: 'flash' | 'dense', N: number, figures: Partial<BenchRecord> | null): BenchRecord {
   const call = {
     suite: 'finetune',

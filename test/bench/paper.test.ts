@@ -1,4 +1,4 @@
-/** @file The benchmarks: their masks, that they time the kernels of the op, records, lines, tables and plots, and runs of suites. */
+/** @file The benchmarks: their masks, which kernels they time, records, lines, tables and plots, and runs of suites. */
 import {execFileSync} from 'node:child_process';
 import {appendFileSync, mkdtempSync, readdirSync, rmSync} from 'node:fs';
 import {tmpdir} from 'node:os';
@@ -120,7 +120,7 @@ describe('benchmarks', () => {
       expect(exact.slope).to.be.closeTo(2, 1e-12);
       expect(exact.intercept).to.be.closeTo(3, 1e-12);
       expect(exact.r2).to.be.closeTo(1, 1e-12);
-      // By hand: means 1 and 1, sums of squares 2 and 6, of products 3.
+      // Computed by hand: both means are 1, the sums of squares 2 and 6, the sum of products 3.
       const bent = fitLine([[0, 0], [1, 0], [2, 3]]); // prettier-ignore
       expect([bent.slope, bent.intercept]).to.deep.equal([1.5, -0.5]);
       expect(bent.r2).to.be.closeTo(0.75, 1e-12);
@@ -182,7 +182,7 @@ describe('benchmarks', () => {
 
   const {skip} = devices.find(({name}) => name === 'webgpu')!;
   (skip ? describe.skip : describe)(`on webgpu${skip ? ` (${skip})` : ''}`, () => {
-    /** Runs a suite with its smallest sizes; gives what it printed and recorded. */
+    /** Runs a suite with its smallest sizes; returns its output and its records. */
     function run(...args: string[]): {text: string; records: BenchRecord[]} {
       const folder = mkdtempSync(join(tmpdir(), 'bench-'));
       const out = join(folder, 'records.jsonl');
@@ -208,7 +208,7 @@ describe('benchmarks', () => {
         ['masks', 'slidingWindow', 'tested'],
       ]);
       const [first, causal] = records;
-      // Tile map and forward; delta, dq and dkdv. More passes may come, but none of tfjs's own count.
+      // Bounds map and forward; delta, dq and dkdv. More passes may be added, but tfjs's own must not be counted.
       expect(first.pipelines).to.be.within(5, 9);
       expect(first.otherPipelines, 'compiled for other lengths').to.equal(0);
       expect(causal.forwardTflops).to.be.closeTo((4 * 8 * 65 * 32) / causal.forwardMs! / 1e9, 1e-9);

@@ -1,4 +1,7 @@
-/** @file `tfjs-flashmask doctor`: in this repository, in projects where something is missing or broken, and as users run it. */
+/**
+ * @file `tfjs-flashmask doctor`: in this repository, in projects where something is missing or broken, and as users run
+ * it.
+ */
 import {mkdirSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {expect} from 'chai';
@@ -20,7 +23,7 @@ import {
 import {type Finished, Project, root, temporaryFolder} from '../support/packed_project.js';
 
 const here = whyNotHere();
-/** No GPU, whatever this machine has. */
+/** An environment without a GPU, even on a machine with one. */
 const noGpu = () => ({PATH: `${programs({'nvidia-smi': 'exit 9'})}:${process.env.PATH!}`});
 
 function parse({stdout}: Finished): {report: DoctorReport; backends: Record<string, BackendReport>} {
@@ -42,7 +45,7 @@ describe('doctor', () => {
     expect(backends['tensorflow, GPU'].status).to.equal('missing');
     const broken = report.backends.filter(({status}) => status === 'broken').map(({name}) => name);
     expect(finished.code).to.equal(broken.length ? 1 : 0);
-    // Without pip or a compiler the set-up of this repository skips tfjs-node, and the doctor says so.
+    // Without pip or a compiler this repository's setup skips tfjs-node, and the doctor reports it as broken.
     expect(broken).to.deep.equal(backends.tensorflow.status === 'broken' ? ['tensorflow'] : []);
     if (process.platform === 'linux' && process.arch === 'x64') {
       expect(backends.webgpu.kernel).to.match(/^own, in WGSL: auto: \d+ x \d+ tiles/);
@@ -80,7 +83,7 @@ describe('doctor', () => {
   });
 
   describe('tfjs-node that is broken', () => {
-    /** What the doctor says of tfjs-node, without a look at the other backends. */
+    /** The doctor's report on tfjs-node alone. */
     const tensorflow = async ({folder, cache}: FakeProject): Promise<BackendReport> => {
       const env = {...noGpu(), XDG_CACHE_HOME: cache};
       const [report] = await inProject(folder, env, async () => checkTensorFlow(await thisMachine()));

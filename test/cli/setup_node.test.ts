@@ -1,6 +1,6 @@
 /**
- * @file `tfjs-flashmask setup-node` in projects of its users: the whole way with small stand-ins for TensorFlow and tfjs-node, every
- * error, interruptions, and the real TensorFlow where it is set up.
+ * @file `tfjs-flashmask setup-node` in a user's project: the whole installation with small stand-ins for TensorFlow and
+ * tfjs-node, every error, interruptions, and the real TensorFlow where it is set up.
  */
 import {
   cpSync,
@@ -41,7 +41,7 @@ import {skip} from '../support/skip.js';
 const REQUIREMENT = CPU_WHEEL.replace('_', '-');
 const SETUP = ['setup-node', '--tensorflow', FAKE_VERSION];
 const LINUX: Platform = {os: 'linux', arch: 'x64', glibc: '2.36'};
-/** Programs that say that they are there, and nothing more. */
+/** Programs that only print their version. */
 const COMPILER = 'echo "g++ 12.2"';
 const PIP = '[ "$3" = --version ] && echo "pip 23.2 from /usr/lib" && exit 0';
 const here = whyNotHere();

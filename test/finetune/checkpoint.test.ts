@@ -1,6 +1,7 @@
 /**
- * @file What a fine-tuning run leaves on the disk: checkpoints through kills, full disks and damage, adapters and model folders,
- * metrics, progress, charts. `FLASHMASK_PYTHON` names a Python with peft, which then judges the files; skipped, with the reason, without.
+ * @file The files that a fine-tuning run writes: checkpoints through kills, full disks and damage, adapters and model
+ * folders, metrics, progress, charts. `FLASHMASK_PYTHON` names a Python with peft, which judges the files; without it
+ * those tests are skipped with the reason.
  */
 import {spawn, spawnSync} from 'node:child_process';
 import {once} from 'node:events';
@@ -76,7 +77,7 @@ function randomTensors(shapes: Iterable<readonly [string, number[]]>, seed = 1):
   );
 }
 
-/** A small checkpoint, with tensors of its own for each seed. */
+/** A small checkpoint; each seed gives other tensors. */
 function parts(seed = 1, state: TrainerState = STATE): CheckpointParts {
   const model = randomTensors([['weight', [5, 3]]], seed);
   const optimizer = randomTensors(
@@ -116,7 +117,7 @@ describe('fine-tuning: checkpoints', () => {
     saveCheckpoint(folder, step, parts(seed), saveLimit);
   const path = (step: number): string => join(folder, `checkpoint-${step}`);
 
-  /** The latest checkpoint's step, and what was said on the way to it. */
+  /** The latest checkpoint's step, and the messages printed while looking for it. */
   async function latest(): Promise<{step: number | null; said: string[]}> {
     const said: string[] = [];
     const found = await latestCheckpoint(folder, (text) => said.push(text));
@@ -264,7 +265,10 @@ describe('fine-tuning: checkpoints', () => {
   });
 });
 
-/** Runs a program that has saveCheckpoint, latestCheckpoint, `folder` and `parts(step, size)`: all numbers of that are `step`. */
+/**
+ * Arguments that make Node run a program with saveCheckpoint, latestCheckpoint, `folder` and `parts(step, size)`, whose
+ * numbers are all `step`.
+ */
 function program(text: string): string[] {
   const module = (file: string): string =>
     JSON.stringify(new URL(`../../examples/finetune/${file}`, import.meta.url).href);
@@ -307,7 +311,7 @@ describe('fine-tuning: a process that is stopped while it writes checkpoints', (
     console.log(`      ${interrupted} of ${ROUNDS} kills hit a checkpoint half-written or half-deleted`);
   });
 
-  /** Returns the last step that the process said was saved, before it was killed some ms after its first. */
+  /** Kills a saving process some ms after its first checkpoint; returns the last step that it printed as saved. */
   async function killWhileSaving(from: number, ms: number): Promise<number> {
     const loop = `for (let step = ${from + 1}; ; step++) {
       await saveCheckpoint(folder, step, parts(step, 50_000), 2);
@@ -343,7 +347,7 @@ describe('fine-tuning: a process that is stopped while it writes checkpoints', (
   for (const [name, limit, code] of full) {
     it(`leaves the last one when ${name}`, function () {
       const environment = {...process.env, FOLDER: folder};
-      // Mounting takes a namespace of one's own, which containers may forbid.
+      // Mounting needs its own namespace, which containers may forbid.
       const shell = code === 'ENOSPC' ? ['unshare', '-rm', 'bash', '-c'] : ['bash', '-c'];
       const probe = spawnSync(shell[0], [...shell.slice(1), limit], {encoding: 'utf8', env: environment});
       if (probe.status !== 0) {
@@ -607,7 +611,7 @@ describe('fine-tuning: metrics', () => {
   });
 });
 
-/** What `show` says, on a terminal or none. */
+/** The output of `show`, with or without a terminal. */
 function printed(onTerminal: boolean, show: (io: Io) => void): string[] {
   const texts: string[] = [];
   const say = (text: string): void => void texts.push(text);
@@ -635,7 +639,7 @@ describe('fine-tuning: progress', () => {
 });
 
 describe('fine-tuning: charts', () => {
-  /** A DPO run whose loss falls from 1 to 0 and whose rewards part. */
+  /** Metrics of a DPO run whose loss falls from 1 to 0 and whose rewards move apart. */
   const dpo = (steps: number): MetricsRecord[] =>
     Array.from({length: steps}, (_, i) => ({
       ...{global_step: i + 1, loss: 1 - i / (steps - 1), 'rewards/accuracies': i % 2},
@@ -649,7 +653,7 @@ describe('fine-tuning: charts', () => {
     return parseHTML(`<html><body>${text}</body></html>`).document.querySelector('svg')!;
   };
   const texts = (element: Element): string[] => [...element.querySelectorAll('text')].map((text) => text.textContent);
-  /** The vertical places of a line's points. */
+  /** The vertical positions of a line's points. */
   const heights = (path: Element): number[] =>
     [...path.getAttribute('d')!.matchAll(/[ML,]?(-?[\d.]+),(-?[\d.]+)/g)].map(([, , y]) => Number(y));
 
@@ -666,7 +670,7 @@ describe('fine-tuning: charts', () => {
     ]);
     const [chosen, rejected] = [...svg('rewards').querySelectorAll('g[aria-label=line] path')].map(heights);
     expect(chosen).to.have.lengthOf(20);
-    // Down the picture is up in numbers' eyes.
+    // In SVG the vertical axis points down: a larger reward has a smaller coordinate.
     expect(chosen.at(-1)).to.be.below(chosen[0]);
     expect(rejected.at(-1)).to.be.above(rejected[0]);
   });

@@ -1,9 +1,9 @@
-/** @file config.json of the models that examples/finetune reads, and what it says of those that it cannot. */
+/** @file config.json of the models that examples/finetune reads, and the errors for models that it cannot read. */
 import {expect} from 'chai';
 import {type LlamaConfig, parseConfig, projectionName} from '../../examples/finetune/model/config.js';
 import {rotaryFrequencies} from '../../examples/finetune/model/rope.js';
 
-/** The least that a config.json says. */
+/** The smallest set of fields of a config.json. */
 const SIZES = {
   vocab_size: 100,
   hidden_size: 64,
@@ -16,7 +16,7 @@ function parse(changes: Record<string, unknown>): LlamaConfig {
   return parseConfig({model_type: 'llama', ...SIZES, ...changes}, 'm');
 }
 
-/** To float32's precision. */
+/** Compares to the precision of float32. */
 function expectClose(got: ArrayLike<number>, wanted: number[]): void {
   wanted.forEach((value, i) => expect(got[i]).to.be.closeTo(value, 2e-7 * value));
 }
@@ -82,14 +82,15 @@ describe('the configuration of a model', () => {
     const old = parse({rope_theta: 1e6, rope_scaling: {type: 'yarn', ...yarn}});
     expect(old.rope).to.deep.equal({theta: 1e6, scaling: expected});
     expect(parse({rope_parameters: {rope_type: 'yarn', rope_theta: 1e6, ...yarn}}).rope).to.deep.equal(old.rope);
-    // Without a factor, the ratio of the lengths; a length outside the scaling's own fields counts first.
+    // If the factor is missing, it is the ratio of the two lengths; a length outside the scaling's fields takes
+    // precedence.
     const outside = {max_position_embeddings: 4096, original_max_position_embeddings: 1024};
     const {scaling} = parse({...outside, rope_scaling: {rope_type: 'yarn', original_max_position_embeddings: 9}}).rope;
     expect(scaling).to.include({factor: 4, originalMaxPositions: 1024});
   });
 
   it('turns channels as transformers does at positions far out', () => {
-    // transformers 5.23 for Llama 3.1's scaling, and for dynamic scaling at 4 times the length.
+    // Values from transformers 5.23: Llama 3.1's scaling, and dynamic scaling at 4 times the length.
     const llama3 = {rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4};
     const scaled = parse({rope_theta: 5e5, rope_scaling: {...llama3, original_max_position_embeddings: 8192}});
     const {frequencies} = rotaryFrequencies({...scaled, headSize: 128}, 1);

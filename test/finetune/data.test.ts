@@ -1,4 +1,7 @@
-/** @file The data of examples/finetune: files to records, records to tokens and labels, samples to rows, rows to batches and masks. */
+/**
+ * @file The data of examples/finetune: files to records, records to tokens and labels, samples to rows, rows to batches
+ * and masks.
+ */
 import {mkdtempSync, rmSync, truncateSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
@@ -147,12 +150,12 @@ describe('examples/finetune/data: JSON files', () => {
 
   it('refuses an item that would fill the memory', async () => {
     const path = write('[1, "');
-    truncateSync(path, 2 ** 28 + 2 ** 20); // A sparse file: zeros without end.
+    truncateSync(path, 2 ** 28 + 2 ** 20); // A sparse file whose zeros never end the record.
     expect(await failure(() => valuesOf(path))).to.match(/longer than 256 MB \(after 1 whole ones\)/);
   });
 
   it('holds a small part of a long file', () => {
-    // In a process of its own, whose memory is that of reading alone.
+    // A separate process, so that its memory is that of reading alone.
     const reader = new URL('../../examples/finetune/data/json_stream.ts', import.meta.url).href;
     const script = `
       import {createWriteStream} from 'node:fs';
@@ -522,7 +525,7 @@ describe('examples/finetune/data: conversations as tokens', () => {
       expect([...positions]).to.deep.equal([...tokens].map((_, i) => i));
       labels.forEach((label, i) => expect(label).to.be.oneOf([IGNORED, i + 1 < tokens.length ? tokens[i + 1] : END]));
       expect([parts, ranges]).to.deep.equal([[tokens.length], []]);
-      // Without the last end token and the line break after it: neither predicts anything.
+      // The sample leaves out the last end token and the line break after it: neither predicts anything.
       expect(tokenizer.decode([...tokens])).to.equal(
         tokenizer.decode(tokenizer.encode(tokenizer.chat(messages).replace(/<\|im_end\|>\n$/, ''))),
       );
@@ -757,7 +760,7 @@ describe('examples/finetune/data: comparisons as tokens', () => {
     const question = tokenizer.encode(tokenizer.chat(long.prompt, {addGenerationPrompt: true}));
     const cut = {maxTokens: 80, tooLong: 'cut', layout: 'shared'} as const;
     const dpo = sampleOf(encodeComparison(0, long, tokenizer, {...cut, objective: 'dpo'}));
-    expect(dpo.parts).to.deep.equal([40, 30, 10]); // 90 and 30 tokens with their ends, for 40 rows.
+    expect(dpo.parts).to.deep.equal([40, 30, 10]); // Answers of 90 and 30 tokens, with their end tokens, share 40 rows.
     expect([...dpo.tokens.slice(0, 41)]).to.deep.equal(question.slice(-41));
     expect(dpo.tokens[70]).to.equal(question.at(-1));
     expect(tokenizer.decode([...dpo.labels].filter((label) => label !== IGNORED))).to.equal(
@@ -767,7 +770,7 @@ describe('examples/finetune/data: comparisons as tokens', () => {
     expect(rm.parts).to.deep.equal([40, 30, 10]);
     expect([...rm.tokens.slice(0, 40)]).to.deep.equal(question.slice(-40));
     const separate = sampleOf(encodeComparison(0, long, tokenizer, {...cut, objective: 'dpo', layout: 'separate'}));
-    expect(separate.parts).to.deep.equal([0, 50, 30]); // Two prompts of 20.
+    expect(separate.parts).to.deep.equal([0, 50, 30]); // The prompt is there twice, with 20 tokens each.
     const short = {...long, answers: ['x'.repeat(9), 'y'.repeat(9)]};
     expect(sampleOf(encodeComparison(0, short, tokenizer, {...cut, objective: 'rm'})).parts).to.deep.equal([
       60, 10, 10,
@@ -822,7 +825,7 @@ describe('examples/finetune/data: comparisons as tokens', () => {
   });
 });
 
-/** A sample of the given parts, with tokens that tell it from others. */
+/** A sample of the given parts; its tokens differ from those of other samples. */
 function madeOf(id: number, parts: number[]): Sample {
   const length = parts.reduce((a, b) => a + b);
   const ends = parts.map((_, i) => parts.slice(0, i + 1).reduce((a, b) => a + b));
@@ -878,7 +881,7 @@ describe('examples/finetune/data: batches', () => {
   const documents = fc.array(fc.integer({min: 1, max: 9}), {minLength: 1, maxLength: 4});
   const groups = fc.array(
     fc.array(fc.integer({min: 1, max: 5}), {minLength: 1, maxLength: 4}).chain((parts) =>
-      // A question without tokens makes documents of the answers.
+      // With an empty question the answers are independent documents.
       fc.boolean().map((separate) => (separate && parts.length > 1 ? [0, ...parts.slice(1)] : parts)),
     ),
     {minLength: 1, maxLength: 3},
@@ -889,7 +892,7 @@ describe('examples/finetune/data: batches', () => {
   };
   const longestRow = (rows: Row[]): number => rows.reduce((most, row) => Math.max(most, usedTokens(row)), 1);
 
-  /** Which text a position belongs to: [sample, part], or null for padding. */
+  /** The text that each position belongs to: [sample, part], or null for padding. */
   function places(row: Row, rowTokens: number): ([number, number] | null)[] {
     const filled = row.samples.flatMap(({parts}, sample) =>
       parts.flatMap((length, part) => Array.from({length}, (): [number, number] => [sample, part])),

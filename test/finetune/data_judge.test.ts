@@ -1,6 +1,7 @@
 /**
- * @file The tokens, labels and layouts of examples/finetune/data against Hugging Face's transformers in Python. Skipped, with the
- * reason, without it (`FLASHMASK_PYTHON` names the interpreter); SmolLM2 and real data only if they were downloaded before.
+ * @file Compares the tokens, labels and layouts of examples/finetune/data with Hugging Face's transformers in Python.
+ * Without transformers the tests are skipped with the reason (`FLASHMASK_PYTHON` names the interpreter). SmolLM2 and
+ * real data are used only if they are already downloaded.
  */
 import {spawnSync} from 'node:child_process';
 import {existsSync} from 'node:fs';
@@ -41,7 +42,7 @@ interface Rows {
   positions: number[];
 }
 
-/** Chat templates of other models, whose answers end with `eos_token` or `<|eot_id|>`. */
+/** Chat templates of other models; their answers end with `eos_token` or `<|eot_id|>`. */
 const TEMPLATES: Record<string, string> = {
   'Llama 3':
     "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + " +
@@ -71,7 +72,7 @@ function reasonToSkip(): string {
   return probe.status === 0 ? '' : `${python}: ${probe.stderr.trim().split('\n').at(-1)}`;
 }
 
-/** ChatML with transformers' marks around what the assistant says, end token included. */
+/** ChatML with transformers' generation marks around each assistant message and its end token. */
 function withGenerationMarks(template: string): string {
   const message = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}";
   expect(template).to.include(message);
@@ -97,7 +98,10 @@ function sampleOf(encoding: ReturnType<typeof encodeConversation>): Sample {
   return encoding.sample;
 }
 
-/** transformers encodes a conversation as a whole, so that a token may span a prompt's end and an answer that starts with a blank. */
+/**
+ * Whether an answer starts with white space. transformers encodes a conversation as one text, so a token may then span
+ * the end of the prompt and the start of the answer.
+ */
 function startsWithBlank(texts: string[]): boolean {
   return texts.some((text) => /^\s/.test(text));
 }
@@ -149,7 +153,7 @@ const wordsAndDigits = (digits: string) => {
   const Regex = String.raw`${words}|${digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
   return sequence({type: 'Split', pattern: {Regex}, behavior: 'Isolated', invert: false}, BYTES);
 };
-/** How the models that can be loaded cut text, from their tokenizer.json. */
+/** How supported models split text, as in their tokenizer.json. */
 const PRE_TOKENIZERS: Record<string, object> = {
   'GPT-2': {...BYTES, use_regex: true},
   SmolLM: sequence({type: 'Digits', individual_digits: true}, {...BYTES, use_regex: true}),
@@ -157,7 +161,7 @@ const PRE_TOKENIZERS: Record<string, object> = {
   'Llama 3': wordsAndDigits(String.raw`\p{N}{1,3}`),
   'Qwen 2': wordsAndDigits(String.raw`\p{N}`),
 };
-/** Kinds of blanks, digits and marks that borders of tokens depend on. */
+/** Kinds of white space, digits and marks that token borders depend on. */
 const BORDERS = [
   ...[
     ' ',
@@ -184,7 +188,7 @@ function skipUnlessDownloaded(test: Mocha.Context, ...pins: {file: string}[]): v
   skip(test, `${missing.join(' and ')} not downloaded`);
 }
 
-/** Answers that start with no blank: transformers encodes a conversation as a whole, where a token may span that border. */
+/** Answers that start without white space: see startsWithBlank. */
 const spoken = fc.string({unit: 'grapheme', maxLength: 12}).filter((text) => text.trim() !== '' && !/^\s/.test(text));
 const messages = fc.array(fc.tuple(fc.string({unit: 'grapheme'}), spoken), {minLength: 1, maxLength: 4}).map((pairs) =>
   pairs.flatMap(([question, answer]) => [
@@ -282,7 +286,7 @@ const TEXTS = [
           else comparisons.push({prompt: record.prompt, answers: record.answers});
         }
       }
-      // Alpaca has single turns only; the comparisons bring conversations of many turns, some with a system message.
+      // Alpaca has single turns only; the comparisons add conversations of many turns, some with a system message.
       const longer = comparisons.map(({prompt, answers}) => [...prompt, {role: 'assistant', content: answers[0]}]);
       const kept = [...conversations, ...longer].filter((messages) => {
         return !startsWithBlank(messages.filter(({role}) => role === 'assistant').map(({content}) => content));

@@ -1,4 +1,4 @@
-/** @file The main job, `npm start`: a run as a user starts it, Ctrl-C and resume, downloads that fail, every error. */
+/** @file `npm start`, the main job: a run as a user starts it, Ctrl-C and resume, failed downloads, every error. */
 import {chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
@@ -35,7 +35,7 @@ describe('the main job', () => {
   });
   afterEach(() => rmSync(folder, {recursive: true, force: true}));
 
-  /** Where `npm start` runs, after its set-up: in the temporary folder. */
+  /** `npm start` runs in the temporary folder after its setup. */
   const here = (env: NodeJS.ProcessEnv = {}) => ({cwd: folder, env: {XDG_CACHE_HOME: cache, ...env}});
   const run = (args: string[], env?: NodeJS.ProcessEnv): Promise<string> => succeeds(['demo', ...args], here(env));
   const fails = (message: RegExp, args: string[], env?: NodeJS.ProcessEnv): Promise<Finished> =>
@@ -49,7 +49,7 @@ describe('the main job', () => {
       skip(this, (error as Error).message);
     }
     const sizes = ['--steps', '2', '--batch-rows', '1', '--row-tokens', '64', '--eval-samples', '2'];
-    // Where the software adapter is unpacked to stays as it is.
+    // Leaves XDG_CACHE_HOME alone, so that the software adapter is not unpacked again.
     const {code, stdout, stderr} = await finish(start(['demo', ...sizes, '--from-scratch'], {cwd: folder}));
     expect(code, stderr + stdout).to.equal(0);
     for (const part of [
@@ -93,7 +93,7 @@ describe('the main job', () => {
 
     await run([...SCRATCH, '--steps', '1', '--compare', '0']);
     expect(readdirSync(output())).to.include('checkpoint-1').and.not.include('checkpoint-5');
-    // But not in a folder that was given.
+    // A folder given by --output is different: its checkpoints are kept.
     await fails(/checkpoint-1 is there already/, [...SCRATCH, '--steps', '1', '--output', output()]);
   });
 

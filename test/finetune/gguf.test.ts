@@ -1,6 +1,7 @@
 /**
- * @file .gguf files of the fine-tuning example: number formats, names, the order of rotary channels, configuration, tokenizers, and
- * files that are truncated or made to harm. `FLASHMASK_PYTHON` names a Python whose gguf and transformers then judge.
+ * @file .gguf files of the fine-tuning example: number formats, names, the order of rotary channels, configuration,
+ * tokenizers, and truncated or malicious files. `FLASHMASK_PYTHON` names a Python with gguf and transformers, which
+ * judge the results.
  */
 import {createHash} from 'node:crypto';
 import {existsSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
@@ -33,7 +34,7 @@ before(() => {
 
 after(() => rmSync(folder, {recursive: true, force: true}));
 
-/** GPT-2's spelling of bytes as printable characters, by byte. */
+/** GPT-2's printable character for each byte. */
 const BYTES = (() => {
   const printable = (byte: number) => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
   let others = 0;
@@ -302,7 +303,7 @@ describe('GGUF models', () => {
       [`${key}.original_context_length`]: ['u32', 16],
     };
     expect(await scaling(yarn)).to.include({type: 'yarn', factor: 4, originalMaxPositions: 16});
-    // Wave lengths 2π and 2π · 223.6 are short of 8192 / 4: Llama 3's scaling leaves them.
+    // Both wavelengths, 2π and 2π · 223.6, are below 8192 / 4, so Llama 3's scaling does not change them.
     const ones = [...WEIGHTS, build.f32('rope_freqs.weight', [2], [1, 1])];
     expect(await scaling({}, ones)).to.include({type: 'llama3', factor: 1, lowFactor: 1, highFactor: 4});
     expect(await rejection(scaling({}, [...WEIGHTS, build.f32('rope_freqs.weight', [2], [1, 8])]))).to.match(
@@ -314,7 +315,8 @@ describe('GGUF models', () => {
   });
 
   it("recognise Llama 3.2's scaling by its factors", async () => {
-    // Of config.json of Llama-3.2-1B: head_dim 64, rope_theta 500000, factor 32; formula of convert_hf_to_gguf.py.
+    // Values of Llama-3.2-1B's config.json: head_dim 64, rope_theta 500000, factor 32; formula of
+    // convert_hf_to_gguf.py.
     const factors = Array.from({length: 32}, (_, i) => {
       const wavelength = 2 * Math.PI * 500000 ** (i / 32);
       if (wavelength < 8192 / 4) return 1;
@@ -340,7 +342,7 @@ describe('GGUF models', () => {
       /architecture gemma3. Supported in GGUF are llama/,
     );
     expect(await change({'split.count': ['u32', 3]})).to.match(/is one of 3 parts of a model. Join them/);
-    // A Llama without biases of queries has none elsewhere in its attention; nor has it a layer 01.
+    // A Llama without query biases has no other bias in its attention, and no layer named 01.
     for (const name of ['blk.0.attn_output.bias', 'output_norm.bias', 'blk.01.attn_q.weight']) {
       expect(await refusal(LLAMA, [...WEIGHTS, tensor(name, 8)])).to.match(
         new RegExp(`tensors that a Llama.* has not: ${name}`),
@@ -391,7 +393,7 @@ describe('GGUF tokenizers', () => {
     expect(await cut(' a1234', 'smollm')).to.equal('Ġa|1|2|3|4');
     expect(await cut(' a1234', 'qwen2')).to.equal('Ġa|1|2|3|4');
     expect(await cut(' a1234', 'llama-bpe')).to.equal('Ġa|123|4');
-    // Case of the apostrophes, and tokens that no merge makes.
+    // Upper-case letters after an apostrophe, and tokens that no merge produces.
     expect(await cut("x'LL", 'gpt-2')).to.equal("x|'|L|L");
     expect(await cut("x'LL", 'llama-bpe')).to.equal("x|'LL");
     expect(await cut(' abc', 'llama-bpe')).to.equal('Ġabc');
@@ -508,7 +510,7 @@ describe('GGUF tokenizers', () => {
         'tokenizer.ggml.bos_token_id': ['u32', 0],
       }),
     ).to.match(/token of 129 characters/);
-    // Each of these can be cut anywhere.
+    // Each of these words can be split at any place.
     const words = Array.from({length: 2 ** 17 - 2}, (_, i) => (i + 2).toString(2).slice(1));
     const everyWord: build.Metadata = {
       ...{...SENTENCE_PIECE, 'tokenizer.ggml.tokens': build.texts(words)},
@@ -714,7 +716,7 @@ describe('SmolLM2 as GGUF', function () {
         const {data} = await model.read(name);
         expect(createHash('sha256').update(new Uint8Array(data.buffer)).digest('hex'), name).to.equal(theirs[name]);
       }
-      // Without digits: transformers does not know that this tokenizer takes each alone.
+      // The texts have no digits: transformers does not know that this tokenizer makes each digit a token.
       const texts = ["  Hello, it's   I\n\n\tdon't", 'Größe 数学 🙂 (x) => {};', '<|im_start|>user\nhi<|im_end|>\n'];
       const made = new ChatTokenizer(model.tokenizerJson, model.tokenizerConfig, model.config.vocabSize, 'smollm2');
       expect(askJudge('gguf_tokenizer', {path: smollm2, texts})).to.deep.equal(texts.map((text) => made.encode(text)));

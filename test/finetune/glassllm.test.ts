@@ -1,6 +1,7 @@
 /**
- * @file glassllm as a Llama against its own Python: token ids, learnt merges, logits, loss, every gradient, generation. Skipped, with the
- * reason, without Python and NumPy or without the package (`FLASHMASK_PYTHON` names the interpreter). Its NumPy archives need neither.
+ * @file Compares glassllm as a Llama with its own Python: token ids, learnt merges, logits, loss, every gradient,
+ * generation. Skipped with the reason where Python, NumPy or the package is missing (`FLASHMASK_PYTHON` names the
+ * interpreter). The tests of its NumPy archives need none of them.
  */
 import {spawnSync} from 'node:child_process';
 import {readFileSync} from 'node:fs';
@@ -47,7 +48,7 @@ function askGlassllm(request: object): Answer {
   return JSON.parse(run.stdout) as Answer;
 }
 
-/** Why the judge cannot be asked, or ''. Downloads the package and the texts. */
+/** Why the judge cannot run, or ''. Downloads the package and the texts. */
 async function missing(): Promise<string> {
   const probe = spawnSync(python, ['-c', 'import numpy'], {encoding: 'utf8'});
   if (probe.status !== 0) {
@@ -104,7 +105,7 @@ function theirName(name: string): string {
   return layer !== undefined ? `blocks.${layer}.${PARTS[part]}` : name === 'model.norm.weight' ? 'norm_f.gamma' : 'E';
 }
 
-/** A gradient of theirs in Hugging Face's layout: matrices turned, rotary channels in halves. */
+/** One of glassllm's gradients in Hugging Face's layout: matrices transposed, rotary channels in halves. */
 function inHubLayout(name: string, shape: number[], values: readonly number[]): Float32Array {
   if (!/_proj/.test(name)) {
     return Float32Array.from(values);
@@ -141,7 +142,7 @@ describe('glassllm against its own Python', function () {
       const answer = askGlassllm({texts: samples, ids: encoded});
       samples.forEach((text, i) => {
         expect(encoded[i], JSON.stringify(text)).to.deep.equal(answer.encoded[i]);
-        // Theirs shows what it does not know, ours leaves it out.
+        // glassllm prints ⁇ for an unknown token, our tokenizer prints nothing.
         expect(tokenizer.decode(encoded[i])).to.equal(answer.decoded[i].replaceAll('⁇', ''));
       });
     };
@@ -246,7 +247,7 @@ describe('NumPy archives', () => {
   };
 
   it('give float16, float32, float64 arrays and a text', () => {
-    // 1, -2, 65504, the smallest half, -0, 0.333251953125
+    // 1, -2, 65504, the smallest float16, -0, 0.333251953125
     const halves = Uint16Array.of(0x3c00, 0xc000, 0x7bff, 0x0001, 0x8000, 0x3555);
     const file = zipSync({
       'h.npy': npy('<f2', '2, 3', new Uint8Array(halves.buffer)),

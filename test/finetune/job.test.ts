@@ -1,7 +1,8 @@
 /**
- * @file The fine-tuning commands on a tiny model: sft, lora, dpo and rm learn and lose nothing against dense attention; what they leave
- * can be resumed, generated from, scored with and merged; every error. Most run in this process, a few in one of their own.
- * `FLASHMASK_PYTHON` names a Python with peft and transformers, which then compute the same logits.
+ * @file The fine-tuning commands on a tiny model: sft, lora, dpo and rm learn, with the same losses as dense attention;
+ * their output can be resumed, generated from, scored with and merged; every error. Most commands run in this process,
+ * a few in a process of their own. `FLASHMASK_PYTHON` names a Python with peft and transformers, which must compute the
+ * same logits.
  */
 import {spawnSync} from 'node:child_process';
 import {
@@ -35,12 +36,12 @@ import {writeComparisons, writeInstructions, writeTinyModel} from '../support/fi
 import {skip} from '../support/skip.js';
 
 const tensorflow = devices.find(({name}) => name === 'tensorflow')!;
-/** The fast backend where it is set up. */
+/** tensorflow where it is set up, because it is faster. */
 const BACKEND = tensorflow.skip === undefined ? 'tensorflow' : 'cpu';
 const JUDGE = fileURLToPath(new URL('../support/finetune_judge.py', import.meta.url));
 const LEARN = ['--row-tokens', '192', '--learning-rate', '0.01', '--backend', BACKEND];
 
-/** Makes something at the first call; later calls get the same. */
+/** Calls `make` once; later calls return the same promise. */
 function once<T>(make: () => Promise<T>): () => Promise<T> {
   let made: Promise<T> | undefined;
   return () => (made ??= make());
@@ -75,7 +76,7 @@ describe('fine-tuning: the commands', () => {
       .map((line) => JSON.parse(line) as MetricsRecord);
   const mean = (records: MetricsRecord[], field: string): number =>
     records.reduce((sum, record) => sum + record[field], 0) / records.length;
-  /** The mean of the first and of the last few steps. */
+  /** The means over the first and over the last three steps. */
   const ends = (name: string, field: string): [number, number] => {
     const records = metricsOf(name);
     return [mean(records.slice(0, 3), field), mean(records.slice(-3), field)];
@@ -83,12 +84,12 @@ describe('fine-tuning: the commands', () => {
   const trainingOf = (objective: string, name: string, data: string, ...args: string[]): string[] => [
     ...[objective, '--model', model, '--data', data, '--output', output(name), ...LEARN, ...args],
   ];
-  /** Trains with a dense twin; the same losses are part of the exit code. */
+  /** Trains with a dense twin; the command fails if their losses differ. */
   const learn = (objective: string, name: string, data: string, ...args: string[]): Promise<string> =>
     succeeds(trainingOf(objective, name, data, '--compare', ...args));
   const DPO_LORA = ['--lora', '--steps', '12', '--beta', '0.2', '--label-smoothing', '0.05'];
   const RM_LORA = ['--lora', '--steps', '24', '--centering', '0.01', '--learning-rate', '0.003'];
-  /** The output folders of runs that several tests look at. */
+  /** Runs that several tests use; each returns its output folder. */
   const trained = {
     lora: once(async () => {
       await learn('sft', 'lora', instructions, '--steps', '24', '--lora', '--lora-dropout', '0.05');
@@ -148,11 +149,11 @@ describe('fine-tuning: the commands', () => {
     expect(adapted).to.not.equal(await say('--model', model));
     expect(await say('--model', await trained.merged())).to.equal(adapted);
     expect(readdirSync(folder)).to.not.include('merged.unfinished');
-    // The base may be the output of a run as well.
+    // The output of a run can be the base model of the next.
     await succeeds(trainingOf('sft', 'base', instructions, '--steps', '2'));
     const elsewhere = await say('--model', output('base'), '--adapter', adapter);
     expect(elsewhere).to.not.equal(adapted);
-    // The same seed draws the same, another one something else.
+    // The same seed draws the same text, another seed another text.
     const draw = (seed: string): Promise<string> =>
       say('--model', model, '--temperature', '1', '--top-p', '0.9', '--seed', seed);
     const drawn = await draw('1');
@@ -163,7 +164,7 @@ describe('fine-tuning: the commands', () => {
   it('dpo learns preferences, with adapters and with all weights', async () => {
     await learn('dpo', 'dpo', comparisons, ...DPO_LORA);
     expect(metricsOf('dpo')[0]).to.have.all.keys(...COMMON, ...SPEED, ...DPO, 'rewards/margins', 'rewards/accuracies');
-    // Nothing was learnt before the first step: policy and reference are the same.
+    // Before the first step policy and reference are the same.
     expect(metricsOf('dpo')[0].loss).to.be.closeTo(Math.log(2), 1e-6);
     expect(metricsOf('dpo')[0]['rewards/margins']).to.be.closeTo(0, 1e-5);
     expect(ends('dpo', 'rewards/accuracies')[1]).to.be.above(0.95);
@@ -211,7 +212,7 @@ describe('fine-tuning: the commands', () => {
     const adapters = (name: string, ...args: string[]): string[] =>
       trainingOf('sft', name, instructions, ...SIX_STEPS, ...DROPOUT, '--accumulate', '2', ...args);
     const DROPOUT = ['--lora', '--lora-dropout', '0.1'];
-    /** After Ctrl-C a run must go on to the metrics of one that nobody stopped. */
+    /** After Ctrl-C and --resume, a run must write the metrics of an uninterrupted run. */
     const goesOn = async (name: string, args: typeof adapters, stopped: Finished): Promise<void> => {
       expect(stopped.code, stopped.stderr).to.equal(130);
       expect(stopped.stdout).to.match(/Stopping after this step[^]*Stopped after step \d of 6\. Go on with --resume/);
@@ -272,7 +273,7 @@ describe('fine-tuning: the commands', () => {
     it('leaves the last good checkpoint when it is killed', async () => {
       const args = trainingOf('sft', 'killed', instructions, '--lora', '--steps', '12', '--save-every', '1');
       const killed = JSON.stringify(join(output('killed'), 'checkpoint-5'));
-      // The process looks for itself: from outside one could be too late.
+      // The process checks for the checkpoint itself: a check from outside might come too late.
       const child = start(args, {
         env: preload(`import {existsSync} from 'node:fs';
           setInterval(() => existsSync(${killed}) && process.kill(process.pid, 'SIGKILL'), 1).unref();`),
@@ -384,7 +385,7 @@ describe('fine-tuning: the commands', () => {
         skip(this, probe.error?.message ?? `${python}: ${probe.stderr.trim().split('\n').at(-1)}`);
       }
     });
-    /** Rewards or greedy text by Python, on the same base and adapter. */
+    /** Python's rewards or greedy text for the same base and adapter. */
     const judge = (...args: string[]): string => {
       const {status, stdout, stderr} = spawnSync(python, [JUDGE, ...args], {
         encoding: 'utf8',

@@ -1,6 +1,6 @@
 /**
- * @file The network of examples/finetune against transformers: logits, gradients and generated tokens of tiny models of every kind, which
- * are in test/support/fixtures. finetune_model_judge.test.ts asks transformers itself.
+ * @file Compares the network of examples/finetune with transformers: logits, gradients and generated tokens of tiny
+ * models of every kind, stored in test/support/fixtures. model_judge.test.ts runs transformers itself.
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
@@ -92,7 +92,7 @@ describe('the model of examples/finetune', () => {
   });
 
   onEachDevice((device) => {
-    // Each new shape costs a software adapter the compilation of its shaders.
+    // On a software adapter each new shape compiles shaders, which is slow.
     const chosen = ({name}: Fixture): boolean => device.name !== 'webgpu' || name === 'qwen2_window';
 
     const tolerance = 1e-4 * slackOf(device);
@@ -118,7 +118,7 @@ describe('the model of examples/finetune', () => {
       });
     }
 
-    // Products of fewer bits choose other tokens now and then.
+    // With fewer bits in the products, now and then another token is the likeliest.
     for (const fixture of device.bits === undefined ? languageModels.filter(chosen) : []) {
       it(`writes what transformers writes: ${fixture.name}`, async () => {
         const model = await load(fixture);
@@ -129,7 +129,7 @@ describe('the model of examples/finetune', () => {
       });
     }
 
-    // With dynamic scaling, transformers too leaves the keys of earlier calls as they were.
+    // With dynamic scaling, transformers does not rotate the cached keys of earlier calls again either.
     for (const fixture of languageModels.filter((f) => chosen(f) && f.name !== 'dynamic')) {
       it(`reads a text in pieces as it reads it at once: ${fixture.name}`, async () => {
         const model = await load(fixture);
@@ -172,11 +172,11 @@ describe('the model of examples/finetune', () => {
 
     it('computes no gradient of frozen weights, and the same ones of adapters when it computes blocks again', async () => {
       const model = await load(fixtureOf('biases'));
-      // As many tokens as no side of a weight has.
+      // A token count that is no side of a weight, so that shapes cannot be confused.
       const ids = [fixtureOf('biases').ids[0].slice(3)];
       const targetModules = ['q_proj', 'o_proj', 'down_proj'] as const;
       const lora = Lora.fresh(model.config, {rank: 3, alpha: 6, dropout: 0.2, targetModules, useRslora: false}, 1);
-      // Fresh adapters have a B of zeros, and then A gets no gradient.
+      // B of a fresh adapter is zero, and then A gets no gradient.
       lora.weights.forEach((variable) => variable.assign(tf.randomUniform(variable.shape, -0.3, 0.3, 'float32', 5)));
       lora.setDropout(3);
       const kept = await gradientsOf(model, ids, lora.weights, {adapter: lora});
@@ -301,7 +301,7 @@ describe('the model of examples/finetune', () => {
     await tf.setBackend('cpu');
     const fixture = fixtureOf('yarn');
     const model = await load(fixture);
-    // transformers' greedy tokens hold one that ends a text: 2, the fourth.
+    // The fourth of the greedy tokens of transformers is 2, which ends a text.
     expect(await generated(model, fixture.prompt, {...GREEDY, eosTokenIds: [1, 2]})).to.deep.equal(
       fixture.greedy.slice(0, 3),
     );

@@ -1,7 +1,7 @@
 /**
- * @file transformers as the judge of examples/finetune's network: the fixtures are still what it says, models in folders that it wrote in
- * 16 bits, and SmolLM2-135M out of a GGUF file, which it reads with code of its own. Skipped, with the reason, where Python has no
- * transformers (`FLASHMASK_PYTHON` names the interpreter).
+ * @file Asks transformers to judge examples/finetune's network: the fixtures still match it, models in folders that it
+ * wrote in 16 bits, and SmolLM2-135M from a GGUF file, which it reads with its own code. Skipped with the reason where
+ * Python has no transformers (`FLASHMASK_PYTHON` names the interpreter).
  */
 import {spawnSync} from 'node:child_process';
 import {mkdtempSync, readFileSync, readdirSync, rmSync} from 'node:fs';
@@ -24,12 +24,12 @@ import {skip} from '../support/skip.js';
 const python = process.env.FLASHMASK_PYTHON ?? 'python3';
 const script = fileURLToPath(new URL('../support/llama_judge.py', import.meta.url));
 
-/** Of the mean loss: the norm of each weight's gradient and its numbers i · size / 7. */
+/** The mean loss; of each weight's gradient the norm and the elements at i · size / 7. */
 type Gradients = Pick<Fixture, 'loss' | 'gradients'>;
 
 interface Judgement extends Gradients {
   greedy: number[];
-  /** `kept` has the tokens that could be drawn at each step, and their probabilities. */
+  /** `kept` lists, for each step, the tokens that could be drawn and their probabilities. */
   sample: {tokens: number[]; kept: [tokens: number[], probabilities: number[]][]};
 }
 
@@ -57,7 +57,7 @@ function largestDifference(got: ArrayLike<number>, wanted: ArrayLike<number>): n
   return Array.from(wanted).reduce((most, value, i) => Math.max(most, Math.abs(value - got[i])), 0);
 }
 
-/** The largest difference between the gradients of all weights and the judge's, over the norm of each. */
+/** The largest difference between the gradients of all weights and the judge's, divided by each norm. */
 async function gradientError(model: Llama, ids: number[][], wanted: Gradients): Promise<number> {
   const variables = [...model.weights.values()] as tf.Variable[];
   const hidden = () => model.hidden(tokensOf(ids), textAttention(model.config), {recompute: true});
@@ -81,7 +81,7 @@ async function logitsError(model: Llama, ids: number[][], file: string): Promise
   return error;
 }
 
-/** Distributions step by step, each after the tokens that the judge drew. */
+/** The largest error of the distributions, step by step, each after the tokens that the judge drew. */
 async function distributionError(model: Llama, {prompt, sampling}: Question, judged: Judgement): Promise<number> {
   const {temperature, top_p: topP, top_k} = sampling;
   const options = {temperature, topP, topK: top_k || undefined};
@@ -113,7 +113,7 @@ async function expectGenerated(model: Llama, {prompt, count, sampling}: Question
   expect(await generated(model, prompt, options)).to.deep.equal(judged.sample.tokens);
 }
 
-/** Numbers of two values of the same form that differ by more than float32's rounding. */
+/** Paths at which two values differ; numbers may differ by float32's rounding. */
 function differences(a: unknown, b: unknown, path = ''): string[] {
   if (typeof a === 'number' && typeof b === 'number') {
     return Math.abs(a - b) <= 1e-4 * Math.max(1, Math.abs(b)) ? [] : [`${path}: ${a}, ${b}`];
@@ -134,7 +134,7 @@ const reason = reasonToSkip();
   const logitsFile = join(folder, 'logits');
   after(() => rmSync(folder, {recursive: true}));
 
-  // The fastest device that is here.
+  // The fastest available device.
   const device = devices.find(({name, skip}) => name === 'tensorflow' && !skip) ?? devices[0];
   before(() => device.setup());
 
@@ -142,7 +142,7 @@ const reason = reasonToSkip();
     const now = ask({command: 'fixtures'}) as Record<string, Omit<Fixture, 'name'>>;
     expect(Object.keys(now)).to.have.members(fixtures.map(({name}) => name));
     for (const {name, ...stored} of fixtures) {
-      // A config.json names the version that wrote it.
+      // config.json holds the version of transformers that wrote it.
       const omitted = {config: null, oldConfig: null};
       expect(differences({...now[name], ...omitted}, {...stored, ...omitted}), name).to.deep.equal([]);
     }

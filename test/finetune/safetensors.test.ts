@@ -1,6 +1,6 @@
 /**
- * @file .safetensors files of the fine-tuning example: round trips, files of Python's `safetensors`, and files that are truncated or
- * made to harm.
+ * @file .safetensors files of the fine-tuning example: round trips, files written by Python's `safetensors`, and
+ * truncated or malicious files.
  */
 import {execFileSync} from 'node:child_process';
 import {existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, truncateSync, writeFileSync} from 'node:fs';
@@ -38,7 +38,7 @@ async function readAll(): Promise<Map<string, HostTensor>> {
   }
 }
 
-/** A file of any header, as text or JSON, and of any data. */
+/** A file with any header, as text or JSON, and any number of data bytes. */
 function fileOf(header: unknown, dataBytes: number): Buffer {
   const json = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
   const length = Buffer.alloc(8);

@@ -2,7 +2,7 @@
 import {expect} from 'chai';
 import {chooseToken, draw, warpedProbabilities} from '../../examples/finetune/model/sampling.js';
 
-/** Logits of these probabilities. */
+/** Logits with these probabilities. */
 const logitsOf = (...probabilities: number[]): Float32Array => Float32Array.from(probabilities, Math.log);
 
 function rounded(probabilities: Float64Array): number[] {
@@ -17,7 +17,7 @@ describe('sampling', () => {
   it('divides logits by the temperature', () => {
     const logits = logitsOf(0.1, 0.2, 0.7);
     expect(rounded(warpedProbabilities(logits, {temperature: 1, topP: 1}))).to.deep.equal([0.1, 0.2, 0.7]);
-    // Squares of the probabilities, made to sum to 1.
+    // The squares of the probabilities, normalised to sum to 1.
     const sharp = [0.01, 0.04, 0.49].map((p) => Math.round((p / 0.54) * 1e6) / 1e6);
     expect(rounded(warpedProbabilities(logits, {temperature: 0.5, topP: 1}))).to.deep.equal(sharp);
   });
@@ -46,14 +46,14 @@ describe('sampling', () => {
     expect(keep(1)).to.deep.equal([0, 1, 0, 0, 0]);
     expect(keep(2)).to.deep.equal([0.25, 0.5, 0.25, 0, 0]);
     expect(keep(99)).to.deep.equal([0.2, 0.4, 0.2, 0.1, 0.1]);
-    // Of the three that are left, the likeliest has half.
+    // The likeliest of the three remaining tokens has probability 0.5, more than topP.
     expect(keep(3, 0.45)).to.deep.equal([0, 1, 0, 0, 0]);
   });
 
   it('draws a token where the running sum passes the random number', () => {
     const probabilities = Float64Array.of(0, 0.25, 0, 0.5, 0.25, 0);
     expect([0, 0.2, 0.25, 0.74, 0.75, 0.99].map((x) => draw(probabilities, x))).to.deep.equal([1, 1, 3, 3, 4, 4]);
-    // A sum that rounding left under 1 does not run past the end.
+    // A sum that rounding left below 1 must not run past the end.
     expect(draw(Float64Array.of(0.5, 0.5 - 1e-9, 0), 1 - 1e-12)).to.equal(1);
   });
 });

@@ -1,4 +1,7 @@
-/** @file examples/finetune/train on every device: log-probabilities, losses, AdamW and the learning rate, against float64. */
+/**
+ * @file Compares examples/finetune/train with float64 on every device: log-probabilities, losses, AdamW, learning
+ * rates.
+ */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import type {HostTensor} from '../../examples/finetune/host_tensor.js';
@@ -11,7 +14,7 @@ import {type Device, onEachDevice, slackOf} from '../support/devices.js';
 import {normals, seeded} from '../support/random.js';
 import * as oracle from '../support/training_oracle.js';
 
-/** Largest error over the largest number: float32 with a few roundings. */
+/** Largest allowed error over the largest value: a few float32 roundings. */
 const TOLERANCE = 3e-6;
 
 async function numbers(tensor: tf.Tensor): Promise<number[]> {
@@ -27,12 +30,12 @@ function expectClose(
   expect(actual.length).to.equal(expected.length);
   const scale = expected.reduce((largest, value) => Math.max(largest, Math.abs(value)), 1e-3);
   const allowed = tolerance * scale * (device ? slackOf(device) : 1);
-  // Written so that a NaN is wrong.
+  // The negated comparison makes a NaN wrong.
   const wrong = actual.findIndex((value, i) => !(Math.abs(value - expected[i]) <= allowed));
   expect(wrong, `element ${wrong} is ${actual[wrong]} and not ${expected[wrong]}, allowed ${allowed}`).to.equal(-1);
 }
 
-/** Runs the test, and expects as many tensors and buffers after it as before, and nothing that the device kept to itself. */
+/** Runs the test; expects as many tensors and buffers after it as before, and no hidden errors of the device. */
 async function withoutLeak(device: Device, test: () => Promise<void>): Promise<void> {
   const level = () => [tf.memory().numTensors, tf.memory().numDataBuffers];
   const before = level();
@@ -46,14 +49,14 @@ function matrix(values: ArrayLike<number>, columns: number): number[][] {
   return Array.from({length: all.length / columns}, (_, i) => all.slice(i * columns, (i + 1) * columns));
 }
 
-/** Hidden states `[N, C]`, a head `[V, C]`, and labels of some rows, in no order. */
+/** Hidden states `[N, C]`, a head `[V, C]`, and labels of some rows in mixed order. */
 function headCase({deviation = 1} = {}) {
   const [N, C, V] = [11, 8, 23];
   const random = seeded('head');
   const hidden = normals(random, N * C, deviation);
   const head = normals(random, V * C);
   const rows = Int32Array.of(9, 0, 4, 3, 10, 6, 7);
-  // The likeliest token of row 4 is the label of the third; some labels are the same.
+  // The third label is the likeliest token of its row, 4; some labels are equal.
   const likeliest = (row: number): number => {
     const logits = matrix(head, C).map((w) => oracle.sum(w.map((x, c) => x * hidden[row * C + c])));
     return logits.indexOf(Math.max(...logits));
@@ -222,7 +225,7 @@ describe('tokenLogProbs', () => {
   });
 });
 
-/** All pairs of answers that are given best first. */
+/** All pairs of answers that are ordered best first. */
 function pairsOf(answers: readonly number[]): Pair[] {
   return answers.flatMap((winner, i) => answers.slice(i + 1).map((loser): Pair => [winner, loser]));
 }
@@ -363,21 +366,21 @@ describe('losses', () => {
 describe('AdamW', () => {
   const SHAPES: Record<string, number[]> = {matrix: [5, 3], vector: [7], other: [2, 4], alone: [512, 513]};
 
-  /** Values and the gradients of some steps; from the third one on, `other` has none. */
+  /** Values, and gradients of five steps; `other` has none from the third step on. */
   function drawStart(names: string[]) {
     const random = seeded('adamw');
     const sizeOf = (name: string) => tf.util.sizeFromShape(SHAPES[name]);
     const values = new Map(names.map((name) => [name, normals(random, sizeOf(name))]));
     const gradients = Array.from({length: 5}, (_, step) => {
       const given = names.filter((name) => step < 2 || name !== 'other');
-      // Of very different size, so that some steps are clipped and others are not.
+      // Sizes differ so much that some steps are clipped and others are not.
       return new Map(given.map((name) => [name, normals(random, sizeOf(name), 10 ** (step - 4))]));
     });
     return {values, gradients};
   }
 
   const starts = new Map<string, ReturnType<typeof drawStart>>();
-  /** The same for all devices, which only read it. */
+  /** Drawn once: all devices only read it. */
   function start(names: string[]): ReturnType<typeof drawStart> {
     const key = names.join();
     const drawn = starts.get(key) ?? drawStart(names);
@@ -388,7 +391,7 @@ describe('AdamW', () => {
   const settingsOf = (weightDecay: number) => ({...ADAMW_DEFAULTS, weightDecay, beta2: 0.99, epsilon: 1e-3});
   const rateOf = (step: number): number => 0.1 / (step + 1);
 
-  /** All steps in float64: the norms of the gradients, and where the parameters end. */
+  /** All steps in float64: the norms of the gradients and the final parameters. */
   function computeSteps(names: string[], weightDecay: number) {
     const {values, gradients} = start(names);
     const parameters = names.map((name): oracle.Parameter => {
@@ -447,7 +450,7 @@ describe('AdamW', () => {
             const {parameters, norms} = stepsInFloat64(names, weightDecay);
             const variables = variablesOf(values);
             const optimizer = new AdamW(variables, settingsOf(weightDecay));
-            // tfjs's wasm backend adds up the squares of the large variable one after another.
+            // tfjs's wasm backend adds the squares of the large variable one by one, which rounds more.
             const tolerance = names.includes('alone') ? 1e-4 : 1e-5;
             for (const [i, given] of gradients.entries()) {
               expectClose([await step(optimizer, given, rateOf(i))], [norms[i]], undefined, tolerance);
@@ -567,7 +570,7 @@ describe('learningRate', () => {
     const rates = Array.from({length: 20}, (_, step) => learningRate(step, 20, 0.4, 4));
     [0.1, 0.2, 0.3, 0.4, 0.4].forEach((rate, step) => expect(rates[step]).to.be.closeTo(rate, 1e-12));
     rates.slice(5).forEach((rate, i) => expect(rate).to.be.below(rates[i + 4]));
-    // Halfway between the peak and a tenth of it.
+    // Halfway between the peak and a tenth of the peak.
     expect(rates[12]).to.be.closeTo(0.22, 1e-12);
     expect(learningRate(20, 20, 0.4, 4)).to.be.closeTo(0.04, 1e-12);
     expect(learningRate(99, 20, 0.4, 4)).to.be.closeTo(0.04, 1e-12);

@@ -1,7 +1,7 @@
 /**
- * @file An independent judge of training_oracle.ts, by which examples/finetune/train is tested: PyTorch's log_softmax, logsigmoid,
- * autograd and AdamW in float64, and transformers' schedule. Optional: skipped, with the reason, where Python lacks them.
- * `FLASHMASK_PYTHON` names the interpreter.
+ * @file An independent judge of training_oracle.ts, the oracle of examples/finetune/train: PyTorch's log_softmax,
+ * logsigmoid, autograd and AdamW in float64, and transformers' schedule. Skipped with the reason where Python lacks
+ * them. `FLASHMASK_PYTHON` names the interpreter.
  */
 import {spawnSync} from 'node:child_process';
 import {fileURLToPath} from 'node:url';
@@ -13,7 +13,7 @@ import * as oracle from '../support/training_oracle.js';
 
 const python = process.env.FLASHMASK_PYTHON ?? 'python3';
 
-/** Of the oracle's central differences. */
+/** Error of the oracle's central differences. */
 const GRADIENT_ERROR = 1e-8;
 const VALUE_ERROR = 1e-12;
 
@@ -99,7 +99,7 @@ interface Judgements {
   schedule: number[][];
 }
 
-/** All at once: torch and transformers take their time to load. */
+/** Asks everything in one process, because torch and transformers load slowly. */
 function askJudge(): Judgements {
   const script = fileURLToPath(new URL('../support/finetune_train_judge.py', import.meta.url));
   const cases = {logProbs: [headCase], dpo: dpoCases, rm: rmCases, adamw: adamwCases, schedule: scheduleCases};

@@ -1,6 +1,6 @@
 /**
- * @file Training steps in one process, on every device: packed rows give what each sample gives alone, several batches what one gives,
- * dense attention what flashMaskAttention gives; dropout, frozen weights, memory.
+ * @file Training steps in one process, on every device: packed rows give the same as each sample alone, several batches
+ * the same as one, flashMaskAttention the same as dense attention; dropout, frozen weights, memory.
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
@@ -29,7 +29,7 @@ import {TINY_CONFIG} from '../support/finetune_tiny.js';
 import {tinyTokenizer} from '../support/tiny_tokenizer.js';
 
 const ROW = 128;
-/** Shorter rows, longer than any shared comparison and than the two packed conversations. */
+/** Shorter than ROW, but longer than any shared comparison; PACKED_ROW holds the two packed conversations. */
 const COMPARISON_ROW = 64;
 const PACKED_ROW = 96;
 const LORA: LoraOptions = {rank: 4, alpha: 8, dropout: 0, targetModules: [...PROJECTIONS], useRslora: false};
@@ -37,7 +37,7 @@ const LIMITS = {maxTokens: ROW, tooLong: 'drop'} as const;
 
 const tokenizer = tinyTokenizer();
 
-/** A model whose weights come out of a seed. */
+/** A model with weights drawn from a seed. */
 function tinyFiles(fields: Record<string, unknown> = {}): ModelFiles {
   const configJson = {
     ...TINY_CONFIG,
@@ -99,7 +99,7 @@ function comparison(id: number, objective: 'dpo' | 'rm', layout: 'shared' | 'sep
 const model = (lora: LoraOptions | null, rewardModel = false, keepActivations = false): Promise<TrainedModel> =>
   TrainedModel.load(tinyFiles(), {lora, rewardModel, seed: 5, keepActivations});
 
-/** Adapters that do something: a fresh B is zero. */
+/** Makes adapters change the output: a fresh B is zero. */
 async function stir({adapter}: TrainedModel): Promise<void> {
   const next = normal(9);
   for (const variable of adapter!.weights.values()) {
@@ -125,7 +125,7 @@ function expectClose(actual: readonly number[], wanted: readonly number[], toler
 }
 
 const asRow = (samples: Sample[]): Row => ({samples});
-/** Longer than any sample, so that rows end in padding. */
+/** One sample in a row longer than any sample, so that the row ends in padding. */
 const alone = (sample: Sample): Batch => toBatch([asRow([sample])], ROW);
 
 describe('fine-tuning: training steps', () => {
@@ -232,7 +232,7 @@ describe('fine-tuning: training steps', () => {
           seen.push(loss, gradNorm);
           tensors.push(tf.memory().numTensors);
         }
-        // Dropout makes its tables in the first step.
+        // The first step also creates the dropout tables.
         tensors.slice(2).forEach((count) => expect(count).to.equal(tensors[1]));
         trainer.dispose();
         return seen;
@@ -243,7 +243,7 @@ describe('fine-tuning: training steps', () => {
         const one = [toBatch(rows, length)];
         const flash = await train(3, one);
         expect(flash[4]).to.be.below(flash[0]);
-        // The second step shows that the first one moved the weights alike.
+        // The second step shows that the first one changed the weights in the same way.
         const firstTwo = flash.slice(0, 4);
         expectClose(await train(2, one, 'dense'), firstTwo, 10 * tolerance);
         expectClose(await train(2, one, 'flash', true), firstTwo, 10 * tolerance);
@@ -286,7 +286,7 @@ describe('fine-tuning: training steps', () => {
     await tf.setBackend('cpu');
     const {adapter, network, ...trained} = await model({...LORA, dropout: 0.25});
     const projection = 'model.layers.0.mlp.down_proj';
-    // A of ones and B of ones: the update counts what was kept.
+    // With all ones in A and B, the update counts the kept inputs.
     for (const variable of adapter!.weights.values()) variable.assign(tf.ones(variable.shape));
     const kept = async (seed: number | null): Promise<Float32Array> => {
       adapter!.setDropout(seed);

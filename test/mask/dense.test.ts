@@ -1,4 +1,7 @@
-/** @file Dense masks: `toDense` against the definition, `fromDense` there and back, its smallest form by brute force, its error. */
+/**
+ * @file Dense masks: `toDense` against the definition, `fromDense` round trips, its smallest form by brute force, its
+ * error.
+ */
 import {expect} from 'chai';
 import * as fc from 'fast-check';
 import * as masks from '../../src/mask/builders/index.js';
@@ -7,7 +10,7 @@ import type {Vectors} from '../../src/mask/bounds/intervals.js';
 
 type Form = readonly [causal: boolean, vectors: Vectors];
 
-/** From small to large; of equal size, causal first. */
+/** Forms from small to large; causal first among equal sizes. */
 const forms: readonly Form[] = [
   [false, 0],
   [true, 0],
@@ -17,7 +20,7 @@ const forms: readonly Form[] = [
   [false, 4],
 ];
 
-/** The definition: whether bounds of this form mask row r of column j. */
+/** The definition: whether bounds `v` of a column of this form mask row r of column j. */
 function isMasked([causal, vectors]: Form, v: number[], r: number, j: number, offset: number): boolean {
   if (causal && r < j - offset) return true;
   if (vectors === 0) return false;
@@ -26,7 +29,7 @@ function isMasked([causal, vectors]: Form, v: number[], r: number, j: number, of
   return causal ? r >= v[0] && r < v[1] : r >= v[0] || r < v[1];
 }
 
-/** All lists of `count` row bounds from 0 to `rows`. */
+/** All lists of `count` row bounds in [0, rows]. */
 function allBounds(count: number, rows: number): number[][] {
   let lists: number[][] = [[]];
   for (let i = 0; i < count; i++) {
@@ -35,7 +38,7 @@ function allBounds(count: number, rows: number): number[][] {
   return lists;
 }
 
-/** The first form of which some bounds give every column; null if none does. By trying all bounds. */
+/** The first form that can express every column, found by trying all bounds; null if there is none. */
 function smallestForm(dense: Uint8Array, rows: number, columns: number): Form | null {
   const fits = (form: Form, j: number): boolean =>
     allBounds(form[1], rows).some((v) => {
@@ -47,7 +50,7 @@ function smallestForm(dense: Uint8Array, rows: number, columns: number): Form | 
   return forms.find((form) => Array.from({length: columns}, (_, j) => j).every((j) => fits(form, j))) ?? null;
 }
 
-/** All dense masks of a size, as the bits of a number. */
+/** All dense masks of a size; the bits of a number are the pairs. */
 function allDense(rows: number, columns: number): Uint8Array[] {
   const size = rows * columns;
   return Array.from({length: 2 ** size}, (_, bits) => Uint8Array.from({length: size}, (_, i) => (bits >> i) & 1));

@@ -1,4 +1,4 @@
-/** @file What masks refuse: every error names who refuses, the rule, the values got and the remedy. */
+/** @file Errors of masks: each names the function that refuses, the rule, the values got and the remedy. */
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
 import {expect} from 'chai';
@@ -7,7 +7,7 @@ import {toSVG} from '../../src/mask/pictures/svg.js';
 import {FlashMask} from '../../src/mask/flash_mask.js';
 import {circular, deep} from '../support/odd_arrays.js';
 
-/** A wrong call, and the whole message it must give. */
+/** A wrong call and its whole error message. */
 type Refusal = [name: string, call: () => unknown, message: string];
 
 const whole = 'must be a whole number from';

@@ -1,4 +1,4 @@
-/** @file The examples in the doc comments of the builders: each builder has one, and it runs. */
+/** @file Runs the examples in the doc comments of the builders; each builder must have one. */
 import {readFileSync, readdirSync} from 'node:fs';
 import {fileURLToPath} from 'node:url';
 import {runInNewContext} from 'node:vm';
@@ -16,7 +16,7 @@ const comments = readdirSync(folder).flatMap((name) => {
   }));
 });
 
-/** The lines of an example that need nothing but the builders. */
+/** The lines of an example that use only the builders. */
 function examplesOf(doc: string): string[] {
   const [, example = ''] = doc.split('@example\n');
   const lines = example.split('\n').map((line) => line.replace(/^ \* ?/, '').trim());

@@ -1,6 +1,6 @@
 /**
- * @file Hostile arguments, drawn at random: whatever takes the place of one argument of a good call, every builder, every method of a
- * mask and the op either work or give a short error in the library's form, never one of the engine.
+ * @file Random hostile arguments: one argument of a good call is replaced by anything. Every builder, every method of a
+ * mask and the op must then work or throw a short error in the library's form, never an error of the engine.
  */
 import {strict as assert} from 'node:assert';
 import * as tf from '@tensorflow/tfjs';
@@ -10,7 +10,7 @@ import {circular, deep, wide} from '../support/odd_arrays.js';
 
 const seed = Number(process.env.FLASHMASK_SEED ?? 20241001);
 
-/** Characters of the longest error that one still reads. */
+/** Most characters that an error may have to stay readable. */
 const LONGEST = 700;
 
 const causal = masks.causal(4);
@@ -34,7 +34,7 @@ const numbers = [
 ];
 const texts = ['', '3', 'causal', 'x'.repeat(100_000), '\0\n'];
 
-/** What no tensor or mask is made for, made anew at each draw. */
+/** Values that fit neither a tensor nor a mask, created at each draw. */
 const odd: (() => unknown)[] = [
   () => undefined,
   () => null,
@@ -95,7 +95,7 @@ const hostile: fc.Arbitrary<() => unknown> = fc.oneof(
   },
 );
 
-/** A call that works; a copy of it, with something else for one of its arguments or options, is tried. */
+/** A call that works; the test replaces one of its arguments or options. */
 interface Good {
   name: string;
   call: (...args: never[]) => unknown;
@@ -162,7 +162,7 @@ const op: Good = {
   ],
 };
 
-/** Where a call may be spoilt: a place among the arguments, or an option of the last one. */
+/** What can be replaced: each argument, and each option of the last one. */
 function places({args}: Good): [at: number, option: string | null][] {
   return args().flatMap((arg, at): [number, string | null][] => {
     const isOptions = typeof arg === 'object' && Object.getPrototypeOf(arg) === Object.prototype;
@@ -176,7 +176,7 @@ function spoilt({args}: Good, [at, option]: [number, string | null], value: unkn
   return all;
 }
 
-/** Runs a call that may be refused, in the library's form alone. */
+/** Runs a call that may throw, but only in the library's form. */
 function expectWorksOrRefuses({call}: Good, args: unknown[]): void {
   try {
     tf.tidy(() => void call(...(args as never[])));

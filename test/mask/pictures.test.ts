@@ -1,4 +1,7 @@
-/** @file Pictures of masks: text against snapshots, SVG read back pixel by pixel, and the committed gallery against the library. */
+/**
+ * @file Pictures of masks: text against snapshots, SVG read back pixel by pixel, and the committed gallery against the
+ * library.
+ */
 import {inspect} from 'node:util';
 import {expect} from 'chai';
 import {parseHTML} from 'linkedom';
@@ -65,10 +68,10 @@ describe('masks as text', () => {
   it('is what String() gives', () => expect(String(masks.full(1))).to.equal('full, 1 query × 1 key, 0 vectors\n█'));
 });
 
-/** The class of the coloured path at the middle of every pair, read from the rectangles of the paths. */
+/** The class of the path that covers the middle of each pair, read from the rectangles of the paths. */
 function paintedPairs(svg: string, mask: FlashMask, cell: number): string[] {
   const painted = Array<string>(mask.queryLength * mask.keyLength).fill('nothing');
-  // The strips of vectors below the mask are drawn with `v` steps, and do not match.
+  // Paths of the vector strips below the mask use `v` steps and do not match.
   for (const [, fill, path] of svg.matchAll(
     /<path class="fm-(full|visible|masked|empty)" shape-rendering="crispEdges" d="([^"]*)"/g,
   )) {
@@ -85,7 +88,7 @@ function paintedPairs(svg: string, mask: FlashMask, cell: number): string[] {
   return painted;
 }
 
-/** What each pair must be painted as. */
+/** The fill that each pair must have. */
 function trueFills(mask: FlashMask, blockQ: number, blockK: number): string[] {
   const {kinds, columns} = tileKinds(mask, blockQ, blockK);
   return Array.from(mask.toDense(), (visible, at) => {

@@ -1,6 +1,6 @@
 /**
- * @file The tile map by brute force: never wrong on random bounds, and as tight as the smallest and largest bounds of a key block can
- * prove, where "can prove" is every set of columns with those smallest and largest bounds.
+ * @file The tile kinds by brute force: never wrong on random bounds, and as exact as the smallest and largest bounds of
+ * a key block allow. The exact answer is computed over every set of columns with these smallest and largest bounds.
  */
 import {expect} from 'chai';
 import * as fc from 'fast-check';
@@ -18,13 +18,16 @@ const forms = [
   {causal: false, vectors: 4},
 ] as const;
 
-/** Around the rows mostly, sometimes far out of range. */
+/** A bound near the rows in most draws, far out of range in some. */
 const bound = fc.oneof(
   {weight: 12, arbitrary: fc.integer({min: -3, max: 40})},
   {weight: 1, arbitrary: fc.constantFrom(MIN_BOUND, MIN_BOUND + 1, -1000, 1000, MAX_BOUND - 1, MAX_BOUND)},
 );
 
-/** Masks with any bounds: swapped, overlapping, empty, negative, past the last row; in runs of equal columns or not. */
+/**
+ * Masks with any bounds: swapped, overlapping, empty, negative, past the last row; with or without runs of equal
+ * columns.
+ */
 const anyMask = fc
   .record({
     form: fc.constantFrom(...forms),
@@ -58,7 +61,7 @@ function isVisible(mask: FlashMask, r: number, j: number, b: number, h: number):
   return true;
 }
 
-/** Tile by tile: its kind, and how many of its pairs are visible. */
+/** Each tile: its kind and its number of visible pairs. */
 function* tilesOf(
   mask: FlashMask,
   blockQ: number,
@@ -101,7 +104,7 @@ describe('tile map', () => {
       }),
       {seed: 2, numRuns: 1500},
     );
-    // The property would hold of a map that says 'partial' always: this one must not.
+    // Calling every tile 'partial' would pass the property, so each kind must be seen often.
     expect(Math.min(...Object.values(seen))).to.be.above(1000);
   });
 
@@ -135,7 +138,7 @@ describe('tile map', () => {
   });
 });
 
-/** A tile, given only by what the tile map knows of its columns. */
+/** A tile, described only by what the bounds map holds of its columns. */
 interface Known {
   causal: boolean;
   offset: number;
@@ -147,7 +150,7 @@ interface Known {
   ranges: [min: number, max: number][];
 }
 
-/** Every way to give `columns` columns a bound so that their smallest and largest are these. */
+/** All bounds of `columns` columns with these smallest and largest values. */
 function assignments(columns: number, [min, max]: [number, number]): number[][] {
   const values = Array.from({length: max - min + 1}, (_, i) => min + i);
   let all: number[][] = [[]];
@@ -155,13 +158,15 @@ function assignments(columns: number, [min, max]: [number, number]): number[][] 
   return all.filter((chosen) => Math.min(...chosen) === min && Math.max(...chosen) === max);
 }
 
-/** Every choice of one element of each list. */
+/** All choices of one element of each list. */
 function* product<T>(lists: T[][], chosen: T[] = []): Generator<T[]> {
   if (chosen.length === lists.length) yield chosen;
   else for (const value of lists[chosen.length]) yield* product(lists, [...chosen, value]);
 }
 
-/** What is true of every set of columns that agrees with what is known: the best that any rule on minima and maxima can say. */
+/**
+ * The kind that holds for every set of columns with these ranges: the most that any rule on minima and maxima can tell.
+ */
 function provableKind(known: Known): TileKind {
   const {causal, offset, r0, r1, c0, columns, ranges} = known;
   let allEmpty = true;
@@ -180,7 +185,7 @@ function provableKind(known: Known): TileKind {
   return allEmpty ? 'empty' : 'full';
 }
 
-/** Known tiles of `columns` columns; interval ends may be the ends of int32, as in the forms with fewer vectors. */
+/** Tiles of `columns` columns; interval ends may be the limits of int32, as in forms with fewer vectors. */
 function anyKnown(columns: number, spread: number): fc.Arbitrary<Known> {
   const range = fc
     .tuple(fc.integer({min: -1, max: 6}), columns === 1 ? fc.constant(0) : fc.integer({min: 0, max: spread}))

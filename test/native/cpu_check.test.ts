@@ -1,6 +1,6 @@
 /**
- * @file The CPU kernels without TensorFlow: the programs of native/test/, compiled from the sources and run on each instruction set that
- * this machine has. test/op/kernels.test.ts judges the best of them more strictly, through the addon.
+ * @file The CPU kernels without TensorFlow: compiles the programs of native/test/ and runs them on each instruction set
+ * of this machine. test/op/kernels.test.ts judges the best instruction set more strictly, through the addon.
  */
 import {execFile, spawnSync} from 'node:child_process';
 import {mkdtempSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
@@ -22,7 +22,7 @@ const hasCompiler = spawnSync(compiler, ['--version']).status === 0;
 /** Values as a C++ initializer. */
 function initializer(value: unknown): string {
   if (Array.isArray(value)) return `{${value.map(initializer).join(', ')}}`;
-  // The literal -2147483648 would be a negated number that int32 does not hold.
+  // In C++ -2147483648 is the negation of a literal that int32 cannot hold.
   return value === -(2 ** 31) ? 'INT32_MIN' : String(value);
 }
 
@@ -107,7 +107,7 @@ describe('CPU kernels against plain loops', function () {
     if (spawnSync('nm', ['--version']).status !== 0) skip(this, 'nm is not installed');
     const files = readdirSync(folder).filter((file) => /^kernels_.*\.o$/.test(file));
     const {stdout} = await run('nm', ['-C', ...files.map((file) => join(folder, file))]);
-    // Of equal weak (W, V) or unique (u) functions in several files, the linker keeps any one.
+    // The linker keeps one of several equal weak (W, V) or unique (u) functions, perhaps one for a newer machine.
     expect(stdout.split('\n').filter((line) => / [WVu] /.test(line))).to.deep.equal([]);
   });
 });

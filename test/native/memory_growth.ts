@@ -1,6 +1,7 @@
 /**
- * @file A program that test/native/tensorflow.test.ts runs in a process of its own: prints, as JSON, the resident bytes of the process after each
- * round of attention with gradients, every call with a new dropout seed; and fails if tfjs holds more tensors than before.
+ * @file A program that test/native/tensorflow.test.ts runs in its own process. It prints, as JSON, the resident bytes
+ * of the process after each round of attention with gradients; every call has a new dropout seed. It fails if tfjs then
+ * holds more tensors than before.
  */
 import {setFlagsFromString} from 'node:v8';
 import {runInNewContext} from 'node:vm';

@@ -1,6 +1,6 @@
 /**
- * @file The Python reference of the CUDA checks (native/test/cuda/reference.py) against the shared vectors. Skipped, with the reason, where
- * Python has no torch. `FLASHMASK_PYTHON` names the interpreter.
+ * @file Checks the Python reference of the CUDA checks (native/test/cuda/reference.py) with the shared vectors. Skipped
+ * with the reason where Python has no torch. `FLASHMASK_PYTHON` names the interpreter.
  */
 import {spawnSync} from 'node:child_process';
 import {fileURLToPath} from 'node:url';

@@ -1,6 +1,6 @@
 /**
- * @file What is particular to the backend 'tensorflow': the Node addon and its op beside TensorFlow's own, errors of theirs, threads,
- * and the warnings where the native kernels do not run. The tables of cases run on it too, in the other files.
+ * @file What only the backend 'tensorflow' has: the Node addon and its op next to TensorFlow's ops, its errors,
+ * threads, and the warnings where the native kernels do not run. The tables of cases in the other files run on it too.
  */
 import {execFile} from 'node:child_process';
 import {readFileSync} from 'node:fs';
@@ -38,7 +38,7 @@ function inputs(seed = 1): Four {
   return [make(H, 0), make(2, 1), make(2, 2), make(H, 3)];
 }
 
-/** out, dq, dk and dv, on the host. */
+/** out, dq, dk and dv as host arrays. */
 async function attend([q, k, v, dOut]: Four, options: FlashMaskAttentionOptions = {}): Promise<Float32Array[]> {
   const run = (x: tf.Tensor, y: tf.Tensor, z: tf.Tensor) =>
     flashMaskAttention(x as tf.Tensor4D, y as tf.Tensor4D, z as tf.Tensor4D, mask, {
@@ -53,7 +53,7 @@ async function attend([q, k, v, dOut]: Four, options: FlashMaskAttentionOptions 
 
 const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {version: string};
 
-/** The op itself, past the checks of flashMaskAttention. */
+/** Runs the op without flashMaskAttention's checks. */
 function runRaw(bounds: tf.Tensor, ...[q, k, v]: Four): tf.Tensor[] {
   return tf.engine().runKernel<tf.Tensor[]>(FlashMaskAttention, {q, k, v, bounds}, {...ATTRS, causal: true});
 }
@@ -154,7 +154,8 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
     const [out] = await attend(x);
     for (let round = 0; round < 30; round++) {
       const size = integer(next, 1, 400);
-      // Produced just before, read just after, and all that lay in between freed: nothing waits for anything but by order.
+      // The inputs are produced just before the call, the output is read just after, and all other tensors are freed:
+      // only the order of work keeps the results right.
       const [difference, noise] = tf.tidy((): tf.Tensor[] => {
         const busy = tf.matMul(tf.fill([size, size], 0.5), tf.fill([size, size], 0.5));
         const [q, k, v] = x.map((t) => tf.sub(tf.add(t, 1.5), 1.5));
@@ -196,7 +197,7 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
   });
 
   it("leaves nothing in the process's memory, with a new dropout seed in each call", async () => {
-    // In a process of its own, and judged by medians: a round that grows or shrinks by chance says nothing.
+    // Runs in its own process and compares medians, so that one round that grows or shrinks by chance does not count.
     const [rounds, calls] = [9, 1000];
     const program = join(root, 'test/native/memory_growth.ts');
     const call = ['--import=tsx', program, device!.name, ...[rounds, calls].map(String)];
@@ -204,7 +205,7 @@ suite(`tensorflow${reason && !device ? ` (${reason})` : ''}`, () => {
     const rss = JSON.parse(stdout) as number[];
     const medianFrom = (round: number) => rss.slice(round, round + 3).sort((a, b) => a - b)[1];
     const growth = (medianFrom(6) - medianFrom(0)) / (6 * calls);
-    // The outputs of each call left behind would be 2 KB, a TensorFlow kernel for each seed 3 KB.
+    // A leak of the outputs would be 2 KB per call, a TensorFlow kernel per seed 3 KB.
     expect(growth, `bytes a call; the rounds end with ${stdout}`).to.be.below(500);
   });
 

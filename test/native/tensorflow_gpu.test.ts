@@ -1,6 +1,6 @@
 /**
- * @file What only a GPU can get wrong: the order of work on its streams, bits that differ from run to run, memory that runs out.
- * The tables of cases run on it too, in the other files.
+ * @file What only a GPU can get wrong: the order of work on its streams, bits that differ between runs, memory that
+ * runs out. The tables of cases in the other files run on it too.
  */
 import {execFileSync} from 'node:child_process';
 import * as tf from '@tensorflow/tfjs';
@@ -22,7 +22,7 @@ interface Shape {
   D: number;
 }
 
-/** q, k, v and dOut, made on the device: tfjs draws random numbers on the host, slowly. */
+/** q, k, v and dOut, computed on the device: tfjs would draw random numbers on the host, which is slow. */
 function inputsOf({B, S, H, Hkv, D}: Shape, seed: number): Four {
   const make = (heads: number, i: number) =>
     tf.tidy(() => {
@@ -43,7 +43,7 @@ function attend([q, k, v, dOut]: Four, S: number): tf.Tensor[] {
   return [value, ...grads];
 }
 
-/** How many elements of two lists of tensors have other values, as a tensor: nothing is waited for. */
+/** The number of elements that differ between two lists of tensors, as a tensor, so that nothing waits. */
 function countDifferences(actual: tf.Tensor[], expected: tf.Tensor[]): tf.Scalar {
   return tf.tidy(() => {
     const counts = actual.map((x, i) => tf.sum(tf.cast(tf.notEqual(x, expected[i]), 'float32')));
@@ -51,7 +51,7 @@ function countDifferences(actual: tf.Tensor[], expected: tf.Tensor[]): tf.Scalar
   });
 }
 
-/** Waits for the device. */
+/** Waits until the device is done. */
 async function settle(): Promise<void> {
   const one = tf.tidy(() => tf.add(tf.scalar(1), 1));
   await one.data();
@@ -93,13 +93,14 @@ suite(`on a GPU through tfjs-node${gpu?.skip ? ` (${gpu.skip})` : ''}`, () => {
   it('throws when memory runs out, and works on', async () => {
     const before = tf.memory().numTensors;
     const S = 64;
-    // As large as a part, so that less than a part has no room for the output.
+    // x is as large as a block of the ballast, so the output does not fit in the memory that is left.
     const part = Math.floor(memoryBytes() / 20 / 4);
     const x: tf.Tensor4D = tf.fill([Math.ceil(part / (S * 8 * 128)), S, 8, 128], 0.5);
     const ballast = fillMemory(part);
     const outOfMemory = /memory|OOM|RESOURCE_EXHAUSTED|status 8/i;
     expect(() => flashMaskAttention(x, x, x, masks.causal(S))).to.throw(outOfMemory);
-    // Four parts have room for the output and half-size copies of the inputs, and none for three gradients and copies beside them.
+    // Four blocks have room for the output and half-size copies of the inputs, but not for three gradients and copies
+    // as well.
     tf.dispose(ballast.splice(-4));
     const out = flashMaskAttention(x, x, x, masks.causal(S));
     expect((await tf.slice(out, [0, 0, 0, 0], [1, 1, 1, 1]).data())[0]).to.be.closeTo(0.5, 1e-3);
@@ -110,13 +111,13 @@ suite(`on a GPU through tfjs-node${gpu?.skip ? ` (${gpu.skip})` : ''}`, () => {
     expect(() => gradient([x, x, x], x)).to.throw(outOfMemory);
     tf.dispose([...ballast, x]);
     await expectToWork();
-    // tfjs keeps what a gradient saved when that gradient throws.
+    // When a gradient throws, tfjs keeps the tensors that it saved.
     const left = tf.memory().numTensors - before;
     expect(left, `${left} tensors left`).to.be.lessThan(20);
   });
 });
 
-/** The results of a round, each step waited for. */
+/** The results of a round that waits after each step. */
 async function inSteps(shape: Shape, seed: number): Promise<tf.Tensor[]> {
   const inputs = inputsOf(shape, seed);
   const mixed = mix(inputs);
@@ -127,7 +128,10 @@ async function inSteps(shape: Shape, seed: number): Promise<tf.Tensor[]> {
   return results;
 }
 
-/** The same at once, with other work before, between and after, and memory that is freed and taken again at once. */
+/**
+ * The same results without waiting, with other work before, between and after, and with memory that is freed and reused
+ * at once.
+ */
 function withoutWaiting(shape: Shape, seed: number, random: () => number): tf.Tensor[] {
   const side = integer(random, 64, 1500);
   const other = (): tf.Tensor =>
@@ -140,7 +144,7 @@ function withoutWaiting(shape: Shape, seed: number, random: () => number): tf.Te
   if (random() < 0.5) noise.push(other());
   const mixed = mix(inputs);
   const results = attend(mixed, shape.S);
-  // Whoever gets this memory next must not write to it before the kernels have read it.
+  // The fills that reuse this memory must not write to it before the kernels have read it.
   const shapes = mixed.map(({shape: sizes}) => sizes);
   tf.dispose([...inputs, ...mixed]);
   noise.push(...shapes.map((sizes) => tf.fill(sizes, 1e9)));
@@ -151,7 +155,7 @@ function withoutWaiting(shape: Shape, seed: number, random: () => number): tf.Te
   return copies;
 }
 
-/** The inputs after some work of TensorFlow's own, which is slow enough to be overtaken. */
+/** The inputs after some TensorFlow ops, which are slow enough for wrongly ordered kernels to overtake them. */
 function mix(inputs: Four): Four {
   return inputs.map((x) =>
     tf.tidy(() => {
@@ -167,7 +171,7 @@ function memoryBytes(): number {
   return 2 ** 20 * Number(execFileSync('nvidia-smi', args, {encoding: 'utf8'}).split('\n')[0]);
 }
 
-/** Takes all memory but less than one part of so many floats. */
+/** Fills the memory until less than one block of `part` floats is left. */
 function fillMemory(part: number): tf.Tensor[] {
   const taken: tf.Tensor[] = [];
   try {

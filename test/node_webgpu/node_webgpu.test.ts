@@ -1,6 +1,6 @@
 /**
- * @file `useWebGPU()` of the packed package, each time in a process of its own: the software driver's cache, how processes end, and
- * every error. The kernels on it are tested by test/op/kernels.test.ts.
+ * @file `useWebGPU()` of the packed package, each time in its own process: the software driver's cache, how processes
+ * end, and every error. test/op/kernels.test.ts tests the kernels on it.
  */
 import {existsSync, mkdirSync, readdirSync, statSync, truncateSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
@@ -10,7 +10,7 @@ import {type Finished, Project, temporaryFolder} from '../support/packed_project
 import {skip} from '../support/skip.js';
 import {untar} from '../../src/node_webgpu/untar.js';
 
-/** SwiftShader and Dawn exist for this platform; elsewhere the system's adapter is all that there is. */
+/** Whether SwiftShader and Dawn exist for this platform; elsewhere there is only the system's adapter. */
 const hasSwiftShader = process.platform === 'linux' && process.arch === 'x64';
 const DRIVER = 'libvk_swiftshader.so';
 

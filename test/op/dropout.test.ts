@@ -1,4 +1,4 @@
-/** @file Philox4x32-10 against the known answers of Random123, and the dropout factors that are made of it. */
+/** @file Philox4x32-10 against the known answers of Random123, and the dropout factors computed from it. */
 import {expect} from 'chai';
 import {dropoutOf, keepFactors, philox4x32} from '../../src/call/dropout.js';
 

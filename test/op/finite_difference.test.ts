@@ -14,17 +14,17 @@ const inputs = ['q', 'k', 'v'] as const;
 type Input = (typeof inputs)[number];
 const gradientOf = {q: 'dq', k: 'dk', v: 'dv'} as const;
 
-/** Relative to a step of 1e-5, central differences are good to about 1e-10. */
+/** With this step, central differences are accurate to about 1e-10. */
 const STEP = 1e-5;
 
-/** What the gradients are gradients of: sum(out dOut) + sum(lse dLse) over the rows that see a key. */
+/** The scalar whose gradients are tested: sum(out dOut) + sum(lse dLse) over the rows that see a key. */
 function loss(call: AttentionCall): number {
   const {out, lse} = forwardOracle(call);
   const fromOut = out.reduce((sum, x, i) => sum + x * call.dOut[i], 0);
   return lse.reduce((sum, x, i) => (x === -Infinity ? sum : sum + x * call.dLse[i]), fromOut);
 }
 
-/** The call with one element of q, k or v moved. */
+/** The call with `by` added to one element of q, k or v. */
 function moved(call: AttentionCall, input: Input, index: number, by: number): AttentionCall {
   const values = Float64Array.from(call[input]);
   values[index] += by;
@@ -35,7 +35,7 @@ function difference(call: AttentionCall, input: Input, index: number, f = loss):
   return (f(moved(call, input, index, STEP)) - f(moved(call, input, index, -STEP))) / (2 * STEP);
 }
 
-/** Slopes by case and element: the same for every device, so worked out once. */
+/** Slopes by case and element, computed once for all devices. */
 const slopes = new Map<string, number>();
 
 function slopeOf(name: string, work: () => number): number {
@@ -51,14 +51,14 @@ function caseNamed(group: string, name: string): Case {
   return found;
 }
 
-/** A case of the table, made small enough to move each of its numbers. */
+/** A case of the table, shortened so that each of its numbers can be moved. */
 function small(group: string, name: string): AttentionCall {
   const c = {...caseNamed(group, name), B: 2, D: 3, Dv: 2};
   const call = prepare(c).call;
   return {...call, ...shortened(call)};
 }
 
-/** Its first 6 queries and 7 keys, in the order heads first. */
+/** The first 6 queries and 7 keys of a call, with heads first. */
 function shortened(call: AttentionCall): Partial<AttentionCall> {
   const [Sq, Sk] = [6, 7];
   const {B, H, Hkv, D, Dv} = call;

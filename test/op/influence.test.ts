@@ -1,6 +1,7 @@
 /**
- * @file What no visible pair connects has no influence, bit for bit: NaN, infinities and the largest floats in masked places, for each
- * mask, head form and tile border, in every input. And NaN in a visible pair spreads as in dense attention, and only there.
+ * @file Numbers that no visible pair connects with a result do not change it by a bit: NaN, infinities and the largest
+ * floats in masked places, for each mask, head form and tile border, in every input. NaN in a visible pair spreads as
+ * in dense attention, and no further.
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
@@ -17,7 +18,7 @@ describe('influence', () => {
   onEachDevice((device) => {
     for (const [i, c] of influenceCases.entries()) {
       for (const run of runsOn(device)) {
-        // Gradients through lse take other passes on some devices.
+        // With a gradient through lse some devices run other passes.
         for (const lse of device.precisions ? [true, false] : [i % 3 !== 0]) {
           const details = [
             run.precision && `precision '${run.precision}'`,
@@ -46,10 +47,10 @@ describe('influence', () => {
   });
 });
 
-/** How a case is run. */
+/** How to run a case. */
 interface Run {
   precision?: Precision;
-  /** On CUDA only deterministic gradients can be compared bit for bit; of others it is asked that they stay finite. */
+  /** On CUDA only deterministic gradients are compared bit for bit; other gradients must stay finite. */
   deterministic: boolean;
 }
 
@@ -67,18 +68,18 @@ async function check(device: Device, c: Case, {precision, deterministic}: Run): 
   expect(wrong.slice(0, 20), `${wrong.length} elements`).to.deep.equal([]);
 }
 
-/** Whether some calls run in 16-bit products with one scale a head. */
+/** Whether some calls use 16-bit products with one scale per head. */
 function coarseOn(device: Device): boolean {
   return device.precisions !== undefined;
 }
 
-/** The examples of the reports that led to these tests, with one channel. */
+/** The examples of the bug reports that led to these tests, with one channel. */
 function verbatim(device: Device): void {
   const oneOfTwo = masks.causalDocument([1], {padTo: 2});
   const bounds = Int32Array.of(2);
   const secondRowAlone = new FlashMask({causal: true, queryLength: 2, keyLength: 1, vectors: 1, bounds});
 
-  /** Ones everywhere but in `given`. */
+  /** Runs a call whose inputs are all ones except `given`. */
   const run = async (mask: FlashMask, given: Partial<Record<InputName, number[]>>, [Sq, Sk]: [number, number]) => {
     const names = ['out', 'lse', 'dq', 'dk', 'dv'] as const;
     const results = tf.tidy(() => {

@@ -10,12 +10,12 @@ import {denseFloat32} from '../support/dense_float32.js';
 import {type Device, onEachDevice} from '../support/devices.js';
 import {type OracleResult, oracle, resultNames} from '../support/oracle.js';
 
-/** A comparison with the case that it is of. */
+/** A comparison and the case that it belongs to. */
 type Named = Comparison & {of: string};
 
 const truths = new Map<Case, {prepared: Prepared; expected: OracleResult}>();
 
-/** The same for every device, so worked out once. */
+/** The oracle of a case, computed once for all devices. */
 function truthOf(c: Case) {
   if (!truths.has(c)) {
     const prepared = prepare(c);
@@ -24,7 +24,7 @@ function truthOf(c: Case) {
   return truths.get(c)!;
 }
 
-/** Bits of precision of what the products read. */
+/** Precision of the operands of the products, in bits. */
 const BITS = {auto: 24, float32: 24, float16: 11, bfloat16: 8} as const;
 
 describe('kernels against the oracle', () => {
@@ -55,12 +55,12 @@ describe('kernels against the oracle', () => {
 });
 
 /**
- * Times the errors of dense float32 attention. Tensor cores cut off the sums of their products, where other units round: 'float32' on them
- * is that much coarser.
+ * Factor on the errors of dense float32 attention for 'float32' on tensor cores: they truncate the sums of their
+ * products where other units round, which makes them that much less exact.
  */
 const CUT_OFF_FACTOR = 8;
 
-/** The cases once more, held against dense attention of that precision. */
+/** Runs the cases in a precision and compares them with dense attention of the same precision. */
 function inPrecision(device: Device, precision: Precision): void {
   const bits = BITS[precision];
   for (const c of cases) {
@@ -68,7 +68,8 @@ function inPrecision(device: Device, precision: Precision): void {
       const {prepared, expected} = truthOf(c);
       const actual = await attend(prepared, precision);
       await expectNoHiddenErrors(device);
-      // On tfjs's own cpu: the device's products may read fewer bits (TensorFlow's read TF32 on a GPU).
+      // Dense attention runs on tfjs's cpu: the device's own products may read fewer bits (TensorFlow reads TF32 on a
+      // GPU).
       await tf.setBackend('cpu');
       const dense = await denseFloat32(prepared.call, bits);
       await device.setup();
@@ -89,7 +90,7 @@ function expectSameBits(again: ActualResult, first: ActualResult): void {
   }
 }
 
-/** The ways in which tfjs asks for a gradient, on one case. */
+/** One case with each way in which tfjs asks for a gradient. */
 function gradientForms(device: Device): void {
   const c = cases.find(({group, name}) => group === 'option' && name === 'intervals, output only')!;
 
@@ -143,7 +144,7 @@ function gradientForms(device: Device): void {
   });
 }
 
-/** Counts how often the current backend runs a kernel, until `stop`, which returns the number. */
+/** Counts the runs of a kernel on the current backend until `stop`, which returns the count. */
 function countRuns(name: string) {
   const kernel = tf.getKernel(name, tf.getBackend()) as tf.KernelConfig;
   const {kernelFunc} = kernel;
@@ -160,7 +161,7 @@ function countRuns(name: string) {
   };
 }
 
-/** How far the worst case of each result is from failing. */
+/** Prints how close the worst case of each result is to failing. */
 function printLargestErrors(comparisons: Named[]): void {
   for (const name of resultNames) {
     const all = comparisons.filter((x) => x.name === name).sort((a, b) => b.ratio - a.ratio);

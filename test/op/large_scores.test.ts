@@ -1,6 +1,6 @@
 /**
- * @file Scores far from zero, up to the ends of float32: the weights of a row add up to 1 in both passes, whatever the score, and errors
- * stay within the tolerance of dense attention. And no finite score reads as masked.
+ * @file Scores far from zero, up to the limits of float32: in both passes the weights of a row add up to 1, errors stay
+ * within the tolerance of dense attention, and no finite score is taken for a masked one.
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
@@ -13,7 +13,7 @@ import {type Device, onEachDevice, slackOf} from '../support/devices.js';
 import {EXTREME_SCORES, LARGEST, SCORES, causalScores, equalKeys} from '../support/large_scores.js';
 import {oracle} from '../support/oracle.js';
 
-/** Bits of precision of what the products read. */
+/** Precision of the operands of the products, in bits. */
 const BITS = {auto: 24, float32: 24, float16: 11, bfloat16: 8} as const;
 /** See `kernels.test.ts`. */
 const CUT_OFF_FACTOR = 8;
@@ -50,7 +50,7 @@ describe('large scores', () => {
   });
 });
 
-/** The gradient of a key's value is its weight, for that of the output is 1. */
+/** The gradient of a key's value is its weight, because the gradient of the output is 1. */
 function expectShared({dv}: ActualResult, keys: number): void {
   for (const x of Array.from(dv!)) expect(x).to.be.closeTo(1 / keys, 1e-6);
 }
@@ -61,7 +61,10 @@ async function run(device: Device, prepared: Prepared, precision?: Precision): P
   return actual;
 }
 
-/** Against dense attention on the same device; with products of few bits on tfjs's own cpu, which reads what it is given. */
+/**
+ * Compares with dense attention on the same device, or on tfjs's cpu if products have few bits, because it does not
+ * round its inputs.
+ */
 async function expectRight(
   device: Device,
   {call}: Prepared,

@@ -1,4 +1,4 @@
-/** @file Memory: level over 100 training steps, and intermediate tensors and buffers returned at once. */
+/** @file Memory: constant over 100 training steps, and intermediate tensors and buffers returned at once. */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {flashMaskAttention, masks} from '../../src/entries/index.js';
@@ -14,7 +14,7 @@ interface Level {
   gpuBytes: number;
 }
 
-/** What tfjs holds now. `numBytesInGPU` exists on webgpu alone. */
+/** What tfjs holds now. Only webgpu has `numBytesInGPU`. */
 function level(): Level {
   const {
     numTensors,
@@ -39,7 +39,7 @@ class Model {
   readonly x = tf.randomNormal([S, D], 0, 1, 'float32', 9);
   readonly mask = masks.causalDocument([10, 25, 5]);
 
-  /** One training step; gives its loss. */
+  /** Runs a training step and returns its loss. */
   async step(): Promise<number> {
     const cost = this.optimizer.minimize(() => this.loss(), true)!;
     const [value] = await cost.data();
@@ -84,7 +84,7 @@ describe('memory', () => {
       const differentiate = tf.grads((a, b, c) =>
         flashMaskAttention(a as tf.Tensor4D, b as tf.Tensor4D, c as tf.Tensor4D, mask),
       );
-      // The first run leaves what is kept with the mask for all layers and steps: its bounds and its tile maps.
+      // The first run fills the cache of the mask, its bounds and bounds maps, which all layers and steps share.
       tf.dispose(differentiate([q, k, v]));
       const before = await settled(device);
 

@@ -1,6 +1,6 @@
 /**
- * @file The tests can fail: each wrong implementation below, a plausible mistake each, is refused by at least one case
- * of the table, of the trials of influence, or of the calls with large scores.
+ * @file Shows that the tests can fail: each wrong implementation below has one plausible mistake and fails at least one
+ * case of the table, of the influence trials, or of the calls with large scores.
  */
 import {expect} from 'chai';
 import * as tf from '@tensorflow/tfjs';
@@ -22,9 +22,9 @@ interface Mutant {
   name: string;
   /** Cases in which the mistake could show. */
   concerns(c: Case): boolean;
-  /** The call that the mistaken implementation really computes. */
+  /** The call that the wrong implementation computes instead. */
   call?(call: AttentionCall): AttentionCall;
-  /** What it then does to its results, in place. */
+  /** Then changes its results in place. */
   result?(result: AttentionResult, call: AttentionCall): void;
 }
 
@@ -133,7 +133,7 @@ const arithmeticMutants: Mutant[] = [
 
 const mutants = [...maskMutants, ...dropoutMutants, ...arithmeticMutants];
 
-/** What these do with numbers that no visible pair connects, in place. */
+/** Mistakes with numbers that no visible pair connects; they change the results in place. */
 const influenceMutants: {name: string; result(result: AttentionResult, call: AttentionCall): void}[] = [
   {
     name: 'multiplies masked values by 0',
@@ -173,7 +173,7 @@ const influenceMutants: {name: string; result(result: AttentionResult, call: Att
   },
 ];
 
-/** The calls that these really compute at large scores. */
+/** Mistakes at large scores: the calls that they compute instead. */
 const scoreMutants: {name: string; call(call: AttentionCall): AttentionCall}[] = [
   {name: 'recomputes weights from a rounded log-sum-exp', call: withRoundedLse},
   {
@@ -283,7 +283,7 @@ function copyOf({out, lse, dq, dk, dv}: AttentionResult): AttentionResult {
   return {out: out.slice(), lse: lse.slice(), dq: dq.slice(), dk: dk.slice(), dv: dv.slice()};
 }
 
-/** As a float32 device would return it. */
+/** The result as a float32 device returns it. */
 function rounded({out, lse, dq, dk, dv}: AttentionResult): AttentionResult {
   const round = (values: Float64Array) => values.map(Math.fround);
   return {out: round(out), lse: round(lse), dq: round(dq), dk: round(dk), dv: round(dv)};
@@ -305,7 +305,7 @@ function replaceNaN(values: Float64Array, to: number): void {
   values.forEach((x, i) => (values[i] = Number.isNaN(x) ? to : x));
 }
 
-/** Where a pair's query, key, value and output lie in their tensors. */
+/** Offsets of a pair's query, key, value and output in their tensors. */
 interface PairPlaces {
   q: number;
   k: number;
@@ -353,8 +353,8 @@ function scoreOf(c: AttentionCall, b: number, h: number, r: number, j: number): 
 }
 
 /**
- * All weights of a row are off by exp(lse - its rounding), so that its gradients are those of dOut and dLse times as
- * much.
+ * With a rounded lse all weights of a row are off by exp(lse - rounded lse), so its gradients are those of dOut and
+ * dLse times this factor.
  */
 function withRoundedLse(c: AttentionCall): AttentionCall {
   const factors = forwardOracle(c).lse.map((x) => Math.exp(x - Math.fround(x)));
@@ -367,7 +367,7 @@ function withRoundedLse(c: AttentionCall): AttentionCall {
   return {...c, dOut, dLse: Float64Array.from(c.dLse).map((x, i) => x * factors[i])};
 }
 
-/** dLse + delta: the gradient then comes out as if delta had not been subtracted. */
+/** dLse + delta gives the gradients of a kernel that does not subtract delta. */
 function plusDelta(c: AttentionCall): Float64Array {
   const {out} = forwardOracle(c);
   return Float64Array.from(c.dLse).map((x, i) => {
@@ -377,7 +377,7 @@ function plusDelta(c: AttentionCall): Float64Array {
   });
 }
 
-/** Exchanges key heads 0 and 1, as a wrong pairing of heads does. */
+/** Exchanges key heads 0 and 1, as a kernel that pairs heads wrongly does. */
 function swapFirstHeads(values: ArrayLike<number>, c: AttentionCall, channels: number): Float32Array {
   const swapped = Float32Array.from(values);
   for (let b = 0; b < c.B; b++) {

@@ -1,4 +1,6 @@
-/** @file The op's arguments: every error before a kernel runs, the overloads, the chained form, and calls without any pair. */
+/**
+ * @file The op's arguments: every error before a kernel runs, the overloads, the chained form, and calls without pairs.
+ */
 import {strict as assert} from 'node:assert';
 import * as tf from '@tensorflow/tfjs';
 import {checkPrecision} from '../../ops/check_arguments.js';
@@ -27,7 +29,7 @@ function inputs() {
 
 type Inputs = Record<'q' | 'k' | 'v', tf.Tensor>;
 
-/** What a call gets wrong: parts that replace good ones, and what the error must say. */
+/** A wrong call: arguments that replace good ones, and what the error must say. */
 interface Wrong {
   what: string;
   inputs?: (good: Inputs) => Partial<Inputs>;
@@ -47,7 +49,7 @@ function flashMask(fields: Partial<ConstructorParameters<typeof FlashMask>[0]>):
   return new FlashMask({causal: true, queryLength: 6, keyLength, vectors, bounds, ...fields});
 }
 
-/** A mask as another copy of the library has it: of another class, with the same mark. */
+/** A mask of another copy of the library: another class with the same mark. */
 function copyOf(mask: FlashMask, fields: object = {}): FlashMask {
   class OtherFlashMask {
     get [Symbol.for('tfjs-flashmask.FlashMask')](): boolean {

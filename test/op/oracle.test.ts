@@ -1,4 +1,7 @@
-/** @file The oracle on calls small enough to work out by hand, the reference generator on its published vectors, and the comparison. */
+/**
+ * @file The oracle on calls small enough to compute by hand, the Philox reference on its published vectors, and the
+ * comparison.
+ */
 import {expect} from 'chai';
 import {type ActualResult, compare} from '../support/compare.js';
 import {type AttentionCall, type OracleResult, oracle, visibleByBounds} from '../support/oracle.js';
@@ -54,7 +57,7 @@ describe('oracle', () => {
     const apart = {...twoByTwo, visible: (_b: number, _h: number, r: number, j: number) => r === j};
     const {out, lse, dq, dk, dv} = oracle({...apart, q: [NaN, 0], v: [4, 8], dOut: [1, 1]});
     for (const x of [out, lse, dq, dk, dv]) expect(Array.from(x, Number.isNaN)).to.deep.equal([true, false]);
-    // A value reaches the output, and by way of dOut·out the gradients of scores, but no weight.
+    // A value influences the output, and through dOut·out the gradients of scores, but no weight.
     const spoilt = oracle({...apart, v: [NaN, 8]});
     for (const x of [spoilt.out, spoilt.dq, spoilt.dk])
       expect(Array.from(x, Number.isNaN)).to.deep.equal([true, false]);

@@ -1,4 +1,4 @@
-/** @file Which pairs take part, exactly, forward and backward, in the cases of the table whose mask is the point. */
+/** @file The exact pairs that take part, forward and backward, in the cases of the table that test masks. */
 import {expect} from 'chai';
 import {cases, prepare} from '../support/cases.js';
 import {onEachDevice} from '../support/devices.js';

@@ -1,6 +1,6 @@
 /**
- * @file Random calls on every device, by fast-check: any intervals, sizes and options, against the oracle. A failure is shrunk to the
- * smallest call that fails and printed with its seed; `FLASHMASK_SEED` runs other calls than the usual ones.
+ * @file Random calls on every device, by fast-check: any intervals, sizes and options, against the oracle. A failure is
+ * shrunk to the smallest failing call and printed with its seed; `FLASHMASK_SEED` draws other calls than the default.
  */
 import fc from 'fast-check';
 import {expect} from 'chai';
@@ -25,12 +25,15 @@ import {type PairRule, offsetOf, oracle, resultNames, visibleByBounds} from '../
 
 const seed = Number(process.env.FLASHMASK_SEED ?? 20241001);
 
-/** Every new head size, and dropout, compiles shaders on webgpu, which takes a software GPU seconds: there they stay few. */
+/**
+ * What is drawn per device. Each head size, and dropout, compiles shaders on webgpu, which takes a software GPU
+ * seconds, so webgpu gets one head size and no dropout.
+ */
 const drawn = {
   cpu: {runs: 150, channels: fc.integer({min: 1, max: 24}), dropout: true},
   composed: {runs: 80, channels: fc.integer({min: 1, max: 24}), dropout: true},
   webgpu: {runs: 60, channels: fc.constant(HEAD_SIZE), dropout: false},
-  // Few head sizes, since each is compiled.
+  // Few head sizes, because each compiles its shaders.
   'webgpu-full': {runs: 100, channels: fc.constantFrom(16, 33), dropout: true},
   tensorflow: {runs: 200, channels: fc.integer({min: 1, max: 80}), dropout: true},
   'tensorflow-gpu': {runs: 200, channels: fc.integer({min: 1, max: 80}), dropout: true},
@@ -41,21 +44,21 @@ interface Options {
   dropout: boolean;
 }
 
-/** Heads as key heads and queries a key head; the mask has one head, one a key head, or one a query head. */
+/** Key heads and query heads per key head; the mask has one head, one per key head, or one per query head. */
 const heads = fc
   .record({Hkv: fc.integer({min: 1, max: 2}), group: fc.integer({min: 1, max: 3})})
   .chain(({Hkv, group}) =>
     fc.record({Hkv: fc.constant(Hkv), H: fc.constant(Hkv * group), Hm: fc.constantFrom(1, Hkv, Hkv * group)}),
   );
 
-/** Mostly near the rows, sometimes anywhere in int32. */
+/** A bound near the rows in most draws, anywhere in int32 in some. */
 const bound = (Sq: number) =>
   fc.oneof(
     {weight: 9, arbitrary: fc.integer({min: -2, max: Sq + 2})},
     {weight: 1, arbitrary: fc.integer({min: -(2 ** 31), max: 2 ** 31 - 1})},
   );
 
-/** Bounds `[rows, Sk, n]`: alike over runs of columns, so that whole tiles become empty or full, or independent. */
+/** Bounds `[rows, Sk, n]`: equal over runs of columns, so that whole tiles become empty or full, or independent. */
 const boundsData = (rows: number, Sq: number, Sk: number, n: number) =>
   fc.oneof(
     fc.array(bound(Sq), {minLength: rows * Sk * n, maxLength: rows * Sk * n}),
@@ -95,14 +98,14 @@ const calls = ({channels, dropout}: Options): fc.Arbitrary<Prepared> =>
       });
     });
 
-/** Any of these calls, with a value in one place of an input of its first batch row. */
+/** Any of these calls with a special value at one place of an input in its first batch row. */
 const poisonedCalls = (options: Options, device: Device) =>
   fc
     .record({
       prepared: calls(options),
       input: fc.constantFrom(...inputNames),
       at: fc.tuple(fc.nat(), fc.nat(), fc.nat()),
-      // With 16-bit products and one scale a head, what is huge costs the rest of the head its precision.
+      // With 16-bit products and one scale per head, a huge number costs the rest of its head its precision.
       value: fc.constantFrom(...NOT_FINITE, ...(device.precisions ? [] : HUGE)),
     })
     .map(({prepared, input, at, value}): Poisoned => {
@@ -119,7 +122,7 @@ interface Poisoned {
   value: number;
 }
 
-/** Any of these calls without dropout, with values of 1 and scores to some power of ten. */
+/** Any of these calls without dropout, with values of 1 and scores scaled by a power of ten. */
 const largeCalls = (options: Options) =>
   fc
     .record({prepared: calls({...options, dropout: false}), power: fc.integer({min: 2, max: 9})})
@@ -148,7 +151,7 @@ async function expectRight(device: Device, prepared: Prepared): Promise<void> {
   compare(actual, oracle(prepared.call), await denseFloat32(prepared.call, device.bits), device.bits);
 }
 
-/** What no visible pair connects with the place stays as it was, bit for bit. */
+/** Results that no visible pair connects with the place must keep their bits. */
 async function expectNoInfluence(device: Device, {prepared, place, value}: Poisoned): Promise<void> {
   const {call} = prepared;
   const copy = (x: ArrayLike<number>) => Float32Array.from(x);
@@ -165,7 +168,10 @@ async function expectNoInfluence(device: Device, {prepared, place, value}: Poiso
   }
 }
 
-/** The weights of each row add up to 1: in the output, since values are 1, and in what flows from the row into all dv together. */
+/**
+ * The weights of each row add up to 1: in the output, because values are 1, and in what the row adds to all dv
+ * together.
+ */
 async function expectWholeWeights(device: Device, prepared: Prepared): Promise<void> {
   const {call} = prepared;
   const {out, dv} = await attend(prepared);
@@ -190,7 +196,7 @@ async function expectWholeWeights(device: Device, prepared: Prepared): Promise<v
   sums.forEach((left) => expect(left, 'gradients of out less those of v').to.be.closeTo(0, tolerance * scale));
 }
 
-/** Shows a call by its options and bounds: its tensors follow from them. */
+/** Prints the options and bounds of a call; its tensors follow from them. */
 function show({case: c, mask}: Prepared): string {
   return JSON.stringify({...c, mask});
 }

@@ -15,10 +15,7 @@ const gradientOf = {q: 'dq', k: 'dk', v: 'dv'} as const;
 
 type Inputs = Record<(typeof names)[number], Float64Array>;
 
-/**
- * The sizes of a trial, and what it asks of the op. The last rows of each head see no key, and which do differs by
- * head.
- */
+/** The sizes and dropout of a trial. The last rows of each head see no key; how many differs between heads. */
 interface Trial {
   B: number;
   H: number;
@@ -115,7 +112,7 @@ function slopeOfTensors(t: Trial, data: Data, mask: FlashMask) {
 
 type Scalars = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) => tf.Tensor;
 
-/** ∑ gradient of f · direction, which can be derived again. */
+/** ∑ gradient of f · direction, which can be differentiated again. */
 function timesDirection(f: Scalars, t: Trial, direction: Inputs): Scalars {
   const u = toTensors(t, direction);
   return (q, k, v) =>
@@ -138,7 +135,7 @@ function assertClose(got: number, expected: number, tolerance: number, what: str
   assert.ok(difference <= tolerance * (1 + Math.abs(expected)), `${what}: got ${got}, expected ${expected}`);
 }
 
-/** Slopes by trial and element: the same for every device, so worked out once. */
+/** Slopes by trial and element, computed once for all devices. */
 const slopes = new Map<string, number>();
 
 function slopeOf(trial: Trial, order: number, name: string, i: number, work: () => number): number {
@@ -198,7 +195,7 @@ describe('second order', () => {
     it('gives what no visible pair connects no influence', async () => {
       const t = {...small, B: 1, H: 2, Hkv: 1, Sq: 45, Sk: 45};
       const mask = masks.causalDocument([20, 22], {padTo: 45});
-      // All of the second document and of the padding.
+      // Puts the value into all of the second document and of the padding.
       const poisoned = (value: number): Data => {
         const data = makeData(t);
         const inputs = Object.fromEntries(
@@ -240,7 +237,8 @@ describe('second order', () => {
           tf.grads(slopeOfTensors(t, data, masks.full(1)) as Variadic)(toTensors(t, data.inputs)),
         );
         const got = await second[2].data();
-        // The objective is ∑ w (v² + v) and what lse adds, which has no v. Terms as large as the keys cancel.
+        // The objective is ∑ w (v² + v) plus a term of lse that does not depend on v. Terms as large as the keys
+        // cancel.
         const tolerance = slackOf(device) * (1e-5 + 2 ** -20 * Math.sqrt(score));
         got.forEach((x, i) => assertClose(x, 2 * data.w[i] * data.u.v[i], tolerance, `score ${score}, v[${i}]`));
         tf.dispose(second);

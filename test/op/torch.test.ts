@@ -1,6 +1,7 @@
 /**
- * @file An independent judge of the oracle and of the devices: PyTorch's scaled_dot_product_attention and autograd in float64, over
- * every mask of the table. Optional: skipped, with the reason, where Python has no torch. `FLASHMASK_PYTHON` names the interpreter.
+ * @file An independent judge of the oracle and of the devices: PyTorch's scaled_dot_product_attention and autograd in
+ * float64, over every mask of the table. Skipped with the reason where Python has no torch. `FLASHMASK_PYTHON` names
+ * the interpreter.
  */
 import {spawnSync} from 'node:child_process';
 import {fileURLToPath} from 'node:url';
@@ -14,7 +15,7 @@ import {type AttentionCall, type AttentionResult, type OracleResult, oracle, res
 
 const python = process.env.FLASHMASK_PYTHON ?? 'python3';
 
-/** PyTorch has no empty-row rule for lse gradients and draws other dropout, so those are left to the oracle. */
+/** PyTorch has no rule for lse gradients of empty rows and draws other dropout, so only the oracle judges those. */
 const judged = cases.filter(
   (c) => c.group === 'builder' || c.group === 'empty' || c.group === 'heads' || c.group === 'form',
 );
@@ -80,7 +81,7 @@ function askTorch(calls: AttentionCall[]): AttentionResult[] {
   return answers.map((answer, i) => fromHeadsFirst(answer, calls[i]));
 }
 
-/** The call with tensors in the order batch, head, sequence, channel, and its mask written out. */
+/** The call with tensors in the order batch, head, sequence, channel, and a dense mask. */
 function toHeadsFirst(call: AttentionCall) {
   const {B, H, Hkv, Sq, Sk, D, Dv, scale} = call;
   const reorder = (values: ArrayLike<number>, rows: number, heads: number, channels: number) =>
@@ -130,7 +131,7 @@ function fromHeadsFirst(
   };
 }
 
-/** `[B, first, second, channels]` to `[B, second, first, channels]`, or a copy where the call is in heads-first order already. */
+/** `[B, first, second, channels]` to `[B, second, first, channels]`, or a copy if the call has heads first already. */
 function swapRowsAndHeads(
   values: ArrayLike<number>,
   {layout}: AttentionCall,

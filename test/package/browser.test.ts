@@ -1,6 +1,6 @@
 /**
- * @file The packed package in a real page: headless Chromium with WebGPU and WebGL on SwiftShader, out of the npm package that
- * `useWebGPU()` takes its software driver from. Script tags, and a page bundled by esbuild.
+ * @file The packed package in a real page: headless Chromium with WebGPU and WebGL on SwiftShader, from the npm package
+ * that `useWebGPU()` also uses for its software driver. The pages use script tags, or a bundle by esbuild.
  */
 import {createReadStream, existsSync} from 'node:fs';
 import {type Server, createServer} from 'node:http';
@@ -18,7 +18,10 @@ interface Report {
   dq: number[];
 }
 
-/** Runs attention and its gradient with the `tf` of the page on each backend. Fixed numbers, so that backends can be compared. */
+/**
+ * Runs attention and its gradient with the page's `tf` on each backend. The numbers are fixed, so that backends can be
+ * compared.
+ */
 const COMPARE = `
 async function compare(tf, flashMaskAttention, masks, backends) {
   const values = (shape, phase) => tf.tensor4d(Float32Array.from({length: shape.reduce((a, b) => a * b)}, (_, i) => Math.sin(i * 0.7 + phase)), shape);
@@ -42,14 +45,14 @@ const CHROMIUM_FLAGS = [
   '--use-angle=swiftshader',
   '--enable-unsafe-swiftshader',
   '--enable-features=Vulkan',
-  // It would otherwise keep asking for hosts that a test machine does not reach.
+  // Otherwise Chromium keeps requesting hosts that a test machine cannot reach.
   '--disable-background-networking',
   '--disable-component-update',
   '--disable-sync',
   '--no-first-run',
 ];
 
-/** Chromium, or why there is none here. */
+/** Chromium, or the reason why it is missing. */
 async function launch(): Promise<Browser | string> {
   try {
     const {default: chromium} = await import('@sparticuz/chromium');
@@ -59,7 +62,7 @@ async function launch(): Promise<Browser | string> {
   }
 }
 
-/** Serves a folder: WebGPU needs a secure context, which localhost is and a file is not. */
+/** Serves a folder over HTTP: WebGPU needs a secure context, which localhost is and a file URL is not. */
 function serve(folder: string): Promise<Server> {
   const server = createServer((request, response) => {
     const path = join(folder, new URL(request.url ?? '/', 'http://localhost').pathname);
@@ -109,7 +112,7 @@ describe('in a browser', () => {
     (server as Server | undefined)?.close();
   });
 
-  /** Opens a page of the project and gives what its `compare` call returned, with what it wrote to the console as errors. */
+  /** Opens a page of the project; returns the result of its `compare` call and what it logged as errors. */
   async function visit(html: string): Promise<{reports: Record<string, Report>; errors: string[]}> {
     project.write('index.html', `<!doctype html><link rel="icon" href="data:,">${html}`);
     const page = await browser.newPage();
@@ -165,7 +168,7 @@ describe('in a browser', () => {
       'tfjs-flashmask/dist/tfjs-flashmask.min.js',
     ];
     const tags = scripts.map((path) => `<script src="node_modules/${path}"></script>`).join('');
-    // Each row gives the mean of the values that it sees.
+    // Each output row is the mean of the values that it sees.
     const script = `
       const mask = tf.masks.causalDocument([4, 6]);
       async function means() {
@@ -181,7 +184,7 @@ describe('in a browser', () => {
     const expectMeans = async () => expect(await page.evaluate('means()')).to.equal('webgpu,1.5,6.5');
     await page.evaluate("tf.setBackend('webgpu')");
     await expectMeans();
-    // Once: after a second crash Chromium gives no adapter until it is started again.
+    // The device is lost only once: after a second crash Chromium gives no adapter until it restarts.
     const lost = page.evaluate<string>('tf.backend().device.lost.then(({reason}) => reason)');
     const session = await browser.newBrowserCDPSession();
     void session.send('Browser.crashGpuProcess').catch(() => null);

@@ -1,4 +1,6 @@
-/** @file What a release publishes, installed by npm as users do: the tarballs of `npm run pack:all` without a network, and a git URL. */
+/**
+ * @file Releases as npm installs them for users: the tarballs of `npm run pack:all` without a network, and a git URL.
+ */
 import {spawnSync} from 'node:child_process';
 import {mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
@@ -21,11 +23,11 @@ function run(command: string, args: string[], cwd: string, env: NodeJS.ProcessEn
   return stdout;
 }
 
-/** A project in which npm has installed these packages, and nothing of tfjs. */
+/** A project in which npm installed these packages and nothing of tfjs. */
 function projectWith(packages: string[], ...flags: string[]): string {
   const folder = temporaryFolder();
   writeFileSync(join(folder, 'package.json'), '{"name": "a-project", "private": true, "type": "module"}');
-  // Peers are linked afterwards: they are on this disk already.
+  // Peers are linked later, because they are on this disk already.
   run('npm', ['install', '--legacy-peer-deps', '--no-audit', '--no-fund', ...flags, ...packages], folder);
   return folder;
 }

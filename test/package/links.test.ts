@@ -1,6 +1,6 @@
 /**
- * @file Links of all Markdown files: each leads to a file of this repository, and to a heading in it. Files and npm
- * commands that they name exist. Pictures of README.md show on npm too.
+ * @file Links in all Markdown files lead to files of this repository and to headings in them. Files and npm commands
+ * that the texts name exist. Pictures of README.md also show on npm.
  */
 import {execFileSync} from 'node:child_process';
 import {existsSync, readFileSync} from 'node:fs';
@@ -9,10 +9,7 @@ import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-/**
- * npm shows README.md without the repository: its pictures have absolute addresses, which lead to files of the main
- * branch.
- */
+/** npm shows README.md without the repository, so its pictures have absolute addresses of files on the main branch. */
 const RAW = 'https://raw.githubusercontent.com/tfjs-flashmask/tfjs-flashmask/main/';
 
 const tracked = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'], {
@@ -23,10 +20,10 @@ const documents = tracked.split('\n').filter((path) => path !== '' && existsSync
 
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
 
-/** A document without its code, in which brackets are no links. */
+/** A document without its code, because brackets in code are no links. */
 const prose = (markdown: string): string => markdown.replace(/^```[^]*?^```$/gm, '').replace(/`[^`\n]*`/g, '``');
 
-/** Addresses of links and pictures, as they stand. */
+/** Addresses of links and pictures, as written. */
 const linksOf = (markdown: string): string[] =>
   [...prose(markdown).matchAll(/\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"/g)].map(
     ([, link, attribute]) => link ?? attribute,
@@ -69,7 +66,7 @@ describe('links', () => {
       const named = [
         ...read(document).matchAll(/`((?:src|ops|gradients|native|test|bench|scripts|examples|docs)\/[\w./-]*)`/g),
       ];
-      // docs/api and bench/results are written by commands.
+      // Commands create docs/api and bench/results, so they may be missing.
       const paths = named.map(([, path]) => path).filter((path) => !/^(docs\/api|bench\/results)/.test(path));
       expect(paths.filter((path) => !existsSync(join(root, path)))).to.deep.equal([]);
     });

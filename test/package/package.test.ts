@@ -1,6 +1,7 @@
 /**
- * @file The packed package in the projects of its users: TypeScript, ES modules, CommonJS, a bundled page, a script tag; imported
- * twice and beside a second tfjs-core. Every project computes the same attention, which is compared with the float64 oracle.
+ * @file The packed package in users' projects: TypeScript, ES modules, CommonJS, a bundled page, a script tag; imported
+ * twice and next to a second tfjs-core. Every project computes the same attention, which is compared with the float64
+ * oracle.
  */
 import {spawnSync} from 'node:child_process';
 import {cpSync} from 'node:fs';
@@ -12,7 +13,7 @@ import {type Finished, Project, packedTarball, root} from '../support/packed_pro
 
 const SIZES = {B: 1, H: 2, Hkv: 1, Sq: 6, Sk: 6, D: 4, Dv: 4, layout: 'bshd'} as const;
 
-/** What each project runs after its imports: packed documents of 2 and 4 tokens. */
+/** The code of each project after its imports: packed documents of 2 and 4 tokens. */
 const ATTEND = `
 const wave = (shape, step) =>
   tf.tensor4d(Float32Array.from({length: shape.reduce((a, b) => a * b)}, (_, i) => Math.sin(step * i)), shape);
@@ -59,7 +60,7 @@ async function main(): Promise<void> {
 void main();
 `;
 
-/** Makes Node's globals look like a page's, for code that was bundled for one. */
+/** Makes Node's globals look like a page's, so that code bundled for pages runs. */
 const PAGE = `
 import {parseHTML} from 'linkedom';
 const {window, document} = parseHTML('<html><body></body></html>');
@@ -85,7 +86,7 @@ function expectAttention({stdout}: Finished, times = 1): void {
   }
 }
 
-/** tfjs 4.22's own declarations do not pass a strict check of libraries; everything else has to. */
+/** tfjs 4.22's own declarations fail a strict check of libraries; all other declarations must pass. */
 function errorsOutsideTfjs(output: string): string[] {
   const errors = output.split('\n').filter((line) => /error TS\d+/.test(line));
   return errors.filter((line) => !line.includes('node_modules/@tensorflow/tfjs'));

@@ -1,6 +1,6 @@
 /**
- * @file The documents: each `js` block of README.md and docs/finetune.md runs in a user's project, one after the other,
- * the program of docs/finetune.md trains, and its tables say what the records do.
+ * @file The documents: the `js` blocks of README.md and docs/finetune.md run in order in a user's project, the program
+ * of docs/finetune.md trains, and its tables match the records.
  */
 import {spawnSync} from 'node:child_process';
 import {existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
@@ -17,14 +17,15 @@ import {Project, root} from '../support/packed_project.js';
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
 
 /**
- * One module of all blocks that are to run. What a block declares, later blocks may use or declare anew, as a reader
- * does who types them one by one: hence `var` for what starts a line.
+ * Joins all blocks into one module. Later blocks may use and declare again what a block declares, as for a reader who
+ * types them one after the other: hence `var` at the start of a line.
  */
 function moduleOf(markdown: string): string {
   const blocks = [...markdown.matchAll(/^```js\n([^]*?)^```$/gm)].map(([, code]) => code);
   const lines = blocks.flatMap((block) => block.split('\n'));
   const isImport = (line: string): boolean => line.startsWith('import ');
-  // Two blocks import tfjs, by its namespace and by its default export: in Node the latter has all of the former.
+  // Two blocks import tfjs, one its namespace and one its default export: in Node the default export has all of the
+  // namespace.
   const imports = new Set(lines.filter(isImport).filter((line) => !line.startsWith('import * as tf from')));
   const code = lines.filter((line) => !isImport(line)).map((line) => line.replace(/^(const|let) /, 'var '));
   return [...imports, ...code].join('\n');
@@ -40,7 +41,8 @@ describe('documents', () => {
       `${code}\nconsole.log('RESULT ' + JSON.stringify(${shapes}));\n`,
     );
     const results = JSON.parse(/RESULT (.*)/.exec(stdout)![1]) as unknown[];
-    // The pair of docs/finetune.md, a prompt of 3 and answers of 3 and 2 tokens: the second answer sees the prompt and itself.
+    // The pair of docs/finetune.md, a prompt of 3 and answers of 3 and 2 tokens: the second answer sees the prompt and
+    // itself.
     expect(results).to.deep.equal([[1, 1024, 8, 64], [1, 8, 1024], [1, 1, 1, 0, 0, 0, 1, 1], 2]);
   });
 
@@ -48,7 +50,7 @@ describe('documents', () => {
     const folder = mkdtempSync(join(tmpdir(), 'flashmask-docs-'));
     try {
       const [, code] = /^```ts\n([^]*?)^```$/m.exec(read('docs/finetune.md'))!;
-      // Where the reader saves it, `.` is the root of this repository.
+      // For a reader who saves the program, `.` is the root of this repository.
       writeFileSync(
         join(folder, 'tune.mts'),
         code.replaceAll("'./examples/", `'${pathToFileURL(root).href}/examples/`),

@@ -17,7 +17,7 @@ export const ATTRS = {
   deterministic: false,
 } as const satisfies FlashMaskAttentionAttrs;
 
-/** Forward, and the gradients of `sum(out dOut) + sum(lse dLse)`. Frees all its tensors. */
+/** Runs the forward pass and the gradients of `sum(out dOut) + sum(lse dLse)`. Frees all its tensors. */
 export async function attend({case: c, call, mask}: Prepared, precision?: Precision): Promise<ActualResult> {
   const results = tf.tidy((): Record<string, tf.Tensor> => {
     const {q, k, v, dOut, dLse} = tensorsOf({case: c, call, mask});
@@ -49,7 +49,7 @@ export async function attend({case: c, call, mask}: Prepared, precision?: Precis
   return actual;
 }
 
-/** The inputs of a case as tensors of the current backend, to be freed by the caller. */
+/** The inputs of a case as tensors of the current backend; the caller frees them. */
 export function tensorsOf({call}: Prepared) {
   const {B, H, Hkv, Sq, Sk, D, Dv, layout} = call;
   const make = (data: ArrayLike<number>, S: number, heads: number, channels: number) =>
@@ -63,7 +63,7 @@ export function tensorsOf({call}: Prepared) {
   };
 }
 
-/** Only what the case sets, so that defaults are tested too. */
+/** Only the options that the case sets, so that defaults are tested too. */
 export function optionsOf({case: c}: Pick<Prepared, 'case'>): Omit<FlashMaskAttentionOptions, 'returnLogSumExp'> {
   return {
     ...(c.causal === undefined ? {} : {causal: c.causal}),

@@ -1,9 +1,9 @@
 /**
- * @file The table of attention calls that every device must get right, each with its own seed. A case is drawn and
- * brought to the oracle's form by `prepare`.
+ * @file The table of attention calls that every device must get right. Each case has its own seed; `prepare` draws it
+ * and brings it to the form of the oracle.
  *
- * Sizes suit a software GPU: fewer than 64K pairs a case, yet past two tiles of 64, and head sizes in few groups
- * because each compiles its own shaders.
+ * Sizes suit a software GPU. A case has fewer than 64K pairs but more than two tiles of 64. There are few different
+ * head sizes, because each compiles its own shaders.
  */
 import * as masks from '../../src/mask/builders/index.js';
 import type {FlashMask} from '../../src/mask/flash_mask.js';
@@ -12,7 +12,7 @@ import {type AttentionCall, type Bounds, type PairRule, type Sizes, visibleByBou
 import {keptPairs} from './philox_reference.js';
 import {type Random, choose, integer, normals, seeded} from './random.js';
 
-/** A mask as the user passes it: a value of the library, a tensor of bounds, or none. */
+/** A mask as the user passes it: one of the library's masks, a tensor of bounds, or none. */
 export type CaseMask = FlashMask | Bounds | null;
 
 /** How the numbers of a tensor are drawn: normally, with a deviation and a mean. */
@@ -25,14 +25,14 @@ export interface Case extends Sizes {
   group: string;
   name: string;
   mask(random: Random): {mask: CaseMask; visible: PairRule};
-  /** The `causal` option, where the mask does not say it. */
+  /** The `causal` option, for masks that do not set it themselves. */
   causal?: boolean;
-  /** Default 1 / sqrt(D), by leaving the option out. */
+  /** Default 1 / sqrt(D): the option is left out. */
   scale?: number;
   dropout: number;
   seed: number;
   deterministic?: boolean;
-  /** Also ask for the log-sum-exp, and send a gradient through it. */
+  /** Also returns the log-sum-exp, and sends a gradient through it. */
   lse: boolean;
   spread: {q?: Spread; k?: Spread; v?: Spread; dOut?: Spread; dLse?: Spread};
 }
@@ -43,7 +43,7 @@ export interface Prepared {
   mask: CaseMask;
 }
 
-/** Draws the inputs of a case. The same case always gives the same. */
+/** Draws the inputs of a case; the same case always gives the same inputs. */
 export function prepare(c: Case): Prepared {
   const random = seeded(`${c.group}: ${c.name}`);
   const {mask, visible} = c.mask(random);
@@ -68,10 +68,7 @@ function sizesOf({B, H, Hkv, Sq, Sk, D, Dv, layout}: Sizes): Sizes {
   return {B, H, Hkv, Sq, Sk, D, Dv, layout};
 }
 
-/**
- * The head size of every test that asks for no other: each size compiles its own shaders, which takes a software GPU
- * seconds.
- */
+/** The default head size of tests: each size compiles its own shaders, which takes a software GPU seconds. */
 export const HEAD_SIZE = 16;
 
 type Options = Partial<Omit<Case, 'group' | 'name' | 'mask'>>;
@@ -145,9 +142,9 @@ export function columnsCase(
 }
 
 /**
- * Row bounds `[rows, Sk, n]`. 'blocky': alike over runs of columns, so that tiles become empty and full. 'any':
- * independent columns, with intervals in either order, overlapping or empty. 'extreme': as 'any', many of them outside
- * the rows, to the ends of int32.
+ * Row bounds `[rows, Sk, n]`. 'blocky': equal over runs of columns, so that tiles become empty and full. 'any':
+ * independent columns, with intervals in either order, overlapping or empty. 'extreme': as 'any', but many bounds lie
+ * outside the rows, up to the limits of int32.
  */
 export function randomBounds(
   random: Random,
@@ -175,7 +172,7 @@ export function randomBounds(
 const causalDocuments: Form = forms[0];
 const twoIntervals: Form = forms[3];
 
-/** Every builder, each with the table's own dense rule as the truth, and masks of several heads and batch rows. */
+/** Every builder, with the dense rule of the table as the truth, and masks of several heads and batch rows. */
 function builderCases(): Case[] {
   const S = 131;
   return [
@@ -186,7 +183,7 @@ function builderCases(): Case[] {
   ];
 }
 
-/** A case with the sample of a length that an entry of the mask table gives, and its own dense rule. */
+/** A case with the mask of length S of an entry of the mask table, and its dense rule. */
 export function entryCase(group: string, entry: MaskEntry, S: number, options: Options): Case {
   const mask = (random: Random) => {
     const sample = entry.sample(S, random);
@@ -195,7 +192,7 @@ export function entryCase(group: string, entry: MaskEntry, S: number, options: O
   return {...defaults, ...options, Sq: S, Sk: S, group, name: entry.name, mask};
 }
 
-/** A case with a mask of the library, whose bounds are read by the definition. */
+/** A case with one of the library's masks, whose bounds are read by the definition. */
 export function flashMaskCase(name: string, mask: FlashMask, options: Options, group = 'builder'): Case {
   const c = {...defaults, ...options, Sq: mask.queryLength, Sk: mask.keyLength};
   const {batch: maskB, heads: Hm, vectors: n, causal} = mask;
@@ -203,7 +200,7 @@ export function flashMaskCase(name: string, mask: FlashMask, options: Options, g
   return {...c, group, name, mask: () => ({mask, visible})};
 }
 
-/** One, a tile less one, a tile, a tile more one, for tiles of 16, 32 and 64, and primes. */
+/** One, lengths of a tile and one less and more, for tiles of 16, 32 and 64, and primes. */
 function lengthCases(): Case[] {
   const lengths = [1, 2, 7, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 67, 127, 128, 129, 131];
   return lengths.flatMap((S) => [
@@ -213,8 +210,8 @@ function lengthCases(): Case[] {
 }
 
 /**
- * Queries and keys of different lengths: decoding, chunked prefill, cross attention, and more tiles than one round
- * classifies.
+ * Queries and keys of different lengths: decoding, chunked prefill, cross attention, and more tiles than one round of
+ * classification takes.
  */
 function crossCases(): Case[] {
   const lengths = [
@@ -252,8 +249,8 @@ function crossCases(): Case[] {
 }
 
 /**
- * Decoding: few queries and enough keys that WebGPU folds heads, splits keys and combines, at lengths around those at
- * which it takes another split and at which a split takes another block.
+ * Decoding: so few queries and so many keys that WebGPU folds heads, splits keys and combines. Lengths lie around those
+ * at which the number of splits, or the blocks of a split, change.
  */
 function fewQueriesCases(): Case[] {
   const heads = [
@@ -283,7 +280,7 @@ function fewQueriesCases(): Case[] {
     columnsCase('few queries', name, forms[3], column, {Sq: 5, Sk: 257, ...grouped, ...options});
   const dropped = forms.map((form, i) => {
     const name = `dropout, causal ${form.causal}, n ${form.n}`;
-    // Masks that heads share let them be folded; their own do not.
+    // WebGPU folds heads that share a mask, but not heads with their own masks.
     const Hm = i % 2 === 0 ? 1 : 4;
     return boundsCase('few queries', name, form, {Sq: 5, Sk: 97, H: 4, Hkv: 2, Hm, dropout: 0.5, seed: i});
   });
@@ -322,7 +319,7 @@ function headCases(): Case[] {
       }),
     ),
   );
-  // WebGPU and CUDA let eight heads take turns: these have more, query heads and key heads.
+  // WebGPU and CUDA take eight heads in turn; these cases have more query heads and more key heads.
   const sizes = {Sq: 70, Sk: 131, B: 3, H: 6, Hkv: 3};
   const many = [1, 6].map((Hm) => {
     const maskB = Hm === 1 ? 1 : 3;
@@ -332,8 +329,8 @@ function headCases(): Case[] {
 }
 
 /**
- * Head sizes that are odd, not a multiple of 4, different for keys and values, and as large as allowed. Each pair
- * compiles its own shaders, which takes a software GPU longer than all the rest, so few pairs cover many sizes.
+ * Head sizes that are odd, not a multiple of 4, different for keys and values, and as large as allowed. Each pair of
+ * sizes compiles its own shaders, which takes a software GPU longer than all the rest, so few pairs cover many sizes.
  */
 function channelCases(): Case[] {
   const channels = [
@@ -361,7 +358,7 @@ function formCases(): Case[] {
   );
 }
 
-/** Rows that see nothing, columns that nobody sees. */
+/** Rows that see no key, columns that no row sees. */
 function emptyCases(): Case[] {
   const S = 97;
   const sizes = {Sq: S, Sk: S};

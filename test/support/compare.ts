@@ -1,16 +1,19 @@
 /**
- * @file The one tolerance rule of the tests. Against the float64 oracle, the largest and the root-mean-square error of a kernel may
- * each be at most twice those of dense attention on the same device and inputs, plus a tiny absolute term: a few rounding steps of
- * the sum of absolute values that the element adds up, so that it scales with the inputs. Infinities, and zeros to which nothing
- * is added (empty rows, unseen columns), are compared exactly; a NaN never passes. Where products read fewer bits than float32's,
- * so do those of dense attention; their largest error may come from a single rounding, and those of few elements from few, so the
- * term then has a step for the largest, and more the fewer there are. Many elements share the roundings of a single query or key: what counts
- * is the smallest of the results.
+ * @file The one tolerance rule of the tests. Against the float64 oracle, the largest error and the root-mean-square
+ * error of a kernel may each be at most twice those of dense attention on the same device and inputs, plus a small
+ * absolute term. That term is a few rounding steps of the sum of absolute values that the element adds up, so it scales
+ * with the inputs. Infinities, and zeros to which nothing is added (empty rows, unseen columns), are compared exactly.
+ * NaN never passes.
+ *
+ * If products read fewer bits than float32 has, those of dense attention read as few. Then a single rounding may decide
+ * the largest error, so its term gets one more rounding step. In results with few elements a few roundings decide both
+ * errors, so both terms get more steps, the more the fewer elements there are. Many elements share the roundings of a
+ * single query or key, so the smallest of the results counts.
  */
 import {type AttentionResult, type OracleResult, resultNames} from './oracle.js';
 
 export type ResultName = (typeof resultNames)[number];
-/** The outputs that a device returned; those that a case does not ask for are absent. */
+/** The outputs that a device returned; outputs that a case does not request are absent. */
 export type ActualResult = Partial<Record<ResultName, ArrayLike<number>>>;
 
 export interface Comparison {
@@ -19,7 +22,7 @@ export interface Comparison {
   maxAllowed: number;
   rmsError: number;
   rmsAllowed: number;
-  /** The larger of the two errors over what is allowed of it: above 1 fails. */
+  /** The larger of the two ratios of error to allowed error; above 1 fails. */
   ratio: number;
 }
 
@@ -29,15 +32,18 @@ const EPSILON = 2 ** -23;
 /** Rounding steps of the absolute term. */
 const STEPS = 2;
 const FLOAT32_BITS = 24;
-/** Rounding steps of the products that results of one element are given, where these read few bits; n elements get this over √n. */
+/**
+ * Rounding steps granted to a result of one element where products read few bits; a result of n elements gets this over
+ * √n.
+ */
 const STEPS_OF_ONE = 4;
 const SHOWN = 10;
 
 /**
  * Compares every result that `actual` has.
  *
- * @param bits Of precision of what the products read; dense attention must read the same.
- * @param factor Times the errors of dense attention; the absolute term grows with it.
+ * @param bits Precision of the operands of the products; dense attention must read the same.
+ * @param factor Allowed multiple of the errors of dense attention; the absolute term grows with it.
  * @throws Error that names the result and shows up to ten of its worst elements.
  */
 export function compare(
@@ -47,7 +53,7 @@ export function compare(
   bits = FLOAT32_BITS,
   factor = FACTOR,
 ): Comparison[] {
-  // The unit of rounding of products that read few bits.
+  // The rounding unit of products that read few bits.
   const unit = bits < FLOAT32_BITS ? 2 ** -bits : 0;
   const fewest = Math.min(...(['out', 'dq', 'dk', 'dv'] as const).map((name) => expected[name].length));
   const steps = (factor / FACTOR) * STEPS * EPSILON + (STEPS_OF_ONE * unit) / Math.sqrt(fewest);
@@ -58,11 +64,11 @@ export function compare(
 }
 
 interface Tolerance {
-  /** Of rounding of products that read few bits, else 0. */
+  /** The rounding unit of products that read few bits, else 0. */
   unit: number;
-  /** Times the errors of dense attention. */
+  /** Multiplies the errors of dense attention. */
   factor: number;
-  /** Times the sum of absolute values that an element adds up. */
+  /** Multiplies the sum of absolute values that an element adds up. */
   steps: number;
 }
 

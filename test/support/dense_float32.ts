@@ -1,7 +1,7 @@
 /**
- * @file Dense masked attention from tfjs ops, as a user without this library writes it, with tfjs's own automatic gradient. Its
- * error against the oracle, on the device under test, sets the tolerance of the kernels. Where these read fewer bits in their
- * products, so does it.
+ * @file Dense masked attention from tfjs ops, as a user without this library writes it, with tfjs's automatic gradient.
+ * Its error against the oracle, on the device under test, sets the tolerance of the kernels. If the kernels' products
+ * read fewer bits, its products read as few.
  */
 import * as tf from '@tensorflow/tfjs';
 import type {AttentionCall, AttentionResult} from './oracle.js';
@@ -11,7 +11,7 @@ const MASKED = -1e30;
 /**
  * Forward and gradients of `sum(out dOut) + sum(lse dLse)` on the current tfjs backend.
  *
- * @param bits Of precision of what the matrix multiplications read.
+ * @param bits Precision of the operands of the matrix multiplications.
  */
 export async function denseFloat32(call: AttentionCall, bits = 24): Promise<AttentionResult> {
   const matMul = bits < 24 ? matMulOfBits(bits) : tf.matMul;
@@ -85,7 +85,10 @@ function emptyRows({visible}: PairWeights): {empty: tf.Tensor} {
   return {empty: tf.sub(1, tf.max(visible, -1))};
 }
 
-/** All of shape `[B, heads, S, channels]`. The log-sum-exp of an empty row is left finite, so that no gradient becomes NaN. */
+/**
+ * All tensors have shape `[B, heads, S, channels]`. The log-sum-exp of an empty row stays finite, so that no gradient
+ * becomes NaN.
+ */
 function attention(
   q: tf.Tensor,
   k: tf.Tensor,
@@ -109,9 +112,9 @@ function attention(
 
 type MatMul = (a: tf.Tensor, b: tf.Tensor, transposeA?: boolean, transposeB?: boolean) => tf.Tensor;
 
-/** A matrix multiplication that rounds what it reads to so many bits, in its gradient too, as tensor cores do. */
+/** A matrix multiplication that rounds its operands to so many bits, also in its gradient, as tensor cores do. */
 function matMulOfBits(bits: number): MatMul {
-  // x and a large multiple of it: the sum's rounding leaves the upper bits (Veltkamp's splitting).
+  // Adds and subtracts a large multiple of x: the rounding leaves the upper bits (Veltkamp splitting).
   const keep = (x: tf.Tensor) => {
     const large = tf.mul(x, 2 ** (24 - bits) + 1);
     return tf.sub(large, tf.sub(large, x));

@@ -1,8 +1,9 @@
 /**
- * @file The devices that tests run on: `cpu`, `webgpu` and tfjs-node's `tensorflow` with their own kernels, and `composed`, the form
- * that any other backend gets, on tfjs's wasm backend. `FLASHMASK_DEVICES=cpu,webgpu` in the environment runs only those.
- * `tensorflow` runs on the CPU. Two have to be asked for: `tensorflow-gpu`, the same backend on a GPU, and `webgpu-full`, the device of
- * createWebGPUBackend() with its float16 kernels, on a GPU with those features.
+ * @file The devices that tests run on. `cpu`, `webgpu` and tfjs-node's `tensorflow` (on the CPU) have their own
+ * kernels. `composed` is the form for all other backends, on tfjs's wasm backend. `FLASHMASK_DEVICES=cpu,webgpu` in the
+ * environment runs only those two. Two more devices run only if that variable names them: `tensorflow-gpu`, the same
+ * backend on a GPU, and `webgpu-full`, the device of createWebGPUBackend() with its float16 kernels, on a GPU with
+ * those features.
  */
 import {existsSync} from 'node:fs';
 import {createRequire} from 'node:module';
@@ -15,15 +16,15 @@ import {type TensorFlowBackend, whyNotNative, whyNotOnGpu} from '../../src/backe
 
 export interface Device {
   name: 'cpu' | 'webgpu' | 'webgpu-full' | 'composed' | 'tensorflow' | 'tensorflow-gpu';
-  /** What the table of cases is run with beside the default. */
+  /** Precisions in which the table of cases runs in addition to the default. */
   precisions?: readonly Precision[];
   /** Makes it the current tfjs backend. */
   setup(): Promise<void>;
-  /** Bits of precision of what its products read, where these are fewer than float32's 24: TF32 and float16 have 11. */
+  /** Precision of the operands of its products, if fewer bits than float32's 24: TF32 and float16 have 11. */
   bits?: number;
-  /** Why its tests do not run here. */
+  /** The reason why its tests cannot run here. */
   skip?: string;
-  /** What went wrong on the device without an exception since the last call, once all its work is done. */
+  /** Waits for all work; returns the errors since the last call that the device reported without an exception. */
   hiddenErrors(): Promise<string[]>;
 }
 
@@ -33,7 +34,7 @@ function withChoice(device: Device): Device {
   return wanted && !wanted.includes(device.name) ? {...device, skip: 'FLASHMASK_DEVICES leaves it out'} : device;
 }
 
-/** How much further off than with products of float32 a result on this device may be. */
+/** Factor by which a tolerance for float32 products must grow on this device. */
 export function slackOf({bits = 24}: Device): number {
   return bits === 24 ? 1 : 2 ** (20 - bits);
 }
@@ -65,11 +66,11 @@ export const devices: readonly Device[] = [
 /** Devices that only some machines have. */
 const onlyAsked: readonly Device['name'][] = ['tensorflow-gpu', 'webgpu-full'];
 
-/** Defines the tests of every device; those of a device that cannot run are shown as skipped, with the reason. */
+/** Defines the tests of every device. Tests of a device that cannot run are shown as skipped, with the reason. */
 export function onEachDevice(define: (device: Device) => void): void {
   for (const device of devices) {
     if (device.skip) {
-      // One line, not hundreds, for a device that only some machines have and that has to be asked for.
+      // A device that must be requested by name shows one skipped line, not hundreds.
       const all = onlyAsked.includes(device.name) ? () => it('all tests') : () => define(device);
       describe.skip(`on ${device.name} (${device.skip})`, all);
       continue;
@@ -81,7 +82,7 @@ export function onEachDevice(define: (device: Device) => void): void {
   }
 }
 
-/** Why tfjs-node or the addon cannot be used here. tfjs-node itself is loaded only when it is needed: it takes a second. */
+/** Why tfjs-node or the addon cannot be used here. Loads tfjs-node only when needed, because that takes a second. */
 function whyNoTensorFlow(): string | undefined {
   const info = nativeInfo();
   if (info.path === null) return `${info.reason}: npm run build:native`;
@@ -100,7 +101,7 @@ function whyNoGpu(): string | undefined {
   return info.path === null ? info.reason : (whyNotOnGpu(info) ?? undefined);
 }
 
-/** A process has one tfjs-node, on the CPU or on a GPU. */
+/** tfjs-node is either on the CPU or on a GPU for the whole process. */
 async function setupTensorFlow(gpu: boolean): Promise<void> {
   if (!gpu) process.env.CUDA_VISIBLE_DEVICES = '-1';
   process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
@@ -131,12 +132,12 @@ async function setupWasm(): Promise<void> {
 const swallowed: string[] = [];
 let watched: GPUDevice | null = null;
 
-/** Dawn reports invalid shaders and commands only to `uncapturederror`: tfjs itself would return a tensor of anything. */
+/** Dawn reports invalid shaders and commands only to `uncapturederror`: tfjs would return a tensor with any numbers. */
 async function setupWebGPU(kind: 'stock' | 'full'): Promise<void> {
   const {useWebGPU} = await import('../../src/node_webgpu/use_webgpu.js');
   await useWebGPU({device: kind});
   await use('webgpu');
-  // Dense attention on tensors this small would run on the CPU otherwise, and its error would say nothing of this device.
+  // Otherwise dense attention on such small tensors would run on the CPU and not measure the error of this device.
   tf.env().set('WEBGPU_CPU_FORWARD', false);
   const {device} = tf.backend() as WebGPUBackend;
   if (watched !== device) {

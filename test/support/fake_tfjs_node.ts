@@ -1,6 +1,6 @@
 /**
- * @file Stand-ins for what `setup-node` puts together, small enough to be made in a moment: wheels of TensorFlow with libraries of a
- * few kilobytes, and a tfjs-node whose C++ sources are a few lines. pip, the compiler and Node are the real ones.
+ * @file Small, quickly made stand-ins for the parts that `setup-node` puts together: TensorFlow wheels with libraries
+ * of a few kilobytes, and a tfjs-node with a few lines of C++. pip, the compiler and Node are the real ones.
  */
 import {spawn, spawnSync} from 'node:child_process';
 import {chmodSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
@@ -15,13 +15,13 @@ import {type Finished, root, temporaryFolder} from './packed_project.js';
 
 export const FAKE_VERSION = '2.99.0';
 export const MACHINE = process.arch === 'arm64' ? 'aarch64' : 'x86_64';
-/** For arm64 there is one wheel. */
+/** There is only one wheel for arm64. */
 export const CPU_WHEEL = process.arch === 'arm64' ? 'tensorflow' : 'tensorflow_cpu';
 
 const CLI = join(root, 'src', 'cli', 'main.ts');
 const TSX = pathToFileURL(join(root, 'node_modules', 'tsx', 'dist', 'loader.mjs')).href;
 
-/** Why the whole way cannot be gone here, or undefined. */
+/** The reason why the whole installation cannot run here, or undefined. */
 export function whyNotHere(): string | undefined {
   const runs = (command: string, ...args: string[]) => spawnSync(command, args).status === 0;
   if (process.platform !== 'linux') return 'setup-node is for Linux';
@@ -34,7 +34,7 @@ function write(path: string, content: string | Uint8Array): void {
   writeFileSync(path, content);
 }
 
-/** A folder of programs to be first, or alone, on PATH. */
+/** A folder of programs that is put first on PATH, or alone. */
 export function programs(scripts: Record<string, string>): string {
   const folder = temporaryFolder();
   for (const [name, script] of Object.entries(scripts)) {
@@ -99,12 +99,12 @@ export class FakeProject {
     write(join(this.tfjsNode, name), content);
   }
 
-  /** Runs a command there, in this process. */
+  /** Runs a command in the project, in this process. */
   run(args: string[], options: ProjectOptions = {}): Promise<Finished> {
     return runCommand(this.folder, args, this.environment(options));
   }
 
-  /** Runs a command there, in a process of its own. */
+  /** Runs a command in the project, in its own process. */
   start(args: string[], options: ProjectOptions = {}): RunningCommand {
     return startCommand(this.folder, args, this.environment(options));
   }
@@ -134,10 +134,10 @@ export async function runCommand(cwd: string, args: string[], env: NodeJS.Proces
   });
 }
 
-/** Does a piece of a command's work in this process, in a folder. */
+/** Runs a part of a command's work in this process, in a folder. */
 export async function inProject<T>(cwd: string, env: NodeJS.ProcessEnv, work: () => Promise<T>): Promise<T> {
   const {execArgv} = process;
-  // The doctor starts its probes with these options. Mocha's name the loader in a way that works in the repository alone.
+  // The doctor starts its probes with these options. Mocha's name for the loader works only in the repository.
   process.execArgv = ['--import', TSX];
   try {
     return await within({cwd, env: {NODE_OPTIONS: '', ...env}}, work);
@@ -166,7 +166,7 @@ function startCommand(cwd: string, args: string[], env: NodeJS.ProcessEnv = {}):
   return Object.assign(promise, {kill: (signal: NodeJS.Signals) => child.kill(signal)});
 }
 
-/** Writes a wheel with these files and returns its path. `tag` is such as `cp312-cp312-manylinux_2_17_x86_64`. */
+/** Writes a wheel with these files and returns its path. `tag` is like `cp312-cp312-manylinux_2_17_x86_64`. */
 export function writeWheel(
   folder: string,
   name: string,
@@ -191,7 +191,7 @@ export function writeWheel(
   return path;
 }
 
-/** A shared library out of one line of C. */
+/** A shared library compiled from one line of C. */
 function library(name: string, code: string): Uint8Array {
   const folder = temporaryFolder();
   const [source, out] = [join(folder, 'source.c'), join(folder, name)];
@@ -205,7 +205,7 @@ function library(name: string, code: string): Uint8Array {
 
 let libraries: Zippable | undefined;
 
-/** What a wheel of TensorFlow has in it, as far as it is used, and something that is not. */
+/** The files of a TensorFlow wheel that setup-node uses, and one that it does not use. */
 export function tensorFlowFiles(): Zippable {
   libraries ??= {
     'tensorflow/libtensorflow_cc.so.2': library(

@@ -1,6 +1,6 @@
 /**
- * @file Runs the commands of examples/finetune: in this process, which saves Node's start and its compilation, or, where that is
- * what a test is about, in a process of their own, as users do.
+ * @file Runs the commands of examples/finetune in this process, which saves Node's start and compilation. Tests that
+ * are about the process run them in their own process, as users do.
  */
 import {type ChildProcess, spawn} from 'node:child_process';
 import {createRequire} from 'node:module';
@@ -14,20 +14,20 @@ import {type Surroundings, processTraces, within} from './in_process.js';
 const MAIN = fileURLToPath(new URL('../../examples/finetune/main.ts', import.meta.url));
 const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
 
-/** How a command ended, and what it wrote. */
+/** How a command ended, and its output. */
 export interface Finished {
-  /** Exit code; null where a signal ended the process. */
+  /** Exit code; null if a signal ended the process. */
   code: number | null;
   stdout: string;
   stderr: string;
 }
 
 export interface CommandOptions extends Surroundings {
-  /** Sees all of standard output after each piece of it; `interrupt` is Ctrl-C. */
+  /** Gets the standard output so far after each new piece of it; `interrupt` acts like Ctrl-C. */
   onOutput?: (stdout: string, interrupt: () => void) => void;
 }
 
-/** What a command may not leave behind in its process. */
+/** Everything that a command must restore or free in its process. */
 function traces(): object {
   clearBoundsCache();
   return {
@@ -74,7 +74,7 @@ async function collect(args: readonly string[], onOutput: CommandOptions['onOutp
   return {code, ...written};
 }
 
-/** Starts a command in a process of its own. */
+/** Starts a command in its own process. */
 export function start(args: readonly string[], {cwd, env}: Surroundings = {}): ChildProcess {
   return spawn(process.execPath, [`--import=${TSX}`, MAIN, ...args], {
     cwd,
@@ -83,17 +83,17 @@ export function start(args: readonly string[], {cwd, env}: Surroundings = {}): C
   });
 }
 
-/** The environment of a process that runs a module before all others. */
+/** Environment in which Node runs a module before all others. */
 export function preload(source: string): NodeJS.ProcessEnv {
   return {NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(source)}`};
 }
 
-/** The environment of a process that runs `code` after each `line` that it prints: at that moment, however busy the machine is. */
+/** Environment in which Node runs `code` right after each `line` that it prints, however busy the machine is. */
 export function onEachLine(code: string): NodeJS.ProcessEnv {
   return preload(`const {log} = console; console.log = (line) => { log(line); ${code}; };`);
 }
 
-/** Ctrl-C, once, as soon as the output has a text. */
+/** Sends Ctrl-C once, as soon as the output includes a text. */
 export function interruptAt(wanted: string): NonNullable<CommandOptions['onOutput']> {
   let sent = false;
   return (stdout, interrupt) => {
@@ -104,7 +104,7 @@ export function interruptAt(wanted: string): NonNullable<CommandOptions['onOutpu
   };
 }
 
-/** Waits for the end of a process; `onOutput` sees all of standard output after each piece of it. */
+/** Waits for the end of a process; `onOutput` gets the standard output so far after each new piece of it. */
 export function finish(child: ChildProcess, onOutput: (stdout: string) => void = () => {}): Promise<Finished> {
   return new Promise((resolve, reject) => {
     const written = {stdout: '', stderr: ''};
@@ -115,7 +115,7 @@ export function finish(child: ChildProcess, onOutput: (stdout: string) => void =
   });
 }
 
-/** The standard output of a command that succeeds, run in this process. */
+/** Runs a command in this process that must succeed; returns its standard output. */
 export async function succeeds(args: readonly string[], options?: CommandOptions): Promise<string> {
   const {code, stdout, stderr} = await command(args, options);
   expect(code, stderr + stdout).to.equal(0);

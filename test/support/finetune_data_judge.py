@@ -1,8 +1,8 @@
-"""An independent judge of examples/finetune/data: Hugging Face's tokenizers, chat templates and assistant masks, and
-PaddleNLP's layout of preference pairs, written down here once more.
+"""An independent judge of examples/finetune/data: Hugging Face's tokenizers, chat templates and assistant masks, and a
+second implementation of PaddleNLP's layout of preference pairs.
 
 Reads JSON from standard input: `tokenizer` (a tokenizer.json), `config` (its tokenizer_config.json), `maskTemplate`
-(the chat template with `{% generation %}` around what the assistant says, or null), `texts`, `conversations` (lists of
+(the chat template with `{% generation %}` around each assistant message, or null), `texts`, `conversations` (lists of
 messages) and `comparisons` ({prompt, answers}). Writes ids and decoded texts, rendered conversations with ids and
 masks, and the rows of comparisons.
 """

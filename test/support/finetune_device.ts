@@ -3,7 +3,9 @@ import {useSoftwareMatMul} from '../../examples/finetune/software_matmul.js';
 import {useWebGPU} from '../../src/node_webgpu/use_webgpu.js';
 import type {Device} from './devices.js';
 
-/** Inside a device's tests: a software adapter gets the application's own product, which is several times faster there. */
+/**
+ * Inside a device's tests: software adapters use the application's own matrix product, which is several times faster.
+ */
 export function useFinetuneMatMul({name}: Device): void {
   let restore = (): void => {};
   before(async () => {

@@ -1,5 +1,5 @@
-"""What Hugging Face's peft and transformers make of a trained model: `generate BASE ADAPTER PROMPT` prints the greedy
-answer, `score BASE ADAPTER PROMPT ANSWER...` one reward a line. An empty ADAPTER is the base alone."""
+"""Runs Hugging Face's peft and transformers on a trained model: `generate BASE ADAPTER PROMPT` prints the greedy
+answer, `score BASE ADAPTER PROMPT ANSWER...` one reward per line. An empty ADAPTER means the base alone."""
 
 import sys
 
@@ -31,7 +31,7 @@ def score(base, adapter, prompt, *answers):
     for answer in answers:
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
         text = tokenizer.apply_chat_template(messages, tokenize=False)
-        # The reward stands on the token that ends the answer; what templates write after it is not read.
+        # The reward belongs to the token that ends the answer, so the text that the template adds after it is cut off.
         text = text[: text.rindex(tokenizer.eos_token) + len(tokenizer.eos_token)]
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         with torch.no_grad():

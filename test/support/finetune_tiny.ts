@@ -1,4 +1,7 @@
-/** @file A tiny Llama with fresh weights as a Hugging Face folder, and data that it learns in a few steps: no download. */
+/**
+ * @file A tiny Llama with fresh weights as a Hugging Face folder, and data that it learns in a few steps, without a
+ * download.
+ */
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import type {HostTensor} from '../../examples/finetune/host_tensor.js';
@@ -28,7 +31,7 @@ export const TINY_CONFIG = {
   pad_token_id: 0,
 };
 
-/** Writes the model into a folder. Other fields of its config.json, or another seed, make another model. */
+/** Writes the model into a folder. Other fields of config.json, or another seed, give another model. */
 export async function writeTinyModel(folder: string, seed = 1, fields: Record<string, unknown> = {}): Promise<void> {
   const configJson = {...TINY_CONFIG, ...fields};
   const shapes = weightShapes(parseConfig(configJson, folder));

@@ -1,8 +1,8 @@
-"""An independent judge of test/support/training_oracle.ts: PyTorch's own functions, autograd and AdamW in float64,
+"""An independent judge of test/support/training_oracle.ts: PyTorch's own functions, autograd and AdamW in float64, and
 transformers' schedule.
 
 Reads a JSON object from standard input with the inputs of each function, and writes one with values and gradients. The
-losses are written as TRL's trainers write them: DPOTrainer with loss type sigmoid, RewardTrainer with margin and
+losses follow TRL's trainers: DPOTrainer with loss type sigmoid, RewardTrainer with margin and
 center_rewards_coefficient.
 """
 

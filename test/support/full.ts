@@ -1,4 +1,4 @@
-/** @file Whether the tests run whole: `npm run test:all` asks for it, and then for what docs/testing.md lists. */
+/** @file Whether the tests run in full: `npm run test:all` does, and docs/testing.md lists what it adds. */
 
 /** Set by `FLASHMASK_FULL=1`. */
 export const full: boolean = process.env.FLASHMASK_FULL === '1';

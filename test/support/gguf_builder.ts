@@ -1,12 +1,12 @@
-/** @file Builds small .gguf files for tests, sound or not: version 3, little-endian. */
+/** @file Builds small .gguf files for tests, valid or not: version 3, little-endian. */
 
 type Value = ['u32', number] | ['f32', number] | ['bool', boolean] | ['text', string] | ['list', Value[]];
 
 export interface BuiltTensor {
   name: string;
-  /** Outermost dimension first; the file has them in the other order. */
+  /** Outermost dimension first; the file stores the reverse order. */
   shape: number[];
-  /** ggml's number of the format. */
+  /** The number of the format in ggml. */
   type: number;
   bytes: Uint8Array;
 }
@@ -70,7 +70,7 @@ export function describeTensor({name, shape, type}: Omit<BuiltTensor, 'bytes'>, 
   return Buffer.concat([text(name), u32(shape.length), ...[...shape].reverse().map(u64), u32(type), u64(offset)]);
 }
 
-/** The parts of a file, with any counts: `tensors` are descriptions, `data` what follows them aligned. */
+/** A file with any counts; `tensors` are descriptions, `data` is aligned and follows them. */
 export function rawGguf(
   counts: {tensors: number | bigint; metadata: number | bigint},
   metadata: Buffer,
@@ -92,7 +92,7 @@ function padded(bytes: Uint8Array): Buffer {
   return Buffer.concat([bytes, Buffer.alloc((ALIGNMENT - (bytes.length % ALIGNMENT)) % ALIGNMENT)]);
 }
 
-/** A sound file. */
+/** A valid file. */
 export function gguf(metadata: Metadata, tensors: readonly BuiltTensor[]): Buffer {
   let offset = 0;
   const descriptions = tensors.map((tensor) => {

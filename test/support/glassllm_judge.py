@@ -1,6 +1,6 @@
-"""glassllm's own tokenizer, forward pass, gradients and generation: reads a request as JSON, answers in JSON.
+"""Runs glassllm's own tokenizer, forward pass, gradients and generation: reads a request as JSON, answers in JSON.
 
-The first argument is glassllm's wheel, which Python imports as it is.
+The first argument is glassllm's wheel, from which Python imports directly.
 """
 
 import json

@@ -1,10 +1,12 @@
-/** @file Cuts and changes files, and checks that readers then fail clearly, quickly and without large allocations. */
+/**
+ * @file Truncates and changes files, and checks that readers then fail clearly, quickly and without large allocations.
+ */
 import {writeFileSync} from 'node:fs';
 import {expect} from 'chai';
 import * as fc from 'fast-check';
 import type {HostTensor} from '../../examples/finetune/host_tensor.js';
 
-/** The message of what a promise fails with, which must be a plain Error; fails when it does not. */
+/** The message with which a promise rejects. Fails unless the promise rejects with a plain Error. */
 export async function rejection(promise: Promise<unknown>): Promise<string> {
   const error = await promise.then(
     () => expect.fail('It should have failed.'),
@@ -14,14 +16,14 @@ export async function rejection(promise: Promise<unknown>): Promise<string> {
   return (error as Error).message;
 }
 
-/** More than any reader's buffers, and far less than a hostile length asks for. */
+/** More than the buffers of any reader, and far less than a hostile length requests. */
 const MOST_BYTES = 8 * 2 ** 20;
-/** Of CPU time: other processes may slow the clock. */
+/** CPU time, because other processes may delay this one. */
 const MOST_MS = 500;
 
 /**
- * Reads a small sound file after it was cut at every length and after random changes of bytes, those of lengths above
- * all. Each reading must end in a plain Error that names the file, or in tensors that fit in it.
+ * Reads a small valid file after truncating it at every length and after random changes of bytes, mostly those of
+ * lengths. Each reading must end in a plain Error that names the file, or in tensors that fit in the file.
  */
 export async function expectClearErrorOrTensors(
   path: string,

@@ -1,13 +1,16 @@
-/** @file What a test needs to run a command in its own process: another folder and environment, and a look at what is left behind. */
+/**
+ * @file Lets a test run a command in its own process: in another folder and environment, and with a check of what the
+ * command leaves behind.
+ */
 
 export interface Surroundings {
-  /** The folder that a command runs in; otherwise this process's own. */
+  /** The folder in which the command runs. Default: this process's folder. */
   cwd?: string;
-  /** Added to this process's environment. */
+  /** Variables added to this process's environment. */
   env?: NodeJS.ProcessEnv;
 }
 
-/** Does `work` in a folder and an environment. */
+/** Runs `work` in a folder and an environment. */
 export async function within<T>({cwd, env = {}}: Surroundings, work: () => Promise<T>): Promise<T> {
   const [folder, environment] = [process.cwd(), {...process.env}];
   if (cwd !== undefined) process.chdir(cwd);
@@ -23,7 +26,7 @@ export async function within<T>({cwd, env = {}}: Surroundings, work: () => Promi
   }
 }
 
-/** What a command could leave behind in any process: the environment, the exit code, listeners. */
+/** What any command could leave changed in its process: the environment, the exit code, listeners. */
 export function processTraces(): object {
   return {
     environment: {...process.env},

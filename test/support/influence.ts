@@ -1,18 +1,19 @@
 /**
- * @file What a number of the inputs may influence: the elements of the results that visible pairs connect with it, worked out from the
- * definition of attention and the `visible` rule alone. All else must not change by a bit, whatever the number is.
+ * @file What a number of the inputs may influence: the elements of the results that visible pairs connect with it. They
+ * follow from the definition of attention and the `visible` rule alone. No other element may change by a bit, whatever
+ * the number is.
  */
 import type {ActualResult} from './compare.js';
 import {type AttentionCall, type AttentionResult, offsetOf, resultNames} from './oracle.js';
 
 export type InputName = 'q' | 'k' | 'v' | 'dOut' | 'dLse';
-/** Beyond what a product of float32 holds, and what is no number. */
+/** Numbers whose products exceed the range of float32. */
 export const HUGE = [3.4028234e38, -3.4028234e38, 1e38];
 export const NOT_FINITE = [NaN, Infinity, -Infinity];
 
 export const inputNames = ['q', 'k', 'v', 'dOut', 'dLse'] as const;
 
-/** A number of an input in batch row 0. `dLse` has one channel. */
+/** An element of an input in batch row 0. `dLse` has one channel. */
 export interface Place {
   input: InputName;
   /** A query head for q, dOut and dLse; a key head for k and v. */
@@ -29,21 +30,21 @@ export interface Part {
   keys: number[];
 }
 
-/** The elements of each result, 1 where they may change. */
+/** For each element of the results, 1 if it may change. */
 export type Marks = Record<keyof AttentionResult, Uint8Array>;
 
-/** Channels of an input. */
+/** The number of channels of an input. */
 export function channelsOf(call: AttentionCall, input: InputName): number {
   if (input === 'dLse') return 1;
   return input === 'q' || input === 'k' ? call.D : call.Dv;
 }
 
-/** Whether an input has a row for each query; else it has one for each key. */
+/** Whether an input has a row per query; otherwise it has one per key. */
 function ofQueries(input: InputName): boolean {
   return input !== 'k' && input !== 'v';
 }
 
-/** Rows and heads of an input. */
+/** The numbers of rows and heads of an input. */
 export function rowsAndHeads(call: AttentionCall, input: InputName): [rows: number, heads: number] {
   return ofQueries(input) ? [call.Sq, call.H] : [call.Sk, call.Hkv];
 }
@@ -62,7 +63,7 @@ export function put(call: AttentionCall, b: number, places: Place[], value: numb
   }
 }
 
-/** Batch row b of results. */
+/** Batch row b of the results. */
 export function rowOf({H, Hkv, Sq, Sk, D, Dv}: AttentionCall, results: ActualResult, b: number): ActualResult {
   const sizes = {out: H * Sq * Dv, lse: H * Sq, dq: H * Sq * D, dk: Hkv * Sk * D, dv: Hkv * Sk * Dv};
   const row: ActualResult = {};
@@ -85,9 +86,9 @@ export function placesOf(call: AttentionCall, part: Part): Place[] {
 /** The visible pairs of batch row 0. */
 export class Visibility {
   private readonly group: number;
-  /** By query head and row. */
+  /** Keys seen, by query head and row. */
   private readonly keys: number[][];
-  /** By key head and key. */
+  /** Rows that see a key, by key head and key. */
   private readonly rows: [head: number, row: number][][];
 
   constructor(private readonly call: AttentionCall) {
@@ -135,7 +136,10 @@ export class Visibility {
     };
   }
 
-  /** The connected parts of a key head's rows and keys: what no path of visible pairs connects is in different ones. */
+  /**
+   * The connected parts of a key head's rows and keys: two of them are in the same part if a path of visible pairs
+   * connects them.
+   */
   parts(keyHead: number): Part[] {
     const partOfKey = new Map<number, Part>();
     const parts = new Set<Part>();
@@ -202,7 +206,7 @@ class Marker {
     for (const j of this.visibility.keysOf(head, row)) this.mark('dk', keyHead, j);
   }
 
-  /** All that a row's weights reach. */
+  /** Everything that a row's weights influence. */
   weights(head: number, row: number): void {
     this.out(head, row);
     this.lse(head, row);
@@ -223,7 +227,7 @@ class Marker {
   }
 }
 
-/** What a single number may change. For NaN that is exactly what it makes NaN. */
+/** What a single number may change. A NaN turns exactly these elements into NaN. */
 export function reachOf(call: AttentionCall, visibility: Visibility, {input, head, row, channel}: Place): Marks {
   const marker = new Marker(call, visibility);
   if (ofQueries(input)) {
@@ -244,7 +248,7 @@ export function reachOf(call: AttentionCall, visibility: Visibility, {input, hea
   return marker.marks;
 }
 
-/** What all numbers of a connected part may change together; nothing for an unseen one. */
+/** What all numbers of a connected part may change together; nothing without a part. */
 export function reachOfPart(call: AttentionCall, visibility: Visibility, part?: Part): Marks {
   const marker = new Marker(call, visibility);
   if (part) marker.part(part);

@@ -1,6 +1,6 @@
 /**
- * @file Trials of influence: a value, where it is put in the inputs of one batch row, and what it may change. All trials of a case run as
- * one batch, next to a clean row.
+ * @file Trials of influence: a value, its places in the inputs of one batch row, and what it may change. All trials of
+ * a case run as one batch, together with a clean row.
  */
 import * as masks from '../../src/mask/builders/index.js';
 import {maskTable} from './mask_table.js';
@@ -26,17 +26,17 @@ import {
 import {type AttentionCall, forwardOracle, resultNames} from './oracle.js';
 import {type Random, choose, integer, seeded} from './random.js';
 
-/** A value, where it is put, and what it may change. */
+/** A value, its places, and what it may change. */
 export interface Trial {
   name: string;
   value: number;
   places: Place[];
   reach: Marks;
-  /** A single place: then NaN must reach all of this. */
+  /** Whether there is a single place: then NaN must spread to everything that `reach` marks. */
   single: boolean;
 }
 
-/** Heads: as many key heads, grouped, and one key head, with masks of one head, one a key head, one a query head. */
+/** Heads: ungrouped, grouped, and one key head; masks with one head, one per key head, or one per query head. */
 const headForms = [
   {H: 2, Hkv: 2, Hm: 1},
   {H: 4, Hkv: 2, Hm: 2},
@@ -77,13 +77,16 @@ export const influenceCases: readonly Case[] = [
 
 /** How the trials of a case are judged. */
 export interface Judging {
-  /** With 16-bit products and one scale a head, what is huge costs the head's other parts their precision: only unseen places get it. */
+  /**
+   * With 16-bit products and one scale per head, a huge number costs the rest of its head its precision, so huge
+   * numbers are put in unseen places only.
+   */
   coarse: boolean;
-  /** Else what must not change need only stay finite. */
+  /** Whether other elements must keep their bits; if not, they need only stay finite. */
   exactly: boolean;
 }
 
-/** Runs all trials of a case through `attend`, and says which elements are wrong. */
+/** Runs all trials of a case with `attend`; returns descriptions of the wrong elements. */
 export async function wrongElements(
   c: Case,
   attend: (prepared: Prepared) => Promise<ActualResult>,
@@ -93,7 +96,8 @@ export async function wrongElements(
   const visibility = new Visibility(prepared.call);
   const trials = trialsOf(c, prepared.call, visibility, coarse);
   const batch = repeat(prepared, trials.length + 1);
-  // One clean row in the batch is enough, but where dropout differs from row to row, or a head's scale may come from the places of a trial.
+  // One clean row in the batch is enough, unless dropout differs between rows or a head's scale depends on the numbers
+  // that a trial replaces.
   trials.forEach(({places}, b) => put(batch.call, b, places, 0));
   const clean = c.dropout > 0 || coarse ? await attend(batch) : null;
   trials.forEach(({places, value}, b) => put(batch.call, b, places, value));
@@ -106,7 +110,7 @@ export async function wrongElements(
   ]);
 }
 
-/** The same call in so many batch rows. */
+/** The same call in B batch rows. */
 function repeat({case: c, call, mask}: Prepared, B: number): Prepared {
   const copies = (x: ArrayLike<number>) => {
     const all = new Float32Array(B * x.length);
@@ -118,7 +122,7 @@ function repeat({case: c, call, mask}: Prepared, B: number): Prepared {
   return {case: {...c, B}, call: {...call, B, ...inputs, visible: (_b, h, r, j) => visible(0, h, r, j)}, mask};
 }
 
-/** The trials of a case, drawn by its name. */
+/** The trials of a case; its name is the seed. */
 export function trialsOf(c: Case, call: AttentionCall, visibility: Visibility, coarse: boolean): Trial[] {
   const random = seeded(`influence: ${c.group}: ${c.name}`);
   const values = coarse ? NOT_FINITE : [...NOT_FINITE, choose(random, HUGE)];
@@ -164,7 +168,7 @@ function drawPlace(random: Random, call: AttentionCall, input: InputName): Place
   return {input, head: integer(random, 0, heads), row: integer(random, 0, rows), channel};
 }
 
-/** Says which elements of a batch row are wrong. Both zeros are one value. */
+/** Describes the wrong elements of a batch row. 0 and -0 count as equal. */
 function wrongOf(
   call: AttentionCall,
   {name, value, places, reach, single}: Trial,
@@ -187,7 +191,7 @@ function wrongOf(
   );
 }
 
-/** Says what rows that see no key, and keys that no row sees, have but 0 and the log-sum-exp of nothing. */
+/** Describes results of rows that see no key, and of keys that no row sees, other than 0 or, for lse, -Infinity. */
 function seenOf(call: AttentionCall, visibility: Visibility, actual: ActualResult): string[] {
   return heads(call).flatMap((keyHead) => {
     const unseen = reachOfPart(call, visibility, visibility.unseen(keyHead));

@@ -1,4 +1,7 @@
-/** @file The tiny models of test/support/fixtures/llama_*.json, which llama_judge.py writes: what transformers makes of weights by a formula. */
+/**
+ * @file The tiny models of test/support/fixtures/llama_*.json, which llama_judge.py writes: what transformers makes of
+ * weights by a formula.
+ */
 import {readFileSync, readdirSync} from 'node:fs';
 import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../../examples/finetune/host_tensor.js';

@@ -127,8 +127,8 @@ def rounded(x):
 
 @torch.no_grad()
 def sample(model, prompt, count, seed, temperature, top_k, top_p):
-    """Tokens drawn by transformers' warpers and inverse distribution functions, with the distributions' positive
-    numbers."""
+    """Tokens drawn with transformers' warpers and by inverting the distribution function, and the positive numbers of
+    the distributions."""
     warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
     if top_k:
         warpers.append(TopKLogitsWarper(top_k))
@@ -148,7 +148,7 @@ def sample(model, prompt, count, seed, temperature, top_k, top_p):
 
 
 def greedy(model, prompt, count):
-    # No token ends it: generate() would take the model's own where it is given none.
+    # No token ends the text: without an id here, generate() would use the model's own.
     model.generation_config = transformers.GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0)
     return model.generate(torch.tensor([prompt]))[0, len(prompt) :].tolist()
 
@@ -193,7 +193,7 @@ def fixture(variant):
 
 
 def write_folder(folder, family, changes, dtype, shard):
-    """A folder as people download it: random weights in 16 bits, in several files."""
+    """A model folder like a downloaded one: random weights in 16 bits, in several files."""
     from tokenizers import Tokenizer, models
 
     torch.manual_seed(1)

@@ -1,6 +1,6 @@
 /**
- * @file The table of masks: every builder, at any length, with its rule on single pairs, which knows nothing of bounds. Tests,
- * benchmarks, docs and pictures walk it.
+ * @file The table of masks: every builder, at any length, with its rule on single pairs, which does not use bounds.
+ * Tests, benchmarks, docs and pictures use the table.
  */
 import * as masks from '../../src/mask/builders/index.js';
 import type {FlashMask} from '../../src/mask/flash_mask.js';
@@ -12,7 +12,7 @@ export type VisibleRule = (r: number, j: number, batch?: number, head?: number) 
 /** A mask with the rule it must follow. */
 export interface MaskSample {
   mask: FlashMask;
-  /** Written from the meaning of the mask, not from its bounds: the truth for tests. */
+  /** Follows from the meaning of the mask, not from its bounds, so it is the truth for tests. */
   visible: VisibleRule;
 }
 
@@ -21,13 +21,13 @@ export interface MaskEntry {
   /** The builder's name in `masks`. */
   name: keyof typeof masks;
   title: string;
-  /** What a query sees, in a sentence. */
+  /** A sentence that says what a query sees. */
   description: string;
-  /** The builder itself takes S × S bytes: not for long sequences. */
+  /** Whether the builder itself takes S × S bytes, which rules out long sequences. */
   quadratic?: boolean;
   /** A mask of S tokens, drawn from `random` where it has something to draw. Any S of at least 1. */
   sample: (S: number, random: Random) => MaskSample;
-  /** The mask of `sample` alone. */
+  /** The mask of `sample`, without the rule. */
   build: (S: number, random: Random) => FlashMask;
 }
 
@@ -35,7 +35,7 @@ function entry(row: Omit<MaskEntry, 'build'>): MaskEntry {
   return {...row, build: (S, random) => row.sample(S, random).mask};
 }
 
-/** Lengths of packed documents: 3 to 7 of them, in long rows 10 to 15, as in the paper's benchmark. */
+/** Lengths of packed documents: 3 to 7 documents, or 10 to 15 in long rows, as in the paper's benchmark. */
 function drawLengths(S: number, random: Random): number[] {
   const count = Math.min(S, S < 16384 ? randomInteger(random, 3, 8) : randomInteger(random, 10, 16));
   const weights = Array.from({length: count}, () => 0.4 + random());
@@ -44,7 +44,7 @@ function drawLengths(S: number, random: Random): number[] {
   let used = 0;
   return weights.map((w, i) => {
     weight += w;
-    // At least one token for this document and for each that follows.
+    // Leaves at least one token for this document and for each following one.
     const end = Math.min(S - (count - 1 - i), Math.max(used + 1, Math.round((weight / whole) * S)));
     const length = i === count - 1 ? S - used : end - used;
     used += length;
@@ -70,7 +70,7 @@ function splitEvenly(length: number, parts: number): number[] {
   );
 }
 
-/** A window of a sixteenth, as in the paper's benchmark, yet wide enough to be seen in short rows. */
+/** A window of a sixteenth of the row, as in the paper's benchmark, but wide enough to be seen in short rows. */
 function windowOf(S: number): number {
   return Math.max(1, Math.floor(S / 16), Math.min(4, S - 1));
 }
@@ -211,7 +211,7 @@ const hashSparse = entry({
     const buckets = Math.min(16, Math.ceil(S / 6));
     const draw = (): number[] => Array.from({length: S}, () => randomInteger(random, 0, buckets));
     const [queries, keys] = [draw(), draw()];
-    // Buckets one after another, each in the order of the tokens.
+    // The buckets one after another, each in token order.
     const sorted = (hashes: number[]): number[] =>
       Array.from({length: buckets}, (_, bucket) => hashes.flatMap((hash, i) => (hash === bucket ? [i] : []))).flat();
     const [queryAt, keyAt] = [sorted(queries), sorted(keys)];
@@ -233,7 +233,7 @@ const randomEviction = entry({
   },
 });
 
-/** The keys in the cache that each row sees. */
+/** The cached keys that each row sees. */
 function cachedKeys(S: number, keep: number, seed: number): Set<number>[] {
   const random = seededRandom(seed);
   const rows: Set<number>[] = [];
@@ -242,7 +242,7 @@ function cachedKeys(S: number, keep: number, seed: number): Set<number>[] {
     if (cache.length === keep) {
       const evicted = cache[Math.floor(random() * cache.length)];
       const last = cache[cache.length - 1];
-      // The last one takes the place of the evicted, as in a cache whose slots are reused.
+      // The last key moves to the place of the evicted key, as in a cache that reuses its slots.
       cache = cache.map((key) => (key === evicted ? last : key)).slice(0, -1);
     }
     cache.push(r);
@@ -306,7 +306,7 @@ const fromStartEndRowIndices = entry({
   },
 });
 
-/** All builders, those of the paper's figure 1(b) first. */
+/** All builders; those of the paper's figure 1(b) come first. */
 export const maskTable: readonly MaskEntry[] = [
   full,
   causal,

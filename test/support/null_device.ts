@@ -1,12 +1,12 @@
 /**
- * @file Dawn's null adapter: its devices check WGSL, bindings and limits as real ones do, and execute nothing. They have the limits of
- * the weakest device that WebGPU allows.
+ * @file Devices of Dawn's null adapter check WGSL, bindings and limits as real devices do, but execute nothing. They
+ * have the limits of the weakest device that WebGPU allows.
  */
 import {expect} from 'chai';
 import {create, globals} from 'webgpu';
 import {type Code, createPipeline} from '../../src/backends/webgpu/run/pipelines.js';
 
-/** Dawn frees its devices with these objects. */
+/** Kept, because Dawn frees the devices of an object with the object. */
 const instances: GPU[] = [];
 
 export async function nullDevice(...features: string[]): Promise<GPUDevice> {
@@ -17,7 +17,7 @@ export async function nullDevice(...features: string[]): Promise<GPUDevice> {
   return adapter.requestDevice({requiredFeatures: features as GPUFeatureName[]});
 }
 
-/** What the device finds wrong with a shader; '' if nothing. */
+/** The device's validation error for a shader; '' if it is valid. */
 export async function problemOf(device: GPUDevice, shader: Code): Promise<string> {
   device.pushErrorScope('validation');
   createPipeline(device, shader);
@@ -25,7 +25,7 @@ export async function problemOf(device: GPUDevice, shader: Code): Promise<string
   return error ? error.message : '';
 }
 
-/** Of plans larger than the device everything but their size is checked, and that by the bytes. */
+/** Expects a valid shader. Of a plan larger than the device, expects exactly the error about its workgroup memory. */
 export async function expectValid(device: GPUDevice, shader: Code, workgroupBytes = 0): Promise<void> {
   const problem = await problemOf(device, shader);
   if (workgroupBytes <= device.limits.maxComputeWorkgroupStorageSize) {

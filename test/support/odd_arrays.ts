@@ -1,4 +1,4 @@
-/** @file Arrays that end a naive reader. */
+/** @file Arrays on which a naive reader overflows its stack or never ends. */
 
 /** An array that contains itself. */
 export function circular(): unknown[] {
@@ -14,7 +14,7 @@ export function deep(levels: number): unknown {
   return value;
 }
 
-/** An array that is wide at every level: its elements are too many to count one by one. */
+/** An array with so many elements at every level that counting them one by one takes too long. */
 export function wide(levels: number): unknown {
   return levels === 0 ? 1 : new Array<unknown>(1000).fill(wide(levels - 1));
 }

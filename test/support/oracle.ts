@@ -1,14 +1,15 @@
 /**
- * @file The oracle: dense attention and its gradients in float64, one plain loop a sum. It is written from the
- * definition, shares no code with the library, and reads a mask only through `visible`.
+ * @file The oracle: dense attention and its gradients in float64, one plain loop per sum. It follows the definition,
+ * shares no code with the library, and reads a mask only through `visible`.
  *
  *     s = scale q·k;  p = exp(s - lse), 0 where masked;  w = p kept / (1 - dropout);  out = Σ w v
- *     dP = (dOut·v) kept / (1 - dropout);  dS = p (dP - dOut·out + dLse);  dq = scale Σ dS k;  dk = scale Σ dS q;  dv = Σ w dOut
+ *     dP = (dOut·v) kept / (1 - dropout);  dS = p (dP - dOut·out + dLse)
+ *     dq = scale Σ dS k;  dk = scale Σ dS q;  dv = Σ w dOut
  *
  * A row without a visible key: out 0, lse -Infinity, every gradient through it 0.
  */
 
-/** Says something of the pair of query row r and key column j, in batch b and query head h. */
+/** A rule for the pair of query row r and key column j in batch b and query head h. */
 export type PairRule = (b: number, h: number, r: number, j: number) => boolean;
 
 export interface Sizes {
@@ -52,17 +53,17 @@ export const resultNames = ['out', 'lse', 'dq', 'dk', 'dv'] as const;
 
 export interface OracleResult extends AttentionResult {
   /**
-   * For each element of the result, the sum of the absolute values of the terms that it adds up. In gradients a term
-   * counts as often as its weight has rounding steps, where that is more than once: see `weightSteps`.
+   * For each element of the result, the sum of the absolute values of its terms. In gradients a term counts as often as
+   * its weight has rounding steps, but at least once: see `weightSteps`.
    */
   magnitude: AttentionResult;
 }
 
 /**
- * Rounding steps of a weight, relative to it. It is exp of a float32 difference to the row's largest score, whose
- * rounding moves it by as many steps as the difference is large (such a weight is small); it is divided by a sum, whose
- * steps grow with the root of its terms; and scores themselves are rounded. Of that only those of ordinary size are
- * granted: at large ones dense attention rounds as much.
+ * Relative rounding steps of a weight. A weight is exp of a float32 difference to the row's largest score: rounding
+ * that difference changes the weight by as many steps as the difference is large (then the weight is small). The weight
+ * is divided by a sum, whose rounding steps grow with the root of its number of terms. Scores are rounded too: only
+ * scores of ordinary size are granted steps, because at large scores dense attention rounds as much.
  */
 const weightSteps = (belowLargest: number, terms: number, score: number): number =>
   Math.min(Number.MAX_VALUE, Math.max(1, belowLargest / 2, Math.sqrt(terms) / 16, Math.min(score, ORDINARY_SCORE) / 2));
@@ -95,7 +96,7 @@ function forEachRow({B, H, Sq}: Sizes, visit: (b: number, h: number, r: number) 
   }
 }
 
-/** Out and lse alone, by the same lines as `oracle`. */
+/** Only out and lse, computed as in `oracle`. */
 export function forwardOracle(call: AttentionCall): Pick<AttentionResult, 'out' | 'lse'> {
   const {out, lse} = zeros(call);
   const result = {out, lse, magnitude: {out: new Float64Array(out.length), lse: new Float64Array(lse.length)}};
@@ -121,7 +122,7 @@ interface Places {
   v: (j: number) => number;
 }
 
-/** Where query row r of (b, h), and the key columns that it meets, lie in their tensors. */
+/** Offsets of query row r of (b, h), and of the key columns that it meets, in their tensors. */
 function placesOf(c: Sizes, b: number, h: number, r: number): Places {
   const kvHead = Math.floor(h / (c.H / c.Hkv));
   return {
@@ -139,9 +140,9 @@ function addRow(c: AttentionCall, result: OracleResult, b: number, h: number, r:
   if (row) backwardOfRow(c, result, at, row);
 }
 
-/** The visible keys of a query row, with what both passes need of them. */
+/** The visible keys of a query row, with what both passes need. */
 interface Row {
-  /** Where key and value of each lie. */
+  /** Offsets of the key and the value of each pair. */
   keys: number[];
   values: number[];
   weights: number[];
@@ -150,7 +151,7 @@ interface Row {
   steps: number[];
 }
 
-/** Adds out and lse of a row; undefined if it sees no key. */
+/** Adds out and lse of a row. Returns undefined if the row sees no key. */
 function forwardOfRow(
   c: AttentionCall,
   {out, lse, magnitude}: Pick<OracleResult, 'out' | 'lse'> & {magnitude: Pick<AttentionResult, 'out' | 'lse'>},
@@ -174,7 +175,7 @@ function forwardOfRow(
   magnitude.lse[at.lse] =
     Math.abs(lse[at.lse]) + Math.max(...keys.map((k) => Math.abs(c.scale) * dotOfAbsolutes(c.q, at.q, c.k, k, c.D)));
 
-  // Not exp(s - lse): where scores are large, lse is rounded by more than its sum.
+  // Not exp(s - lse): at large scores the rounding of lse exceeds that of the sum.
   const weights = exponentials.map((x) => x / sum);
   const steps = scores.map((s) => weightSteps(max - s, scores.length, magnitude.lse[at.lse]));
   const keep = columns.map((j) => (c.dropout === 0 || c.kept(b, h, r, j) ? 1 / (1 - c.dropout) : 0));
@@ -188,7 +189,7 @@ function forwardOfRow(
   return {keys, values, weights, keep, steps};
 }
 
-/** Adds what a row gives to dq, dk and dv. */
+/** Adds a row's contribution to dq, dk and dv. */
 function backwardOfRow(c: AttentionCall, result: OracleResult, at: Places, row: Row): void {
   const {magnitude} = result;
   const delta = dot(c.dOut, at.out, result.out, at.out, c.Dv);
@@ -230,14 +231,14 @@ function dotOfAbsolutes(a: ArrayLike<number>, i: number, b: ArrayLike<number>, j
 }
 
 /**
- * What a mask is: the row bounds `[maskB, Hm, Sk, n]` of its key columns, and whether the causal triangle is masked
- * too.
+ * The definition of a mask: row bounds `[maskB, Hm, Sk, n]` of its key columns, and whether the causal triangle is
+ * masked too.
  */
 export interface Bounds {
   data: ArrayLike<number>;
   maskB: number;
   Hm: number;
-  /** Bounds a column: 0, 1, 2 or 4. */
+  /** Bounds per column: 0, 1, 2 or 4. */
   n: number;
   causal: boolean;
 }

@@ -1,6 +1,4 @@
-/**
- * @file Projects of a user who has installed the packed package: each in a folder of its own, outside the repository.
- */
+/** @file Projects of a user who has installed the packed package, each in its own folder outside the repository. */
 import {spawn, spawnSync} from 'node:child_process';
 import {
   copyFileSync,
@@ -20,7 +18,7 @@ import {fileURLToPath} from 'node:url';
 
 export const root = fileURLToPath(new URL('../..', import.meta.url));
 
-/** What a user of every entry would have installed; links, since they are on this disk already. */
+/** The packages that a user of every entry has installed. They are links, because they are on this disk already. */
 const PEERS = ['@tensorflow', '@sparticuz', '@types', '@webgpu', 'webgpu', 'undici-types'];
 
 export interface Finished {
@@ -54,8 +52,8 @@ function mustRun(command: string, args: string[], cwd: string): void {
 }
 
 /**
- * The packed package. `FLASHMASK_TARBALL` names the file that all test processes of a run share; the first that needs
- * it builds and packs, unless the run has done so.
+ * The packed package. `FLASHMASK_TARBALL` names the file that all test processes of a run share. The first process that
+ * needs the package builds and packs it, unless the run did so before.
  */
 export function packedTarball(): string {
   tarball ??= sharedTarball(process.env.FLASHMASK_TARBALL || join(temporaryFolder(), 'tfjs-flashmask.tgz'));
@@ -90,7 +88,7 @@ function pack(path: string): void {
   renameSync(`${path}.tmp`, path);
 }
 
-/** A project with the packed package and, but for `without`, its peers installed. */
+/** A project with the packed package and its peers, except `without`. */
 export class Project {
   readonly folder = temporaryFolder();
 
@@ -104,7 +102,7 @@ export class Project {
     });
   }
 
-  /** Installs a package of the repository by a link, under another name if told. */
+  /** Installs a package of the repository by a link. Default name: the package's own. */
   link(name: string, as = name): void {
     const path = join(this.folder, 'node_modules', as);
     mkdirSync(dirname(path), {recursive: true});
@@ -118,7 +116,7 @@ export class Project {
     return path;
   }
 
-  /** Runs Node on a file of the project, without waiting. */
+  /** Starts Node on a file of the project. */
   start(args: string[], env: NodeJS.ProcessEnv = {}): Promise<Finished> {
     const child = spawn(process.execPath, args, {cwd: this.folder, env: {...process.env, NODE_OPTIONS: '', ...env}});
     const finished: Finished = {code: null, signal: null, stdout: '', stderr: ''};
@@ -132,7 +130,9 @@ export class Project {
     });
   }
 
-  /** Writes a script, runs it in Node and returns what it printed. Throws unless it ends by itself with exit code 0. */
+  /**
+   * Writes a script, runs it in Node and returns its output. Throws unless the process ends by itself with exit code 0.
+   */
   async run(name: string, script: string, env: NodeJS.ProcessEnv = {}): Promise<Finished> {
     const finished = await this.start([this.write(name, script)], env);
     if (finished.code !== 0) {

@@ -1,16 +1,17 @@
 /**
- * @file The pairs that take part in a call, found out exactly: with values that name their key, the output is the matrix of weights,
- * and with output gradients that name their query, so is the gradient of v. A weight is 0 if and only if its pair is masked or dropped.
+ * @file Finds exactly which pairs of a call take part. Each value marks its key, so the output is the matrix of
+ * weights; each output gradient marks its query, so the gradient of v is that matrix too. A weight is 0 if and only if
+ * its pair is masked or dropped.
  */
 import * as tf from '@tensorflow/tfjs';
 import {flashMaskAttention} from '../../src/entries/index.js';
 import {maskArgument, optionsOf} from './attend.js';
 import {type Case, HEAD_SIZE, type Prepared} from './cases.js';
 
-/** The longest calls that are seen through: a call names HEAD_SIZE keys or queries at a time. */
+/** The longest calls that are examined: a run marks HEAD_SIZE keys or queries at a time. */
 export const LONGEST = 97;
 
-/** Weights `[B, H, Sq, Sk]` of the forward pass; keys and queries are all zero. */
+/** Weights `[B, H, Sq, Sk]` of the forward pass; all queries and keys are zero. */
 export async function forwardWeights({case: c, mask}: Prepared): Promise<Float32Array> {
   const {B, H, Hkv, Sq, Sk} = c;
   const weights = tf.tidy(() => {
@@ -23,8 +24,8 @@ export async function forwardWeights({case: c, mask}: Prepared): Promise<Float32
 }
 
 /**
- * The same of the backward pass, by as many key heads as query heads: the gradient of v of a head is then made by that
- * head alone.
+ * The same for the backward pass, with as many key heads as query heads, so that only one query head contributes to the
+ * gradient of v of a head.
  */
 export async function backwardWeights({case: c, mask}: Prepared): Promise<Float32Array> {
   const {B, H, Sq, Sk} = c;
@@ -43,7 +44,7 @@ const bhsd = (c: Case) => ({...optionsOf({case: c}), layout: 'bhsd'}) as const;
 
 const zeros = (B: number, H: number, S: number): tf.Tensor4D => tf.zeros([B, H, S, HEAD_SIZE]);
 
-/** The channels of `run(0)`, `run(HEAD_SIZE)`, ... side by side, at least `count` of them. */
+/** At least `count` channels: the results of `run(0)`, `run(HEAD_SIZE)`, ... side by side. */
 function inRuns(count: number, run: (first: number) => tf.Tensor): tf.Tensor {
   return tf.concat(
     Array.from({length: Math.ceil(count / HEAD_SIZE)}, (_, i) => run(i * HEAD_SIZE)),
@@ -51,7 +52,7 @@ function inRuns(count: number, run: (first: number) => tf.Tensor): tf.Tensor {
   );
 }
 
-/** Vectors `[B, H, S, HEAD_SIZE]`: that of row `first + c` is 1 in channel c, those of other rows are 0. */
+/** Vectors `[B, H, S, HEAD_SIZE]`: row `first + c` is 1 in channel c, other rows are 0. */
 function named([B, H, S]: [number, number, number], first: number): tf.Tensor4D {
   const rows = tf.range(0, S).reshape([1, 1, S, 1]);
   const ones = tf.cast(tf.equal(rows, tf.range(first, first + HEAD_SIZE)), 'float32');
@@ -64,13 +65,13 @@ async function read(tensor: tf.Tensor): Promise<Float32Array> {
   return values;
 }
 
-/** One letter a pair: # takes part, x is dropped, . is masked. */
+/** One letter per pair: # takes part, x is dropped, . is masked. */
 export function picture({call}: Prepared, b: number, h: number): string[] {
   const letter = (r: number, j: number) => (!call.visible(b, h, r, j) ? '.' : call.kept(b, h, r, j) ? '#' : 'x');
   return draw(call, letter);
 }
 
-/** The same from weights, which cannot tell dropped pairs from masked ones: the rule decides between those two. */
+/** The same picture from weights. A weight of 0 does not tell dropped from masked pairs; the rule decides. */
 export function pictureOf(weights: Float32Array, {call}: Prepared, b: number, h: number): string[] {
   const {H, Sq, Sk, visible} = call;
   const letter = (r: number, j: number) => {

@@ -1,11 +1,14 @@
-/** @file Few of many combinations that hold every pair of values: a fault of a generator rarely depends on more than two fields. */
+/**
+ * @file A few of many combinations that cover every pair of values: a fault of a generator rarely depends on more than
+ * two fields.
+ */
 import {full} from './full.js';
 
 /**
- * Combinations such that any two values of two fields that occur together in `all` occur together in one of them, chosen greedily.
- * All of them in `npm run test:all`.
+ * Chooses combinations greedily so that every two values of two fields that occur together in `all` occur together in
+ * one of them. Returns all combinations in `npm run test:all`.
  *
- * @param fieldsOf the fields that count, with values that print differently if they differ.
+ * @param fieldsOf The relevant fields; different values must print differently.
  */
 export function pairwise<T>(all: readonly T[], fieldsOf: (combination: T) => object): readonly T[] {
   if (full) return all;

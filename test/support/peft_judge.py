@@ -44,7 +44,7 @@ def make(folder):
 
 def load_adapter(base, adapter):
     model = PeftModel.from_pretrained(auto_class(base).from_pretrained(base), adapter)
-    # from_pretrained tells of what is missing by a warning only, this one by its result.
+    # from_pretrained only warns of missing tensors; load_adapter returns them.
     result = model.load_adapter(adapter, "again")
     lora = PeftConfig.from_pretrained(adapter)
     return {

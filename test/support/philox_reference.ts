@@ -1,6 +1,6 @@
 /**
- * @file Philox4x32-10 (Salmon et al., SC 2011) in big integers, straight from its definition and sharing no code with
- * `src/call/dropout.ts`: which pairs of an attention call dropout removes.
+ * @file Philox4x32-10 (Salmon et al., SC 2011) in big integers, written from its definition without code of
+ * `src/call/dropout.ts`, and which pairs of an attention call dropout drops.
  */
 
 const WORD = 0xffffffffn;
@@ -24,8 +24,8 @@ export function philox(counter: Words4, key: [bigint, bigint]): Words4 {
 }
 
 /**
- * The rule of dropped pairs: counter (floor(j / 4), r, b * H + h, 0), key (low, high word of the seed), word j mod 4, dropped
- * if below floor(dropout * 2^32).
+ * The rule of dropped pairs: counter (floor(j / 4), r, b * H + h, 0), key (low, high word of the seed), word j mod 4,
+ * dropped if below floor(dropout * 2^32).
  *
  * @returns `kept(b, h, r, j)`, with the draws of one row of four keys computed once.
  */

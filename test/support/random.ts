@@ -1,9 +1,9 @@
 /** @file Seeded random numbers for tests: the same name always gives the same numbers, on every machine. */
 
-/** A source of uniform numbers in [0, 1), as `Math.random` is. */
+/** A source of uniform numbers in [0, 1), like `Math.random`. */
 export type Random = () => number;
 
-/** FNV-1a of a text, to turn a case's name into its seed. */
+/** FNV-1a of a text, which turns a case's name into its seed. */
 function hash(text: string): number {
   let h = 0x811c9dc5;
   for (let i = 0; i < text.length; i++) {

@@ -1,6 +1,6 @@
-/** @file Which compute passes a piece of work records on a device. */
+/** @file Which compute passes a function records on a device. */
 
-/** Runs `run`; its result, and the labels of the compute passes that it recorded until it returned. */
+/** Calls `run`; returns its result and the labels of the compute passes recorded until it returned. */
 export function recordPasses<T>(device: GPUDevice, run: () => T): {labels: string[]; result: T} {
   const labels: string[] = [];
   const original = device.createCommandEncoder.bind(device);

@@ -1,2 +1,5 @@
-/** @file tfjs-node without its types: it is installed only where a test or a program needs it (scripts/setup_native.mjs). */
+/**
+ * @file tfjs-node without its types, because it is installed only where a test or a program needs it
+ * (scripts/setup_native.mjs).
+ */
 declare module '@tensorflow/tfjs-node';

@@ -1,13 +1,13 @@
 /** @file A tokenizer of bytes with a few merges and ChatML's special tokens, for tests that need no download. */
 import {ChatTokenizer} from '../../examples/finetune/data/tokenizer.js';
 
-/** As SmolLM2's: a system message is added where there is none. */
+/** SmolLM2's template, which adds a system message if there is none. */
 const CHATML =
   "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe brief<|im_end|>\n' }}" +
   "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" +
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
-/** Merges that span the borders of messages, so that these have to be kept apart. */
+/** Merges across the borders of messages, so that these have to be encoded apart. */
 const MERGES = [
   ['Ċ', 'Ċ'],
   ['a', 'b'],

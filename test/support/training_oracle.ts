@@ -1,6 +1,7 @@
 /**
- * @file What examples/finetune/train computes, in float64 and from the definitions, one plain loop a sum: log-probabilities, losses,
- * AdamW. Gradients come from central differences of these. It shares no code with the application.
+ * @file What examples/finetune/train computes, in float64 and from the definitions, one plain loop per sum:
+ * log-probabilities, losses, AdamW. Gradients are central differences of these. The file shares no code with the
+ * application.
  */
 
 /** A matrix, row by row. */
@@ -25,7 +26,7 @@ export function entropy(hidden: Matrix, head: Matrix, rows: ArrayLike<number>): 
   );
 }
 
-/** How many labels have the largest logit. */
+/** The number of labels that have the largest logit. */
 export function correct(hidden: Matrix, head: Matrix, rows: ArrayLike<number>, labels: ArrayLike<number>): number {
   return Array.from(rows).filter((row, i) => {
     const logits = logitsOf(hidden[row], head);
@@ -44,7 +45,9 @@ function logSumExp(values: readonly number[]): number {
 
 type Pairs = readonly (readonly [number, number])[];
 
-/** Mean over pairs of -(1 - smoothing) log σ(d) - smoothing log σ(-d), where d = β of the difference of the log-ratios. */
+/**
+ * Mean over pairs of -(1 - smoothing) log σ(d) - smoothing log σ(-d), where d = β of the difference of the log-ratios.
+ */
 export function dpo(
   policy: readonly number[],
   reference: readonly number[],
@@ -75,7 +78,7 @@ function logSigmoid(x: number): number {
   return x < 0 ? x - Math.log1p(Math.exp(x)) : -Math.log1p(Math.exp(-x));
 }
 
-/** The gradient of `f` at `x` by central differences, good to about 1e-9 where f and its derivatives are around 1. */
+/** The gradient of `f` at `x` by central differences, accurate to about 1e-9 if f and its derivatives are around 1. */
 export function gradient(f: (x: number[]) => number, x: readonly number[]): number[] {
   const h = 1e-5;
   return x.map((_, i) => {
@@ -100,7 +103,7 @@ export interface Parameter {
   v: number[];
 }
 
-/** Step `t`, from 1, of AdamW on the clipped gradients. Gives their norm before clipping. */
+/** Step `t`, counted from 1, of AdamW on the clipped gradients. Returns their norm before clipping. */
 export function adamw(
   parameters: readonly Parameter[],
   gradients: readonly (readonly number[])[],

@@ -1,4 +1,6 @@
-/** @file The shared vectors of test/vectors/, which scripts/vectors.ts writes and the tests of every language read. */
+/**
+ * @file The shared vectors of test/vectors/: scripts/vectors.ts writes them and the tests of every language read them.
+ */
 import {readFileSync} from 'node:fs';
 import type {TileKind} from '../../src/mask/bounds/classify.js';
 
@@ -6,7 +8,10 @@ import type {TileKind} from '../../src/mask/bounds/classify.js';
 export interface Vectors {
   /** A column's bounds, and LTS, LTE, UTS, UTE. `masked` has a digit per row. */
   intervals: {n: number; causal: boolean; bounds: number[]; intervals: number[]; masked: string};
-  /** A tile of rows [r0, r1) and columns [c0, c1), and its block of the bounds map: smallest and largest of the four bounds. */
+  /**
+   * A tile of rows [r0, r1) and columns [c0, c1), and its entry of the bounds map: smallest and largest of the four
+   * bounds.
+   */
   classify: {
     causal: boolean;
     n: number;

@@ -1,11 +1,13 @@
-/** @file Calls test/support/weights_judge.py, Python's own packages. `FLASHMASK_PYTHON` names the interpreter. */
+/**
+ * @file Runs test/support/weights_judge.py, which uses Python's own packages. `FLASHMASK_PYTHON` names the interpreter.
+ */
 import {spawnSync} from 'node:child_process';
 import {fileURLToPath} from 'node:url';
 
 const python = process.env.FLASHMASK_PYTHON ?? 'python3';
 const script = fileURLToPath(new URL('weights_judge.py', import.meta.url));
 
-/** Why these packages cannot be asked; empty when they can. */
+/** Why the judge cannot use these packages; '' if it can. */
 export function reasonToSkipJudge(...packages: string[]): string {
   const probe = spawnSync(python, ['-c', `import ${packages.join(', ')}`], {encoding: 'utf8'});
   if (probe.error) {
@@ -14,7 +16,7 @@ export function reasonToSkipJudge(...packages: string[]): string {
   return probe.status === 0 ? '' : `${python}: ${probe.stderr.trim().split('\n').at(-1)}`;
 }
 
-/** The answer of a task of the judge. */
+/** The judge's answer to a task. */
 export function askJudge(task: string, fields: Record<string, unknown>): unknown {
   const options = {input: JSON.stringify({task, ...fields}), encoding: 'utf8', maxBuffer: 2 ** 28} as const;
   const judge = spawnSync(python, [script], {...options, env: {...process.env, HF_HUB_OFFLINE: '1'}});

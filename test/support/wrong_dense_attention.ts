@@ -1,7 +1,7 @@
-/** @file Makes the softmax of dense attention wrong on the cpu backend, and nothing else. */
+/** @file Makes only the softmax of dense attention wrong, on the cpu backend. */
 import * as tf from '@tensorflow/tfjs';
 
-/** Does `work` with a dense attention that gives other numbers. */
+/** Runs `work` with a dense attention that returns other numbers. */
 export async function withWrongDense<T>(work: () => Promise<T>): Promise<T> {
   const kernel = tf.getKernel('Softmax', 'cpu');
   tf.unregisterKernel('Softmax', 'cpu');

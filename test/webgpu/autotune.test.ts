@@ -1,4 +1,7 @@
-/** @file Autotune: which tiles are tried and taken, where the choice is kept, and that nothing wrong with the cache reaches a call. */
+/**
+ * @file Autotune: which tiles it tries and chooses, where it stores the choice, and that a damaged cache never breaks a
+ * call.
+ */
 import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
@@ -56,14 +59,14 @@ const withMatrices: DeviceTraits = {
 };
 const passes: Pass[] = ['forward', 'dq', 'dkdv'];
 
-/** A device as far as the cache looks at it. */
+/** A device with the properties that the cache reads. */
 const fakeDevice = (description: string, bytes = 32768): GPUDevice =>
   ({
     adapterInfo: {vendor: 'v', architecture: 'a', device: '', description},
     limits: {...limits, maxComputeWorkgroupStorageSize: bytes},
   }) as unknown as GPUDevice;
 
-/** Keeps its text in a field. */
+/** Stores its text in a field. */
 class MemoryStorage implements TuningStorage {
   constructor(public text: string | null = null) {}
   read = () => this.text;
@@ -71,7 +74,7 @@ class MemoryStorage implements TuningStorage {
   clear = () => void (this.text = null);
 }
 
-/** What `body` warns of. */
+/** The warnings that `body` prints. */
 function warningsOf(body: () => void): string[] {
   const warnings: string[] = [];
   const original = console.warn;
@@ -158,7 +161,7 @@ describe('cache of measured tiles', () => {
       tunedTilesOf(device).set('forward', {...tiles, rows: i});
       storeTunedTiles(device);
     }
-    // What a new process has: nothing but the text.
+    // Only the text remains, as in a new process.
     setTuningStorage(undefined);
     expect(tunedTilesOf(fakeDevice('one')).size).to.equal(0);
     setTuningStorage(new MemoryStorage(storage.text));
@@ -254,7 +257,7 @@ describe('cache of measured tiles', () => {
 
 const webgpu = devices.find(({name}) => name === 'webgpu')!;
 
-/** Labels of the compute passes of a call and its gradient, and the results. */
+/** Runs a call and its gradient; returns the labels of the compute passes, and the results. */
 async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
   const {device} = tf.backend() as unknown as WebGPUBackend;
   const x = [1, 2, 3].map((seed) => tf.randomNormal([1, 70, 2, 4], 0, 1, 'float32', seed) as tf.Tensor4D);
@@ -289,7 +292,7 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
   it('times every tile that fits, and its choice is what the next call takes', async () => {
     const {numTensors} = tf.memory();
     const found = await autotune(options);
-    // The bounds of the trial's mask stay in their cache.
+    // The bounds of the trial's mask stay cached.
     expect(tf.memory().numTensors - numTensors).to.be.at.most(1);
     const real = traitsOf((tf.backend() as unknown as WebGPUBackend).device);
     expect(found.map(({pass}) => pass)).to.deep.equal(passes);

@@ -1,6 +1,7 @@
 /**
- * @file Few queries (decoding): how calls are cut, and on WebGPU calls that are cut into more splits than ever at such lengths, so that
- * splits are short, see nothing, or walk over more tiles than one round classifies. The table of cases has those of common size.
+ * @file Decoding, that is few queries: how calls are planned, and WebGPU calls with more splits than their lengths
+ * would get, so that splits are short, see nothing, or walk over more tiles than one round classifies. The table of
+ * cases has calls of common size.
  */
 import {createHash} from 'node:crypto';
 import * as tf from '@tensorflow/tfjs';
@@ -134,11 +135,11 @@ async function withLimits(limits: CutLimits, body: () => Promise<void>): Promise
   }
 }
 
-/** A split for each key block, and two splits whatever the length. */
+/** Limits that give each key block its own split, and limits that give two splits at any length. */
 const everyBlock = {workgroups: 1024, keyBlocks: 1};
 const two = {workgroups: 2, keyBlocks: 1};
 
-/** All results as one hash: to compare arrays of this size element by element takes longer than to make them. */
+/** A hash of all results: comparing such large arrays element by element takes longer than computing them. */
 function bitsOf(results: ActualResult): string {
   const hash = createHash('sha256');
   for (const values of Object.values(results)) hash.update(values as Float32Array);
@@ -147,7 +148,7 @@ function bitsOf(results: ActualResult): string {
 
 const backendNow = (): WebGPUBackend => tf.backend() as unknown as WebGPUBackend;
 
-/** Keys of the compute pipelines that `run` makes. */
+/** Keys of the compute pipelines that `run` creates. */
 async function compiledBy(run: () => Promise<void>): Promise<string[]> {
   const {device} = backendNow();
   const labels: string[] = [];
@@ -158,11 +159,11 @@ async function compiledBy(run: () => Promise<void>): Promise<string[]> {
   };
   await run();
   device.createComputePipeline = create;
-  // tfjs compiles its own too.
+  // tfjs compiles its own pipelines too.
   return labels.filter((label) => /^(forward|combine|delta|dq|dkdv|tilemap)_/.test(label));
 }
 
-/** One query of two heads against `Sk` keys of one, with the gradient of q. */
+/** Runs one query of two heads against `Sk` keys of one head, with the gradient of q. */
 async function decode(Sk: number): Promise<void> {
   const q = tf.randomNormal([1, 1, 2, 8], 0, 1, 'float32', 1) as tf.Tensor4D;
   const k = tf.randomNormal([1, Sk, 1, 8], 0, 1, 'float32', 2) as tf.Tensor4D;
@@ -228,7 +229,7 @@ async function decode(Sk: number): Promise<void> {
   it('gives its scratch back, and does not take more and more as keys are added', async () => {
     const {bufferManager} = backendNow();
     const bytes = () => (tf.memory() as tf.MemoryInfo & {numBytesInGPU: number}).numBytesInGPU;
-    // Of earlier tests, which calls of new lengths would push out.
+    // Clears bounds of earlier tests, which calls with new lengths would evict.
     clearBoundsCache();
     await decode(300);
     const before = bytes();
@@ -241,7 +242,7 @@ async function decode(Sk: number): Promise<void> {
     };
     for (let splits = 2; splits <= 8; splits++) await decode(CUT_LIMITS.keyBlocks * MAP_BLOCK * splits);
     bufferManager.acquireBuffer = acquire;
-    // lse of 8 bytes and out or dq of 64, times 2, 4 and 8, and the row statistics of 16.
+    // The row statistics take 16 bytes; lse (8 bytes) and out or dq (64 bytes) are taken for 2, 4 and 8 splits.
     expect([...sizes].sort((a, b) => a - b)).to.deep.equal([16, 32, 64, 128, 256, 512]);
     expect(bytes()).to.equal(before);
   });

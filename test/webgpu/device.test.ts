@@ -1,4 +1,7 @@
-/** @file The device of createWebGPUBackend(): what it goes without, and which subgroup matrices it may use. Needs no GPU. */
+/**
+ * @file The device of createWebGPUBackend(): which missing features and limits it works without, and which subgroup
+ * matrices it may use. Needs no GPU.
+ */
 import {expect} from 'chai';
 import {create, globals} from 'webgpu';
 import {
@@ -13,7 +16,7 @@ import {specialize} from '../../src/backends/webgpu/wgsl/shader.js';
 
 const wishes = {features: ['matrices', 'halves', 'stock'], limits: ['least', 'most', 'unheard-of']};
 
-/** An adapter that offers `wishes`, refuses a device whose description `refuses` says so of, and notes what it was asked. */
+/** An adapter that offers `wishes`, refuses the devices for which `refuses` returns true, and records its requests. */
 function fakeAdapter(refuses: (names: string[]) => boolean) {
   const asked: GPUDeviceDescriptor[] = [];
   const adapter = {

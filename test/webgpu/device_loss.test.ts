@@ -1,6 +1,6 @@
 /**
- * @file What becomes of a WebGPU device that is lost, and of a backend that `tf.engine().reset()` disposes: each in a process of its own,
- * which has to end by itself. test/package/browser.test.ts has the same in a page.
+ * @file A lost WebGPU device, and a backend that `tf.engine().reset()` disposes: each in its own process, which must
+ * end by itself. test/package/browser.test.ts tests the same in a page.
  */
 import {expect} from 'chai';
 import {type Finished, Project} from '../support/packed_project.js';
@@ -25,7 +25,7 @@ const messageOf = async (run) => {
   }
 };
 
-/** The same masks all the time: what is kept of them must be made anew with the device. */
+/** The same masks throughout: what is cached for them must be rebuilt with the device. */
 const maskOf = {10: masks.causalDocument([4, 6]), 20: masks.causalDocument([4, 16])};
 /** Attention under a mask, each row the mean of the values that it sees, and an op of tfjs itself. */
 async function work({length = 10, gradient = false} = {}) {
@@ -52,14 +52,14 @@ async function follow(message, scope = {}) {
 }
 `;
 
-/** What `work` prints on WebGPU: the means of 0 to 3 and of 4 to 9, and a product. */
+/** The output of `work` on WebGPU: the means of 0 to 3 and of 4 to 9, and a product. */
 const RIGHT = 'webgpu 1.500,6.500,20.000';
-/** That of `allWork`, with the means of 0 to 3 and of 4 to 19, and the weight of a document's last key. */
+/** The output of `allWork`: the means of 0 to 3 and of 4 to 19, a product, and the weight of a document's last key. */
 const ALL_RIGHT = 'webgpu 1.500,11.500,20.000,0.250';
 const LOST =
   /^flashMaskAttention: the WebGPU device was lost \(destroyed: .*\), and with it its tensors\. Call `await .*`/;
 
-/** The values that a script has printed by name. */
+/** The values that a script printed, by name. */
 function linesOf({stdout}: Finished): Record<string, string> {
   const pairs = stdout.split('\n').map((line) => /^(\w+): (.*)$/.exec(line)?.slice(1) ?? ['', '']);
   return Object.fromEntries(pairs) as Record<string, string>;

@@ -1,6 +1,6 @@
 /**
- * @file Calls on subgroup matrices from the op to the queue, whole and by slices, on Dawn's null adapter: it finds wrong bindings and leaks,
- * and computes nothing.
+ * @file Calls on subgroup matrices from the op to the queue, whole and in slices, on Dawn's null adapter, which finds
+ * wrong bindings and leaks but computes nothing.
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
@@ -18,13 +18,13 @@ const NAME = 'webgpu-null';
 const sizes = {B: 1, H: 6, Hkv: 3, Sq: 50, Sk: 50, D: 20, Dv: 12, layout: 'bhsd'} as const;
 const problem: Problem = {...sizes, causal: true, maskB: 1, Hm: 1, n: 1};
 
-/** Bytes of the copies of one key head, the largest first. */
+/** Bytes of the float16 copies of one key head, the largest first. */
 const copyBytes = (channels: number): number[] =>
   Object.values(halvesBytes(problem, {pass: 'dq', channels, parts: 1, causal: true, intervals: true})).sort(
     (a, b) => b - a,
   );
 
-/** tfjs looks for `navigator.gpu` before it takes a device. */
+/** tfjs checks `navigator.gpu` before it takes a device. */
 async function withNavigator<T>(run: () => Promise<T>): Promise<T> {
   const own = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
   Object.defineProperty(globalThis, 'navigator', {value: {gpu: {}}, configurable: true});
@@ -37,10 +37,10 @@ async function withNavigator<T>(run: () => Promise<T>): Promise<T> {
 }
 
 interface Observed {
-  /** Labels of the dispatches of this library. */
+  /** Labels of this library's dispatches. */
   passes: string[];
   largestBinding: number;
-  /** Sizes of storage buffers that were taken and given back. */
+  /** Sizes of storage buffers that were acquired and released. */
   scratch: number[];
 }
 
@@ -52,7 +52,7 @@ describe('float16 copies', () => {
     current = tf.getBackend();
     device = await nullDevice(...MATRIX_FEATURES);
     await withNavigator(() => createWebGPUBackend({name: NAME, device}));
-    // On these matrices short heads fit 16 KiB.
+    // With these matrices small heads fit into 16 KiB.
     allowMatrices(device, {M: 8, N: 8, K: 8, lanes: 32});
   });
 
@@ -63,7 +63,7 @@ describe('float16 copies', () => {
 
   const backendNow = (): WebGPUBackend => tf.backend() as unknown as WebGPUBackend;
 
-  /** Runs a gradient with `precision: 'float16'`; errors come out as it is read. */
+  /** Runs a gradient with `precision: 'float16'`; reading it throws its errors. */
   async function observe(limit: number | null): Promise<Observed> {
     const {B, H, Hkv, Sq, Sk, D, Dv, layout} = sizes;
     const ones = (heads: number, rows: number, channels: number): tf.Tensor4D => tf.ones([B, heads, rows, channels]);

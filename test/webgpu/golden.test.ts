@@ -1,4 +1,7 @@
-/** @file Generated WGSL against the goldens in test/webgpu/golden: a review sees what a change of a generator does to its shaders. */
+/**
+ * @file Compares generated WGSL with the goldens in test/webgpu/golden, so that a review sees how a change of a
+ * generator changes its shaders.
+ */
 import {existsSync, readFileSync, readdirSync} from 'node:fs';
 import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';

@@ -1,4 +1,7 @@
-/** @file Which kernel a pass is given on which device: on subgroup matrices or on vectors, and with which tiles. No GPU. */
+/**
+ * @file Which kernel each device runs for a pass: on subgroup matrices or on vectors, and with which tiles. Needs no
+ * GPU.
+ */
 import {expect} from 'chai';
 import * as fc from 'fast-check';
 import {partsOf, planOn} from '../../src/backends/webgpu/plan/choose_plan.js';
@@ -25,10 +28,10 @@ import {PADDED_ROWS} from '../../src/backends/webgpu/wgsl/matrix/float16_copies.
 
 const passes: Pass[] = ['forward', 'dq', 'dkdv'];
 
-/** That of an NVIDIA GPU through Dawn, and that of an Apple one. */
+/** The matrices of an NVIDIA GPU through Dawn, and those of an Apple GPU. */
 const large: MatrixConfig = {M: 16, N: 16, K: 16, lanes: 32};
 const small: MatrixConfig = {M: 8, N: 8, K: 8, lanes: 32};
-/** Further kinds that the trial of a device lets through, of other numbers of lanes. */
+/** Other kinds that the trial of a device accepts, with other numbers of lanes. */
 const others: MatrixConfig[] = [
   {M: 8, N: 8, K: 8, lanes: 8},
   {M: 8, N: 16, K: 16, lanes: 16},
@@ -48,7 +51,7 @@ const variant = (fields: Partial<Variant> = {}): Variant => ({
 
 const kindOf = (plan: MatrixPlan | PassPlan): string => (isMatrixPlan(plan) ? 'matrices' : 'vectors');
 
-/** All plans of a pass: its own, and those that autotune may choose. None where vectors run. */
+/** All plans of a pass: the default, and those that autotune may choose. Empty where vectors run. */
 function plansOf(pass: Pass, of: Variant, traits: DeviceTraits): MatrixPlan[] {
   const own = matrixPlan(pass, of, traits);
   if (!own) return [];
@@ -56,7 +59,7 @@ function plansOf(pass: Pass, of: Variant, traits: DeviceTraits): MatrixPlan[] {
   return tiles.flatMap((tile) => matrixPlan(pass, of, traits, [tile]) ?? []);
 }
 
-/** The workgroup memory in which some tile of each pass fits. */
+/** The least workgroup memory that has room for some tile of each pass. */
 function leastBytes(v: Variant): number {
   const room = device(large, Infinity);
   const sizes = (pass: Pass): number[] =>
@@ -66,7 +69,7 @@ function leastBytes(v: Variant): number {
   return Math.max(...passes.map((pass) => Math.min(...sizes(pass))));
 }
 
-/** What each pass of a variant runs on. */
+/** Whether each pass of a variant runs on matrices or on vectors. */
 const kinds = (traits: DeviceTraits, v: Variant): string[] => passes.map((pass) => kindOf(planOn(traits, pass, v)));
 const onMatrices = ['matrices', 'matrices', 'matrices'];
 const onVectors = ['vectors', 'vectors', 'vectors'];
@@ -121,7 +124,7 @@ describe('the plan of a pass', () => {
         };
         expect(tiles(64)).to.deep.equal(tiles(1));
         expect(tiles(65)).to.deep.equal(tiles(128));
-        // One pass runs fastest with the same tiles at all sizes.
+        // dq runs fastest with the same tiles at all sizes.
         if (pass === 'dq' && parts === 1) expect(tiles(64)).to.deep.equal(tiles(65));
         else expect(tiles(64)[0]).to.not.deep.equal(tiles(65)[0]);
       });
@@ -130,7 +133,7 @@ describe('the plan of a pass', () => {
         const of = variant({parts});
         const first = matrixPlan(pass, of, device(large, Infinity))!;
         const {workgroupBytes, threads} = first;
-        // The other passes need room as well.
+        // The other passes need room too.
         const bytes = Math.max(workgroupBytes, leastBytes(of));
         expect(matrixPlan(pass, of, device(large, bytes, threads))).to.deep.equal(first);
         for (const less of [device(large, workgroupBytes - 1, threads), device(large, bytes, threads - 1)]) {
@@ -155,7 +158,7 @@ describe('the plan of a pass', () => {
   it('is on vectors where no tile of matrices fits', () => {
     expect(kinds(device(large, 16384), variant({D: 128, Dv: 128, parts: 2}))).to.deep.equal(onVectors);
     expect(kinds(device(large, 49152, 64), variant())).to.deep.equal(onVectors);
-    // Lanes that would have less than a vec4 each.
+    // With 128 lanes each lane would have less than one vec4.
     expect(kinds(device({...large, lanes: 128}), variant())).to.deep.equal(onVectors);
   });
 
@@ -180,7 +183,7 @@ describe('the plan of a pass', () => {
   });
 });
 
-/** What the shaders take for granted of a plan. */
+/** Checks what the shaders assume of a plan. */
 function expectSound(p: MatrixPlan): void {
   const {M, N, K, lanes} = p.matrix;
   const {rows, cols, bandRows, rowLanes, roles, channels, blockQ, blockK} = p;

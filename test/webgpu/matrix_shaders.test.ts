@@ -1,6 +1,6 @@
 /**
- * @file Every shader on subgroup matrices that `matrixPlan()` can choose, and those that make its float16 copies, compiled on Dawn's null
- * adapter.
+ * @file Compiles on Dawn's null adapter every shader on subgroup matrices that `matrixPlan()` can choose, and the
+ * shaders that write its float16 copies.
  */
 import {expect} from 'chai';
 import {matrixCandidates, type MatrixPlan, matrixPlan} from '../../src/backends/webgpu/plan/matrix_plan.js';
@@ -15,14 +15,14 @@ import {specialize} from '../../src/backends/webgpu/wgsl/shader.js';
 import {expectValid, nullDevice, problemOf} from '../support/null_device.js';
 import {pairwise} from '../support/pairwise.js';
 
-/** Those of NVIDIA; the smallest, on subgroups of software and of Apple. */
+/** NVIDIA's matrices; the smallest ones, on subgroups of software adapters and of Apple GPUs. */
 const configs: MatrixConfig[] = [
   {M: 16, N: 16, K: 16, lanes: 32},
   {M: 8, N: 8, K: 8, lanes: 8},
   {M: 8, N: 8, K: 8, lanes: 32},
 ];
 
-/** Aligned, odd, the least, the most, and different for keys and values. */
+/** Aligned, odd, smallest, largest, and different for keys and values. */
 const channels = [[1, 1], [3, 20], [4, 4], [33, 64], [64, 64], [80, 33], [128, 128]] as const; // prettier-ignore
 
 const passes: Pass[] = ['forward', 'dq', 'dkdv'];
@@ -44,7 +44,7 @@ const device = (matrix: MatrixConfig): DeviceTraits => ({
   matrix,
 });
 
-/** Each plan that some device with these matrices would be given: with all candidate tiles of the pass, not only the first. */
+/** Each plan that some device with these matrices can get: with all candidate tiles of the pass, not only the first. */
 function plansOf(pass: Pass, variant: Variant, matrix: MatrixConfig): MatrixPlan[] {
   const first = matrixPlan(pass, variant, device(matrix))!;
   return matrixCandidates(pass, matrix, first).flatMap(
@@ -52,13 +52,13 @@ function plansOf(pass: Pass, variant: Variant, matrix: MatrixConfig): MatrixPlan
   );
 }
 
-/** The same, with the tiles that autotune may choose. */
+/** The plans with the tiles that autotune may choose. */
 const tunedPlansOf = (pass: Pass, variant: Variant, matrix: MatrixConfig): MatrixPlan[] =>
   matrixTilesToTry(matrixPlan(pass, variant, device(matrix))!).flatMap(
     (tile) => matrixPlan(pass, variant, device(matrix), [tile]) ?? [],
   );
 
-/** What a plan depends on; the rest follows from it. */
+/** The fields that decide a plan; the others follow from them. */
 const fieldsOf = (p: MatrixPlan): object => {
   const {pass, D, Dv, causal, intervals, dropout, parts, matrix, subgroups, bandRows, cols} = p;
   const tiles = [subgroups, bandRows, cols];
@@ -67,7 +67,7 @@ const fieldsOf = (p: MatrixPlan): object => {
 
 const BALLAST = 16384;
 
-/** The shader with so much more workgroup memory that the null device refuses it, and says how much there is. */
+/** The shader with enough extra workgroup memory that the null device refuses it; the error states the total. */
 function withBallast(shader: Code): Code {
   const code = shader.code.replace(/^fn main\(.*\) \{$/m, (start) => `${start}\n  ballast[0] = vec4u();`);
   return {
@@ -93,14 +93,17 @@ describe('shaders on subgroup matrices', () => {
     expect(messages.map(({message}) => message).join('\n'), key).to.equal('');
   }
 
-  /** Bytes of workgroup memory are what the plan counts; where the plan fits the null device, bindings are those of the shader. */
+  /**
+   * Workgroup memory has the bytes that the plan counts. If the plan fits the null device, its bindings are the
+   * shader's.
+   */
   async function expectBytes(plan: MatrixPlan): Promise<void> {
     if (plan.threads > gpu.limits.maxComputeInvocationsPerWorkgroup) return;
     const shader = shaderOf(plan);
     expect(await problemOf(gpu, withBallast(shader)), shader.key).to.include(
       `workgroup storage (${plan.workgroupBytes + BALLAST} bytes) is larger`,
     );
-    // Its subgroups may have up to 128 lanes, and must be whole.
+    // The null device's subgroups may have up to 128 lanes and must be whole.
     if (plan.threads % 128 === 0) await expectValid(gpu, shader, plan.workgroupBytes);
   }
 

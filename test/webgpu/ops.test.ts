@@ -1,6 +1,7 @@
 /**
- * @file All of tfjs on the device of createWebGPUBackend(), which has features that tfjs does not ask for: a sample of its ops and their
- * gradients, there and on tfjs's own device beside it. On a GPU the two devices differ by float16, subgroups and larger limits.
+ * @file All of tfjs on the device of createWebGPUBackend(), which has features that tfjs does not request: compares a
+ * sample of ops and their gradients with tfjs's own device. On a GPU the two devices differ in float16, subgroups and
+ * larger limits.
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
@@ -10,14 +11,14 @@ import {devices} from '../support/devices.js';
 import {full} from '../support/full.js';
 import {integer, normals, seeded} from '../support/random.js';
 
-/** One in so many ops runs where tests do not run whole: on a software adapter the two devices hardly differ. */
+/** Without FLASHMASK_FULL one op in four runs, because on a software adapter the two devices hardly differ. */
 const SAMPLE = 4;
 
 const webgpu = devices.find(({name}) => name === 'webgpu')!;
 const STOCK = 'webgpu';
 const FULL = 'webgpu-of-this-library';
 
-/** Inputs, made anew on each backend with the same numbers. */
+/** An input, created on each backend with the same numbers. */
 const x = <R extends tf.Rank>(shape: tf.ShapeMap[R], seed = 1): tf.Tensor<R> =>
   tf.tensor(normals(seeded(seed), tf.util.sizeFromShape(shape as number[])), shape);
 const positive = <R extends tf.Rank>(shape: tf.ShapeMap[R]): tf.Tensor<R> => tf.add(tf.abs(x(shape)), 0.5);
@@ -43,7 +44,7 @@ const boxes = (): tf.Tensor2D => {
 /** Mean, variance and offset of four channels. */
 const statistics = (): [tf.Tensor1D, tf.Tensor1D, tf.Tensor1D] => [x([4], 2), positive([4]), x([4], 3)];
 
-/** The gradient of the sum of f's result, weighted so that no two elements count alike. */
+/** The gradient of a weighted sum of f's result, in which no two elements have the same weight. */
 const gradient = <T extends tf.Tensor>(f: (t: T) => tf.Tensor, at: T): tf.Tensor =>
   tf.grad((t) => {
     const y = f(t as T);
@@ -252,7 +253,7 @@ async function run(backend: string, op: () => Outcome): Promise<Read[]> {
   }
 }
 
-/** Largest difference over the largest value; NaN where one alone is NaN. */
+/** Largest difference over the largest value; NaN if only one of two elements is NaN. */
 function difference(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   const finite = Array.from(expected).filter(Number.isFinite);
   const largest = finite.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-30);

@@ -1,6 +1,6 @@
 /**
- * @file The schedule of a mask as the WebGPU backend makes it, read back and held against its twin on the host, which asks `classifyTile`
- * about each tile; and when it is made.
+ * @file Reads back the schedule that the WebGPU backend computes for a mask and compares it with the host's, which
+ * calls `classifyTile` for each tile. Also tests when a schedule is computed.
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
@@ -20,7 +20,10 @@ import {HEAD_SIZE, forms, randomBounds, styles} from '../support/cases.js';
 import {devices} from '../support/devices.js';
 import {seeded} from '../support/random.js';
 
-/** Row blocks of each mask head as [first live tile, end of the live tiles, number of live tiles], and the orders, by their mask head. */
+/**
+ * Row blocks of each mask head as [first live tile, end of the live tiles, number of live tiles], and the orders by
+ * mask head.
+ */
 interface Schedule {
   ranges: number[][][];
   orders: Record<number, number[]>;
@@ -43,11 +46,11 @@ function plansOf(causal: boolean, fewQueries = false): PassPlan[] {
   );
 }
 
-/** Mask heads whose sum makes one order: those of the query heads that share a key head, in dkdv. */
+/** The number of mask heads whose sums give one order: in dkdv those of the query heads that share a key head. */
 const headsOfOrder = (mask: HostBounds, {Hkv, blocks}: Call): number =>
   blocks.pass === 'dkdv' ? Math.max(1, mask.heads / Hkv) : 1;
 
-/** The twin on the host. */
+/** The schedule computed on the host. */
 function scheduleOnHost(mask: HostBounds, call: Call): Schedule {
   const {pass, blockQ, blockK} = call.blocks;
   const ranges: number[][][] = [];
@@ -93,7 +96,7 @@ function problemOf(mask: HostBounds, {H, Hkv}: Call): Problem {
 const tensorOf = (mask: HostBounds): tf.Tensor4D =>
   tf.tensor4d(Int32Array.from(mask.bounds!), [mask.batch, mask.heads, mask.keyLength, mask.vectors], 'int32');
 
-/** The mask buffer of a call, and the passes that are still to run for it. */
+/** The mask buffer of a call, and the passes that must still run for it. */
 function bufferOf(mask: HostBounds, bounds: tf.Tensor4D, call: Call): {buffer: GPUBuffer; passes: PassRun[]} {
   const p = problemOf(mask, call);
   const passes: PassRun[] = [];
@@ -112,17 +115,17 @@ async function readBack(buffer: GPUBuffer, bytes: number): Promise<Int32Array> {
   return values;
 }
 
-/** The schedule that the device makes. */
+/** The schedule computed on the device. */
 async function scheduleOnDevice(mask: HostBounds, bounds: tf.Tensor4D, call: Call): Promise<Schedule> {
   const {buffer, passes} = bufferOf(mask, bounds, call);
-  // The upload of the bounds.
+  // Submits the upload of the bounds.
   submitRecorded(backendNow());
   submitPasses(backendNow(), passes);
   const values = await readBack(buffer, tileMapBytes(problemOf(mask, call), call.blocks));
   const {pass, blockQ, blockK} = call.blocks;
   const blocks = pass === 'dkdv' ? Math.ceil(mask.keyLength / blockK) : Math.ceil(mask.queryLength / blockQ);
   const maskHeads = mask.batch * mask.heads;
-  // It is the end of the buffer.
+  // The schedule is at the end of the buffer.
   const entry = (maskHead: number, block: number): number[] => {
     const at = values.length - 4 * (maskHeads - maskHead) * blocks + 4 * block;
     return [...values.subarray(at, at + 4)];
@@ -137,7 +140,7 @@ async function scheduleOnDevice(mask: HostBounds, bounds: tf.Tensor4D, call: Cal
   return {ranges, orders};
 }
 
-/** Holds the schedules for all tiles of a mask against the host's; returns those of the host. */
+/** Compares the schedules for all tiles of a mask with the host's; returns the latter. */
 async function expectSame(mask: HostBounds, heads: {H: number; Hkv: number}): Promise<Schedule[]> {
   const bounds = tensorOf(mask);
   const found: Schedule[] = [];
@@ -233,7 +236,7 @@ const webgpu = devices.find(({name}) => name === 'webgpu')!;
     expect(madeFor(mask, {...heads, blocks: {...forward, pass: 'dq'}})).to.deep.equal([]);
     expect(madeFor(mask, {...heads, blocks: small})).to.deep.equal(all('blockQ=32 blockK=32 causal'));
     expect(madeFor(mask, {...heads, blocks: dkdv})).to.deep.equal(all('ofKeys blockQ=32 blockK=64 causal'));
-    // The same tensor with other lengths or groups means other schedules; those of queries know nothing of groups.
+    // Other lengths or groups of the same tensor give other schedules; those over queries do not depend on groups.
     const longer = {...mask, queryLength: 200};
     expect(madeFor(longer, {...heads, blocks: forward})).to.deep.equal(all('blockQ=64 blockK=32 causal'));
     expect(madeFor(mask, {H: 4, Hkv: 2, blocks: dkdv})).to.deep.equal(all('ofKeys blockQ=32 blockK=64 causal'));
@@ -260,7 +263,7 @@ const webgpu = devices.find(({name}) => name === 'webgpu')!;
       const sizes = {batch: 1, heads: 1, queryLength: S, keyLength: S, vectors: 1, causal: true, bounds: null} as const;
       return tileMapBytes(problemOf(sizes, {H: 1, Hkv: 1, blocks: forward}), forward);
     };
-    // A key column: 16 bytes of bounds, one of tile map, a quarter of one for the schedule.
+    // Bytes per key column: 16 of bounds, one of bounds map, a quarter of schedule.
     expect(bytes(2 ** 20)).to.equal(2 ** 20 * 17.25);
     expect(bytes(2 ** 21)).to.equal(2 * bytes(2 ** 20));
   });

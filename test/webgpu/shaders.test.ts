@@ -1,6 +1,6 @@
 /**
- * @file Every shader on vectors that `plan()` can choose, and those beside them, compiled and validated on Dawn's null adapter, on a
- * device without any feature. matrix_shaders.test.ts has those on subgroup matrices.
+ * @file Compiles and validates on Dawn's null adapter, on a device without any feature, every shader on vectors that
+ * `plan()` can choose, and their helper shaders. matrix_shaders.test.ts has those on subgroup matrices.
  */
 import {expect} from 'chai';
 import {type Pass, type PassPlan, type Variant, candidates, plan} from '../../src/backends/webgpu/plan/vector_plan.js';
@@ -16,7 +16,7 @@ import {forms} from '../support/cases.js';
 import {expectValid, nullDevice, problemOf} from '../support/null_device.js';
 import {pairwise} from '../support/pairwise.js';
 
-/** Aligned, odd, the least, the most, and different for keys and values. */
+/** Aligned, odd, smallest, largest, and different for keys and values. */
 const channels = [
   [1, 1], [3, 20], [4, 4], [33, 64], [64, 64], [80, 33], [128, 128], [128, 256], [192, 128], [256, 256],
 ] as const; // prettier-ignore
@@ -34,21 +34,24 @@ function variants(D: number, Dv: number): Variant[] {
   );
 }
 
-/** The limits that every WebGPU device has at least. */
+/** The lowest limits that a WebGPU device may have. */
 const leastLimits = {maxComputeWorkgroupStorageSize: 16384, maxComputeInvocationsPerWorkgroup: 256};
 const anyLimits = {maxComputeWorkgroupStorageSize: Infinity, maxComputeInvocationsPerWorkgroup: Infinity};
 
-/** Head sizes at which all tiles are compiled that autotune may choose; elsewhere those that a plan chooses by itself. */
+/**
+ * Head sizes for which all tiles that autotune may choose are compiled; for others only the tiles that a plan chooses
+ * itself.
+ */
 const withEveryTile = ['33, 64', '128, 128'];
 
-/** Each plan that some device would be given: with all candidate tiles of the pass, not only the first. */
+/** Each plan that some device can get: with all candidate tiles of the pass, not only the first. */
 function plansOf(pass: Pass, variant: Variant): PassPlan[] {
   const every = withEveryTile.includes(`${variant.D}, ${variant.Dv}`);
   const shapes = every ? tilesToTry(pass, variant) : candidates(pass, variant);
   return shapes.map((shape) => plan(pass, variant, anyLimits, [shape]));
 }
 
-/** What a plan depends on; the rest follows from it. */
+/** The fields that decide a plan; the others follow from them. */
 const fieldsOf = (p: PassPlan): object => {
   const {pass, D, Dv, causal, intervals, dropout, fewQueries, rows, cols, threadsX, threadsY} = p;
   return {pass, heads: [D, Dv], causal, intervals, dropout, fewQueries, tiles: [rows, cols, threadsX, threadsY]};
@@ -117,7 +120,7 @@ describe('shaders', () => {
       scheduled.flatMap((p) => [scheduleRanges, scheduleOrder].map((shader) => specialize(shader, scheduleOf(p)))),
     );
     await validate(shaders);
-    // Two tiles of dkdv and two of the passes over queries, causal or not, two passes each.
+    // Two tiles of dkdv and two of the passes over queries, causal or not, with two shaders each.
     expect(shaders.size).to.equal(16);
   });
 });

@@ -1,6 +1,6 @@
 /**
- * @file Calls on WebGPU whose tensors do not fit a storage binding: slice by slice, with the bits of a call that runs whole. The limit is
- * lowered for small tensors to be too large.
+ * @file WebGPU calls with tensors larger than a storage binding: they run in slices and give the bits of a whole call.
+ * The tests lower the limit, so that small tensors are too large.
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
@@ -21,15 +21,15 @@ interface Call {
   sizes: Pick<Problem, 'B' | 'H' | 'Hkv' | 'Sq' | 'Sk' | 'D' | 'Dv' | 'layout'>;
   mask: () => FlashMask | tf.Tensor4D | null;
   options?: Omit<FlashMaskAttentionOptions, 'returnLogSumExp'>;
-  /** Key heads, of a single batch or of all, whose largest tensor fits the limit. */
+  /** Key heads, of one batch or of all batches, whose largest tensor fits the limit. */
   keyHeadsAtOnce: number;
-  /** Slices that it takes. */
+  /** The number of slices of the call. */
   slices: number;
-  /** Whether something has to be copied, true unless told: not where slices lie together and aligned. */
+  /** Whether something must be copied. Default true; false where slices are contiguous and aligned. */
   copies?: boolean;
 }
 
-/** Bounds of the form [LTS, LTE, UTS, UTE], other ones for each of `heads` heads and each batch. */
+/** Bounds of the form [LTS, LTE, UTS, UTE] that differ between `heads` heads and between batches. */
 function randomBounds(batches: number, heads: number, Sq: number, Sk: number): tf.Tensor4D {
   const random = seeded(`${batches} ${heads} ${Sq} ${Sk}`);
   const bounds = Int32Array.from({length: batches * heads * Sk * 4}, () => integer(random, 0, Sq + 1));
@@ -135,7 +135,7 @@ function inputsOf({B, H, Hkv, Sq, Sk, D, Dv, layout}: Call['sizes']): tf.Tensor[
 
 const resultNames = ['out', 'lse', 'dq', 'dk', 'dv', 'dq without dLse'] as const;
 
-/** out, lse and the gradients; dq once more without a gradient through lse. */
+/** out, lse and the gradients; then dq once more without a gradient through lse. */
 function attend({sizes, mask, options}: Call, [q, k, v, dOut, dLse]: tf.Tensor[]): tf.Tensor[] {
   return tf.tidy(() => {
     const bounds = mask();
@@ -157,7 +157,7 @@ function attend({sizes, mask, options}: Call, [q, k, v, dOut, dLse]: tf.Tensor[]
 
 interface Observed {
   values: Uint32Array[];
-  /** Labels of the passes of this library. */
+  /** Labels of this library's passes. */
   passes: string[];
   /** Largest storage binding of these passes. */
   largestBinding: number;
@@ -166,7 +166,7 @@ interface Observed {
 
 const OURS = /^(forward|combine|delta|dq|dkdv|tilemap|schedule|copy)/;
 
-/** Runs the call; its results bit by bit, and what it asked of the device. */
+/** Runs the call; returns the bits of its results and its use of the device. */
 async function observe(call: Call, inputs: tf.Tensor[], limit: number | null): Promise<Observed> {
   const {device} = backendNow();
   const observed: Observed = {values: [], passes: [], largestBinding: 0, compiled: []};
@@ -203,7 +203,7 @@ function limitOf({sizes: {H, Hkv, Sq, Sk, D, Dv}, keyHeadsAtOnce}: Call): number
   return 4 * keyHeadsAtOnce * Math.max((H / Hkv) * Sq, Sk) * Math.max(D, Dv);
 }
 
-/** Each slice runs the forward three times, once for out and lse and once in each of the two gradients. */
+/** Each slice runs the forward pass three times: for out and lse, and in each of the two gradients. */
 const FORWARDS = 3;
 
 (webgpu.skip ? describe.skip : describe)(`slices on webgpu${webgpu.skip ? ` (${webgpu.skip})` : ''}`, () => {
@@ -266,7 +266,7 @@ const FORWARDS = 3;
     forward().dispose();
     lowerBindingLimit(device, null);
     bufferManager.acquireBuffer = acquire;
-    // q, k, v and out, a head each.
+    // q, k, v and out, one head each.
     expect(copied.map(({size}) => size)).to.deep.equal([limit, limit, limit, limit]);
     expect(memory().numBytesInGPU).to.equal(before.numBytesInGPU);
     expect(memory().numBytesAllocatedInGPU).to.equal(before.numBytesAllocatedInGPU);

@@ -1,4 +1,4 @@
-/** @file tfjs's own switches on our passes: printed shaders, compiling ahead, times; and `prepareAttention`. */
+/** @file tfjs's own switches on our passes: printing shaders, compiling ahead, timing; and `prepareAttention`. */
 import * as tf from '@tensorflow/tfjs-core';
 import {expect} from 'chai';
 import {type PrepareOptions, flashMaskAttention, masks, prepareAttention} from '../../src/entries/webgpu.js';
@@ -14,7 +14,7 @@ let nextD = 20;
 
 const noise = (shape: [number, number, number, number]): tf.Tensor4D => tf.randomNormal(shape, 0, 1, 'float32', 1);
 
-/** Keys of the pipelines that are compiled while `run` runs: those that it waits for, and those that it does not. */
+/** Keys of the pipelines that `run` compiles: those that it waits for, and those that it compiles ahead. */
 async function compiledBy(run: () => unknown): Promise<{now: string[]; ahead: string[]}> {
   const {device} = backendNow();
   const found = {now: [] as string[], ahead: [] as string[]};
@@ -37,7 +37,7 @@ async function compiledBy(run: () => unknown): Promise<{now: string[]; ahead: st
   return found;
 }
 
-/** What `run` prints by console.debug, in the groups of console.group. */
+/** What `run` prints with console.debug, by console.group. */
 function printedBy(run: () => void): {group: string; text: string}[] {
   const printed: {group: string; text: string}[] = [];
   const {group, debug} = console;
@@ -52,7 +52,7 @@ function printedBy(run: () => void): {group: string; text: string}[] {
   return printed;
 }
 
-/** Gradients of a call of packed documents, as numbers. */
+/** Gradients of a call with packed documents, as numbers. */
 async function train(D: number, mask: Parameters<typeof flashMaskAttention>[3], options = {}): Promise<number[]> {
   const length = 70;
   const x = noise([1, length, 2, D]);
@@ -108,7 +108,7 @@ const documents = (): ReturnType<typeof masks.causalDocument> => masks.causalDoc
     expect((await compiledBy(call)).ahead).to.deep.equal([]);
     await backend.checkCompileCompletionAsync();
     tf.env().set('WEBGPU_ENGINE_COMPILE_ONLY', false);
-    // The mask buffer of the calls that computed nothing must not be taken for one that is filled.
+    // The calls that computed nothing left an empty mask buffer, which later calls must not reuse.
     let values: number[] = [];
     const later = await compiledBy(async () => {
       values = await train(D, mask);
@@ -176,7 +176,7 @@ const documents = (): ReturnType<typeof masks.causalDocument> => masks.causalDoc
   });
 });
 
-/** One query beside so many keys that they are split. */
+/** Runs one query with so many keys that they are split. */
 async function decode(D: number): Promise<void> {
   const [q, k] = [noise([1, 1, 2, D]), noise([1, 300, 2, D])];
   const out = flashMaskAttention(q, k, k, null, {causal: true});

@@ -1,6 +1,6 @@
 /**
- * @file The WGSL copies of the rules that each language has, against the shared vectors: small shaders call the functions that the passes
- * declare, and the test reads the results back.
+ * @file The WGSL copies of the rules that each language has, against the shared vectors: small shaders call the
+ * functions that the passes use, and the test reads the results back.
  */
 import {expect} from 'chai';
 import * as tf from '@tensorflow/tfjs-core';
@@ -40,7 +40,9 @@ function uniformWords(values: Uniforms): Uint32Array {
   return new Uint32Array(view.buffer);
 }
 
-/** Runs a shader whose bindings are `given` and `found`, one thread per case; gives the `count` words that it wrote. */
+/**
+ * Runs a shader with the bindings `given` and `found`, one thread per case; returns the `count` words that it wrote.
+ */
 async function run(
   code: string,
   bindings: readonly Binding[],
@@ -71,7 +73,10 @@ async function run(
 
 const KINDS = ['empty', 'partial', 'full'];
 
-/** Tiles of one shape and form: each is a mask head of its own. `given` has the bounds map, then key block, r0 and r1 of each case. */
+/**
+ * Kinds of tiles of one shape and form, each with its own mask head. `given` holds the bounds map, then key block, r0
+ * and r1 of each case.
+ */
 async function kindsOf(cases: Vectors['classify'][], causal: boolean, intervals: boolean): Promise<string[]> {
   const [{Sq, Sk}] = cases;
   const mapBlocks = Math.ceil(Sk / MAP_BLOCK);
@@ -110,7 +115,7 @@ const webgpu = devices.find(({name}) => name === 'webgpu')!;
     }
     for (const cases of groups.values()) {
       const found = await kindsOf(cases, cases[0].causal, cases[0].n > 0);
-      // A last tile with columns past Sk takes the path of partial tiles.
+      // A last tile with columns past Sk is handled as a partial tile.
       const expected = cases.map(({kind, c0, Sk}) => (kind === 'full' && c0 + MAP_BLOCK > Sk ? 'partial' : kind));
       expect(found).to.deep.equal(expected);
     }

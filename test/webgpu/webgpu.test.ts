@@ -1,6 +1,6 @@
 /**
- * @file What only the WebGPU backend can get wrong: errors that tfjs swallows, lost devices, binding limits, work that is split
- * over submissions, the tile map that layers share, and tiles that must not be touched.
+ * @file What only the WebGPU backend can get wrong: errors that tfjs swallows, lost devices, binding limits, work that
+ * is spread over submissions, the bounds map that layers share, and tiles that must not be read.
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
@@ -45,7 +45,7 @@ function asKernel(backend: WebGPUBackend, body: () => void): tf.Tensor {
 const noise = (shape: [number, number, number, number], seed: number): tf.Tensor4D =>
   tf.randomNormal(shape, 0, 1, 'float32', seed);
 
-/** Counts how often each item is worked on. */
+/** Counts how often each item is processed. */
 const countItems: Shader<object> = {
   name: 'test_count_items',
   fields: {},
@@ -120,7 +120,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
       await tf.setBackend(first);
       const [q, k, v] = [1, 2, 3].map((seed) => noise([1, 8, 2, HEAD_SIZE], seed));
       const results = tf.grads((a, b, c) => {
-        // A scale, for 'cpu' counts the maxima of rows in scores, and 'webgpu' in products.
+        // With a scale the row maxima of the two backends differ: 'cpu' takes them of scores, 'webgpu' of products.
         const out = flashMaskAttention(a as tf.Tensor4D, b as tf.Tensor4D, c as tf.Tensor4D, null, {scale: 7});
         void tf.setBackend('webgpu');
         return out;
@@ -185,7 +185,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     const create = device.createComputePipeline.bind(device);
     device.createComputePipeline = (descriptor) => {
       const label = descriptor.label ?? '';
-      // tfjs compiles its own too, for the noise.
+      // tfjs compiles pipelines for the noise too.
       if (/^(forward|delta|dq|dkdv|tilemap|schedule)/.test(label)) compiled.push(label);
       return create(descriptor);
     };
@@ -196,7 +196,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
   });
 
   it('neither loads nor computes empty tiles', async () => {
-    // Keys and values of the second document are NaN: one product with them would show in the first.
+    // Keys and values of the second document are NaN, so any product with them would show in the first document.
     const mask = masks.document([64, 64]);
     const half: [number, number, number, number] = [1, 64, 1, HEAD_SIZE];
     const poison = tf.concat([tf.ones(half), tf.fill(half, NaN)], 1) as tf.Tensor4D;
@@ -232,7 +232,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     const [half, full] = [call('float16'), call('auto')];
     for (const [i, result] of half.entries()) {
       const error = tf.max(tf.abs(tf.sub(result, full[i])));
-      // Halves carry 11 bits; the results are of the order of 1 to 4.
+      // float16 has 11 bits; the results are of the order of 1 to 4.
       expect((await error.data())[0]).to.be.within(1e-6, 0.02);
       error.dispose();
     }
