@@ -51,6 +51,7 @@ export default defineConfig(
     files: [
       '*.js',
       'bench/**/*.ts',
+      'examples/**/*.ts',
       'gradients/**/*.ts',
       'ops/**/*.ts',
       'scripts/gallery.ts',

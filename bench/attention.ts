@@ -87,10 +87,7 @@ export function denseAttention(bias: tf.Tensor4D): Attention {
 export const gradsOf = (attention: Attention) =>
   tf.grads((...x: tf.Tensor[]) => attention(x[0] as tf.Tensor4D, x[1] as tf.Tensor4D, x[2] as tf.Tensor4D));
 
-/**
- * Largest difference of two attentions, over the rows that see a key. In other rows dense attention averages hidden
- * values.
- */
+/** Largest difference of two attentions, over rows that see a key: in others dense attention averages hidden values. */
 export async function difference(
   mask: FlashMask,
   dense: Attention,
@@ -107,10 +104,7 @@ export async function difference(
   return value;
 }
 
-/**
- * The op's two kernels, to run the backward without a forward. tf.grads would run the forward too. The tensors are
- * those on the op's tape.
- */
+/** The op's two kernels on the tensors of its tape. They run the backward alone; tf.grads would run the forward too. */
 export class AttentionKernels {
   private readonly attrs: FlashMaskAttentionAttrs;
   private readonly bounds: tf.Tensor4D;

@@ -4,10 +4,7 @@
 import {fork} from 'node:child_process';
 import type {Outcome} from './record.js';
 
-/**
- * Out-of-memory messages of TensorFlow, CUDA, Node, and WebGPU, which refuses commands on buffers that it could not
- * make.
- */
+/** Out-of-memory messages of TensorFlow, CUDA, Node, and WebGPU, where commands name buffers that could not be made. */
 const OUT_OF_MEMORY =
   /out of memory|OOM|RESOURCE_EXHAUSTED|ran out of|bad_alloc|failed to alloc|allocation failed|Invalid typed array length|Invalid array (buffer )?length|WebGPU refused|status 8\b/i;
 
@@ -37,10 +34,7 @@ const shorten = (text: string): string => text.replace(/\s+/g, ' ').trim().slice
 /** How many characters to keep of a process's last output. */
 const TAIL = 8192;
 
-/**
- * Runs `npm run bench` with these arguments in a child process, which ends when it answers or after so many
- * milliseconds.
- */
+/** Runs `npm run bench` with these arguments in a child process. It ends when it answers or after so many ms. */
 export function inOwnProcess<T extends object>(
   args: readonly string[],
   milliseconds = 2 ** 31 - 1,

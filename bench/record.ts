@@ -25,10 +25,7 @@ const CALL = {
   /** Name of the hardware. */
   device: 'string',
   kind: DEVICE_KINDS,
-  /**
-   * How matrix products read their inputs. Absent where the backend has one precision, or the call left it to the
-   * library.
-   */
+  /** How matrix products read their inputs. Absent if the backend has one precision or the call leaves it open. */
   precision: 'string',
   /** Type of the tensors, where it is not only float32. */
   input: 'string',
@@ -104,8 +101,7 @@ const FIGURES = {
   medianMs: 'number',
   bestMs: 'number',
   /**
-   * Part of these spent making dense attention's masks; `tokensPerSecond` excludes it. 0 for flash, whose masks are
-   * counted.
+   * Part of these spent on dense attention's masks, which `tokensPerSecond` excludes. 0 for flash, whose masks count.
    */
   maskMs: 'number',
   tokensPerSecond: 'number',
@@ -176,8 +172,7 @@ export function appendRecord(path: string, record: BenchRecord): void {
 }
 
 /**
- * The records of a file, the latest of each call; none without a file. Skips a last line that a killed run left
- * incomplete.
+ * The records of a file, the latest of each call; none without a file. Skips an incomplete last line of a killed run.
  */
 export function readRecords(path: string): BenchRecord[] {
   if (!existsSync(path)) return [];

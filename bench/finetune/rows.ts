@@ -65,8 +65,8 @@ export function visiblePairs(texts: Texts): number {
 }
 
 /**
- * The row with random tokens. For SFT each text is a document with labels on its answer; otherwise a question that its
- * answers share.
+ * Fills a row with random tokens. For SFT each text is a document with labels on its answer. For the other tasks it is
+ * a question that its answers share.
  */
 export function fillRow(task: Task, texts: Texts, vocabSize: number, seed: number): Row {
   const next = uniform(seed);

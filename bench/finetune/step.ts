@@ -97,10 +97,7 @@ export async function measureSteps(options: StepOptions): Promise<Figures & {dev
   };
 }
 
-/**
- * A step on a new batch, because each step of a training makes the mask of its batch. The milliseconds exclude making
- * the batch.
- */
+/** A step on a new batch, because each training step makes its batch's mask. Making the batch is not timed. */
 async function trainOn(
   row: Row,
   N: number,

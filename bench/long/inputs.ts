@@ -1,7 +1,4 @@
-/**
- * @file Tensors too large for JavaScript to make. The device repeats a block of numbers, so the host can tell any
- * element.
- */
+/** @file Tensors too large for JavaScript: the device repeats a block of numbers, so the host can tell any element. */
 import * as tf from '@tensorflow/tfjs-core';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {seededRandom} from '../../src/mask/builders/random.js';

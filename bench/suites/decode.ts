@@ -17,8 +17,8 @@ export interface DecodeOptions extends CommonOptions {
 type Inputs = [q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D];
 
 /**
- * Dense attention of one query on `[1, H, 1, D]` and `[1, Hkv, N, D]`. The heads of a group are rows of one product,
- * the fastest way.
+ * Dense attention of one query on `[1, H, 1, D]` and `[1, Hkv, N, D]`. The heads of a group are the rows of one
+ * product, because that is fastest.
  */
 const denseDecode: Attention = (q, k, v) => {
   const [, H, , D] = q.shape;

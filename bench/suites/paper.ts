@@ -32,10 +32,7 @@ type ReadPrecision = (typeof PRECISIONS)[number];
 export interface PaperOptions extends Omit<CommonOptions, 'lengths' | 'heads' | 'precision'> {
   parts: Part[];
   precisions: ReadPrecision[];
-  /**
-   * Lengths of the parts masks, causal, fit and memory (the latter three take the first one). Default: each part has
-   * its own.
-   */
+  /** Lengths for masks, causal, fit and memory (the latter three take the first). Default: each part has its own. */
   lengths?: number[];
   /** Default: as many as suit each part. */
   heads?: number;
@@ -231,8 +228,7 @@ async function runTask(task: Task, precision: ReadPrecision, bench: Bench, conte
 }
 
 export async function runPaper(options: PaperOptions, start: () => Promise<Bench>): Promise<void> {
-  // Switch off the disk caches of NVIDIA's and Mesa's drivers before Dawn loads them. A process then compiles what it
-  // uses.
+  // Switch off the disk caches of NVIDIA's and Mesa's drivers before Dawn loads them, so that a process compiles all.
   process.env.__GL_SHADER_DISK_CACHE = '0';
   process.env.MESA_SHADER_CACHE_DISABLE = 'true';
   const bench = await start();

@@ -52,8 +52,8 @@ const LENGTHS: readonly Column<Row & Run>[] = [
 ];
 
 /**
- * The longest row that an attention trained. Its text says if no longer row was tried, or if one failed for another
- * reason than memory.
+ * The longest row that an attention trained. Its text says if no longer row was tried or if memory was not the reason
+ * why a longer one failed.
  */
 function lastOf(attention: 'flash' | 'dense', rows: readonly Row[]): {row: Row; text: string} | undefined {
   const tried = rows.filter((row) => row[attention] !== undefined);

@@ -72,8 +72,7 @@ const COMPILE: Column<BenchRecord>[] = [
 ];
 
 /**
- * K and V are read at least once, so GB/s shows how near the call is to the memory's speed. Tokens/s are those of one
- * layer.
+ * K and V are read at least once: GB/s shows how near that is to the memory's speed. Tokens/s are those of one layer.
  */
 const decodeColumns = (name: string, of: (pair: Pair) => BenchRecord | undefined): Column<Pair>[] => {
   const ms = (pair: Pair): number | undefined => of(pair)?.forwardMs;

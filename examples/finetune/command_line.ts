@@ -1,7 +1,4 @@
-/**
- * @file The command line of the fine-tuning application as a function, so that tests can run commands in their own
- * process.
- */
+/** @file The command line of the fine-tuning application as a function, so that tests can run commands in-process. */
 import {Command, CommanderError} from 'commander';
 import {clearBoundsCache} from '../../src/entries/index.js';
 import {addDemoCommand} from './commands/demo.js';

@@ -16,7 +16,7 @@ export interface Device {
   gpu: boolean;
   /** Throws the device errors that raised no exception since the last call. */
   check(): Promise<void>;
-  /** Restores the former backend. Tensors of this one are no longer valid. */
+  /** Restores the former backend. The caller must not need tensors of this one any more. */
   close(): Promise<void>;
 }
 
@@ -81,8 +81,7 @@ function kernels(): string {
 async function startWebGPU(): Promise<Started> {
   const {adapter, software} = await useWebGPU({quiet: true});
   const restoreMatMul = software ? useSoftwareMatMul() : () => {};
-  // tfjs itself never looks. If a tensor exceeds a limit of the device or a shader does not compile, the results are
-  // arbitrary.
+  // tfjs never looks. If a tensor exceeds a limit of the device or a shader does not compile, results are arbitrary.
   const errors: string[] = [];
   const {device} = tf.backend() as WebGPUBackend;
   const onError = ({error}: GPUUncapturedErrorEvent): void => void errors.push(error.message);

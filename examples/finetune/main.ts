@@ -1,6 +1,6 @@
 /**
- * @file The command line `npm run finetune -- sft | dpo | rm | generate | score | merge | demo`: trains real language models with
- * flashMaskAttention on tfjs-node or WebGPU. docs/finetune.md walks through it.
+ * @file The command line `npm run finetune -- sft | dpo | rm | generate | score | merge | demo`: trains real language
+ * models with flashMaskAttention on tfjs-node or WebGPU. docs/finetune.md walks through it.
  */
 import {run} from './command_line.js';
 import {processIo} from './io.js';

@@ -1,4 +1,4 @@
-/** @file Downloads one pinned file of PyPI by pip into a cache: checked, complete or absent, safe to interrupt. */
+/** @file Downloads a pinned file of PyPI with pip into a cache: checked, complete or absent, and safe to interrupt. */
 import {spawn, spawnSync} from 'node:child_process';
 import {createHash} from 'node:crypto';
 import {existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync} from 'node:fs';
@@ -11,14 +11,14 @@ export interface PinnedFile {
   file: string;
   bytes: number;
   sha256: string;
-  /** Which of the version's files pip should take. */
+  /** Which of the version's files pip should fetch. */
   kind: 'wheel' | 'sdist';
 }
 
 export interface DownloadOptions {
-  /** Folder of the downloaded files. */
+  /** Folder for the downloaded files. */
   cache: string;
-  /** Called a few times a second with the bytes that are there. */
+  /** Called a few times per second with the number of bytes so far. */
   onProgress?: (bytes: number) => void;
   /** Called with a sentence for the user. */
   onNotice?: (text: string) => void;
@@ -31,9 +31,9 @@ const STALE_MS = 3600_000;
 const POLL_MS = 150;
 
 /**
- * The bytes of a pinned file: from the cache where it is there and sound, else downloaded.
+ * The bytes of a pinned file: from the cache if it is there and intact, else downloaded.
  *
- * @throws PipMissingError when there is no pip; Error when the network or the file fails, with what to do.
+ * @throws PipMissingError if there is no pip. Error with a remedy if the network or the file fails.
  */
 export async function pinnedFile(pin: PinnedFile, options: DownloadOptions): Promise<Uint8Array> {
   const path = join(options.cache, pin.file);
@@ -56,7 +56,7 @@ export async function pinnedFile(pin: PinnedFile, options: DownloadOptions): Pro
         `${pin.file} arrived corrupt: sha256 ${sha256(bytes)}, wanted ${pin.sha256}. Try again, or check the package index.`,
       );
     }
-    // Only a whole file gets its name: an interrupted download leaves nothing to mistake for it.
+    // Only a complete file gets its name, so that an interrupted download cannot be mistaken for one.
     renameSync(join(folder, pin.file), path);
     return bytes;
   } finally {
@@ -64,7 +64,7 @@ export async function pinnedFile(pin: PinnedFile, options: DownloadOptions): Pro
   }
 }
 
-/** The command that runs pip, or null when this machine has none. */
+/** The command that runs pip, or null if this machine has none. */
 export function findPip(): string[] | null {
   const candidates = [['python3', '-m', 'pip'], ['python', '-m', 'pip'], ['pip3'], ['pip']];
   const works = ([command, ...rest]: string[]): boolean => spawnSync(command, [...rest, '--version']).status === 0;
@@ -92,7 +92,7 @@ async function runPip(pin: PinnedFile, folder: string, options: DownloadOptions)
     '20',
   ];
   const args = [...rest, 'download', ...flags, kind, ':all:', '--dest', folder, `${pin.project}==${pin.version}`];
-  // pip writes to a temporary folder first; when that is ours, its growth is the progress.
+  // pip writes to a temporary folder first. We set that folder, so its growth shows the progress.
   const child = spawn(command, args, {env: {...process.env, TMPDIR: folder}, stdio: ['ignore', 'ignore', 'pipe']});
   let messages = '';
   child.stderr.on('data', (text: Buffer) => (messages += text.toString()));
@@ -122,7 +122,7 @@ function explain(pin: PinnedFile, messages: string): string {
   );
 }
 
-/** The largest copy of the file below a folder. */
+/** Size of the largest copy of the file below a folder. */
 function bytesOf(folder: string, file: string): number {
   try {
     const found = readdirSync(folder, {recursive: true, encoding: 'utf8'}).filter((path) => path.endsWith(file));
@@ -132,7 +132,7 @@ function bytesOf(folder: string, file: string): number {
   }
 }
 
-/** Folders that a killed process left. */
+/** Removes the folders that a killed process left. */
 function removeStale(cache: string): void {
   for (const name of readdirSync(cache)) {
     const path = join(cache, name);

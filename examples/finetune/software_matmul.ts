@@ -1,9 +1,9 @@
 /**
- * @file A matrix product for WebGPU adapters that run on a CPU (SwiftShader), in place of tfjs's own in this process.
+ * @file A matrix product for WebGPU adapters that run on a CPU (SwiftShader). It replaces tfjs's own in this process.
  *
- * tfjs's shader shares tiles through workgroup memory. A CPU has to emulate that with a context switch per barrier. Here each
- * thread keeps an 8 x 8 tile in registers and reads straight from the buffers, which is several times faster. Both attentions of a
- * comparison use it. On a GPU tfjs's own is faster and stays.
+ * tfjs's shader shares tiles through workgroup memory. A CPU must emulate that with a context switch per barrier. Here
+ * each thread keeps an 8 x 8 tile in registers and reads straight from the buffers, which is several times faster. Both
+ * attentions of a comparison use it. On a GPU tfjs's own is faster, so it stays there.
  */
 import * as tf from '@tensorflow/tfjs';
 
@@ -22,7 +22,7 @@ interface MatMulBackend extends tf.KernelBackend {
 /**
  * Replaces the webgpu kernel of `tf.matMul`. Call it after the backend is ready, and only on a software adapter.
  *
- * @returns a function that puts tfjs's own kernel back
+ * @returns a function that restores tfjs's own kernel
  */
 export function useSoftwareMatMul(): () => void {
   const own = tf.getKernel('BatchMatMul', 'webgpu');
@@ -57,7 +57,7 @@ function matMul(
   const batch = tf.util.sizeFromShape(batchShape);
   const batchesOf = (x: tf.TensorInfo): number => tf.util.sizeFromShape(x.shape.slice(0, -2));
   for (const x of [a, b]) {
-    // One matrix for the whole batch, or one for each: what attention and linear layers need.
+    // One matrix for the whole batch, or one for each: attention and linear layers need no more.
     tf.util.assert([1, batch].includes(batchesOf(x)), () => `matMul cannot broadcast a batch of [${x.shape.join()}].`);
   }
   const uniforms = [
@@ -74,7 +74,7 @@ function matMul(
   );
 }
 
-/** A tfjs WebGPU program: a thread makes one 8 x 8 tile of the result. Sizes are uniforms, so it compiles once a rank. */
+/** A tfjs WebGPU program: each thread makes an 8 x 8 tile. Sizes are uniforms, so it compiles once per rank. */
 class RegisterTileProgram {
   readonly variableNames = ['A', 'B'];
   readonly uniforms =

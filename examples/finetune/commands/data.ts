@@ -32,7 +32,8 @@ export function rowSettings(file: string, options: TrainOptions, config: LlamaCo
   }
   const maxTokens = Math.min(options.maxTokens ?? rowTokens, rowTokens, config.maxPositions);
   const windows = config.slidingWindows.filter((window) => window !== null);
-  // Answers that share a question do not fit a shorter window: their distances in the row are not those of the text.
+  // A window shorter than a sample excludes shared questions: distances of their answers in the row are not those of
+  // the text.
   const fits = windows.every((window) => window >= maxTokens);
   return {
     file,

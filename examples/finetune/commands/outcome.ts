@@ -1,6 +1,6 @@
 /**
- * @file What a run reports at its end: answers and held-out loss before and after, tiles skipped, and the cost of dense
- * attention.
+ * @file What a run reports at its end: answers and held-out loss before and after, tiles skipped, dense attention's
+ * cost.
  */
 import type {Io} from '../io.js';
 import {type LossComparison, costTable, costsOfStep} from '../train/comparison.js';

@@ -1,7 +1,4 @@
-/**
- * @file Opens a trained model: an adapter on its base model, a whole model, or the latest checkpoint of an output
- * folder.
- */
+/** @file Opens a trained model: an adapter on its base, a whole model, or the latest checkpoint of an output folder. */
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import type {HostTensor} from '../host_tensor.js';
@@ -63,10 +60,7 @@ async function checkpointIn(folder: string, file: string, io: Io): Promise<strin
   return (await latestCheckpoint(folder, io.warn)) ?? folder;
 }
 
-/**
- * Reads the weights of a trained model. The score head of a reward model on a language model base comes from its
- * adapter.
- */
+/** Reads the weights of a trained model. If the base has no score head, the adapter has it. */
 export function weightReader({files, adapter}: Trained): (name: string) => Promise<HostTensor> {
   return async (name) => adapter?.tensors.get(name) ?? files.read(name);
 }

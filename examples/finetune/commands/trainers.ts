@@ -56,8 +56,8 @@ function objectiveOf(
 }
 
 /**
- * Computes the reference before the first step. Adapters can be switched off at any step, but full training changes all
- * weights.
+ * Computes the reference before the first step, because full training changes all weights. Adapters can be switched off
+ * at any step.
  */
 async function precomputedReference(run: Run, model: TrainedModel): Promise<PrecomputedReference | null> {
   const {options, rows, tokenizer, before, heldOut} = run;

@@ -70,10 +70,7 @@ export function encodeAnswers(
   };
 }
 
-/**
- * A piece of a rendered conversation: an answer with what the template writes after it, or the text between two
- * answers.
- */
+/** A piece of a rendered conversation: an answer with what the template writes after it, or text between answers. */
 interface Piece {
   text: string;
   learned: boolean;
@@ -105,8 +102,8 @@ function splitAtAnswers(
 }
 
 /**
- * Characters [start, end) of message `i` in the rendered conversation. Null if the conversation up to `i` was rendered
- * differently.
+ * Characters [start, end) of message `i` in the rendered conversation. Null if the template renders the conversation up
+ * to `i` differently once it goes on.
  */
 function findAnswer(
   whole: string,

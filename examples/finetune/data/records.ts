@@ -12,10 +12,7 @@ export interface Comparison {
   kind: 'comparison';
   prompt: Message[];
   answers: string[];
-  /**
-   * Number of answers left out because another answer has the same rank or score, so that neither is known to be
-   * better.
-   */
+  /** Number of answers left out because another one has the same rank or score, so neither is known to be better. */
   tied: number;
 }
 
@@ -36,7 +33,7 @@ const SHAPES =
  * | messages, ShareGPT | `messages` or `conversations` of `{role, content}` or `{from, value}`, `system`? |
  * | TRL's prompt and completion | `prompt`, `completion`, each a text or messages |
  * | preference | `chosen`, `rejected`, each a text, a message or messages; with `prompt`, or a prompt as above |
- * | ranked | `answers` or `responses`, best first or with `ranks` (1 is best) or `scores`; and a prompt |
+ * | ranked | `answers` or `responses`, best first, or with `ranks` (1 best) or `scores` beside or in them; a prompt |
  *
  * @throws Error that names the wrong field.
  */
@@ -144,8 +141,7 @@ function promptOf(fields: Fields): Message[] {
 }
 
 /**
- * One answer: a text, a message, or messages of which the last is the answer. Messages before it continue the prompt or
- * repeat it.
+ * One answer: a text, a message, or messages that end with the answer. Those before it continue or repeat the prompt.
  */
 function answerAfter(prompt: Message[], value: unknown, name: string): {prompt: Message[]; answer: string} {
   if (typeof value === 'string') return {prompt, answer: value};

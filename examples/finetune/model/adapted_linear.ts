@@ -1,4 +1,6 @@
-/** @file A frozen projection with its low-rank update as one operation: neither part of the sum outlives it, forward or backward. */
+/**
+ * @file A frozen projection with its low-rank update as one operation. Neither term outlives it, forward or backward.
+ */
 import * as tf from '@tensorflow/tfjs';
 
 /** An update s·(m∘x)·Aᵀ·Bᵀ. */
@@ -8,11 +10,11 @@ export interface LowRankUpdate {
   /** B, `[out, rank]`. */
   b: tf.Variable;
   scale: number;
-  /** Dropout's m, `[N, in]`: 0 where dropped, else above 1. Null for none. */
+  /** The mask m of the dropout, `[N, in]`: 0 where dropped, else above 1. Null for none. */
   kept: tf.Tensor2D | null;
 }
 
-/** x·Wᵀ + s·(m∘x)·Aᵀ·Bᵀ, `[N, out]`; differentiable by x `[N, in]`, A and B. W `[out, in]` is frozen. */
+/** x·Wᵀ + s·(m∘x)·Aᵀ·Bᵀ, `[N, out]`. Differentiable by x `[N, in]`, A and B. W `[out, in]` is frozen. */
 export function adaptedLinear(x: tf.Tensor2D, weight: tf.Tensor2D, {a, b, scale, kept}: LowRankUpdate): tf.Tensor2D {
   const run = tf.customGrad((...args) => {
     const [input, down, up, save] = args as unknown as [tf.Tensor2D, tf.Tensor2D, tf.Tensor2D, tf.GradSaveFunc];

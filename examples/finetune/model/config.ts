@@ -1,10 +1,13 @@
-/** @file What a model is: Hugging Face's config.json of Llama, Mistral and Qwen2, and the names and shapes of its weights. */
+/** @file A model's configuration (config.json of Llama, Mistral and Qwen2), and the names and shapes of its weights. */
 import {JsonFields} from './json_fields.js';
 
-/** How rotary positions reach beyond the length that a model was trained at; transformers' `modeling_rope_utils.py`. */
+/**
+ * How rotary positions extend beyond the length that a model was trained at; see transformers'
+ * `modeling_rope_utils.py`.
+ */
 export type RopeScaling =
   | {type: 'linear'; factor: number}
-  /** NTK-aware: the base grows with the longest position of a call, once that is over `maxPositions`. */
+  /** NTK-aware: beyond `maxPositions` the base grows with the longest position of a call. */
   | {type: 'dynamic'; factor: number}
   | {type: 'llama3'; factor: number; lowFactor: number; highFactor: number; originalMaxPositions: number}
   | {
@@ -26,30 +29,30 @@ export interface LlamaConfig {
   intermediateSize: number;
   layers: number;
   heads: number;
-  /** `heads` is a multiple: each key head serves `heads / kvHeads` query heads in a row. */
+  /** A divisor of `heads`: each key head serves `heads / kvHeads` consecutive query heads. */
   kvHeads: number;
   /** Even. */
   headSize: number;
-  /** Longest text that the model was made for, in tokens. */
+  /** Length of the longest text that the model was made for, in tokens. */
   maxPositions: number;
   rmsNormEpsilon: number;
   rope: {theta: number; scaling: RopeScaling | null};
-  /** The head is the table of embeddings. */
+  /** Whether the language head is the table of embeddings. */
   tiedEmbeddings: boolean;
   qkvBias: boolean;
-  /** Of o_proj. */
+  /** Whether o_proj has a bias. */
   outputBias: boolean;
   mlpBias: boolean;
-  /** Per layer: keys that a query sees, itself included; null for all. */
+  /** Per layer the number of keys that a query sees, itself included; null for all. */
   slidingWindows: (number | null)[];
   bosTokenId: number | null;
   eosTokenIds: number[];
   padTokenId: number | null;
-  /** A reward model, `...ForSequenceClassification` with one label: `score.weight [1, hiddenSize]` takes the language head's place. */
+  /** A reward model, `...ForSequenceClassification` with one label: `score.weight [1, hiddenSize]` is its head. */
   scoreHead: boolean;
 }
 
-/** The matrices of a block, in the order in which they are applied; what LoRA can adapt. */
+/** The matrices of a block, in the order in which they are applied. LoRA can adapt these. */
 export const PROJECTIONS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'] as const;
 
 export type Projection = (typeof PROJECTIONS)[number];
@@ -60,7 +63,7 @@ export function projectionName(layer: number, projection: Projection): string {
   return `model.layers.${layer}.${part}.${projection}`;
 }
 
-/** Shape of every weight by Hugging Face's names, in the model's order. Matrices are `[out, in]`. */
+/** Shape of every weight by its Hugging Face name, in the model's order. Matrices are `[out, in]`. */
 export function weightShapes(config: LlamaConfig): Map<string, number[]> {
   const {hiddenSize, vocabSize} = config;
   const shapes = new Map<string, number[]>([['model.embed_tokens.weight', [vocabSize, hiddenSize]]]);
@@ -99,22 +102,22 @@ function projectionShape(config: LlamaConfig, projection: Projection): {shape: [
   }
 }
 
-/** Far over the layers and the sizes of every real model (126 layers, 256,000 tokens): what is made by them stays small. */
+/** Far above the layers and sizes of real models (126 layers, 256,000 tokens), but lists of these sizes stay small. */
 const MOST_LAYERS = 4096;
 const MOST_SIZE = 2 ** 24;
-/** What flashMaskAttention computes. */
+/** The limit of flashMaskAttention. */
 const MOST_HEAD_SIZE = 256;
 
-/** Class names in `architectures` that this network can be, by `model_type`. */
+/** Class names in `architectures` that this network implements, by `model_type`. */
 const FAMILIES = {llama: 'Llama', mistral: 'Mistral', qwen2: 'Qwen2'} as const;
 
 /**
- * Reads a config.json of transformers 4 (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`). The sizes of the network must be
- * there; other fields that are left out have the default of transformers.
+ * Reads a config.json of transformers 4 (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`). The sizes of the
+ * network are required. Other fields default to the defaults of transformers.
  *
- * @param origin What error messages begin with: the file or model.
- * @throws Error naming the field, for another architecture or activation, quantised weights, or sizes that are absurd or do not fit
- * together.
+ * @param origin How error messages begin: the file or model.
+ * @throws Error that names the field, for another architecture or activation, quantised weights, or sizes that are
+ *   absurd or do not match each other.
  */
 export function parseConfig(json: unknown, origin: string): LlamaConfig {
   const fields = new JsonFields(json, origin);
@@ -146,10 +149,10 @@ export function parseConfig(json: unknown, origin: string): LlamaConfig {
 }
 
 const DEFAULT_MAX_POSITIONS = {llama: 2048, mistral: 131072, qwen2: 32768} as const;
-/** Where `num_key_value_heads` is left out; null takes those of queries, as a null in the file does. */
+/** Defaults of `num_key_value_heads`. Null takes the number of query heads, as a null in the file does. */
 const DEFAULT_KV_HEADS = {llama: null, mistral: 8, qwen2: 32} as const;
 
-/** A size that lists and tensors are made by: refused before anything is made when no model can have it. */
+/** A size that determines lists and tensors. Refuses sizes that no model can have, before anything is allocated. */
 function readSize(fields: JsonFields, name: string, {most = MOST_SIZE, ifMissing}: SizeRule = {}): number {
   const size = fields.positiveInteger(name, ifMissing);
   if (size > most) {
@@ -184,7 +187,7 @@ function readArchitecture(fields: JsonFields): Pick<LlamaConfig, 'modelType' | '
 
 function checkOneLabel(fields: JsonFields): void {
   const names = fields.value('id2label');
-  // transformers leaves out the default of two labels.
+  // transformers omits the default of two labels.
   const labels = typeof names === 'object' && names !== null ? Object.keys(names).length : 2;
   if (labels !== 1) {
     throw new Error(`${fields.origin}: a reward model has one label (id2label), got ${labels}: this is a classifier.`);
@@ -246,7 +249,7 @@ function readRope(fields: JsonFields, maxPositions: number): LlamaConfig['rope']
   return {theta: rope.positive('rope_theta', theta), scaling: readScaling(rope, originalMaxPositions, maxPositions)};
 }
 
-/** All channels of a head turn. */
+/** Checks that all channels of a head rotate. */
 function checkWholeHeads(fields: JsonFields): void {
   if ((fields.value('partial_rotary_factor') ?? 1) !== 1) {
     throw new Error(`${fields.origin}: partial_rotary_factor must be 1, got ${fields.text('partial_rotary_factor')}.`);
@@ -282,7 +285,7 @@ function readLlama3(rope: JsonFields, originalMaxPositions: number): RopeScaling
   return {type: 'llama3', factor: rope.positive('factor'), lowFactor, highFactor, originalMaxPositions};
 }
 
-/** YaRN, arXiv 2309.00071; the attention factor of its equation 22, or DeepSeek's ratio of two of them. */
+/** YaRN, arXiv 2309.00071. The attention factor is that of its equation 22, or DeepSeek's ratio of two of them. */
 function readYarn(rope: JsonFields, originalMaxPositions: number, maxPositions: number): RopeScaling {
   const factor = rope.positive('factor', maxPositions / originalMaxPositions);
   const scaleOf = (weight: number): number => (factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1);
@@ -299,7 +302,10 @@ function readYarn(rope: JsonFields, originalMaxPositions: number, maxPositions: 
   };
 }
 
-/** As transformers does: every layer of Mistral, and those of Qwen2 from `max_window_layers` on if `use_sliding_window` is set. */
+/**
+ * Windows as in transformers: every layer of Mistral, and Qwen2's layers from `max_window_layers` on if
+ * `use_sliding_window` is set.
+ */
 function readWindows(fields: JsonFields, modelType: LlamaConfig['modelType'], layers: number): (number | null)[] {
   const every = new Array<number | null>(layers);
   if (modelType === 'llama' || (modelType === 'qwen2' && !fields.boolean('use_sliding_window', false))) {

@@ -1,4 +1,4 @@
-/** @file Writes a text token by token, with a key-value cache: attention of one query on all keys so far. */
+/** @file Generates text token by token with a key-value cache: one query attends to all keys so far. */
 import * as tf from '@tensorflow/tfjs';
 import {uniform} from '../random.js';
 import {KeyValueCache, cachedAttention} from './cache.js';
@@ -10,20 +10,21 @@ export interface GenerateOptions extends SamplingOptions {
   maxNewTokens: number;
   seed: number;
   adapter?: Adapter | null;
-  /** Tokens that end the text. They are not given out. */
+  /** Tokens that end the text. They are not yielded. */
   eosTokenIds: readonly number[];
 }
 
 /**
- * The continuation of a prompt, each token as soon as it is chosen, until one of `eosTokenIds`, `maxNewTokens` or the end of the
- * model's context.
+ * Yields the tokens that continue a prompt, each as soon as it is chosen. It stops at one of `eosTokenIds`, after
+ * `maxNewTokens`, or at the end of the model's context.
  *
- * @throws Error for an empty prompt, one that fills the context, a token outside the vocabulary, numbers out of range, and a model
- * whose logits are no numbers.
+ * @throws Error for an empty prompt, a prompt that fills the context, a token outside the vocabulary, numbers out of
+ *   range, and a model whose logits are NaN.
  * @example
  * ```ts
  * const options = {maxNewTokens: 100, temperature: 0.7, topP: 0.9, seed: 1, eosTokenIds: model.config.eosTokenIds};
- * for await (const token of generateTokens(model, tokenizer.encode('Once'), options)) process.stdout.write(tokenizer.decode([token]));
+ * for await (const token of generateTokens(model, tokenizer.encode('Once'), options))
+ *   process.stdout.write(tokenizer.decode([token]));
  * ```
  */
 export async function* generateTokens(
@@ -53,7 +54,7 @@ export async function* generateTokens(
   }
 }
 
-/** Tokens that the model can read. Dynamic scaling is what reaches beyond `maxPositions`. */
+/** Number of tokens that the model can read. Dynamic scaling reaches beyond `maxPositions`. */
 function contextLength({maxPositions, rope: {scaling}}: LlamaConfig): number {
   return scaling?.type === 'dynamic' ? Math.floor(scaling.factor * maxPositions) : maxPositions;
 }
@@ -78,13 +79,13 @@ function checkLength(maxNewTokens: number): void {
 }
 
 interface Continuation {
-  /** Tokens that the cache holds. */
+  /** Number of tokens in the cache. */
   start: number;
   cache: KeyValueCache;
   adapter?: Adapter | null;
 }
 
-/** Logits of the token after `ids`, which are added to the cache: one a token of the vocabulary. */
+/** Adds `ids` to the cache and returns the logits of the token after them: one per token of the vocabulary. */
 export async function nextLogits(
   model: Llama,
   ids: readonly number[],
@@ -100,7 +101,7 @@ export async function nextLogits(
   });
   const values = await logits.data<'float32'>();
   logits.dispose();
-  // Otherwise any token would be drawn.
+  // With NaN logits the choice would be arbitrary.
   if (values.some(Number.isNaN)) {
     throw new Error(
       'The model gives logits that are no numbers (NaN): its weights are damaged, or its training failed.',

@@ -1,13 +1,13 @@
-/** @file Fields of a JSON object from a file, checked as they are read. */
+/** @file Checks the fields of a JSON object from a file as they are read. */
 
-/** Of a value in a message: a hostile one may fill the screen. */
+/** Most characters of a value in a message, because a hostile value could fill the screen. */
 const MOST_CHARACTERS = 200;
 
-/** Every method throws an Error that names the file, the field and what it holds. A field that is null counts as left out. */
+/** Every method throws an Error that names the file, the field and its value. A null field counts as absent. */
 export class JsonFields {
   private readonly json: Record<string, unknown>;
 
-  /** @param origin What error messages begin with. */
+  /** @param origin How error messages begin. */
   constructor(
     json: unknown,
     readonly origin: string,
@@ -18,12 +18,12 @@ export class JsonFields {
     this.json = json as Record<string, unknown>;
   }
 
-  /** As it is in the file; undefined where it is not. */
+  /** The value in the file, undefined if absent. */
   value(name: string): unknown {
     return this.json[name];
   }
 
-  /** For messages. */
+  /** A short form of the value, for messages. */
   text(name: string): string {
     return shown(this.json[name]);
   }
@@ -53,7 +53,7 @@ export class JsonFields {
     return this.read(name, 'a list of strings', isList, null as string[] | null);
   }
 
-  /** One id or a list of them; none where it is null. */
+  /** One id or a list of ids; none if the field is null. */
   tokenIds(name: string, ifMissing: number | null): number[] {
     const given = this.json[name];
     const value = given === undefined ? ifMissing : given;

@@ -1,17 +1,19 @@
 /**
- * @file The network's parts that are not a plain product, each with a gradient of its own: it keeps little from the forward pass, runs
- * few operations, and asks for nothing of a frozen weight. tfjs frees what a gradient function leaves behind only at the end of the
- * backward pass, hence the tidy in each.
+ * @file The layers that are not a plain product, each with its own gradient. The gradients keep little from the forward
+ * pass, run few operations, and compute nothing for frozen weights. tfjs frees the temporaries of a gradient function
+ * only at the end of the backward pass, so each function has its own tidy.
  */
 import * as tf from '@tensorflow/tfjs';
 
-/** Bytes of one-hot ids that the gradient of the embeddings holds at a time. */
+/** Most bytes of one-hot ids that the gradient of the embeddings holds at a time. */
 const ONE_HOT_BYTES = 2 ** 26;
 
 /**
- * `x / sqrt(mean(x²) + epsilon) * gamma` over the channels of `x [N, channels]`; differentiable by x, and by gamma if it is a variable.
+ * `x / sqrt(mean(x²) + epsilon) * gamma` over the channels of `x [N, channels]`. Differentiable by x, and by gamma if
+ * it is a variable.
  *
- * The means are products with a constant vector: on CPU adapters tfjs's row reductions take longer than the model's matrix products.
+ * The means are products with a constant vector, because on CPU adapters tfjs's row reductions take longer than the
+ * model's matrix products.
  */
 export function rmsNorm(x: tf.Tensor2D, gamma: tf.Tensor1D, epsilon: number): tf.Tensor2D {
   const [rows, channels] = x.shape;
@@ -55,7 +57,7 @@ export function gatedUnit(gate: tf.Tensor2D, up: tf.Tensor2D): tf.Tensor2D {
   return unit(gate, up) as tf.Tensor2D;
 }
 
-/** Rows of `table [vocabSize, channels]` by `ids [N]`; differentiable by the table if it is a variable. */
+/** The rows of `table [vocabSize, channels]` at `ids [N]`. Differentiable by the table if it is a variable. */
 export function embed(table: tf.Tensor2D, ids: tf.Tensor1D): tf.Tensor2D {
   if (!(table instanceof tf.Variable)) return tf.gather(table, ids);
   const gather = tf.customGrad((...args) => {
@@ -69,8 +71,8 @@ export function embed(table: tf.Tensor2D, ids: tf.Tensor1D): tf.Tensor2D {
 }
 
 /**
- * Sums of the rows of `dy [N, channels]` that have the same id, `[count, channels]`, as products with one-hot ids: tfjs's scattered sum
- * adds floats atomically on GPUs, so that a resumed training would differ.
+ * Sums the rows of `dy [N, channels]` that have the same id, `[count, channels]`. It multiplies by one-hot ids, because
+ * tfjs's scattered sum adds floats atomically on GPUs and a resumed training would then differ.
  */
 function sumById(dy: tf.Tensor2D, ids: tf.Tensor1D, count: number): tf.Tensor2D {
   const idsAtOnce = Math.max(1, Math.floor(ONE_HOT_BYTES / 4 / ids.shape[0]));
@@ -78,7 +80,7 @@ function sumById(dy: tf.Tensor2D, ids: tf.Tensor1D, count: number): tf.Tensor2D 
   for (let first = 0; first < count; first += idsAtOnce) {
     const depth = Math.min(idsAtOnce, count - first);
     const part = tf.tidy(() => {
-      // Not tf.oneHot: on tfjs's wasm backend its floats are integers.
+      // Not tf.oneHot: on tfjs's wasm backend it returns integers instead of floats.
       const known = tf.range(first, first + depth, 1, 'int32');
       const chosen = tf.equal(ids.expandDims(1), known.expandDims(0)).cast('float32') as tf.Tensor2D;
       return tf.matMul<tf.Tensor2D>(chosen, dy, true, false);

@@ -1,9 +1,10 @@
 /**
- * @file The Llama network in TensorFlow.js (also SmolLM, Mistral, Qwen2): RMSNorm, rotary positions, grouped-query attention, SwiGLU.
- * The same network as transformers' `modeling_llama.py`, `modeling_mistral.py` and `modeling_qwen2.py`, by the same weights.
+ * @file The Llama network in TensorFlow.js (also SmolLM, Mistral, Qwen2): RMSNorm, rotary positions, grouped-query
+ * attention, SwiGLU. It equals transformers' `modeling_llama.py`, `modeling_mistral.py` and `modeling_qwen2.py` with
+ * the same weights.
  *
- * Activations are `[N, channels]` with N = batch · tokens, and become `[batch, tokens, heads, channels]` only around the attention, which
- * is a parameter: flashMaskAttention and dense attention share everything else.
+ * Activations are `[N, channels]` with N = batch · tokens. They are `[batch, tokens, heads, channels]` only around the
+ * attention, which is a parameter: flashMaskAttention and dense attention share everything else.
  */
 import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../host_tensor.js';
@@ -13,35 +14,38 @@ import {embed, gatedUnit, rmsNorm} from './layers.js';
 import {recompute} from './recompute.js';
 import {Rotary, rotate} from './rope.js';
 
-/** `q [B, Sq, H, D]`, `k` and `v [B, Sk, Hkv, D]` to `[B, Sq, H, D]`. */
+/** Maps `q [B, Sq, H, D]`, `k` and `v [B, Sk, Hkv, D]` to `[B, Sq, H, D]`. */
 export type Attend = (q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D, layer: number) => tf.Tensor4D;
 
-/** What a forward pass reads. */
+/** The input of a forward pass. */
 export interface Tokens {
   /** `[B, T]` int32. */
   ids: tf.Tensor2D;
-  /** `[B · T]`: the place of each token in its text. Not changed after the call. */
+  /** `[B · T]`: the position of each token in its text. Not changed after the call. */
   positions: Int32Array;
 }
 
 /** Low-rank adapters of the projections. */
 export interface Adapter {
-  /** `x [N, in]` to `[N, out]` by a frozen weight `[out, in]` and its adapter; null where the projection has none. */
+  /** Maps `x [N, in]` to `[N, out]` by a frozen weight `[out, in]` and its adapter. Null if there is no adapter. */
   project(projection: string, x: tf.Tensor2D, weight: tf.Tensor2D): tf.Tensor2D | null;
-  /** The trained variables of the projections whose names begin so, as with `model.layers.3.mlp.`. */
+  /** The trained variables of the projections whose names begin with `prefix`, for example `model.layers.3.mlp.`. */
   variablesOf(prefix: string): tf.Variable[];
 }
 
 export interface ForwardOptions {
   adapter?: Adapter | null;
-  /** The tokens continue those of earlier calls with this cache. Not for training. */
+  /** Cache of the earlier tokens that these tokens continue. Not for training. */
   cache?: KeyValueCache;
-  /** Keeps only the inputs of each block's two halves and computes their activations again in the backward pass. Default false. */
+  /**
+   * Keeps only the input of the attention and of the feed-forward part of each block, and recomputes their activations
+   * in the backward pass. Default false.
+   */
   recompute?: boolean;
 }
 
 export interface LoadOptions {
-  /** Makes the weights variables. Default false: plain tensors, for which no gradient is computed. */
+  /** Makes the weights variables. Default false: they are plain tensors, which get no gradient. */
   trainable?: boolean;
   /** Called after each weight. */
   onProgress?: (loaded: number, total: number) => void;
@@ -56,10 +60,10 @@ export class Llama {
   private readonly rotary: Rotary;
 
   /**
-   * Loads the weights one after the other, so that the host never holds them all.
+   * Loads the weights one by one, so that the host never holds all of them.
    *
-   * @param read Gives a weight by its Hugging Face name, matrices as `[out, in]`. Throws where there is none.
-   * @throws Error when a weight is missing or has another shape than the configuration asks for.
+   * @param read Returns a weight by its Hugging Face name, matrices as `[out, in]`. Throws if there is none.
+   * @throws Error if a weight is missing or its shape differs from that of the configuration.
    */
   static async load(
     config: LlamaConfig,
@@ -72,7 +76,7 @@ export class Llama {
     try {
       for (const [name, shape] of shapes) {
         const tensor = await readChecked(read, name, shape);
-        // tfjs wants a variable's name to be its own, so the model's number is added.
+        // tfjs needs unique names of variables, so the number of the model is appended.
         weights.set(name, trainable ? tf.variable(tensor, true, `${name}:${model}`) : tensor);
         if (trainable) tensor.dispose();
         onProgress?.(weights.size, shapes.size);
@@ -86,13 +90,13 @@ export class Llama {
 
   private constructor(
     readonly config: LlamaConfig,
-    /** By Hugging Face's names, in the order of `weightShapes`: matrices `[out, in]`, variables when trainable. */
+    /** Weights by Hugging Face name, ordered as in `weightShapes`: matrices are `[out, in]`, variables if trainable. */
     readonly weights: ReadonlyMap<string, tf.Tensor>,
   ) {
     this.rotary = new Rotary(config);
   }
 
-  /** The language head `[vocabSize, hiddenSize]`: logits are `hidden · headᵀ`. Throws for a reward model, which has none. */
+  /** The language head `[vocabSize, hiddenSize]`: logits are `hidden · headᵀ`. Throws for a reward model. */
   get head(): tf.Tensor2D {
     if (this.config.scoreHead) throw new Error('A reward model has no language head.');
     return this.weight(this.config.tiedEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight') as tf.Tensor2D;
@@ -106,7 +110,7 @@ export class Llama {
       const run = (half: (input: tf.Tensor2D) => tf.Tensor2D, parts: readonly string[]): void => {
         const tidied = (input: tf.Tensor2D): tf.Tensor2D => tf.tidy(() => half(input));
         const next = options.recompute ? recompute(tidied, x, this.variablesOf(parts, options)) : tidied(x);
-        // Who needs it in the backward pass holds on to it. tidy() would keep all layers' until the end.
+        // A backward pass that needs x keeps it alive. tidy() would keep the activations of all layers until the end.
         x.dispose();
         x = next;
       };
@@ -122,7 +126,7 @@ export class Llama {
     });
   }
 
-  /** The first half of a block, `[N, hiddenSize]` to the same. */
+  /** The attention of a block, with norm and residual: `[N, hiddenSize]` to the same shape. */
   private attention(
     layer: number,
     x: tf.Tensor2D,
@@ -145,7 +149,7 @@ export class Llama {
     return x.add(project('o_proj', attended));
   }
 
-  /** The second half of a block, `[N, hiddenSize]` to the same. */
+  /** The feed-forward part of a block, with norm and residual: `[N, hiddenSize]` to the same shape. */
   private feedForward(layer: number, x: tf.Tensor2D, {adapter}: ForwardOptions): tf.Tensor2D {
     const project = (projection: Projection, input: tf.Tensor2D): tf.Tensor2D =>
       this.project(projectionName(layer, projection), input, adapter);
@@ -154,7 +158,7 @@ export class Llama {
     return x.add(project('down_proj', gated));
   }
 
-  /** `x [N, in]` to `[N, out]`. */
+  /** Maps `x [N, in]` to `[N, out]`. */
   private project(name: string, x: tf.Tensor2D, adapter: Adapter | null | undefined): tf.Tensor2D {
     const weight = this.weight(`${name}.weight`) as tf.Tensor2D;
     const bias = this.weights.get(`${name}.bias`);

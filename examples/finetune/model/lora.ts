@@ -1,6 +1,7 @@
 /**
- * @file Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685): a frozen projection W gets a trained update, y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ with
- * A `[rank, in]`, B `[out, rank]` and s = alpha / rank. Names and defaults are those of Hugging Face's PEFT.
+ * @file Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685). A frozen projection W gets a trained update: y = x·Wᵀ +
+ * s·(x·Aᵀ)·Bᵀ with A `[rank, in]`, B `[out, rank]` and s = alpha / rank. Names and defaults are those of Hugging Face's
+ * PEFT.
  */
 import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../host_tensor.js';
@@ -12,17 +13,17 @@ import type {Adapter} from './llama.js';
 export interface LoraOptions {
   rank: number;
   alpha: number;
-  /** Fraction of a projection's inputs that the update does not see in training. */
+  /** Fraction of a projection's inputs that the update drops in training. */
   dropout: number;
   targetModules: readonly Projection[];
-  /** Scales by alpha / √rank instead (rsLoRA, arXiv 2312.03732). */
+  /** Scales by alpha / √rank instead of alpha / rank (rsLoRA, arXiv 2312.03732). */
   useRslora: boolean;
 }
 
-/** The numbers that a weight starts with. */
+/** Gives the initial values of a weight. */
 type Values = (name: string, shape: [number, number], isA: boolean) => Float32Array;
 
-/** Rows of the table that dropout draws from: each token takes one at random. */
+/** Rows of the table that dropout draws from. Each token takes a random row. */
 const DROPOUT_ROWS = 1024;
 
 /** Owns A and B of every adapted projection. `dispose()` frees them. */
@@ -31,10 +32,10 @@ export class Lora implements Adapter {
   readonly weights = new Map<string, tf.Variable>();
   private readonly scale: number;
   private readonly dropoutTables = new Map<number, tf.Tensor2D>();
-  /** Of the present forward pass; null outside training. */
+  /** Seed of the present forward pass. Null outside training. */
   private dropoutSeed: number | null = null;
 
-  /** Fresh adapters change nothing yet: A is uniform in ±1/√in (as PEFT's Kaiming with a = √5), B zero. */
+  /** Fresh adapters, which change nothing yet: A is uniform in ±1/√in (as PEFT's Kaiming with a = √5), B is zero. */
   static fresh(config: LlamaConfig, options: LoraOptions, seed: number): Lora {
     const next = uniform(seed);
     return new Lora(config, options, (_, shape, isA) => {
@@ -43,7 +44,7 @@ export class Lora implements Adapter {
     });
   }
 
-  /** Adapters from a file. Throws when one is missing or of another shape, and then keeps none. */
+  /** Adapters from a file. Throws if one is missing or has another shape, and then keeps none. */
   static fromTensors(config: LlamaConfig, options: LoraOptions, tensors: ReadonlyMap<string, HostTensor>): Lora {
     return new Lora(config, options, (name, shape) => {
       const tensor = tensors.get(name);
@@ -74,7 +75,7 @@ export class Lora implements Adapter {
     const {rank, targetModules} = this.options;
     const shapes = weightShapes(config);
     for (let layer = 0; layer < config.layers; layer++) {
-      // A module that is named twice is adapted once.
+      // Adapt a module once even if it is named twice.
       for (const target of new Set(targetModules)) {
         const projection = projectionName(layer, target);
         const [outputs, inputs] = shapes.get(`${projection}.weight`)!;
@@ -106,14 +107,14 @@ export class Lora implements Adapter {
   }
 
   /**
-   * Sets what the next forward passes drop: the same seed drops the same, so that a block can be computed again in the backward pass.
-   * Null drops nothing, for evaluation.
+   * Sets what the next forward passes drop. The same seed drops the same, so that the backward pass can recompute a
+   * block. Null drops nothing, for evaluation.
    */
   setDropout(seed: number | null): void {
     this.dropoutSeed = this.options.dropout > 0 ? seed : null;
   }
 
-  /** tfjs draws random numbers on the host, so each token takes one of a table's rows instead of numbers of its own. */
+  /** tfjs draws random numbers on the host. So each token takes a row of a table instead of newly drawn numbers. */
   private kept(projection: string, [tokens, channels]: [number, number]): tf.Tensor2D | null {
     if (this.dropoutSeed === null) {
       return null;

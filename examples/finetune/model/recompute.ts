@@ -1,18 +1,20 @@
 /**
- * @file Activation checkpointing: a part of the network keeps its input only, and computes its activations a second time in the
- * backward pass (Chen et al., arXiv 1604.06174). Memory then grows by one `[N, hiddenSize]` a part, whatever happens inside.
+ * @file Activation checkpointing: a part of the network keeps only its input and recomputes its activations in the
+ * backward pass (Chen et al., arXiv 1604.06174). Memory then grows by one `[N, hiddenSize]` per part, whatever happens
+ * inside.
  */
 import * as tf from '@tensorflow/tfjs';
 
-/** The part of tfjs's engine that a gradient inside a gradient disturbs. */
+/** The state of tfjs's engine that a gradient inside a gradient disturbs. */
 interface EngineState {
   activeTape: unknown;
 }
 
 /**
- * `block(x)`, differentiable by `x` and by `variables`. The block must be pure: it runs twice, and has to give the same both times.
+ * `block(x)`, differentiable by `x` and by `variables`. The block must be pure: it runs twice and must give the same
+ * result.
  *
- * @param variables All variables that the block reads and that are trained. Anything else in it gets no gradient.
+ * @param variables All trained variables that the block reads. Nothing else in it gets a gradient.
  */
 export function recompute(
   block: (x: tf.Tensor2D) => tf.Tensor2D,
@@ -32,7 +34,7 @@ export function recompute(
   return run(x, ...variables) as tf.Tensor2D;
 }
 
-/** Gradients by `x` and `variables`, in this order; zeros where the block does not read a variable. */
+/** Gradients by `x` and `variables`, in this order. A variable that the block does not read gets zeros. */
 function gradientsOf(
   block: (x: tf.Tensor2D) => tf.Tensor2D,
   x: tf.Tensor2D,
@@ -41,7 +43,7 @@ function gradientsOf(
 ): tf.Tensor[] {
   const engine = tf.engine();
   const state = engine.state as unknown as EngineState;
-  // tfjs has one tape, and clears it after a gradient that is not inside a forward pass: the outer one is still in use here.
+  // tfjs has one tape and clears it after a gradient outside of a forward pass. The outer tape is still in use here.
   const outer = state.activeTape;
   try {
     const inputs: tf.Tensor[] = [x, ...variables];

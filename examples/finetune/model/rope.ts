@@ -1,6 +1,6 @@
 /**
- * @file Rotary position embeddings (RoPE, Su et al., arXiv 2104.09864) as transformers computes them: channel i and channel
- * i + headSize / 2 of a head turn together, by position times the channel's frequency.
+ * @file Rotary position embeddings (RoPE, Su et al., arXiv 2104.09864) as in transformers: channels i and i + headSize
+ * / 2 of a head rotate together, by position times the channel's frequency.
  */
 import * as tf from '@tensorflow/tfjs';
 import type {LlamaConfig, RopeScaling} from './config.js';
@@ -12,14 +12,17 @@ export interface RotaryTables {
   sines: tf.Tensor3D;
 }
 
-/** Tables for the positions last asked for. Blocks ask again in the backward pass, so they are kept. `dispose()` frees them. */
+/** Tables for the positions of the latest call: blocks ask again in the backward pass. `dispose()` frees them. */
 export class Rotary {
   private positions: Int32Array | null = null;
   private tables: RotaryTables | null = null;
 
   constructor(private readonly config: LlamaConfig) {}
 
-  /** @param positions One a token. The caller does not change the array afterwards. The result is valid until the next call. */
+  /**
+   * @param positions One per token. The caller must not change the array later. The result is valid until the next
+   *   call.
+   */
   at(positions: Int32Array): RotaryTables {
     if (this.tables === null || this.positions !== positions) {
       this.dispose();
@@ -43,7 +46,7 @@ function makeTables(config: LlamaConfig, positions: Int32Array): RotaryTables {
   const sines = new Float32Array(cosines.length);
   positions.forEach((position, n) => {
     for (let i = 0; i < half; i++) {
-      // transformers multiplies in float32: at far positions its angles are those that the model was trained with.
+      // transformers multiplies in float32. The model was trained with those angles, which differ at far positions.
       const angle = Math.fround(position * frequencies[i]);
       const at = n * headSize + i;
       cosines[at] = cosines[at + half] = Math.cos(angle) * scale;
@@ -60,7 +63,7 @@ function largest(positions: Int32Array): number {
 }
 
 /**
- * Turns the heads of `x [N, heads · headSize]`. Backwards it turns the other way.
+ * Rotates the heads of `x [N, heads · headSize]`. The gradient rotates the other way.
  *
  * @param headSize Channels of a head.
  */
@@ -84,10 +87,10 @@ export function rotate(x: tf.Tensor2D, headSize: number, {cosines, sines}: Rotar
 }
 
 /**
- * Radians that each pair of channels turns per position, `[headSize / 2]`, in float32 as transformers has them, and what its
- * `_compute_*_parameters` call the attention factor.
+ * Radians per position of each pair of channels, `[headSize / 2]`, in float32 as in transformers, and the scale that
+ * its `_compute_*_parameters` call the attention factor.
  *
- * @param length The longest position of the call plus one: matters to `dynamic` alone.
+ * @param length The longest position of the call plus one. Only `dynamic` uses it.
  */
 export function rotaryFrequencies(config: LlamaConfig, length: number): {frequencies: Float32Array; scale: number} {
   const {headSize, maxPositions} = config;
@@ -113,7 +116,7 @@ function plainFrequencies(theta: number, headSize: number): Float32Array {
   return Float32Array.from({length: headSize / 2}, (_, i) => 1 / Math.fround(theta ** Math.fround((2 * i) / headSize)));
 }
 
-/** Long waves are stretched by the factor, short ones left alone, those between mixed. */
+/** Long waves are stretched by the factor, short waves stay, and waves between are mixed. */
 function llama3Frequency(frequency: number, scaling: RopeScaling & {type: 'llama3'}): number {
   const {factor, lowFactor, highFactor, originalMaxPositions} = scaling;
   const turns = (originalMaxPositions * frequency) / (2 * Math.PI);
@@ -121,7 +124,7 @@ function llama3Frequency(frequency: number, scaling: RopeScaling & {type: 'llama
   return ((1 - share) * frequency) / factor + share * frequency;
 }
 
-/** "NTK-by-parts" of YaRN: channels that turn often keep their frequency, those that turn seldom are stretched. */
+/** "NTK-by-parts" of YaRN: channels that rotate fast keep their frequency, slow channels are stretched. */
 function yarnFrequencies(plain: Float32Array, theta: number, scaling: RopeScaling & {type: 'yarn'}): Float32Array {
   const {factor, betaFast, betaSlow, originalMaxPositions, truncate} = scaling;
   const headSize = 2 * plain.length;
@@ -130,7 +133,7 @@ function yarnFrequencies(plain: Float32Array, theta: number, scaling: RopeScalin
   const [first, last] = [channelOf(betaFast), channelOf(betaSlow)];
   const low = Math.max(truncate ? Math.floor(first) : first, 0);
   const high = Math.min(truncate ? Math.ceil(last) : last, headSize - 1);
-  // transformers avoids a division by zero so.
+  // transformers avoids a division by zero in this way.
   const width = high === low ? 0.001 : high - low;
   return plain.map((frequency, i) => {
     const stretched = Math.min(1, Math.max(0, (i - low) / width));

@@ -1,15 +1,18 @@
-/** @file The choice of the next token from logits, as transformers' logits warpers do it, on the host. */
+/** @file Chooses the next token from logits, on the host, as transformers' logits warpers do. */
 
 export interface SamplingOptions {
-  /** Divides the logits. 0 takes the most likely token always. */
+  /** Divides the logits. 0 always takes the most likely token. */
   temperature: number;
-  /** Keeps the fewest most likely tokens that together are at least this likely (nucleus sampling, arXiv 1904.09751). 1 keeps all. */
+  /**
+   * Keeps the fewest most likely tokens whose total probability is at least this (nucleus sampling, arXiv 1904.09751).
+   * 1 keeps all.
+   */
   topP: number;
-  /** Keeps that many most likely tokens, and those as likely as the last of them. Default all. */
+  /** Keeps this many most likely tokens, and those as likely as the last of them. Default: all. */
   topK?: number;
 }
 
-/** @throws Error when a number is out of its range. */
+/** @throws Error if a number is out of range. */
 export function checkSampling({temperature, topP, topK}: SamplingOptions): void {
   if (!(temperature >= 0 && temperature < Infinity)) {
     throw new Error(`The temperature must be 0 or more, got ${temperature}.`);
@@ -23,9 +26,9 @@ export function checkSampling({temperature, topP, topK}: SamplingOptions): void 
 }
 
 /**
- * The next token.
+ * Chooses the next token.
  *
- * @param logits One a token of the vocabulary.
+ * @param logits One per token of the vocabulary.
  * @param random Uniform in [0, 1).
  */
 export function chooseToken(logits: Float32Array, options: SamplingOptions, random: number): number {
@@ -33,15 +36,17 @@ export function chooseToken(logits: Float32Array, options: SamplingOptions, rand
   return draw(warpedProbabilities(logits, options), random);
 }
 
-/** The first of the largest. */
+/** The first token with the largest logit. */
 function mostLikely(logits: Float32Array): number {
   return logits.reduce((best, logit, token) => (logit > logits[best] ? token : best), 0);
 }
 
-/** What tokens are drawn by, at a temperature over 0: sums to 1, and is 0 for those that top-k or top-p leaves out. */
+/**
+ * Probabilities to draw from, at a temperature above 0. They sum to 1 and are 0 for tokens that top-k or top-p drops.
+ */
 export function warpedProbabilities(logits: Float32Array, {temperature, topP, topK}: SamplingOptions): Float64Array {
   const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-  // The largest is taken off first: however low the temperature, the others go to -Infinity and none to Infinity.
+  // Subtract the largest first. However low the temperature, the others then go to -Infinity and none to Infinity.
   const scaled = Float64Array.from(logits, (logit) => (logit - largest) / temperature);
   if (topK !== undefined && topK < scaled.length) {
     const limit = Float64Array.from(scaled).sort()[scaled.length - topK];
@@ -59,11 +64,11 @@ function normalized(weights: Float64Array): Float64Array {
 }
 
 /**
- * As transformers' TopPLogitsWarper: from the least likely on, tokens go while their sum stays within 1 - topP, and the last stays. Of
- * equally likely ones all stay.
+ * Drops tokens like transformers' TopPLogitsWarper: from the least likely on, while their sum stays within 1 - topP.
+ * The most likely token stays. So do all tokens as likely as the least likely one kept.
  */
 function nucleus(probabilities: Float64Array, topP: number): Float64Array {
-  // By values and not by tokens: a sort with a comparison takes as long as a small model's layers.
+  // Sort values, not tokens: a sort with a comparison function takes as long as a small model's layers.
   const ascending = Float64Array.from(probabilities).sort();
   let first = 0;
   for (let sum = ascending[0]; sum <= 1 - topP && first < ascending.length - 1; sum += ascending[first]) first++;
@@ -71,7 +76,7 @@ function nucleus(probabilities: Float64Array, topP: number): Float64Array {
 }
 
 /**
- * The token at which the running sum of probabilities passes a number.
+ * The token at which the running sum of probabilities exceeds `random`.
  *
  * @param random Uniform in [0, 1).
  */
@@ -84,6 +89,6 @@ export function draw(probabilities: Float64Array, random: number): number {
     if (sum > random) return token;
     last = token;
   }
-  // Rounding left the sum just under 1.
+  // Rounding can leave the sum just under 1.
   return last;
 }

@@ -1,6 +1,6 @@
 /**
- * @file AdamW (Loshchilov and Hutter, arXiv 1711.05101) as `torch.optim.AdamW` computes it, after clipping by the global norm as
- * `torch.nn.utils.clip_grad_norm_` does. With clipped gradients g, at step t:
+ * @file AdamW (Loshchilov and Hutter, arXiv 1711.05101) as in `torch.optim.AdamW`, after clipping by the global norm as
+ * in `torch.nn.utils.clip_grad_norm_`. With clipped gradients g, at step t:
  *
  *     m = β₁m + (1 - β₁)g;  v = β₂v + (1 - β₂)g²
  *     w = (1 - rate·decay)·w - rate·(m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
@@ -13,16 +13,16 @@ export interface AdamWOptions {
   beta1: number;
   beta2: number;
   epsilon: number;
-  /** Of matrices only: vectors, such as those of norms, are not decayed. */
+  /** Applies to matrices only. Vectors, like those of norms, do not decay. */
   weightDecay: number;
-  /** Gradients whose global norm is larger are scaled down to it. */
+  /** Gradients with a larger global norm are scaled down to it. */
   maxNorm: number;
 }
 
-/** PyTorch's, but without weight decay, and the `max_grad_norm` of Hugging Face's `Trainer`. */
+/** Defaults of PyTorch, but without weight decay, and the `max_grad_norm` of Hugging Face's `Trainer`. */
 export const ADAMW_DEFAULTS: AdamWOptions = {beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxNorm: 1};
 
-/** Moments of variables that are moved as one. */
+/** Moments of variables that are updated together. */
 interface Group {
   variables: JoinedVariables;
   /** m, under PyTorch's name. */
@@ -33,14 +33,14 @@ interface Group {
 
 const MOMENTS = ['exp_avg', 'exp_avg_sq'] as const;
 
-/** The optimizer of some variables. `dispose()` frees its state, not the variables. */
+/** The optimizer of a set of variables. `dispose()` frees its state, not the variables. */
 export class AdamW {
-  /** Steps done. */
+  /** Steps done so far. */
   steps = 0;
   private readonly options: AdamWOptions;
   private readonly groups: readonly Group[];
 
-  /** @param variables By the names that their gradients and the saved state have. */
+  /** @param variables By the names that their gradients and the saved state use. */
   constructor(
     private readonly variables: ReadonlyMap<string, tf.Variable>,
     options: Partial<AdamWOptions> = {},
@@ -53,11 +53,12 @@ export class AdamW {
   }
 
   /**
-   * Moves the variables by one step. The gradients stay the caller's. A variable without one counts as having zeros, and is still
-   * moved by its earlier gradients.
+   * Updates the variables by one step. The gradients stay the caller's. A variable without a gradient counts as having
+   * zeros; its earlier gradients still move it.
    *
    * @param gradients By the variables' names.
-   * @returns the gradients' global norm before clipping, which the caller disposes. If it is not finite, nor are the variables now.
+   * @returns the global norm of the gradients before clipping, which the caller disposes. If it is not finite, the
+   *   variables are spoilt.
    */
   step(gradients: ReadonlyMap<string, tf.Tensor>, rate: number): tf.Scalar {
     this.checkGradients(gradients);
@@ -89,7 +90,7 @@ export class AdamW {
     }
   }
 
-  /** The formulas above in few operations: whatever is the same for all elements is computed on the host. */
+  /** The formulas above in few operations. The host computes what is the same for all elements. */
   private move(
     {variables, exp_avg: m, exp_avg_sq: v}: Group,
     gradient: tf.Tensor,
@@ -107,7 +108,7 @@ export class AdamW {
     variables.assign((decays ? values.mul(1 - rate * weightDecay) : values).sub(move));
   }
 
-  /** Name and shape of every tensor of the state. */
+  /** Name and shape of every tensor in the state. */
   get shapes(): ReadonlyMap<string, readonly number[]> {
     return new Map(
       MOMENTS.flatMap((moment) =>
@@ -116,7 +117,7 @@ export class AdamW {
     );
   }
 
-  /** The state on the host: `exp_avg.<name>` and `exp_avg_sq.<name>` of every variable, m and v above. */
+  /** The state on the host: `exp_avg.<name>` and `exp_avg_sq.<name>` of every variable (m and v above). */
   async *download(): AsyncGenerator<[string, HostTensor]> {
     for (const group of this.groups) {
       for (const moment of MOMENTS) {
@@ -129,11 +130,11 @@ export class AdamW {
   }
 
   /**
-   * Takes over a state: the following steps are bit for bit those of the optimizer that it was downloaded from.
+   * Restores a state. The following steps equal those of the downloaded optimizer, bit for bit.
    *
    * @param state The tensors of `download`, in any order.
-   * @param steps Steps that had been done.
-   * @throws when it is not a state of these variables. The optimizer is then of no more use.
+   * @param steps Steps done before.
+   * @throws when it is not a state of these variables. The optimizer is then unusable.
    */
   async restore(
     state: Iterable<readonly [string, HostTensor]> | AsyncIterable<readonly [string, HostTensor]>,
@@ -157,7 +158,7 @@ export class AdamW {
     }
     this.steps = steps;
   }
-  /** Uploads each group's moment that is there as a whole, and forgets what it was made of. */
+  /** Uploads each moment of a group that is complete, and forgets the parts that it was made of. */
   private uploadWhole(received: Map<string, HostTensor>): void {
     for (const group of this.groups) {
       for (const moment of MOMENTS) {

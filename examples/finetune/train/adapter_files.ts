@@ -1,6 +1,7 @@
 /**
- * @file Adapters on disk as Hugging Face's PEFT keeps them: `adapter_config.json` and `adapter_model.safetensors`, so that Python's
- * `peft` loads ours and we load its. Format: https://huggingface.co/docs/peft/developer_guides/checkpoint
+ * @file Reads and writes adapters in the format of Hugging Face's PEFT, `adapter_config.json` and
+ * `adapter_model.safetensors`: Python's `peft` loads ours, and we load its. Format:
+ * https://huggingface.co/docs/peft/developer_guides/checkpoint
  */
 import {existsSync} from 'node:fs';
 import {mkdir, readFile} from 'node:fs/promises';
@@ -15,7 +16,7 @@ export interface AdapterSettings {
   alpha: number;
   dropout: number;
   targetModules: readonly Projection[];
-  /** What the adapter was trained on: a hub id or a folder, for Python's `AutoPeftModel…` to find it. */
+  /** The base model of the adapter: a hub id or a folder, which Python's `AutoPeftModel…` looks up. */
   baseModel: string;
   /** A language model, or a reward model with its score head. */
   taskType: 'CAUSAL_LM' | 'SEQ_CLS';
@@ -24,18 +25,21 @@ export interface AdapterSettings {
 }
 
 export interface AdapterContent extends AdapterSettings {
-  /** `<projection>.lora_A.weight` `[rank, in]` and `<projection>.lora_B.weight` `[out, rank]`; for SEQ_CLS `score.weight` too. */
+  /**
+   * `<projection>.lora_A.weight` `[rank, in]` and `<projection>.lora_B.weight` `[out, rank]`; for SEQ_CLS
+   * `score.weight` too.
+   */
   tensors: Iterable<readonly [string, HostTensor]>;
 }
 
 const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
-/** PEFT wraps the model twice (PeftModel.base_model, LoraModel.model), and its keys show it. */
+/** Prefix of PEFT's keys, because PEFT wraps the model twice (PeftModel.base_model, LoraModel.model). */
 const PREFIX = 'base_model.model.';
-/** What PEFT trains and saves whole for SEQ_CLS: the heads that Transformers' classifiers call one or the other. */
+/** Heads that PEFT trains and saves whole for SEQ_CLS. Transformers' classifiers use one name or the other. */
 const HEADS = ['classifier', 'score'];
 
-/** Writes an adapter into a folder, made if need be. */
+/** Writes an adapter into a folder. Makes the folder if needed. */
 export async function writeAdapter(folder: string, {tensors, ...settings}: AdapterContent): Promise<void> {
   await mkdir(folder, {recursive: true});
   const named = Array.from(tensors, ([name, tensor]) => [PREFIX + name, tensor] as const);
@@ -43,7 +47,7 @@ export async function writeAdapter(folder: string, {tensors, ...settings}: Adapt
   await writeJson(join(folder, CONFIG_FILE), toPeft(settings));
 }
 
-/** The fields that PEFT knew early on: an older version refuses a configuration with fields that it does not know. */
+/** The fields that early versions of PEFT know. A version refuses a configuration with fields that it does not know. */
 function toPeft({
   rank,
   alpha,
@@ -71,8 +75,8 @@ function toPeft({
 }
 
 /**
- * Reads an adapter for a model, made here or by Python's `peft`. Throws when it is anything else than plain LoRA on all layers of
- * that model, naming the field or the tensor.
+ * Reads an adapter for a model, made here or by Python's `peft`. Throws if it is not plain LoRA on all layers of that
+ * model, and names the field or the tensor.
  */
 export async function readAdapter(
   folder: string,
@@ -107,12 +111,12 @@ export async function readAdapter(
   }
 }
 
-/** What an adapter was trained on, as its configuration names it. */
+/** The base model of an adapter, as its configuration names it. */
 export async function readBaseModel(folder: string): Promise<string> {
   return (await readSettings(folder)).baseModel;
 }
 
-/** Name and shape of all tensors of an adapter, without PEFT's prefix. */
+/** Name and shape of all tensors in an adapter, without PEFT's prefix. */
 export function adapterShapes(
   config: LlamaConfig,
   {rank, targetModules, taskType}: Pick<AdapterSettings, 'rank' | 'targetModules' | 'taskType'>,
@@ -152,16 +156,18 @@ function listSome(names: string[]): string {
   return names.slice(0, 3).join(', ') + more;
 }
 
-/** Fields of PEFT that say nothing about how the adapter computes. */
+/** Fields of PEFT that do not affect what the adapter computes. */
 const WITHOUT_EFFECT = new Set(
   ['auto_mapping', 'inference_mode', 'megatron_core', 'peft_version', 'qalora_group_size', 'revision'].concat([
-    'ensure_weight_tying', // of modules_to_save that are embeddings, and those are refused
-    'exclude_modules', // chose modules when the adapter was made; the tensors show which
+    'ensure_weight_tying', // for embeddings in modules_to_save, which are refused
+    'exclude_modules', // chose modules when the adapter was made; the tensors show them
     'runtime_config',
   ]),
 );
 
-/** Ways to start from that leave the base model's weights as they are. `pissa`, `olora`, `loftq` and others change them. */
+/**
+ * Ways to initialise that leave the base model's weights unchanged. `pissa`, `olora`, `loftq` and others change them.
+ */
 const HARMLESS_STARTS: readonly unknown[] = [undefined, true, false, 'gaussian', 'orthogonal', 'eva'];
 
 async function readSettings(folder: string): Promise<Required<AdapterSettings>> {
@@ -228,7 +234,7 @@ function isHeads(value: unknown): boolean {
   return value == null || (Array.isArray(value) && value.every((name) => HEADS.includes(name as string)));
 }
 
-/** Whether a field that may be unknown is switched off, as PEFT writes that. */
+/** Whether a field that may be unknown has PEFT's value for off. */
 function isOff(value: unknown): boolean {
   const empty = typeof value === 'object' && value !== null && Object.keys(value).length === 0;
   return value === null || value === false || empty;

@@ -1,4 +1,4 @@
-/** @file Types of the part of asciichart that is used here; the package has none. */
+/** @file Types of the parts of asciichart that are used here. The package has none. */
 declare module 'asciichart' {
   export function plot(
     series: number[][],

@@ -1,4 +1,4 @@
-/** @file The attention of a batch: flashMaskAttention with its masks, or dense masked attention from plain tfjs ops to compare with. */
+/** @file The attention of a batch: flashMaskAttention, or dense masked attention in plain tfjs ops for comparison. */
 import * as tf from '@tensorflow/tfjs';
 import {type FlashMask, flashMaskAttention} from '../../../src/entries/index.js';
 import type {Batch} from '../data/batch.js';
@@ -7,16 +7,16 @@ import type {Attend} from '../model/llama.js';
 
 export type AttentionKind = 'flash' | 'dense';
 
-/** An attention, and the tensors that it reads. The caller disposes `tensors` after the step. */
+/** An attention and the tensors that it reads. The caller disposes `tensors` after the step. */
 export interface BatchAttention {
   attend: Attend;
   tensors: tf.Tensor[];
 }
 
-/** Added to a masked score: its weight becomes exactly 0, and a row without visible key stays finite. */
+/** Added to a masked score. Its weight becomes exactly 0, and a row without visible key stays finite. */
 const MASKED = -1e9;
 
-/** Who sees whom in a batch, for each layer: layers may differ in their sliding window. */
+/** The attention of a batch, per layer, because layers may have different sliding windows. */
 export function attentionOf(kind: AttentionKind, batch: Batch, {slidingWindows}: LlamaConfig): BatchAttention {
   if (kind === 'flash') {
     return {attend: (q, k, v, layer) => flashMaskAttention(q, k, v, batch.mask(slidingWindows[layer])), tensors: []};
@@ -29,7 +29,10 @@ export function attentionOf(kind: AttentionKind, batch: Batch, {slidingWindows}:
   return {attend, tensors: [...biases.values()]};
 }
 
-/** `[batch, 1, queries, keys]`: 0 where visible. Made on the device: key j of a batch's causal masks is seen from query j up to its bound. */
+/**
+ * `[batch, 1, queries, keys]`: 0 where visible. Made on the device. In these causal masks key j is visible from query j
+ * up to its bound.
+ */
 function denseBias({batch, queryLength, keyLength, bounds}: FlashMask): tf.Tensor4D {
   return tf.tidy(() => {
     const queries = tf.range(0, queryLength).reshape([1, 1, queryLength, 1]);
@@ -40,7 +43,7 @@ function denseBias({batch, queryLength, keyLength, bounds}: FlashMask): tf.Tenso
   });
 }
 
-/** Every score is computed, masked by addition, and kept for the gradient. */
+/** Computes every score, masks by addition, and keeps all for the gradient. */
 function denseAttention(q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D, bias: tf.Tensor4D): tf.Tensor4D {
   const [, , heads, headSize] = q.shape;
   const scores = tf.matMul(byHead(q, heads), byHead(k, heads), false, true).mul(1 / Math.sqrt(headSize));
@@ -48,14 +51,14 @@ function denseAttention(q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D, bias: tf
   return tf.transpose(tf.matMul(weights, byHead(v, heads)), [0, 2, 1, 3]) as tf.Tensor4D;
 }
 
-/** `[B, S, Hkv, D]` to `[B, heads, S, D]`: each key head serves `heads / Hkv` query heads in a row. */
+/** `[B, S, Hkv, D]` to `[B, heads, S, D]`: each key head serves `heads / Hkv` consecutive query heads. */
 function byHead(x: tf.Tensor4D, heads: number): tf.Tensor4D {
   const [batch, length, own, channels] = x.shape;
   const first = x.transpose([0, 2, 1, 3]) as tf.Tensor4D;
   if (own === heads) {
     return first;
   }
-  // Rank 3: tfjs's webgpu tile of rank 5 needs a synchronous read, which Node does not have.
+  // Rank 3, because tfjs's webgpu tile of rank 5 needs a synchronous read, which Node does not have.
   const repeated = first.reshape([batch * own, 1, length * channels]).tile([1, heads / own, 1]);
   return repeated.reshape([batch, heads, length, channels]);
 }

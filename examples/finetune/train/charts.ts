@@ -1,4 +1,4 @@
-/** @file Loss, rewards and accuracy over the steps of a run: charts in text for the terminal, and SVG files. */
+/** @file Charts of loss, rewards and accuracy over the steps of a run: text for the terminal, and SVG files. */
 import {mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as Plot from '@observablehq/plot';
@@ -8,14 +8,14 @@ import {type Io, processIo} from '../io.js';
 import type {MetricsRecord} from './metrics.js';
 
 interface Chart {
-  /** Of the file, without `.svg`. */
+  /** Name of the file, without `.svg`. */
   name: string;
   title: string;
-  /** Fields of the records, and what the legend calls them. */
+  /** Fields of the records, and their names in the legend. */
   series: {field: string; label: string}[];
 }
 
-/** A chart shows those of its series that the run logged: SFT, DPO and reward models log under different names. */
+/** A chart shows the series that the run logged. SFT, DPO and reward models log under different names. */
 const CHARTS: Chart[] = [
   {name: 'loss', title: 'Loss', series: [{field: 'loss', label: 'training loss'}]},
   {
@@ -51,7 +51,7 @@ interface Line {
   points: Point[];
 }
 
-/** Prints the charts. On a terminal the lines of one chart have colours; elsewhere each gets a chart of its own. */
+/** Prints the charts. A terminal shows the lines of a chart in colours; elsewhere each line gets its own chart. */
 export function printCharts(records: readonly MetricsRecord[], {say, terminal}: Io = processIo): void {
   for (const chart of CHARTS) {
     const lines = linesOf(chart, records);
@@ -62,7 +62,7 @@ export function printCharts(records: readonly MetricsRecord[], {say, terminal}: 
   }
 }
 
-/** Writes `loss.svg`, `rewards.svg` and `accuracy.svg`, those that the run has numbers for. Returns their paths. */
+/** Writes those of `loss.svg`, `rewards.svg` and `accuracy.svg` that the run has numbers for. Returns their paths. */
 export function saveCharts(folder: string, records: readonly MetricsRecord[]): string[] {
   mkdirSync(folder, {recursive: true});
   return CHARTS.map((chart) => ({chart, lines: linesOf(chart, records)}))
@@ -90,12 +90,12 @@ const TEXT_HEIGHT = 10;
 const LABEL_WIDTH = 9;
 const TEXT_COLOURS = [asciichart.blue, asciichart.red, asciichart.green];
 
-/** At most three lines, of the same steps. */
+/** At most three lines over the same steps. */
 function textChart(title: string, lines: Line[]): string {
   const colours = lines.length > 1 ? TEXT_COLOURS : [];
   const series = lines.map(({points}) => average(points, TEXT_WIDTH));
   const {min, max} = range(series.flat());
-  // As many digits as tell one line of the chart from the next, the same on every line.
+  // Enough digits to tell one line of the chart from the next, the same on every line.
   const decimals = Math.min(7, Math.max(0, 3 - Math.ceil(Math.log10(max - min))));
   const format = (value: number): string => value.toFixed(decimals).padStart(LABEL_WIDTH);
   const body = asciichart.plot(series, {height: TEXT_HEIGHT, min, max, colors: colours, format});
@@ -111,9 +111,9 @@ function stepAxis(points: Point[], columns: number): string {
   return `${indent}└${'─'.repeat(columns)}\n${indent}${labels} step`;
 }
 
-/** Values as at least two and at most `columns` columns, each the mean of the points that it stands for. */
+/** Averages the values into at least two and at most `columns` columns. */
 function average(points: Point[], columns: number): number[] {
-  // asciichart draws lines between columns: one column alone would be invisible.
+  // asciichart draws lines between columns, so one column alone is invisible.
   const count = Math.max(2, Math.min(columns, points.length));
   return Array.from({length: count}, (_, column) => {
     const start = Math.min(Math.floor((column * points.length) / count), points.length - 1);
@@ -126,22 +126,22 @@ function mean(points: Point[]): number {
   return points.reduce((sum, {value}) => sum + value, 0) / points.length;
 }
 
-/** Asciichart labels a range of 0 wrongly. */
+/** Widens a range of 0, which asciichart labels wrongly. */
 function range(values: number[]): {min: number; max: number} {
   const [min, max] = [Math.min(...values), Math.max(...values)];
   const margin = max > min ? 0 : Math.max(Math.abs(max), 1) / 10;
   return {min: min - margin, max: max + margin};
 }
 
-/** Blue, vermilion and green of Okabe and Ito's palette, which colour-blind readers can tell apart. */
+/** Blue, vermilion and green of Okabe and Ito's palette, which colour-blind readers can distinguish. */
 const COLOURS = ['#0072b2', '#d55e00', '#009e73'];
 const SIZE = {width: 720, height: 400, marginTop: 64, marginLeft: 64, marginBottom: 48, marginRight: 24};
 const LEGEND_GAP = 28;
 const LETTER_WIDTH = 7;
-/** A point of the smooth line averages over this part of all points to either side of it. */
+/** A point of the smooth line averages over this fraction of all points on either side. */
 const SMOOTH_PART = 1 / 30;
 
-/** At most three lines. Noisy ones are drawn faintly, with their moving average on top. */
+/** At most three lines. Noisy lines are faint, with their moving average on top. */
 function svgChart(title: string, lines: Line[]): string {
   const {document} = parseHTML('<!doctype html><html><body></body></html>');
   const svg = Plot.plot({
@@ -156,7 +156,7 @@ function svgChart(title: string, lines: Line[]): string {
   return `${svg.outerHTML}\n`;
 }
 
-/** Few steps get a tick each: Plot would put ticks between them. */
+/** With few steps each gets a tick, because Plot would put ticks between them. */
 function stepTicks(points: Point[]): number | number[] {
   return points.length <= 10 ? points.map(({step}) => step) : 8;
 }
@@ -181,7 +181,7 @@ function lineMarks(points: Point[], colour: string): Plot.Markish[] {
   ];
 }
 
-/** Plot's own legends are HTML beside the picture, so this one is drawn: a stroke and a label for each line, above the frame. */
+/** Draws the legend above the frame: a stroke and a label per line. Plot's own legends are HTML beside the picture. */
 function legendMarks(lines: Line[]): Plot.Markish[] {
   let x = 0;
   return lines.map(({label}, i) => {

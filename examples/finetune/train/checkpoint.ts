@@ -1,7 +1,7 @@
 /**
- * @file Checkpoints of a run: folders `checkpoint-<step>` with the model (a PEFT adapter or a whole Hugging Face folder), the optimizer
- * and `trainer_state.json`. A checkpoint is written under another name and renamed when it is whole and on the disk, so that whoever
- * stops the process, or fills the disk, leaves the last good one.
+ * @file Checkpoints of a run: folders `checkpoint-<step>` with the model (a PEFT adapter or a whole Hugging Face
+ * folder), the optimizer and `trainer_state.json`. A checkpoint is written under another name and renamed when it is
+ * complete and on the disk. So the last good one survives if the process stops or the disk is full.
  */
 import {createHash} from 'node:crypto';
 import {existsSync} from 'node:fs';
@@ -15,16 +15,16 @@ import {type Tensors, openSafetensors, writeSafetensors} from '../weights/safete
 import {sha256OfFile, syncFolder, writeJson} from './durable_files.js';
 import type {MetricsRecord} from './metrics.js';
 
-/** What a resumed run must share with the run that made the checkpoint, for its losses to go on as if nothing had happened. */
+/** What a resumed run must share with the run of the checkpoint, so that its losses continue without a difference. */
 export interface RunIdentity {
-  /** Every option that changes the numbers, by the name that the user knows it by. JSON values. */
+  /** Every option that changes the numbers, by its user-facing name. JSON values. */
   settings: Readonly<Record<string, unknown>>;
   baseModel: {origin: string; fingerprint: string};
 }
 
-/** The part of `trainer_state.json` that the training loop gives and gets back. */
+/** The part of `trainer_state.json` that the training loop passes in and gets back. */
 export interface TrainerState extends RunIdentity {
-  /** Where the data goes on. JSON values. */
+  /** Where the data continues. JSON values. */
   position: Readonly<Record<string, number>>;
   logHistory: readonly MetricsRecord[];
 }
@@ -38,15 +38,15 @@ export interface CheckpointParts {
 }
 
 export interface Checkpoint {
-  /** Its folder, which `readAdapter` or `openModel` reads the model from. */
+  /** Folder of the checkpoint, for `readAdapter` or `openModel`. */
   folder: string;
   step: number;
   state: TrainerState;
-  /** The optimizer's tensors, read one after another, as often as they are asked for. */
+  /** The optimizer's tensors, read one by one. Can be iterated repeatedly. */
   optimizer: AsyncIterable<[string, HostTensor]>;
 }
 
-/** What `trainer_state.json` holds. */
+/** The content of `trainer_state.json`. */
 interface StateFile {
   format: string;
   format_version: number;
@@ -63,16 +63,17 @@ const FORMAT = 'tfjs-flashmask checkpoint';
 const FORMAT_VERSION = 1;
 const STATE_FILE = 'trainer_state.json';
 const OPTIMIZER_FILE = 'optimizer.safetensors';
-/** Names of folders on their way in or out; whatever has such a name can be deleted. */
+/** Names of folders during a write or a deletion. Any folder with such a name can be deleted. */
 const UNFINISHED = /^\.checkpoint-\d+\.(new|old)$/;
 
 /**
- * Writes `<outputFolder>/checkpoint-<step>` in one step, then deletes the oldest beyond `saveLimit`. One of the same step is
- * replaced: ask `latestCheckpoint` before a fresh run whether the folder holds another run.
+ * Writes `<outputFolder>/checkpoint-<step>` in one step, then deletes the oldest checkpoints beyond `saveLimit`.
+ * Replaces a checkpoint of the same step. Before a fresh run, ask `latestCheckpoint` whether the folder holds another
+ * run.
  *
- * @param saveLimit how many checkpoints to keep, this one included; at least 1.
+ * @param saveLimit How many checkpoints to keep, including this one; at least 1.
  * @returns the checkpoint's folder.
- * @throws when it cannot be written, for example since the disk is full; earlier checkpoints stay as they were.
+ * @throws when it cannot be written, for example because the disk is full. Earlier checkpoints are then unchanged.
  */
 export async function saveCheckpoint(
   outputFolder: string,
@@ -129,7 +130,7 @@ async function failure(error: Error, outputFolder: string, step: number): Promis
   return new Error(message, {cause: error});
 }
 
-/** Deletes a checkpoint such that a half-deleted one is never taken for one. */
+/** Deletes a checkpoint. A half-deleted one cannot be mistaken for a checkpoint. */
 async function discard(folder: string): Promise<void> {
   if (existsSync(folder)) {
     const leaving = join(folder, '..', `.${basename(folder)}.old`);
@@ -138,7 +139,7 @@ async function discard(folder: string): Promise<void> {
   }
 }
 
-/** Deletes all checkpoints of a folder, for a run that starts over. */
+/** Deletes all checkpoints in a folder, for a run that starts over. */
 export async function removeCheckpoints(outputFolder: string): Promise<void> {
   await removeUnfinished(outputFolder);
   for (const step of await stepsIn(outputFolder)) {
@@ -168,9 +169,9 @@ async function namesIn(folder: string): Promise<string[]> {
 }
 
 /**
- * The folder of the latest checkpoint that is whole, or null where there is none. Every byte of it is checked.
+ * The folder of the latest intact checkpoint, or null if there is none. Every byte of it is checked.
  *
- * @param say is told of each unfinished or damaged one that was passed over, and why.
+ * @param say Called with each unfinished or damaged checkpoint that is skipped, and the reason.
  */
 export async function latestCheckpoint(
   outputFolder: string,
@@ -190,7 +191,7 @@ export async function latestCheckpoint(
   return null;
 }
 
-/** What is wrong with a checkpoint, or null. */
+/** The damage of a checkpoint, or null. */
 async function findDamage(folder: string): Promise<string | null> {
   try {
     const {files} = await readState(folder);
@@ -206,9 +207,9 @@ async function findDamage(folder: string): Promise<string | null> {
 }
 
 /**
- * Reads a checkpoint. Throws when it is none, or when the run that wants it is not the one that made it, naming what differs.
+ * Reads a checkpoint. Throws if there is none, or if another run made it, and names the difference.
  *
- * @param run what to compare it with; left out, it is not compared.
+ * @param run The run to compare with. Default: no comparison.
  */
 export async function loadCheckpoint(folder: string, run?: RunIdentity): Promise<Checkpoint> {
   const {global_step: step, settings, base_model: baseModel, data_position, log_history} = await readState(folder);
@@ -278,8 +279,8 @@ function checkSameRun(folder: string, there: RunIdentity, here: RunIdentity): vo
 }
 
 /**
- * Tells models apart: SHA-256 over the configuration, the weights of the first layer and the final norm. Training, or merging an
- * adapter, changes the first layer too, and to read all weights of a large model would take long.
+ * Identifies a model: SHA-256 over the configuration, the weights of the first layer and the final norm. Training or
+ * merging an adapter changes the first layer too, and reading all weights of a large model takes long.
  */
 export async function fingerprint(model: Pick<ModelFiles, 'config' | 'read'>): Promise<string> {
   const hash = createHash('sha256').update(JSON.stringify(model.config));

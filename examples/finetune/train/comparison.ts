@@ -1,12 +1,14 @@
-/** @file Dense masked attention beside flashMaskAttention in one run: the same losses, and what each step costs. */
+/**
+ * @file Compares dense masked attention with flashMaskAttention in one run: the same losses, and the cost of a step.
+ */
 import type {Batch} from '../data/batch.js';
 import {peakBytes} from '../memory.js';
 import type {Trainer} from './trainer.js';
 
-/** The losses must agree to this, relative. */
+/** Largest relative difference allowed between the losses. */
 const TOLERANCE = 1e-4;
 
-/** What one training step costs. */
+/** The cost of one training step. */
 export interface Cost {
   milliseconds: number;
   /** Peak memory beyond weights, optimiser and batch. */
@@ -35,7 +37,9 @@ export class LossComparison {
   }
 }
 
-/** The cost of a step of each trainer after training has warmed them up. No weight changes: the learning rate is 0. */
+/**
+ * The cost of one step per trainer, after training has warmed them up. The learning rate is 0, so no weight changes.
+ */
 export async function costsOfStep(trainers: readonly Trainer[], batches: readonly Batch[]): Promise<Cost[]> {
   const costs: Cost[] = [];
   for (const trainer of trainers) {
@@ -48,7 +52,7 @@ export async function costsOfStep(trainers: readonly Trainer[], batches: readonl
   return costs;
 }
 
-/** Lines of a table of both costs. */
+/** A table of both costs, as lines. */
 export function costTable(flash: Cost, dense: Cost, tokens: string): string {
   const seconds = ({milliseconds}: Cost): string => `${(milliseconds / 1000).toFixed(2)} s`.padStart(10);
   const megabytes = ({bytes}: Cost): string => `${(bytes / 1e6).toFixed(1)} MB`.padStart(12);

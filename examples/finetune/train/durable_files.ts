@@ -1,10 +1,10 @@
-/** @file Writes files so that they survive a power cut: `fsync` before anybody is told that they are there. */
+/** @file Writes files that survive a power cut: it calls `fsync` before it reports them as written. */
 import {createHash} from 'node:crypto';
 import {createReadStream} from 'node:fs';
 import {type FileHandle, open} from 'node:fs/promises';
 import {pipeline} from 'node:stream/promises';
 
-/** Writes text to a new file, down to the disk. */
+/** Writes text to a new file and flushes it to the disk. */
 async function writeDurably(path: string, text: string): Promise<void> {
   await withFile(path, 'w', async (file) => {
     await file.writeFile(text);
@@ -17,7 +17,7 @@ export async function writeJson(path: string, value: unknown): Promise<void> {
   await writeDurably(path, `${JSON.stringify(value, null, 2)}\n`);
 }
 
-/** Brings a folder's list of names to the disk. Windows cannot open folders, and needs no such call. */
+/** Flushes a folder's list of names to the disk. Windows cannot open folders and needs no such call. */
 export async function syncFolder(folder: string): Promise<void> {
   if (process.platform !== 'win32') {
     await withFile(folder, 'r', (handle) => handle.sync());

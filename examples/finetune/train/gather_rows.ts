@@ -1,11 +1,11 @@
-/** @file Rows of a matrix by their numbers, and back: a gradient without the scattered sum that tfjs adds atomically on GPUs. */
+/** @file Gathers rows of a matrix, with a gradient that avoids tfjs's scattered sum, which is atomic on GPUs. */
 import * as tf from '@tensorflow/tfjs';
 
 /**
  * `x[rows]`, `[rows.length, C]`, differentiable by `x [N, C]`.
  *
- * @param rows Distinct.
- * @throws Error for no row, a row twice, and one that is not there.
+ * @param rows Distinct row numbers.
+ * @throws Error if there is no row, a row twice, or one out of range.
  */
 export function gatherRows(x: tf.Tensor2D, rows: Int32Array): tf.Tensor2D {
   const places = placesOf('gatherRows', rows, x.shape[0]);
@@ -16,7 +16,7 @@ export function gatherRows(x: tf.Tensor2D, rows: Int32Array): tf.Tensor2D {
   return gather(x) as tf.Tensor2D;
 }
 
-/** For each of `count` rows its index in `rows`, or `rows.length` where it is not among them. */
+/** For each of `count` rows its index in `rows`, or `rows.length` if it is absent. */
 export function placesOf(who: string, rows: Int32Array, count: number): Int32Array {
   if (rows.length === 0) {
     throw new Error(`${who} needs at least one row, got none: leave out batches without labels.`);
@@ -31,7 +31,7 @@ export function placesOf(who: string, rows: Int32Array, count: number): Int32Arr
   return places;
 }
 
-/** Rows of `values` where `places` says, zeros elsewhere. */
+/** Puts the rows of `values` where `places` says, with zeros elsewhere. */
 export function putRows(values: tf.Tensor2D, places: Int32Array): tf.Tensor2D {
   const withZeros = tf.concat([values, tf.zeros<tf.Rank.R2>([1, values.shape[1]])]);
   return tf.gather(withZeros, tf.tensor1d(places, 'int32'));

@@ -1,13 +1,13 @@
 /**
- * @file Variables that are worked on as one: an optimizer needs a dozen operations a tensor, and for hundreds of small tensors it is those,
- * not the numbers, that take the time.
+ * @file Treats many variables as one. An optimizer needs a dozen operations per tensor, and for hundreds of small
+ * tensors the operations, not the numbers, take the time.
  */
 import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../host_tensor.js';
 
-/** Variables that are at least this large are worth operations of their own: to join them takes longer, above all on CPU adapters. */
+/** Variables at least this large stay alone, because joining them takes longer, above all on CPU adapters. */
 const LARGE = 2 ** 14;
-/** Most elements that smaller ones are joined to. */
+/** Most elements in a group of joined variables. */
 const MOST_JOINED = 2 ** 22;
 
 /** One variable in its own shape, or several as one long vector. */
@@ -25,17 +25,17 @@ export class JoinedVariables {
     this.shape = this.variables.length === 1 ? this.variables[0].shape : [total];
   }
 
-  /** Whether they are matrices: one `JoinedVariables` has only those, or none. */
+  /** Whether they are matrices. A `JoinedVariables` has only matrices or none. */
   get matrices(): boolean {
     return this.variables[0].rank > 1;
   }
 
-  /** Their values, joined. Call it in a `tf.tidy`. */
+  /** The values of the variables, joined. Call it in a `tf.tidy`. */
   values(): tf.Tensor {
     return this.joinAll(this.variables);
   }
 
-  /** Tensors of the variables' names and shapes, joined; zeros for a name that is not there. Call it in a `tf.tidy`. */
+  /** Joins tensors with the names and shapes of the variables. A missing name gives zeros. Call it in a `tf.tidy`. */
   join(tensors: ReadonlyMap<string, tf.Tensor>): tf.Tensor {
     return this.joinAll(this.names.map((name, i) => tensors.get(name) ?? tf.zeros(this.variables[i].shape)));
   }
@@ -44,7 +44,7 @@ export class JoinedVariables {
     return tensors.length === 1 ? tensors[0] : tf.concat(tensors.map((tensor) => tensor.flatten()));
   }
 
-  /** Gives the variables new values, which stay the caller's. */
+  /** Assigns new values to the variables. The tensor stays the caller's. */
   assign(values: tf.Tensor): void {
     tf.tidy(() => {
       const parts = this.variables.length === 1 ? [values] : tf.split(values, this.sizes);
@@ -54,7 +54,7 @@ export class JoinedVariables {
     });
   }
 
-  /** Cuts joined numbers into one tensor a name. */
+  /** Splits joined numbers into one tensor per name. */
   split(joined: Float32Array): [string, HostTensor][] {
     let start = 0;
     return this.variables.map(({shape, size}, i) => {
@@ -64,7 +64,7 @@ export class JoinedVariables {
   }
 }
 
-/** All variables in groups: large ones alone, small ones joined, and matrices apart from vectors. */
+/** Groups variables: large ones alone, small ones joined, matrices apart from vectors. */
 export function joinVariables(variables: ReadonlyMap<string, tf.Variable>): JoinedVariables[] {
   const entries = [...variables];
   const small = entries.filter(([, {size}]) => size < LARGE);
@@ -76,7 +76,7 @@ export function joinVariables(variables: ReadonlyMap<string, tf.Variable>): Join
   return groups.map((group) => new JoinedVariables(new Map(group)));
 }
 
-/** Groups of up to `MOST_JOINED` elements. */
+/** Makes groups of up to `MOST_JOINED` elements. */
 function fill(entries: readonly [string, tf.Variable][]): [string, tf.Variable][][] {
   const groups: [string, tf.Variable][][] = [];
   let room = 0;

@@ -1,13 +1,15 @@
 /**
- * @file The losses of fine-tuning, each one function with a gradient of its own: mean cross-entropy (SFT), direct preference optimisation
- * (DPO, Rafailov et al., arXiv 2305.18290) and the ranking loss of reward models (RM, Ouyang et al., arXiv 2203.02155).
+ * @file The losses of fine-tuning, each a function with its own gradient: mean cross-entropy (SFT), direct preference
+ * optimisation (DPO, Rafailov et al., arXiv 2305.18290) and the ranking loss of reward models (RM, Ouyang et al., arXiv
+ * 2203.02155).
  *
- * Sums over chosen elements are gathers, never products with 0/1 matrices, which a GPU may round to TF32, and never scattered sums,
- * whose order changes from run to run: the same inputs give the same loss and gradient, bit for bit.
+ * Sums over chosen elements are gathers. They are not products with 0/1 matrices, which a GPU may round to TF32, and
+ * not scattered sums, whose order changes from run to run. So equal inputs give an equal loss and gradient, bit for
+ * bit.
  */
 import * as tf from '@tensorflow/tfjs';
 
-/** Two answers by their indices: the first is the better one. */
+/** Two answers by their indices. The first is the better one. */
 export type Pair = readonly [winner: number, loser: number];
 
 /** Elements from `start` up to `end`. */
@@ -17,28 +19,33 @@ export interface Range {
 }
 
 export interface DpoOptions {
-  /** How strongly the policy is held to the reference: TRL's default is 0.1. */
+  /** How strongly the reference holds the policy. TRL's default is 0.1. */
   beta: number;
-  /** Probability ε that a pair's order is wrong (conservative DPO), 0 unless given. */
+  /** Probability ε that a pair's order is wrong (conservative DPO). Default 0. */
   labelSmoothing?: number;
-  /** What the sum over pairs is divided by: their number unless given. A step of several batches gives the number of all its pairs. */
+  /**
+   * Divisor of the sum over pairs. Default: their number. A step of several batches passes the number of all its pairs.
+   */
   total?: number;
 }
 
 export interface RmOptions {
-  /** By how much a winner's reward should be higher, 0 unless given. */
+  /** By how much a winner's reward should be higher. Default 0. */
   margin?: number;
-  /** Factor c of c·(r_w + r_l)², which keeps rewards around 0: 0 unless given, TRL suggests 0.01. */
+  /** Factor c of c·(r_w + r_l)², which keeps rewards around 0. Default 0; TRL suggests 0.01. */
   centering?: number;
-  /** What the sum over samples is divided by: their number unless given. A step of several batches gives the number of all its samples. */
+  /**
+   * Divisor of the sum over samples. Default: their number. A step of several batches passes the number of all its
+   * samples.
+   */
   total?: number;
 }
 
 /**
  * Cross-entropy in nats, -Σ logProbs / total.
  *
- * @param logProbs Of the labels, `[R]`.
- * @param total Number of labels that the mean is over: a step of several batches gives the number of all its labels.
+ * @param logProbs Log-probabilities of the labels, `[R]`.
+ * @param total Number of labels to average over. A step of several batches passes the number of all its labels.
  */
 export function sftLoss(logProbs: tf.Tensor1D, total: number): tf.Scalar {
   return withGradient(logProbs, () => ({
@@ -48,11 +55,11 @@ export function sftLoss(logProbs: tf.Tensor1D, total: number): tf.Scalar {
 }
 
 /**
- * Sum of `logProbs` over the range of each answer, `[A]`: log π(answer | question), summed and not averaged, as DPO reads it.
+ * Sum of `logProbs` over the range of each answer, `[A]`: log π(answer | question). DPO needs the sum, not the average.
  *
- * @param logProbs Of the labels, `[R]`.
- * @param ranges Disjoint ranges of its elements.
- * @throws when ranges overlap or reach out of `logProbs`
+ * @param logProbs Log-probabilities of the labels, `[R]`.
+ * @param ranges Disjoint ranges of elements of `logProbs`.
+ * @throws when ranges overlap or exceed `logProbs`
  */
 export function answerLogProbs(logProbs: tf.Tensor1D, ranges: readonly Range[]): tf.Tensor1D {
   const owners = ownersOf(ranges, logProbs.size);
@@ -67,13 +74,16 @@ export function answerLogProbs(logProbs: tf.Tensor1D, ranges: readonly Range[]):
 }
 
 /**
- * DPO's loss, and the implicit rewards β(policy - reference), `[A]`. With d = reward of the winner - reward of the loser:
+ * DPO's loss, and the implicit rewards β(policy - reference), `[A]`. With d = reward of the winner - reward of the
+ * loser:
  *
  *     loss = -Σ over pairs of ((1 - ε) log σ(d) + ε log σ(-d)) / total
  *
- * Equation 7 of the paper, with the label smoothing ε of TRL's `DPOTrainer` (loss type `sigmoid`) and PaddleNLP's `DPOCriterion`.
+ * Equation 7 of the paper, with the label smoothing ε of TRL's `DPOTrainer` (loss type `sigmoid`) and PaddleNLP's
+ * `DPOCriterion`.
  *
- * @param logProbs Of the answers, `[A]` each, from `answerLogProbs`. The loss is differentiable by `policy`.
+ * @param logProbs Log-probabilities of the answers, `[A]` each, from `answerLogProbs`. The loss is differentiable by
+ *   `policy`.
  */
 export function dpoLoss(
   {policy, reference}: {policy: tf.Tensor1D; reference: tf.Tensor1D},
@@ -86,14 +96,14 @@ export function dpoLoss(
 }
 
 /**
- * The ranking loss of a reward model. Every pair of a sample's answers counts, and every sample the same:
+ * The ranking loss of a reward model. Every pair of a sample's answers counts, and every sample has the same weight:
  *
  *     loss = Σ over samples of mean over its pairs of (-log σ(r_w - r_l - margin) + c·(r_w + r_l)²) / total
  *
  * Equation 1 of InstructGPT, with TRL's `RewardTrainer`'s margin and `center_rewards_coefficient` c.
  *
- * @param rewards Of the answers, `[A]`.
- * @param samples The pairs of each sample: of k ranked answers, all k(k - 1) / 2.
+ * @param rewards Rewards of the answers, `[A]`.
+ * @param samples The pairs of each sample. k ranked answers have k(k - 1) / 2 pairs.
  */
 export function rmLoss(
   rewards: tf.Tensor1D,
@@ -124,7 +134,7 @@ function pairLoss(
     const difference = winners.sub(losers).sub(margin);
     const both = winners.add(losers);
     const weight = tf.tensor1d([...weights]);
-    // -log σ(x) is softplus(-x), which no size of x makes infinite.
+    // -log σ(x) is softplus(-x), which stays finite for every x.
     const right = difference
       .neg()
       .softplus()
@@ -144,7 +154,7 @@ function pairLoss(
   });
 }
 
-/** For each score its places in a list of all pairs' winners followed by all their losers. */
+/** For each score its indices in the list of all pairs' winners followed by all their losers. */
 function placesInPairs(pairs: readonly Pair[], scores: number): number[][] {
   const places = Array.from({length: scores}, (): number[] => []);
   pairs.forEach(([winner, loser], i) => {
@@ -154,7 +164,7 @@ function placesInPairs(pairs: readonly Pair[], scores: number): number[][] {
   return places;
 }
 
-/** A scalar function of `x` whose gradient is known along with its value. */
+/** A scalar function of `x` that computes its gradient along with its value. */
 function withGradient(x: tf.Tensor1D, make: () => {value: tf.Tensor; gradient: tf.Tensor}): tf.Scalar {
   const run = tf.customGrad((...args) => {
     const save = args.at(-1) as unknown as tf.GradSaveFunc;
@@ -165,7 +175,7 @@ function withGradient(x: tf.Tensor1D, make: () => {value: tf.Tensor; gradient: t
   return run(x) as tf.Scalar;
 }
 
-/** The sum of the values at the indices of each list, `[lists]`. */
+/** Sums the values at the indices of each list, `[lists]`. */
 function sumLists(values: tf.Tensor1D, lists: readonly (readonly number[])[]): tf.Tensor1D {
   const longest = Math.max(1, ...lists.map((list) => list.length));
   const indices = new Int32Array(lists.length * longest).fill(values.size);
@@ -177,7 +187,7 @@ function withZero(values: tf.Tensor1D): tf.Tensor1D {
   return tf.concat([values, tf.zeros<tf.Rank.R1>([1])]);
 }
 
-/** For each of `size` elements the index of the range that holds it, or the number of ranges. */
+/** For each of `size` elements the index of the range that contains it, or the number of ranges. */
 function ownersOf(ranges: readonly Range[], size: number): Int32Array {
   const owners = new Int32Array(size).fill(ranges.length);
   ranges.forEach(({start, end}, answer) => {

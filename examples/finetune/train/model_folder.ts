@@ -1,5 +1,5 @@
 /**
- * @file A whole model as a Hugging Face folder: `config.json`, `model.safetensors`, the tokenizer. Python's
+ * @file Writes a whole model as a Hugging Face folder: `config.json`, `model.safetensors`, the tokenizer. Python's
  * `AutoModelFor….from_pretrained(folder)` and our `openModel(folder)` read it.
  */
 import {mkdir} from 'node:fs/promises';
@@ -16,29 +16,30 @@ export interface ModelFolder {
   tokenizerConfig: Record<string, unknown>;
   /** Hugging Face's name and the shape of each weight. */
   shapes: ReadonlyMap<string, readonly number[]>;
-  /** The weights, one after another in any order, so that a large model need not be on the host twice. */
+  /** The weights one by one, in any order, so that the host need not hold a large model twice. */
   tensors: Tensors;
 }
 
-/** What Transformers calls the classes of each `model_type`. */
+/** Transformers' class names by `model_type`. */
 const FAMILIES: Record<LlamaConfig['modelType'], string> = {llama: 'Llama', mistral: 'Mistral', qwen2: 'Qwen2'};
 
-/** Writes a model in float32 into a folder, made if need be. */
+/** Writes a model in float32 into a folder. Makes the folder if needed. */
 export async function writeModelFolder(folder: string, model: ModelFolder): Promise<void> {
   const {configJson, tokenizerJson, tokenizerConfig, shapes, tensors} = model;
   await mkdir(folder, {recursive: true});
   await writeSafetensors(join(folder, 'model.safetensors'), shapes, tensors);
-  // The weights are float32 now. Transformers 4 reads torch_dtype, 5 reads dtype, and each would round the weights to what it says.
+  // The weights are float32 now. Transformers rounds them to torch_dtype (version 4) or dtype (version 5).
   await writeJson(join(folder, 'config.json'), {...configJson, torch_dtype: 'float32', dtype: 'float32'});
   await writeJson(join(folder, 'tokenizer.json'), tokenizerJson);
   await writeJson(join(folder, 'tokenizer_config.json'), tokenizerConfig);
 }
 
 /**
- * The `config.json` of the reward model that has a language model's body: one label, whose score a head reads off the last token.
+ * The `config.json` of the reward model on a language model's body: one label, whose score a head reads at the last
+ * token.
  *
- * Transformers takes the last token that is no padding. Many chat models pad with the token that ends an answer, whose score it would
- * then miss: that padding token is left out, and Transformers asks for rows one by one.
+ * Transformers takes the last token that is not padding. Many chat models pad with the token that ends an answer, so
+ * that Transformers would miss its score. Such a padding token is left out; Transformers then asks for rows one by one.
  *
  * @example rewardModelConfig({model_type: 'llama'}).architectures // ['LlamaForSequenceClassification']
  */

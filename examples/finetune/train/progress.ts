@@ -1,8 +1,8 @@
-/** @file Progress bars on a terminal; plain lines, now and then, where the output goes to a file or a pipe. */
+/** @file Progress bars on a terminal. Where the output is a file or a pipe, plain lines now and then. */
 import {Presets, SingleBar} from 'cli-progress';
 import {type Io, processIo} from '../io.js';
 
-/** Least time between two plain lines. */
+/** Least time between two plain lines, in milliseconds. */
 const LINE_MS = 5000;
 
 export interface TrainingStatus {
@@ -19,10 +19,10 @@ export interface TrainingBar {
 }
 
 /**
- * A bar over `steps` steps, with loss, learning rate, tokens/s and time left. The time left is that of the remaining steps at the
- * average pace of this process.
+ * A bar over `steps` steps, with loss, learning rate, tokens/s and time left. The time left assumes this process's
+ * average pace.
  *
- * @param done steps that were done before, by the run that this one resumes.
+ * @param done Steps done before, by the run that this one resumes.
  */
 export function trainingBar(steps: number, done: number, io: Io = processIo): TrainingBar {
   const started = performance.now();
@@ -64,11 +64,11 @@ export interface DownloadBar {
   stop: () => void;
 }
 
-/** A bar over the bytes of a download. It appears with the first byte, so that a cached file shows none. */
+/** A bar over the bytes of a download. It appears with the first byte, so that a cached file shows no bar. */
 export function downloadBar(what: string, total: number, {terminal, say}: Io = processIo): DownloadBar {
   const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
   const format = `downloading ${what} [{bar}] {done} of ${megabytes(total)} MB`;
-  // Cursor and line wrapping stay as they are: Ctrl-C ends a download at once, and nothing would bring them back.
+  // Leave cursor and line wrapping alone: Ctrl-C ends a download at once, and nothing would restore them.
   const options = {format, hideCursor: false, linewrap: true, stream: terminal ?? process.stdout, barsize: 24};
   const bar = new SingleBar(options, Presets.shades_classic);
   let started = false;

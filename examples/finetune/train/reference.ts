@@ -9,7 +9,7 @@ import {writeJson} from './durable_files.js';
 import {type Reference, batchLogProbs} from './objectives/dpo.js';
 import type {TrainedModel} from './trained_model.js';
 
-/** The model with its adapters switched off: one more forward pass a step. */
+/** The model with its adapters off. It costs one more forward pass per step. */
 export function adapterOffReference(model: TrainedModel, kind: AttentionKind): Reference {
   return (batch) => {
     const {attend, tensors} = attentionOf(kind, batch, model.config);
@@ -19,11 +19,11 @@ export function adapterOffReference(model: TrainedModel, kind: AttentionKind): R
   };
 }
 
-/** Log-probabilities that were computed before training, for every answer of the data. */
+/** Log-probabilities of every answer in the data, computed before training. */
 export class PrecomputedReference {
   private readonly bySample = new Map<number, number[]>();
 
-  /** Those that a former process saved. */
+  /** Loads what an earlier process saved. */
   static load(file: string): PrecomputedReference {
     const reference = new PrecomputedReference();
     try {
@@ -39,7 +39,7 @@ export class PrecomputedReference {
     return reference;
   }
 
-  /** Computes those of a batch with the model as it is now. */
+  /** Computes the log-probabilities of a batch with the present model. */
   async add(model: TrainedModel, batch: Batch): Promise<void> {
     const logProbs = await adapterOffReference(model, 'flash')(batch);
     const values = await logProbs.data();

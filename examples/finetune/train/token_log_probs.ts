@@ -1,30 +1,31 @@
 /**
- * @file The log-probability that a language model gives to each label. The logits of all rows never exist: only those of a chunk of
- * rows at a time, as in Liger Kernel's fused linear cross-entropy (arXiv 2410.10989).
+ * @file The log-probability that a language model gives to each label. Only the logits of one chunk of rows exist at a
+ * time, as in Liger Kernel's fused linear cross-entropy (arXiv 2410.10989).
  *
  *     logits = hidden·headᵀ;  p = softmax(logits);  logProb = logits[label] - logSumExp(logits)
  *     dLogProb / dHidden = head[label] - p·head;  dLogProb / dHead = (oneHot(label) - p)ᵀ·hidden
  *
- * The first of these derivatives is no larger than `hidden`. So the forward pass makes it while the logits are there, and the backward
- * pass only scales it: a frozen head costs two matrix products in all. A trained one costs four, as its gradient needs the logits again.
+ * The first of these derivatives is no larger than `hidden`. So the forward pass computes it while the logits exist,
+ * and the backward pass only scales it. A frozen head costs two matrix products in all. A trained head costs four,
+ * because its gradient needs the logits again.
  */
 import * as tf from '@tensorflow/tfjs';
 import {placesOf, putRows} from './gather_rows.js';
 
 const DEFAULT_CHUNK_BYTES = 64 * 2 ** 20;
 
-/** Sums over the rows of one call: scalars that the receiver disposes. */
+/** Sums over the rows of one call. The receiver disposes these scalars. */
 export interface TokenSums {
-  /** Of the entropies of the predicted distributions, in nats. */
+  /** Sum of the entropies of the predicted distributions, in nats. */
   entropy: tf.Scalar;
-  /** Rows whose label is the likeliest token. */
+  /** Number of rows whose label is the likeliest token. */
   correct: tf.Scalar;
 }
 
 export interface TokenLogProbsOptions {
-  /** Most bytes of logits at a time, 64 MB unless given. With memory to spare, more is faster on a GPU. */
+  /** Most bytes of logits at a time. Default 64 MB. On a GPU more is faster, if memory allows. */
   chunkBytes?: number;
-  /** Receives this call's sums, before it returns. They are nearly free where the call is differentiated. */
+  /** Receives the sums of this call before it returns. They are nearly free if the call is differentiated. */
   onSums?: (sums: TokenSums) => void;
 }
 
@@ -34,26 +35,27 @@ interface Chunk {
   end: number;
 }
 
-/** What the forward pass makes of some rows while their logits are there. */
+/** What the forward pass computes for some rows while their logits exist. */
 interface Predictions extends tf.TensorContainerObject {
   logProbs: tf.Tensor1D;
   /** 1 where the label is the likeliest token, else 0. */
   correct: tf.Tensor1D;
-  /** dLogProb / dHidden, `[rows, C]`, where asked for. */
+  /** dLogProb / dHidden, `[rows, C]`, if asked for. */
   slopes?: tf.Tensor2D;
 }
 
 /**
  * Log-probability in nats of token `labels[i]` after row `rows[i]` of `hidden`, `[rows.length]`.
  *
- * Differentiable by `hidden`, and by `head` if that is a trainable `tf.Variable`: any other tensor is a frozen head, and costs nothing.
- * Outside of a gradient (`tf.variableGrads` and the like) only the logits are made, one matrix product.
+ * Differentiable by `hidden`, and by `head` if that is a trainable `tf.Variable`. Any other tensor is a frozen head and
+ * costs nothing. Outside of a gradient (`tf.variableGrads` and the like) it computes only the logits, with one matrix
+ * product.
  *
  * @param hidden `[N, C]`
  * @param head `[V, C]`
  * @param rows Distinct rows of `hidden`.
- * @param labels As many tokens below V.
- * @throws when there is no row, and when a row or a label does not exist
+ * @param labels As many tokens as rows, each below V.
+ * @throws when there is no row, or when a row or a label does not exist
  */
 export function tokenLogProbs(
   hidden: tf.Tensor2D,
@@ -98,7 +100,7 @@ function checkLabels(labels: Int32Array, rows: number, vocabSize: number): void 
   }
 }
 
-/** As few chunks of `rows` as at most `most` at a time allow, of nearly equal size. */
+/** The fewest chunks of at most `most` rows, of nearly equal size. */
 function chunksOf(rows: number, most: number): Chunk[] {
   const count = Math.ceil(rows / Math.max(1, Math.floor(most)));
   return Array.from({length: count}, (_, i) => ({
@@ -132,7 +134,7 @@ function predictChunk(x: tf.Tensor2D, head: tf.Tensor2D, labels: Int32Array, wit
   const logits = tf.matMul(x, head, false, true);
   const p = tf.softmax(logits);
   const largest = logits.max(1);
-  // The largest probability is no smaller than 1/V: its logarithm is exact where that of the label's might be infinite.
+  // The largest probability is at least 1/V, so its logarithm is exact. That of the label's might be infinite.
   const logSumExp = largest.sub(p.max(1).log());
   const ofLabels = tf.gather(logits.flatten(), elementsOf(labels, head.shape[0]));
   return {
@@ -142,7 +144,7 @@ function predictChunk(x: tf.Tensor2D, head: tf.Tensor2D, labels: Int32Array, wit
   };
 }
 
-/** Where the label of each row stands in a flattened `[rows, vocabSize]`. */
+/** Index of each row's label in a flattened `[rows, vocabSize]`. */
 function elementsOf(labels: Int32Array, vocabSize: number): tf.Tensor1D {
   return tf.tensor1d(
     labels.map((label, row) => row * vocabSize + label),
@@ -150,7 +152,7 @@ function elementsOf(labels: Int32Array, vocabSize: number): tf.Tensor1D {
   );
 }
 
-/** The entropy is Σ p (logSumExp - logits) = x·slope - logProb, so that it needs no other pass over the logits. */
+/** The entropy is Σ p (logSumExp - logits) = x·slope - logProb, so it needs no second pass over the logits. */
 function sumsOf(x: tf.Tensor2D, logProbs: tf.Tensor1D, correct: tf.Tensor1D, slopes: tf.Tensor2D): TokenSums {
   return {
     entropy: tf.keep(x.mul(slopes).sum().sub(logProbs.sum())),

@@ -1,4 +1,4 @@
-/** @file A network in training: which of its weights move, and how they come to the host. */
+/** @file A network in training: which of its weights are trained, and how to download them. */
 import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../host_tensor.js';
 import {type LlamaConfig, weightShapes} from '../model/config.js';
@@ -8,30 +8,33 @@ import type {Batch} from '../data/batch.js';
 import {normal} from '../random.js';
 import type {ModelFiles} from '../weights/model_files.js';
 
-/** Of a reward model's fresh score head, as transformers initialises it. */
+/** Standard deviation of a reward model's fresh score head, as in transformers. */
 const SCORE_DEVIATION = 0.02;
 const SCORE = 'score.weight';
 
 export interface TrainedModelOptions {
   /** Train adapters on frozen weights; null trains all weights. */
   lora: LoraOptions | null;
-  /** The values that training starts with, of a checkpoint's adapter; else fresh ones. */
+  /** Initial values, from a checkpoint's adapter. Default: fresh ones. */
   adapterTensors?: ReadonlyMap<string, HostTensor>;
-  /** Give the network a score head in the place of its language head. */
+  /** Replace the network's language head by a score head. */
   rewardModel: boolean;
-  /** Of fresh adapters and a fresh score head. */
+  /** Seed of fresh adapters and of a fresh score head. */
   seed: number;
-  /** Keep activations of the whole network instead of computing them again in the backward pass: faster, and far more memory. */
+  /**
+   * Keep the activations of the whole network instead of recomputing them in the backward pass. Faster, but takes far
+   * more memory.
+   */
   keepActivations?: boolean;
 }
 
 /** A network and its adapters. `dispose()` frees both. */
 export class TrainedModel {
-  /** What training moves, by Hugging Face's names (adapters: `<projection>.lora_A.weight`). */
+  /** The trained weights, by Hugging Face's names (adapters: `<projection>.lora_A.weight`). */
   readonly trainable: ReadonlyMap<string, tf.Variable>;
   readonly config: LlamaConfig;
 
-  /** Loads the weights of `files`, or shares those of `frozen`, a network with the same weights that nobody trains. */
+  /** Loads the weights of `files`, or shares those of `frozen`, a network with the same weights that is not trained. */
   static async load(files: ModelFiles, options: TrainedModelOptions, frozen?: Llama): Promise<TrainedModel> {
     const {lora, rewardModel, seed, adapterTensors} = options;
     const config = {...files.config, scoreHead: rewardModel};
@@ -61,13 +64,13 @@ export class TrainedModel {
     this.trainable = trainable;
   }
 
-  /** `[B · T, hiddenSize]` for the heads. `adapted: false` is the model as it was before training its adapters. */
+  /** `[B · T, hiddenSize]` for the heads. With `adapted: false` it is the model before its adapters were trained. */
   hidden(batch: Batch, attend: Attend, {adapted = true} = {}): tf.Tensor2D {
     const adapter = adapted ? this.adapter : null;
     return this.network.hidden(batch, attend, {adapter, recompute: this.options.keepActivations !== true});
   }
 
-  /** `[1, hiddenSize]`, of a reward model. */
+  /** `[1, hiddenSize]`, the head of a reward model. */
   get score(): tf.Tensor2D {
     return this.trainable.get(SCORE) as tf.Tensor as tf.Tensor2D;
   }
@@ -76,7 +79,7 @@ export class TrainedModel {
     return new Map([...this.trainable].map(([name, {shape}]) => [name, shape]));
   }
 
-  /** What was trained, on the host, one tensor after another. */
+  /** The trained weights, on the host, one by one. */
   async *download(): AsyncGenerator<[string, HostTensor]> {
     for (const [name, variable] of this.trainable) {
       yield [name, {shape: variable.shape, data: (await variable.data()) as Float32Array}];

@@ -1,4 +1,4 @@
-/** @file One model in training: a step of forward, backward and AdamW over a few batches, with an attention of choice. */
+/** @file Trains one model: a step of forward, backward and AdamW over a few batches, with either attention. */
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../data/batch.js';
 import type {AdamW} from './adamw.js';
@@ -12,11 +12,11 @@ export interface StepResult {
   /** Global norm of the gradients, before clipping. */
   gradNorm: number;
   metrics: Omit<MetricsRecord, 'global_step'>;
-  /** Wall time from the batches on the device to new weights there and the loss on the host. */
+  /** Wall time from the batches on the device to new weights on the device and the loss on the host. */
   milliseconds: number;
 }
 
-/** What one batch adds to a step. */
+/** One batch's contribution to a step. */
 interface Share {
   loss: tf.Scalar;
   gradients: Map<string, tf.Tensor>;
@@ -30,11 +30,11 @@ export class Trainer {
     private readonly objective: Objective,
     readonly optimizer: AdamW,
     private readonly kind: AttentionKind = 'flash',
-    /** Of dropout. */
+    /** Seed of the dropout. */
     private readonly seed = 0,
   ) {}
 
-  /** One step of the optimizer on the gradients of all batches, as if they were one. */
+  /** One optimizer step on the gradients of all batches, as if they were one batch. */
   async step(batches: readonly Batch[], rate: number): Promise<StepResult> {
     const started = performance.now();
     const total = batches.reduce((sum, batch) => sum + this.objective.terms(batch), 0);
@@ -105,12 +105,12 @@ export class Trainer {
     this.optimizer.dispose();
   }
 
-  /** Differs for every batch of a run, and is the same in a resumed one. */
+  /** Differs for every batch of a run and is the same in a resumed run. */
   private dropoutSeed(batch: number): number {
     return Math.imul(this.seed + 1, 0x9e3779b1) ^ Math.imul(this.optimizer.steps + 1, 0x85ebca6b) ^ (batch + 1);
   }
 
-  /** The loss is there before the weights are: wait for a number of theirs too, or the next step would pay. */
+  /** The loss arrives before the weights. This waits for a number of a weight too, or the next step would pay. */
   private async weightsAreThere(): Promise<void> {
     const [variable] = this.model.trainable.values();
     const first = tf.tidy(() => variable.flatten().slice(0, 1));
@@ -119,7 +119,7 @@ export class Trainer {
   }
 }
 
-/** The sums of gradients of the same names; disposes what it was given. */
+/** Adds up gradients of the same name and disposes its arguments. */
 function addUp(sums: Map<string, tf.Tensor>, more: ReadonlyMap<string, tf.Tensor>): Map<string, tf.Tensor> {
   const result = new Map(sums);
   for (const [name, gradient] of more) {

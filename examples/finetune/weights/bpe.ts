@@ -1,4 +1,4 @@
-/** @file GlassLM's character byte-pair encoding as tokenizer.json, and its training where there is none. */
+/** @file Converts GlassLM's character byte-pair encoding to tokenizer.json, and trains one where there is none. */
 import type {TokenizerFiles} from './gguf_tokenizer.js';
 
 export type Merge = readonly [string, string];
@@ -13,10 +13,10 @@ export const SPECIALS = {padding: 0, unknown: 1, beginning: 2, end: 3} as const;
 const SPECIAL_TEXTS = ['<pad>', '<unk>', '<bos>', '<eos>'];
 
 const SPACE = '▁';
-/** A newline, a word with the spaces before it, or trailing spaces: merges never cross these chunks. */
+/** A newline, a word with the spaces before it, or trailing spaces. Merges never cross these chunks. */
 const CHUNK = '\\n|▁*[^▁\\n]+|▁+';
 
-/** A prompt ends with a line break, after which the answer starts. */
+/** A prompt ends with a line break. The answer starts after it. */
 const CHAT_TEMPLATE =
   "{% for message in messages %}{{ message['content'] + ('<eos>' if message['role'] == 'assistant' else '\n') }}{% endfor %}";
 
@@ -29,7 +29,7 @@ export function parseBpe(text: string): CharacterBpe {
   return {alphabet: json.alphabet as string[], merges: json.merges as Merge[]};
 }
 
-/** Learns up to `vocabSize` tokens: always the most frequent adjacent pair, ties to the first in code point order. */
+/** Learns up to `vocabSize` tokens: always the most frequent adjacent pair, on ties the first in code point order. */
 export function trainBpe(text: string, vocabSize: number): CharacterBpe {
   const words = countWords(text);
   const alphabet = [...new Set(words.flatMap(({symbols}) => symbols))].sort(byCodePoints);
@@ -56,12 +56,12 @@ export function trainBpe(text: string, vocabSize: number): CharacterBpe {
   return {alphabet, merges};
 }
 
-/** Texts of all tokens, by their ids. */
+/** The texts of all tokens, by id. */
 export function bpeVocabulary({alphabet, merges}: CharacterBpe): string[] {
   return [...SPECIAL_TEXTS, ...alphabet, ...merges.map(([left, right]) => left + right)];
 }
 
-/** The tokenizer in Hugging Face's form. Characters outside the alphabet become `<unk>`. */
+/** The tokenizer in Hugging Face's format. Characters outside the alphabet become `<unk>`. */
 export function bpeTokenizer(bpe: CharacterBpe): TokenizerFiles {
   const [pad, unk, bos, eos] = SPECIAL_TEXTS;
   const matching = {single_word: false, lstrip: false, rstrip: false, normalized: false, special: true};
@@ -110,10 +110,10 @@ function countWords(text: string): Word[] {
   return Array.from(counts, ([chunk, count]) => ({symbols: Array.from(chunk), count}));
 }
 
-/** How often each adjacent pair stands in the words, those that do. */
+/** Counts of the adjacent pairs that occur in the words. */
 type PairCounts = Map<string, {pair: Merge; count: number}>;
 
-/** Adds the pairs of a word, or takes them away. */
+/** Adds or subtracts the pairs of a word. */
 function countPairs({symbols, count}: Word, sign: 1 | -1, pairs: PairCounts): void {
   for (let i = 0; i + 1 < symbols.length; i++) {
     const key = `${symbols[i]}\0${symbols[i + 1]}`;
@@ -135,7 +135,7 @@ function mostFrequent(pairs: PairCounts): Merge {
   }).pair;
 }
 
-/** Looks without an allocation: most words do not have the pair. */
+/** Searches without an allocation, because most words do not have the pair. */
 function has(symbols: readonly string[], [left, right]: Merge): boolean {
   for (let i = symbols.indexOf(left); i >= 0; i = symbols.indexOf(left, i + 1)) {
     if (symbols[i + 1] === right) return true;

@@ -1,15 +1,15 @@
 /**
- * @file The number formats of ggml: blocks of small whole numbers with float16 scales, to float32. Layouts as in ggml's
- * ggml-common.h and ggml-quants.c (https://github.com/ggml-org/ggml).
+ * @file Converts the number formats of ggml, blocks of small integers with float16 scales, to float32. Layouts as in
+ * ggml's ggml-common.h and ggml-quants.c (https://github.com/ggml-org/ggml).
  */
 import {bfloat16ToFloat32, float16, float16ToFloat32} from './float16.js';
 
-/** A format that can be read: its tensors are rows of whole blocks. */
+/** A readable format. Its tensors are rows of whole blocks. */
 export interface BlockFormat {
   name: string;
-  /** Numbers of a block. */
+  /** Numbers per block. */
   numbers: number;
-  /** Bytes of a block. */
+  /** Bytes per block. */
   bytes: number;
   /** Writes the numbers of whole blocks to `out`, from its start. */
   dequantize: (blocks: Uint8Array, out: Float32Array) => void;
@@ -27,7 +27,7 @@ export const FORMATS: ReadonlyMap<number, BlockFormat> = new Map([
   [30, {name: 'BF16', numbers: 1, bytes: 2, dequantize: bfloat16ToFloat32}],
 ]);
 
-/** Formats that are only known by name, for messages. */
+/** Names of other formats, for messages. */
 export const OTHER_FORMATS: ReadonlyMap<number, string> = new Map([
   ...(['Q5_0', 'Q5_1'].map((name, i) => [6 + i, name]) as [number, string][]),
   ...(['Q8_1', 'Q2_K', 'Q3_K'].map((name, i) => [9 + i, name]) as [number, string][]),
@@ -51,7 +51,9 @@ function float16At(bytes: Uint8Array, at: number): number {
   return float16(bytes[at] | (bytes[at + 1] << 8));
 }
 
-/** Block: scale d; 16 bytes, whose low halves are the first 16 numbers q and high halves the others. x = d (q - 8). */
+/**
+ * Block: scale d; 16 bytes: their low 4 bits are the first 16 numbers q, their high 4 bits the others. x = d (q - 8).
+ */
 function dequantizeQ4_0(blocks: Uint8Array, out: Float32Array): void {
   for (let at = 0, to = 0; at < blocks.length; at += 18, to += 32) {
     const d = float16At(blocks, at);
@@ -63,7 +65,7 @@ function dequantizeQ4_0(blocks: Uint8Array, out: Float32Array): void {
   }
 }
 
-/** Block: scale d, least number m; 16 bytes as in Q4_0. x = d q + m. */
+/** Block: scale d, minimum m; 16 bytes as in Q4_0. x = d q + m. */
 function dequantizeQ4_1(blocks: Uint8Array, out: Float32Array): void {
   for (let at = 0, to = 0; at < blocks.length; at += 20, to += 32) {
     const d = float16At(blocks, at);
@@ -91,8 +93,8 @@ function signed(byte: number): number {
 }
 
 /**
- * Block: scales d and m; 8 sub-blocks' 6-bit scales s and minima t in 12 bytes; 128 bytes, 32 for two sub-blocks: low halves are
- * the first one's numbers q, high halves the second one's. x = d s q - m t.
+ * Block: scales d and m; 12 bytes of 6-bit scales s and minima t for 8 sub-blocks; 128 bytes, 32 per two sub-blocks:
+ * the low 4 bits are the numbers q of the first, the high 4 bits those of the second. x = d s q - m t.
  */
 function dequantizeQ4_K(blocks: Uint8Array, out: Float32Array): void {
   for (let at = 0, to = 0; at < blocks.length; at += 144, to += 256) {
@@ -112,9 +114,9 @@ function dequantizeQ4_K(blocks: Uint8Array, out: Float32Array): void {
 }
 
 /**
- * Scale and minimum of a sub-block of Q4_K, out of 12 bytes. The first four scales are the low 6 bits of bytes 0 to 3, the first
- * four minima those of bytes 4 to 7. Of the others, the low 4 bits are the halves of bytes 8 to 11, and the high 2 bits are the
- * top ones of bytes 0 to 3 and 4 to 7.
+ * Scale and minimum of a sub-block of Q4_K, from 12 bytes. The first four scales are the low 6 bits of bytes 0 to 3,
+ * the first four minima those of bytes 4 to 7. For the other sub-blocks, bytes 8 to 11 hold the low 4 bits: the scale's
+ * in their lower half, the minimum's in their upper half. The high 2 bits are the top bits of bytes 0 to 3 and 4 to 7.
  */
 function scaleAndMinimum(bytes: Uint8Array, at: number, sub: number): [number, number] {
   if (sub < 4) {
@@ -125,9 +127,9 @@ function scaleAndMinimum(bytes: Uint8Array, at: number, sub: number): [number, n
 }
 
 /**
- * Block: 128 bytes of low 4 bits, 64 bytes of high 2 bits, 16 signed scales s, scale d. x = d s (q - 32), 16 numbers a scale. Each
- * half block of 128 numbers takes 64 and 32 bytes: its quarter g has low bits in bytes 32 (g mod 2) and up, at the low half for
- * g < 2, and high bits 2g of the 32 bytes.
+ * Block: 128 bytes of low 4 bits, 64 bytes of high 2 bits, 16 signed scales s, scale d. x = d s (q - 32), 16 numbers
+ * per scale. Each half block of 128 numbers takes 64 and 32 bytes. Its quarter g has its low bits in the bytes from 32
+ * (g mod 2) on, in their lower 4 bits for g < 2. Its high bits are bits 2g and 2g + 1 of the 32 bytes.
  */
 function dequantizeQ6_K(blocks: Uint8Array, out: Float32Array): void {
   for (let at = 0, to = 0; at < blocks.length; at += 210, to += 256) {

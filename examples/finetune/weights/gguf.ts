@@ -1,7 +1,7 @@
 /**
- * @file Reads .gguf files: metadata, and tensors on request. Every count, length and offset is checked against the file before
- * anything is allocated for it; @huggingface/gguf reads what lies beyond a truncated file's end as zeros instead.
- * Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+ * @file Reads .gguf files: metadata, and tensors on request. Checks every count, length and offset against the file
+ * before it allocates anything. @huggingface/gguf instead reads zeros beyond the end of a truncated file. Format:
+ * https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
 import type {HostTensor} from '../host_tensor.js';
 import {type BlockFormat, FORMATS, OTHER_FORMATS} from './dequantize.js';
@@ -11,7 +11,7 @@ export type GgufValue = number | boolean | string | number[] | boolean[] | strin
 
 export interface GgufTensor {
   format: BlockFormat;
-  /** Outermost dimension first, as in Hugging Face's files; GGUF itself writes the innermost first. */
+  /** Outermost dimension first, as in Hugging Face's files. GGUF itself writes the innermost first. */
   shape: number[];
   /** First byte in the file. */
   start: number;
@@ -25,7 +25,7 @@ const MOST_ALIGNMENT = 2 ** 20;
 const MOST_DIMENSIONS = 4;
 /** Real headers have a few megabytes: vocabulary and merges. */
 const MOST_HEADER_BYTES = 2 ** 26;
-/** Of a list; the largest vocabularies have a quarter of a million tokens. */
+/** Most items of a list. The largest vocabularies have a quarter of a million tokens. */
 const MOST_ITEMS = 2 ** 22;
 const WINDOW_BYTES = 2 ** 20;
 const CHUNK_BLOCKS = 2 ** 14;
@@ -63,7 +63,7 @@ export class GgufFile {
   }
 }
 
-/** Opens a file and checks its header. Throws, naming the file and what is wrong with it. */
+/** Opens a file and checks its header. Errors name the file and the problem. */
 export async function openGguf(path: string): Promise<GgufFile> {
   const file = await RandomAccessFile.open(path);
   try {
@@ -100,7 +100,7 @@ class Cursor {
     return this.file.size;
   }
 
-  /** Throws unless `count` more things of at least `bytesEach` bytes can be in the file. */
+  /** Throws unless the file can hold `count` more items of at least `bytesEach` bytes. */
   expect(count: number, bytesEach: number, what: string): void {
     const left = this.limit - this.position;
     if (count * bytesEach > left) {
@@ -112,7 +112,7 @@ class Cursor {
     }
   }
 
-  /** The next bytes; valid until the next call. */
+  /** The next bytes. The buffer is valid until the next call. */
   take(bytes: number, what: string): Buffer {
     this.expect(bytes, 1, what);
     const start = this.position;
@@ -128,7 +128,7 @@ class Cursor {
     return this.take(4, what).readUInt32LE();
   }
 
-  /** A 64-bit length, count or offset. It may be inexact above 2^53, where every check refuses it. */
+  /** A 64-bit length, count or offset. Above 2^53 it may be inexact, but every check refuses such a number. */
   size64(what: string): number {
     return Number(this.take(8, what).readBigUInt64LE());
   }
@@ -151,7 +151,7 @@ function readCounts(cursor: Cursor): {tensorCount: number; valueCount: number} {
   }
   const tensorCount = cursor.size64('the number of its tensors');
   const valueCount = cursor.size64('the number of its metadata');
-  // The least bytes: an empty name, and a value of one byte or a tensor without dimensions.
+  // The least sizes: an empty name, and a value of one byte or a tensor without dimensions.
   cursor.expect(valueCount, 13, 'metadata');
   cursor.expect(tensorCount, 24, 'tensor descriptions');
   return {tensorCount, valueCount};
@@ -162,7 +162,7 @@ interface Scalar {
   read: (bytes: Buffer) => number | boolean;
 }
 
-/** GGUF's types of values but texts (8) and lists (9). */
+/** GGUF's types of values except texts (8) and lists (9). */
 const SCALARS: ReadonlyMap<number, Scalar> = new Map<number, Scalar>([
   [0, {bytes: 1, read: (bytes) => bytes.readUInt8()}],
   [1, {bytes: 1, read: (bytes) => bytes.readInt8()}],
@@ -213,7 +213,7 @@ function readList(cursor: Cursor, name: string): GgufValue {
   if (count > MOST_ITEMS) {
     throw damaged(cursor.path, `its metadata ${name} has ${count} items, and ${MOST_ITEMS} are allowed`);
   }
-  // A text takes the bytes of its length at least.
+  // A text takes at least the bytes of its length.
   cursor.expect(count, SCALARS.get(type)?.bytes ?? 8, name);
   const values: unknown[] = [];
   for (let i = 0; i < count; i++) {
@@ -242,7 +242,7 @@ function readTensors(cursor: Cursor, count: number, alignment: number): Map<stri
     }
     tensors.set(name, readTensor(cursor, name, alignment));
   }
-  // Offsets count from the end of the descriptions, which is only known now.
+  // Offsets count from the end of the descriptions, which is known only now.
   const dataStart = Math.ceil(cursor.position / alignment) * alignment;
   for (const tensor of tensors.values()) {
     tensor.start += dataStart;
@@ -281,7 +281,7 @@ function readTensor(cursor: Cursor, name: string, alignment: number): GgufTensor
   return {format, shape, start, end: start + (numbers / format.numbers) * format.bytes};
 }
 
-/** No tensor reaches beyond the file or into another one. */
+/** Checks that no tensor extends beyond the file or into another tensor. */
 function checkPlaces(tensors: ReadonlyMap<string, GgufTensor>, {path, size}: Cursor): void {
   let before = 0;
   for (const [name, {start, end}] of [...tensors].sort(([, a], [, b]) => a.start - b.start)) {

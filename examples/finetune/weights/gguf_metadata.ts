@@ -7,7 +7,7 @@ export class Metadata {
     readonly path: string,
   ) {}
 
-  /** Throws when there is no such text and no default. */
+  /** Throws if there is no such text and no default. */
   text(key: string, otherwise?: string): string {
     return this.get(key, 'a text', (value) => typeof value === 'string', otherwise);
   }
@@ -16,7 +16,7 @@ export class Metadata {
     return this.get(key, 'true or false', (value) => typeof value === 'boolean', otherwise);
   }
 
-  /** A number; those of float32 are given in their shortest decimal form, as 1e-5 instead of 0.000009999999747378752. */
+  /** A number. float32 numbers come in their shortest decimal form: 1e-5, not 0.000009999999747378752. */
   number(key: string, otherwise?: number): number {
     const value = this.get(key, 'a number', (value) => typeof value === 'number', otherwise);
     return Number.isInteger(value) ? value : shortest(value);
@@ -51,7 +51,7 @@ export class Metadata {
   }
 }
 
-/** The decimal of the fewest digits that is the same float32 number; a number that float32 cannot hold stays as it is. */
+/** The decimal with the fewest digits that is the same float32 number. Numbers that float32 cannot hold stay. */
 function shortest(value: number): number {
   for (let digits = 1; digits <= 9; digits++) {
     const decimal = Number(value.toPrecision(digits));

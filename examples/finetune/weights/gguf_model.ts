@@ -1,4 +1,7 @@
-/** @file A model in a .gguf file, under Hugging Face's names and in its layout. Names and metadata: llama.cpp's gguf-py/gguf/constants.py */
+/**
+ * @file A model in a .gguf file, under Hugging Face's names and in its layout. Names and metadata: llama.cpp's
+ * gguf-py/gguf/constants.py
+ */
 import type {HostTensor} from '../host_tensor.js';
 import {parseConfig, weightShapes} from '../model/config.js';
 import {type GgufFile, openGguf} from './gguf.js';
@@ -7,7 +10,7 @@ import {tokenizerOf} from './gguf_tokenizer.js';
 import type {ModelFiles} from './model_files.js';
 import {pairsToHalves} from './rotary_rows.js';
 
-/** GGUF's name of a tensor to Hugging Face's; of a layer's ones, both stand without the layer. */
+/** GGUF's tensor names to Hugging Face's. Names within a layer omit the layer's prefix on both sides. */
 const MODEL_NAMES: Readonly<Record<string, string>> = {
   token_embd: 'model.embed_tokens',
   output_norm: 'model.norm',
@@ -24,13 +27,13 @@ const LAYER_NAMES: Readonly<Record<string, string>> = {
   ffn_up: 'mlp.up_proj',
   ffn_down: 'mlp.down_proj',
 };
-/** Factors of the rotary frequencies: read into the configuration. */
+/** Factors of the rotary frequencies, which are read into the configuration. */
 const ROPE_FACTORS = 'rope_freqs.weight';
 
 /**
  * Opens a .gguf file of architecture llama (Llama, SmolLM, Mistral) or qwen2.
  *
- * @throws when the file is damaged, or has another architecture, number format, tokenizer or rotary scaling than are supported.
+ * @throws when the file is damaged, or its architecture, number format, tokenizer or rotary scaling is not supported.
  */
 export async function openGgufModel(path: string, origin: string = path): Promise<ModelFiles> {
   const file = await openGguf(path);
@@ -77,7 +80,7 @@ function checkWhole(metadata: Metadata): void {
   }
 }
 
-/** GGUF's names by Hugging Face's. Throws on tensors that no network of these families has. */
+/** GGUF's names by Hugging Face's names. Throws on tensors that no network of these families has. */
 function hubNames(file: GgufFile): Map<string, string> {
   const names = new Map<string, string>();
   const unknown: string[] = [];
@@ -94,7 +97,7 @@ function hubNames(file: GgufFile): Map<string, string> {
   return names;
 }
 
-/** Throws on tensors that this network has no place for, such as biases that its family has not: its results would be wrong. */
+/** Throws on tensors that this network does not use, like biases its family lacks: results would be wrong. */
 function checkPlaces(names: ReadonlyMap<string, string>, shapes: ReadonlyMap<string, number[]>, path: string): void {
   const others = [...names].filter(([name]) => !shapes.has(name));
   refuse(
@@ -178,7 +181,7 @@ function ropeScalingOf(
   factors: Float32Array | null,
   rotary: Rotary,
 ): Record<string, unknown> | null {
-  // Written by few converters; without them positions would be wrong.
+  // Few converters write these, but ignoring them would give wrong positions.
   for (const other of [`${architecture}.rope.scale_linear`, `${architecture}.rope.scaling.attn_factor`]) {
     if (metadata.number(other, 1) !== 1) {
       throw new Error(`${metadata.path}: its metadata ${other} is ${metadata.number(other)}. Only 1 is supported.`);
@@ -204,8 +207,8 @@ function ropeScalingOf(
 }
 
 /**
- * The parameters of Llama 3's scaling. A .gguf file has only the factors that they gave, so that all of Meta's models use is tried:
- * frequency factors 1 and 4 and 8192 positions, and the largest factor.
+ * The parameters of Llama 3's scaling. A .gguf file has only the resulting factors. So this tries what all of Meta's
+ * models use, frequency factors 1 and 4 and 8192 positions, with the largest factor.
  */
 function llama3Scaling(factors: Float32Array, {theta, headSize}: Rotary, {path}: Metadata): Record<string, unknown> {
   const scaling = {low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192};

@@ -1,4 +1,7 @@
-/** @file The tokenizer in a .gguf file as tokenizer.json and tokenizer_config.json: byte-level BPE, or SentencePiece's BPE. */
+/**
+ * @file Converts a .gguf file's tokenizer (byte-level or SentencePiece BPE) to tokenizer.json and
+ * tokenizer_config.json.
+ */
 import type {Metadata} from './gguf_metadata.js';
 
 export interface TokenizerFiles {
@@ -6,11 +9,11 @@ export interface TokenizerFiles {
   tokenizerConfig: Record<string, unknown>;
 }
 
-/** SentencePiece's own pieces have up to 16 characters; longer ones would take the search for merges long. */
+/** SentencePiece's own pieces have up to 16 characters. Longer ones would make the search for merges slow. */
 const LONGEST_PIECE = 128;
-/** Of SentencePiece; Gemma's quarter of a million tokens have 580,000. */
+/** Limit for SentencePiece. Gemma's quarter of a million tokens have 580,000 merges. */
 const MOST_MERGES = 2 ** 20;
-/** llama.cpp's kinds of tokens. */
+/** Token types of llama.cpp. */
 const CONTROL = 3;
 const USER_DEFINED = 4;
 
@@ -20,13 +23,13 @@ const splitBy = (pattern: string) => ({
   type: 'Sequence',
   pretokenizers: [{type: 'Split', pattern: {Regex: pattern}, behavior: 'Isolated', invert: false}, SPLIT_BYTES],
 });
-/** Llama 3 takes up to three digits together, Qwen 2 each one alone. */
+/** Llama 3 groups up to three digits, Qwen 2 takes each digit alone. */
 const wordsAndDigits = (digits: string): string =>
   `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
 const LLAMA3 = {pre: splitBy(wordsAndDigits('\\p{N}{1,3}')), normalizer: null, ignoreMerges: true, addBos: true};
 const GPT2 = {pre: GPT2_BYTES as object, normalizer: null, ignoreMerges: false, addBos: false};
 
-/** How text is cut before the merges, by `tokenizer.ggml.pre`, as in the tokenizer.json of the models that have it. */
+/** How to split text before the merges, by `tokenizer.ggml.pre`, as in the tokenizer.json of the models that use it. */
 const PRE_TOKENIZERS: Readonly<
   Record<string, {pre: object; normalizer: object | null; ignoreMerges: boolean; addBos: boolean}>
 > = {
@@ -47,7 +50,7 @@ interface Vocabulary {
   ids: ReadonlyMap<string, number>;
 }
 
-/** Throws when the tokenizer is of another kind, or its parts contradict each other. */
+/** Throws if the tokenizer is of another kind or its parts contradict each other. */
 export function tokenizerOf(metadata: Metadata): TokenizerFiles {
   const tokens = metadata.texts('tokenizer.ggml.tokens');
   const vocabulary = {tokens, ids: new Map(tokens.map((token, id) => [token, id]))};
@@ -139,7 +142,7 @@ function byteLevel(metadata: Metadata, vocabulary: Vocabulary): {parts: object; 
 
 /** @example splitMerge('Ġ t', …) // ['Ġ', 't'] */
 function splitMerge(merge: string, {ids}: Vocabulary, path: string): [string, string] {
-  // A token may begin with a space: then the space between them is the second one.
+  // A token may begin with a space. Then the second space separates the two tokens.
   const middle = merge.indexOf(' ', 1);
   const [left, right] = [merge.slice(0, middle), merge.slice(middle + 1)];
   if (middle < 0 || ![left, right, left + right].every((token) => ids.has(token))) {
@@ -149,8 +152,8 @@ function splitMerge(merge: string, {ids}: Vocabulary, path: string): [string, st
 }
 
 /**
- * SentencePiece's BPE has no merges: it joins the neighbours whose union has the highest score. The equal list of merges is every
- * way of cutting a token into two tokens, by falling score (as in transformers' `generate_merges`).
+ * SentencePiece's BPE has no merges: it joins the neighbours whose union has the highest score. The equivalent list of
+ * merges has every split of a token into two tokens, by falling score (as in transformers' `generate_merges`).
  */
 function sentencePiece(
   metadata: Metadata,
@@ -200,7 +203,7 @@ function mergesByScore({tokens, ids}: Vocabulary, scores: readonly number[], pat
         merges.push({pair, score: scores[id], order: [left, right]});
       }
     }
-    // A short list of tokens can be made to have merges that no memory holds.
+    // A short list of tokens can be crafted to have more merges than any memory holds.
     if (merges.length > MOST_MERGES) {
       throw new Error(`${path}: its tokens can be cut in more ways than the ${MOST_MERGES} that are allowed.`);
     }

@@ -1,6 +1,7 @@
 /**
- * @file GlassLM, a tiny language model out of PyPI's glassllm, as a Llama: its matrices are `[in, out]` and its rotary channels
- * adjacent pairs, so both are turned into Hugging Face's layout. The same architecture with fresh weights serves without pip.
+ * @file GlassLM, a tiny language model from PyPI's glassllm, as a Llama. Its matrices are `[in, out]` and its rotary
+ * channels adjacent pairs, so both are converted to Hugging Face's layout. Without pip the same architecture with fresh
+ * weights serves.
  */
 import {unzipSync} from 'fflate';
 import type {HostTensor} from '../host_tensor.js';
@@ -15,7 +16,7 @@ import {pairsToHalves} from './rotary_rows.js';
 const WEIGHTS_IN_WHEEL = 'glassllm/weights/en.npz';
 const TOKENIZER_IN_WHEEL = 'glassllm/weights/en.tokenizer.json';
 
-/** glassllm's own configuration, in its words. */
+/** glassllm's own configuration, under its own names. */
 const SIZES = {d_model: 128, n_layers: 4, n_heads: 4, n_kv_heads: 2, max_len: 128, rope_base: 10000, eps: 1e-6};
 const FRESH_VOCABULARY = 1024;
 const FRESH_DEVIATION = 0.02;
@@ -25,7 +26,7 @@ export async function openGlassllm(options: FetchOptions = {}): Promise<ModelFil
   return modelOfWheel(await fetchPinned(GLASSLLM, options), 'glassllm');
 }
 
-/** Throws when the bytes are no sound wheel of glassllm. */
+/** Throws if the bytes are not an intact wheel of glassllm. */
 export function modelOfWheel(wheel: Uint8Array, origin: string): ModelFiles {
   const [weights, tokenizer] = unpack(wheel, origin);
   const {arrays, texts} = readNpz(weights);
@@ -43,9 +44,10 @@ export function modelOfWheel(wheel: Uint8Array, origin: string): ModelFiles {
 }
 
 /**
- * A model of glassllm's architecture with fresh weights, and a tokenizer of up to 1024 tokens learnt from texts.
+ * A model of glassllm's architecture with fresh weights, and a tokenizer of up to 1024 tokens that is learnt from
+ * texts.
  *
- * @param texts what it shall be trained on; their characters are its alphabet.
+ * @param texts The texts to train on. Their characters are the alphabet.
  */
 export function freshGlassllm(texts: readonly string[], seed: number): ModelFiles {
   const bpe = trainBpe(texts.join('\n'), FRESH_VOCABULARY);
@@ -134,7 +136,7 @@ const LAYER_PARTS: Readonly<Record<string, string>> = {
 };
 
 /**
- * Throws when glassllm has no weight of that name.
+ * Throws if glassllm has no weight of that name.
  *
  * @example hubName('blocks.3.attn.W_Q', 'glassllm') // 'model.layers.3.self_attn.q_proj.weight'
  */

@@ -1,4 +1,4 @@
-/** @file A model in a folder as Hugging Face's packages write it: config.json, *.safetensors, tokenizer.json. */
+/** @file Opens a model folder of Hugging Face's packages: config.json, *.safetensors, tokenizer.json. */
 import {existsSync} from 'node:fs';
 import {readFile} from 'node:fs/promises';
 import {basename, join} from 'node:path';
@@ -9,7 +9,7 @@ import {type SafetensorsFile, openSafetensors} from './safetensors.js';
 const ONE_FILE = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
 
-/** Throws, naming the file, when one is missing, damaged, or of a model that is not supported. */
+/** Throws if a file is missing, damaged, or of an unsupported model, and names the file. */
 export async function openHfFolder(folder: string, origin: string = folder): Promise<ModelFiles> {
   const configJson = await readJson(folder, 'config.json');
   const config = parseConfig(configJson, join(origin, 'config.json'));
@@ -43,7 +43,7 @@ async function readTokenizer(folder: string): Promise<Pick<ModelFiles, 'tokenize
       tokenizerConfig[key] = tokenText(value);
     }
   }
-  // transformers 5 keeps the template in a file of its own, which then counts.
+  // transformers 5 keeps the template in a separate file, which then takes precedence.
   const template = join(folder, 'chat_template.jinja');
   if (existsSync(template)) {
     tokenizerConfig.chat_template = await readFile(template, 'utf8');
@@ -51,7 +51,7 @@ async function readTokenizer(folder: string): Promise<Pick<ModelFiles, 'tokenize
   return {tokenizerJson: await readJson(folder, 'tokenizer.json'), tokenizerConfig};
 }
 
-/** A special token stands as its text, or as an object with its text and how to match it. */
+/** A special token is a text, or an object with its text and how to match it. */
 function tokenText(value: unknown): unknown {
   return typeof value === 'object' && value !== null && 'content' in value ? value.content : value;
 }
@@ -70,7 +70,7 @@ async function openWeights(folder: string): Promise<Weights> {
       `${folder} has no ${ONE_FILE} and no ${INDEX}. Write the model as safetensors: model.save_pretrained(folder) in Python.`,
     );
   }
-  // Beside an index too: transformers then takes the one file.
+  // This file counts even beside an index, as in transformers.
   const file = await openSafetensors(join(folder, ONE_FILE));
   return {files: [file], fileOf: new Map(Array.from(file.entries.keys(), (name) => [name, file]))};
 }
@@ -100,7 +100,7 @@ async function openShards(folder: string): Promise<Weights> {
   return {files: [...shards.values()], fileOf};
 }
 
-/** File of each tensor. Throws when a name leads out of the folder. */
+/** The file of each tensor. Throws if a name leads out of the folder. */
 async function readIndex(folder: string): Promise<Map<string, string>> {
   const {weight_map: map} = await readJson(folder, INDEX);
   if (typeof map !== 'object' || map === null || Array.isArray(map) || Object.keys(map).length === 0) {

@@ -9,18 +9,19 @@ import type {ModelFiles} from './model_files.js';
 import type {FetchOptions} from './pypi.js';
 
 export interface HubOptions extends FetchOptions {
-  /** Another hub, such as a mirror; otherwise `$HF_ENDPOINT` or the public one. */
+  /** Another hub, for example a mirror. Default: `$HF_ENDPOINT`, or the public hub. */
   hubUrl?: string;
 }
 
-/** What a model is made of here; the same weights in other formats, which many repositories have too, are left. */
+/** The files that make a model here. Many repositories also have the weights in other formats, which are skipped. */
 const WANTED =
   /^(model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|[\w-]*config\.json|tokenizer\.json|chat_template\.jinja)$/;
 
 /**
- * Opens the model `owner/name` of the hub. Where the network fails, a copy that an earlier run downloaded is taken.
+ * Opens the model `owner/name` of the hub. Without a network it takes the copy that an earlier run downloaded.
  *
- * @throws when there is no such model, it needs an access token (`$HF_TOKEN`), or there is neither a network nor a copy.
+ * @throws if there is no such model, if it needs an access token (`$HF_TOKEN`), or if there is neither a network nor a
+ *   copy.
  */
 export async function openHubModel(id: string, options: HubOptions = {}): Promise<ModelFiles> {
   return openHfFolder(await snapshot(id, options), id);
@@ -65,12 +66,12 @@ async function download(id: string, hubUrl: string | undefined, cacheDir: string
   }
   const main = join(storage, 'refs', 'main');
   await mkdir(dirname(main), {recursive: true});
-  // Last: it makes the snapshot count as whole.
+  // Written last, because it marks the snapshot as complete.
   await writeFile(main, revision);
   return folder;
 }
 
-/** The folder that the last whole download of the main branch left. */
+/** The folder of the last complete download of the main branch. */
 async function cachedSnapshot(storage: string): Promise<string | null> {
   const main = join(storage, 'refs', 'main');
   if (!existsSync(main)) {
@@ -84,7 +85,7 @@ interface HubError extends Error {
   statusCode?: number;
 }
 
-/** No answer came (what `fetch` then says), or one that the hub is down. */
+/** Whether the error means that no answer came (see the messages of `fetch`), or that the hub is down. */
 function isOffline(error: unknown): boolean {
   const {message, statusCode = 0} = error as HubError;
   return statusCode >= 500 || (error instanceof TypeError && /fetch failed|terminated/.test(message));

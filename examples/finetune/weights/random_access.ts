@@ -1,11 +1,11 @@
-/** @file Reads byte ranges of a file, and says so when the file ends too early. */
+/** @file Reads byte ranges of a file and reports a file that ends too early. */
 import {constants, readSync} from 'node:fs';
 import {type FileHandle, open} from 'node:fs/promises';
 
 /** Linux reads at most 2^31 - 4096 bytes in one call. */
 const MOST_BYTES = 2 ** 30;
 
-/** A file open for reading, whose size was taken when it was opened. */
+/** A file open for reading. Its size was taken when it was opened. */
 export class RandomAccessFile {
   private constructor(
     readonly path: string,
@@ -13,11 +13,11 @@ export class RandomAccessFile {
     private readonly handle: FileHandle,
   ) {}
 
-  /** Throws, naming the path, when it cannot be opened or is no regular file. */
+  /** Throws if the file cannot be opened or is not a regular file, and names the path. */
   static async open(path: string): Promise<RandomAccessFile> {
     let handle: FileHandle;
     try {
-      // Otherwise a named pipe would be waited for.
+      // Without O_NONBLOCK a named pipe would block.
       handle = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
     } catch (error) {
       throw new Error(`Cannot read ${path} (${(error as NodeJS.ErrnoException).code}). Give the path of a file.`);
@@ -30,7 +30,7 @@ export class RandomAccessFile {
     return new RandomAccessFile(path, stat.size, handle);
   }
 
-  /** Fills `bytes` from byte `position` on. Throws when the file ends before. */
+  /** Fills `bytes` from byte `position` on. Throws if the file ends earlier. */
   async readInto(bytes: Uint8Array, position: number): Promise<void> {
     for (let done = 0; done < bytes.length;) {
       const length = Math.min(bytes.length - done, MOST_BYTES);
@@ -40,14 +40,14 @@ export class RandomAccessFile {
     }
   }
 
-  /** The bytes `[start, end)`; check them against `size` first, since they are allocated. */
+  /** The bytes `[start, end)`. Check them against `size` first, because they are allocated. */
   async read(start: number, end: number): Promise<Buffer> {
     const bytes = Buffer.allocUnsafeSlow(end - start);
     await this.readInto(bytes, start);
     return bytes;
   }
 
-  /** Like `read`, at once: for headers, whose many small parts are not worth awaiting. */
+  /** Like `read`, but synchronous: for headers, whose many small parts are not worth awaiting. */
   readSync(start: number, end: number): Buffer {
     const bytes = Buffer.allocUnsafeSlow(end - start);
     for (let done = 0; done < bytes.length;) {

@@ -1,12 +1,12 @@
-/** @file The order of a head's channels. Hugging Face rotates channel i with i + D/2; GGUF and glassllm rotate 2i with 2i + 1. */
+/** @file Reorders a head's channels: Hugging Face rotates channel i with i + D/2, GGUF and glassllm 2i with 2i + 1. */
 import type {HostTensor} from '../host_tensor.js';
 
 /**
- * Rows of a query or key projection `[heads · headSize, in]`, or numbers of its bias `[heads · headSize]`, from adjacent pairs to
- * halves: row 2i of a head becomes row i, row 2i + 1 becomes row i + D/2. It undoes the `permute` of llama.cpp's
+ * Reorders the rows of a query or key projection `[heads · headSize, in]`, or of its bias `[heads · headSize]`. Row 2i
+ * of a head becomes row i, row 2i + 1 becomes row i + D/2. It undoes the `permute` of llama.cpp's
  * convert_hf_to_gguf.py.
  *
- * @throws when the rows are no whole heads of an even size.
+ * @throws if the rows are not whole heads of an even size.
  */
 export function pairsToHalves({shape, data}: HostTensor, headSize: number): HostTensor {
   const [rows] = shape;

@@ -1,6 +1,7 @@
 /**
- * @file Reads and writes .safetensors files: 8 bytes of header length, a JSON header, then the tensors' bytes. Reading checks the
- * whole header against the file before anything else is allocated. Format: https://github.com/huggingface/safetensors#format
+ * @file Reads and writes .safetensors files: 8 bytes of header length, a JSON header, then the tensors' bytes. Reading
+ * checks the whole header against the file before it allocates anything else. Format:
+ * https://github.com/huggingface/safetensors#format
  */
 import {type FileHandle, open, rename, rm} from 'node:fs/promises';
 import {dirname} from 'node:path';
@@ -21,7 +22,7 @@ export interface TensorEntry {
 }
 
 const LENGTH_BYTES = 8;
-/** The limit of the hub; the headers of real files have less than a tenth of it. */
+/** The hub's limit. The headers of real files have less than a tenth of it. */
 const MOST_HEADER_BYTES = 25_000_000;
 const CHUNK_BYTES = 4 * 2 ** 20;
 const BYTES_OF: Readonly<Record<string, number>> = {
@@ -38,7 +39,7 @@ export class SafetensorsFile {
     readonly metadata: Readonly<Record<string, string>>,
   ) {}
 
-  /** Reads one tensor of F32, F16 or BF16. Throws when there is none of that name, or it has another type. */
+  /** Reads one tensor of F32, F16 or BF16. Throws if there is none of that name or it has another type. */
   async read(name: string): Promise<HostTensor> {
     const entry = this.entries.get(name);
     if (entry === undefined) {
@@ -73,7 +74,7 @@ export class SafetensorsFile {
   }
 }
 
-/** Opens a file and checks its header. Throws, naming the file and what is wrong with it. */
+/** Opens a file and checks its header. Errors name the file and the problem. */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   const file = await RandomAccessFile.open(path);
   try {
@@ -102,7 +103,7 @@ function damaged(path: string, why: string): Error {
 
 interface Header {
   header: Map<string, unknown>;
-  /** What it was parsed from. */
+  /** The text it was parsed from. */
   text: string;
   /** Byte at which the tensors begin. */
   dataStart: number;
@@ -135,8 +136,8 @@ async function readHeader(file: RandomAccessFile): Promise<Header> {
 }
 
 /**
- * The first key that a JSON object of objects has twice, with its quotes; JSON.parse would keep the last silently. In sound JSON of
- * this form the texts at depth 1 are the keys.
+ * The first key that occurs twice in a JSON object of objects, with its quotes. JSON.parse would silently keep the last
+ * one. In valid JSON of this form the texts at depth 1 are the keys.
  */
 function repeatedKey(json: string): string | null {
   const seen = new Set<unknown>();
@@ -210,7 +211,7 @@ function parseEntry(name: string, value: unknown, {path, dataStart, size}: Place
   return {dtype, shape, start: dataStart + begin, end: dataStart + end};
 }
 
-/** Bytes of a tensor; Infinity above the largest number that is still exact. */
+/** Bytes of a tensor. Infinity above the largest exact integer. */
 function byteLength(shape: readonly number[], bytesEach: number): number {
   if (shape.includes(0)) {
     return 0;
@@ -219,7 +220,7 @@ function byteLength(shape: readonly number[], bytesEach: number): number {
   return Number.isSafeInteger(bytes) ? bytes : Infinity;
 }
 
-/** The tensors must fill the file: no byte belongs to two of them, and none to no one. */
+/** Checks that the tensors fill the file: every byte belongs to exactly one tensor. */
 function checkCoverage(entries: ReadonlyMap<string, TensorEntry>, {path, dataStart, size}: Place): void {
   const inOrder = [...entries].sort(([, a], [, b]) => a.start - b.start || a.end - b.end);
   let at = dataStart;
@@ -247,21 +248,21 @@ function shorten(value: unknown): string {
   return inspect(value, {breakLength: Infinity}).slice(0, 60);
 }
 
-/** Tensors by name, in memory or made one after another. */
+/** Tensors by name, in memory or made one by one. */
 export type Tensors = Iterable<readonly [string, HostTensor]> | AsyncIterable<readonly [string, HostTensor]>;
 
-/** The shapes of tensors in memory, as `writeSafetensors` takes them. */
+/** The shapes of tensors in memory, for `writeSafetensors`. */
 export function shapesOf(tensors: Iterable<readonly [string, HostTensor]>): Map<string, number[]> {
   return new Map(Array.from(tensors, ([name, {shape}]) => [name, shape]));
 }
 
 /**
- * Writes float32 tensors in one step: whoever stops the process finds the old file or the new one, whole. Only one tensor has to
- * be in memory at a time, and they may come in any order.
+ * Writes float32 tensors in one step: if the process stops, the file is the old or the new one, complete. Memory needs
+ * only one tensor at a time, and the tensors may come in any order.
  *
- * @param shapes name and shape of every tensor; the header, which comes first in the file, is made of them.
- * @param metadata texts for `__metadata__`. Python's transformers wants `format`.
- * @throws when the tensors are not exactly those of `shapes`, or the file system fails; then `path` is as it was before.
+ * @param shapes Name and shape of every tensor. They make the header, which comes first in the file.
+ * @param metadata Texts for `__metadata__`. Python's transformers needs `format`.
+ * @throws if the tensors are not exactly those of `shapes`, or if the file system fails. Then `path` is unchanged.
  * @example await writeSafetensors(path, shapesOf(tensors), tensors);
  */
 export async function writeSafetensors(
@@ -295,7 +296,7 @@ function layOut(
   const entries: [string, unknown][] = [['__metadata__', metadata]];
   const offsets = new Map<string, number>();
   let end = 0;
-  // By name, as the safetensors package sorts tensors of one type.
+  // Sort by name, as the safetensors package sorts tensors of one type.
   for (const [name, shape] of [...shapes].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const begin = end;
     end += byteLength(shape, BYTES_OF.F32);
@@ -303,7 +304,7 @@ function layOut(
     offsets.set(name, begin);
   }
   const json = Buffer.from(JSON.stringify(Object.fromEntries(entries)));
-  // Spaces up to a multiple of 8 bytes: tensors then start aligned.
+  // Pad with spaces to a multiple of 8 bytes, so that the tensors start aligned.
   const header = Buffer.alloc(LENGTH_BYTES + Math.ceil(json.length / 8) * 8, ' ');
   header.writeBigUInt64LE(BigInt(header.length - LENGTH_BYTES), 0);
   json.copy(header, LENGTH_BYTES);

@@ -1,6 +1,6 @@
 /**
- * @file Direct preference optimisation (Rafailov et al., arXiv 2305.18290) on questions that share a row with all their answers. With
- * more than two answers, the best first, every pair of them counts.
+ * @file Direct preference optimisation (Rafailov et al., arXiv 2305.18290) on questions that share a row with all their
+ * answers. If there are more than two answers, sorted from the best, every pair of them counts.
  */
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../data/batch.js';
@@ -49,13 +49,16 @@ export function batchLogProbs({network}: TrainedModel, {labels, answers}: Batch,
   return answerLogProbs(tokenLogProbs(hidden, network.head, rows, targets), rowRanges(rows, answers));
 }
 
-/** Where the rows of each answer stand among the labelled rows. */
+/** The range of each answer's rows among the labelled rows. */
 function rowRanges(rows: Int32Array, answers: Batch['answers']): {start: number; end: number}[] {
   const indexOf = new Map(Array.from(rows, (row, i) => [row, i]));
   return answers.map(({start, end}) => ({start: indexOf.get(start)!, end: indexOf.get(end - 1)! + 1}));
 }
 
-/** Mean logit over the vocabulary and an answer's positions, `[answers]`: the mean commutes with the product with the head. */
+/**
+ * Mean logit over the vocabulary and an answer's positions, `[answers]`. The mean commutes with the product with the
+ * head, so the head is averaged first.
+ */
 function meanLogits({network}: TrainedModel, {labels, answers}: Batch, hidden: tf.Tensor2D): tf.Tensor1D {
   return tf.tidy(() => {
     const rows = labelledRows(labels);

@@ -1,24 +1,25 @@
-/** @file What a training run minimises: supervised fine-tuning, direct preference optimisation, or a reward model. */
+/** @file The objective of a training run: supervised fine-tuning, direct preference optimisation, or a reward model. */
 import type * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../data/batch.js';
 import type {MetricsRecord} from '../metrics.js';
 import type {TrainedModel} from '../trained_model.js';
 
 /**
- * Numbers that a loss was made of, for the metrics. They outlive the gradient (`tf.keep`), and the receiver disposes them.
+ * Numbers behind a loss, for the metrics. They outlive the gradient (`tf.keep`), and the receiver disposes them.
  */
 export type Observations = Record<string, tf.Tensor>;
 
 export interface Objective {
-  /** How many terms of a batch the loss is a mean over: labels, or questions. */
+  /** Number of terms of a batch in the mean of the loss: labels, or questions. */
   terms(batch: Batch): number;
-  /** What the loss of a batch needs and has no gradient: DPO's reference log-probabilities. */
+  /** What the loss of a batch needs without a gradient: DPO's reference log-probabilities. */
   prepare?(batch: Batch): Promise<tf.Tensor>;
   /**
-   * The batch's share of the loss of a step: the sum of its terms over `total`, the terms of all the step's batches.
+   * The batch's share of a step's loss: the sum of its terms over `total`, the number of terms of all batches in the
+   * step.
    *
    * @param hidden `[B · T, hiddenSize]`
-   * @param prepared what `prepare` gave
+   * @param prepared What `prepare` returned.
    */
   loss(
     model: TrainedModel,
@@ -27,7 +28,7 @@ export interface Objective {
     total: number,
     prepared?: tf.Tensor,
   ): {loss: tf.Scalar; observations: Observations};
-  /** The metrics of a step under TRL's names, from the observations of all its batches, one batch after the other. */
+  /** The metrics of a step under TRL's names, from the observations of all its batches in order. */
   metrics(
     observations: Readonly<Record<string, Float32Array>>,
     batches: readonly Batch[],
@@ -38,7 +39,9 @@ export function mean(values: ArrayLike<number>): number {
   return Array.from(values).reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-/** Every (better, worse) pair of answers to the same question: indices into `batch.answers`, the best answer coming first. */
+/**
+ * Every (better, worse) pair of answers to the same question, as indices into `batch.answers`. The best comes first.
+ */
 export function answerPairs({samples}: Batch): [better: number, worse: number][][] {
   return samples.map(({answers}) =>
     answers.flatMap((better, i) => answers.slice(i + 1).map((worse): [number, number] => [better, worse])),

@@ -1,6 +1,6 @@
 /**
- * @file A reward model: a score on the last token of each answer, higher for the better one. All pairs of a question's k answers are
- * one term (Ouyang et al., arXiv 2203.02155, equation 1).
+ * @file A reward model: a score at the last token of each answer, higher for the better answer. All pairs of a
+ * question's k answers make one term (Ouyang et al., arXiv 2203.02155, equation 1).
  */
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../data/batch.js';
@@ -8,7 +8,9 @@ import {gatherRows} from '../gather_rows.js';
 import {rmLoss} from '../losses.js';
 import {type Objective, answerPairs, mean} from './objective.js';
 
-/** @param centering Weight of the squared sum of a pair's rewards, which keeps them around zero (arXiv 2312.09244); 0 for none. */
+/**
+ * @param centering Weight of a pair's squared reward sum, which keeps rewards near 0 (arXiv 2312.09244); 0 for none.
+ */
 export function rmObjective(centering: number): Objective {
   return {
     terms: ({samples}) => samples.length,
