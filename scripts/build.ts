@@ -1,6 +1,7 @@
 /**
- * @file Builds dist/: one ES module for each source file with its declarations (esm/), the same as CommonJS (cjs/), what Node takes of it
- * (node/), the commands (cli/), the bundle for script tags, and Node-API's headers. See `exports` in package.json.
+ * @file Builds dist/: one ES module per source file with its declarations (esm/), the same as CommonJS (cjs/), the
+ * entries for Node (node/), the commands (cli/), the bundle for script tags, and Node-API's headers. See `exports` in
+ * package.json.
  */
 import {spawnSync} from 'node:child_process';
 import {cpSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync} from 'node:fs';
@@ -36,10 +37,10 @@ function filesBelow(folder: string): string[] {
 function buildModules(): void {
   const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
   const {status} = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], {cwd: root, stdio: 'inherit'});
-  if (status !== 0) process.exit(1); // tsc has said why.
+  if (status !== 0) process.exit(1); // tsc has printed the errors.
 }
 
-/** CommonJS has no `import.meta`. */
+/** Replaces `import.meta`, which CommonJS lacks. */
 const IMPORT_META_URL = "const importMetaUrl = require('node:url').pathToFileURL(__filename).href;";
 
 async function toCommonJs(path: string): Promise<void> {
@@ -63,8 +64,8 @@ async function toCommonJs(path: string): Promise<void> {
 }
 
 /**
- * The same files and declarations under a package.json that makes them CommonJS. One file for each source file, so that all entries share
- * one copy of the library.
+ * The same files and declarations under a package.json that makes them CommonJS. There is one file per source file, so
+ * that all entries share one copy of the library.
  */
 async function buildCommonJs(): Promise<void> {
   const esm = join(dist, 'esm');
@@ -78,10 +79,10 @@ async function buildCommonJs(): Promise<void> {
   write('cjs/package.json', '{"type": "commonjs"}\n');
 }
 
-/** Entries of Node, by the names of their source files. Those that add the op to tfjs are marked. */
+/** Entries for Node, by the names of their source files. True: the entry adds the op to tfjs. */
 const NODE_ENTRIES = {index: true, tf: true, node: true, webgpu: false, masks: false, node_webgpu: false};
 
-/** In Node, ES modules wrap the CommonJS build: a program that mixes the two then still has one FlashMask class. */
+/** In Node, ES modules wrap the CommonJS build, so that a program that mixes both has only one FlashMask class. */
 function writeNodeEntries(): void {
   for (const [name, attaches] of Object.entries(NODE_ENTRIES)) {
     const [entry, attach] = [`../cjs/src/entries/${name}.js`, '../cjs/src/entries/attach_to_tf.js'];
@@ -92,7 +93,7 @@ function writeNodeEntries(): void {
 
 // ---- Script tags ----
 
-/** What a page's script tags made, in place of the packages of those names. */
+/** Globals made by a page's script tags, which replace the packages of these names. */
 const PAGE_GLOBALS: Record<string, string> = {
   '@tensorflow/tfjs-core': `
     if (typeof tf === 'undefined' || !tf.registerKernel) {
@@ -139,7 +140,7 @@ async function buildScript(): Promise<void> {
 
 // ---- Commands ----
 
-/** The commands use the library that the package has beside them. */
+/** The commands use the built library of the same package. */
 const useBuiltLibrary: Plugin = {
   name: 'use-built-library',
   setup(setup) {
@@ -150,7 +151,7 @@ const useBuiltLibrary: Plugin = {
   },
 };
 
-/** Each command in one file with the packages that it is made of, so that users of the library install none of them. */
+/** Each command in one file with the packages that it uses, so that users of the library install none of them. */
 async function buildCommands(): Promise<Metafile> {
   const {metafile} = await build({
     ...shared,
@@ -161,7 +162,7 @@ async function buildCommands(): Promise<Metafile> {
     target: 'node20',
     external: ['@tensorflow/*'],
     metafile: true,
-    // For packages that are CommonJS.
+    // CommonJS packages in the bundle need `require`.
     banner: {
       js: "import {createRequire as createRequire_} from 'node:module';\nconst require = createRequire_(import.meta.url);",
     },
@@ -172,7 +173,7 @@ async function buildCommands(): Promise<Metafile> {
 
 // ---- Parts of other packages ----
 
-/** The folders of the packages that a bundle has code of. */
+/** The folders of the packages whose code is in a bundle. */
 function packagesIn({inputs}: Metafile): string[] {
   const folders = Object.keys(inputs).map((path) => /^(.*node_modules\/(?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1]);
   return [...new Set(folders.filter((folder) => folder !== undefined))].sort();

@@ -1,16 +1,16 @@
 /**
- * @file Builds the Node addon from native/: the CPU kernels always, the CUDA kernels where nvcc is found.
+ * @file Builds the Node addon from native/: the CPU kernels always, the CUDA kernels if nvcc is found.
  *
  *     node scripts/build_native.mjs             build/Release/tfjs_flashmask.node, for this machine
  *       --no-cuda                               without the CUDA kernels
  *       --cuda                                  an error if nvcc is missing
- *       --arch 90                               CUDA code for these architectures alone (a comma between), for quick builds
- *       --one-arch                              CUDA code for the GPU of this machine alone; without one, for 90
- *       --out FILE                              the addon's file in place of that
- *       --jobs 4                                compilers at a time; one a core unless told
+ *       --arch 90                               CUDA code for only this architecture, or several as 80,90: quick builds
+ *       --one-arch                              CUDA code for only this machine's GPU; without a GPU, for 90
+ *       --out FILE                              another path for the addon
+ *       --jobs 4                                compilers at a time; one per core by default
  *
- * $CXX and $NVCC choose the compilers. Plain JavaScript without dependencies but the headers of Node-API: it also runs in users'
- * projects. Neither node-gyp (which downloads headers) nor CMake is needed.
+ * $CXX and $NVCC choose the compilers. This is plain JavaScript that depends only on the headers of Node-API, because
+ * it also runs in users' projects. It needs neither node-gyp (which downloads headers) nor CMake.
  */
 import {execFile, spawnSync} from 'node:child_process';
 import {createHash} from 'node:crypto';
@@ -35,21 +35,23 @@ import {parseArgs} from 'node:util';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const require = createRequire(import.meta.url);
 const NATIVE = join(root, 'native');
-/** Objects, each named after the hash of all that it depends on: every clone of a user shares them. */
+/**
+ * Compiled objects. Each is named after the hash of everything it depends on, so that all clones of a user share them.
+ */
 const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tfjs-flashmask', 'objects');
 const LOCAL = join(root, 'build', 'Release', 'tfjs_flashmask.node');
 const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 
-/** Every GPU from sm_80 on: code for these, and PTX, which the driver compiles for later ones. */
+/** Architectures to compile for. PTX, which drivers compile for later ones, adds every other GPU from sm_80 on. */
 const CUDA_ARCHS = ['80', '86', '89', '90'];
-/** The first that knows all of them. */
+/** The first CUDA version that supports all of them. */
 const OLDEST_CUDA = 11.8;
 const STALE_OBJECT_MS = 14 * 24 * 3600 * 1000;
 const LOG_LINES = 30;
 
 const COMPILE = ['-std=c++17', '-O3', '-DNDEBUG', '-fPIC', '-pthread', '-fvisibility=hidden', '-Wall', '-Wextra'];
 const SECTIONS = ['-ffunction-sections', '-fdata-sections'];
-/** Flags of files that are compiled for one instruction set; which of them runs is decided at run time. */
+/** Flags of files that are compiled for one instruction set. The addon chooses between them at run time. */
 const INSTRUCTION_SETS = [
   [/(^|[_/])avx2\.cc$/, ['-mavx2', '-mfma']],
   [/(^|[_/])avx512\.cc$/, ['-mavx512f', '-mavx512vl', '-mavx512dq', '-mavx512bw', '-mavx2', '-mfma']],
@@ -60,7 +62,7 @@ export function instructionSetFlags(path) {
   return INSTRUCTION_SETS.filter(([pattern]) => pattern.test(path)).flatMap(([, flags]) => flags);
 }
 
-/** An error whose message is all that the user needs. */
+/** An error that is printed without its stack. */
 class BuildError extends Error {}
 
 function log(line) {
@@ -69,7 +71,7 @@ function log(line) {
 
 // ---- Compilers ----
 
-/** What a command prints, or null where it cannot be run. */
+/** The output of a command, or null if it cannot be run. */
 function output(command, args) {
   const {status, stdout} = spawnSync(command, args, {encoding: 'utf8'});
   return status === 0 ? stdout.trim() : null;
@@ -85,7 +87,7 @@ function findCompiler() {
   throw new BuildError(`a C++ compiler must be there, got none of ${candidates.join(', ')}. ${remedy}`);
 }
 
-/** nvcc, its version and the folder of its toolkit; or why there is none. */
+/** nvcc, its version and the folder of its toolkit; or the reason why there is none. */
 function findCuda() {
   const {NVCC, CUDA_HOME, CUDA_PATH, PATH = ''} = process.env;
   const homes = [CUDA_HOME, CUDA_PATH].filter(Boolean).map((home) => join(home, 'bin', 'nvcc'));
@@ -105,7 +107,10 @@ function findCuda() {
 
 const CUDA_LIBRARIES = ['lib64', 'lib', join('targets', 'x86_64-linux', 'lib'), join('targets', 'sbsa-linux', 'lib')];
 
-/** The folder of libcudart_static.a: nvcc says where its toolkit is, for it may itself be a link or a script. */
+/**
+ * The folder of libcudart_static.a. nvcc is asked for its toolkit, because the nvcc that was found may be a link or a
+ * script.
+ */
 function toolkitOf(nvcc) {
   const {stdout, stderr} = spawnSync(nvcc, ['--dryrun', '-x', 'cu', '/dev/null', '-o', '/dev/null'], {
     encoding: 'utf8',
@@ -127,7 +132,7 @@ function filesBelow(folder) {
     .sort();
 }
 
-/** What is compiled, relative to native/. native/test has programs of its own. */
+/** The files to compile, relative to native/. native/test has separate programs. */
 function sources(withCuda) {
   const all = filesBelow(NATIVE).map((path) => relative(NATIVE, path));
   const part = (path) => path.split(/[\\/]/)[0];
@@ -136,7 +141,7 @@ function sources(withCuda) {
   return all.filter((path) => isSource(path) && part(path) !== 'test' && (withCuda || !isCuda(path)));
 }
 
-/** Feeds a file and all that it includes by quotes to the hash. */
+/** Adds a file, and all files that it includes by quotes, to the hash. */
 function hashSource(hash, path, seen = new Set()) {
   if (seen.has(path) || !existsSync(path)) return;
   seen.add(path);
@@ -150,7 +155,7 @@ function hashSource(hash, path, seen = new Set()) {
 
 // ---- Plan ----
 
-/** Of the repository's packages; in the package they are part of dist/. */
+/** The folder of Node-API's headers: in the repository an npm package, in the published package a part of dist/. */
 function nodeHeaders() {
   try {
     return require('node-api-headers').include_dir;
@@ -160,8 +165,9 @@ function nodeHeaders() {
 }
 
 /**
- * `-gencode` flags; `archs` lists what they make, PTX last. Code for sm_90 has tiles for that architecture's shared memory alone
- * (native/cuda/tiles.h), so the PTX that GPUs to come compile is that of the newest one before it.
+ * `-gencode` flags; `archs` lists their targets, PTX last. Code for sm_90 has tiles that only fit that architecture's
+ * shared memory (native/cuda/tiles.h). So the PTX, which drivers compile for later GPUs, is that of the newest
+ * architecture before sm_90.
  */
 function cudaCode(archs) {
   const portable = archs.filter((arch) => arch !== '90').slice(-1);
@@ -194,7 +200,7 @@ function archsFor(options) {
   return CUDA_ARCHS.includes(arch) ? [arch] : CUDA_ARCHS;
 }
 
-/** The command that compiles one source, but for its output. */
+/** The command that compiles one source, without its output path. */
 function commandFor(path, compiler, cuda) {
   const file = join(NATIVE, path);
   const defines = [`-I${NATIVE}`];
@@ -205,7 +211,7 @@ function commandFor(path, compiler, cuda) {
     return {command: cuda.command, args: [...flags, ...defines, '-c', file], about: cuda.about + compiler.about};
   }
   const flags = [...COMPILE, ...SECTIONS, ...(process.arch === 'x64' ? instructionSetFlags(path) : [])];
-  // GCC takes its own AVX-512 intrinsics for reads of uninitialized variables (its bug 105593).
+  // GCC warns that its own AVX-512 intrinsics read uninitialized variables (GCC bug 105593).
   if (!compiler.about.includes('clang')) flags.push('-Wno-maybe-uninitialized');
   if (path.startsWith('node')) {
     flags.push('-DNAPI_VERSION=8', '-isystem', nodeHeaders(), `-DFLASHMASK_VERSION="${version}"`);
@@ -215,7 +221,7 @@ function commandFor(path, compiler, cuda) {
   return {command: compiler.command, args: [...flags, ...defines, '-c', file], about: compiler.about};
 }
 
-/** A job with the place of its object, which is named after all that it depends on. */
+/** A job with the path of its object, which is named after everything it depends on. */
 function jobFor(path, compiler, cuda) {
   const {command, args, about} = commandFor(path, compiler, cuda);
   const hash = createHash('sha256').update([about, command, ...args.map((arg) => arg.replace(root, ''))].join('\0'));
@@ -225,7 +231,7 @@ function jobFor(path, compiler, cuda) {
 
 // ---- Work ----
 
-/** Runs a command to its end; an error has the last lines that it printed. */
+/** Runs a command to its end. An error contains the last lines that it printed. */
 function run(command, args) {
   return new Promise((resolve, reject) => {
     execFile(command, args, {maxBuffer: 2 ** 28}, (error, stdout, stderr) => {
@@ -246,7 +252,7 @@ async function compile({path, command, args, object}) {
     return;
   }
   const start = Date.now();
-  // Renamed when whole, so that neither an interrupt nor a second build leaves half an object in the cache.
+  // Renamed when complete, so that an interrupt or a second build leaves no partial object in the cache.
   const unfinished = object.replace(/\.o$/, `.${process.pid}.tmp.o`);
   const warnings = await run(command, [...args, '-o', unfinished]);
   renameSync(unfinished, object);
@@ -254,7 +260,7 @@ async function compile({path, command, args, object}) {
   if (warnings) console.error(warnings);
 }
 
-/** Longest first: CUDA files take minutes. */
+/** Starts the longest jobs first: CUDA files take minutes. */
 async function compileAll(jobs, atOnce) {
   const queue = [...jobs].sort((a, b) => Number(b.path.endsWith('.cu')) - Number(a.path.endsWith('.cu')));
   const worker = async () => {
@@ -271,7 +277,8 @@ function linkFlags(cuda) {
     '-static-libstdc++',
     '-static-libgcc',
     `-Wl,--version-script=${join(NATIVE, 'node', 'exports.map')}`,
-    // TensorFlow keeps pointers to the kernels for as long as the process runs, but Node unloads the addons of a worker that ends.
+    // TensorFlow keeps pointers to the kernels while the process runs, but Node unloads the addons of a worker that
+    // ends.
     '-Wl,-z,nodelete',
     '-Wl,-z,now',
     '-Wl,--gc-sections',
@@ -290,7 +297,7 @@ async function link(compiler, jobs, cuda, target) {
   renameSync(unfinished, target);
 }
 
-/** Loads an addon in a process of its own; null if it can be, else why not. */
+/** Loads an addon in a separate process. Returns null on success, else the error. */
 function loadError(path) {
   const script = 'process.dlopen({exports: {}}, process.argv[1])';
   const {status, stderr} = spawnSync(process.execPath, ['-e', script, path], {encoding: 'utf8'});
@@ -346,5 +353,5 @@ async function main() {
   }
 }
 
-// Not where a test imports the flags.
+// Not if a test imports this file for the flags.
 if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) await main();

@@ -1,7 +1,8 @@
 /**
- * @file Checks the packed package with publint and attw: its entries, their declarations, and what each kind of import resolves to.
+ * @file Checks the packed package with publint and attw: its entries, their declarations, and what each kind of import
+ * resolves to.
  *
- *     npm run check:package [-- TARBALL]    of the tarball, or of one that it builds and packs
+ *     npm run check:package [-- TARBALL]    checks the tarball, or one that it builds and packs
  */
 import {spawnSync} from 'node:child_process';
 import {mkdtempSync, rmSync} from 'node:fs';

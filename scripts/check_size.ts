@@ -1,7 +1,8 @@
 /**
- * @file Checks what the built library adds to a page that attends with one builder: minified by esbuild, without tfjs, in gzip.
+ * @file Checks how many bytes the built library adds to a page that uses attention with one mask builder: minified by
+ * esbuild, gzipped, without tfjs.
  *
- *     npm run check:size [-- --build]    measures dist/, after a build if asked or if there is none
+ *     npm run check:size [-- --build]    measures dist/; builds it first if asked or if it is missing
  */
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
@@ -11,7 +12,7 @@ import {build} from 'esbuild';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 
-/** Entry, and the most bytes that its page may have. */
+/** Entry, and the most bytes that it may add to its page. */
 const BUDGETS: [entry: string, most: number][] = [
   ['tfjs-flashmask', 40_000],
   ['tfjs-flashmask/webgpu', 28_000],

@@ -1,5 +1,6 @@
 /**
- * @file Writes native/constants.h from src/call/constants.ts, so that the kernels of all languages have the same numbers.
+ * @file Writes native/constants.h from src/call/constants.ts, so that the kernels of all languages have the same
+ * numbers.
  *
  *     node --import=tsx scripts/constants.ts [--check]
  */
@@ -8,7 +9,7 @@ import * as constants from '../src/call/constants.js';
 
 const TARGET = new URL('../native/constants.h', import.meta.url);
 
-/** MAX_HEAD_SIZE is kMaxHeadSize in C++. */
+/** The C++ name of a constant: MAX_HEAD_SIZE is kMaxHeadSize. */
 function nameInCpp(name: string): string {
   const words = name.toLowerCase().split('_');
   return `k${words.map((word) => word[0].toUpperCase() + word.slice(1)).join('')}`;

@@ -1,6 +1,6 @@
 /**
- * @file Draws every mask of the table into docs/images/masks, by the library itself, and lists them in docs/masks.md
- * between `<!-- gallery -->` and `<!-- /gallery -->`.
+ * @file Draws every mask of the table into docs/images/masks with the library's `toSVG`, and lists the pictures in
+ * docs/masks.md between `<!-- gallery -->` and `<!-- /gallery -->`.
  *
  *     npx tsx scripts/gallery.ts            writes pictures and lists
  *     npx tsx scripts/gallery.ts --check    fails if the committed ones differ
@@ -11,7 +11,7 @@ import {seededRandom} from '../src/mask/builders/random.js';
 import {toSVG} from '../src/mask/pictures/svg.js';
 import {type MaskEntry, maskTable} from '../test/support/mask_table.js';
 
-/** Tokens, and tokens a tile, of a picture. */
+/** Tokens of a picture, and tokens per tile. */
 const LENGTH = 24;
 const TILE = 4;
 /** A seed of the table whose documents show full, partial and empty tiles. */
@@ -41,11 +41,11 @@ function galleryList(): string {
   return `<table>\n${rows.join('\n')}\n</table>`;
 }
 
-/** The document that lists the gallery, and where it finds the pictures. */
+/** The document that lists the gallery, and the folder of the pictures, relative to it. */
 const DOCUMENT = 'docs/masks.md';
 const IMAGES = 'images/masks/';
 
-/** Everything that this script writes: path to content. */
+/** All files that this script writes: path to content. */
 function outputs(): Map<string, string> {
   const files = new Map(maskTable.map((entry) => [`${folder}${entry.name}.svg`, galleryPicture(entry)]));
   const text = readOr(DOCUMENT) ?? '';

@@ -1,6 +1,6 @@
 /**
- * @file Installs the packages of a folder with a lock file, where that has not been done for the present lock file. Plain JavaScript without
- * dependencies, since there are none before it has run.
+ * @file Installs the packages of a folder with a lock file, unless they are already installed for the current lock
+ * file. This is plain JavaScript without dependencies, because none are installed before it runs.
  */
 import {spawnSync} from 'node:child_process';
 import {createHash} from 'node:crypto';
@@ -18,7 +18,7 @@ function read(path) {
 function isInstalled(folder, stamp, hash) {
   const installedFrom = read(stamp);
   if (installedFrom !== null) return installedFrom === hash;
-  // Somebody ran `npm ci` themselves: npm writes its own copy of the lock file last.
+  // The user ran `npm ci`. npm writes its own copy of the lock file last.
   const installed = statSync(join(folder, 'node_modules', '.package-lock.json'), {throwIfNoEntry: false});
   return installed !== undefined && installed.mtimeMs >= statSync(join(folder, 'package-lock.json')).mtimeMs;
 }
@@ -38,9 +38,9 @@ function runNpmCi(folder) {
 }
 
 /**
- * Installs what the folder's lock file says, without install scripts.
+ * Installs the packages in the folder's lock file, without install scripts.
  *
- * @param what Printed before an installation.
+ * @param what Text printed before an installation.
  * @throws Error if npm fails.
  */
 export function installPackages(folder, what) {

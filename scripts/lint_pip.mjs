@@ -3,10 +3,10 @@
  * versions from PyPI.
  *
  *     node scripts/lint_pip.mjs native           fails if clang-format would change a file
- *     node scripts/lint_pip.mjs python           fails on what ruff finds
+ *     node scripts/lint_pip.mjs python           fails if ruff finds a fault
  *     node scripts/lint_pip.mjs native --fix     changes the files
  *
- * The tools are installed once, into .cache/. Where pip cannot do that, the check is skipped with the reason.
+ * The tools are installed once, into .cache/. If pip cannot install them, the check is skipped with the reason.
  */
 import {spawnSync} from 'node:child_process';
 import {existsSync, mkdirSync, renameSync, rmSync} from 'node:fs';
@@ -17,7 +17,7 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const CLANG_FORMAT = {name: 'clang-format', version: '23.1.5'};
 const RUFF = {name: 'ruff', version: '0.17.6'};
 
-/** The tool's program, installed if it was not; null with a line on the console if it cannot be. */
+/** The tool's program, installed if necessary; null, after a line on the console, if it cannot be installed. */
 function program({name, version}) {
   const folder = join(root, '.cache', `${name}-${version}`);
   const path = join(folder, 'bin', name);
@@ -41,7 +41,7 @@ function tracked(...patterns) {
   return stdout.split('\0').filter((path) => path !== '' && existsSync(join(root, path)));
 }
 
-/** Commands of a check, as lists of arguments; or of its repair. */
+/** Commands of a check, and of its fix, as lists of arguments. */
 const CHECKS = {
   native: {
     tool: CLANG_FORMAT,
@@ -72,7 +72,7 @@ const {tool, check, fix} = CHECKS[what];
 const path = program(tool);
 if (path !== null) {
   const commands = option === '--fix' ? fix() : check();
-  // The program of clang-format is a Python script, which finds its module there.
+  // clang-format's program is a Python script, which finds its module through PYTHONPATH.
   const env = {...process.env, PYTHONPATH: dirname(dirname(path))};
   const codes = commands.map((args) => spawnSync(path, args, {cwd: root, stdio: 'inherit', env}).status);
   if (codes.some((code) => code !== 0)) {

@@ -1,12 +1,12 @@
 /**
- * @file Packs what a release publishes, as tarballs in one folder: the package, and the addon for this platform as packages of their own, on
- * the CPU and, where nvcc is, with CUDA. The package lists the CPU one as an optional dependency, so that npm installs it on the platform that
- * it is for and no other; the one with CUDA is installed on request.
+ * @file Packs all packages of a release as tarballs in one folder: the main package, and the addon for this platform as
+ * separate packages, one for the CPU and, if there is an nvcc, one with CUDA. The main package lists the CPU package as
+ * an optional dependency, so that npm installs it only on its platform. Users install the CUDA package on request.
  *
  *     node scripts/pack_all.mjs
  *       --out tarballs          the folder
  *       --no-cuda               without the package with CUDA
- *       --tarball FILE          the package as `npm pack` has packed it; else it is built and packed here
+ *       --tarball FILE          the package as packed by `npm pack`; without it, it is built and packed here
  */
 import {spawnSync} from 'node:child_process';
 import {
@@ -35,7 +35,7 @@ const {values: options} = parseArgs({
 const out = resolve(options.out);
 const work = mkdtempSync(join(tmpdir(), 'tfjs-flashmask-pack-'));
 
-/** Runs a command; gives what it printed to standard output. Its messages are shown. */
+/** Runs a command and returns its standard output. Its standard error is shown. */
 function run(command, args, cwd = root) {
   const stdio = ['ignore', 'pipe', 'inherit'];
   const {status, stdout, error} = spawnSync(command, args, {cwd, stdio, encoding: 'utf8'});
@@ -43,7 +43,7 @@ function run(command, args, cwd = root) {
   return stdout;
 }
 
-/** Packs a folder; gives the path of the tarball. */
+/** Packs a folder and returns the path of the tarball. */
 function pack(folder, to) {
   mkdirSync(to, {recursive: true});
   return join(to, run('npm', ['pack', '--ignore-scripts', '--silent', '--pack-destination', to], folder).trim());
@@ -77,7 +77,7 @@ function addonPackage(name, what) {
   };
 }
 
-/** Builds the addon and packs it; null, with the reason, where that cannot be done here. */
+/** Builds the addon and packs it. Returns null, after printing the reason, if that is not possible here. */
 function packAddon(suffix, what, flags) {
   const name = `tfjs-flashmask-${PLATFORM}${suffix}`;
   const folder = join(work, name);
@@ -96,7 +96,10 @@ function packAddon(suffix, what, flags) {
   return name;
 }
 
-/** The package with the addon's package among its dependencies. The repository's lock file could not name one that is not published. */
+/**
+ * Packs the package with the addon's package as a dependency. It is added only here, because the repository's lock file
+ * cannot name a package that is not published.
+ */
 function packMain(addon) {
   if (!options.tarball) run('npm', ['run', '--silent', 'build']);
   const tarball = options.tarball ? resolve(options.tarball) : pack(root, work);

@@ -1,6 +1,6 @@
 /**
- * @file npm's `prepare`: builds dist/ before `npm pack`, and where a project installs this folder or its git URL. Not in `npm ci`, by which
- * developers and CI install: `npm run build` builds when they want it.
+ * @file npm's `prepare`: builds dist/ before `npm pack`, and if a project installs this folder or its git URL. It does
+ * not build in `npm ci`, which developers and CI use; they run `npm run build` when they need it.
  */
 if (process.env.npm_command !== 'ci') {
   await import('./setup.mjs');

@@ -1,6 +1,6 @@
 /**
- * @file Installs the dependencies where that has not been done for the present lock file, so that `npm start` and `npm test` work right
- * after a clone. Plain JavaScript without dependencies, since there are none yet.
+ * @file Installs the dependencies, unless they are already installed for the current lock file, so that `npm start` and
+ * `npm test` work right after a clone. This is plain JavaScript without dependencies, because none are installed yet.
  */
 import {fileURLToPath} from 'node:url';
 import {installPackages} from './install.mjs';

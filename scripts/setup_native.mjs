@@ -1,6 +1,7 @@
 /**
- * @file Set-up of the backend 'tensorflow' for tests and fine-tuning: tfjs-node by `tfjs-flashmask setup-node`, and the native addon. Where pip, a
- * compiler or the network is missing, it says so and goes on: tests of that backend are then skipped.
+ * @file Sets up the backend 'tensorflow' for tests and fine-tuning: tfjs-node with `tfjs-flashmask setup-node`, and the
+ * native addon. If pip, a compiler or the network is missing, it says so and continues; tests of that backend are then
+ * skipped.
  */
 import {spawnSync} from 'node:child_process';
 import {existsSync, lstatSync, readFileSync, readdirSync, rmSync, symlinkSync} from 'node:fs';
@@ -10,18 +11,21 @@ import {installPackages} from './install.mjs';
 import './setup.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-/** tfjs-node has a lock file of its own: its install script must not run when these packages are installed from a git URL. */
+/**
+ * tfjs-node has a separate lock file, so that its install script does not run when the repository is installed from a
+ * git URL.
+ */
 const NESTED = join(root, 'test', 'tfjs_node');
 const LINK = join(root, 'node_modules', '@tensorflow', 'tfjs-node');
-/** setup-node writes this beside the binding that it builds: with which TensorFlow, and in which folder that is. */
+/** setup-node writes this next to the binding that it builds: the TensorFlow version and its folder. */
 const RECORD = join(LINK, 'lib', 'napi-v8', 'tfjs-flashmask.json');
 const BUILD = join(root, 'scripts', 'build_native.mjs');
 
-/** Installs tfjs-node, and makes it one of the repository's packages, with the same tfjs as theirs. */
+/** Installs tfjs-node and links it into the repository's packages, so that it uses their tfjs. */
 function provideTfjsNode() {
   installPackages(NESTED, 'tfjs-node');
   const packages = join(NESTED, 'node_modules', '@tensorflow');
-  // Without its own copies of tfjs it finds those of the root folder.
+  // Without its own copies of tfjs, it uses those of the root folder.
   for (const name of readdirSync(packages).filter((name) => name !== 'tfjs-node')) {
     rmSync(join(packages, name), {recursive: true});
   }
@@ -30,7 +34,7 @@ function provideTfjsNode() {
   symlinkSync(join(packages, 'tfjs-node'), LINK, 'junction');
 }
 
-/** Whether an earlier run did it, as far as a glance shows. */
+/** Whether an earlier run set it up, by a quick check. */
 function isSetUp() {
   try {
     const {folder} = JSON.parse(readFileSync(RECORD, 'utf8'));
@@ -40,7 +44,7 @@ function isSetUp() {
   }
 }
 
-/** Runs a script of this repository, whose failure is no failure of ours. */
+/** Runs a script of this repository. If it fails, this script continues. */
 function tryTo(what, args) {
   const {status} = spawnSync(process.execPath, args, {cwd: root, stdio: ['ignore', 'inherit', 'inherit']});
   if (status !== 0) {
@@ -58,6 +62,6 @@ if (existsSync(LINK) && !isSetUp()) {
   tryTo('tfjs-node', ['--import=tsx', 'src/cli/main.ts', 'setup-node']);
 }
 if (existsSync(BUILD)) {
-  // CUDA code for one architecture is compiled in a quarter of the time, and tests run it on no other.
+  // Compiling CUDA code for one architecture takes a quarter of the time, and the tests run on no other.
   tryTo('the native addon', process.env.FLASHMASK_FULL === '1' ? [BUILD] : [BUILD, '--one-arch']);
 }

@@ -1,7 +1,7 @@
 /**
- * @file Writes test/vectors/: known answers for the rules that each language has a copy of (bounds to intervals, kinds of tiles, Philox,
- * dropout, the mask head of a query head). They come from the tests' definitions (test/support/oracle.ts, philox_reference.ts), which share
- * no code with any copy. `TWIN:` marks the copies.
+ * @file Writes test/vectors/: known answers for the rules that every language implements (bounds to intervals, kinds of
+ * tiles, Philox, dropout, the mask head of a query head). They come from the tests' definitions
+ * (test/support/oracle.ts, philox_reference.ts), which share no code with any copy. `TWIN:` marks the copies.
  *
  *     node --import=tsx scripts/vectors.ts [--check]
  */
@@ -26,7 +26,7 @@ const random = seeded('vectors');
 const drawInteger = (least: number, most: number): number => integer(random, least, most + 1);
 const list = <T>(count: number, make: (i: number) => T): T[] => Array.from({length: count}, (_, i) => make(i));
 
-/** Around the rows mostly, sometimes at the ends of int32. */
+/** Draws a bound: mostly near the rows, sometimes at the limits of int32. */
 function drawBound(rows: number): number {
   const odd = [INT32_MIN, INT32_MIN + 1, -1000, 1000, INT32_MAX - 1, INT32_MAX];
   return random() < 0.1 ? odd[drawInteger(0, odd.length - 1)] : drawInteger(-2, rows + 2);
@@ -45,7 +45,7 @@ function isMasked(four: readonly number[], r: number): boolean {
   return !visibleByBounds({data: four, maskB: 1, Hm: 1, n: 4, causal: false}, {H: 1, Sq: 1, Sk: 1})(0, 0, r, 0);
 }
 
-/** Columns of each form, what their bounds stand for, and which of the first rows they mask without the causal triangle. */
+/** Columns of each form, their intervals, and which of the first rows they mask without the causal triangle. */
 function intervals() {
   const rows = 24;
   return FORMS.flatMap((form) =>
@@ -76,8 +76,8 @@ function drawMap(form: Pick<Bounds, 'n' | 'causal'>, rows: number): number[] {
 }
 
 /**
- * Tiles, and the kind that the bounds map proves. 'empty': the least masked column that it allows, as the first one, masks all rows.
- * 'full': the most masked column that it allows, as the last one, masks none.
+ * Tiles, and the kind that the bounds map proves. 'empty': the least masked column that the map allows, taken as the
+ * first one, masks all rows. 'full': the most masked column that it allows, taken as the last one, masks none.
  */
 function classify() {
   const shapes = [[40, 40], [64, 96], [96, 64], [7, 100], [100, 7]]; // prettier-ignore
@@ -141,7 +141,7 @@ function dropout() {
   );
 }
 
-/** Bounds that differ in one head of the mask alone: the head of the bounds that (b, h) reads is the one that hides key 0. */
+/** The head of the bounds that (b, h) reads: if only that head hides key 0, then (b, h) does not see key 0. */
 function maskHead() {
   const shapes = [
     [1, 1, 1, 1], [1, 1, 6, 2], [1, 2, 6, 2], [1, 6, 6, 2], [3, 1, 6, 2], [3, 2, 6, 2], [3, 6, 6, 2], [3, 4, 8, 4],
@@ -161,7 +161,7 @@ function maskHead() {
 const files = {intervals, classify, philox: philoxWords, dropout, mask_head: maskHead};
 for (const [name, make] of Object.entries(files)) {
   const file = new URL(`${name}.json`, FOLDER);
-  // A case per line, so that a change of one shows as such.
+  // One case per line, so that a diff shows single cases.
   const text = `[\n${make()
     .map((x) => `  ${JSON.stringify(x)}`)
     .join(',\n')}\n]\n`;

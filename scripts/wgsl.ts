@@ -1,6 +1,6 @@
 /**
- * @file `npm run wgsl -- NAME [FIELD=VALUE | FLAG ...]` prints a shader, `npm run wgsl` lists them all. `--update` writes the goldens of
- * test/webgpu/golden, with which a review sees what a change of a generator does.
+ * @file `npm run wgsl -- NAME [FIELD=VALUE | FLAG ...]` prints a shader, `npm run wgsl` lists them all. `--update`
+ * writes the golden files of test/webgpu/golden, in which a review sees the effect of a change in a generator.
  */
 import {mkdirSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
@@ -16,16 +16,16 @@ export type Fields = Record<string, unknown>;
 const GOLDEN = fileURLToPath(new URL('../test/webgpu/golden/', import.meta.url));
 
 const LIMITS = {maxComputeWorkgroupStorageSize: 32768, maxComputeInvocationsPerWorkgroup: 256};
-/** Those of NVIDIA's GPUs. */
+/** The matrix configuration of NVIDIA's GPUs. */
 const MATRIX: MatrixConfig = {M: 16, N: 16, K: 16, lanes: 32};
 
-/** What shaders depend on besides their plans, of a call with packed documents. */
+/** Properties of a call with packed documents on which shaders depend besides their plans. */
 const CALL = {
   ...{D: 64, Dv: 64, causal: true, intervals: true, dropout: false, fewQueries: false, parts: 1},
   ...{n: 1, ofKeys: false, lseGradient: false, rounded: false, element: 'vec4f', names: ['q', 'k', 'v'], padded: 64},
 };
 
-/** The variant of a shader for a call, with the fields that are `given` in place of the usual ones. */
+/** The variant of a shader for that call; the fields in `given` replace its usual ones. */
 export function exampleOf(name: string, given: Fields = {}): ShaderVariant {
   const shader = allShaders.find((one) => one.name === name) as Shader<Fields> | undefined;
   if (!shader) throw new Error(`wgsl: NAME must be among ${namesOf(allShaders)}, got '${name}'. Correct the spelling.`);

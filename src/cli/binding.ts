@@ -10,7 +10,7 @@ import {LIBRARIES, type TensorFlow, libraryFolders} from './tensorflow.js';
 import {type TfjsNode, type Trial, TFJS_NODE_VERSION, tryTfjsNode} from './tfjs_node.js';
 import {UserError, tail} from './user_error.js';
 
-/** Written beside the binding: what it was built against. */
+/** Written next to the binding: the TensorFlow that it was built against. */
 const RECORD = 'tfjs-flashmask.json';
 
 export interface BindingRecord {
@@ -19,18 +19,18 @@ export interface BindingRecord {
   folder: string;
 }
 
-/** The Node-API version that tfjs-node's newest folder, `napi-v8`, stands for; Node 20 and newer have it. */
+/** The Node-API version of tfjs-node's newest folder, `napi-v8`; Node 20 and newer have it. */
 const NAPI_VERSION = 8;
 const SOURCES = ['tfjs_backend.cc', 'tfjs_binding.cc'];
 
 export interface Compiler {
   command: string;
-  /** Words that come before the rest: `ccache g++` in CXX. */
+  /** First arguments, for `CXX` values of several words: `g++` of `ccache g++`. */
   args: string[];
   version: string;
 }
 
-/** @throws UserError where there is no C++ compiler. */
+/** @throws UserError if there is no C++ compiler. */
 export async function findCompiler(): Promise<Compiler> {
   const chosen = process.env.CXX?.trim();
   for (const way of chosen ? [chosen] : ['g++', 'clang++', 'c++']) {
@@ -47,7 +47,7 @@ export async function findCompiler(): Promise<Compiler> {
   );
 }
 
-/** Of the repository's packages; in the package they are part of dist/. */
+/** The folder of Node-API's headers: in the repository an npm package, in the published package a part of dist/. */
 function nodeHeaders(): string {
   try {
     const {include_dir} = createRequire(import.meta.url)('node-api-headers') as {include_dir: string};
@@ -57,7 +57,7 @@ function nodeHeaders(): string {
   }
 }
 
-/** Paths go to the linker as words of their own: they may have commas. */
+/** Paths go to the linker as separate arguments, because they may contain commas. */
 function linkerArguments(tensorflow: TensorFlow): string[] {
   const folders = libraryFolders(tensorflow.folder);
   const rpaths = folders.flatMap((folder) => ['-Xlinker', '-rpath', '-Xlinker', folder]);
@@ -86,7 +86,10 @@ async function compile(compiler: Compiler, tfjsNode: TfjsNode, tensorflow: Tenso
   }
 }
 
-/** Puts the built file where tfjs-node looks, by a rename: processes that use the old one keep it. Returns how to undo that. */
+/**
+ * Moves the built file to where tfjs-node looks, by a rename, so that running processes keep the old file. Returns a
+ * function that undoes it.
+ */
 function install(built: string, target: string): () => void {
   const draft = `${target}.${process.pid}.new`;
   const backup = `${target}.${process.pid}.old`;
@@ -129,9 +132,9 @@ function explain(error: unknown, {binding}: TfjsNode): unknown {
 }
 
 /**
- * Builds the binding, installs it, and proves it by a matMul in a process of its own.
+ * Builds the binding, installs it, and tests it with a matMul in a separate process.
  *
- * @throws UserError, with the remedy; the binding that was there before is there again.
+ * @throws UserError, with the remedy, after restoring the former binding.
  */
 export async function buildBinding(compiler: Compiler, tfjsNode: TfjsNode, tensorflow: TensorFlow): Promise<Trial> {
   const folder = mkdtempSync(join(tmpdir(), 'tfjs-flashmask-'));

@@ -10,7 +10,7 @@ import {type SetupNodeOptions, setupNode} from './setup_node.js';
 import {TENSORFLOW_VERSION} from './tensorflow.js';
 import {UserError} from './user_error.js';
 
-/** Where a command writes. */
+/** The streams that a command writes to. */
 export interface CommandOutput {
   /** One line, or several, on standard output. */
   print: (line: string) => void;
@@ -21,7 +21,7 @@ export interface CommandOutput {
 /**
  * Runs one command in the current folder. It leaves no listeners.
  *
- * @param argv the arguments, without those of Node.
+ * @param argv the arguments, without Node's own.
  * @returns the exit code.
  */
 export async function run(argv: readonly string[], output: CommandOutput): Promise<number> {
@@ -47,7 +47,7 @@ export async function run(argv: readonly string[], output: CommandOutput): Promi
   }
 }
 
-/** Commands tell their exit code to `finish`; it is 0 unless they do. */
+/** Commands pass their exit code to `finish`. Default 0. */
 function program({print, console}: CommandOutput, finish: (exitCode: number) => void): Command {
   const withoutBreak = (text: string): string => text.replace(/\n$/, '');
   const command = new Command('tfjs-flashmask')

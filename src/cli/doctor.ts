@@ -1,4 +1,7 @@
-/** @file `tfjs-flashmask doctor`: per backend, what is there, which kernels would run, and how to fix what is missing. */
+/**
+ * @file `tfjs-flashmask doctor`: reports for each backend what is installed, which kernels would run, and how to fix
+ * problems.
+ */
 import {readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {dirname, join} from 'node:path';
@@ -21,19 +24,19 @@ import {
   tryTfjsNode,
 } from './tfjs_node.js';
 
-/** `missing`: not installed, which is no fault. `broken`: installed and does not work. */
+/** `missing`: not installed, which is not an error. `broken`: installed, but does not work. */
 export type Status = 'ok' | 'missing' | 'broken';
 
 export interface BackendReport {
   name: string;
   status: Status;
-  /** The packages and libraries that it is made of. */
+  /** Versions of the packages and libraries that it consists of. */
   versions: Record<string, string>;
-  /** Which kernels of attention run on it; null where it does not work. */
+  /** The attention kernels that run on it; null if it does not work. */
   kernel: string | null;
-  /** What else is worth knowing. */
+  /** Other useful facts. */
   facts: string[];
-  /** What is wrong, missing or slower than it could be. */
+  /** The problem: something wrong, missing or slower than it could be. */
   problem: string | null;
   /** Commands and steps that fix it. */
   fix: string[];
@@ -60,17 +63,17 @@ function versionOf(name: string): string | null {
   return (JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as {version: string}).version;
 }
 
-/** Of those packages that are installed. */
+/** Versions of those packages that are installed. */
 function versionsOf(names: string[]): Record<string, string> {
   const versions = names.map((name) => [name, versionOf(name)] as const);
   return Object.fromEntries(versions.filter((pair): pair is [string, string] => pair[1] !== null));
 }
 
-/** How a probe ended: what it found, or its error. */
+/** The outcome of a probe: its result or its error. */
 type Probed = {result: ProbeResult; error: null} | {result: null; error: string};
 
 async function probe(backend: string, ...args: string[]): Promise<Probed> {
-  // In the repository this file is TypeScript, run by a loader that the other process needs too.
+  // In the repository this file is TypeScript, and the other process needs the loader that runs it.
   const file = new URL(`./probe${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
   const env = {NODE_OPTIONS: '', TF_CPP_MIN_LOG_LEVEL: process.env.TF_CPP_MIN_LOG_LEVEL ?? '1'};
   const {code, signal, stdout, stderr} = await run(
@@ -95,7 +98,7 @@ function fromProbe(name: string, versions: Record<string, string>, probed: Probe
     : report(name, 'broken', {versions, problem: probed.error, fix});
 }
 
-/** A backend that any of the packages brings. */
+/** A backend that any of the packages provides. */
 async function checkSimple(name: 'cpu' | 'wasm', packages: string[], install: string): Promise<BackendReport> {
   const versions = versionsOf(['@tensorflow/tfjs-core', ...packages]);
   if (!packages.some((package_) => package_ in versions)) {
@@ -113,7 +116,7 @@ function checkWebGL(): BackendReport {
     : report('webgl', 'missing', {facts, problem: `${name} is not installed`, fix: [INSTALL_TFJS]});
 }
 
-/** What Dawn needs beside itself where there is no GPU. */
+/** The package that Dawn also needs on a machine without a GPU. */
 const SOFTWARE = '@sparticuz/chromium';
 
 async function checkWebGPU(): Promise<BackendReport> {
@@ -126,14 +129,17 @@ async function checkWebGPU(): Promise<BackendReport> {
     return report('webgpu', 'missing', {versions, problem: `${missing.join(' and ')} not installed`, fix: [install]});
   }
   const probed = await probe('webgpu');
-  // Without a GPU and without the software driver nothing that is installed is at fault.
+  // Without a GPU and without the software driver, no installed package is at fault.
   if (probed.error !== null && !(SOFTWARE in versions) && software.length > 0) {
     return report('webgpu', 'missing', {versions, problem: probed.error, fix: [install]});
   }
   return fromProbe('webgpu', versions, probed, [install]);
 }
 
-/** Whether this package and tfjs-node share one tfjs-core: two would not know each other's backends. */
+/**
+ * Describes two copies of tfjs-core, which would not see each other's backends; null if this package and tfjs-node
+ * share one.
+ */
 function otherCore({name, folder}: TfjsNode): string | null {
   try {
     const ours = createRequire(import.meta.url).resolve('@tensorflow/tfjs-core/package.json');
@@ -144,7 +150,7 @@ function otherCore({name, folder}: TfjsNode): string | null {
   }
 }
 
-/** What brings an addon with the kernels that are missing, or builds it, from the folder that the user is in. */
+/** The command, for the user's current folder, that installs or builds an addon with the missing kernels. */
 function provideAddon(withCuda: boolean): string {
   if (!fileURLToPath(packageRoot()).includes('node_modules')) return 'npm run build:native';
   return withCuda ? `npm install ${CUDA_ADDON_PACKAGE}@${VERSION}` : SETUP;
@@ -157,7 +163,7 @@ function missingTensorFlow(): BackendReport {
   });
 }
 
-/** What is known of one tfjs-node. */
+/** The result of checking one tfjs-node. */
 interface Checked {
   report: BackendReport;
   usesGpu: boolean;
@@ -194,7 +200,7 @@ async function checkTfjsNode(tfjsNode: TfjsNode): Promise<Checked> {
   return {report: report('tensorflow', 'ok', {versions, kernel: result.kernel, facts, problem, fix}), usesGpu};
 }
 
-/** The same op on a GPU: what runs there, or what is missing for it. */
+/** The report for a GPU: the kernels that run there, or what is missing. */
 function checkGpu(checked: Checked | null, {nvidia}: Machine): BackendReport {
   const name = 'tensorflow, GPU';
   if (checked?.report.status === 'ok' && checked.usesGpu) {
@@ -230,7 +236,7 @@ export async function checkTensorFlow(machine: Machine): Promise<BackendReport[]
   return checked?.usesGpu ? [gpu] : [cpu, gpu];
 }
 
-/** Looks at everything; runs a small attention on each backend that is there. */
+/** Checks the machine and every backend. Runs a small attention on each installed backend. */
 export async function examine(): Promise<DoctorReport> {
   const {version} = JSON.parse(readFileSync(new URL('package.json', packageRoot()), 'utf8')) as {version: string};
   const machine = await thisMachine();

@@ -4,7 +4,7 @@ import {describeMachine} from './machine.js';
 
 const SIGNS: Record<Status, string> = {ok: '✅', missing: '➖', broken: '❌'};
 const INDENT = 20;
-/** Narrower than the names of the lines. */
+/** Columns of a line's label. */
 const LABEL = 9;
 
 function line(label: string, text: string): string {

@@ -10,7 +10,7 @@ export function filesBelow(folder: string): string[] {
   });
 }
 
-/** The content of a JSON file, or null where there is none or a damaged one. */
+/** The content of a JSON file, or null if it is missing or damaged. */
 export function readJson(path: string): unknown {
   try {
     return JSON.parse(readFileSync(path, 'utf8')) as unknown;
@@ -19,7 +19,7 @@ export function readJson(path: string): unknown {
   }
 }
 
-/** Writes a JSON file whole: whoever reads it meanwhile gets the old one. */
+/** Writes a JSON file atomically: a process that reads it at the same time gets the old content. */
 export function writeJson(path: string, value: unknown): void {
   writeFileSync(`${path}.new`, `${JSON.stringify(value, null, 2)}\n`);
   renameSync(`${path}.new`, path);

@@ -1,4 +1,4 @@
-/** @file A lock between processes: a file that its holder touches while it lives. */
+/** @file A lock between processes: a file whose timestamp its holder updates while it runs. */
 import {linkSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync} from 'node:fs';
 import {hostname} from 'node:os';
 import {dirname} from 'node:path';
@@ -6,7 +6,7 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {onInterrupt} from './run.js';
 
 const TOUCH_MS = 5000;
-/** Longer than a holder on a busy machine may be late. */
+/** Age at which a lock is stale. A holder on a busy machine is never this late. */
 const STALE_MS = 60_000;
 const POLL_MS = 300;
 
@@ -19,7 +19,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** Whether its holder is gone: ended, where that can be seen from this machine, or silent for long. */
+/** Whether the lock's holder is gone: its process, if it ran on this machine, has ended, or the lock is too old. */
 function isStale(path: string): boolean {
   const stat = statSync(path, {throwIfNoEntry: false});
   if (stat === undefined) {
@@ -29,13 +29,16 @@ function isStale(path: string): boolean {
   try {
     holder = readFileSync(path, 'utf8').split(' ');
   } catch {
-    return false; // Released just now.
+    return false; // The lock was just released.
   }
   const [host, pid] = holder;
   return (host === hostname() && !isAlive(Number(pid))) || Date.now() - stat.mtimeMs > STALE_MS;
 }
 
-/** Written whole and then linked to its name, so that nobody ever reads half of it. */
+/**
+ * Tries to take the lock. The file is written completely and then linked to its name, so that no process reads half of
+ * it.
+ */
 function tryToTake(path: string): boolean {
   const draft = `${path}.${process.pid}`;
   writeFileSync(draft, `${hostname()} ${process.pid}`);
@@ -59,7 +62,7 @@ function removeStale(path: string): void {
   } catch {
     return; // Another process was first.
   }
-  // It may have been taken anew between the look and the renaming; then it goes back.
+  // Another process may have taken the lock between the check and the rename. Then restore it.
   if (!isStale(aside)) {
     tryToRestore(aside, path);
   }
@@ -70,11 +73,11 @@ function tryToRestore(aside: string, path: string): void {
   try {
     linkSync(aside, path);
   } catch {
-    // Taken once more; its holder works on a folder that both leave whole.
+    // A third process has the lock. It may work at the same time as the second: both leave the folder complete.
   }
 }
 
-/** Runs `work` while no other process does so under the same lock; calls `onWait` once where it has to wait. */
+/** Runs `work` while no other process does so under the same lock. Calls `onWait` once if it has to wait. */
 export async function withLock<T>(path: string, onWait: () => void, work: () => Promise<T>): Promise<T> {
   mkdirSync(dirname(path), {recursive: true});
   for (let attempt = 0; !tryToTake(path); attempt++) {
@@ -95,7 +98,7 @@ export async function withLock<T>(path: string, onWait: () => void, work: () => 
     try {
       utimesSync(path, new Date(), new Date());
     } catch {
-      // Somebody emptied the cache; the work itself will fail or make it anew.
+      // The user emptied the cache. The work itself will fail or create it again.
     }
   }, TOUCH_MS);
   try {

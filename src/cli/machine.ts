@@ -1,4 +1,4 @@
-/** @file What of this machine bears on which kernels run: processor, GPUs, CUDA. */
+/** @file Reads the facts of this machine that decide which kernels run: processor, GPUs, CUDA. */
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {type Platform, type Processor, describePlatform, thisPlatform, thisProcessor} from './platform.js';
@@ -14,7 +14,7 @@ export interface Machine {
   platform: Platform;
   processor: Processor;
   node: string;
-  /** null where `nvidia-smi` does not run. */
+  /** Null if `nvidia-smi` does not run. */
   nvidia: Nvidia | null;
   /** Version of nvcc; null without it. */
   cudaToolkit: string | null;
@@ -54,7 +54,7 @@ export async function thisMachine(): Promise<Machine> {
   return {platform: thisPlatform(), processor: thisProcessor(), node: process.versions.node, nvidia, cudaToolkit};
 }
 
-/** In a few lines. */
+/** A description of the machine in a few lines. */
 export function describeMachine({platform, processor, node, nvidia, cudaToolkit}: Machine): string[] {
   const instructions = processor.instructions.length ? ` (${processor.instructions.join(', ')})` : '';
   const gpus = nvidia?.gpus.map(({name, computeCapability}) => `${name} (sm_${computeCapability.replace('.', '')})`);

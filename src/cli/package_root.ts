@@ -1,4 +1,4 @@
-/** @file Where this package is: the repository, or its folder in a project's node_modules. */
+/** @file Finds this package's folder: the repository, or a folder in a project's node_modules. */
 import {existsSync} from 'node:fs';
 
 /** The folder of this package's package.json, with a slash at its end. */

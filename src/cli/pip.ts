@@ -8,15 +8,16 @@ import type {Console, Progress} from './progress.js';
 import {type Finished, run} from './run.js';
 import {UserError, tail} from './user_error.js';
 
-/** How pip is started. */
+/** The command that starts pip. */
 export interface Pip {
   command: string;
   args: string[];
 }
 
 /**
- * Python versions to ask wheels for, whatever Python is installed here: only the C++ libraries in them are used, and they are the
- * same in all. Newer and older TensorFlows lack some of these.
+ * Python versions to request wheels for, whichever Python is installed here. Only the C++ libraries of a wheel are
+ * used, and they are the same for all Python versions. Newer and older TensorFlow versions lack wheels for some of
+ * these.
  */
 const PYTHON_VERSIONS = ['3.12', '3.11', '3.10', '3.13', '3.14'];
 
@@ -27,11 +28,11 @@ const WAYS: [string, string[]][] = [
   ['pip', []],
 ];
 
-/** Names of folders that an interrupted download leaves. */
+/** Name prefix of the folders that an interrupted download leaves. */
 const TEMPORARY = '.pip-';
 const POLL_MS = 200;
 
-/** @throws UserError where there is no Python, or none with pip. */
+/** @throws UserError if there is no Python, or none with pip. */
 export async function findPip(): Promise<Pip> {
   let python = '';
   for (const [command, args] of WAYS) {
@@ -53,12 +54,12 @@ export async function findPip(): Promise<Pip> {
   );
 }
 
-/** What one wheel is asked for as. */
+/** The request for one wheel. */
 export interface Wanted {
-  /** As pip takes it, such as `tensorflow-cpu==2.21.0`. */
+  /** In pip's form, for example `tensorflow-cpu==2.21.0`. */
   requirement: string;
   platform: Platform;
-  /** Takes the wheel when it is complete. */
+  /** Folder that the complete wheel is moved to. */
   folder: string;
 }
 
@@ -70,7 +71,7 @@ function arguments_(wanted: Wanted, pythonVersion: string, folder: string): stri
   return ['download', ...quiet, ...python, ...platforms, ...what];
 }
 
-/** Bytes of the wheels in a folder; pip keeps its own copies beside them under other names. */
+/** Bytes of the wheels in a folder; pip's own copies have other names. */
 function wheelBytes(folder: string): number {
   const wheels = filesBelow(folder).filter((path) => path.endsWith('.whl'));
   return wheels.reduce((bytes, path) => bytes + (statSync(path, {throwIfNoEntry: false})?.size ?? 0), 0);
@@ -84,7 +85,7 @@ function announcedSize(output: string): number | undefined {
   return match ? Number(match[1]) * UNITS[match[2]] : undefined;
 }
 
-/** Shows the growth of what pip writes; pip's own bar is not there where its output is read by a program. */
+/** Shows progress by the size of pip's files, because pip shows no bar when a program reads its output. */
 function follow(folder: string, progress: Progress): {onOutput: (text: string) => void; stop: () => void} {
   let total: number | undefined;
   let bytes = 0;
@@ -94,7 +95,7 @@ function follow(folder: string, progress: Progress): {onOutput: (text: string) =
       bytes = Math.max(bytes, wheelBytes(folder));
       progress.update(bytes, total);
     } catch {
-      // pip removes its folders while they are listed.
+      // pip removed a folder while it was being listed.
     }
   }, POLL_MS);
   return {
@@ -170,10 +171,10 @@ async function tryDownload(pip: Pip, wanted: Wanted, version: string, output: Co
 }
 
 /**
- * Downloads one wheel, without what it depends on, and returns its path. pip compares its checksum with the package index's. A
- * download that was cut off leaves no wheel, and the folder that it leaves is removed here.
+ * Downloads one wheel, without its dependencies, and returns its path. pip compares its checksum with that of the
+ * package index. An interrupted download leaves no wheel, only a folder, which is removed here.
  *
- * @throws UserError, with the remedy, where that fails.
+ * @throws UserError, with the remedy, if the download fails.
  */
 export async function downloadWheel(pip: Pip, wanted: Wanted, output: Console): Promise<string> {
   mkdirSync(wanted.folder, {recursive: true});

@@ -1,4 +1,4 @@
-/** @file What this machine is, and whether TensorFlow's wheels for Linux fit it. */
+/** @file Describes this machine, and checks whether TensorFlow's wheels for Linux run on it. */
 import {existsSync, readFileSync, statfsSync} from 'node:fs';
 import {arch, cpus} from 'node:os';
 import {dirname} from 'node:path';
@@ -7,11 +7,14 @@ import {UserError} from './user_error.js';
 export interface Platform {
   os: NodeJS.Platform;
   arch: string;
-  /** Version of glibc, such as '2.36'; null where the C library is another one. */
+  /** Version of glibc, for example '2.36'; null if the C library is another one. */
   glibc: string | null;
 }
 
-/** The oldest glibc that TensorFlow's wheels are built for (`manylinux_2_27`), and the oldest tag that pip is asked for. */
+/**
+ * Minor version of the oldest glibc that TensorFlow's wheels are built for (`manylinux_2_27`), and so of the oldest tag
+ * that pip gets.
+ */
 const OLDEST_GLIBC = 27;
 const OLDEST_TAG = 17;
 
@@ -29,7 +32,7 @@ export function thisPlatform(): Platform {
   return {os: process.platform, arch: arch(), glibc: glibcVersion()};
 }
 
-/** How pip's tags name the processor: 'x86_64' or 'aarch64'. */
+/** The processor's name in pip's tags: 'x86_64' or 'aarch64'. */
 function wheelArch({arch}: Platform): string {
   return arch === 'arm64' ? 'aarch64' : 'x86_64';
 }
@@ -44,7 +47,7 @@ function minorOf(glibc: string): number {
   return major > 2 ? Infinity : minor;
 }
 
-/** pip's names for what this machine can run, the newest first. */
+/** pip's tags for the wheels that this machine can run, newest first. */
 export function platformTags(platform: Platform): string[] {
   const newest = Math.min(minorOf(platform.glibc ?? '2.0'), 45);
   const tags: string[] = [];
@@ -54,7 +57,7 @@ export function platformTags(platform: Platform): string[] {
   return [...tags, `manylinux2014_${wheelArch(platform)}`];
 }
 
-/** Why TensorFlow's wheels cannot be used here and what to do instead, or null where they can. */
+/** The reason why TensorFlow's wheels cannot be used here and the remedy, or null if they can. */
 export function unsupported(platform: Platform, gpu: boolean): string | null {
   const got = `got ${describePlatform(platform)}`;
   if (platform.os !== 'linux') {
@@ -79,7 +82,7 @@ export function unsupported(platform: Platform, gpu: boolean): string | null {
   return null;
 }
 
-/** Bytes that can still be written to the file system that `folder`, or its nearest parent that exists, is on. */
+/** Free bytes on the file system of `folder`, or of its nearest existing parent. */
 function freeBytes(folder: string): number {
   let existing = folder;
   while (!existsSync(existing) && dirname(existing) !== existing) {
@@ -94,7 +97,7 @@ export function formatBytes(bytes: number): string {
   return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 }
 
-/** @throws UserError where `free` is less than `needed`. */
+/** @throws UserError if `free` is less than `needed`. */
 export function requireSpace(folder: string, needed: number, free = freeBytes(folder)): void {
   if (free < needed) {
     throw new UserError(
@@ -106,7 +109,7 @@ export function requireSpace(folder: string, needed: number, free = freeBytes(fo
 
 export interface Processor {
   model: string;
-  /** Of the instruction sets that kernels are written for, those that it has. */
+  /** The processor's instruction sets, of those that kernels are written for. */
   instructions: string[];
 }
 
@@ -120,7 +123,7 @@ const INSTRUCTIONS: Record<string, string> = {
   sve: 'SVE',
 };
 
-/** The processor's model and instruction sets; Linux alone tells the latter. */
+/** The processor's model and instruction sets. Only Linux reports the latter. */
 export function thisProcessor(): Processor {
   const model = cpus()[0]?.model.trim() || 'unknown processor';
   let flags = new Set<string>();
@@ -128,7 +131,7 @@ export function thisProcessor(): Processor {
     const line = /^(?:flags|Features)\s*:\s*(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'));
     flags = new Set(line?.[1].split(' '));
   } catch {
-    // Not Linux: the addon itself picks what the processor has.
+    // Not Linux. The addon itself detects the instruction sets.
   }
   const instructions = Object.keys(INSTRUCTIONS).filter((flag) => flags.has(flag));
   return {model, instructions: instructions.map((flag) => INSTRUCTIONS[flag])};

@@ -1,7 +1,7 @@
 /**
- * @file Runs a small attention on one tfjs backend and prints, as one line of JSON, which kernels ran. A program of its own: a driver
- * or an addon that crashes takes this process with it, and nobody else. `node probe.js BACKEND [FOLDER OF TFJS-NODE]`, run in the
- * user's project.
+ * @file Runs a small attention on one tfjs backend and prints, as one line of JSON, which kernels ran. It is a separate
+ * program, so that a crash of a driver or an addon ends only this process. Run it in the user's project: `node probe.js
+ * BACKEND [FOLDER OF TFJS-NODE]`.
  */
 import {createRequire} from 'node:module';
 import {join} from 'node:path';
@@ -16,13 +16,13 @@ import {featureLine, kernelLines} from './webgpu_kernels.js';
 
 const COMPOSED = 'composed from tfjs ops, 128 x 128 tiles';
 const SIZE = 40;
-/** The device with all features, beside tfjs's own. */
+/** Name for the device with all features, next to tfjs's own device. */
 const FULL_WEBGPU = 'webgpu-full';
 
 const fromProject = createRequire(join(process.cwd(), 'x.js'));
 const fromHere = createRequire(import.meta.url);
 
-/** Loads the first of the packages that is installed: beside this package or in the project. */
+/** Loads the first of the packages that is installed, next to this package or in the project. */
 function load(...names: string[]): void {
   const ways = names.flatMap((name) => [fromHere, fromProject].map((require) => ({name, require})));
   for (const {name, require} of ways) {
@@ -38,7 +38,10 @@ function load(...names: string[]): void {
   throw new Error(`${names.join(' or ')} cannot be found`);
 }
 
-/** All queries and keys are equal, so a causal row is the mean of the values up to it: half its number. */
+/**
+ * All queries and keys are equal, so the output of a causal row is the mean of the values up to it: half the row's
+ * number.
+ */
 async function checkAttention(): Promise<void> {
   const ones = tf.ones([1, SIZE, 1, 4]) as tf.Tensor4D;
   const values = tf.tile(tf.reshape(tf.range(0, SIZE), [1, SIZE, 1, 1]), [1, 1, 1, 4]) as tf.Tensor4D;

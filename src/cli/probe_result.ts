@@ -1,15 +1,15 @@
-/** @file What src/cli/probe.ts, a program of its own, tells the doctor. */
+/** @file The message from the separate program src/cli/probe.ts to the doctor. */
 import type {AddonInfo} from '../backends/tensorflow/load.js';
 
-/** Before its line of JSON: drivers and libraries print lines of their own. */
+/** Marks its line of JSON, because drivers and libraries print other lines. */
 export const PROBE_MARK = 'TFJS_FLASHMASK_PROBE ';
 
 export interface ProbeResult {
-  /** The kernels, in words. */
+  /** The kernels that ran, in words. */
   kernel: string;
-  /** What it runs on, such as an adapter. */
+  /** The hardware or library that it runs on, for example an adapter. */
   facts: string[];
-  /** Why the kernels are not the native ones, where there are such. */
+  /** The reason why native kernels, if the backend has any, did not run. */
   notNative?: string;
   addon?: {path: string} & AddonInfo;
 }

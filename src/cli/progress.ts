@@ -2,16 +2,16 @@
 import cliProgress from 'cli-progress';
 import {formatBytes} from './platform.js';
 
-/** Where a command says what it does. */
+/** The console to which a command reports its work. */
 export interface Console {
   /** One line on standard error. */
   say: (line: string) => void;
-  /** Starts to show a piece of work of `total` bytes, or of a number that is not known yet. */
+  /** Starts to show a task of `total` bytes, or of an unknown number. */
   start(task: string, total?: number): Progress;
 }
 
 export interface Progress {
-  /** Bytes done so far and, once it is known, of how many. */
+  /** Sets the bytes done so far and, once it is known, the total. */
   update(done: number, total?: number): void;
   stop(): void;
 }
@@ -39,7 +39,7 @@ function startBar(task: string, total: number): Progress {
   };
 }
 
-/** A console without a terminal: a piece of work is one line at its start. */
+/** A console without a terminal, which prints one line when a task starts. */
 export function plainConsole(say: Console['say']): Console {
   return {
     say,
@@ -54,7 +54,7 @@ const plain = plainConsole((line) => {
   console.error(line);
 });
 
-/** The real one, on standard error. */
+/** The real console, on standard error. */
 export const terminal: Console = {
   say: plain.say,
   start: (task, total = 0) => (process.stderr.isTTY ? startBar(task, total) : plain.start(task, total)),

@@ -1,13 +1,13 @@
-/** @file Runs programs, and ends with them when the user ends the command. */
+/** @file Runs programs, and ends them together with this process when the user ends the command. */
 import {type ChildProcess, spawn} from 'node:child_process';
 
 /** How a program ended. */
 export interface Finished {
-  /** Exit code; null where a signal ended it or it could not start. */
+  /** Exit code; null if a signal ended it or it could not start. */
   code: number | null;
   stdout: string;
   stderr: string;
-  /** Why it could not start: `ENOENT` where there is no such program. */
+  /** Why it could not start: `ENOENT` if there is no such program. */
   failure?: string;
   signal?: NodeJS.Signals | null;
 }
@@ -23,7 +23,7 @@ export interface RunOptions {
 const running = new Set<ChildProcess>();
 const cleanups = new Set<() => void>();
 
-/** Signals that end a command, with its exit codes by custom. */
+/** Signals that end a command, with the usual exit codes. */
 const SIGNALS = {SIGINT: 130, SIGTERM: 143, SIGHUP: 129} as const;
 
 /** Ends running programs and this process at a signal, after all cleanups, until the function returned is called. */
@@ -50,7 +50,7 @@ export function onInterrupt(cleanup: () => void): () => void {
   };
 }
 
-/** Runs a program to its end. Never rejects: a program that cannot start is an answer too. */
+/** Runs a program to its end. Never rejects: `failure` tells that a program could not start. */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<Finished> {
   return new Promise((resolve) => {
     const env = {...process.env, ...options.env};

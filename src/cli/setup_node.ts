@@ -1,4 +1,7 @@
-/** @file `tfjs-flashmask setup-node`: makes tfjs-node work, where it does not, with TensorFlow from the Python package index. */
+/**
+ * @file `tfjs-flashmask setup-node`: makes tfjs-node work, if it does not, with TensorFlow from the Python package
+ * index.
+ */
 import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {CUDA_ADDON_PACKAGE, findAddon} from '../backends/tensorflow/load.js';
@@ -16,9 +19,9 @@ import {UserError, tail} from './user_error.js';
 export interface SetupNodeOptions {
   /** TensorFlow with CUDA. */
   gpu?: boolean;
-  /** Version of TensorFlow; {@link TENSORFLOW_VERSION} unless told. */
+  /** Version of TensorFlow. Default {@link TENSORFLOW_VERSION}. */
   tensorflow?: string;
-  /** Set up anew although tfjs-node works. */
+  /** Set up again even if tfjs-node works. */
   force?: boolean;
 }
 
@@ -50,7 +53,10 @@ function checkOptions({tensorflow = TENSORFLOW_VERSION, gpu = false}: SetupNodeO
 
 const BUILD = 'scripts/build_native.mjs';
 
-/** Compiles this package's own addon where no package brings one. Without it tfjs-node works, only slower, so nothing fails here. */
+/**
+ * Compiles this package's addon if no package provides one. Without it tfjs-node still works, only slower, so a failure
+ * here is no error.
+ */
 async function provideAddon(gpu: boolean, output: Console): Promise<void> {
   const root = fileURLToPath(packageRoot());
   if (!root.includes('node_modules')) return; // The repository has `npm run build:native`.
@@ -66,7 +72,7 @@ async function provideAddon(gpu: boolean, output: Console): Promise<void> {
 }
 
 /**
- * Makes the tfjs-node of a project work. Where it does already, it says so and changes nothing.
+ * Makes the tfjs-node of a project work. If it already works, prints so and changes nothing.
  *
  * @throws UserError, with the remedy.
  */
@@ -84,7 +90,7 @@ export async function setupNode(project: string, options: SetupNodeOptions, outp
   const compiler = await findCompiler();
   const choice = {version, gpu, platform};
   if (!isComplete(tensorFlowFolder(choice))) {
-    await findPip(); // Before anything is said to begin.
+    await findPip(); // Checked before printing that work begins.
   }
   const tensorflow = await provideTensorFlow(choice, output);
   output.say(`Building the addon of ${tfjsNode.name} ${tfjsNode.version} with ${compiler.version} ...`);

@@ -1,9 +1,9 @@
 /**
- * @file TensorFlow's C++ libraries and headers, out of its Python wheels, in the user's cache.
+ * @file Provides TensorFlow's C++ libraries and headers, from its Python wheels, in the user's cache.
  *
- * A set of wheels is unpacked into one folder as in Python's site-packages, since TensorFlow looks for CUDA's libraries beside
- * itself (`$ORIGIN/../nvidia/cublas/lib`). The folder is made under another name, wheel by wheel, and renamed when it is complete:
- * a process that was interrupted leaves the wheels that it finished to the next.
+ * A set of wheels is unpacked into one folder as in Python's site-packages, because TensorFlow looks for CUDA's
+ * libraries next to itself (`$ORIGIN/../nvidia/cublas/lib`). The folder is made under another name, wheel by wheel, and
+ * renamed when it is complete. After an interruption, the next process uses the wheels that are already finished.
  */
 import {createHash} from 'node:crypto';
 import {
@@ -31,7 +31,9 @@ import {UserError} from './user_error.js';
 /** The version that is built and tested against. */
 export const TENSORFLOW_VERSION = '2.21.0';
 
-/** SHA-256 of the wheels of {@link TENSORFLOW_VERSION}, so that they are right even where an index tells no checksums. */
+/**
+ * SHA-256 of the wheels of {@link TENSORFLOW_VERSION}, so that they are verified even if an index gives no checksums.
+ */
 const CHECKSUMS: Record<string, string> = {
   'tensorflow_cpu-2.21.0-cp312-cp312-manylinux_2_27_x86_64.whl':
     'dcc8afd32930e42d5296b6ee19078b773706830af4ea97fbe503b9f5e0f820cb',
@@ -41,15 +43,15 @@ const CHECKSUMS: Record<string, string> = {
     'b07d15737406533898e36c7ef7944b1be18e9028dc521b9229952c537bbc5552',
 };
 
-/** What the libraries are called in the wheel and in the cache. */
+/** File names of the libraries in the wheel and in the cache. */
 export const LIBRARIES = ['libtensorflow_cc.so.2', 'libtensorflow_framework.so.2'];
 
-/** Bytes to be free on the disk: what is unpacked, plus the largest wheel twice, since pip keeps a copy. */
+/** Free bytes required on the disk: the unpacked files, plus twice the largest wheel, because pip keeps a copy. */
 const SPACE = {cpu: 1.5e9, gpu: 7e9};
 
 /** Written last: the sizes of the files, so that a damaged cache is noticed. */
 const MANIFEST = 'manifest.json';
-/** In a folder that is being made: the wheels that are unpacked in it. */
+/** In an incomplete folder: the wheels that are already unpacked. */
 const FINISHED = 'finished.json';
 
 export interface TensorFlowChoice {
@@ -83,7 +85,7 @@ export function tensorFlowFolder(choice: TensorFlowChoice): string {
   return join(cacheFolder(), folderName(choice));
 }
 
-/** Whether all files of a folder are there with their sizes. */
+/** Whether all files of a folder exist with the right sizes. */
 export function isComplete(folder: string): boolean {
   const manifest = readJson(join(folder, MANIFEST)) as Manifest | null;
   return (
@@ -107,7 +109,10 @@ async function sha256(path: string): Promise<string> {
   return hash.digest('hex');
 }
 
-/** What of a wheel is kept: libraries, the C API's headers and those that they include, and what a CUDA library is run with. */
+/**
+ * The files of a wheel that are kept: libraries, the C API's headers and the headers that these include, and the CUDA
+ * tools that the libraries use at run time.
+ */
 const KEPT = [
   /^tensorflow\/libtensorflow_(cc|framework)\.so\.2$/,
   /^tensorflow\/include\/(tensorflow|(tensorflow\/|xla\/)?tsl)\/c\/.*\.h$/,
@@ -150,7 +155,7 @@ class Fetching {
     rmSync(wheel);
   }
 
-  /** The wheel that an earlier run downloaded whole but did not unpack, or null. */
+  /** The wheel that an earlier run downloaded completely but did not unpack, or null. */
   private kept(requirement: string): string | null {
     const name = /^[\w.-]*\w/.exec(requirement)![0].replace(/[-.]+/g, '_').toLowerCase();
     const wheel = readdirSync(this.downloads).find((file) => file.toLowerCase().startsWith(`${name}-`));
@@ -181,7 +186,7 @@ class Fetching {
     return {wheel, sum};
   }
 
-  /** What is wrong with a wheel, or null. */
+  /** The fault of a wheel, or null. */
   private async damage(wheel: string, sum: string): Promise<string | null> {
     const expected = CHECKSUMS[wheel.split('/').at(-1)!];
     if (expected !== undefined && expected !== sum) {
@@ -210,7 +215,7 @@ class Fetching {
     } catch (error) {
       const {code} = error as NodeJS.ErrnoException;
       if (code !== undefined && !code.startsWith('Z_')) {
-        throw error; // Of the disk, not of the wheel or of zlib.
+        throw error; // An error of the disk, not of the wheel or of zlib.
       }
       rmSync(wheel);
       throw new UserError(
@@ -222,7 +227,7 @@ class Fetching {
     }
   }
 
-  /** What the wheel of TensorFlow names for CUDA, as pip takes it: `nvidia-cublas-cu12<13.0,>=12.5.3.2`. */
+  /** The CUDA requirements that TensorFlow's wheel lists, in pip's form: `nvidia-cublas-cu12<13.0,>=12.5.3.2`. */
   cudaRequirements(): string[] {
     const info = readdirSync(this.folder).find((name) => /^tensorflow.*\.dist-info$/.test(name));
     const metadata = info ? readFileSync(join(this.folder, info, 'METADATA'), 'utf8') : '';
@@ -231,7 +236,7 @@ class Fetching {
     return [...metadata.matchAll(pattern)].map(([, requirement]) => requirement.replace(/[\s()]/g, ''));
   }
 
-  /** Every file but the records, with its size. */
+  /** The sizes of all files except this module's own records. */
   manifest(): Manifest {
     const sizes: Record<string, number> = {};
     rmSync(this.downloads, {recursive: true});
@@ -279,7 +284,7 @@ async function fetchAll(choice: TensorFlowChoice, partial: string, output: Conso
   writeJson(join(partial, MANIFEST), fetching.manifest());
 }
 
-/** Turns errors of the disk into ones that say what to do. */
+/** Turns disk errors into errors that name the remedy. */
 function explain(error: unknown): unknown {
   const {code, path} = error as NodeJS.ErrnoException;
   if (code === 'ENOSPC' || code === 'EDQUOT') {
@@ -298,8 +303,8 @@ function explain(error: unknown): unknown {
 }
 
 /**
- * TensorFlow in the cache, downloaded and unpacked if it is not there yet or damaged. Safe when several processes do so at once and
- * when one is interrupted.
+ * Returns TensorFlow from the cache, after downloading and unpacking it if it is missing or damaged. Safe if several
+ * processes do so at once or one is interrupted.
  *
  * @throws UserError, with the remedy.
  */

@@ -1,4 +1,4 @@
-/** @file Finds tfjs-node in the user's project and tries it in a process of its own. */
+/** @file Finds tfjs-node in the user's project and tries it in a separate process. */
 import {existsSync, readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {dirname, join} from 'node:path';
@@ -15,7 +15,7 @@ export interface TfjsNode {
   name: string;
   version: string;
   folder: string;
-  /** Where it looks for its addon. */
+  /** Path where it looks for its addon. */
   binding: string;
 }
 
@@ -25,7 +25,7 @@ interface PackageJson {
   binary?: {module_name?: string; module_path?: string; napi_versions?: number[]};
 }
 
-/** As node-pre-gyp finds it for this Node: in the folder of the newest Node-API version that both know. */
+/** The path that node-pre-gyp uses with this Node: in the folder of the newest Node-API version that both support. */
 function bindingPath(folder: string, {binary}: PackageJson): string {
   const known = (binary?.napi_versions ?? [8]).filter((version) => version <= Number(process.versions.napi));
   const path = (binary?.module_path ?? './lib/napi-v{napi_build_version}').replace(
@@ -45,7 +45,7 @@ function find(name: string, project: string): TfjsNode | null {
   }
 }
 
-/** The tfjs-node packages that a project has; the one that is asked for first. */
+/** The tfjs-node packages of a project, the requested one first. */
 export function findTfjsNode(project: string, gpu: boolean): TfjsNode[] {
   const names = gpu ? [GPU_PACKAGE, CPU_PACKAGE] : [CPU_PACKAGE, GPU_PACKAGE];
   return names.map((name) => find(name, project)).filter((found) => found !== null);
@@ -64,13 +64,13 @@ export function requireTfjsNode(project: string, gpu: boolean): TfjsNode {
   return first;
 }
 
-/** What a tfjs-node that works tells of itself. */
+/** Facts that a working tfjs-node reports. */
 export interface LoadedTfjsNode {
   tfjs: string;
   tensorflow: string;
   /** Whether operations run on a GPU. */
   usesGpu: boolean;
-  /** Path of TensorFlow's library, where the system tells. */
+  /** Path of TensorFlow's library, if the system reports it. */
   library: string | null;
 }
 
@@ -79,8 +79,8 @@ export type Trial = {works: true; loaded: LoadedTfjsNode; stderr: string} | {wor
 const MARK = 'TFJS_NODE_WORKS ';
 
 /**
- * The program of the trial. Node 23 removed two functions that tfjs-node 4.22 calls at every operation; `tfjs-flashmask/node` puts
- * them back in the same way.
+ * The program of the trial. Node 23 removed two functions that tfjs-node 4.22 calls in every operation.
+ * `tfjs-flashmask/node` restores them in the same way.
  */
 const TRIAL = `
 const util = require('node:util');

@@ -1,4 +1,6 @@
-/** @file Reads files out of a zip archive (a Python wheel) on the disk, one at a time and without holding any in memory. */
+/**
+ * @file Reads files out of a zip archive (a Python wheel) on the disk, one at a time and without holding any in memory.
+ */
 import {createReadStream, createWriteStream, mkdirSync} from 'node:fs';
 import type {FileHandle} from 'node:fs/promises';
 import {open} from 'node:fs/promises';
@@ -14,19 +16,19 @@ export interface ZipEntry {
   crc: number;
   packedSize: number;
   size: number;
-  /** Where its local header starts. */
+  /** Offset of its local header. */
   offset: number;
 }
 
 const END_SIGNATURE = 0x06054b50;
 const CENTRAL_SIGNATURE = 0x02014b50;
 const LOCAL_SIGNATURE = 0x04034b50;
-/** Smallest end record, and the longest with its comment. */
+/** Size of the smallest end record, and of the longest one, with a comment. */
 const END_SIZE = 22;
 const LONGEST_END = END_SIZE + 0xffff;
 const CENTRAL_SIZE = 46;
 const LOCAL_SIZE = 30;
-/** Stands for a number that is in a zip64 field: of files over 4 GiB, which no wheel has. */
+/** Marks a number that is stored in a zip64 field. Only files over 4 GiB need one, and no wheel has such files. */
 const ZIP64 = 0xffffffff;
 const STORED = 0;
 const DEFLATED = 8;
@@ -81,7 +83,7 @@ function parseCentral(central: Buffer): ZipEntry[] {
   return entries;
 }
 
-/** The files of a zip archive. Throws where it is damaged. */
+/** The files of a zip archive. Throws if it is damaged. */
 export async function zipEntries(archive: string): Promise<ZipEntry[]> {
   const file = await open(archive);
   try {
@@ -105,7 +107,7 @@ async function startOfData(archive: string, {offset, name}: ZipEntry): Promise<n
   }
 }
 
-/** Passes the unpacked bytes on, counts them and, where this Node can, adds up their checksum. */
+/** Passes the unpacked bytes on, counts them and, if this Node can, computes their checksum. */
 class Checked extends Transform {
   size = 0;
   crc = 0;
@@ -122,10 +124,10 @@ class Checked extends Transform {
   }
 }
 
-/** Since Node 20.15 and 22.2. */
+/** Node 20.15 and 22.2 added it. */
 const hasCrc32 = typeof zlib.crc32 === 'function';
 
-/** Writes one file of an archive to `path`, whose folders are made. Throws where its data are damaged. */
+/** Writes one file of an archive to `path` and makes its folders. Throws if its data is damaged. */
 export async function unzip(
   archive: string,
   entry: ZipEntry,
@@ -138,7 +140,7 @@ export async function unzip(
   mkdirSync(dirname(path), {recursive: true});
   const start = await startOfData(archive, entry);
   const checked = new Checked(onBytes);
-  // An empty range cannot be asked for: `end` is inclusive.
+  // An empty range cannot be read, because `end` is inclusive.
   const packed = entry.packedSize
     ? createReadStream(archive, {start, end: start + entry.packedSize - 1, highWaterMark: 1 << 20})
     : new PassThrough().end();

@@ -1,6 +1,6 @@
-/** @file The error that a command prints without a stack: it says by itself what is wrong and how to fix it. */
+/** @file The error that a command prints without a stack, because its message says what is wrong and how to fix it. */
 
-/** What, the rule, the values got, the remedy: one or more whole sentences. */
+/** An error whose message has the command, the rule, the value got and the remedy, in complete sentences. */
 export class UserError extends Error {
   override readonly name = 'UserError';
 }

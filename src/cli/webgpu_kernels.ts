@@ -1,4 +1,4 @@
-/** @file Which WGSL kernels a device runs, in words, by asking the plan: a pure function of the device's traits. */
+/** @file Describes in words which WGSL kernels a device runs. The plan decides that by the device's traits alone. */
 import {partsOf, planOn} from '../backends/webgpu/plan/choose_plan.js';
 import type {Precision} from '../call/kernel_names.js';
 import {isMatrixPlan, type MatrixPlan} from '../backends/webgpu/plan/matrix_plan.js';
@@ -8,7 +8,8 @@ const PASSES: readonly Pass[] = ['forward', 'dq', 'dkdv'];
 const HEAD_SIZES = [64, 128];
 
 /**
- * A line a precision: the tiles of a causal call with row intervals, such as of packed documents, at 64 and 128 channels.
+ * One line per precision: the tiles of a causal call with row intervals (for example packed documents) at 64 and 128
+ * channels.
  *
  * @example ['auto: 64 x 32 tiles', 'float16: 64 x 16 tiles on subgroup matrices']
  */
@@ -32,13 +33,13 @@ function tilesOf(traits: DeviceTraits, precision: Precision): string {
 const describe = (p: PassPlan | MatrixPlan): string =>
   `${p.rows} x ${p.cols} tiles${isMatrixPlan(p) ? ' on subgroup matrices' : ''}`;
 
-/** The one text if all are the same, else each with its name. */
+/** One text if all texts are the same, else each text with its name. */
 function shared(named: [name: string, text: string][], between = ', '): string {
   const texts = new Set(named.map(([, text]) => text));
   return texts.size === 1 ? named[0][1] : named.map(([name, text]) => `${text} ${name}`).join(between);
 }
 
-/** The features that faster kernels need, as a device made by createWebGPUBackend() has them. */
+/** The features that faster kernels need, and which of them a device made by createWebGPUBackend() has. */
 export function featureLine({float16, matrix}: DeviceTraits, features: ReadonlySet<string>): string {
   const matrices = matrix
     ? `subgroup matrices of ${matrix.M} x ${matrix.N} x ${matrix.K}`

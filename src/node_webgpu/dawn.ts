@@ -7,22 +7,22 @@ import {type Dawn, tameEventLoop} from './event_loop.js';
 import {findPackage} from './packages.js';
 import {activateSwiftShader, hasVulkanLoader, swiftShaderUnsupported} from './swiftshader.js';
 
-/** A Dawn instance and the adapter that it gives. */
+/** A Dawn instance and its adapter. */
 export interface FoundAdapter {
   gpu: GPU;
   adapter: GPUAdapter;
   software: boolean;
 }
 
-/** The first Node known to export what Dawn has in another version. */
+/** The first Node version that exports abseil, of which Dawn has another version. */
 const NODE_WITH_ABSEIL = 24;
 
-/** Set on the process once Dawn is bound: a second loading would start Dawn anew under what runs on it. */
+/** Set on the process once Dawn is bound. Loading it again would restart Dawn while devices use it. */
 const BOUND = Symbol.for('tfjs-flashmask.dawnIsBound');
 
 /**
- * Node 24 exports the C++ library abseil, and Dawn, which brings one of its own, would be bound to Node's and abort. Whoever loads a
- * library first decides what it is bound to.
+ * Binds Dawn to its own abseil. Node 24 exports this C++ library, and a Dawn bound to Node's version aborts. The first
+ * loading of a library decides the binding.
  */
 function bindToItself(binary: string): void {
   const needed = process.platform === 'linux' && parseInt(process.versions.node) >= NODE_WITH_ABSEIL;
@@ -33,7 +33,7 @@ function bindToItself(binary: string): void {
   }
 }
 
-/** Loads npm's `webgpu`. Throws, with the remedy, when it is not installed or has no binary for this platform. */
+/** Loads npm's `webgpu`. Throws, with the remedy, if it is not installed or has no binary for this platform. */
 export async function loadDawn(): Promise<Dawn> {
   const main = findPackage('webgpu');
   if (main === null) {
@@ -41,7 +41,7 @@ export async function loadDawn(): Promise<Dawn> {
   }
   const arch = process.platform === 'darwin' ? 'universal' : process.arch;
   const platform = join(dirname(main), 'dist', `${process.platform}-${arch}`);
-  // In a folder since version 0.6.
+  // Since version 0.6 the binary is in a folder.
   const binary = [join(platform, 'dawn.node'), `${platform}.dawn.node`].find((path) => existsSync(path));
   if (binary === undefined) {
     throw new Error(
@@ -94,7 +94,7 @@ async function swiftShaderAdapter(dawn: Dawn, flags: string[]): Promise<FoundAda
   return found;
 }
 
-/** Dawn's adapter that validates everything and executes nothing. */
+/** Dawn's null adapter, which validates everything and executes nothing. */
 export async function nullAdapter(dawn: Dawn, flags: string[]): Promise<FoundAdapter> {
   const found = await requestAdapter(dawn.create(['backend=null', ...flags]));
   if (found === null) {
@@ -103,12 +103,12 @@ export async function nullAdapter(dawn: Dawn, flags: string[]): Promise<FoundAda
   return {...found, software: true};
 }
 
-/** Whether the user has chosen the Vulkan driver; a software one among them then is no reason to take SwiftShader. */
+/** Whether the user has chosen the Vulkan drivers. Then SwiftShader does not replace a software driver. */
 function choseDriver(): boolean {
   return Boolean(process.env.VK_DRIVER_FILES || process.env.VK_ICD_FILENAMES);
 }
 
-/** Whether the system's adapter is one that `software` allows, rather than SwiftShader. */
+/** Whether `software` allows the system's adapter instead of SwiftShader. */
 function isAllowed(system: FoundAdapter, software: boolean | 'auto'): boolean {
   if (!system.software) {
     return software !== true;

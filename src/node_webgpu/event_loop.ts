@@ -1,10 +1,10 @@
 /**
- * @file Makes Dawn a polite guest of Node's event loop.
+ * @file Keeps Dawn from blocking Node's event loop.
  *
- * As long as a device lives, Dawn's Node binding calls itself by `setImmediate` without a pause: the process never
- * exits by itself, and the JavaScript thread takes a whole core, which a software adapter needs for the work. So
- * `setImmediate` hands Dawn's own callbacks to the poller below: at once while an answer is awaited and fresh, every
- * millisecond while it is slow, and rarely, without keeping the process alive, when nothing is awaited.
+ * While a device exists, Dawn's Node binding calls itself by `setImmediate` without a pause. So the process never exits
+ * by itself, and the JavaScript thread occupies a whole core that a software adapter needs. Here `setImmediate` hands
+ * Dawn's callbacks to a poller. It polls without a pause right after an operation starts, every millisecond if the
+ * answer is slow, and rarely, without keeping the process alive, if nothing is awaited.
  */
 /** What npm's `webgpu` exports. */
 export interface Dawn {
@@ -12,11 +12,11 @@ export interface Dawn {
   globals: Record<string, unknown>;
 }
 
-/** For how long an answer is polled for without a pause: most answers of a GPU come sooner. */
+/** Time for which an answer is polled without a pause. Most answers of a GPU come sooner. */
 const EAGER_MS = 2;
-/** Pause between polls for a slow answer: small against the answer, large against a poll. */
+/** Pause between polls for a slow answer: short compared with the answer, long compared with a poll. */
 const PATIENT_MS = 1;
-/** Pause when nothing is awaited: what is left to notice then is a lost device or an uncaptured error. */
+/** Pause when nothing is awaited. Polling then only notices a lost device or an uncaptured error. */
 const IDLE_MS = 20;
 
 /** Methods whose promises are answered by polling. */
@@ -41,11 +41,11 @@ function isAnonymousNative(callback: Callback): boolean {
   );
 }
 
-/** Runs Dawn's callbacks as often as what is awaited asks for. */
+/** Runs Dawn's callbacks as often as the awaited operations need. */
 class Poller {
   private awaited = 0;
   private eagerUntil = 0;
-  /** Idle callbacks with their timers, so that a new operation can hurry them. */
+  /** Idle callbacks with their timers, so that a new operation can run them at once. */
   private readonly idle = new Map<Callback, NodeJS.Timeout>();
 
   constructor(private readonly immediately: typeof setImmediate) {}
@@ -96,7 +96,8 @@ function followMethod(poller: Poller, prototype: Record<string, Method>, name: s
 }
 
 /**
- * Destroys every device when the process exits: Dawn crashes where one still works while its driver is being unloaded.
+ * Destroys every device when the process exits, because Dawn crashes if a device still works while its driver is
+ * unloaded.
  */
 function destroyDevicesAtExit(dawn: Dawn): void {
   const devices = new Set<GPUDevice>();
@@ -114,7 +115,7 @@ function destroyDevicesAtExit(dawn: Dawn): void {
 /** Set on Dawn's globals once they are wrapped. */
 const TAMED = Symbol.for('tfjs-flashmask.tameEventLoop');
 
-/** Puts Dawn's polling under a {@link Poller}, unless that is done already. Call it before Dawn's first device. */
+/** Puts Dawn's polling under a {@link Poller}, once. Call it before Dawn's first device. */
 export function tameEventLoop(dawn: Dawn): void {
   if (TAMED in dawn.globals) {
     return;
@@ -124,7 +125,7 @@ export function tameEventLoop(dawn: Dawn): void {
   const poller = new Poller(immediately);
   const polite = (callback: Callback, ...args: unknown[]) =>
     isAnonymousNative(callback) ? poller.schedule(callback) : immediately(callback, ...args);
-  // Keeps what promisify reads off the function.
+  // Keeps the properties of the function that promisify reads.
   Object.defineProperties(polite, Object.getOwnPropertyDescriptors(immediately));
   globalThis.setImmediate = polite as typeof setImmediate;
   for (const [type, names] of AWAITED) {

@@ -1,27 +1,30 @@
-/** @file Finds optional peer packages, from this package's place or else from the working directory. */
+/** @file Finds optional peer packages from this package's folder, or else from the working directory. */
 import {existsSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {dirname, join} from 'node:path';
 import {pathToFileURL} from 'node:url';
 
-/** Directories whose `node_modules` chains are searched: linked packages do not see their user's own. */
+/**
+ * Directories whose `node_modules` chains are searched. A linked package does not see the packages of the project that
+ * uses it.
+ */
 function searchRoots(): string[] {
   return [import.meta.url, pathToFileURL(join(process.cwd(), 'x.js')).href];
 }
 
-/** Absolute path of a package's main file, or null when it is not installed. */
+/** Absolute path of a package's main file, or null if it is not installed. */
 export function findPackage(name: string): string | null {
   for (const root of searchRoots()) {
     try {
       return createRequire(root).resolve(name);
     } catch {
-      // Not from here; the next root may see it.
+      // Not found from here; try the next root.
     }
   }
   return null;
 }
 
-/** Absolute folder of an installed package, or null when it is not installed. */
+/** Absolute folder of a package, or null if it is not installed. */
 export function findPackageFolder(name: string): string | null {
   const main = findPackage(name);
   if (main === null) {

@@ -1,8 +1,8 @@
 /**
- * @file Puts SwiftShader and a Vulkan loader, both from `@sparticuz/chromium`'s archive, where Dawn finds them.
+ * @file Unpacks SwiftShader and a Vulkan loader from `@sparticuz/chromium`'s archive to where Dawn finds them.
  *
- * The archive is unpacked once into the user's cache: into a private folder that is then renamed, so that neither an
- * interrupted process nor several at once leave a half-written driver behind.
+ * The archive is unpacked once into the user's cache. It goes to a private folder that is then renamed, so that
+ * interrupted or concurrent processes leave no half-written driver.
  */
 import {createHash} from 'node:crypto';
 import {
@@ -24,18 +24,18 @@ import {findPackageFolder} from './packages.js';
 import {untar} from './untar.js';
 
 const PACKAGE = '@sparticuz/chromium';
-/** The version that is tested: the last one with this archive whose Node range includes Node 20. */
+/** The tested version: the last one with this archive that supports Node 20. */
 const PACKAGE_VERSION = '143.0.4';
 const LOADER = 'libvulkan.so.1';
 const MANIFEST = 'vk_swiftshader_icd.json';
 const FILES = [LOADER, 'libvk_swiftshader.so', MANIFEST];
-/** Written last; holds the sizes of the others, so that a damaged cache is noticed and unpacked again. */
+/** Written last. Holds the sizes of the other files, so that a damaged cache is noticed and unpacked again. */
 const SIZES = 'sizes.json';
 const ABANDONED_AFTER_MS = 10 * 60 * 1000;
 /** glibc's RTLD_NODELETE, which `os.constants.dlopen` lacks. */
 const RTLD_NODELETE = 0x1000;
 
-/** Why SwiftShader cannot be used on this platform, or null where it can. */
+/** The reason why SwiftShader cannot be used on this platform, or null if it can. */
 export function swiftShaderUnsupported(): string | null {
   const platform = `${process.platform}-${process.arch}`;
   return platform === 'linux-x64' ? null : `SwiftShader comes only for linux-x64, got ${platform}`;
@@ -45,7 +45,7 @@ function versionIn(folder: string): string {
   return (JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as {version: string}).version;
 }
 
-/** What to do about an archive that is not as expected. Any version may be installed; one is tested. */
+/** The remedy for an unexpected archive. Any version may be installed, but only one is tested. */
 function otherVersion(): string {
   const folder = findPackageFolder(PACKAGE);
   return `Version ${folder ? versionIn(folder) : 'unknown'} is installed and ${PACKAGE_VERSION} is tested: run \`npm install ${PACKAGE}@${PACKAGE_VERSION}\`.`;
@@ -104,7 +104,7 @@ function writeDriver(archive: Uint8Array, folder: string): void {
   writeFileSync(join(folder, SIZES), JSON.stringify(sizes));
 }
 
-/** Removes folders that interrupted processes left; those of processes still at work are younger. */
+/** Removes old folders, which interrupted processes left. The folders of running processes are younger. */
 function removeAbandoned(parent: string): void {
   for (const name of readdirSync(parent).filter((name) => name.startsWith('.unpacking-'))) {
     const folder = join(parent, name);
@@ -129,7 +129,7 @@ function unpackInto(parent: string, name: string, archive: Uint8Array): string {
         if (!['ENOTEMPTY', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) {
           throw error;
         }
-        // Either another process was first, and the loop ends, or a damaged copy is in the way.
+        // Either another process was first, and the loop ends, or a damaged copy blocks the name.
         if (!isComplete(target)) {
           rmSync(target, {recursive: true, force: true});
         }
@@ -141,7 +141,7 @@ function unpackInto(parent: string, name: string, archive: Uint8Array): string {
   return target;
 }
 
-/** For machines whose cache folder cannot be written: a private copy that goes with the process. */
+/** For machines with a read-only cache folder: a private copy that is removed when the process ends. */
 function unpackPrivately(archive: Uint8Array): string {
   const folder = mkdtempSync(join(tmpdir(), 'tfjs-flashmask-'));
   process.once('exit', () => rmSync(folder, {recursive: true, force: true}));
@@ -150,10 +150,10 @@ function unpackPrivately(archive: Uint8Array): string {
 }
 
 /**
- * Unpacks SwiftShader and the Vulkan loader unless that is done already, and returns their folder.
+ * Unpacks SwiftShader and the Vulkan loader if they are not unpacked yet, and returns their folder.
  *
- * Safe when several processes start at once and when one is interrupted. Throws, with the remedy, when the package or
- * its archive is missing or damaged.
+ * Safe if several processes start at once or one is interrupted. Throws, with the remedy, if the package or its archive
+ * is missing or damaged.
  */
 function unpackSwiftShader(): string {
   const archive = readFileSync(archivePath());
@@ -172,7 +172,9 @@ function unpackSwiftShader(): string {
   }
 }
 
-/** The dynamic linker's message for `library`; Node then refuses it as an addon, which is no matter here. */
+/**
+ * Loads `library` and returns the dynamic linker's message. Node then refuses it as an addon, which does no harm here.
+ */
 function load(library: string, flags: number): string {
   try {
     process.dlopen({exports: {}}, library, flags);
@@ -182,16 +184,18 @@ function load(library: string, flags: number): string {
   }
 }
 
-/** Whether Dawn, which asks for `libvulkan.so.1` by name, would find one. Dawn itself prints a warning if it does not. */
+/**
+ * Whether Dawn, which asks for `libvulkan.so.1` by name, would find one. Dawn itself prints a warning if it does not.
+ */
 export function hasVulkanLoader(): boolean {
   return !/cannot open shared object file/.test(load(LOADER, constants.dlopen.RTLD_LAZY));
 }
 
 /**
- * Makes the Vulkan loader offer SwiftShader alone, from now on and in child processes.
+ * Makes the Vulkan loader offer only SwiftShader, from now on and in child processes.
  *
- * `LD_LIBRARY_PATH` is read only when a process starts, so without a system loader ours is loaded here by its path and
- * kept: a later request for its bare name gets that copy.
+ * `LD_LIBRARY_PATH` is read only when a process starts, so without a system loader our loader is loaded here by its
+ * path and kept. A later request for its bare name gets that copy.
  */
 export function activateSwiftShader(): void {
   if (!isMainThread && process.env.VK_DRIVER_FILES === undefined) {

@@ -1,10 +1,10 @@
-/** @file Measured tiles in the user's cache folder. */
+/** @file Stores measured tiles in the user's cache folder. */
 import {mkdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import type {TuningStorage} from '../backends/webgpu/device/tuned_tiles_store.js';
 import {cacheFolder} from './swiftshader.js';
 
-/** `autotune.json` in the cache folder as it is at the time of each call. */
+/** `autotune.json` in the cache folder, whose path is read at each call. */
 export function tuningFile(): TuningStorage {
   const path = (): string => join(cacheFolder(), 'autotune.json');
   return {
@@ -18,7 +18,7 @@ export function tuningFile(): TuningStorage {
     },
     write: (text) => {
       mkdirSync(dirname(path()), {recursive: true});
-      // Whoever reads at the same time gets the old or the new text, never half of one.
+      // A process that reads at the same time gets the old or the new text, never a partial one.
       const writing = `${path()}.${process.pid}`;
       writeFileSync(writing, text);
       renameSync(writing, path());

@@ -9,7 +9,7 @@ function textField(header: Uint8Array, start: number, length: number): string {
 }
 
 /**
- * The regular files of a tar archive, by path. Throws `truncated archive` where a file ends past the archive.
+ * The regular files of a tar archive, by path. Throws `truncated archive` if a file ends past the archive.
  *
  * @example untar(tar).get('lib/libvulkan.so.1')
  */

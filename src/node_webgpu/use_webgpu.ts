@@ -1,4 +1,4 @@
-/** @file Gives Node the tfjs WebGPU backend: over the system's GPU where there is one, else over SwiftShader. */
+/** @file Gives Node the tfjs WebGPU backend, on the system's GPU if there is one, else on SwiftShader. */
 import * as tf from '@tensorflow/tfjs-core';
 import type {FoundAdapter} from './dawn.js';
 import type {Dawn} from './event_loop.js';
@@ -8,32 +8,32 @@ import {askLoss, deviceOf} from '../backends/webgpu/device/loss.js';
 import {setTuningStorage} from '../backends/webgpu/device/tuned_tiles_store.js';
 import {createWebGPUBackend, startStockBackend} from '../backends/webgpu/device/create_backend.js';
 
-/** Float16 on NVIDIA and subgroup matrices stay hidden without these; a device still has to ask for them. */
+/** Without these flags Dawn hides float16 on NVIDIA and subgroup matrices. A device still has to request them. */
 const DEFAULT_DAWN_FLAGS = ['enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia'];
 
 /** Options of {@link useWebGPU}. */
 export interface UseWebGPUOptions {
   /** `'auto'` (default): a GPU if Dawn finds one, else SwiftShader. `true`: SwiftShader. `false`: a GPU or an error. */
   software?: boolean | 'auto';
-  /** Flags for Dawn, such as `'enable-dawn-features=skip_validation'`. They replace the default ones. */
+  /** Flags for Dawn, for example `'enable-dawn-features=skip_validation'`. They replace the default flags. */
   dawnFlags?: string[];
-  /** Dawn's null adapter: validates shaders and calls, executes nothing; every number read is meaningless. */
+  /** Use Dawn's null adapter, which validates shaders and calls and executes nothing: results are meaningless. */
   nullBackend?: boolean;
-  /** `'stock'` (default): the device that tfjs itself requests. `'full'`: that of {@link createWebGPUBackend}. */
+  /** `'stock'` (default): the device that tfjs itself requests. `'full'`: the device of {@link createWebGPUBackend}. */
   device?: 'stock' | 'full';
-  /** Say nothing about the adapter. */
+  /** Print no line about the adapter. */
   quiet?: boolean;
-  /** Where the line about the adapter goes; standard error unless told. */
+  /** Receives the line about the adapter. Default: printed to standard error. */
   logger?: (line: string) => void;
 }
 
-/** What the backend runs on. */
+/** The adapter and the device that the backend runs on. */
 export interface WebGPUInfo {
-  /** The adapter's own description, or its device or architecture where it has none. */
+  /** The adapter's description, or its device or architecture if it has none. */
   adapter: string;
-  /** As the adapter names it; may be empty. */
+  /** Name given by the adapter; may be empty. */
   vendor: string;
-  /** As the adapter names it; may be empty. */
+  /** Name given by the adapter; may be empty. */
   architecture: string;
   /** Whether a CPU does the work. */
   software: boolean;
@@ -43,14 +43,14 @@ export interface WebGPUInfo {
   limits: Record<string, number>;
 }
 
-/** What a call set up. */
+/** The result of one call's set-up. */
 interface Setup {
   key: string;
   info: WebGPUInfo;
   device: GPUDevice;
 }
 
-/** What a process has; held globally, so that two copies of this module share one Dawn. */
+/** State of the process. It is global, so that two copies of this module share one Dawn. */
 interface State {
   /** Settles when the calls so far are done: they run one after the other. */
   done: Promise<unknown>;
@@ -71,7 +71,7 @@ function checkPlatform(): void {
   }
 }
 
-/** Makes `navigator.gpu` and the GPU* constants what they are in a page. */
+/** Defines `navigator.gpu` and the GPU* constants, as in a page. */
 function installGlobals(dawn: Dawn, gpu: GPU): void {
   for (const [name, value] of Object.entries(dawn.globals)) {
     if (!(name in globalThis)) {
@@ -79,7 +79,7 @@ function installGlobals(dawn: Dawn, gpu: GPU): void {
     }
   }
   if (typeof navigator === 'undefined') {
-    // Node has its own since version 21; libraries that look for one expect its userAgent too.
+    // Node has its own navigator since version 21. Libraries that look for one also expect a userAgent.
     const userAgent = `Node.js/${process.versions.node.split('.')[0]}`;
     Object.defineProperty(globalThis, 'navigator', {value: {userAgent}, configurable: true, writable: true});
   }
@@ -99,7 +99,7 @@ async function find(options: UseWebGPUOptions): Promise<FoundAdapter> {
 function limitsOf(device: GPUDevice): Record<string, number> {
   const limits = device.limits as unknown as Record<string, unknown>;
   const numbers: Record<string, number> = {};
-  // They are getters of the prototype, so Object.entries sees none.
+  // Limits are getters of the prototype, so Object.entries does not list them.
   for (const name in limits) {
     const value = limits[name];
     if (typeof value === 'number') {
@@ -155,7 +155,7 @@ async function works({device}: Setup): Promise<boolean> {
   return (await askLoss(deviceOf('webgpu') ?? device)) === null;
 }
 
-/** A call that comes after all others are done. */
+/** One call, run after all earlier calls are done. */
 async function useInTurn(options: UseWebGPUOptions, key: string): Promise<WebGPUInfo> {
   const before = state.setup;
   if (before !== undefined && (await works(before))) {
@@ -178,13 +178,13 @@ async function useInTurn(options: UseWebGPUOptions, key: string): Promise<WebGPU
  * finds one, else on SwiftShader from npm's `@sparticuz/chromium`, which is unpacked once into the user's cache. One
  * line on standard error says which. `navigator.gpu` and the GPU constants exist afterwards, as in a page.
  *
- * Call it once, before the first WebGPU tensor; calls after it with the same options give the same answer. Call it again, with the same
- * options or others, once the device was lost or the backend removed: that makes a new device, and tensors have to be made anew. After
- * `tf.engine().reset()` tfjs finds the backend by itself, on the same device.
+ * Call it once, before the first WebGPU tensor; later calls with the same options return the same result. If the device
+ * was lost or the backend removed, call it again, with any options: that makes a new device, and tensors have to be
+ * created again. After `tf.engine().reset()` tfjs finds the backend by itself, on the same device.
  *
- * @throws outside Node, on platforms without a Dawn binary, when npm's `webgpu`, `@tensorflow/tfjs-backend-webgpu` or,
- * where needed, `@sparticuz/chromium` is not installed, when no adapter is found, and on a call with other options while the
- * device of the first works.
+ * @throws outside Node; on platforms without a Dawn binary; if npm's `webgpu`, `@tensorflow/tfjs-backend-webgpu` or,
+ *   where needed, `@sparticuz/chromium` is not installed; if no adapter is found; and for other options while the first
+ *   device works.
  *
  * @example
  * ```ts

@@ -11,7 +11,10 @@ export interface BackwardTensors extends ForwardTensors {
   dLse: Tensor;
 }
 
-/** A query block of what the backward pass reads. In rows that see no key anything: all their pairs are hidden. */
+/**
+ * A query block of the tensors that the backward pass reads. Rows that see no key may hold any values, because all
+ * their pairs are hidden.
+ */
 export interface QueryBlock extends Record<string, Tensor4D> {
   q: Tensor4D;
   out: Tensor4D;
@@ -36,7 +39,7 @@ export function readQueryBlock(blocks: Blocks, inputs: BackwardTensors, i: numbe
   };
 }
 
-/** Running sums, one a block; a block that nothing was added to is zero. */
+/** Running sums, one per block; a block without additions is zero. */
 export class Sums {
   private readonly sums: (Tensor4D | undefined)[] = [];
 
@@ -78,12 +81,12 @@ export function forEachTile(blocks: Blocks, visit: (i: number, j: number) => voi
   }
 }
 
-/** `0, 1, ... count - 1`, mapped. */
+/** `make` applied to 0, 1, ... count - 1. */
 export function mapBlocks<T>(count: number, make: (i: number) => T): T[] {
   return Array.from({length: count}, (_, i) => make(i));
 }
 
-/** `[dq, dk, dv]` as the kernel gives them. */
+/** `[dq, dk, dv]`, the outputs of the kernel. */
 export function composedBackward(inputs: BackwardTensors, attrs: FlashMaskAttentionAttrs): Tensor[] {
   return tidy(() => {
     const blocks = new Blocks(inputs, attrs, [inputs.q, inputs.k, inputs.dOut]);
@@ -115,7 +118,7 @@ function tile(
   const k = blocks.keys(inputs.k, j);
   const v = blocks.keys(inputs.v, j);
   const scores = mul(pairs.products(q, k), scalar(scale));
-  // The same ops as in the forward pass, so that scores are rounded alike and the weights of a row add up to 1.
+  // The same ops as in the forward pass, so that both round scores equally and the weights of a row sum to 1.
   const weights = pairs.visible(div(exp(sub(scores, max)), rows.sum));
   const dWeights = pairs.dropped(pairs.products(dOut, v));
   const dScores = pairs.visible(mul(mul(weights, sub(dWeights, rowShift)), scalar(scale)));

@@ -1,6 +1,6 @@
 /**
- * @file One call seen block by block, as tfjs tensors: slices of queries and keys with the query heads of a key head folded into
- * the rows (so that a matMul of rank 4 needs no broadcast, whose gradient tfjs lacks), and the tiles of pairs of the two.
+ * @file Splits one call into blocks, as tfjs tensors: slices of queries and keys, and the tiles of their pairs. The
+ * query heads of a key head are folded into the rows, because a rank-4 matMul that broadcasts has no gradient in tfjs.
  */
 import {
   type Tensor,
@@ -28,10 +28,13 @@ import {dropoutOf, keepFactors} from '../../call/dropout.js';
 import {type Problem, problemOf} from '../../call/problem.js';
 import {Tile} from './tile.js';
 
-/** Rows and columns of a tile. On wasm 64 and 512 were slower on full masks, and 256 on short documents, of which it skips less. */
+/**
+ * Rows and columns of a tile. On wasm, 64 and 512 were slower on full masks. 256 was slower on short documents, because
+ * it skips fewer pairs.
+ */
 const BLOCK = 128;
 
-/** Backends that read back at no cost, so that a mask in a tensor can be classified, and numbers looked at. */
+/** Backends that read back at no cost. On these a mask in a tensor can be classified, and values can be inspected. */
 const HOST_BACKENDS = ['cpu', 'wasm', 'tensorflow'];
 
 /** The forward kernel's inputs as tensors. */
@@ -47,14 +50,14 @@ export class Blocks {
   readonly queryBlocks: number;
   readonly keyBlocks: number;
   private readonly tiles: TileKinds;
-  /** False if the tiles know the causal triangle alone, because the bounds are on a device. */
+  /** False if tiles are classified only by the causal triangle, because the bounds are on a device. */
   private readonly boundsKnown: boolean;
   /** `[maskB, 1 or H, Sk, n]` */
   private readonly bounds: Tensor4D;
   /** Whether all of `summed` is known to be finite; undefined until a partial tile asks. */
   private finite?: boolean;
 
-  /** @param summed What the pass sums over pairs, for `Tile.sumOverKeys` and `sumOverRows`. */
+  /** @param summed Tensors that the pass sums over pairs with `Tile.sumOverKeys` and `sumOverRows`. */
   constructor(
     {q, k, v, bounds}: ForwardTensors,
     private readonly attrs: FlashMaskAttentionAttrs,
@@ -101,7 +104,10 @@ export class Blocks {
     return this.sliceRows(x, begin, end);
   }
 
-  /** A query block of a row statistic `[B, H, Sq]`, or of number `index` of a `[B, H, Sq, n]`: `[B, Hkv, group * rows, 1]`. */
+  /**
+   * A query block of a row statistic `[B, H, Sq]`, or of number `index` of a statistic `[B, H, Sq, n]`. Its shape is
+   * `[B, Hkv, group * rows, 1]`.
+   */
   statistic(x: Tensor, block: number, index = 0): Tensor4D {
     const {B, H, Hkv, Sq} = this.p;
     const {begin, end} = this.tiles.rows(block);
@@ -110,18 +116,18 @@ export class Blocks {
     return reshape(part, [B, Hkv, (H / Hkv) * (end - begin), 1]);
   }
 
-  /** Puts query blocks together: a tensor shaped like q or out. */
+  /** Joins query blocks to a tensor shaped like q or out. */
   joinQueries(blocks: Tensor4D[]): Tensor4D {
     const {B, H} = this.p;
     return this.join(blocks.map((x, i) => reshape(x, [B, H, this.rows(i), x.shape[3]])));
   }
 
-  /** Puts key blocks together: a tensor shaped like k or v. */
+  /** Joins key blocks to a tensor shaped like k or v. */
   joinKeys(blocks: Tensor4D[]): Tensor4D {
     return this.join(blocks);
   }
 
-  /** Puts statistics together: `[B, H, Sq]`, or `[B, H, Sq, n]` of n numbers a row. */
+  /** Joins statistics to `[B, H, Sq]`, or to `[B, H, Sq, n]` with n numbers per row. */
   joinStatistics(blocks: Tensor4D[]): Tensor {
     const {B, H} = this.p;
     const n = blocks[0].shape[3];
@@ -163,7 +169,7 @@ export class Blocks {
     return tensor4d(factors, this.pairsShape(queryBlock, keyBlock));
   }
 
-  /** Hidden pairs of a tile, bool `[maskB, 1 or H, rows, columns]` or less where that broadcasts. */
+  /** Hidden pairs of a tile, bool `[maskB, 1 or H, rows, columns]`, or smaller axes that broadcast to it. */
   private hidden(queryBlock: number, keyBlock: number): Tensor {
     const {Sk, Sq, causal, n} = this.p;
     const rows = this.tiles.rows(queryBlock);
@@ -181,7 +187,7 @@ export class Blocks {
     return parts.reduce((a, b) => logicalOr(a, b));
   }
 
-  /** One bound of some columns, `[maskB, 1 or H, 1, columns]`. */
+  /** Bound number i of columns [begin, end), `[maskB, 1 or H, 1, columns]`. */
   private bound(i: number, begin: number, end: number): Tensor {
     const [batch, heads] = this.bounds.shape;
     return reshape(slice(this.bounds, [0, 0, begin, i], [batch, heads, end - begin, 1]), [

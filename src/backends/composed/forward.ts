@@ -25,20 +25,26 @@ import {
 import type {FlashMaskAttentionAttrs} from '../../call/kernel_names.js';
 import {Blocks, type ForwardTensors} from './blocks.js';
 
-/** The lowest float32: no finite score is below it. The running maximum starts here, so that it stays finite in rows without keys. */
+/**
+ * The lowest float32. No finite score is below it. The running maximum starts here, so that it stays finite in rows
+ * that see no key.
+ */
 const LOWEST = -3.4028234663852886e38;
 
-/** What an online softmax carries from one key block to the next. */
+/** State that the online softmax carries from one key block to the next. */
 interface State {
   max: Tensor4D;
   sum: Tensor4D;
   out: Tensor4D;
-  /** Bool: rows that have seen no key. The sum does not tell: it is 0 too where all scores that a row sees are -Infinity. */
+  /**
+   * Bool: rows that have seen no key. The sum does not show this: it is also 0 if all visible scores of a row are
+   * -Infinity.
+   */
   blind: Tensor4D;
   [name: string]: Tensor4D;
 }
 
-/** `[out, lse, rowStats]` as the kernel gives them, rowStats in natural units. */
+/** `[out, lse, rowStats]`, the outputs of the kernel, with rowStats in base e. */
 export function composedForward(inputs: ForwardTensors, attrs: FlashMaskAttentionAttrs): [Tensor, Tensor, Tensor] {
   return tidy(() => {
     const blocks = new Blocks(inputs, attrs, [inputs.v]);
@@ -93,7 +99,7 @@ function tile(
   const pairs = blocks.tile(i, j);
   const scores = mul(pairs.products(q, blocks.keys(inputs.k, j)), scalar(scale)) as Tensor4D;
   const newMax = maximum(before.max, maxOfRows(pairs.choose(scores, LOWEST))) as Tensor4D;
-  // By the mask and not by the score: a score that is NaN, or lost the comparison above as one, still reaches the sum.
+  // Selected by the mask and not by the score, so that a NaN score reaches the sum even if `maximum` ignored it.
   const weights = pairs.visible(exp(sub(scores, newMax)) as Tensor4D);
   const correction = exp(sub(before.max, newMax));
   const values = pairs.sumOverKeys(pairs.dropped(weights), blocks.keys(inputs.v, j));
@@ -106,7 +112,10 @@ function tile(
   };
 }
 
-/** The largest of each row. On webgl tfjs begins at -1e20, so there the numbers are made smaller: exactly, but for those next to 0. */
+/**
+ * The largest value of each row. On webgl tfjs starts the maximum at -1e20, so the values are scaled down there. The
+ * scaling is exact except for values close to 0.
+ */
 function maxOfRows(x: Tensor4D): Tensor4D {
   if (engine().backendName !== 'webgl') return max(x, -1, true);
   return mul(max(mul(x, scalar(2 ** -64)), -1, true), scalar(2 ** 64));

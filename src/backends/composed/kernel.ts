@@ -1,4 +1,4 @@
-/** @file The two kernels composed from tfjs ops, for backends without kernels of their own. */
+/** @file The two kernels composed from tfjs ops, for backends without native kernels. */
 import {type KernelConfig, getKernel, registerKernel} from '@tensorflow/tfjs-core';
 import {kernelConfig} from '../../call/kernel_config.js';
 import {FlashMaskAttention, FlashMaskAttentionGrad} from '../../call/kernel_names.js';
@@ -7,8 +7,8 @@ import type {ForwardTensors} from './blocks.js';
 import {composedForward} from './forward.js';
 
 /**
- * The composed kernels as tfjs registers them for a backend. The op and the gradient give kernels real tensors, not mere
- * TensorInfos, so tfjs ops can run on them; inside a kernel nothing is recorded on the tape.
+ * The composed kernels as tfjs registers them for a backend. The op and the gradient pass real tensors to kernels, not
+ * only TensorInfos, so tfjs ops can run on them. Inside a kernel the tape records nothing.
  */
 export function composedConfigs(backendName: string): KernelConfig[] {
   return [
@@ -21,7 +21,7 @@ export function composedConfigs(backendName: string): KernelConfig[] {
   ];
 }
 
-/** Gives a backend that has no kernels of its own the composed ones. */
+/** Registers the composed kernels for a backend that has no kernels. */
 export function provideComposedKernels(backendName: string): void {
   const missing = composedConfigs(backendName).filter(({kernelName}) => !getKernel(kernelName, backendName));
   if (missing.length > 0 && backendName === 'tensorflow') {

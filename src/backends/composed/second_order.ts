@@ -1,10 +1,11 @@
 /**
- * @file The gradient of FlashMaskAttentionGrad, written out and composed from tfjs ops, tile by tile: linear memory on any backend,
- * and differentiable again, since it runs on the tape like any other op.
+ * @file The gradient of FlashMaskAttentionGrad as explicit formulas, composed from tfjs ops, tile by tile. Memory is
+ * linear on any backend. It runs on the tape like any other op, so it is differentiable again.
  *
- * With s the scaled scores, p = exp(s - lse), f the dropout factors, dP = f · (dOut vᵀ), E = dP - delta + dLse and dS = p E, the
- * kernel gives dq = scale dS k, dk = scale dSᵀ q and dv = (p f)ᵀ dOut. Its cotangents a, b, c enter through X = scale (a kᵀ + q bᵀ)
- * and Y = dOut cᵀ: the objective is the sum of dS X + (p f) Y over all pairs, and all below is its derivative.
+ * With s the scaled scores, p = exp(s - lse), f the dropout factors, dP = f · (dOut vᵀ), E = dP - delta + dLse and
+ * dS = p E, the kernel gives dq = scale dS k, dk = scale dSᵀ q and dv = (p f)ᵀ dOut. Its cotangents a, b, c enter
+ * through X = scale (a kᵀ + q bᵀ) and Y = dOut cᵀ: the objective is the sum of dS X + (p f) Y over all pairs, and this
+ * file computes its derivatives.
  */
 import {
   type GradSaveFunc,
@@ -37,12 +38,14 @@ import {Blocks, type ForwardTensors} from './blocks.js';
 import {composedForward} from './forward.js';
 import type {Tile} from './tile.js';
 
-/** The gradient kernel's inputs as tensors, with lse (in natural units) for the statistics that only the kernel reads. */
+/**
+ * The gradient kernel's inputs as tensors, with lse (natural log) in place of rowStats, which only the kernel reads.
+ */
 export interface SecondOrderTensors extends Omit<BackwardTensors, 'rowStats'> {
   lse: Tensor;
 }
 
-/** What flows into the gradient kernel's outputs. */
+/** The gradients of the gradient kernel's outputs. */
 export interface Cotangents {
   ddq: Tensor;
   ddk: Tensor;
@@ -58,7 +61,10 @@ interface Rows extends QueryBlock {
   lse: Tensor4D;
 }
 
-/** The gradients of FlashMaskAttentionGrad's float inputs, shaped like them and each with the others (out and lse too) fixed. */
+/**
+ * The gradients of FlashMaskAttentionGrad's float inputs, shaped like them and each with the others (out and lse too)
+ * fixed.
+ */
 export function composedSecondOrder(
   given: SecondOrderTensors,
   cotangents: Cotangents,
@@ -92,7 +98,7 @@ export function composedSecondOrder(
       sums.rowX.add(i, x.rowX);
       sums.rowT.add(i, x.rowT);
     });
-    // delta = rowsum(dOut * out) enters E with a minus sign, dLse with a plus sign, and lse enters p alone.
+    // delta = rowsum(dOut * out) enters E with a minus sign, dLse with a plus sign, and lse enters only p.
     const rowX = sums.rowX.values();
     const dOut = sums.dOut.values().map((x, i) => sub(x, mul(rowX[i], rows[i].out)) as Tensor4D);
     const out = rowX.map((x, i) => neg(mul(x, rows[i].dOut)) as Tensor4D);
@@ -144,20 +150,24 @@ function tile(
 }
 
 /**
- * exp(s - lse) from the maximum and the sum of the row, for lse is rounded: its value is left out, its derivative kept. Scores are chosen
- * before the exponential too, so that its derivative is finite where hidden.
+ * exp(s - lse), computed from the maximum and the sum of the row, because lse is rounded. Only the derivative of lse is
+ * used, not its value. Hidden scores are replaced before the exponential too, so that its derivative is finite where
+ * hidden.
  */
 function weightsOf(pairs: Tile, scores: Tensor4D, {max, sum: total, lse}: Rows): Tensor4D {
   const visible = pairs.visible(sub(sub(scores, max), zeroFor(lse)));
   return pairs.visible(div(smoothExp(visible), total));
 }
 
-/** Zeros with the derivative of x. */
+/** Zeros that have the derivative of x. */
 function zeroFor(x: Tensor4D): Tensor4D {
   return customGrad((y) => ({value: zerosLike(y as Tensor), gradFunc: (dy) => dy}))(x) as Tensor4D;
 }
 
-/** exp with derivatives of every order: that of tfjs has one, for it saves its output (gradients/flash_mask_attention_grad_grad.ts). */
+/**
+ * exp with derivatives of every order. tfjs's exp has only the first, because it saves its output (see
+ * gradients/flash_mask_attention_grad_grad.ts).
+ */
 function smoothExp(x: Tensor): Tensor {
   return customGrad((y, save) => {
     (save as GradSaveFunc)([y as Tensor]);
@@ -165,7 +175,7 @@ function smoothExp(x: Tensor): Tensor {
   })(x);
 }
 
-/** `rowStats` in the arithmetic of these ops, whatever kernels the backend has: a constant to the tape. */
+/** `rowStats` computed by these ops, whichever kernels the backend has. The tape sees it as a constant. */
 function rowStatsOf({q, k, bounds}: ForwardTensors, attrs: FlashMaskAttentionAttrs): Tensor {
   const shape = [...k.shape.slice(0, 3), 1] as [number, number, number, number];
   return customGrad((x, y) => ({

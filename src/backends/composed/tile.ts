@@ -1,6 +1,7 @@
 /**
- * @file The pairs of one tile, as tfjs tensors `[B, Hkv, group * rows, columns]`: choosing the visible ones, dropping some, and sums
- * over them. What is hidden is chosen away and never multiplied by 0, for 0 · NaN is NaN; this holds in every derivative too.
+ * @file The pairs of one tile, as tfjs tensors `[B, Hkv, group * rows, columns]`: selecting the visible ones, dropout,
+ * and sums over them. Hidden values are replaced by a `where` and never multiplied by 0, because 0 · NaN is NaN. This
+ * holds in every derivative too.
  */
 import {
   type GradSaveFunc,
@@ -21,32 +22,32 @@ import {
 } from '@tensorflow/tfjs-core';
 import {roundUp} from '../../call/numbers.js';
 
-/** What a tile does to its pairs. */
+/** The mask and the dropout of a tile's pairs. */
 export interface Pairs {
   /** Bool, true where hidden; null in a full tile. */
   readonly hidden: Tensor4D | null;
   /** Dropout factors; null without dropout. */
   readonly factors: Tensor4D | null;
-  /** Whether what is summed over pairs is known to be finite. */
+  /** Whether the values that are summed over pairs are known to be finite. */
   readonly finite: boolean;
 }
 
 export class Tile {
   constructor(private readonly pairs: Pairs) {}
 
-  /** The visible pairs of x, and `other` where hidden. Off the tape only. */
+  /** x at visible pairs, `other` at hidden ones. Only for use off the tape. */
   choose(x: Tensor4D, other: number): Tensor4D {
     const {hidden} = this.pairs;
     return hidden ? (where(hidden, scalar(other) as Tensor, x) as Tensor4D) : x;
   }
 
-  /** The visible pairs of x, and 0 where hidden. */
+  /** x at visible pairs, 0 at hidden ones. */
   visible(x: Tensor4D): Tensor4D {
     const {hidden} = this.pairs;
     return hidden ? zeroWhere(hidden, x) : x;
   }
 
-  /** The rows that see no key of this tile, bool `[..., rows, 1]`; null if there are none. */
+  /** The rows that see no key of this tile, bool `[..., rows, 1]`; null if there are no such rows. */
   blindRows(): Tensor4D | null {
     const {hidden} = this.pairs;
     return hidden && (all(hidden, -1, true) as Tensor4D);
@@ -80,7 +81,7 @@ export class Tile {
   }
 }
 
-/** x, and 0 where hidden. The gradient that tfjs has for `where` multiplies by 0. */
+/** x at visible pairs, 0 at hidden ones. It has its own gradient, because that of tfjs's `where` multiplies by 0. */
 function zeroWhere(hidden: Tensor4D, x: Tensor4D): Tensor4D {
   return customGrad((y, save) => {
     (save as GradSaveFunc)([hidden]);
@@ -91,12 +92,13 @@ function zeroWhere(hidden: Tensor4D, x: Tensor4D): Tensor4D {
   })(x) as Tensor4D;
 }
 
-/** Elements that a matMul of tfjs sums at once, at most. */
+/** Most elements that a tfjs matMul sums in one step. */
 const SUMMED_AT_ONCE = 32;
 
 /**
- * matMul of numbers that may be NaN. That of tfjs-backend-webgpu 4.22 multiplies what lies behind a row of x by zeros, where the length of the sum
- * is no multiple of its tile: so zeros are put there.
+ * matMul of numbers that may be NaN. If the length of the sum is no multiple of its tile, the matMul of
+ * tfjs-backend-webgpu 4.22 multiplies the numbers that follow a row of x by zeros, which keeps a NaN. Padding makes
+ * these numbers zeros.
  */
 function paddedMatMul(x: Tensor4D, y: Tensor4D, transposeX: boolean, transposeY: boolean): Tensor4D {
   const length = x.shape[transposeX ? 2 : 3];
@@ -113,7 +115,9 @@ function paddedMatMul(x: Tensor4D, y: Tensor4D, transposeX: boolean, transposeY:
     : matMul(padded(x, !transposeX), padded(y, transposeY), transposeX, transposeY);
 }
 
-/** x yᵀ. The gradient that tfjs has for it would multiply the zeros that flow into hidden pairs. */
+/**
+ * x yᵀ. It has its own gradient, because that of tfjs's matMul would multiply the zeros that flow into hidden pairs.
+ */
 function productsOfPairs(x: Tensor4D, y: Tensor4D, hidden: Tensor4D): Tensor4D {
   return customGrad((a, b, save) => {
     (save as GradSaveFunc)([a as Tensor, b as Tensor, hidden]);
@@ -127,7 +131,10 @@ function productsOfPairs(x: Tensor4D, y: Tensor4D, hidden: Tensor4D): Tensor4D {
   })(x, y) as Tensor4D;
 }
 
-/** x y, or xᵀ y, where an element is NaN if a number of y that is not finite is visible to it, and untouched by those that are not. */
+/**
+ * x y, or xᵀ y. An element is NaN if it sees a number of y that is not finite. Numbers that it does not see have no
+ * effect.
+ */
 function sumOverVisible(x: Tensor4D, y: Tensor4D, hidden: Tensor4D, transpose: boolean): Tensor4D {
   return customGrad((a, b, save) => {
     (save as GradSaveFunc)([a as Tensor, b as Tensor, hidden]);

@@ -1,6 +1,6 @@
 /**
- * @file The backward pass on the CPU: key block by key block over its live query blocks, weights recomputed from the maximum and the
- * sum of each row (arXiv 2410.01359, algorithm 2).
+ * @file The backward pass on the CPU: for each key block it visits the live query blocks and recomputes the weights
+ * from each row's maximum and sum (arXiv 2410.01359, algorithm 2).
  */
 import {TileKinds, type Range} from '../../mask/bounds/tile_kinds.js';
 import {type Dropout, keepFactors} from '../../call/dropout.js';
@@ -44,7 +44,7 @@ export function backward(
 class BackwardPass {
   readonly tiles: TileKinds;
   private readonly strides: {q: Strides; k: Strides; v: Strides; out: Strides};
-  /** Query heads a key head. */
+  /** Query heads per key head. */
   private readonly group: number;
   private readonly ldD: number;
   private readonly ldDv: number;
@@ -61,7 +61,10 @@ class BackwardPass {
   private readonly factors = new Float64Array(BLOCK_K).fill(1);
   private readonly dkTile: Float64Array;
   private readonly dvTile: Float64Array;
-  /** dq of the query heads of one key head, `[group, pad4(Sq), ldD]`: summed over key blocks in float64, rounded once. */
+  /**
+   * dq of the query heads of one key head, `[group, pad4(Sq), ldD]`: summed over key blocks in float64 and rounded once
+   * at the end.
+   */
   private readonly dqSum: Float64Array;
   /** `[group, Sq]`: delta - dLse, with delta = rowsum(dOut * out). */
   private readonly rowShift: Float64Array;
@@ -137,7 +140,7 @@ class BackwardPass {
     const count = rows.end - rows.begin;
     const m = pad4(count);
     const n = pad4(columns.end - columns.begin);
-    // The scale is folded into q: then S is scaled, and so is dSᵀ q = dk.
+    // The scale is folded into q, which scales S and dk = dSᵀ q.
     pack(this.qTile, arrays.q, b * q.batch + h * q.head + rows.begin * q.row, q.row, count, p.D, this.scale);
     pack(this.dOutTile, arrays.dOut, b * out.batch + h * out.head + rows.begin * out.row, out.row, count, p.Dv);
     productABt(weights, this.qTile, this.kTile, m, n, ldD);
@@ -152,7 +155,10 @@ class BackwardPass {
     addProductAB(this.dqSum, dqAt, dScores, this.kTile, m, ldD, n, ofPartial);
   }
 
-  /** Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores. Both are 0 where hidden. */
+  /**
+   * Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores. Both are 0
+   * where hidden.
+   */
   private scoreGradients(b: number, h: number, g: number, rows: Range, columns: Range, stride: number): void {
     const {p, weights, dScores, hidden, factors, dropout} = this;
     const {rowStats} = this.arrays;
@@ -165,7 +171,7 @@ class BackwardPass {
       const shift = this.rowShift[g * p.Sq + r];
       for (let c = 0; c < count; c++) {
         const i = begin + c;
-        // Chosen by the mask and not multiplied by 0, which would let NaN through.
+        // Selected by the mask and not multiplied by 0, because 0 · NaN is NaN.
         const weight = hidden[i] ? 0 : Math.exp(scoreOf(weights[i]) - max) / sum;
         weights[i] = weight * factors[c];
         dScores[i] = hidden[i] ? 0 : weight * (dScores[i] * factors[c] - shift);

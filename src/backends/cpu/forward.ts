@@ -1,10 +1,16 @@
-/** @file The forward pass on the CPU: online softmax over the live key blocks of each query block (arXiv 2410.01359, algorithm 1). */
+/**
+ * @file The forward pass on the CPU: online softmax over the live key blocks of each query block (arXiv 2410.01359,
+ * algorithm 1).
+ */
 import {TileKinds, type Range} from '../../mask/bounds/tile_kinds.js';
 import {type Dropout, keepFactors} from '../../call/dropout.js';
 import {type Problem, type Strides, stridesOf} from '../../call/problem.js';
 import {addProductAB, pack, pad4, productABt} from './matrix.js';
 
-/** Tile sides: the tiles of one step (16 KiB each at 64 channels) stay in the caches. 64 is as fast on a full mask, but skips less. */
+/**
+ * Tile sides. The tiles of one step (16 KiB each at 64 channels) stay in the caches. 64 is as fast on a full mask, but
+ * skips fewer pairs.
+ */
 export const BLOCK_Q = 32;
 export const BLOCK_K = 32;
 
@@ -16,19 +22,23 @@ export interface ForwardArrays {
   bounds: Int32Array;
 }
 
-/** What a forward call fills, in the kernel's shapes. `rowStats` holds the maximum and the sum of each row in natural units. */
+/**
+ * Arrays that a forward call fills, in the kernel's shapes. `rowStats` holds the maximum and the sum of each row in
+ * base e.
+ */
 export interface ForwardResults {
   out: Float32Array;
   lse: Float32Array;
   rowStats: Float32Array;
 }
 
-/** Scores from here on are rounded to float32. */
+/** Scores of at least this magnitude are rounded to float32. */
 const LARGE_SCORE = 2 ** 30;
 
 /**
- * A score as both passes take it. A row's maximum is kept as float32: the scores of rows that are within 2³⁰ of 0 keep their float64,
- * since they are at most 32 above it, and exp(32) is no problem. Larger ones are float32 too, and at most 0 above it.
+ * A score as both passes use it. The row's maximum is stored as float32. Scores below 2³⁰ in magnitude stay float64:
+ * they exceed the rounded maximum by at most 32, and exp(32) does not overflow. Larger scores are rounded to float32
+ * and so do not exceed it.
  */
 export function scoreOf(product: number): number {
   return Math.abs(product) < LARGE_SCORE ? product : Math.fround(product);
@@ -63,7 +73,7 @@ class ForwardPass {
   private readonly outTile: Float64Array;
   /** 1 for each pair of the tile that is hidden. */
   private readonly hidden = new Uint8Array(BLOCK_Q * BLOCK_K);
-  /** What is subtracted from a row's scores: the largest yet, rounded to float32. */
+  /** The number subtracted from a row's scores: the largest score so far, rounded to float32. */
   private readonly rowMax = new Float64Array(BLOCK_Q);
   private readonly rowSum = new Float64Array(BLOCK_Q);
   /** 1 for each row that has seen a key. */
@@ -124,7 +134,7 @@ class ForwardPass {
     addProductAB(this.outTile, 0, weights, this.vTile, m, this.ldOut, n, partial ? hidden : undefined);
   }
 
-  /** Turns scores into exp(score - running maximum), and rescales what was summed under the former maximum. */
+  /** Turns scores into exp(score - running maximum), and rescales the sums made with the former maximum. */
   private softmax(rows: number, columns: number, stride: number): void {
     const {weights, rowMax, rowSum} = this;
     for (let r = 0; r < rows; r++) {
@@ -135,7 +145,7 @@ class ForwardPass {
         if (max !== rowMax[r]) this.rescale(r, Math.exp(rowMax[r] - max));
         rowSum[r] += this.exponentials(begin, end, max);
       } else {
-        // Nothing seen yet but -Infinity; or a row that ends as NaN, in `write`.
+        // The row has only seen scores of -Infinity, or `write` will set it to NaN.
         weights.fill(0, begin, end);
       }
       rowMax[r] = max;
@@ -143,7 +153,7 @@ class ForwardPass {
     }
   }
 
-  /** The largest score that a row has seen, rounded to float32; NaN if one is. */
+  /** The largest score that a row has seen, rounded to float32; NaN if a visible score is NaN. */
   private newMax(r: number, begin: number, end: number): number {
     const {weights, hidden, rowSees} = this;
     let max = this.rowMax[r];
@@ -155,7 +165,7 @@ class ForwardPass {
     return Math.fround(max);
   }
 
-  /** Turns the scores of a row into exp(score - max), 0 where hidden; gives their sum. */
+  /** Turns the scores of a row into exp(score - max), 0 where hidden. Returns their sum. */
   private exponentials(begin: number, end: number, max: number): number {
     const {weights, hidden} = this;
     let sum = 0;
@@ -188,7 +198,8 @@ class ForwardPass {
       const target = b * batch + h * head + r * row;
       const at = (b * p.H + h) * p.Sq + r;
       const sees = rowSees[i] === 1;
-      // As in dense attention: the largest score less itself is NaN if it is not finite, and so is then all of the row.
+      // As in dense attention: if the largest score is not finite, the score minus itself is NaN, and so is the whole
+      // row.
       const max = Number.isFinite(rowMax[i]) ? rowMax[i] : 0;
       const sum = Number.isFinite(rowMax[i]) || !sees ? rowSum[i] : NaN;
       for (let c = 0; c < p.Dv; c++) out[target + c] = sees ? outTile[i * ldOut + c] / sum : 0;

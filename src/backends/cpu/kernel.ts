@@ -72,13 +72,13 @@ function readInputs(
   };
 }
 
-/** The backend's own array where it is one (not copied, not to be written), else a copy. */
+/** The backend's own float32 array, not copied, so do not write to it. Other array types are copied. */
 function floats(backend: CpuBackend, info: TensorInfo): Float32Array {
   const values = backend.readSync(info.dataId);
   return values instanceof Float32Array ? values : Float32Array.from(values);
 }
 
-/** Null if nothing is dropped. */
+/** The dropout parameters; null if nothing is dropped. */
 function dropoutFrom({dropout, seed}: FlashMaskAttentionAttrs): Dropout | null {
   return dropout > 0 ? dropoutOf(dropout, seed) : null;
 }

@@ -1,9 +1,10 @@
 /**
  * @file Small dense products on packed tiles: the inner loops of the CPU kernels.
  *
- * A tile is row-major in a Float64Array with its rows and columns padded by zeros to multiples of 4, so that every product runs in
- * whole 4x4 register blocks. Float64 because V8 then converts nothing in the inner loop (5.3 GFLOP/s a core against 4.8 from
- * Float32Array tiles), and 4x4 because it reads 8 values for 16 multiply-adds (2x4: 4.6 GFLOP/s).
+ * A tile is row-major in a Float64Array with its rows and columns padded by zeros to multiples of 4, so that every
+ * product runs in whole 4x4 register blocks. Tiles are float64 because V8 then converts nothing in the inner loop (5.3
+ * GFLOP/s per core, 4.8 with Float32Array tiles). Blocks are 4x4 because they read 8 values for 16 multiply-adds (2x4
+ * blocks: 4.6 GFLOP/s).
  */
 
 /** Rounds up to whole register blocks. */
@@ -66,7 +67,8 @@ export function productABt(c: Float64Array, a: Float64Array, b: Float64Array, m:
 /**
  * C += A B with A `m x k`, B `k x n`; C starts at `at`; row strides are n, k and n; all sizes are multiples of 4.
  *
- * @param hidden Of a partial tile: 1 for each pair of A that is hidden, and 0 in A. What B has to say to it is left out.
+ * @param hidden For a partial tile: 1 for each hidden pair, whose weight in A is 0. Such pairs add nothing, even if B
+ *   is not finite.
  */
 export function addProductAB(
   c: Float64Array,
@@ -104,8 +106,9 @@ interface Pairs {
 }
 
 /**
- * C += A B. A weight of 0 does not hide a number that is not finite (0 · NaN is NaN), so in a partial tile these are taken out of B for the
- * product, and added one by one to what sees them. They are rare: a tile without one pays for a look.
+ * C += A B. A weight of 0 does not hide a number that is not finite (0 · NaN is NaN). So for a partial tile such
+ * numbers are taken out of B before the product, and then added one by one to the rows that see them. They are rare,
+ * and a tile without them only pays for the search.
  */
 function addProduct(c: Float64Array, at: number, a: Pairs, b: Float64Array, m: number, n: number, k: number): void {
   const apart = a.hidden ? takeNotFinite(b, k * n) : NONE;
@@ -116,7 +119,7 @@ function addProduct(c: Float64Array, at: number, a: Pairs, b: Float64Array, m: n
   }
 }
 
-/** A number that is not finite, and where it lies in its tile. */
+/** A number that is not finite, and its index in the tile. */
 interface NotFinite {
   at: number;
   value: number;
@@ -124,7 +127,7 @@ interface NotFinite {
 
 const NONE: readonly NotFinite[] = [];
 
-/** Puts 0 in place of what is not finite. */
+/** Replaces numbers that are not finite by 0, and returns them. */
 function takeNotFinite(tile: Float64Array, size: number): NotFinite[] {
   const taken: NotFinite[] = [];
   for (let at = 0; at < size; at++) {
@@ -136,7 +139,7 @@ function takeNotFinite(tile: Float64Array, size: number): NotFinite[] {
   return taken;
 }
 
-/** Adds such a number of B, with its weights, to the rows of C whose pairs with it are visible. */
+/** Adds one number of B that is not finite, with its weights, to the rows of C that see it. */
 function addNotFinite(
   c: Float64Array,
   at: number,

@@ -1,6 +1,6 @@
 /**
- * @file The two kernels for tfjs-node's backend 'tensorflow': TensorFlow ops that the Node addon registers (native/tensorflow/ops.cc).
- * Where the addon is missing the composed kernels run, with one warning.
+ * @file The two kernels for tfjs-node's backend 'tensorflow': TensorFlow ops that the Node addon registers
+ * (native/tensorflow/ops.cc). If the addon is missing, the composed kernels run, with one warning.
  */
 import {
   type KernelConfig,
@@ -32,9 +32,9 @@ interface Attribute {
   value: boolean | number | string;
 }
 
-/** tfjs-node's backend, as far as an op needs it. */
+/** The members of tfjs-node's backend that an op needs. */
 interface Backend extends TensorFlowBackend {
-  /** `values` are there until TensorFlow has the tensor. */
+  /** `values` is set until TensorFlow has the tensor. */
   tensorMap: {get(dataId: object): {values?: unknown}};
   binding: Record<'TF_ATTR_BOOL' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_ATTR_STRING', number>;
   executeMultipleOutputs(name: string, attributes: Attribute[], inputs: TensorInfo[], outputs: number): Tensor[];
@@ -45,8 +45,8 @@ let threads = 0;
 /**
  * Sets how many threads the CPU kernels of the backend 'tensorflow' use. Results do not depend on it.
  *
- * @param count 0, which is the default, for `FLASHMASK_NUM_THREADS`, else `OMP_NUM_THREADS` of the environment, else all cores that the
- *   process may use.
+ * @param count The number of threads. 0 (the default) takes it from the environment: `FLASHMASK_NUM_THREADS`, else
+ *   `OMP_NUM_THREADS`, else all cores that the process may use.
  */
 export function setThreads(count: number): void {
   if (!Number.isInteger(count) || count < 0 || count > 1024) {
@@ -70,25 +70,28 @@ function attributesOf({binding}: Backend, attrs: FlashMaskAttentionAttrs): Attri
   ];
 }
 
-/** The seed changes with every call, and TensorFlow keeps a kernel (3 KB) for each set of attributes: so it is a tensor. */
+/**
+ * The seed as a tensor. It changes with every call, and as an attribute it would make TensorFlow keep one kernel (3 KB)
+ * per seed.
+ */
 function seedTensor({dropout, seed}: FlashMaskAttentionAttrs): Tensor {
   const {key0, key1} = dropoutOf(dropout, seed);
-  // Not by tensor1d, whose checks take longer than a short kernel.
+  // Not tensor1d, whose checks take longer than a short kernel.
   return engine().makeTensor(Int32Array.of(key0, key1), [2], 'int32');
 }
 
 type Inputs = FlashMaskAttentionInputs | FlashMaskAttentionGradInputs;
 
-/** What the gradient kernel reads beside the forward kernel's inputs; `none` stands for a dLse of zeros. */
+/** The inputs that the gradient kernel has besides those of the forward kernel; `none` stands for a dLse of zeros. */
 function gradientInputs(backend: Backend, inputs: FlashMaskAttentionGradInputs, none: TensorInfo): TensorInfo[] {
   const {out, rowStats, dOut, dLse} = inputs;
   return [out, rowStats, dOut, isUnusedGradient(backend.tensorMap.get(dLse.dataId).values) ? none : dLse];
 }
 
-/** Of either op: out, lse and rowStats, or dq, dk and dv. */
+/** Outputs of either op: out, lse and rowStats, or dq, dk and dv. */
 const OUTPUTS = 3;
 
-/** Runs one op: its inputs are the kernel's, with the seed after the bounds. */
+/** Runs one op. Its inputs are those of the kernel, with the seed after the bounds. */
 function execute(name: string, inputs: Inputs, attrs: FlashMaskAttentionAttrs, backend: Backend): Tensor[] {
   const {q, k, v, bounds} = inputs;
   const seed = seedTensor(attrs);
@@ -133,7 +136,7 @@ function warnOnce(reason: string): void {
   );
 }
 
-/** A kernel that decides when it first runs, for only then is tfjs-node loaded for sure. */
+/** A kernel that chooses native or composed code when it runs, because only then is tfjs-node surely loaded. */
 function nativeConfig(composed: KernelConfig): KernelWithPrecisions {
   const {kernelName} = composed;
   const native = kernelConfig<Inputs, Backend>(kernelName, BACKEND, ({inputs, attrs, backend}) =>
@@ -152,7 +155,10 @@ function nativeConfig(composed: KernelConfig): KernelWithPrecisions {
   };
 }
 
-/** Registers both kernels, in place of composed ones if the op has already run; those of another copy of this library stay. */
+/**
+ * Registers both kernels. They replace composed ones, which are registered if the op has already run. Native kernels of
+ * another copy of this library stay.
+ */
 export function registerNativeKernels(): void {
   for (const config of composedConfigs(BACKEND).map(nativeConfig)) {
     const before = getKernel(config.kernelName, BACKEND) as KernelWithPrecisions | undefined;

@@ -1,6 +1,7 @@
 /**
- * @file Finds the Node addon (native/node/addon.cc), and says whether its kernels can run on a tfjs-node backend: the addon must be
- * built, libtensorflow loaded, and, on a GPU, the CUDA kernels fit driver and device.
+ * @file Finds the Node addon (native/node/addon.cc), and checks whether its kernels can run on a tfjs-node backend. The
+ * addon must be built, libtensorflow must be loaded, and on a GPU the CUDA kernels must match the driver and the
+ * device.
  */
 import {existsSync, readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
@@ -8,9 +9,9 @@ import {dirname, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {VERSION} from '../../call/version.js';
 
-/** What was built into the addon, and what it finds on this machine. */
+/** The contents of the addon, and the hardware that it finds on this machine. */
 export interface AddonInfo {
-  /** Of this package, when the addon was built. */
+  /** Version of this package for which the addon was built. */
   version: string;
   /** The CUDA kernels of the addon. */
   cuda: {
@@ -18,36 +19,36 @@ export interface AddonInfo {
     built: boolean;
     /** The CUDA version that built them. */
     runtime: string | null;
-    /** Architectures that they were built for, such as `'90'` and `'90-ptx'`. */
+    /** Architectures that they were built for, for example `'90'` and `'90-ptx'`. */
     archs: string[];
   };
   /** CUDA version of the NVIDIA driver; null without one. */
   driver: string | null;
-  /** NVIDIA GPUs that the driver shows. */
+  /** NVIDIA GPUs that the driver lists. */
   devices: {
-    /** As the driver names it. */
+    /** Name given by the driver. */
     name: string;
-    /** Such as `'9.0'`. */
+    /** For example `'9.0'`. */
     computeCapability: string;
   }[];
-  /** What the CPU kernels use here. */
+  /** Instruction set that the CPU kernels use here. */
   instructionSet: 'avx512' | 'avx2' | 'neon' | 'generic';
-  /** Threads of the CPU kernels, unless `setThreads` says otherwise. */
+  /** Threads of the CPU kernels if `setThreads` does not change it. */
   threads: number;
 }
 
 interface Addon {
-  /** Registers the ops with the loaded libtensorflow; throws where there is none, or too old a one. */
+  /** Registers the ops with the loaded libtensorflow. Throws if none is loaded, or one that is too old. */
   register(): void;
   info(): AddonInfo;
 }
 
-/** What this library needs of tfjs-node's backend. */
+/** The members of tfjs-node's backend that this library needs. */
 export interface TensorFlowBackend {
   isUsingGpuDevice: boolean;
 }
 
-/** The addon and its path, or why there is none. */
+/** The addon and its path, or the reason why there is none. */
 export type FoundAddon = {addon: Addon; path: string} | {addon: null; reason: string};
 
 /** GPUs before sm_80 have no bfloat16 and no asynchronous copies. */
@@ -61,10 +62,12 @@ export function findAddon(): FoundAddon {
   return found;
 }
 
-/** The package with the CPU kernels for this platform: npm installs it with this one where there is such a package. */
+/**
+ * The package with the CPU kernels for this platform: npm installs it with this package if it exists for the platform.
+ */
 const ADDON_PACKAGE = `tfjs-flashmask-${process.platform}-${process.arch}`;
 
-/** The package that has the CUDA kernels too. It is installed on request only. */
+/** The package that also has the CUDA kernels. It is installed only on request. */
 export const CUDA_ADDON_PACKAGE = `${ADDON_PACKAGE}-cuda`;
 
 function loadAddon(): FoundAddon {
@@ -84,7 +87,10 @@ function loadAddon(): FoundAddon {
   return {addon: null, reason: reason ?? none};
 }
 
-/** What there may be, the first choice first: the file that `FLASHMASK_ADDON` names, or those of packages and the one built here. */
+/**
+ * Candidate files, best first: the file that `FLASHMASK_ADDON` names; or those of the addon packages and the one built
+ * here.
+ */
 function addonFiles(require: NodeJS.Require): string[] {
   const {FLASHMASK_ADDON} = process.env;
   if (FLASHMASK_ADDON) return [FLASHMASK_ADDON];
@@ -99,7 +105,9 @@ function addonFiles(require: NodeJS.Require): string[] {
   return [...packed, existsSync(built) ? built : null].filter((path) => path !== null);
 }
 
-/** From here up to this package's package.json, wherever in it the code was built to. */
+/**
+ * This package's folder: the nearest parent folder with its package.json, since the code is built to several places.
+ */
 function packageFolder(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!isPackage(folder) && dirname(folder) !== folder) folder = dirname(folder);
@@ -113,7 +121,10 @@ function isPackage(folder: string): boolean {
 
 const reasons = new WeakMap<TensorFlowBackend, {reason: string | null}>();
 
-/** Registers the ops if that has not been done. Gives null if the native kernels run on this backend, else why they cannot. */
+/**
+ * Registers the ops if they are not registered yet. Returns null if the native kernels run on this backend, else the
+ * reason why not.
+ */
 export function whyNotNative(backend: TensorFlowBackend): string | null {
   let known = reasons.get(backend);
   if (!known) {
@@ -136,10 +147,10 @@ function tryToRegister(backend: TensorFlowBackend): string | null {
   }
 }
 
-/** Why the CUDA kernels would not run here, or null. */
+/** The reason why the CUDA kernels cannot run here, or null. */
 export function whyNotOnGpu({cuda, driver, devices}: AddonInfo): string | null {
   if (!cuda.built) return `an addon without the CUDA kernels, which the package ${CUDA_ADDON_PACKAGE} has`;
-  // A CUDA runtime runs on every driver of its own major version and on later ones.
+  // A CUDA runtime runs on every driver of the same major version or a later one.
   if (parseInt(driver ?? '0') < parseInt(cuda.runtime!)) {
     return `an addon built with CUDA ${cuda.runtime} on a driver for CUDA ${driver ?? 'none'}`;
   }
