@@ -54,8 +54,9 @@ export default defineConfig(
       'examples/**/*.ts',
       'gradients/**/*.ts',
       'ops/**/*.ts',
-      'scripts/gallery.ts',
-      'scripts/lint_pip.mjs',
+      'scripts/**',
+      'src/{call,cli,entries,mask,node_webgpu}/**/*.ts',
+      'src/backends/{composed,cpu,tensorflow}/**/*.ts',
       'test/**/*.ts',
     ],
     rules: {
