@@ -61,6 +61,6 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
     delta += dot(out[at + d], dOut[at + d]);
   }
   let stats = rowStats[item];
-  // A row that saw no key: its weights vanish, whatever comes in as dO and dLse.
+  // A row that saw no key: its weights vanish, whatever dO and dLse are.
   rowTerms[item] = select(vec4f(stats.x, 1.0 / stats.y, delta, 0.0), vec4f(), stats.y == 0.0);
 }

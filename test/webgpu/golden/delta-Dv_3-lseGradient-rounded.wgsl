@@ -69,6 +69,6 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
     delta += out[at + d] * f32(highPart(vec4f(dOut[at + d])).x);
   }
   let stats = rowStats[item];
-  // A row that saw no key: its weights vanish, whatever comes in as dO and dLse.
+  // A row that saw no key: its weights vanish, whatever dO and dLse are.
   rowTerms[item] = select(vec4f(stats.x, 1.0 / stats.y, delta - dLse[item], 0.0), vec4f(), stats.y == 0.0);
 }

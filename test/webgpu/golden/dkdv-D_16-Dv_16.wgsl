@@ -87,7 +87,7 @@ fn load_k(base: u32, d: u32) -> vec4f { return k[base + d]; }
 fn load_v(base: u32, d: u32) -> vec4f { return v[base + d]; }
 fn load_dOut(base: u32, d: u32) -> vec4f { return dOut[base + d]; }
 
-// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the tile map.
+// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the bounds map.
 fn mapped(maskHead: u32, block: u32, interval: u32) -> vec4i {
   return mask[2u * (maskHead * u.mapBlocks + block) + interval];
 }
@@ -96,12 +96,13 @@ fn join(a: vec4i, b: vec4i) -> vec4i {
   return vec4i(min(a.x, b.x), max(a.y, b.y), min(a.z, b.z), max(a.w, b.w));
 }
 
-// Does no column's interval meet the rows?
+// Whether no column's interval meets the rows.
 fn misses(bounds: vec4i, rowsBegin: i32, rowsEnd: i32) -> bool {
   return rowsEnd <= bounds.x || rowsBegin >= bounds.w || bounds.x >= bounds.w;
 }
 
-// Rows below reach are masked in every column of the block; a start at or above reach extends it to the interval's end.
+// Rows below reach are masked in every column of the block. An interval whose largest start is not above reach extends
+// it to the smallest end.
 fn classify(maskHead: u32, keyBlock: u32, rowsBegin: i32, rowsEnd: i32) -> u32 {
   let c0 = i32(keyBlock * BLOCK_K);
   let c1 = min(c0 + i32(BLOCK_K), i32(u.Sk));
@@ -137,17 +138,17 @@ fn triangleTiles(rowBlock: u32) -> vec2u {
   return vec2u(u32(rowsBegin) / BLOCK_Q, queryBlocks());
 }
 
-// Where the schedule of a mask head begins: behind the tile map and the columns of all mask heads.
+// Where the schedule of a mask head begins: after the bounds map and the columns of all mask heads.
 fn scheduleAt(maskHead: u32) -> u32 {
   return 2u * u.maskHeads * u.mapBlocks + u.maskHeads * u.Sk + maskHead * rowBlocks();
 }
 
-// Counted over the batches of the mask, also in a slice of the heads.
+// Mask heads are counted over the batches of the mask, also in a slice of the heads.
 fn maskHeadOf(b: u32, h: u32) -> u32 {
   return u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
 }
 
-// (head, rank) of a workgroup: HEADS_IN_TURN heads after the other, and rank after rank in all of them.
+// (head, rank) of a workgroup: HEADS_IN_TURN heads at a time, which take turns rank by rank.
 fn placeOf(workgroup: u32, heads: u32) -> vec2u {
   let first = workgroup / (rowBlocks() * 8u) * 8u;
   let inTurn = min(8u, heads - first);
@@ -181,7 +182,7 @@ fn boundsOfKey(maskHead: u32, j: u32) -> Bounds {
   return Bounds(vec4i(b.x), vec4i(b.y), vec4i(b.z), vec4i(b.w));
 }
 
-// The terms of row r of head bh (delta.ts); past the last row zeros, so that weights vanish.
+// The terms of row r of head bh (delta.ts); zeros past the last row, so that weights vanish.
 fn termsOf(bh: u32, r: u32) -> vec4f {
   return select(vec4f(), rowTerms[bh * u.Sq + r], r < u.Sq);
 }
@@ -197,7 +198,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let bhkv = place.x;
   let b = bhkv / u.Hkv;
   let hkv = bhkv % u.Hkv;
-  // Where query heads of a group have mask heads of their own, the first of these holds the order for all.
+  // If the query heads of a group have different mask heads, the first of these holds the order for all.
   let keyBlock = rowBlockAt(maskHeadOf(b, hkv * u.groupSize), place.y);
   let kFirst = keyBlock * BLOCK_K;
   let tx = lid % THREADS_X;

@@ -86,7 +86,7 @@ fn load_k(base: u32, d: u32) -> vec4f { return k[base + d]; }
 fn load_v(base: u32, d: u32) -> vec4f { return v[base + d]; }
 fn load_dOut(base: u32, d: u32) -> vec4f { return dOut[base + d]; }
 
-// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the tile map.
+// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the bounds map.
 fn mapped(maskHead: u32, block: u32, interval: u32) -> vec4i {
   return mask[2u * (maskHead * u.mapBlocks + block) + interval];
 }
@@ -95,12 +95,13 @@ fn join(a: vec4i, b: vec4i) -> vec4i {
   return vec4i(min(a.x, b.x), max(a.y, b.y), min(a.z, b.z), max(a.w, b.w));
 }
 
-// Does no column's interval meet the rows?
+// Whether no column's interval meets the rows.
 fn misses(bounds: vec4i, rowsBegin: i32, rowsEnd: i32) -> bool {
   return rowsEnd <= bounds.x || rowsBegin >= bounds.w || bounds.x >= bounds.w;
 }
 
-// Rows below reach are masked in every column of the block; a start at or above reach extends it to the interval's end.
+// Rows below reach are masked in every column of the block. An interval whose largest start is not above reach extends
+// it to the smallest end.
 fn classify(maskHead: u32, keyBlock: u32, rowsBegin: i32, rowsEnd: i32) -> u32 {
   let c0 = i32(keyBlock * BLOCK_K);
   let c1 = min(c0 + i32(BLOCK_K), i32(u.Sk));
@@ -137,12 +138,12 @@ fn triangleTiles(rowBlock: u32) -> vec2u {
   return vec2u(0u, u32(clamp(end, 0, i32(keyBlocks()))));
 }
 
-// Where the schedule of a mask head begins: behind the tile map and the columns of all mask heads.
+// Where the schedule of a mask head begins: after the bounds map and the columns of all mask heads.
 fn scheduleAt(maskHead: u32) -> u32 {
   return 2u * u.maskHeads * u.mapBlocks + u.maskHeads * u.Sk + maskHead * rowBlocks();
 }
 
-// Counted over the batches of the mask, also in a slice of the heads.
+// Mask heads are counted over the batches of the mask, also in a slice of the heads.
 fn maskHeadOf(b: u32, h: u32) -> u32 {
   return u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
 }
@@ -179,7 +180,7 @@ fn boundsOfKey(maskHead: u32, j: u32) -> Bounds {
   return Bounds(vec4i(b.x), vec4i(b.y), vec4i(b.z), vec4i(b.w));
 }
 
-// The terms of row r of head bh (delta.ts); past the last row zeros, so that weights vanish.
+// The terms of row r of head bh (delta.ts); zeros past the last row, so that weights vanish.
 fn termsOf(bh: u32, r: u32) -> vec4f {
   return select(vec4f(), rowTerms[bh * u.Sq + r], r < u.foldedHeads * u.Sq);
 }
@@ -197,7 +198,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let rowsBegin = 0;
   let rowsEnd = i32(u.Sq);
   let firstTile = 0u;
-  // No triangle ends before the last key: these are all rows, and the last one sees all keys.
+  // The triangle does not end before the last key: these are all rows, and the last one sees all keys.
   let lastTile = (keyBlocks() + u.splits - 1u - split) / u.splits;
   let tx = lid % THREADS_X;
   let ty = lid / THREADS_X;

@@ -63,7 +63,8 @@ fn scaled(x: vec4f, scale: f32) -> vec4f {
   return select(clamp(x * scale, vec4f(-65504.0), vec4f(65504.0)), x, isNotFinite(x));
 }
 
-// Of so many magnitudes: the biased exponent of the largest, which becomes 2^14 to 2^15, and not 0 if there are infinite or NaN numbers.
+// Of the given magnitudes: x is the biased exponent of the largest, which becomes 2^14 to 2^15. y is not 0 if there are
+// infinite or NaN numbers.
 fn largestOf(first: u32, count: u32) -> vec2u {
   var most = vec4f();
   var signs = vec4u();

@@ -94,7 +94,7 @@ var<workgroup> tileWords: vec4u;
 var<workgroup> notFiniteMet: u32;
 
 var<workgroup> rowMax: array<f32, 256>;
-// Of each row: the maximum so far, and the factor of its sums.
+// Per row: the maximum so far, and the factor of its sums.
 var<workgroup> rowState: array<vec2f, 32>;
 fn load_q(base: u32, d: u32) -> vec4f {
   return vec4f(select(0.0, q[base + 4u * d + 0u], 4u * d + 0u < 6u), select(0.0, q[base + 4u * d + 1u], 4u * d + 1u < 6u), select(0.0, q[base + 4u * d + 2u], 4u * d + 2u < 6u), select(0.0, q[base + 4u * d + 3u], 4u * d + 3u < 6u));
@@ -106,7 +106,8 @@ fn load_v(base: u32, d: u32) -> vec4f {
   return vec4f(select(0.0, v[base + 4u * d + 0u], 4u * d + 0u < 3u), select(0.0, v[base + 4u * d + 1u], 4u * d + 1u < 3u), select(0.0, v[base + 4u * d + 2u], 4u * d + 2u < 3u), select(0.0, v[base + 4u * d + 3u], 4u * d + 3u < 3u));
 }
 
-// Rows below reach are masked in every column of the block; a start at or above reach extends it to the interval's end.
+// Rows below reach are masked in every column of the block. An interval whose largest start is not above reach extends
+// it to the smallest end.
 fn classify(maskHead: u32, keyBlock: u32, rowsBegin: i32, rowsEnd: i32) -> u32 {
   let c0 = i32(keyBlock * BLOCK_K);
   let c1 = min(c0 + i32(BLOCK_K), i32(u.Sk));
@@ -127,12 +128,12 @@ fn triangleTiles(rowBlock: u32) -> vec2u {
   return vec2u(0u, keyBlocks());
 }
 
-// Where the schedule of a mask head begins: behind the tile map and the columns of all mask heads.
+// Where the schedule of a mask head begins: after the bounds map and the columns of all mask heads.
 fn scheduleAt(maskHead: u32) -> u32 {
   return 2u * u.maskHeads * u.mapBlocks + u.maskHeads * u.Sk + maskHead * rowBlocks();
 }
 
-// Counted over the batches of the mask, also in a slice of the heads.
+// Mask heads are counted over the batches of the mask, also in a slice of the heads.
 fn maskHeadOf(b: u32, h: u32) -> u32 {
   return u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
 }
@@ -323,7 +324,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
           let before = rowState[row].x;
           var m = before;
           for (var x = 0u; x < THREADS_X; x++) { m = max(m, rowMax[x * ROWS + row]); }
-          // A row that has seen no key yet has sums of 0, to which no factor matters.
+          // A row that has seen no key yet has sums of 0, so its factor does not matter.
           rowState[row] = vec2f(m, select(exp2((before - m) * u.scaleLog2), 0.0, before == LOWEST));
         }
         workgroupBarrier();

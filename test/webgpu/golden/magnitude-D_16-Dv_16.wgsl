@@ -52,7 +52,7 @@ struct Sizes {
 
 fn isNotFinite(x: vec4f) -> vec4<bool> { return (bitcast<vec4u>(x) & vec4u(0x7f800000u)) == vec4u(0x7f800000u); }
 
-// Counted over the batches of the mask, also in a slice of the heads.
+// Mask heads are counted over the batches of the mask, also in a slice of the heads.
 fn maskHeadOf(b: u32, h: u32) -> u32 {
   return u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
 }

@@ -80,10 +80,10 @@ const FULL = 2u;
 const LOWEST = -3.4028234663852886e38f;
 const LN_2 = 0.6931471805599453f;
 
-// src/backends/webgpu/plan/matrix_plan.ts counts the bytes of the workgroup arrays. Bands are arrays of arrays, so that matrices lie at constant places in theirs:
-// for others Dawn computes a bounds check at each load and store.
+// src/backends/webgpu/plan/matrix_plan.ts counts the bytes of the workgroup arrays. Each band has its own inner array,
+// so that matrices have constant offsets: with computed offsets Dawn adds a bounds check to each load and store.
 var<workgroup> columns: array<array<vec4u, TILE>, 2>;
-// A product of rows and columns for each role, band by band.
+// The products of rows and columns, for each role, band by band.
 var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, ROLES * BANDS>;
 var<workgroup> weights: array<array<vec4<f16>, 2u * BAND_ROWS * WEIGHT_STRIDE>, 2u * BANDS>;
 
@@ -109,17 +109,17 @@ fn triangleTiles(rowBlock: u32) -> vec2u {
   return vec2u(0u, queryBlocks());
 }
 
-// Where the schedule of a mask head begins: behind the tile map and the columns of all mask heads.
+// Where the schedule of a mask head begins: after the bounds map and the columns of all mask heads.
 fn scheduleAt(maskHead: u32) -> u32 {
   return 2u * u.maskHeads * u.mapBlocks + u.maskHeads * u.Sk + maskHead * rowBlocks();
 }
 
-// Counted over the batches of the mask, also in a slice of the heads.
+// Mask heads are counted over the batches of the mask, also in a slice of the heads.
 fn maskHeadOf(b: u32, h: u32) -> u32 {
   return u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
 }
 
-// (head, rank) of a workgroup: HEADS_IN_TURN heads after the other, and rank after rank in all of them.
+// (head, rank) of a workgroup: HEADS_IN_TURN heads at a time, which take turns rank by rank.
 fn placeOf(workgroup: u32, heads: u32) -> vec2u {
   let first = workgroup / (rowBlocks() * 8u) * 8u;
   let inTurn = min(8u, heads - first);
@@ -136,7 +136,7 @@ fn tilesOf(maskHead: u32, rowBlock: u32) -> vec2u {
   return vec2u(mask[scheduleAt(maskHead) + rowBlock].xy);
 }
 
-// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the tile map.
+// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the bounds map.
 fn mapped(maskHead: u32, block: u32, interval: u32) -> vec4i {
   return mask[2u * (maskHead * u.mapBlocks + block) + interval];
 }
@@ -145,12 +145,13 @@ fn join(a: vec4i, b: vec4i) -> vec4i {
   return vec4i(min(a.x, b.x), max(a.y, b.y), min(a.z, b.z), max(a.w, b.w));
 }
 
-// Does no column's interval meet the rows?
+// Whether no column's interval meets the rows.
 fn misses(bounds: vec4i, rowsBegin: i32, rowsEnd: i32) -> bool {
   return rowsEnd <= bounds.x || rowsBegin >= bounds.w || bounds.x >= bounds.w;
 }
 
-// Rows below reach are masked in every column of the block; a start at or above reach extends it to the interval's end.
+// Rows below reach are masked in every column of the block. An interval whose largest start is not above reach extends
+// it to the smallest end.
 fn classify(maskHead: u32, keyBlock: u32, rowsBegin: i32, rowsEnd: i32) -> u32 {
   let c0 = i32(keyBlock * BLOCK_K);
   let c1 = min(c0 + i32(BLOCK_K), i32(u.Sk));
@@ -193,8 +194,9 @@ fn boundsOfKey(maskHead: u32, j: u32) -> Bounds {
 
 const WEIGHT_POWER = 14.0f;
 
-// The terms of a query, where there is one (delta.ts), in the units of products of the copies, with the power of the weights, and in the units of
-// score gradients, in two steps, each of which stays in range. Past the last query zeros, so that weights vanish.
+// The terms of a query (delta.ts): the maximum in the units of products of the copies, 1 / sum times the power of the
+// weights, and delta - dLse in the units of score gradients. Factors are applied one by one, so that each step stays in
+// range. Zeros past the last query, so that weights vanish.
 fn scaledTerms(terms: vec4f, exists: bool, qFactor: f32, kFactor: f32, first: f32, second: f32) -> vec3f {
   return select(vec3f(), vec3f(terms.x / qFactor / kFactor, terms.y * exp2(WEIGHT_POWER), terms.z * first * second), exists);
 }
@@ -210,7 +212,8 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   if (item >= u.workEnd) { return; }
   let band = subgroup / ROLES;
   let role = subgroup % ROLES;
-  // By the index in the workgroup, whose bounds the compiler knows, rather than by that in the subgroup: accesses then need no clamps.
+  // Computed from the index in the workgroup instead of that in the subgroup: the compiler knows its bounds, so
+  // accesses need no clamps.
   let laneBand = lid / (LANES * ROLES);
   let bandRow = lid % LANES / ROW_LANES;
   let laneRow = laneBand * BAND_ROWS + bandRow;
@@ -221,7 +224,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let bhkv = place.x;
   let b = bhkv / u.Hkv;
   let hkv = bhkv % u.Hkv;
-  // Where query heads of a group have mask heads of their own, the first of these holds the order for all.
+  // If the query heads of a group have different mask heads, the first of these holds the order for all.
   let keyBlock = rowBlockAt(maskHeadOf(b, hkv * u.groupSize), place.y);
   let kFirst = keyBlock * BLOCK_K;
   let kBand = (bhkv * ((u.Sk + 255u) / 256u * 256u) + kFirst + band * BAND_ROWS) * 8u;

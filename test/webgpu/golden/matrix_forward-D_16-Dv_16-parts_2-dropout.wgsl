@@ -79,10 +79,10 @@ const FULL = 2u;
 const LOWEST = -3.4028234663852886e38f;
 const LN_2 = 0.6931471805599453f;
 
-// src/backends/webgpu/plan/matrix_plan.ts counts the bytes of the workgroup arrays. Bands are arrays of arrays, so that matrices lie at constant places in theirs:
-// for others Dawn computes a bounds check at each load and store.
+// src/backends/webgpu/plan/matrix_plan.ts counts the bytes of the workgroup arrays. Each band has its own inner array,
+// so that matrices have constant offsets: with computed offsets Dawn adds a bounds check to each load and store.
 var<workgroup> columns: array<array<vec4u, TILE>, 2>;
-// A product of rows and columns for each role, band by band.
+// The products of rows and columns, for each role, band by band.
 var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, ROLES * BANDS>;
 var<workgroup> weights: array<array<vec4<f16>, 2u * BAND_ROWS * WEIGHT_STRIDE>, 1u * BANDS>;
 
@@ -110,17 +110,17 @@ fn triangleTiles(rowBlock: u32) -> vec2u {
   return vec2u(0u, u32(clamp(end, 0, i32(keyBlocks()))));
 }
 
-// Where the schedule of a mask head begins: behind the tile map and the columns of all mask heads.
+// Where the schedule of a mask head begins: after the bounds map and the columns of all mask heads.
 fn scheduleAt(maskHead: u32) -> u32 {
   return 2u * u.maskHeads * u.mapBlocks + u.maskHeads * u.Sk + maskHead * rowBlocks();
 }
 
-// Counted over the batches of the mask, also in a slice of the heads.
+// Mask heads are counted over the batches of the mask, also in a slice of the heads.
 fn maskHeadOf(b: u32, h: u32) -> u32 {
   return u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
 }
 
-// (head, rank) of a workgroup: HEADS_IN_TURN heads after the other, and rank after rank in all of them.
+// (head, rank) of a workgroup: HEADS_IN_TURN heads at a time, which take turns rank by rank.
 fn placeOf(workgroup: u32, heads: u32) -> vec2u {
   let first = workgroup / (rowBlocks() * 8u) * 8u;
   let inTurn = min(8u, heads - first);
@@ -137,7 +137,7 @@ fn tilesOf(maskHead: u32, rowBlock: u32) -> vec2u {
   return vec2u(mask[scheduleAt(maskHead) + rowBlock].xy);
 }
 
-// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the tile map.
+// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the bounds map.
 fn mapped(maskHead: u32, block: u32, interval: u32) -> vec4i {
   return mask[2u * (maskHead * u.mapBlocks + block) + interval];
 }
@@ -146,12 +146,13 @@ fn join(a: vec4i, b: vec4i) -> vec4i {
   return vec4i(min(a.x, b.x), max(a.y, b.y), min(a.z, b.z), max(a.w, b.w));
 }
 
-// Does no column's interval meet the rows?
+// Whether no column's interval meets the rows.
 fn misses(bounds: vec4i, rowsBegin: i32, rowsEnd: i32) -> bool {
   return rowsEnd <= bounds.x || rowsBegin >= bounds.w || bounds.x >= bounds.w;
 }
 
-// Rows below reach are masked in every column of the block; a start at or above reach extends it to the interval's end.
+// Rows below reach are masked in every column of the block. An interval whose largest start is not above reach extends
+// it to the smallest end.
 fn classify(maskHead: u32, keyBlock: u32, rowsBegin: i32, rowsEnd: i32) -> u32 {
   let c0 = i32(keyBlock * BLOCK_K);
   let c1 = min(c0 + i32(BLOCK_K), i32(u.Sk));
@@ -235,7 +236,8 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   if (item >= u.workEnd) { return; }
   let band = subgroup / ROLES;
   let role = 0u;
-  // By the index in the workgroup, whose bounds the compiler knows, rather than by that in the subgroup: accesses then need no clamps.
+  // Computed from the index in the workgroup instead of that in the subgroup: the compiler knows its bounds, so
+  // accesses need no clamps.
   let laneBand = lid / (LANES * ROLES);
   let bandRow = lid % LANES / ROW_LANES;
   let laneRow = laneBand * BAND_ROWS + bandRow;
@@ -261,7 +263,8 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   // From products of the copies to scores in powers of two.
   let qFactor = bitcast<f32>(q[u.B * u.H * ((u.Sq + 255u) / 256u * 256u) * 8u + bhkv].x);
   let kFactor = bitcast<f32>(k[u.B * u.Hkv * ((u.Sk + 255u) / 256u * 256u) * 8u + bhkv].x);
-  // Products are below 2^37: a smaller factor makes all weights alike too, and masked ones would not vanish.
+  // Products are below 2^37, so a smaller factor would also make all weights equal, but masked weights would not
+  // vanish.
   let toScore = max(qFactor * kFactor * u.scaleLog2, 1.0e-36);
   let notFiniteV = v[u.B * u.Hkv * ((u.Sk + 255u) / 256u * 256u) * 8u + bhkv].y != 0u;
   let outBase = b * u.oBatch + h * u.oHead;
@@ -380,7 +383,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
       }
       subgroupMatrixStore<row_major>(&scores[role * BANDS + band], 0u * SCORE_STRIDE + 0u, s_0_0, SCORE_STRIDE);
     }
-    // Before the first weights there are zeros.
+    // Before the first tile all weights are zeros.
     {
       let w_0_0 = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&weights[0u * BANDS + band], 0u * WEIGHT_STRIDE + 0u, WEIGHT_STRIDE);
       let w_1_0 = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&weights[0u * BANDS + band], 16u * WEIGHT_STRIDE + 0u, WEIGHT_STRIDE);
@@ -430,7 +433,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
     if (reference == LOWEST) { reference = most; }
     {
       var added = vec4f();
-      // A row that has seen no key yet has masked products alone.
+      // A row that has seen no key yet has only masked products.
       let origin = vec4f(select(reference, 0.0, reference == LOWEST));
       let w0 = exp2(fma(x0 - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w0;
       let w1 = exp2(fma(x1 - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w1;
@@ -438,7 +441,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
       { let w = select(vec4f(), w1, keep(bh, qFirst + laneRow, (kFirst + 4u * (part + 2u)) / 4u) > vec4f()); let high = highOf(w); weights[laneBand][0u * WEIGHT_STRIDE + weightAt + 2u] = vec4<f16>(high); weights[laneBand][16u * WEIGHT_STRIDE + weightAt + 2u] = vec4<f16>(w - high); }
       quadSum += added;
     }
-    // Also the barrier after which all weights are there.
+    // This is also the barrier after which all weights are stored.
     if (workgroupUniformLoad(&outgrown) == tile + 1u) {
       var shrink = 1.0;
       if (outgrows) {
@@ -461,7 +464,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
       workgroupBarrier();
       if (outgrows) {
         var added = vec4f();
-        // A row that has seen no key yet has masked products alone.
+        // A row that has seen no key yet has only masked products.
         let origin = vec4f(select(reference, 0.0, reference == LOWEST));
         let w0 = exp2(fma(x0 - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w0;
         let w1 = exp2(fma(x1 - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w1;

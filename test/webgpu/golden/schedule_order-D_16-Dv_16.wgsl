@@ -68,7 +68,7 @@ fn triangleTiles(rowBlock: u32) -> vec2u {
   return vec2u(0u, u32(clamp(end, 0, i32(keyBlocks()))));
 }
 
-// Where the schedule of a mask head begins: behind the tile map and the columns of all mask heads.
+// Where the schedule of a mask head begins: after the bounds map and the columns of all mask heads.
 fn scheduleAt(maskHead: u32) -> u32 {
   return 2u * u.maskHeads * u.mapBlocks + u.maskHeads * u.Sk + maskHead * rowBlocks();
 }

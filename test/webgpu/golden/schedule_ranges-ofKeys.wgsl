@@ -67,12 +67,12 @@ fn triangleTiles(rowBlock: u32) -> vec2u {
   return vec2u(u32(rowsBegin) / BLOCK_Q, queryBlocks());
 }
 
-// Where the schedule of a mask head begins: behind the tile map and the columns of all mask heads.
+// Where the schedule of a mask head begins: after the bounds map and the columns of all mask heads.
 fn scheduleAt(maskHead: u32) -> u32 {
   return 2u * u.maskHeads * u.mapBlocks + u.maskHeads * u.Sk + maskHead * rowBlocks();
 }
 
-// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the tile map.
+// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the bounds map.
 fn mapped(maskHead: u32, block: u32, interval: u32) -> vec4i {
   return mask[2u * (maskHead * u.mapBlocks + block) + interval];
 }
@@ -81,12 +81,13 @@ fn join(a: vec4i, b: vec4i) -> vec4i {
   return vec4i(min(a.x, b.x), max(a.y, b.y), min(a.z, b.z), max(a.w, b.w));
 }
 
-// Does no column's interval meet the rows?
+// Whether no column's interval meets the rows.
 fn misses(bounds: vec4i, rowsBegin: i32, rowsEnd: i32) -> bool {
   return rowsEnd <= bounds.x || rowsBegin >= bounds.w || bounds.x >= bounds.w;
 }
 
-// Rows below reach are masked in every column of the block; a start at or above reach extends it to the interval's end.
+// Rows below reach are masked in every column of the block. An interval whose largest start is not above reach extends
+// it to the smallest end.
 fn classify(maskHead: u32, keyBlock: u32, rowsBegin: i32, rowsEnd: i32) -> u32 {
   let c0 = i32(keyBlock * BLOCK_K);
   let c1 = min(c0 + i32(BLOCK_K), i32(u.Sk));

@@ -1,16 +1,18 @@
-/** @file What a device can do, as far as a plan depends on it. */
+/** @file The capabilities of a device that a plan depends on. */
 import type {DeviceTraits, MatrixConfig} from '../plan/vector_plan.js';
 import {tunedTilesOf} from './tuned_tiles_store.js';
 
 const TRAITS = Symbol.for('tfjs-flashmask.traits');
 const globals = globalThis as {[TRAITS]?: WeakMap<GPUDevice, DeviceTraits>};
 
-/** Held globally: in Node the module that makes the device and the one with the kernels may be copies of each other. */
+/**
+ * Stored globally: in Node the module that makes the device and the one with the kernels may be copies of each other.
+ */
 const traits = (globals[TRAITS] ??= new WeakMap());
 
 /**
  * The device's limits and features. Subgroup matrices count only once `allowMatrices` has found that they work: the
- * feature is experimental, and its WGSL has changed from one version of Chrome to the next.
+ * feature is experimental, and its WGSL has changed between versions of Chrome.
  */
 export function traitsOf(device: GPUDevice): DeviceTraits {
   let known = traits.get(device);

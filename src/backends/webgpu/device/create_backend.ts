@@ -11,15 +11,17 @@ const PRIORITY = 3;
 
 /** Options of {@link createWebGPUBackend}. */
 export interface CreateWebGPUBackendOptions {
-  /** Name to register under, `'webgpu'` unless told. Another name gets its own copies of the `webgpu` kernels. */
+  /**
+   * Name to register the backend under. Default `'webgpu'`. Another name gets its own copies of the `webgpu` kernels.
+   */
   name?: string;
-  /** Make the backend tfjs's current one; true unless told. */
+  /** Whether to make the backend tfjs's current one. Default true. */
   setBackend?: boolean;
-  /** Which GPU, where there are two; `'high-performance'` unless told. */
+  /** Which GPU to use if there are two. Default `'high-performance'`. */
   powerPreference?: GPUPowerPreference;
-  /** An adapter of yours to request the device from. */
+  /** Your own adapter to request the device from. */
   adapter?: GPUAdapter;
-  /** A device of yours to use as it is; nothing is requested then. */
+  /** Your own device, used as it is: nothing is requested then. */
   device?: GPUDevice;
 }
 
@@ -45,8 +47,8 @@ async function backendClass(): Promise<typeof WebGPUBackend> {
 }
 
 function checkFree(name: string): void {
-  // Only a factory, or a lost device: nothing is lost. A backend in use holds the user's tensors, and removing it would
-  // dispose them.
+  // A name with only a factory or with a lost device may be replaced. A backend in use holds the user's tensors, and
+  // removing it would dispose them.
   const device = deviceOf(name);
   if (name in tf.engine().registry && (!device || lossOf(device) === null)) {
     throw new Error(
@@ -62,12 +64,12 @@ function copyKernels(name: string): void {
   }
 }
 
-/** A device after one was lost; those of the caller's cannot be had again. */
+/** Makes a device after one was lost. The caller's own adapter and device cannot be used again. */
 async function makeAnother(name: string, kind: Kind, options: CreateWebGPUBackendOptions, lost: string): Promise<Made> {
   try {
     return await makeDevice(kind, {...options, adapter: undefined, device: undefined});
   } catch (error) {
-    // tfjs would only log it, or not even that, and take the next best backend.
+    // tfjs would at most log the error, and switch to the next best backend.
     const reason = (error as Error).message.replace(/\.$/, '');
     announceNext(name, `its device was lost (${lost}), and there is no other: ${reason}`);
     throw error;
@@ -76,7 +78,7 @@ async function makeAnother(name: string, kind: Kind, options: CreateWebGPUBacken
 
 /**
  * The factory of a backend. tfjs calls it again after `tf.engine().reset()`, which has disposed the backend and
- * destroyed its buffers: the new one is on the same device, or, if that was lost, on `another`.
+ * destroyed its buffers. The new backend is on the same device, or on `another` if that device was lost.
  */
 function factoryOn(
   first: Made,
@@ -97,7 +99,7 @@ function factoryOn(
     if (!(backend as unknown as WatchedBackend).disposed) return backend;
     const lost = lossOf(made.device);
     if (lost === null) return start(made);
-    // tfjs may ask again before it has the answer.
+    // tfjs may call the factory again before this promise resolves.
     return (renewal ??= another(lost)
       .then(start)
       .finally(() => (renewal = undefined)));
@@ -105,8 +107,8 @@ function factoryOn(
 }
 
 /**
- * Makes a device, and in one go, so that no other backend comes between, puts a backend on it in place of what has the
- * name.
+ * Makes a device, then replaces the backend of that name by one on the device. The replacement is synchronous, so that
+ * no other backend can take over in between.
  */
 async function startBackend(kind: Kind, options: CreateWebGPUBackendOptions): Promise<WebGPUKernelBackend> {
   const {name = 'webgpu', setBackend = true} = options;
@@ -117,7 +119,7 @@ async function startBackend(kind: Kind, options: CreateWebGPUBackendOptions): Pr
   checkFree(name);
   const made = await makeDevice(kind, options);
   try {
-    // Another call may have taken the name while the device was on its way.
+    // Another call may have taken the name while the device was being made.
     checkFree(name);
   } catch (error) {
     if (made.device !== options.device) made.device.destroy();
@@ -127,7 +129,7 @@ async function startBackend(kind: Kind, options: CreateWebGPUBackendOptions): Pr
   if (tf.findBackendFactory(name) !== null) tf.removeBackend(name);
   tf.registerBackend(name, factory, PRIORITY);
   copyKernels(name);
-  // From now on the name is in use, even if the backend is not to be the current one.
+  // From here on the name is in use, even if the backend does not become the current one.
   const backend = tf.findBackend(name) as unknown as WebGPUKernelBackend;
   if (setBackend) {
     await tf.setBackend(name);
@@ -136,7 +138,8 @@ async function startBackend(kind: Kind, options: CreateWebGPUBackendOptions): Pr
 }
 
 /**
- * The backend `'webgpu'` as @tensorflow/tfjs-backend-webgpu makes it, current: the one that works already, or another.
+ * Makes the backend `'webgpu'` current, with the device that @tensorflow/tfjs-backend-webgpu requests: the existing
+ * backend if its device works, otherwise a new one.
  */
 export async function startStockBackend(): Promise<WebGPUKernelBackend> {
   const device = deviceOf('webgpu');
@@ -148,13 +151,14 @@ export async function startStockBackend(): Promise<WebGPUKernelBackend> {
 /**
  * Makes the tfjs WebGPU backend on a device with float16, subgroups and, where the adapter offers them, subgroup
  * matrices, and with the adapter's own limits; registers it and makes it current. Stock tfjs requests none of these
- * features, so `precision: 'float16'` is possible only here. What the adapter offers and then refuses, the device goes
- * without, with a warning; subgroup matrices, an experimental feature, are used only once a trial has shown that they
- * compute right.
+ * features, so `precision: 'float16'` is possible only here. If the adapter offers something and then refuses it, the
+ * device goes without it, with a warning. Subgroup matrices are an experimental feature: they are used only once a
+ * trial has shown that they compute correctly.
  *
  * Call it before the first WebGPU tensor, in a page or, after `useWebGPU()`, in Node. Call it again after the device
- * was lost: that makes a new one, registers the backend on it in place of the lost one, and makes it current; tensors
- * have to be made anew. After `tf.engine().reset()` tfjs finds the backend by itself, on the same device.
+ * was lost: that makes a new device, registers the backend on it in place of the lost one, and makes it current.
+ * Tensors of the lost device must be made again. After `tf.engine().reset()` tfjs finds the backend by itself, on the
+ * same device.
  *
  * @returns the backend; `backend.device` is its GPUDevice.
  * @throws without WebGPU, without an adapter or a device, without @tensorflow/tfjs-backend-webgpu, and when `name` is

@@ -1,26 +1,28 @@
 /**
- * @file Lost devices. tfjs goes on with a lost device as if nothing had happened, and once its backend is removed with
- * whichever backend comes next: here a loss is known, has a message with a remedy, and no other backend takes over
- * without a word.
+ * @file Detects lost devices. tfjs keeps using a lost device as if nothing had happened, and once its backend is
+ * removed it silently switches to the next backend. Here a loss is detected and reported with a remedy, and the user is
+ * warned when another backend takes over.
  */
 import {engine} from '@tensorflow/tfjs-core';
 import type {WebGPUBackend} from '../run/tfjs_backend.js';
 
-/** What is known of a device: why it was lost, or null. */
+/** Why a device was lost; null while no loss is known. */
 interface Fate {
   lost: string | null;
 }
 
 interface State {
   fates: WeakMap<GPUDevice, Fate>;
-  /** The backend whose successor is to be announced, and why it has one. */
+  /** The backend whose replacement must be announced, and why it is replaced. */
   gone?: {name: string; why: string};
 }
 
 const STATE = Symbol.for('tfjs-flashmask.losses');
 const globals = globalThis as {[STATE]?: State};
 
-/** Held globally: in Node the module that makes the device and the one with the kernels may be copies of each other. */
+/**
+ * Stored globally: in Node the module that makes the device and the one with the kernels may be copies of each other.
+ */
 const state: State = (globals[STATE] ??= {fates: new WeakMap()});
 
 function fateOf(device: GPUDevice): Fate {
@@ -36,18 +38,19 @@ function fateOf(device: GPUDevice): Fate {
 }
 
 /**
- * Why the device was lost, or null, as far as is known by now. Who asks first may ask too early: see {@link askLoss}.
+ * Why the device was lost, or null if no loss is known yet. The first call only starts to watch the device, so it may
+ * miss a loss: see {@link askLoss}.
  */
 export function lossOf(device: GPUDevice): string | null {
   return fateOf(device).lost;
 }
 
-/** Why the device is lost, or null, as the device itself says. */
+/** Asks the device itself whether it is lost. Resolves to the reason, or to null. */
 export async function askLoss(device: GPUDevice): Promise<string | null> {
   const fate = fateOf(device);
   device.pushErrorScope('validation');
   await device.popErrorScope().catch(() => null);
-  // News of a loss may come with the answer instead of before it.
+  // The loss may be reported together with the answer instead of before it.
   await new Promise((resolve) => setTimeout(resolve));
   return fate.lost;
 }
@@ -80,7 +83,7 @@ export function lossError(backend: WebGPUBackend, why: string, options?: ErrorOp
   );
 }
 
-/** Sees to it that the user learns which backend tfjs goes on with, should the device of the current one be lost. */
+/** If the device of the current backend is lost, warns the user which backend tfjs continues with. */
 export function announceLoss(backend: WebGPUBackend): void {
   const fate = fateOf(backend.device);
   void backend.device.lost.then(() => {
@@ -90,8 +93,8 @@ export function announceLoss(backend: WebGPUBackend): void {
 }
 
 /**
- * Warns once if tfjs goes on with a backend that is not on a WebGPU device. It picks one by priority, within any op:
- * whatever becomes the current backend passes through `setBackend` of its engine.
+ * Warns once if tfjs continues with a backend that is not on a WebGPU device. tfjs picks the backend by priority,
+ * within any op. Every backend that becomes current passes through `setBackend` of its engine, which is wrapped here.
  */
 export function announceNext(name: string, why: string): void {
   const tfjs = engine();

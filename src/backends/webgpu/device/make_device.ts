@@ -1,13 +1,15 @@
 /**
- * @file Makes the devices of backends: the one that tfjs itself asks for, and the one with all that this library can
- * use.
+ * @file Makes the devices of backends: one with what tfjs itself requests, and one with everything that this library
+ * can use.
  */
 import {askLoss} from './loss.js';
 import {type AdapterInfo, MATRIX_FEATURES, findMatrices} from './matrix_probe.js';
 import {type Wishes, requestDevice} from './request_device.js';
 import {allowMatrices} from './capabilities.js';
 
-/** What tfjs's own backend asks its device for, where the adapter offers it; what is best gone without first. */
+/**
+ * The features and limits that tfjs's own backend requests if the adapter offers them. The most dispensable come first.
+ */
 const STOCK_WISHES: Wishes = {
   features: ['timestamp-query', 'bgra8unorm-storage'],
   limits: [
@@ -31,7 +33,7 @@ const FULL_WISHES: Wishes = {
   ],
 };
 
-/** What a backend's device is asked for, and whether its matrices are tried. */
+/** The features and limits to request for a backend's device, and whether to try its subgroup matrices. */
 export interface Kind {
   wishes: Wishes;
   matrices: boolean;
@@ -40,16 +42,16 @@ export interface Kind {
 export const STOCK: Kind = {wishes: STOCK_WISHES, matrices: false};
 export const FULL: Kind = {wishes: FULL_WISHES, matrices: true};
 
-/** What the caller has chosen of a device. */
+/** The caller's choice of a device. */
 export interface DeviceChoice {
   powerPreference?: GPUPowerPreference;
-  /** One of the caller's to request the device from. */
+  /** The caller's adapter to request the device from. */
   adapter?: GPUAdapter;
-  /** One of the caller's to take as it is. */
+  /** The caller's device, used as it is. */
   device?: GPUDevice;
 }
 
-/** A device, and what its adapter says of itself. */
+/** A device and the information of its adapter. */
 export interface Made {
   device: GPUDevice;
   info: GPUAdapterInfo | undefined;
@@ -78,7 +80,7 @@ async function requestAdapter(powerPreference: GPUPowerPreference): Promise<GPUA
   return adapter;
 }
 
-/** The device, with a warning of what its adapter refused. */
+/** Requests the device, and warns of the features and limits that its adapter refused. */
 async function grantedDevice(adapter: GPUAdapter, wishes: Wishes): Promise<GPUDevice> {
   const {device, refused} = await requestDevice(adapter, wishes);
   if (refused.length > 0) {
@@ -89,7 +91,7 @@ async function grantedDevice(adapter: GPUAdapter, wishes: Wishes): Promise<GPUDe
   return device;
 }
 
-/** Lets the passes use the device's subgroup matrices if it has the feature and they compute right. */
+/** Lets the passes use the device's subgroup matrices if it has the feature and they compute correctly. */
 async function tryMatrices(device: GPUDevice, info: AdapterInfo): Promise<void> {
   if (!MATRIX_FEATURES.every((name) => device.features.has(name))) {
     return;
@@ -102,7 +104,7 @@ async function tryMatrices(device: GPUDevice, info: AdapterInfo): Promise<void> 
   }
 }
 
-/** A device that works. */
+/** Makes a device, or takes the caller's, and checks that it is not lost. */
 export async function makeDevice({wishes, matrices}: Kind, choice: DeviceChoice): Promise<Made> {
   const {powerPreference = 'high-performance'} = choice;
   const adapter = choice.device ? choice.adapter : (choice.adapter ?? (await requestAdapter(powerPreference)));

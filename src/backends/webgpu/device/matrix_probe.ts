@@ -1,16 +1,16 @@
 /**
- * @file Finds the subgroup matrices of a device that the passes may use: of the kinds that it names, the best that
- * computes right.
+ * @file Finds the subgroup matrices that the passes may use on a device: the best of its configurations that computes
+ * correctly.
  */
 import {MAP_BLOCK} from '../../../call/constants.js';
 import type {MatrixConfig} from '../plan/vector_plan.js';
 import {specialize} from '../wgsl/shader.js';
 import {matrixProbe, probeSizes} from '../wgsl/matrix/probe.js';
 
-/** The features that the passes on subgroup matrices need together. */
+/** The features that the passes on subgroup matrices need, all of them. */
 export const MATRIX_FEATURES = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'] as const;
 
-/** An entry of what Chrome and Dawn list in `GPUAdapterInfo`. */
+/** A configuration of subgroup matrices as Chrome and Dawn list it in `GPUAdapterInfo`. */
 interface SubgroupMatrixConfig {
   componentType: string;
   resultComponentType: string;
@@ -22,14 +22,14 @@ interface SubgroupMatrixConfig {
 /** `GPUAdapterInfo` with the fields that are newer than its types. */
 export type AdapterInfo = Partial<GPUAdapterInfo> & {subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig>};
 
-/** What has been found, or why there is nothing. */
+/** The matrices that were found, or the reason why there are none. */
 export type FoundMatrices = {matrix: MatrixConfig; reason: null} | {matrix: null; reason: string};
 
 const volume = ({M, N, K}: MatrixConfig): number => (M === 16 && N === 16 && K === 16 ? Infinity : M * N * K);
 
 /**
- * The kinds of matrices that the passes can use, best first: 16 x 16 x 16, then the largest. Whole vec4s of halves must
- * fill a side, and lanes share rows evenly.
+ * The matrix configurations that the passes can use, best first: 16 x 16 x 16, then the largest. Each side must be a
+ * multiple of 8, so that it consists of whole vec4us of float16, and lanes must share rows evenly.
  */
 export function usableMatrices({subgroupMinSize, subgroupMaxSize, subgroupMatrixConfigs}: AdapterInfo): MatrixConfig[] {
   const lanes = subgroupMaxSize;
@@ -43,8 +43,8 @@ export function usableMatrices({subgroupMinSize, subgroupMaxSize, subgroupMatrix
 }
 
 /**
- * Tries the subgroup matrices of `device`: compiles and runs one small shader a kind until one computes right. Never
- * throws.
+ * Tries the subgroup matrices of `device`: compiles and runs one small shader per configuration until one computes
+ * correctly. Never throws.
  */
 export async function findMatrices(device: GPUDevice, info: AdapterInfo): Promise<FoundMatrices> {
   const missing = MATRIX_FEATURES.find((name) => !device.features.has(name));
@@ -65,7 +65,9 @@ function unusable({subgroupMinSize, subgroupMaxSize}: AdapterInfo): string {
     : `its subgroups have from ${subgroupMinSize} to ${subgroupMaxSize} lanes, and the number must be known`;
 }
 
-/** What the device finds wrong with the probe, or what is wrong with its result; null if nothing. */
+/**
+ * The error that the device reports for the probe, or the first wrong element of its result; null if there is neither.
+ */
 async function whatIsWrong(device: GPUDevice, matrix: MatrixConfig): Promise<string | null> {
   try {
     const got = await withoutErrors(device, () => runProbe(device, matrix));
@@ -77,22 +79,22 @@ async function whatIsWrong(device: GPUDevice, matrix: MatrixConfig): Promise<str
 }
 
 /**
- * Runs `body` in error scopes, which would otherwise reach the listeners of `uncapturederror`, and throws what they
- * find.
+ * Runs `body` in error scopes and throws the error that they catch. Otherwise it would reach the listeners of
+ * `uncapturederror`.
  */
 async function withoutErrors<T>(device: GPUDevice, body: () => Promise<T>): Promise<T> {
   const scopes = ['validation', 'internal', 'out-of-memory'] as const;
   scopes.forEach((scope) => device.pushErrorScope(scope));
-  // Only what `body` does before its first wait is inside the scopes.
+  // Only the work that `body` does before its first await is inside the scopes.
   const result = body();
   const found = await Promise.all(scopes.map(() => device.popErrorScope()));
   const error = found.find((e) => e !== null);
-  // Of an invalid run the result may never come.
+  // The result of an invalid run may never arrive.
   if (error) throw new Error(error.message);
   return result;
 }
 
-/** Whole numbers from -2 to 2 that no transposition leaves as they are. */
+/** Integers from -2 to 2. They are not symmetric, so that a wrong transposition changes the result. */
 const element = (row: number, column: number): number => ((7 * row + 3 * column + row * column) % 5) - 2;
 
 /** float16 of -2, -1, 0, 1 and 2. */
@@ -114,7 +116,7 @@ function expected(matrix: MatrixConfig): number[] {
   }).flat();
 }
 
-/** Records and submits the probe before it waits for anything; the result, `[rows, side]`. */
+/** Runs the probe and returns its result, `[rows, side]`. It records and submits before its first await. */
 async function runProbe(device: GPUDevice, matrix: MatrixConfig): Promise<Float32Array> {
   const {rows, side} = probeSizes(matrix);
   const bytes = 4 * rows * side;

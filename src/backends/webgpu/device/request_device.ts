@@ -1,12 +1,12 @@
 /** @file A WebGPU device with as many of the wanted features and limits as its adapter gives. */
 
-/** What a device is asked for, where the adapter offers it. Both lists: what is best gone without first. */
+/** The features and limits to request if the adapter offers them. In both lists the most dispensable come first. */
 export interface Wishes {
   features: readonly string[];
   limits: readonly string[];
 }
 
-/** A device, and what the adapter offers and yet refused. */
+/** A device, and the features and limits that the adapter offered and yet refused. */
 export interface GrantedDevice {
   device: GPUDevice;
   refused: string[];
@@ -34,18 +34,18 @@ function without({features, limits}: Offer, names: readonly string[]): GPUDevice
   };
 }
 
-/** What to go without, try by try: nothing; each one alone; more and more of them; everything. */
+/** The names to leave out, attempt by attempt: none; each name alone; more and more names; all names. */
 function concessions({features, limits}: Offer): string[][] {
   const names = [...features, ...limits.map(([name]) => name)];
   return [[], ...names.map((name) => [name]), ...names.slice(1).map((_, i) => names.slice(0, i + 2))];
 }
 
 /**
- * Requests a device with all that the adapter offers of `wishes`. An adapter may offer what its driver then refuses,
- * most likely an experimental feature: the device goes without one thing at a time, from the first of each list on,
- * until there is a device.
+ * Requests a device with everything of `wishes` that the adapter offers. An adapter may offer something that its driver
+ * then refuses, most likely an experimental feature. The request is then repeated without one name at a time, from the
+ * first of each list on, and then without more and more names, until there is a device.
  *
- * @throws Error if the adapter gives not even a device without any of them.
+ * @throws Error if the adapter does not even give a device without any of them.
  */
 export async function requestDevice(adapter: GPUAdapter, wishes: Wishes): Promise<GrantedDevice> {
   const offer = offerOf(adapter, wishes);

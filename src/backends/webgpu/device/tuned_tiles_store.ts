@@ -1,13 +1,12 @@
 /**
- * @file Where measured tiles are kept: in memory, and from one run of the program to the next in a file (Node, set up
- * by `useWebGPU`) or in the page's localStorage. Tiles hold for one adapter, the limits of its device and one version
- * of this library. No error of the storage ever reaches a call: a cache that cannot be read counts as empty, with one
- * warning.
+ * @file Keeps measured tiles: in memory, and from one run of the program to the next in a file (Node, set up by
+ * `useWebGPU`) or in the page's localStorage. Tiles are valid for one adapter, one set of device limits and one version
+ * of this library. Storage errors never reach a call: a cache that cannot be read counts as empty, with one warning.
  */
 import type {TunedTiles} from '../plan/tuned_tiles.js';
 import {VERSION} from '../../../call/version.js';
 
-/** Keeps one text. Each method may throw. */
+/** Stores one text. Each method may throw. */
 export interface TuningStorage {
   /** Null if there is none. */
   read(): string | null;
@@ -15,12 +14,12 @@ export interface TuningStorage {
   clear(): void;
 }
 
-/** The text: by device, tiles by pass. */
+/** The stored text as an object: by device, the tiles of each pass. */
 type Stored = Record<string, unknown>;
 
 interface State {
   storage?: TuningStorage;
-  /** By device. */
+  /** Tiles by device. */
   tuned: Map<string, TunedTiles>;
   warned: boolean;
 }
@@ -28,7 +27,7 @@ interface State {
 const STATE = Symbol.for('tfjs-flashmask.tuning');
 const globals = globalThis as {[STATE]?: State};
 
-/** Held globally: in Node the module that knows the file and the one with the kernels may be copies of each other. */
+/** Stored globally: in Node the module that knows the file and the one with the kernels may be copies of each other. */
 const state: State = (globals[STATE] ??= {tuned: new Map<string, TunedTiles>(), warned: false});
 
 const LOCAL_STORAGE_KEY = 'tfjs-flashmask.autotune';
@@ -39,7 +38,7 @@ const pageStorage: TuningStorage = {
   clear: () => localStorage.removeItem(LOCAL_STORAGE_KEY),
 };
 
-/** Sets where tiles are kept from now on, and reads those that are there in place of what is in memory. */
+/** Sets the storage of tiles, and replaces the tiles in memory by those that it holds. */
 export function setTuningStorage(storage: TuningStorage | undefined): void {
   state.storage = storage;
   state.tuned.forEach(fill);
@@ -47,7 +46,7 @@ export function setTuningStorage(storage: TuningStorage | undefined): void {
 
 function storageOf(): TuningStorage | undefined {
   if (state.storage) return state.storage;
-  // Node has a localStorage of its own, which warns or needs a flag.
+  // Node's own localStorage warns or needs a flag.
   const inNode = typeof process !== 'undefined' && Boolean(process.versions?.node);
   return inNode || typeof localStorage === 'undefined' ? undefined : pageStorage;
 }
@@ -69,15 +68,15 @@ function fill(tuned: TunedTiles, device: string): void {
   if (isRecord(stored)) Object.entries(stored).forEach(([key, tiles]) => tuned.set(key, tiles));
 }
 
-/** Writes a device's tiles, for later runs of the program. */
+/** Stores a device's tiles for later runs of the program. */
 export function storeTunedTiles(device: GPUDevice): void {
   const stored = {...readStored(), [nameOf(device)]: Object.fromEntries(tunedTilesOf(device))};
   guarded((storage) => storage.write(JSON.stringify(stored)), 'written', undefined);
 }
 
 /**
- * Forgets all that {@link autotune} has measured, here and in later runs of the program. Tiles are then chosen as
- * before the first measurement.
+ * Deletes all tiles that {@link autotune} has measured, for this run and later runs of the program. Tiles are then
+ * chosen as before the first measurement.
  */
 export function clearAutotuneCache(): void {
   state.tuned.forEach((tuned) => tuned.clear());
@@ -106,10 +105,12 @@ function readStored(): Stored {
 
 const isRecord = (x: unknown): x is Record<string, unknown> => typeof x === 'object' && x !== null && !Array.isArray(x);
 
-/** What `use` gives, or `otherwise` where there is no storage or it fails, which is said once. */
+/**
+ * The result of `use`, or `otherwise` if there is no storage or `use` fails. Only the first failure causes a warning.
+ */
 function guarded<T>(use: (storage: TuningStorage) => T, done: string, otherwise: T): T {
   try {
-    // Already asking for a page's localStorage may throw.
+    // Even access to a page's localStorage may throw.
     const storage = storageOf();
     return storage ? use(storage) : otherwise;
   } catch (error) {

@@ -1,4 +1,6 @@
-/** @file What every shader starts with: the uniform struct, the constants of its plan and its storage bindings. */
+/**
+ * @file The WGSL that every shader starts with: the uniform struct, the constants of its plan and its storage bindings.
+ */
 import {CHUNK, type ShaderPlan} from '../plan/vector_plan.js';
 import {MAP_BLOCK} from '../../../call/constants.js';
 
@@ -20,14 +22,17 @@ export const UNIFORMS = [
   ['maskBatchStride', 'u32'],
   /** All mask heads: mask batches times Hm. */
   ['maskHeads', 'u32'],
-  /** ceil(Sk / MAP_BLOCK): blocks of key columns in the tile map. */
+  /** ceil(Sk / MAP_BLOCK): blocks of key columns in the bounds map. */
   ['mapBlocks', 'u32'],
   /** Sk - Sq: the causal triangle is aligned to the bottom right. */
   ['causalOffset', 'i32'],
-  /** How passes over few queries are cut: src/backends/webgpu/plan/decoding.ts. */
+  /** Head folding and key splits of passes over few queries: src/backends/webgpu/plan/decoding.ts. */
   ['foldedHeads', 'u32'],
   ['splits', 'u32'],
-  /** This dispatch starts at workgroup firstWorkgroup, gridX to a row, and ends before work item workEnd. */
+  /**
+   * The range of this dispatch: it starts at workgroup firstWorkgroup, has gridX workgroups per row, and ends before
+   * work item workEnd.
+   */
   ['firstWorkgroup', 'u32'],
   ['gridX', 'u32'],
   ['workEnd', 'u32'],
@@ -46,8 +51,9 @@ export const UNIFORMS = [
   ['oHead', 'u32'],
   ['scale', 'f32'],
   /**
-   * scale log2(e). Weights are exp2((product - largest product) scaleLog2): the difference comes first, since it is
-   * small where the weight is not. Rounding a large score, once in each pass, would change its weight.
+   * scale log2(e). Weights are exp2((product - largest product) scaleLog2). The difference comes before the scaling,
+   * since it is small where the weight is not. Rounding a large scaled score, once in each pass, would change its
+   * weight.
    */
   ['scaleLog2', 'f32'],
   /** -Infinity, which WGSL cannot write as a constant. */
@@ -58,11 +64,11 @@ export const UNIFORMS = [
   ['dropThreshold', 'u32'],
   /** 1 / (1 - dropout) */
   ['keepScale', 'f32'],
-  // Of a slice of the heads (src/backends/webgpu/run/slices.ts): its first one, counted in (batch, query head), and its
-  // first mask head.
+  // A slice of the heads (src/backends/webgpu/run/slices.ts): its first head, counted over batches and query heads, and
+  // its first mask head.
   ['firstHead', 'u32'],
   ['firstMaskHead', 'u32'],
-  // Of the copy pass, in its elements: length of a row, and in both buffers the start and the distance of rows.
+  // The copy pass, in its elements: the length of a row, and the start and the stride of the rows in both buffers.
   ['copyLength', 'u32'],
   ['sourceFirst', 'u32'],
   ['sourceStride', 'u32'],
@@ -76,14 +82,12 @@ export type UniformValues = Record<UniformName, number>;
 /** One storage binding of a shader. */
 export interface Binding {
   name: string;
-  /** Element type of the runtime array, such as `vec4f`. */
+  /** Element type of the runtime array, for example `vec4f`. */
   type: string;
   access: 'read' | 'read_write';
 }
 
-/**
- * Element type in which a tensor with so many channels is bound: vec4f needs rows that start at multiples of 16 bytes.
- */
+/** Element type that binds a tensor with this many channels: vec4f needs rows that start at multiples of 16 bytes. */
 export function elementType(channels: number): 'vec4f' | 'f32' {
   return channels % 4 === 0 ? 'vec4f' : 'f32';
 }
@@ -99,7 +103,7 @@ export function declare(bindings: readonly Binding[], uniforms = true): string {
   return `${uniforms ? sizes : ''}${storage.join('\n')}\n`;
 }
 
-/** The constants of a plan, in the words of the glossary. */
+/** Declares the constants of a plan, named as in the glossary. */
 export function constants(p: ShaderPlan): string {
   const values: Record<string, number> = {
     ROWS: p.rows,
@@ -122,13 +126,13 @@ export function constants(p: ShaderPlan): string {
   return declareConstants(values);
 }
 
-/** Constants of the tile map: key columns of a block of it, and its blocks in a key block. */
+/** Constants of the bounds map: key columns of a map block, and map blocks of a key block. */
 export const mapConstants = ({blockK}: Pick<ShaderPlan, 'blockK'>): Record<string, number> => ({
   MAP_BLOCK,
   MAP_SPAN: Math.ceil(blockK / MAP_BLOCK),
 });
 
-/** Declares `values`, and the constants that all passes have. */
+/** Declares `values`, and the constants that all passes share. */
 export function declareConstants(values: Record<string, number>): string {
   const lines = Object.entries(values).map(([name, value]) => `const ${name} = ${value}u;`);
   return [
@@ -144,24 +148,24 @@ export function declareConstants(values: Record<string, number>): string {
 }
 
 /**
- * Declares `isNotFinite`: which numbers are infinite or NaN. By their bits, for WGSL lets an implementation assume that
- * there are none. A weight of 0 does not hide such a number: in a tile that the mask cuts they are cleared before
- * products that add up masked pairs too.
+ * Declares `isNotFinite`: which numbers are infinite or NaN. It tests bits, since WGSL lets an implementation assume
+ * that there are no such numbers. A weight of 0 does not hide them, so partial tiles clear them before products that
+ * add up masked pairs too.
  */
 export const NOT_FINITE_FUNCTION = `
 fn isNotFinite(x: vec4f) -> vec4<bool> { return (bitcast<vec4u>(x) & vec4u(0x7f800000u)) == vec4u(0x7f800000u); }
 `;
 
-/** Declares a flag of the workgroup. */
+/** Declares the workgroup's flag `notFiniteMet`. */
 export const NOT_FINITE_MET = `
 // Not 0 once a thread has met an infinite or NaN number.
 var<workgroup> notFiniteMet: u32;
 `;
 
 /**
- * Declares `orNaN`, what is infinite or NaN as NaN, and `logSumExp`, that of a row from its largest score in powers of
- * two and the sum of its weights. Such a sum is finite unless a score is NaN, of which `exp2` and `log2` make anything
- * on some implementations.
+ * Declares `orNaN`, which turns infinite numbers into NaN, and `logSumExp`, which computes the lse of a row from its
+ * largest score, in powers of two, and the sum of its weights. This sum is finite unless a score is NaN. On some
+ * implementations `exp2` and `log2` turn NaN into any number.
  */
 export const ROW_FUNCTIONS = `
 fn orNaN(x: f32) -> f32 {

@@ -1,12 +1,12 @@
 /**
- * @file A shader is one value: what its variants are, its bindings and its WGSL. Key, entry point, bounds check and
- * layout are derived from it, so that they cannot disagree.
+ * @file A shader is one value: the fields of its variants, its bindings and its WGSL. Key, entry point, bounds check
+ * and layout are derived from it, so that they cannot disagree.
  */
 import {declare, type Binding} from './header.js';
 
 /** A shader, for all its variants V. */
 export interface Shader<V extends object> {
-  /** Names it in keys, in labels of the device and in printouts. */
+  /** Its name in keys, in labels of the device and in printouts. */
   readonly name: string;
   /** All fields of V. Together they are the key, and the functions below see nothing else. */
   readonly fields: {readonly [F in keyof V]-?: true};
@@ -16,14 +16,14 @@ export interface Shader<V extends object> {
   readonly threads: (v: V) => number;
   /** Whether a workgroup or a thread handles one `item`; a 'single' workgroup has neither items nor uniforms. */
   readonly item: 'workgroup' | 'thread' | 'single';
-  /** Directives that come before everything else, such as `enable f16`. */
+  /** Directives that come before everything else, for example `enable f16`. */
   readonly directives?: readonly string[];
-  /** Built-in values that the body sees besides `lid`: its names and those of WGSL. */
+  /** Built-in values that the body sees besides `lid`: the built-in of each variable name. */
   readonly builtins?: Readonly<Record<string, string>>;
   /** WGSL before the entry point. */
   readonly declarations: (v: V) => string;
   /**
-   * WGSL of the entry point. It sees `item`, which is one that exists, and `lid`, the thread's index in its workgroup.
+   * WGSL of the entry point. It sees `item`, always an existing one, and `lid`, the thread's index in its workgroup.
    */
   readonly body: (v: V) => string;
 }
@@ -44,7 +44,7 @@ export interface ShaderVariant {
 const variants = new Map<string, ShaderVariant>();
 
 /**
- * The variant of a shader for the values in `values`, which may have further fields: they are ignored.
+ * The variant of a shader for the given values. Further fields of `values` are ignored.
  *
  * @example specialize(copyRows, {element: 'vec4f'}).code
  */
@@ -96,7 +96,7 @@ ${shader.body(v)}
 `;
 }
 
-/** Declares `item`, and leaves out those past the end of the work. */
+/** Declares `item`, and ends invocations whose item is past the end of the work. */
 function itemOf(item: Shader<object>['item'], threads: number): string {
   if (item === 'single') return '';
   const workgroup = 'u.firstWorkgroup + id.y * u.gridX + id.x';

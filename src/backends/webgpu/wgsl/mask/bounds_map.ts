@@ -1,7 +1,7 @@
 /**
- * @file The bounds map pass (paper section 4.2): from the mask's bounds to the buffer of
- * src/backends/webgpu/wgsl/mask/tiles.ts: per block of keys the minima and maxima of the bounds, and per column its
- * four bounds, whatever form the mask came in.
+ * @file The bounds map pass (paper section 4.2). It fills the mask buffer (src/backends/webgpu/wgsl/mask/tiles.ts) from
+ * the mask's bounds: minima and maxima of the bounds per block of keys, and the four bounds of each column, whatever
+ * the form of the mask.
  */
 import {MAP_BLOCK} from '../../../../call/constants.js';
 import type {Shader} from '../shader.js';

@@ -1,20 +1,20 @@
 /**
- * @file Which row block a workgroup keeps, and which tiles it visits.
+ * @file WGSL for the row block that a workgroup keeps and the tiles that it visits.
  *
- * Workgroups start in the order of their numbers, and the longest should start first: what starts last is waited for
- * alone. With a *schedule* (schedule.ts) the row blocks of a mask head are taken by their live tiles, most first, and
- * walk from the first live tile to the last. Without one only the causal triangle is known, under which the last query
- * blocks and the first key blocks are the longest.
+ * Workgroups start in index order. The longest should go first, or the GPU idles while the last one finishes. With a
+ * *schedule* (schedule.ts) the row blocks of a mask head start by their number of live tiles, most first, and walk from
+ * the first live tile to the last. Without a schedule only the causal triangle is known. Under it the last query blocks
+ * and the first key blocks are the longest.
  */
 import {HEADS_IN_TURN} from '../../../../call/constants.js';
 import type {ShaderPlan} from '../../plan/vector_plan.js';
 
-/** What row blocks depend on of a plan, of whatever kind. */
+/** The fields of a plan, on vectors or on matrices, that row blocks depend on. */
 export type RowBlocks = Pick<ShaderPlan, 'pass' | 'blockQ' | 'blockK' | 'causal' | 'fewQueries' | 'scheduled'>;
 
 /**
- * Declares the blocks of a pass, the tiles that the causal triangle leaves them, and where the mask buffer has their
- * schedule.
+ * Declares the numbers of blocks of a pass, the tiles of a row block that the causal triangle does not mask, and the
+ * place of the schedule in the mask buffer.
  */
 export function blockFunctions({ofKeys, causal}: {ofKeys: boolean; causal: boolean}): string {
   const all = `vec2u(0u, ${ofKeys ? 'queryBlocks' : 'keyBlocks'}())`;
@@ -28,7 +28,7 @@ fn triangleTiles(rowBlock: u32) -> vec2u {
 ${causal ? (ofKeys ? TRIANGLE_OF_KEYS : TRIANGLE_OF_QUERIES) : `  return ${all};`}
 }
 
-// Where the schedule of a mask head begins: behind the tile map and the columns of all mask heads.
+// Where the schedule of a mask head begins: after the bounds map and the columns of all mask heads.
 fn scheduleAt(maskHead: u32) -> u32 {
   return 2u * u.maskHeads * u.mapBlocks + u.maskHeads * u.Sk + maskHead * rowBlocks();
 }
@@ -42,7 +42,7 @@ const TRIANGLE_OF_QUERIES = `  let rowsEnd = min(i32((rowBlock + 1u) * BLOCK_Q),
 const TRIANGLE_OF_KEYS = `  let rowsBegin = max(i32(rowBlock * BLOCK_K) - u.causalOffset, 0);
   return vec2u(u32(rowsBegin) / BLOCK_Q, queryBlocks());`;
 
-/** Declares what `rowBlockOfWorkgroup` and `memberOfGroup` call, `blockFunctions` included. */
+/** Declares the functions that `rowBlockOfWorkgroup` and `memberOfGroup` call, including `blockFunctions`. */
 export function rowBlockFunctions(p: RowBlocks): string {
   return (
     blockFunctions({ofKeys: p.pass === 'dkdv', causal: p.causal}) +
@@ -53,14 +53,14 @@ export function rowBlockFunctions(p: RowBlocks): string {
 
 /** Declares `maskHeadOf`. TWIN: src/call/problem.ts */
 export const MASK_HEAD = `
-// Counted over the batches of the mask, also in a slice of the heads.
+// Mask heads are counted over the batches of the mask, also in a slice of the heads.
 fn maskHeadOf(b: u32, h: u32) -> u32 {
   return u.firstMaskHead + b * u.maskBatchStride + h / u.maskGroup;
 }
 `;
 
 const SCHEDULED = `
-// (head, rank) of a workgroup: HEADS_IN_TURN heads after the other, and rank after rank in all of them.
+// (head, rank) of a workgroup: HEADS_IN_TURN heads at a time, which take turns rank by rank.
 fn placeOf(workgroup: u32, heads: u32) -> vec2u {
   let first = workgroup / (rowBlocks() * ${HEADS_IN_TURN}u) * ${HEADS_IN_TURN}u;
   let inTurn = min(${HEADS_IN_TURN}u, heads - first);
@@ -96,10 +96,10 @@ fn tilesOf(maskHead: u32, rowBlock: u32) -> vec2u {
 `;
 
 /**
- * WGSL that tells, from `item`, what it keeps. In forward and dq the head and its query block: `b`, `h`, `bh`,
- * `maskHead`, `qFirst`, the rows `rowsBegin <= r < rowsEnd`, and the tiles `firstTile <= tile < lastTile` to visit. In
- * dkdv the key head and its key block: `b`, `hkv`, `bhkv`, `keyBlock`, `kFirst`; `memberOfGroup` declares the rest. All
- * are uniform over the workgroup.
+ * WGSL that declares what the workgroup of `item` keeps. In forward and dq this is a query block of a head: `b`, `h`,
+ * `bh`, `maskHead`, `qFirst`, the rows `rowsBegin <= r < rowsEnd`, and the tiles `firstTile <= tile < lastTile` to
+ * visit. In dkdv it is a key block of a key head: `b`, `hkv`, `bhkv`, `keyBlock`, `kFirst`; `memberOfGroup` declares
+ * the rest. All values are uniform over the workgroup.
  */
 export function rowBlockOfWorkgroup(p: Pick<RowBlocks, 'pass' | 'fewQueries'>): string {
   if (p.fewQueries) return SPLIT;
@@ -123,12 +123,12 @@ export function rowBlockOfWorkgroup(p: Pick<RowBlocks, 'pass' | 'fewQueries'>): 
   let bhkv = place.x;
   let b = bhkv / u.Hkv;
   let hkv = bhkv % u.Hkv;
-  // Where query heads of a group have mask heads of their own, the first of these holds the order for all.
+  // If the query heads of a group have different mask heads, the first of these holds the order for all.
   let keyBlock = rowBlockAt(maskHeadOf(b, hkv * u.groupSize), place.y);
   let kFirst = keyBlock * BLOCK_K;`;
 }
 
-/** Of few queries (query_rows.ts): all rows of `foldedHeads` heads from `bh` on, and the tiles of `split`. */
+/** The same for few queries (query_rows.ts): all rows of `foldedHeads` heads from `bh` on, and the tiles of `split`. */
 const SPLIT = `
   let split = item % u.splits;
   let bh = item / u.splits * u.foldedHeads;
@@ -139,7 +139,7 @@ const SPLIT = `
   let rowsBegin = 0;
   let rowsEnd = i32(u.Sq);
   let firstTile = 0u;
-  // No triangle ends before the last key: these are all rows, and the last one sees all keys.
+  // The triangle does not end before the last key: these are all rows, and the last one sees all keys.
   let lastTile = (keyBlocks() + u.splits - 1u - split) / u.splits;`;
 
 /**

@@ -2,14 +2,16 @@
  * @file The passes that make the schedule of a mask: which tiles its row blocks visit, and in which order the blocks
  * start.
  *
- * The schedule lies in the mask buffer behind tile map and columns (tiles.ts). Of mask head m, its vec4i i holds
+ * The schedule lies in the mask buffer after the bounds map and the columns (tiles.ts). Its vec4i i of a mask head
+ * holds
  *
- * | x                         | y                          | z                           | w                                |
- * |---------------------------|----------------------------|-----------------------------|----------------------------------|
- * | first live tile of block i | one past its last live tile | its number of live tiles | the block of rank i, most live tiles first |
+ * - x: the first live tile of row block i,
+ * - y: one past the last live tile of row block i,
+ * - z: the number of live tiles of row block i,
+ * - w: the row block of rank i, where rank 0 has the most live tiles.
  *
- * x and y are 0 where no tile is live. That is linear in the length. Lists of all live tiles would not be: their number
- * is quadratic in it. What is empty between x and y costs a pass one bit, as without a schedule.
+ * x and y are 0 if no tile is live. The size of a schedule is linear in the length. That of lists of all live tiles
+ * would be quadratic. An empty tile between x and y costs a pass one bit, as without a schedule.
  */
 import {declareConstants, mapConstants} from '../header.js';
 import type {Shader} from '../shader.js';
@@ -17,8 +19,8 @@ import {blockFunctions, type RowBlocks} from './row_blocks.js';
 import {classifyFunction} from './tiles.js';
 
 /**
- * What a schedule depends on besides the mask. The passes over queries, forward and dq, share theirs if their tiles are
- * alike.
+ * The properties that a schedule depends on besides the mask. The passes over queries, forward and dq, share a schedule
+ * if their tiles are equal.
  */
 export interface ScheduleVariant {
   /** Whether row blocks are blocks of keys, as in dkdv. */
@@ -39,8 +41,8 @@ const FIELDS = {ofKeys: true, blockQ: true, blockK: true, causal: true} as const
 const THREADS = 64;
 
 /**
- * Finds x, y and z. One workgroup a row block of a mask head: its threads classify the tiles of the block in turn. The
- * results do not depend on the order in which they add theirs.
+ * Finds x, y and z. One workgroup per row block of a mask head: its threads classify the tiles of the block in turn.
+ * The results do not depend on the order in which the threads add theirs.
  */
 export const scheduleRanges: Shader<ScheduleVariant> = {
   name: 'schedule_ranges',
@@ -87,17 +89,17 @@ if (lid == 0u) {
 }
 
 /**
- * Finds w. One thread per row block counts the blocks that start before its own: those with more live tiles, or as many
- * and a smaller number. With equal query and key lengths these are fewer comparisons than `scheduleRanges` classifies
- * tiles, and they need neither workgroup memory nor barriers.
+ * Finds w. One thread per row block computes its rank by counting the blocks that start before it: those with more live
+ * tiles, or as many and a smaller index. With equal query and key lengths this takes fewer comparisons than
+ * `scheduleRanges` classifies tiles, and needs neither workgroup memory nor barriers.
  *
- * dkdv visits a key block for all query heads of a key head. Where these have mask heads of their own, the sum of their
- * live tiles counts, and the order is stored with the first of them.
+ * dkdv visits a key block for all query heads of a key head. If these have different mask heads, the sum of their live
+ * tiles counts, and the order is stored with the first mask head.
  */
 export const scheduleOrder: Shader<ScheduleVariant> = {
   name: 'schedule_order',
   fields: FIELDS,
-  // The numbers of the mask buffer one by one: threads write w of vec4is whose z others read.
+  // Bound as single numbers: a thread writes w of a vec4i whose z other threads read.
   bindings: () => [{name: 'mask', type: 'i32', access: 'read_write'}],
   threads: () => THREADS,
   item: 'thread',

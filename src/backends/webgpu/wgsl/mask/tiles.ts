@@ -1,10 +1,10 @@
 /**
- * @file Which tiles a workgroup visits: `classify`, and the loop over live tiles.
+ * @file WGSL for the tiles that a workgroup visits: `classify`, and the loop over live tiles.
  * TWIN: src/mask/bounds/classify.ts
  *
- * The mask arrives as one buffer of vec4i, made by the tile map pass: for each mask head and block of MAP_BLOCK keys
- * two vec4i with (min, max) of (LTS, LTE) and of (UTS, UTE); then for each mask head and key column its (LTS, LTE, UTS,
- * UTE); last the schedule (schedule.ts), where the passes take their row blocks from one.
+ * The mask is one buffer of vec4i, made by the bounds map pass. First come two vec4i for each mask head and block of
+ * MAP_BLOCK keys, with (min, max) of (LTS, LTE) and of (UTS, UTE). Then comes (LTS, LTE, UTS, UTE) for each mask head
+ * and key column. Last comes the schedule (schedule.ts), if the passes use one.
  */
 import {TILES_PER_ROUND, type ShaderPlan} from '../../plan/vector_plan.js';
 
@@ -32,7 +32,7 @@ export function classifyFunction(p: Pick<ShaderPlan, 'causal' | 'intervals'>): s
   full = full && misses(lower, rowsBegin, rowsEnd) && misses(upper, rowsBegin, rowsEnd);`
     : '';
   const map = `
-// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the tile map.
+// (start min, start max, end min, end max) of the lower (0) or upper (1) interval over a block of the bounds map.
 fn mapped(maskHead: u32, block: u32, interval: u32) -> vec4i {
   return mask[2u * (maskHead * u.mapBlocks + block) + interval];
 }
@@ -41,13 +41,14 @@ fn join(a: vec4i, b: vec4i) -> vec4i {
   return vec4i(min(a.x, b.x), max(a.y, b.y), min(a.z, b.z), max(a.w, b.w));
 }
 
-// Does no column's interval meet the rows?
+// Whether no column's interval meets the rows.
 fn misses(bounds: vec4i, rowsBegin: i32, rowsEnd: i32) -> bool {
   return rowsEnd <= bounds.x || rowsBegin >= bounds.w || bounds.x >= bounds.w;
 }
 `;
   return `${p.intervals ? map : ''}
-// Rows below reach are masked in every column of the block; a start at or above reach extends it to the interval's end.
+// Rows below reach are masked in every column of the block. An interval whose largest start is not above reach extends
+// it to the smallest end.
 fn classify(maskHead: u32, keyBlock: u32, rowsBegin: i32, rowsEnd: i32) -> u32 {
   let c0 = i32(keyBlock * BLOCK_K);
   let c1 = min(c0 + i32(BLOCK_K), i32(u.Sk));
@@ -69,8 +70,8 @@ var<workgroup> tileWords: vec4u;
 `;
 
 /**
- * Classifies the tiles from `round` on, one a thread, into the bits of tileWords: those of live tiles, and of partial
- * ones.
+ * Classifies the tiles from `round` on, one per thread. The bits of tileWords are those of live tiles, then those of
+ * partial tiles.
  */
 const classifyRound = (kindOf: string): string => `    if (lid < 4u) { atomicStore(&tileBits[lid], 0u); }
     workgroupBarrier();
@@ -88,12 +89,12 @@ const classifyRound = (kindOf: string): string => `    if (lid < 4u) { atomicSto
     }`;
 
 /**
- * Loops over the live tiles first <= tile < last in order. Each round classifies ${TILES_PER_ROUND} tiles, one a
+ * Loops over the live tiles first <= tile < last in order. Each round classifies `TILES_PER_ROUND` tiles, one per
  * thread, into bits that the whole workgroup then walks in step: `tile` and `partial` are uniform, so that the body may
  * hold barriers.
  *
- * @param kindOf WGSL expression for the kind of `candidate`
- * @param body WGSL that handles `tile`
+ * @param kindOf WGSL expression for the kind of `candidate`.
+ * @param body WGSL that handles `tile`.
  */
 export function forEachLiveTile(kindOf: string, body: string): string {
   return `
@@ -114,19 +115,19 @@ ${body}
   }`;
 }
 
-/** WGSL of a walk that knows the tile after the present one. */
+/** WGSL for the steps of a walk that knows the tile after the current one. */
 export interface AheadSteps {
   /** Starts to fetch the tile `next`. */
   fetch: string;
-  /** Puts what was fetched of the first tile where `work` finds it; a barrier follows. */
+  /** Stores the first fetched tile where `work` reads it. A barrier follows. */
   start: string;
-  /** Handles `tile`, while `next` is fetched if there are `more`. It ends with a barrier. */
+  /** Handles `tile` while `next` is fetched, if there are `more` tiles. It ends with a barrier. */
   work: string;
 }
 
 /**
- * Like `forEachLiveTile`, with the tile after the present one known, so that it can be fetched while this one is worked
- * on.
+ * Like `forEachLiveTile`, but the tile after the current one is known, so that it can be fetched while the current one
+ * is handled.
  */
 export function forEachLiveTileAhead(kindOf: string, {fetch, start, work}: AheadSteps): string {
   const advance = `

@@ -1,7 +1,8 @@
 /**
- * @file The backward passes on subgroup matrices; their products are those of backward.ts. Weights and score gradients
- * are float16 as well, so both are scaled by powers of two: weights, which are at most 1, by 2^WEIGHT_POWER; score
- * gradients by 2^gradientPower, which fits the largest that heads of such magnitudes can have.
+ * @file The backward passes on subgroup matrices. Their products are those of vector/backward.ts. Weights and score
+ * gradients are float16 as well, so both are scaled by powers of two. Weights, which are at most 1, are scaled by
+ * 2^WEIGHT_POWER. Score gradients are scaled by 2^gradientPower, so that the largest that heads of these magnitudes can
+ * have fits float16.
  */
 import type {MatrixShaderPlan} from '../../plan/matrix_plan.js';
 import {
@@ -36,8 +37,8 @@ import {memberOfGroup, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
 import {forEachLiveTileAhead} from '../mask/tiles.js';
 
 /**
- * A product of dO and v is at most Dv 2^30 in the units of their copies, and so is delta; their difference, times a
- * weight, is to stay below 2^15. Dropout makes both larger.
+ * The power of two that scales score gradients. A product of dO and v is at most Dv 2^30 in the units of their copies,
+ * and so is delta. Their difference, times a weight, must stay below 2^15. Dropout makes both larger.
  */
 const gradientPower = (p: MatrixShaderPlan): string =>
   `${(15 - 31 - Math.ceil(Math.log2(p.Dv))).toFixed(1)}${p.dropout ? ' - ceil(log2(u.keepScale))' : ''}`;
@@ -45,8 +46,9 @@ const gradientPower = (p: MatrixShaderPlan): string =>
 const CONSTANTS = `
 const WEIGHT_POWER = 14.0f;
 
-// The terms of a query, where there is one (delta.ts), in the units of products of the copies, with the power of the weights, and in the units of
-// score gradients, in two steps, each of which stays in range. Past the last query zeros, so that weights vanish.
+// The terms of a query (delta.ts): the maximum in the units of products of the copies, 1 / sum times the power of the
+// weights, and delta - dLse in the units of score gradients. Factors are applied one by one, so that each step stays in
+// range. Zeros past the last query, so that weights vanish.
 fn scaledTerms(terms: vec4f, exists: bool, qFactor: f32, kFactor: f32, first: f32, second: f32) -> vec3f {
   return select(vec3f(), vec3f(terms.x / qFactor / kFactor, terms.y * exp2(WEIGHT_POWER), terms.z * first * second), exists);
 }
@@ -71,7 +73,7 @@ function factors(p: MatrixShaderPlan): string {
 const termsOf = (r: string): string =>
   `scaledTerms(rowTerms[bh * u.Sq + min(${r}, u.Sq - 1u)], ${r} < u.Sq, qFactor, kFactor, toGradient / dOutFactor, 1.0 / vFactor)`;
 
-/** The walk of both passes: the next tiles of both column operands are fetched while the present ones are worked on. */
+/** The walk of both passes. The next tiles of both column operands are fetched while the current ones are handled. */
 function walk(p: MatrixShaderPlan, kind: string, work: string, flush: string): string {
   const {q, k, v, dOut} = operands(p);
   const [first, second, block] = p.pass === 'dq' ? [k, v, 'BLOCK_K'] : [q, dOut, 'BLOCK_Q'];
@@ -95,7 +97,8 @@ const declareNext = (p: MatrixShaderPlan): string => `${declareFetched(p, 'nextF
 ${declareFetched(p, 'nextSecond')}`;
 
 /**
- * Role 0 computes the scores and the lower half of dq's channels, role 1 the products of dO and V and the upper half.
+ * Role 0 computes the scores and the lower half of dq's channels. Role 1 computes the products of dO and V and the
+ * upper half.
  */
 export const matrixDq: Shader<MatrixShaderPlan> = {
   ...MATRIX_SHADER,
@@ -147,8 +150,8 @@ ${storeAccumulators(p, halves, 'qFirst', 'u.Sq')}`;
 }
 
 /**
- * dkdv of one tile of queries: rows are keys, columns queries. Role 0 computes the scores and dk, role 1 the products
- * of V and dO and dv.
+ * WGSL that handles one tile of queries in dkdv. Rows are keys, columns are queries. Role 0 computes the scores and dk.
+ * Role 1 computes the products of V and dO, and dv.
  */
 function dkdvTile(p: MatrixShaderPlan): string {
   const weigh = (i: number, column: string): string => `

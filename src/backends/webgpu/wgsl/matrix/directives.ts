@@ -1,4 +1,4 @@
-/** @file What the WGSL of subgroup matrices must say first. */
+/** @file The directives at the start of WGSL that uses subgroup matrices. */
 export const MATRIX_DIRECTIVES = [
   'enable f16',
   'enable subgroups',

@@ -1,14 +1,17 @@
 /**
- * @file The passes before those on subgroup matrices: a tensor as float16, head by head, with rows and channels padded
- * with zeros to whole tiles, so that nothing needs to be checked when it is loaded. A head, or all query heads that
- * share a key head, is scaled by a power of two, which costs no bits, to fill the range of float16: nothing overflows,
- * and small tensors keep their precision. With two parts a number is a high half and what that leaves.
+ * @file The passes that copy tensors to float16 for the passes on subgroup matrices. A tensor is copied head by head.
+ * Rows and channels are padded with zeros to whole tiles, so that loads need no checks.
  *
- * What no pair sees must not decide the scale: infinite and NaN numbers, keys that no query sees and queries that see
- * no key do not count.
+ * A head, or all query heads that share a key head, is scaled by a power of two to fill the range of float16. This
+ * costs no bits: nothing overflows, and small tensors keep their precision. With two parts each number is stored as its
+ * rounded value and the remainder.
  *
- * The copy is one array of vec4u, eight halves each: rows of `rowUnits`, then one element a key head whose x is the
- * factor that undoes the scale, and whose y is not 0 where the heads have infinite or NaN numbers.
+ * Numbers that no pair sees must not decide the scale: infinite and NaN numbers, keys that no query sees and queries
+ * that see no key do not count.
+ *
+ * The copy is one array of vec4u, each with eight float16 numbers. First come the rows, of `rowUnits` elements each.
+ * Then comes one element per key head: its x is the factor that undoes the scale, and its y is not 0 if the heads have
+ * infinite or NaN numbers.
  */
 import {MOST_ROWS} from '../../plan/matrix_plan.js';
 import {roundUp} from '../../../../call/numbers.js';
@@ -18,34 +21,35 @@ import {MASK_HEAD} from '../mask/row_blocks.js';
 import {visibleFunction, type OperandStride} from '../vector/steps.js';
 
 export const HALVES_THREADS = 256;
-/** Parts of a head whose magnitudes are reduced by a workgroup each. */
+/** Segments of a head. One workgroup reduces the magnitudes of each segment. */
 export const SEGMENTS = 32;
-/** Loads of a thread that are in flight together, in the first of the two passes. */
+/** Loads of a thread that are in flight together in the magnitude pass. */
 const LOADS_IN_FLIGHT = 4;
 /**
- * Rows of a copied head are a multiple of this, and so of any block of a matrix pass: loads go nowhere past its end.
+ * The rows of a copied head are a multiple of this, and so of every block of a matrix pass: no load goes past the end
+ * of a head.
  */
 export const PADDED_ROWS = MOST_ROWS;
 
 /** The tensors that are copied: dOut in the backward only. */
 export type Copied = 'q' | 'k' | 'v' | 'dOut';
 
-/** What both passes depend on. */
+/** The properties that both passes depend on. */
 export interface HalvesVariant {
-  /** Tensors that are copied together, so many at most that their bindings fit every device: three. */
+  /** Tensors that are copied together: at most three, so that their bindings fit every device. */
   names: readonly Copied[];
-  /** Channels of queries and keys, and of values. */
+  /** Channels of queries and keys (D), and of values (Dv). */
   D: number;
   Dv: number;
-  /** Channels of the copies: whole matrices, a multiple of 8. */
+  /** Channels of the copies, padded to whole matrices: a multiple of 8. */
   padded: number;
   parts: 1 | 2;
-  /** Of the mask: what it hides tells which rows count. */
+  /** Form of the mask, which decides the rows that count. */
   causal: boolean;
   intervals: boolean;
 }
 
-/** Which tensors, of how many channels. */
+/** The tensors and their numbers of channels. */
 type Sources = Pick<HalvesVariant, 'names' | 'D' | 'Dv'>;
 type MagnitudeVariant = Omit<HalvesVariant, 'padded' | 'parts'>;
 type CopiesVariant = Omit<HalvesVariant, 'causal' | 'intervals'>;
@@ -53,29 +57,32 @@ type CopiesVariant = Omit<HalvesVariant, 'causal' | 'intervals'>;
 /** Elements of a copied row. */
 export const rowUnits = ({padded, parts}: Pick<HalvesVariant, 'padded' | 'parts'>): number => (parts * padded) / 8;
 
-/** Elements of a copy, of one part, that a thread writes: a divisor of those of PADDED_ROWS rows for each thread. */
+/** Elements of one part of a copy that a thread writes. The number divides a thread's share of PADDED_ROWS rows. */
 const unitsPerThread = ({padded}: Pick<HalvesVariant, 'padded'>): number =>
   padded % 32 === 0 ? 4 : padded % 16 === 0 ? 2 : 1;
 
-/** Workgroups that copy one head of so many rows. */
+/** Number of workgroups that copy one head with this many rows. */
 export const workgroupsPerHead = (v: Pick<HalvesVariant, 'padded'>, rows: number): number =>
   (roundUp(rows, PADDED_ROWS) * (v.padded / 8)) / (HALVES_THREADS * unitsPerThread(v));
 
 /**
- * Declares `highOf`: its argument rounded to the eleven bits of a half, by its bits, for compilers may take the
- * conversion to float16 and back for nothing. A NaN of all ones becomes 0, and what that leaves is NaN.
+ * Declares `highOf`: its argument rounded to the eleven significant bits of float16. It works on bits, since compilers
+ * may remove the conversion to float16 and back. A NaN with all bits set becomes 0, and its remainder is NaN.
  */
 export const HIGH_FUNCTION = `
 fn highOf(x: vec4f) -> vec4f { return bitcast<vec4f>((bitcast<vec4u>(x) + 0x1000u) & vec4u(0xffffe000u)); }
 `;
 
-/** Declares the two parts of a number, where infinite and NaN numbers are all high part. */
+/**
+ * Declares the two parts of a number: `highPart`, the rounded value, and `lowPart`, the remainder. Infinite and NaN
+ * numbers have a remainder of 0.
+ */
 export const PARTS_FUNCTIONS = `${HIGH_FUNCTION}
 fn highPart(x: vec4f) -> vec4f { return select(highOf(x), x, isNotFinite(x)); }
 fn lowPart(x: vec4f) -> vec4f { return select(x - highOf(x), vec4f(), isNotFinite(x)); }
 `;
 
-/** WGSL for the rows of a copied head: `length` is that of the tensor. */
+/** WGSL for the number of rows of a copied head. `length` is that of the tensor. */
 export const paddedRows = (length: string): string =>
   `((${length} + ${PADDED_ROWS - 1}u) / ${PADDED_ROWS}u * ${PADDED_ROWS}u)`;
 
@@ -85,7 +92,7 @@ const sourcesOf = (v: Sources): Binding[] =>
 const channelsOf = ({D, Dv}: Pick<HalvesVariant, 'D' | 'Dv'>, name: Copied): number =>
   name === 'q' || name === 'k' ? D : Dv;
 
-/** WGSL for what is told of a tensor by uniforms. */
+/** WGSL for the uniforms that describe a tensor. */
 function placeOf(name: Copied): {stride: OperandStride; length: string; heads: string; groupSize: string} {
   const stride = name === 'dOut' ? 'o' : name;
   return name === 'k' || name === 'v'
@@ -93,7 +100,7 @@ function placeOf(name: Copied): {stride: OperandStride; length: string; heads: s
     : {stride, length: 'u.Sq', heads: 'u.H', groupSize: 'u.groupSize'};
 }
 
-/** Declares `quad_NAME(head, row, d)`: channels 4d.. of a row, zeros past the last row and channel. */
+/** Declares `quad_NAME(head, row, d)`: channels 4d to 4d + 3 of a row, zeros past the last row and channel. */
 function quadFunction(v: Sources, name: Copied): string {
   const channels = channelsOf(v, name);
   const {stride, length, heads} = placeOf(name);
@@ -111,8 +118,8 @@ fn quad_${name}(head: u32, row: u32, d: u32) -> vec4f {
 }
 
 /**
- * The body of both: tensor after tensor, each with as many workgroups as `countOf` says in WGSL. `call` handles
- * workgroup `rest` of one.
+ * The body of both shaders: it handles tensor after tensor. `countOf` gives WGSL for the number of workgroups of a
+ * tensor, and `call` WGSL that handles workgroup `rest` of a tensor.
  */
 const eachTensor = ({names}: Sources, countOf: (name: Copied) => string, call: (name: Copied) => string): string => `
 var rest = item;
@@ -123,8 +130,8 @@ ${names
 const segmentsOf = (name: Copied): string => `u.B * ${placeOf(name).heads} * ${SEGMENTS}u`;
 
 /**
- * Declares `isSeen(head, j)`, whether a query sees key j of a key head, and `seesKey(head, r)`, whether query r of a
- * head sees a key: from the diagonal on, where most masks have a visible pair.
+ * Declares `isSeen(head, j)`, whether any query sees key j of a key head, and `seesKey(head, r)`, whether query r of a
+ * head sees any key. The search starts at the diagonal, where most masks have a visible pair.
  */
 const connectedFunctions = (v: MagnitudeVariant): string => `${MASK_HEAD}${visibleFunction(v)}
 fn isSeen(head: u32, j: u32) -> bool {
@@ -171,7 +178,7 @@ const eachLoad = (v: Sources, name: Copied, loads: number): string =>
 
 const quadsOf = (v: Sources, name: Copied): number => Math.ceil(channelsOf(v, name) / 4);
 
-/** Declares `largestOf_NAME(item, lid)`: the largest absolute value of those that a thread loads of a segment. */
+/** Declares `largestOf_NAME(item, lid)`: the largest absolute value that a thread loads of a segment. */
 function largestFunction(v: MagnitudeVariant, name: Copied): string {
   const quads = quadsOf(v, name);
   const at = (t: number): string => `(i + ${t * LOAD_STRIDE}u)`;
@@ -200,8 +207,8 @@ ${isMasked(v) ? `  if (most > 0.0 && !${isConnected(name, 'mostRow')}) { most = 
 }
 
 /**
- * Declares the same once more, for where the largest belongs to a row that does not count: this asks the mask row by
- * row.
+ * Declares `largestConnectedOf_NAME`, for segments whose largest value belongs to a row that does not count: it checks
+ * the mask row by row.
  */
 function largestConnectedFunction(v: MagnitudeVariant, name: Copied): string {
   if (!isMasked(v)) return '';
@@ -266,8 +273,8 @@ const workgroupsOfHead = (v: CopiesVariant, name: Copied): string =>
   `(${paddedRows(placeOf(name).length)} * ${v.padded / 8}u / ${HALVES_THREADS * unitsPerThread(v)}u)`;
 
 /**
- * Declares `copy_NAME(item, lid)`: a run of a head's rows; `first` is WGSL for where the tensor's magnitudes begin, in
- * vec4s.
+ * Declares `copy_NAME(item, lid)`, which copies a run of a head's rows. `first` is WGSL for the place where the
+ * tensor's magnitudes begin, in vec4s.
  */
 function copyFunction(v: CopiesVariant, name: Copied, first: string): string {
   const units = v.padded / 8;
@@ -337,7 +344,8 @@ fn scaled(x: vec4f, scale: f32) -> vec4f {
   return select(clamp(x * scale, vec4f(-65504.0), vec4f(65504.0)), x, isNotFinite(x));
 }
 
-// Of so many magnitudes: the biased exponent of the largest, which becomes 2^14 to 2^15, and not 0 if there are infinite or NaN numbers.
+// Of the given magnitudes: x is the biased exponent of the largest, which becomes 2^14 to 2^15. y is not 0 if there are
+// infinite or NaN numbers.
 fn largestOf(first: u32, count: u32) -> vec2u {
   var most = vec4f();
   var signs = vec4u();

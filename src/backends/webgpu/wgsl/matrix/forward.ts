@@ -1,4 +1,4 @@
-/** @file The forward pass on subgroup matrices; its products are those of forward.ts. */
+/** @file The forward pass on subgroup matrices. Its products are those of vector/forward.ts. */
 import type {MatrixShaderPlan} from '../../plan/matrix_plan.js';
 import {
   MATRIX_SHADER,
@@ -30,7 +30,7 @@ import {ROW_FUNCTIONS} from '../header.js';
 import type {Shader} from '../shader.js';
 import {forEachLiveTileAhead} from '../mask/tiles.js';
 
-/** Joins a value over the lanes of a row, which are neighbours. */
+/** Combines a value over the lanes of a row, which are neighbours. */
 function overRow(p: MatrixShaderPlan, value: string, join: (a: string, b: string) => string): string {
   let code = '';
   for (let step = 1; step < p.rowLanes; step *= 2) {
@@ -39,13 +39,16 @@ function overRow(p: MatrixShaderPlan, value: string, join: (a: string, b: string
   return code;
 }
 
-/** Weights of a lane's row from its products, and their sum. Those of masked products, which are LOWEST, vanish. */
+/**
+ * Computes the weights of a lane's row from its products, and their sum. Masked products are LOWEST, so that their
+ * weights vanish.
+ */
 function weigh(p: MatrixShaderPlan): string {
   const kept = (i: number, column: string): string =>
     p.dropout ? `select(vec4f(), w${i}, keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u) > vec4f())` : `w${i}`;
   return `
 var added = vec4f();
-// A row that has seen no key yet has masked products alone.
+// A row that has seen no key yet has only masked products.
 let origin = vec4f(select(reference, 0.0, reference == LOWEST));
 ${eachQuad(p, (i) => `let w${i} = exp2(fma(x${i} - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w${i};`)}
 ${eachQuad(p, (i, column) => putWeights(p, 0, i, kept(i, column)))}`;
@@ -53,8 +56,8 @@ ${eachQuad(p, (i, column) => putWeights(p, 0, i, kept(i, column)))}`;
 
 /**
  * Online softmax of a lane's row. Weights are exp2((product - reference) toScore + WEIGHT_POWER). The reference moves
- * only when a maximum outgrows it by RESCALE_AT, since the accumulator's rows can be rescaled only by a trip through
- * workgroup memory; float16 holds weights up to 2^15.
+ * only when a maximum outgrows it by RESCALE_AT, since rescaling the accumulator's rows takes a trip through workgroup
+ * memory. float16 holds weights up to 2^15.
  */
 const softmax = (p: MatrixShaderPlan): string => `
 let sumBefore = quadSum;
@@ -71,7 +74,7 @@ if (reference == LOWEST) { reference = most; }
 ${weigh(p)}
 quadSum += added;
 }
-// Also the barrier after which all weights are there.
+// This is also the barrier after which all weights are stored.
 if (workgroupUniformLoad(&outgrown) == tile + 1u) {
   var shrink = 1.0;
   if (outgrows) {
@@ -88,7 +91,7 @@ ${weigh(p)}
 
 const SEES_KEY = 'visible(vec4i(i32(row)), vec4i(i32(c)), boundsOfKey(maskHead, c)).x';
 
-/** Stores lse, statistics and out; a row that saw no key gives out 0 and lse -Infinity. */
+/** Stores lse, statistics and out. A row that saw no key gets out 0 and lse -Infinity. */
 function finish(p: MatrixShaderPlan): string {
   const out: Target = {
     name: 'out',
@@ -117,9 +120,9 @@ ${addNotFinite(p, operands(p).v, out, ['firstTile * BLOCK_K', 'min(lastTile * BL
 }
 
 /**
- * Two phases a tile, with a barrier after each: products of matrices, namely the scores of this tile and the output of
- * the one before; then the weights of this tile, while V of this and K of the next tile go to workgroup memory. V waits
- * in registers for a step.
+ * Each tile takes two phases, with a barrier after each. The first computes matrix products: the scores of this tile
+ * and the output of the tile before. The second computes the weights of this tile, while V of this tile and K of the
+ * next go to workgroup memory. V waits in registers for one step.
  */
 export const matrixForward: Shader<MatrixShaderPlan> = {
   ...MATRIX_SHADER,
@@ -141,7 +144,7 @@ function body(p: MatrixShaderPlan): string {
   const work = `
 let kFirst = tile * BLOCK_K;
 ${multiply(p)}
-// Before the first weights there are zeros.
+// Before the first tile all weights are zeros.
 ${accumulate(p, '0u', '1u')}
 workgroupBarrier();
 if (more) {
@@ -158,7 +161,8 @@ ${queriesOfWorkgroup(p)}
   // From products of the copies to scores in powers of two.
   let qFactor = ${factorOf(p, q)};
   let kFactor = ${factorOf(p, k)};
-  // Products are below 2^37: a smaller factor makes all weights alike too, and masked ones would not vanish.
+  // Products are below 2^37, so a smaller factor would also make all weights equal, but masked weights would not
+  // vanish.
   let toScore = max(qFactor * kFactor * u.scaleLog2, 1.0e-36);
   let notFiniteV = ${hasNotFinite(p, v)};
   let outBase = b * u.oBatch + h * u.oHead;

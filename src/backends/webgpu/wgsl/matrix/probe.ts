@@ -1,12 +1,12 @@
 /**
- * @file A shader that uses subgroup matrices in every way that the passes on them do, on whole numbers that float16
- * holds exactly. The WGSL of the experimental feature has changed before: whether a device compiles this, and computes
- * it right, tells whether the passes may run there.
+ * @file A shader that uses subgroup matrices in every way in which the passes use them, on integers that float16 holds
+ * exactly. The WGSL of the experimental feature has changed before, so the passes may run on a device only if it
+ * compiles this shader and computes it correctly.
  *
- * It also finds out whether subgroups hold neighbouring invocations in order, as the passes rely on.
+ * The shader also tests whether subgroups hold neighbouring invocations in order, which the passes rely on.
  *
- * Two subgroups, each with a band of M rows: scores S = A Bᵀ, stored to workgroup memory and made weights by the lanes,
- * then O = S B, rescaled by way of workgroup memory: 3 A Bᵀ B.
+ * Each of two subgroups has a band of M rows. It computes scores S = A Bᵀ and stores them to workgroup memory, where
+ * the lanes turn them into weights. Then it computes O = S B, rescaled in workgroup memory: 3 A Bᵀ B.
  */
 import type {MatrixConfig} from '../../plan/vector_plan.js';
 import {unroll} from '../header.js';
@@ -16,7 +16,10 @@ import {MATRIX_DIRECTIVES} from './directives.js';
 /** Subgroups of the workgroup. */
 const SUBGROUPS = 2;
 
-/** Rows of A, and columns and channels alike: at least two matrices each way, so that offsets count too. */
+/**
+ * Rows of A, and the number of columns, which is also that of channels: at least two matrices in each direction, so
+ * that offsets are tested too.
+ */
 export function probeSizes({M, N, K}: MatrixConfig): {rows: number; side: number} {
   return {rows: SUBGROUPS * M, side: 2 * Math.max(N, K)};
 }
@@ -49,7 +52,7 @@ var<workgroup> tile: array<vec4u, SIDE * TILE_STRIDE>;
 var<workgroup> weights: array<array<vec4<f16>, BAND_ROWS * WEIGHT_STRIDE>, BANDS>;
 var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, BANDS>;`;
 
-/** What the lanes do with scores: read them, ask their row and their subgroup about them, and write them as halves. */
+/** The lanes read scores, combine them over their row and their subgroup, and write them as float16. */
 const WEIGH = `
   var most = 0.0;
   for (var i = part; i < QUADS; i += ROW_LANES) {
@@ -92,7 +95,7 @@ ${product(
   };
 }
 
-/** Bindings: a, `[rows, side]` halves; b, `[side, side]` halves; out, `[rows, side]` floats, all as vec4s. */
+/** Bindings: a, `[rows, side]` float16; b, `[side, side]` float16; out, `[rows, side]` float32, all as vec4s. */
 export const matrixProbe: Shader<MatrixConfig> = {
   name: 'matrix_probe',
   fields: {M: true, N: true, K: true, lanes: true},

@@ -1,14 +1,15 @@
 /**
  * @file The steps that the passes on subgroup matrices share (chromium-experimental-subgroup-matrix: tensor cores and
- * their like, which read float16 and accumulate in float32). Products, tiles and mask are those of forward.ts and
- * backward.ts. Matrices are opaque, so scores go through workgroup memory to become weights.
+ * the like, which read float16 and accumulate in float32). Products, tiles and mask are those of vector/forward.ts and
+ * vector/backward.ts. The elements of a matrix are not accessible, so scores go through workgroup memory to become
+ * weights.
  *
  * A workgroup keeps `rows` rows, in *bands* of `bandRows`, and walks over the blocks of columns, which all its
- * subgroups share in workgroup memory. One subgroup works on a band, or two with different *roles*: role 0 multiplies
- * the band's rows of the first row operand by the first column operand, role 1 those of the second. `rowLanes` lanes of
- * each own a row and take its vec4s in turn.
+ * subgroups share in workgroup memory. One subgroup works on a band, or two with different *roles*. Role 0 multiplies
+ * the band's rows of the first row operand by the first column operand, role 1 those of the second row operand by the
+ * second column operand. `rowLanes` lanes of each subgroup own a row and take its vec4s in turn.
  *
- * Offsets and strides of matrices count elements of the array that they lie in: vec4u, vec4<f16> or vec4f.
+ * Offsets and strides of matrices count elements of their array: vec4u, vec4<f16> or vec4f.
  */
 import {scoreStride, tileStride, weightStride, type MatrixShaderPlan} from '../../plan/matrix_plan.js';
 import {HIGH_FUNCTION, paddedRows, rowUnits} from './float16_copies.js';
@@ -19,10 +20,13 @@ import {rowBlockFunctions, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
 import {keepFunction, visibleFunction, type Operand} from '../vector/steps.js';
 import {classifyFunction, TILE_BITS} from '../mask/tiles.js';
 
-/** The high half of a number, and what that leaves. */
+/** A part of a number: 0 is the rounded value, 1 the remainder. */
 type Part = 0 | 1;
 
-/** Products of parts that make up a product, without the last, which is below float32's own rounding. */
+/**
+ * The products of parts that make up a product. Remainder times remainder is left out: it is below float32's own
+ * rounding.
+ */
 const PRODUCTS: Record<1 | 2, readonly [left: Part, right: Part][]> = {
   1: [[0, 0]],
   2: [
@@ -33,8 +37,8 @@ const PRODUCTS: Record<1 | 2, readonly [left: Part, right: Part][]> = {
 };
 
 /**
- * The same for rows · columns: in the order of the parts of q and k in all passes, whichever is left, so that all
- * compute the same scores.
+ * The same for rows · columns. Parts are taken in the order of q and k in all passes, whichever of them is on the left,
+ * so that all passes compute the same scores.
  */
 const scoreProducts = ({parts, pass}: MatrixShaderPlan): readonly [left: Part, right: Part][] =>
   pass === 'dkdv' ? PRODUCTS[parts].map(([a, b]) => [b, a]) : PRODUCTS[parts];
@@ -53,7 +57,7 @@ export function operands(p: MatrixShaderPlan): Record<'q' | 'k' | 'v' | 'dOut', 
   };
 }
 
-/** Float16 copies (float16_copies.ts), then as in the passes on vectors. */
+/** The float16 copies (float16_copies.ts), then the bindings of the passes on vectors. */
 function bindings(p: MatrixShaderPlan): Binding[] {
   const copies = p.pass === 'forward' ? ['q', 'k', 'v'] : ['q', 'k', 'v', 'dOut'];
   const results = {
@@ -80,12 +84,15 @@ function bindings(p: MatrixShaderPlan): Binding[] {
 const unitsOf = (p: MatrixShaderPlan): number => rowUnits({padded: p.channels, parts: p.parts});
 /** vec4us of one part of a copied row. */
 const partUnits = (p: MatrixShaderPlan): number => p.channels / 8;
-/** Matrices above each other in a band. */
+/** Number of matrices above each other in a band. */
 const heights = (p: MatrixShaderPlan): number => p.bandRows / p.matrix.M;
 /** Blocks of N channels that a subgroup accumulates. */
 const accumulated = (p: MatrixShaderPlan): number => p.channels / p.matrix.N / (p.pass === 'dq' ? p.roles : 1);
 
-/** What the shaders of all passes have. A lane's own place comes from `lid`: the compiler knows its bounds. */
+/**
+ * The fields that the shaders of all passes share. A lane computes its place from `lid`, whose bounds the compiler
+ * knows.
+ */
 export const MATRIX_SHADER = {
   fields: {
     pass: true,
@@ -131,15 +138,15 @@ export function declarations(p: MatrixShaderPlan): string {
     BAND_ROWS: p.bandRows,
     SCORE_STRIDE: scoreStride(p) / 4,
     WEIGHT_STRIDE: weightStride(p) / 4,
-    // One of the two tiles of columns.
+    // The size of one of the two column tiles.
     TILE: (p.cols * tileStride(p)) / 8,
   };
   const weightTiles = p.pass === 'dkdv' ? 2 : 1;
   return `${declareConstants(values)}
-// src/backends/webgpu/plan/matrix_plan.ts counts the bytes of the workgroup arrays. Bands are arrays of arrays, so that matrices lie at constant places in theirs:
-// for others Dawn computes a bounds check at each load and store.
+// src/backends/webgpu/plan/matrix_plan.ts counts the bytes of the workgroup arrays. Each band has its own inner array,
+// so that matrices have constant offsets: with computed offsets Dawn adds a bounds check to each load and store.
 var<workgroup> columns: array<array<vec4u, TILE>, 2>;
-// A product of rows and columns for each role, band by band.
+// The products of rows and columns, for each role, band by band.
 var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, ROLES * BANDS>;
 var<workgroup> weights: array<array<vec4<f16>, ${p.parts}u * BAND_ROWS * WEIGHT_STRIDE>, ${weightTiles}u * BANDS>;
 ${TILE_BITS}
@@ -147,13 +154,14 @@ ${NOT_FINITE_FUNCTION}${CLEAR_FUNCTION}${p.parts === 2 ? HIGH_FUNCTION : ''}${ro
 }
 
 /**
- * Declares who a lane is: its band and role, its row in the workgroup, and which vec4s of that it takes. Subgroups hold
- * neighbouring invocations in order: the probe of a device (probe.ts) makes sure of it.
+ * Declares the place of a lane: its band and role, its row in the workgroup, and the vec4s of the row that it takes.
+ * Subgroups hold neighbouring invocations in order, which the probe of a device (probe.ts) tests.
  */
 export const lanePlace = (p: MatrixShaderPlan): string => `
   let band = subgroup / ROLES;
   let role = ${p.roles === 1 ? '0u' : 'subgroup % ROLES'};
-  // By the index in the workgroup, whose bounds the compiler knows, rather than by that in the subgroup: accesses then need no clamps.
+  // Computed from the index in the workgroup instead of that in the subgroup: the compiler knows its bounds, so
+  // accesses need no clamps.
   let laneBand = lid / (LANES * ROLES);
   let bandRow = lid % LANES / ROW_LANES;
   let laneRow = laneBand * BAND_ROWS + bandRow;
@@ -161,13 +169,15 @@ export const lanePlace = (p: MatrixShaderPlan): string => `
   let scoreAt = bandRow * SCORE_STRIDE + part;
   let weightAt = bandRow * WEIGHT_STRIDE + part;`;
 
-/** WGSL for the vec4u of a copy where row `row` of its head begins. */
+/** WGSL for the index of the vec4u where row `row` of a head begins in a copy. */
 export function copyAt(p: MatrixShaderPlan, {name}: Operand, head: string, row: string): string {
   const length = name === 'k' || name === 'v' ? 'u.Sk' : 'u.Sq';
   return `(${head} * ${paddedRows(length)} + ${row}) * ${unitsOf(p)}u`;
 }
 
-/** WGSL for what lies behind the copies of a tensor's heads, for the heads of key head `bhkv` (halves.ts). */
+/**
+ * WGSL for the element after a tensor's copied heads that describes the heads of key head `bhkv` (float16_copies.ts).
+ */
 function factsOf(p: MatrixShaderPlan, {name}: Operand): string {
   const [length, heads] = name === 'k' || name === 'v' ? ['u.Sk', 'u.Hkv'] : ['u.Sq', 'u.H'];
   return `${name}[u.B * ${heads} * ${paddedRows(length)} * ${unitsOf(p)}u + bhkv]`;
@@ -179,7 +189,7 @@ export const factorOf = (p: MatrixShaderPlan, operand: Operand): string => `bitc
 /** WGSL for whether the copies of the heads of key head `bhkv` hold infinite or NaN numbers. */
 export const hasNotFinite = (p: MatrixShaderPlan, operand: Operand): string => `${factsOf(p, operand)}.y != 0u`;
 
-/** What a workgroup keeps in forward and dq: a block of queries of a head. */
+/** Declares what a workgroup keeps in forward and dq: a block of queries of a head. */
 export function queriesOfWorkgroup(p: MatrixShaderPlan): string {
   const {q, k, v, dOut} = operands(p);
   const rows = p.pass === 'forward' ? [q] : [q, dOut];
@@ -189,7 +199,10 @@ ${rows.map((row) => `  let ${row.name}Band = ${copyAt(p, row, 'bh', 'qFirst + ba
 ${[k, v].map((col) => `  let ${col.name}Head = ${copyAt(p, col, 'bhkv', '0u')};`).join('\n')}`;
 }
 
-/** Declares `cleared`: eight halves, 0 in place of those that are infinite or NaN. A weight of 0 does not hide them. */
+/**
+ * Declares `cleared`: eight float16 numbers, with 0 in place of infinite and NaN numbers. A weight of 0 does not hide
+ * them.
+ */
 const CLEAR_FUNCTION = `
 fn cleared(x: vec4u) -> vec4u {
   let low = (x & vec4u(0x7c00u)) == vec4u(0x7c00u);
@@ -201,7 +214,7 @@ fn cleared(x: vec4u) -> vec4u {
 /** vec4us of a column tile that a thread copies. */
 const tripsOf = (p: MatrixShaderPlan): number => Math.ceil((p.cols * unitsOf(p)) / p.threads);
 
-/** Leaves out the threads that have nothing to copy in trip t. */
+/** Skips the threads that have nothing to copy in trip t. */
 function guarded(p: MatrixShaderPlan, t: number, line: string): string {
   const total = p.cols * unitsOf(p);
   return (t + 1) * p.threads > total ? `if (lid + ${t * p.threads}u < ${total}u) { ${line} }` : line;
@@ -211,40 +224,46 @@ function guarded(p: MatrixShaderPlan, t: number, line: string): string {
 export const declareFetched = (p: MatrixShaderPlan, name: string): string =>
   unroll(tripsOf(p), (t) => `var ${name}${t} = vec4u();`);
 
-/** Fetches the tile of `operand` whose rows start at `first` of the head that `${name}Head` begins at. */
+/** Fetches the tile of an operand that starts at row `first` of the head at `${name}Head`. */
 export function fetchTile(p: MatrixShaderPlan, fetched: string, {name}: Operand, first: string): string {
   const line = (t: number): string =>
     `${fetched}${t} = ${name}[${name}Head + ${first} * ${unitsOf(p)}u + lid + ${t * p.threads}u];`;
   return unroll(tripsOf(p), (t) => guarded(p, t, line(t)));
 }
 
-/** Where in a tile of columns a thread keeps what it fetches in trip t. */
+/** WGSL for the place in a column tile where a thread stores the vec4u of trip t. */
 function placeInTile(p: MatrixShaderPlan, t: number): string {
   const units = unitsOf(p);
   return `(lid + ${t * p.threads}u) / ${units}u * ${tileStride(p) / 8}u + (lid + ${t * p.threads}u) % ${units}u`;
 }
 
-/** Writes what was fetched to tile 0 or 1 of the columns. */
+/** Writes the fetched vec4us to column tile 0 or 1. */
 export const keepTile = (p: MatrixShaderPlan, fetched: string, tile: 0 | 1): string =>
   unroll(tripsOf(p), (t) => guarded(p, t, `columns[${tile}][${placeInTile(p, t)}] = ${fetched}${t};`));
 
-/** Clears what was fetched of infinite and NaN numbers. */
+/** Replaces infinite and NaN numbers in the fetched vec4us by 0. */
 export const clearFetched = (p: MatrixShaderPlan, fetched: string): string =>
   unroll(tripsOf(p), (t) => `${fetched}${t} = cleared(${fetched}${t});`);
 
-/** Clears tile 0 or 1 of the columns of infinite and NaN numbers, each thread what it has kept there. */
+/**
+ * Replaces infinite and NaN numbers in column tile 0 or 1 by 0. Each thread handles the vec4us that it has stored
+ * there.
+ */
 export const clearTile = (p: MatrixShaderPlan, tile: 0 | 1): string =>
   unroll(tripsOf(p), (t) =>
     guarded(p, t, `columns[${tile}][${placeInTile(p, t)}] = cleared(columns[${tile}][${placeInTile(p, t)}]);`),
   );
 
-/** Moves what was fetched to other registers. */
+/** Moves the fetched vec4us to other registers. */
 export const moveFetched = (p: MatrixShaderPlan, from: string, to: string): string =>
   unroll(tripsOf(p), (t) => `${to}${t} = ${from}${t};`);
 
 const rowName = (part: number, h: number, d: number): string => `row_${part}_${h}_${d}`;
 
-/** Declares a band's rows as matrices, which stay in registers: of the first operand, or for role 1 of the second. */
+/**
+ * Declares a band's rows as matrices, which stay in registers: rows of the first operand for role 0, of the second for
+ * role 1.
+ */
 export function holdRows(p: MatrixShaderPlan, first: Operand, second: Operand = first): string {
   const {M, K} = p.matrix;
   const each = (line: (part: number, h: number, d: number) => string): string =>
@@ -259,7 +278,7 @@ export function holdRows(p: MatrixShaderPlan, first: Operand, second: Operand = 
 ${p.roles === 1 ? each(load(first)) : `if (role == 0u) {\n${each(load(first))}\n} else {\n${each(load(second))}\n}`}`;
 }
 
-/** A matrix of tile `role` of the columns: K channels by N columns. */
+/** A matrix of K channels by N columns, of column tile `role`. */
 function columnMatrix(p: MatrixShaderPlan, part: Part, strip: number, d: number): string {
   const {N, K} = p.matrix;
   const stride = tileStride(p) / 8;
@@ -267,7 +286,7 @@ function columnMatrix(p: MatrixShaderPlan, part: Part, strip: number, d: number)
   return `subgroupMatrixLoad<${right(p)}, col_major>(&columns[role], ${offset}u, ${stride}u)`;
 }
 
-/** Rows · columns of the band to its scores of its role. */
+/** Stores rows · columns of the band to the scores of the subgroup's role. */
 export function multiply(p: MatrixShaderPlan): string {
   const {N, M, K} = p.matrix;
   const strips = p.cols / N;
@@ -291,13 +310,15 @@ ${unroll(heights(p), (h) => unroll(strips, (s) => store(h, s)))}
 
 const accumulatorName = (h: number, d: number): string => `acc_${h}_${d}`;
 
-/** Declares the accumulator: without initial values, variables of matrices are not zeros in every version of Dawn. */
+/**
+ * Declares the accumulator with initial values: without them, matrix variables are not zeros in every version of Dawn.
+ */
 export const declareAccumulator = (p: MatrixShaderPlan): string =>
   unroll(heights(p), (h) => unroll(accumulated(p), (d) => `var ${accumulatorName(h, d)} = ${result(p)}();`));
 
 /**
- * Adds weights · columns of the band to the accumulator. All arguments are WGSL: which weights, which tile of columns,
- * and where in its rows the first channel lies, in vec4us.
+ * Adds weights · columns of the band to the accumulator. All arguments are WGSL: the index of the weights, the index of
+ * the column tile, and the place of the first channel in its rows, in vec4us.
  */
 export function accumulate(p: MatrixShaderPlan, weightTile: string, tile: string, channel = '0u'): string {
   const {M, N, K} = p.matrix;
@@ -344,7 +365,7 @@ export function putWeights(p: MatrixShaderPlan, tile: 0 | 1, i: number, value: s
   return `{ let w = ${value}; let high = highOf(w); ${at(0)} = vec4<f16>(high); ${at(1)} = vec4<f16>(w - high); }`;
 }
 
-/** In partial tiles: vec4s x0, x1, ... of a lane's row become `masked` where the mask hides them. */
+/** In partial tiles, replaces the numbers in vec4s x0, x1, ... of a lane's row that the mask hides by `masked`. */
 export function maskQuads(p: MatrixShaderPlan, masked: string): string {
   return `if (partial) {
 ${eachQuad(
@@ -357,7 +378,10 @@ ${eachQuad(
 }`;
 }
 
-/** Runs of accumulated blocks that go through the scores together: as many channels as there are columns. */
+/**
+ * Calls `run` for each run of accumulated blocks that go through the scores array together: as many channels as a tile
+ * has columns.
+ */
 function eachRun(p: MatrixShaderPlan, run: (blocks: number[], index: number) => string): string {
   const perRun = p.cols / p.matrix.N;
   const blocks = accumulated(p);
@@ -369,7 +393,7 @@ function eachRun(p: MatrixShaderPlan, run: (blocks: number[], index: number) => 
   );
 }
 
-/** WGSL for the arguments that say where matrix (h, b) of a run lies. */
+/** WGSL for the arguments that locate matrix (h, b) of a run. */
 const runPlace = (p: MatrixShaderPlan, h: number, b: number): string =>
   `&scores[role * BANDS + band], ${h * p.matrix.M}u * SCORE_STRIDE + ${(b * p.matrix.N) / 4}u`;
 
@@ -380,17 +404,17 @@ const storeRun = (p: MatrixShaderPlan, blocks: number[]): string =>
       .join('\n'),
   );
 
-/** Where an accumulator goes. */
+/** The tensor that an accumulator is stored to. */
 export interface Target extends Operand {
   /** WGSL for the factor of row r of the workgroup. */
   factor: string;
-  /** Its first channel. */
+  /** The first channel that the accumulator holds. */
   channel: number;
 }
 
 /**
- * Stores the accumulators to the rows of their targets, one a role, that start at `first`. They go through the scores,
- * a run at a time; what has been flushed before is added.
+ * Stores the accumulators to the rows of their targets, which start at `first`. There is one target per role. The
+ * accumulators go through the scores array, one run at a time. Sums that were flushed before are added.
  */
 export function storeAccumulators(p: MatrixShaderPlan, targets: Target[], first: string, limit: string): string {
   const quads = p.cols / 4;
@@ -429,10 +453,10 @@ ${targets
 
 /**
  * Adds the infinite and NaN numbers of `col`, which were cleared in partial tiles, to the rows of `target` that see
- * them. They are rare, and so this is a plain loop over columns, after the target has been stored.
+ * them. They are rare, so this is a plain loop over columns, after the target has been stored.
  *
- * @param columns where the columns of the visited tiles lie: WGSL for the first and the end of them.
- * @param rows WGSL for the target's first row and the end of its rows.
+ * @param columns WGSL for the first column of the visited tiles and one past the last.
+ * @param rows WGSL for the target's first row and one past its last.
  * @param sees WGSL for whether row `row` sees column `c`.
  */
 export function addNotFinite(
@@ -477,18 +501,18 @@ for (var i = lid; i < ROWS * ${quads}u; i += THREADS) {
 }
 
 /**
- * Columns after which a sum of two parts is stored and begun anew: matrix units cut off what they add up, always
- * towards zero.
+ * Columns after which a sum of two parts is stored and the accumulator is cleared. Matrix units truncate when they
+ * accumulate, so long sums drift towards zero.
  */
 const FLUSH_COLUMNS = 512;
 
 /**
- * Sums of one part are as exact as their float16 weights however long they are, and the code costs speed even where it
- * never runs.
+ * Whether a pass flushes its accumulators. Sums of one part are as exact as their float16 weights at any length, and
+ * the code for flushing costs speed even where it never runs.
  */
 const flushes = (p: MatrixShaderPlan): boolean => p.pass !== 'forward' && p.parts === 2;
 
-/** Stores the accumulators and clears them once enough columns have been added up; to be run after each tile. */
+/** Stores the accumulators and clears them once enough columns have been added up. It runs after each tile. */
 export function flushAccumulators(p: MatrixShaderPlan, targets: Target[], first: string, limit: string): string {
   if (!flushes(p)) return '';
   return `
@@ -501,11 +525,11 @@ ${unroll(heights(p), (h) => unroll(accumulated(p), (d) => `${accumulatorName(h, 
 }`;
 }
 
-/** Declares what `flushAccumulators` counts. */
+/** Declares the variables of `flushAccumulators`. */
 export const declareFlushed = (p: MatrixShaderPlan): string =>
   flushes(p) ? 'var added = 0u;\nvar flushed = false;' : '';
 
-/** Multiplies the accumulator's rows by `shrink` of their lanes; a trip through the scores for each run. */
+/** Multiplies the accumulator's rows by `shrink` of their lanes. Each run takes a trip through the scores array. */
 export function scaleAccumulator(p: MatrixShaderPlan, shrink: string): string {
   return eachRun(
     p,

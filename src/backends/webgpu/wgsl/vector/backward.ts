@@ -1,8 +1,8 @@
 /**
- * @file The backward passes (paper section 4.3, algorithm 2). The weights are recomputed from the rows' statistics; no
- * N x N buffer exists. `dq` walks the key blocks of a query block, `dkdv` the query blocks of a key block, for all
- * query heads that share the key head: nothing is accumulated by atomics, so that gradients are bit-identical from run
- * to run.
+ * @file The backward passes (paper section 4.3, algorithm 2). The weights are recomputed from the row statistics; no N
+ * x N buffer exists. `dq` walks the key blocks of a query block. `dkdv` walks the query blocks of a key block, for all
+ * query heads that share the key head. Nothing is accumulated by atomics, so gradients are bit-identical from run to
+ * run.
  */
 import type {ShaderPlan} from '../../plan/vector_plan.js';
 import {constants, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from '../header.js';
@@ -49,7 +49,7 @@ function operands(p: ShaderPlan): Record<Name, Operand> {
   };
 }
 
-/** Eight at most, which every device has. */
+/** At most eight bindings, which every device has. */
 function bindings(p: ShaderPlan): Binding[] {
   const results = p.pass === 'dq' ? [['dq', p.D] as const] : [['dk', p.D] as const, ['dv', p.Dv] as const];
   return [
@@ -68,7 +68,7 @@ function declarations(p: ShaderPlan): string {
   return `${constants(p)}${NOT_FINITE_FUNCTION}${declareTiles(p)}${TILE_BITS}
 ${[q, k, v, dOut].map(loadFunction).join('\n')}
 ${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
-// The terms of row r of head bh (delta.ts); past the last row zeros, so that weights vanish.
+// The terms of row r of head bh (delta.ts); zeros past the last row, so that weights vanish.
 fn termsOf(bh: u32, r: u32) -> vec4f {
   return select(vec4f(), rowTerms[bh * u.Sq + r], r < ${rowEndOf(p)});
 }
@@ -76,7 +76,8 @@ fn termsOf(bh: u32, r: u32) -> vec4f {
 }
 
 /**
- * dq: from scores s and dp of a tile to dS in s, times the sum of the row's weights. Rows are queries, columns keys.
+ * dq: turns the scores s and the products dp of a tile into dS in s, times the sum of the row's weights. Rows are
+ * queries, columns are keys.
  */
 function scoreGradientOfRows(p: ShaderPlan): string {
   const {rows, colGroups} = registerTile(p);
@@ -88,7 +89,7 @@ ${unroll(rows, (i) => unroll(colGroups, (g) => `s_${i}_${g} = exp2((s_${i}_${g} 
 ${maskTile(p, 's', '0.0')}`;
 }
 
-/** What both passes have. */
+/** The fields that both shaders share. */
 const BACKWARD = {
   fields: SHADER_PLAN_FIELDS,
   bindings,
@@ -127,7 +128,9 @@ ${forEachLiveTile(`classify(maskHead, ${keyBlockOf(p, 'candidate')}, rowsBegin, 
 ${storeAccumulator(p, 'acc', result, 'qFirst', rowEndOf(p), (i) => `terms_${i}.y * u.scale`)}`;
 }
 
-/** dkdv: from scores s and dp to the weights in s and dS in dp. Rows are keys, columns queries. */
+/**
+ * dkdv: turns the scores s and the products dp into the weights in s and dS in dp. Rows are keys, columns are queries.
+ */
 function weightsAndScoreGradient(p: ShaderPlan): string {
   const {rows, colGroups} = registerTile(p);
   const key = (i: number): string => `kFirst + ${rowOf(p, i)}`;
@@ -159,8 +162,8 @@ ${unroll(rows, maskRow)}
 }
 
 /**
- * The four keys 4(ty + a THREADS_Y).. of a thread share one random draw a query, as the four columns do in the other
- * passes.
+ * The four keys from 4(ty + a THREADS_Y) on of a thread share one random draw per query, as four columns do in the
+ * other passes.
  */
 function applyDropout(p: ShaderPlan, g: number): string {
   const {rows} = registerTile(p);

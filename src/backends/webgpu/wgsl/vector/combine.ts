@@ -1,14 +1,18 @@
 /**
- * @file The passes that make one result of those of several splits (src/backends/webgpu/plan/decoding.ts), which lie
- * one after the other, each laid out as the result. Sums run over the splits in order: bit-identical from run to run.
+ * @file The passes that combine the results of several key splits (src/backends/webgpu/plan/decoding.ts) into one. The
+ * results of the splits lie one after the other, each with the layout of the combined result. Sums run over the splits
+ * in order, so they are bit-identical from run to run.
  */
 import {declareConstants, elementType, ROW_FUNCTIONS} from '../header.js';
 import type {Shader} from '../shader.js';
 
-/** Elements of a row of so many channels, as it is bound: vec4s or floats. */
+/** Elements of a row with this many channels as it is bound: vec4s or floats. */
 export const elementsOf = (channels: number): number => (elementType(channels) === 'vec4f' ? channels / 4 : channels);
 
-/** out, lse and the rows' statistics: splits weigh by their sums of weights. One thread per element of out. */
+/**
+ * Combines out, lse and the row statistics. Each split is weighted by its sum of weights. One thread per element of
+ * out.
+ */
 export const combineOut: Shader<{Dv: number}> = {
   name: 'combine_out',
   fields: {Dv: true},
@@ -45,7 +49,7 @@ if (d == 0u) {
 }`,
 };
 
-/** dq: the sum over the splits. One thread per element. */
+/** Adds up dq over the splits. One thread per element. */
 export const combineDq: Shader<{element: ReturnType<typeof elementType>}> = {
   name: 'combine_dq',
   fields: {element: true},

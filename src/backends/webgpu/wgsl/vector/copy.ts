@@ -1,12 +1,12 @@
 /**
- * @file The copy pass: rows of `copyLength` elements from one buffer to another, in which they may lie at other
- * distances. It gathers the heads of a slice where they lie scattered, and scatters them back
+ * @file The copy pass. It copies rows of `copyLength` elements from one buffer to another, where they may have a
+ * different stride. It gathers the heads of a slice that are not contiguous, and scatters them back
  * (src/backends/webgpu/run/slice_views.ts).
  */
 import type {elementType} from '../header.js';
 import type {Shader} from '../shader.js';
 
-/** Rows of vec4f where heads are whole ones, else of f32. One thread per element. */
+/** Elements are vec4f if a head is a whole number of them, otherwise f32. One thread per element. */
 export const copyRows: Shader<{element: ReturnType<typeof elementType>}> = {
   name: 'copy_rows',
   fields: {element: true},

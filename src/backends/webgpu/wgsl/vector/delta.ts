@@ -1,19 +1,20 @@
 /**
- * @file The pass before the backward ones: per query row, rowTerms = (max, 1 / sum, delta - dLse, unused), where max
- * and sum are what the forward pass kept of the row, so that its weights are exp2((S - max) scaleLog2) / sum, and delta
- * = rowsum(dO ∘ O) (paper section 4.3, algorithm 2).
+ * @file The pass before the backward passes. It computes rowTerms = (max, 1 / sum, delta - dLse, unused) per query row.
+ * max and sum are the row statistics of the forward pass: the weights of the row are exp2((S - max) scaleLog2) / sum.
+ * delta is rowsum(dO ∘ O) (paper section 4.3, algorithm 2).
  */
 import {PARTS_FUNCTIONS} from '../matrix/float16_copies.js';
 import {elementType, NOT_FINITE_FUNCTION} from '../header.js';
 import type {Shader} from '../shader.js';
 
-/** What the delta shader depends on. */
+/** The properties that the delta shader depends on. */
 export interface DeltaVariant {
   Dv: number;
-  /** Whether a gradient comes through lse; else dLse is not bound. */
+  /** Whether a gradient comes through lse. Otherwise dLse is not bound. */
   lseGradient: boolean;
   /**
-   * Whether dO counts as float16, as the products of the passes read it: else a row with a single key would not cancel.
+   * Whether dO is rounded to float16, as the products of the passes read it. Otherwise the gradient of a row with a
+   * single key would not cancel.
    */
   rounded: boolean;
 }
@@ -49,6 +50,6 @@ for (var d = 0u; d < ${vector ? Dv / 4 : Dv}u; d++) {
   delta += ${vector ? `dot(out[at + d], ${read})` : `out[at + d] * ${read}`};
 }
 let stats = rowStats[item];
-// A row that saw no key: its weights vanish, whatever comes in as dO and dLse.
+// A row that saw no key: its weights vanish, whatever dO and dLse are.
 rowTerms[item] = select(vec4f(stats.x, 1.0 / stats.y, ${rowShift}, 0.0), vec4f(), stats.y == 0.0);`;
 }

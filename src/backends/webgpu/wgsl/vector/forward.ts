@@ -56,7 +56,7 @@ function bindings(p: ShaderPlan): Binding[] {
   ];
 }
 
-/** The thread's row maxima, to workgroup memory. */
+/** Writes the thread's row maxima to workgroup memory. */
 function reduceMaxima(p: ShaderPlan): string {
   const {rows, colGroups} = registerTile(p);
   const max = (i: number): string => {
@@ -66,19 +66,22 @@ function reduceMaxima(p: ShaderPlan): string {
   return unroll(rows, max);
 }
 
-/** One thread a row: the new maximum of the row and the factor by which its sums so far shrink. */
+/** One thread per row computes the new maximum of the row and the factor by which its sums so far shrink. */
 const UPDATE_STATS = `
 workgroupBarrier();
 for (var row = lid; row < ROWS; row += THREADS) {
   let before = rowState[row].x;
   var m = before;
   for (var x = 0u; x < THREADS_X; x++) { m = max(m, rowMax[x * ROWS + row]); }
-  // A row that has seen no key yet has sums of 0, to which no factor matters.
+  // A row that has seen no key yet has sums of 0, so its factor does not matter.
   rowState[row] = vec2f(m, select(exp2((before - m) * u.scaleLog2), 0.0, before == LOWEST));
 }
 workgroupBarrier();`;
 
-/** Weights P = exp2((S - max) scaleLog2), 0 where masked, row sums, and the accumulator rescaled to the new maximum. */
+/**
+ * Computes the weights P = exp2((S - max) scaleLog2), 0 where masked, and the row sums, and rescales the accumulator to
+ * the new maximum.
+ */
 function weigh(p: ShaderPlan): string {
   const {rows, colGroups} = registerTile(p);
   const vec4s = chunksOf(p.Dv);
@@ -102,8 +105,8 @@ ${unroll(rows, row)}`;
 }
 
 /**
- * Row sums over the threads of a row, then its statistics and 1 / sum; a row that saw no key gives out 0 and lse
- * -Infinity.
+ * Adds up the row sums of the threads of a row, then stores its statistics and 1 / sum. A row that saw no key gets out
+ * 0 and lse -Infinity.
  */
 function finish(p: ShaderPlan): string {
   const {rows} = registerTile(p);
@@ -142,13 +145,13 @@ function declarations(p: ShaderPlan): string {
   const {q, k, v} = operands(p);
   return `${constants(p)}${NOT_FINITE_FUNCTION}${ROW_FUNCTIONS}${declareTiles(p)}${TILE_BITS}${NOT_FINITE_MET}
 var<workgroup> rowMax: array<f32, ${p.threadsX * p.rows}>;
-// Of each row: the maximum so far, and the factor of its sums.
+// Per row: the maximum so far, and the factor of its sums.
 var<workgroup> rowState: array<vec2f, ${p.rows}>;
 ${[q, k, v].map(loadFunction).join('\n')}
 ${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}`;
 }
 
-/** What happens to a live tile. */
+/** WGSL that handles a live tile. */
 function visitTile(p: ShaderPlan): string {
   const {q, k, v} = operands(p);
   const queries = {first: 'qFirst', limit: rowEndOf(p)};

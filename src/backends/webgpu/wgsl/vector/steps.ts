@@ -1,9 +1,9 @@
 /**
- * @file The steps that all passes share: load a tile, multiply rows by columns into scores, weigh columns into an
- * accumulator, mask, drop. Each function returns WGSL for the body of a pass; loops over a thread's register tile are
- * unrolled here.
+ * @file The steps that all passes on vectors share: load a tile, multiply rows by columns into scores, add weighted
+ * columns to an accumulator, apply mask and dropout. Each function returns WGSL for the body of a pass. Loops over a
+ * thread's register tile are unrolled here.
  *
- * A tile is kept plane by plane: plane d holds channels 4d..4d+3 of all its rows as vec4s. A thread owns rows
+ * A tile is stored plane by plane: plane d holds channels 4d to 4d + 3 of all its rows as vec4s. A thread owns rows
  * 4(ty + a THREADS_Y) + i and columns 4(tx + g THREADS_X) + c, for i and c below 4.
  */
 import {CHUNK, type ShaderPlan, type TileShape} from '../../plan/vector_plan.js';
@@ -30,14 +30,14 @@ export const SHADER_PLAN_FIELDS: Shader<ShaderPlan>['fields'] = {
   blockK: true,
 };
 
-/** Whose uniform strides a tensor has: `${stride}Row` and so on. */
+/** The prefix of a tensor's uniform strides: `${stride}Row` and so on. */
 export type OperandStride = 'q' | 'k' | 'v' | 'o';
 
 /** A tensor that a pass reads by tiles. */
 export interface Operand {
   /** Name of its storage binding. */
   name: string;
-  /** Names of the uniform strides: `${stride}Row`. */
+  /** Prefix of the uniform strides: `${stride}Row`. */
   stride: OperandStride;
   channels: number;
   /** Whether it supplies the rows or the columns of the tiles. */
@@ -62,17 +62,17 @@ const planesOf = (channels: number): number => Math.ceil(channels / 4);
 /** Name of the workgroup array that the chunks of `operand` stream through. */
 const tileName = (operand: Operand): string => (operand.side === 'row' ? 'rowTile' : 'colTile');
 
-/** Chunks that a head of so many channels streams in. */
+/** Number of chunks in which a head with this many channels streams. */
 export const chunksOf = (channels: number): number => Math.ceil(planesOf(channels) / CHUNK);
 
-/** Declares the workgroup arrays that all passes have. */
+/** Declares the workgroup arrays that all passes share. */
 export function declareTiles(p: ShaderPlan): string {
   const sizes = {rowTile: CHUNK * (p.rows + 1), colTile: CHUNK * (p.cols + 1), weights: (p.cols / 4) * (p.rows + 1)};
   const lines = Object.entries(sizes).map(([name, size]) => `var<workgroup> ${name}: array<vec4f, ${size}>;`);
   return lines.join('\n') + '\n';
 }
 
-/** Declares `load_x(base, d)`: channels 4d..4d+3 of the row that starts at `base`, zeros past the last channel. */
+/** Declares `load_x(base, d)`: channels 4d to 4d + 3 of the row that starts at `base`, zeros past the last channel. */
 export function loadFunction({name, channels}: Operand): string {
   if (elementType(channels) === 'vec4f') {
     return `fn load_${name}(base: u32, d: u32) -> vec4f { return ${name}[base + d]; }`;
@@ -112,7 +112,8 @@ function loadTile(
   const offset = (row: string): string =>
     operand.side === 'row' ? rowOffset(p, operand.stride, row) : `${row} * u.${operand.stride}Row`;
   const fetch = (t: number): string => {
-    // Not &&, which branches: SwiftShader takes minutes and gigabytes to compile a few dozen of those in a row.
+    // & instead of &&, which branches: SwiftShader takes minutes and gigabytes to compile a few dozen branches in a
+    // row.
     const guard = `(row${t} < ${limit})${ragged ? ` & (d${t} < ${planesOf(operand.channels)}u)` : ''}`;
     return `let e${t} = lid + ${t * p.threads}u;
 let row${t} = ${first} + e${t} / CHUNK;
@@ -180,8 +181,8 @@ ${addScores(p, name, row.channels)}
 }
 
 /**
- * Declares an accumulator row by row: vec4 `name_i_m` holds channels 4(m CHUNK + tx).. of the thread's row i, those of
- * chunk m.
+ * Declares an accumulator row by row: vec4 `name_i_m` holds the channels of chunk m from 4(m CHUNK + tx) on, of the
+ * thread's row i.
  */
 export function declareAccumulator(p: ShaderPlan, name: string, channels: number): string {
   const {rows} = registerTile(p);
@@ -202,11 +203,12 @@ ${unroll(rows, (i) => unroll(4, (c) => `  ${name}_${i}_${m} = fma(vec4f(w${i}[${
 }
 
 /**
- * accumulator += weights · columns over all channels; the weights are in workgroup memory. Starts with a barrier. In
- * partial tiles infinite and NaN numbers of the columns count as zeros, since a weight of 0 does not hide them.
+ * Adds weights · columns over all channels to the accumulator. The weights are in workgroup memory. Starts with a
+ * barrier. In partial tiles infinite and NaN numbers of the columns count as zeros, since a weight of 0 does not hide
+ * them.
  *
- * @param note whether `sawNotFinite` tells a thread that it met one, for `addNotFinite`. Only such numbers of v and dO
- *   need that: those of q and k make the weights of all who see them NaN.
+ * @param note Whether `sawNotFinite` records that the thread met such a number, for `addNotFinite`. Only numbers of v
+ *   and dO need that: infinite and NaN numbers of q and k make the weights of all rows that see them NaN.
  */
 export function accumulate(p: ShaderPlan, name: string, col: Operand, colPlace: Place, note = false): string {
   const clearOne = (x: string): string => `{
@@ -224,7 +226,7 @@ ${addWeighted(p, name, m)}`,
   );
 }
 
-/** Writes the thread's scores `name` to the weights, columns by fours, where `accumulate` reads them. */
+/** Writes the thread's scores `name` to the weights, in groups of four columns, as `accumulate` reads them. */
 export function storeWeights(p: ShaderPlan, name: string): string {
   const {rows, colGroups} = registerTile(p);
   const at = (i: number, g: number): string =>
@@ -243,8 +245,7 @@ export function colOf(p: TileShape, g: number): string {
 }
 
 /**
- * In partial tiles whose rows are queries: the numbers `name` of a tile become `masked`, WGSL, where the mask hides
- * them.
+ * In partial tiles whose rows are queries, replaces the numbers `name` that the mask hides by `masked`, which is WGSL.
  */
 export function maskTile(p: ShaderPlan, name: string, masked: string): string {
   const {rows, colGroups} = registerTile(p);
@@ -263,11 +264,11 @@ ${unroll(rows, (i) => `    ${maskRow(i, g)}`)}
 }
 
 /**
- * Adds to an accumulator what `accumulate` has cleared, if any thread of the workgroup has met such a number: the
- * infinite and NaN numbers of `col`, to the rows that see them. They are rare, and so this is a plain loop over
+ * Adds the infinite and NaN numbers of `col`, which `accumulate` has cleared, to the rows of an accumulator that see
+ * them. It does so only if a thread of the workgroup has met such a number. They are rare, so this is a plain loop over
  * columns.
  *
- * @param place of the columns of `tile`, for each tile that the workgroup may have visited.
+ * @param place Place of the columns of `tile`, for each tile that the workgroup may have visited.
  * @param visibleRows WGSL for a vec4<bool>: which of four rows see column `c`, given the offset of the first of them in
  *   the row tile.
  */
@@ -338,9 +339,9 @@ ${unroll(chunksOf(channels), (m) => put(i, m))}
 }
 
 /**
- * Declares `visible`: which of four pairs the mask lets through, by vector operations alone (short-circuit ones would
- * branch 16 times a thread). `boundsOfKeys` gives the bounds of four neighbouring keys, `boundsOfKey` those of one key,
- * four times.
+ * Declares `visible`: which of four pairs the mask does not hide. It uses only vector operations, since short-circuit
+ * operators would branch 16 times per thread. `boundsOfKeys` gives the bounds of four neighbouring keys, `boundsOfKey`
+ * those of one key, four times.
  */
 export function visibleFunction(p: Pick<ShaderPlan, 'causal' | 'intervals'>): string {
   const outside = (start: string, end: string): string => ` & !((r >= bounds.${start}) & (r < bounds.${end}))`;
@@ -376,8 +377,8 @@ ${
 }
 
 /**
- * Declares `keep(head, r, keyGroup)`: for keys 4 keyGroup.. of query row r, 1 / (1 - dropout) where the pair is kept,
- * else 0. Philox4x32-10 (Salmon et al., SC 2011). TWIN: src/call/dropout.ts
+ * Declares `keep(head, r, keyGroup)`: for the four keys from 4 keyGroup on and query row r, 1 / (1 - dropout) where the
+ * pair is kept, else 0. Philox4x32-10 (Salmon et al., SC 2011). TWIN: src/call/dropout.ts
  */
 export function keepFunction(p: Pick<ShaderPlan, 'dropout'>): string {
   if (!p.dropout) return '';
