@@ -58,6 +58,7 @@ export default defineConfig(
       'src/{call,cli,entries,mask,node_webgpu}/**/*.ts',
       'src/backends/{composed,cpu,tensorflow}/**/*.ts',
       'test/**/*.ts',
+      'src/backends/webgpu/**/*.ts',
     ],
     rules: {
       // Prettier wraps code; a template string may be a shader.
