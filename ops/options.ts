@@ -60,7 +60,7 @@ const KNOWN: readonly (keyof FlashMaskAttentionOptions)[] = [
   'deterministic',
 ];
 
-/** Throws an error in the library's one form: the op, the rule, the values got, and what to do. */
+/** Throws an error in the library's one form: the op, the rule, the values got, and the remedy. */
 export function fail(rule: string, got: string, remedy: string): never {
   return failAs(WHO, rule, got, remedy);
 }

@@ -14,14 +14,14 @@ import {type MaskEntry, maskTable} from '../test/support/mask_table.js';
 /** Tokens of a picture, and tokens per tile. */
 const LENGTH = 24;
 const TILE = 4;
-/** A seed of the table whose documents show full, partial and empty tiles. */
+/** A seed for the table. Its documents show full, partial and empty tiles. */
 const SEED = 23;
 const COLUMNS = 3;
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const folder = 'docs/images/masks/';
 
-/** The picture of a row of the table, always the same. */
+/** The picture of one row of the table. It is the same in every run. */
 export function galleryPicture({title, build}: MaskEntry): string {
   return toSVG(build(LENGTH, seededRandom(SEED)), {title, blockQ: TILE, blockK: TILE});
 }
@@ -57,7 +57,7 @@ function outputs(): Map<string, string> {
   return files;
 }
 
-/** Committed pictures that the table does not have. */
+/** Committed pictures of masks that are not in the table. */
 function stray(files: Map<string, string>): string[] {
   const names = existsSync(root + folder) ? readdirSync(root + folder) : [];
   return names.map((name) => folder + name).filter((path) => !files.has(path));

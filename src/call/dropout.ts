@@ -1,7 +1,7 @@
 /**
  * @file Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the counter-based generator
- * of dropout: whether a pair is dropped depends on its place and the seed alone, so forward, backward and every backend
- * agree. Copies in other languages say TWIN: src/call/dropout.ts.
+ * of dropout: whether a pair is dropped depends only on its position and the seed, so forward, backward and every
+ * backend agree. Copies in other languages say TWIN: src/call/dropout.ts.
  */
 
 const M0 = 0xd2511f53;
@@ -53,7 +53,7 @@ export function philox4x32(
   out[3] = c3;
 }
 
-/** A dropout draw: which pairs are dropped, and what the others are multiplied by. */
+/** A dropout draw: which pairs are dropped, and the factor of the others. */
 export interface Dropout {
   /** floor(dropout · 2^32): a pair is dropped if its random word is smaller. */
   threshold: number;

@@ -1,4 +1,4 @@
-/** @file What kind of value an argument is. */
+/** @file Recognizes arrays and tensors among arguments. */
 import type {Tensor} from '@tensorflow/tfjs-core';
 
 /** An array or a typed array. */

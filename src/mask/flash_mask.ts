@@ -1,4 +1,6 @@
-/** @file The value that says which keys a query sees: FlashMask's row bounds per key column, in linear memory. */
+/**
+ * @file The mask value, which says which keys a query sees: FlashMask's row bounds per key column, in linear memory.
+ */
 import type {Tensor4D} from '@tensorflow/tfjs-core';
 import {toDense} from './builders/dense.js';
 import {checkInteger, checkOptions, describe, fail} from '../call/errors.js';

@@ -6,7 +6,7 @@
  * Dawn's callbacks to a poller. It polls without a pause right after an operation starts, every millisecond if the
  * answer is slow, and rarely, without keeping the process alive, if nothing is awaited.
  */
-/** What npm's `webgpu` exports. */
+/** The exports of npm's `webgpu`. */
 export interface Dawn {
   create(flags: string[]): GPU;
   globals: Record<string, unknown>;

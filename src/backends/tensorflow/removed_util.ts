@@ -6,7 +6,7 @@ import util from 'node:util';
 const functions = util as {isNullOrUndefined?: (x: unknown) => boolean; isArray?: (x: unknown) => boolean};
 
 /**
- * Changes nothing on Node before 23. tfjs-node looks the functions up when it calls them, so it may be loaded before or
+ * Does nothing before Node 23. tfjs-node looks the functions up when it calls them, so it may be loaded before or
  * after.
  */
 export function restoreRemovedUtil(): void {

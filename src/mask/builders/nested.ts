@@ -20,7 +20,7 @@ export interface NestedForm<T extends Numbers> {
   /** Array type that holds the values. */
   Store: new (length: number) => T;
   isValue: (value: unknown) => boolean;
-  /** What a value must be, in words, and what to do if it is not. */
+  /** The rule for values, in words, and the remedy. */
   rule: string;
   remedy: string;
 }

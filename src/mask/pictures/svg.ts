@@ -30,7 +30,7 @@ export interface SVGOptions {
 
 /** Masks up to this length are drawn pair by pair, larger ones tile by tile. */
 const PAIRS = 64;
-/** More tiles than a page can show. */
+/** Most tiles that a picture may have, so that a page can show it. */
 const MAX_TILES = 2 ** 18;
 /** Pixels of the longer side of the mask. */
 const SIDE = 336;
@@ -331,7 +331,7 @@ function drawBounds(frame: Frame): string {
   return stairs.join('\n');
 }
 
-/** A part of the picture and where it ends. */
+/** A part of the picture, and its end in pixels. */
 interface Part {
   text: string;
   end: number;
