@@ -25,7 +25,7 @@ export interface CreateWebGPUBackendOptions {
   device?: GPUDevice;
 }
 
-/** tfjs's WebGPU backend, as far as this library's users need it; its whole class is in an optional package. */
+/** The members of tfjs's WebGPU backend that this library's users need. Its whole class is in an optional package. */
 export interface WebGPUKernelBackend extends tf.KernelBackend {
   /** The device that the backend runs on. */
   readonly device: GPUDevice;

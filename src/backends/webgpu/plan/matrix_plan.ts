@@ -89,8 +89,8 @@ const PASSES: readonly Pass[] = ['forward', 'dq', 'dkdv'];
 
 /**
  * The plan of a pass on subgroup matrices, or null where the pass runs on vectors: without subgroup matrices or
- * float16, for precisions with `parts` 0 such as `'auto'`, for few queries, for long heads, and where no tile of some
- * pass fits the device.
+ * float16, for precisions with `parts` 0 (`'auto'`, `'bfloat16'`), for few queries, for long heads, and where no tile
+ * of some pass fits the device.
  *
  * Either all passes of a call run on matrices or none: if the backward recomputed the weights differently from the
  * forward, the weights of a row would not add up to 1.

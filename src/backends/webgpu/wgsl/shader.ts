@@ -4,7 +4,7 @@
  */
 import {declare, type Binding} from './header.js';
 
-/** A shader, for all its variants V. */
+/** A shader for all variants of type V. */
 export interface Shader<V extends object> {
   /** Its name in keys, in labels of the device and in printouts. */
   readonly name: string;

@@ -83,7 +83,7 @@ export function loadFunction({name, channels}: Operand): string {
 }`;
 }
 
-/** Where a tile lies: WGSL for its first row and for the number of rows that the tensor has. */
+/** The place of a tile: WGSL for its first row and for the number of rows that the tensor has. */
 export interface Place {
   first: string;
   limit: string;
