@@ -1,5 +1,5 @@
-// The interface of the native kernels: sizes and raw pointers. No header of TensorFlow, Node or CUDA is needed to call
-// them. The words are those of the glossary in docs/design.md.
+// The interface of the native kernels: sizes and raw pointers. Calling them needs no header of TensorFlow, Node or
+// CUDA. docs/design.md has a glossary of the words.
 #pragma once
 
 #include <cstddef>
@@ -7,11 +7,11 @@
 
 namespace flashmask {
 
-// What the matrix multiplications read; they always accumulate in float32. On CPUs all but kBFloat16 and kFloat16 mean
-// float32.
+// The precision of the operands of the matrix multiplications, which always accumulate in float32. On CPUs all but
+// kBFloat16 and kFloat16 mean float32.
 enum class Precision : int32_t { kAuto, kFloat32, kFloat16, kBFloat16 };
 
-// Sizes and options of one call, checked by the op in TypeScript.
+// Sizes and options of one call. The op in TypeScript has checked them.
 struct Problem {
   int64_t B;    // batch size
   int64_t H;    // query heads
@@ -48,8 +48,8 @@ struct ForwardTensors {
   const int32_t* bounds;  // [maskB, Hm, Sk, n]
   float* out;             // [B, Sq, H, Dv]; rows that see no key are 0
   float* lse;             // [B, H, Sq], natural log, before dropout; -infinity for rows that see no key
-  // [B, H, Sq, 2]: what was subtracted from the row's scores (in the kernel's own unit), and the sum of the
-  // exponentials of what that left; (any finite number, 0) for rows that see no key
+  // [B, H, Sq, 2]: the number subtracted from the row's scores (in the kernel's own unit), and the sum of the
+  // exponentials of the differences; (any finite number, 0) for rows that see no key
   float* rowStats;
 };
 
@@ -71,7 +71,7 @@ struct BackwardTensors {
 namespace cpu {
 
 // Runs on `threads` threads (0: FLASHMASK_NUM_THREADS, else OMP_NUM_THREADS, else all cores the process may use).
-// `scratch` holds the bytes that the function beside it asks for and is aligned to 64 bytes.
+// `scratch` has the size that ForwardScratchBytes or BackwardScratchBytes returns, and is aligned to 64 bytes.
 size_t ForwardScratchBytes(const Problem& problem, int threads);
 void Forward(const Problem& problem, const ForwardTensors& tensors, void* scratch, int threads);
 size_t BackwardScratchBytes(const Problem& problem, int threads);
@@ -86,12 +86,13 @@ namespace cuda {
 
 // A CUDA error, or success if `name` is null.
 struct Status {
-  const char* name;     // such as "cudaErrorMemoryAllocation"
-  const char* message;  // the CUDA runtime's words
+  const char* name;     // for example "cudaErrorMemoryAllocation"
+  const char* message;  // the CUDA runtime's message
 };
 
-// Queue the kernels on `stream` (a cudaStream_t) of the current device; pointers are device pointers. `scratch` holds
-// the bytes that the function beside it asks for, aligned to 256 bytes, until the work is done.
+// Queue the kernels on `stream` (a cudaStream_t) of the current device; pointers are device pointers. `scratch` has the
+// size that ForwardScratchBytes or BackwardScratchBytes returns, is aligned to 256 bytes, and must live until the work
+// is done.
 size_t ForwardScratchBytes(const Problem& problem);
 Status Forward(const Problem& problem, const ForwardTensors& tensors, void* scratch, void* stream);
 size_t BackwardScratchBytes(const Problem& problem);

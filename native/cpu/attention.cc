@@ -11,7 +11,7 @@ namespace flashmask {
 namespace cpu {
 namespace {
 
-// Multiply-adds below which waking another thread takes longer than doing them.
+// Below this many multiply-adds, waking another thread takes longer than computing them.
 constexpr double kSmallWork = 2e5;
 
 int ThreadsFor(const Problem& p, int threads) {
@@ -19,13 +19,13 @@ int ThreadsFor(const Problem& p, int threads) {
   return work < kSmallWork ? 1 : ThreadCount(threads);
 }
 
-// Calls one of the kernels for each item.
+// Calls a kernel for each item.
 template <typename AnyPlan>
 void RunItems(const AnyPlan& plan, int64_t items, void (*kernel)(const AnyPlan&, int64_t, int)) {
   ParallelFor(plan.threads, items, [&](int64_t item, int thread) { kernel(plan, item, thread); });
 }
 
-// Adds `parts` arrays that lie behind each other to `sum`, always in their order.
+// Adds `count` consecutive arrays to `sum`, always in their order.
 void AddPartials(float* sum, const float* parts, int64_t count, int64_t floats, int threads) {
   constexpr int64_t kBlock = 16384;
   if (count == 0) return;

@@ -1,6 +1,7 @@
-// Included in the anonymous namespace of an instruction set. The backward pass (arXiv 2410.01359, algorithm 2): chunk
-// by chunk of keys over the live tiles of all panels, weights recomputed from the row statistics. dk and dv of a chunk
-// stay in the cache; dq of a panel is added to the output, or to one of several partial outputs, once a chunk.
+// Included in the anonymous namespace of an instruction set. The backward pass (arXiv 2410.01359, algorithm 2) walks
+// over the keys chunk by chunk and in each over the live tiles of all panels, and recomputes the weights from the row
+// statistics. dk and dv of a chunk stay in the cache. dq of a panel is added, once per chunk, to the output or to one
+// of several partial outputs.
 
 struct BackwardItem {
   int64_t b;
@@ -11,7 +12,7 @@ struct BackwardItem {
 
 inline BackwardItem BackwardItemAt(const BackwardPlan& plan, int64_t index) {
   BackwardItem item;
-  // The first keys and the last rows of a causal mask have most pairs: long items first.
+  // Under a causal mask the first keys and the last rows have the most pairs. Long items go first.
   item.keySplit = index % plan.keySplits;
   item.panelSplit = plan.panelSplits - 1 - index / plan.keySplits % plan.panelSplits;
   const int64_t head = index / plan.keySplits / plan.panelSplits;
@@ -20,7 +21,7 @@ inline BackwardItem BackwardItemAt(const BackwardPlan& plan, int64_t index) {
   return item;
 }
 
-// Some tiles of one key head, packed.
+// Consecutive tiles of one key head, packed.
 struct Chunk {
   int64_t firstTile;
   int64_t endTile;
@@ -70,8 +71,8 @@ inline void WriteKeyGradients(const BackwardPlan& plan, const BackwardItem& item
            dv + item.b * plan.v.batch + item.keyHead * plan.v.head + first * plan.v.row, plan.v.row);
 }
 
-// Packs queries and gradients of a panel. Rows that see no key, all of whose pairs are masked, become zeros: what flows
-// into padding need not be sorted out tile by tile.
+// Packs the queries and output gradients of a panel. Rows that see no key become zeros: all their pairs are masked, and
+// then no tile needs a check for numbers in padding.
 inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& rows, const BackwardScratch& s) {
   const Problem& p = plan.problem;
   const float* queries[kPanel];
@@ -94,8 +95,8 @@ inline void BeginPanel(const BackwardPlan& plan, int64_t b, const PanelRows& row
   __builtin_memset(s.dQueries, 0, sizeof(float) * static_cast<size_t>(kPanel * PackedRow(p.D)));
 }
 
-// Turns scores into dropped weights, and gradients of the dropped weights into gradients of the scores, of one vector
-// of rows.
+// For one vector of rows, turns scores into weights with dropout, and the gradients of these weights into gradients of
+// the scores.
 template <bool kMasked, bool kDropout>
 inline void ScoreGradients(const TilePairs& pairs, int64_t b, int vector, const BackwardScratch& s) {
   const Problem& p = pairs.plan.problem;
@@ -120,7 +121,7 @@ inline void ScoreGradients(const TilePairs& pairs, int64_t b, int vector, const 
     }
     gradient = Mul(weight, Sub(gradient, rowShift));
     if (kMasked) {
-      // Selected, not multiplied: 0 times NaN would be NaN.
+      // Select, do not multiply: 0 times NaN is NaN.
       const M masked = MaskedRows(pairs, row, key);
       dropped = Select(masked, Zero(), dropped);
       gradient = Select(masked, Zero(), gradient);
@@ -139,7 +140,8 @@ inline void ScoreGradients(const TilePairs& pairs, int64_t b, int vector, const 
   }
 }
 
-// Adds the products of a tile's weights and score gradients with the rows of a panel to the gradients of its keys.
+// Adds the products of a tile's weights and score gradients with the rows of a panel to the gradients of the tile's
+// keys and values.
 inline void AddKeyGradients(const TilePairs& pairs, int64_t begin, const BackwardScratch& s) {
   const Problem& p = pairs.plan.problem;
   const int64_t groups = CeilDiv(pairs.keys.count, kMicroRows);
@@ -179,7 +181,7 @@ inline void BackwardTile(const BackwardPlan& plan, int64_t b, const PanelRows& r
   const int vectors = VectorsOf(rows.count);
   const int64_t rowD = PackedRow(p.D);
   if (HasFewRows(plan)) {
-    // In the forward pass's order of additions: the weights of a row add up to 1 only if its scores are the same.
+    // Adds in the order of the forward pass: the weights of a row add up to 1 only if its scores are the same.
     FewRowsScores(p, rows.count, s.queryRows, s.keyRows + begin * rowD, rowD, keys.count, s.weights);
   } else {
     Scores<false>(groups, vectors, p.D, s.keys + begin * p.D, s.queries, p.scale, s.weights, nullptr);
@@ -196,13 +198,13 @@ inline uint8_t* HasPart(const BackwardPlan& plan, int64_t split, int64_t b, int6
   return plan.hasPart + ((split * p.B + b) * p.Hkv + keyHead) * plan.panels.count + panel;
 }
 
-// Where the dq of a row of a panel lies: in the output, or in a key split's part of it.
+// The address of the dq of a panel's row: in the output, or in the partial output of a key split.
 inline float* QueryGradient(const BackwardPlan& plan, int64_t split, int64_t b, const PanelRows& rows, int i) {
   float* dq = split == 0 ? plan.tensors.dq : plan.dqPartials + (split - 1) * plan.problem.B * plan.q.batch;
   return dq + b * plan.q.batch + rows.head[i] * plan.q.head + rows.row[i] * plan.q.row;
 }
 
-// Adds a panel's dq in one chunk to that of its key split.
+// Adds a panel's dq from one chunk to the dq of its key split.
 inline void AddQueryGradients(const BackwardPlan& plan, const BackwardItem& item, const PanelRows& rows,
                               uint8_t* hasPart, const BackwardScratch& s) {
   const Problem& p = plan.problem;
@@ -218,7 +220,7 @@ inline void AddQueryGradients(const BackwardPlan& plan, const BackwardItem& item
   *hasPart = 1;
 }
 
-// Adds up the parts of one panel's dq, always in their order.
+// Adds up the partial dq of one panel, always in the same order.
 void RunAddParts(const BackwardPlan& plan, int64_t index, int thread) {
   (void)thread;
   const Problem& p = plan.problem;
@@ -271,7 +273,7 @@ void RunBackward(const BackwardPlan& plan, int64_t index, int thread) {
   }
 }
 
-// rowsum(dO * out) - dLse of the rows of one panel.
+// Row shifts, rowsum(dO * out) - dLse, of the rows of one panel.
 void RunRowShift(const BackwardPlan& plan, int64_t index, int thread) {
   (void)thread;
   const Problem& p = plan.problem;

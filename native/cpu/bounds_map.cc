@@ -30,8 +30,8 @@ bool Misses(const int32_t* range, int64_t r0, int64_t r1) {
   return r1 <= range[0] || r0 >= range[3] || range[0] >= range[3];
 }
 
-// The first row from `reached` on that neither interval [start, end) covers. Twice: the upper interval may carry on to
-// where the lower one begins, or the other way round.
+// The first row from `reached` on that neither interval [start, end) covers. Two rounds, because the lower interval may
+// begin where the upper one ends, or the other way round.
 int64_t SkipIntervals(int64_t reached, int32_t start, int32_t end, int32_t upperStart, int32_t upperEnd) {
   for (int i = 0; i < 2; ++i) {
     if (start <= reached) reached = std::max<int64_t>(reached, end);
@@ -40,7 +40,7 @@ int64_t SkipIntervals(int64_t reached, int32_t start, int32_t end, int32_t upper
   return reached;
 }
 
-// The first row that the causal triangle leaves to key j, r0 at least.
+// The first row, from r0 on, in which the causal triangle does not mask key j.
 int64_t FirstRow(const BoundsMap& map, int64_t r0, int64_t j) {
   return map.causal ? std::max(r0, j - (map.keys - map.rows)) : r0;
 }
@@ -53,7 +53,7 @@ const int32_t* GroupBounds(const BoundsMap& map, int64_t maskHead, int64_t group
   return map.n == 0 ? kNone : map.byGroup + (maskHead * map.groups + group) * kBlockBounds;
 }
 
-// Fills the bounds of one group of tiles, and of the tiles in it.
+// A group takes a microsecond; for a few of them, waking a thread takes longer.
 void FillGroup(const BoundsMap& map, int64_t maskHead, int64_t group) {
   int32_t* ofGroup = map.byGroup + (maskHead * map.groups + group) * kBlockBounds;
   StartRange(ofGroup);

@@ -1,5 +1,5 @@
-// Which tiles of a mask are empty, partial or full, told from the bounds map: smallest and largest bounds of each tile
-// of keys.
+// Tells which tiles of a mask are empty, partial or full, with the bounds map: the smallest and largest bounds of each
+// tile of keys.
 #pragma once
 
 #include <cstddef>
@@ -34,13 +34,13 @@ struct Intervals {
   int32_t v[4];
 };
 
-// The intervals that a column's n bounds stand for. TWIN: src/mask/bounds/intervals.ts
+// The intervals that the n bounds of a column mean. TWIN: src/mask/bounds/intervals.ts
 Intervals IntervalsAt(const int32_t* bounds, int64_t n, bool causal);
 
 enum class TileKind { kEmpty, kPartial, kFull };
 
-// The kind of the tile of rows [r0, r1) and columns [c0, c1), from the eight numbers that the map has of these columns.
-// Never kEmpty or kFull when it is not. TWIN: src/mask/bounds/classify.ts
+// The kind of the tile of rows [r0, r1) and columns [c0, c1), from the eight numbers of the bounds map for these
+// columns. kEmpty and kFull are always right; kPartial may be too careful. TWIN: src/mask/bounds/classify.ts
 TileKind Classify(const BoundsMap& map, const int32_t* columnBounds, int64_t r0, int64_t r1, int64_t c0, int64_t c1);
 
 size_t BoundsMapBytes(const Problem& problem);
@@ -54,7 +54,7 @@ int64_t MaskHeadOf(const Problem& problem, int64_t b, int64_t h);
 // The first tile in [from, to) that is not empty for the query rows [r0, r1).
 LiveTile NextLiveTile(const BoundsMap& map, int64_t maskHead, int64_t r0, int64_t r1, int64_t from, int64_t to);
 
-// The keys of a tile that a panel works on, and their masks if it is partial.
+// The keys of a tile that a panel reads, and their masks if the tile is partial.
 struct TileKeys {
   int64_t begin;  // within the tile, a multiple of kTrim
   int64_t count;  // 0 if no row sees any
@@ -62,7 +62,7 @@ struct TileKeys {
   Intervals columns[kKeyTile];  // of keys begin on
 };
 
-// Reads a live tile for the query rows [r0, r1). Of a partial one, keys that no row sees are cut off at both ends.
+// Reads a live tile for the query rows [r0, r1). Drops keys that no row sees from both ends of a partial tile.
 void ReadTile(const BoundsMap& map, int64_t maskHead, int64_t r0, int64_t r1, const LiveTile& tile, TileKeys* keys);
 
 // Whether a query row sees any key.

@@ -1,13 +1,13 @@
 // Included in the anonymous namespace of an instruction set.
 
-// e^x to about one unit in the last place. 0 below -87 (where results become denormal) and of -infinity, NaN of NaN; x
-// is at most 80.
+// e^x, accurate to about one unit in the last place, for x of at most 80. Returns 0 for -infinity and below -87, where
+// results would be denormal, and NaN for NaN.
 inline F Exp(F x) {
   constexpr float kLog2E = 1.44269504088896341f;
   constexpr float kLn2High = 0.693359375f;  // exact products with whole numbers to 2^15
   constexpr float kLn2Low = -2.12194440e-4f;
   constexpr float kLow = -87.0f;
-  // Adding it rounds to whole numbers, with n + 127 in the low bits of the sum.
+  // Adding this number rounds to a whole number n, and leaves n + 127 in the low bits of the sum.
   constexpr float kRound = 12582912.0f + 127.0f;
   const F biased = Fma(x, Set(kLog2E), Set(kRound));
   const F n = Sub(biased, Set(kRound));

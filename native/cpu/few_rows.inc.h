@@ -1,11 +1,11 @@
-// Included in the anonymous namespace of an instruction set. The products of panels of few rows, as in decoding:
-// vectors hold channels of K and V as they lie in memory, which nothing then copies. Everything else is as for other
-// panels.
+// Included in the anonymous namespace of an instruction set. The products of panels with few rows, as in decoding.
+// Vectors hold channels of K and V in their memory order, so that K and V are not copied. Everything else is as in
+// other panels.
 
 constexpr int kFewRows = kLanes / 2 < kMaxFewRows ? kLanes / 2 : kMaxFewRows;
 
-// Asked of the call, not of a panel: the last panel of a head may have few rows too, and would be computed one way or
-// the other depending on which others are in its item.
+// Depends on the call, not on the panel: the last panel of a head may also have few rows, and its results must not
+// depend on the other panels of its item.
 inline bool HasFewRows(const Plan& plan) {
   const Problem& p = plan.problem;
   return (plan.panels.folded ? p.H / p.Hkv * p.Sq : p.Sq) <= kFewRows;
@@ -25,7 +25,7 @@ inline void BeginFewRows(const ForwardPlan& plan, int64_t b, ForwardRows* at) {
   __builtin_memset(FewOutput(p, *at, 0), 0, sizeof(float) * static_cast<size_t>(kMaxFewRows * PackedRow(p.Dv)));
 }
 
-// To the columns that all other panels have.
+// Moves the outputs to the columns that other panels use.
 inline void EndFewRows(const ForwardPlan& plan, const ForwardRows& at) {
   const Problem& p = plan.problem;
   for (int i = 0; i < at.rows.count; ++i) {
@@ -33,7 +33,7 @@ inline void EndFewRows(const ForwardPlan& plan, const ForwardRows& at) {
   }
 }
 
-// The sums of the lanes of four vectors.
+// The sum of the lanes of each of four vectors.
 inline Float4 SumLanes(const F* a) {
   float lanes[4][kLanes];
   Float4 x[4];
@@ -61,7 +61,7 @@ inline Float4 DotProducts(const float* query, const float* const keys[4], int64_
   return products;
 }
 
-// scores[key, row] of rows whose queries are PackedRow(D) apart; lanes without a row are 0.
+// scores[key, row] for rows whose queries are PackedRow(D) floats apart; lanes without a row get 0.
 inline void FewRowsScores(const Problem& p, int rows, const float* queries, const float* keys, int64_t stride,
                           int64_t count, float* scores) {
   for (int64_t key = 0; key < count; key += 4) {

@@ -13,7 +13,7 @@ inline void PackKeyTile(const ForwardPlan& plan, const ForwardItem& item, int64_
   PackRows(rows, count, p.Dv, scratch.values, RoundUp(p.Dv, kColumnPad));
 }
 
-// Stores what is known of the weights of one row.
+// Stores the statistics of one row.
 inline void StoreRowStats(const ForwardPlan& plan, int64_t b, const ForwardRows& at, int i) {
   const int64_t row = (b * plan.problem.H + at.rows.head[i]) * plan.problem.Sq + at.rows.row[i];
   const float max = at.panel.max[i];
@@ -23,11 +23,11 @@ inline void StoreRowStats(const ForwardPlan& plan, int64_t b, const ForwardRows&
   plan.tensors.rowStats[2 * row + 1] = sum;
 }
 
-// Divides by the sums and stores output and statistics of a panel's rows.
+// Divides a panel's rows by their sums and stores their output and statistics.
 inline void EndPanel(const ForwardPlan& plan, int64_t b, const ForwardRows& at) {
   const Problem& p = plan.problem;
   for (int i = 0; i < at.rows.count; ++i) {
-    // The weights of a row whose visible scores are all -infinity are 0 / 0.
+    // If all visible scores of a row are -infinity, its weights are 0 / 0.
     const bool none = at.panel.sum[i] == 0.0f;
     if (none && SeesKey(plan.mask, at.rows.maskHead, at.rows.row[i])) at.panel.sum[i] = NAN;
   }
@@ -101,7 +101,7 @@ void RunForward(const ForwardPlan& plan, int64_t index, int thread) {
   }
 }
 
-// Adds the parts of one panel to the first, in their order, and ends it.
+// Adds the partial results of one panel to the first, in their order, and finishes the panel.
 void RunCombine(const ForwardPlan& plan, int64_t index, int thread) {
   (void)thread;
   const Problem& p = plan.problem;

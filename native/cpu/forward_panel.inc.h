@@ -1,19 +1,19 @@
 // Included in the anonymous namespace of an instruction set. One panel of the forward pass: online softmax over its
 // live tiles (arXiv 2410.01359, algorithm 1).
 
-// Maxima are raised only when a score exceeds them by more than this: weights may be as large as e^8, which costs no
-// precision, and sums are rescaled in few tiles.
+// A maximum is raised only when a score exceeds it by more than this. Weights up to e^8 cost no precision, and few
+// tiles need to rescale the sums.
 constexpr float kRescale = 8.0f;
 
-// A panel with what one item keeps of it.
+// A panel and its state within one item.
 struct ForwardRows {
   PanelRows rows;
   ForwardPanel panel;
-  float* few;  // queries and outputs row by row, if there are few
+  float* few;  // queries and outputs row by row, if the panel has few rows
   int vectors;
 };
 
-// The item of a forward plan.
+// An item of the forward plan.
 struct ForwardItem {
   int64_t b;
   int64_t keyHead;
@@ -27,7 +27,7 @@ inline ForwardItem ForwardItemAt(const ForwardPlan& plan, int64_t index) {
   item.split = index % plan.splits;
   const int64_t block = index / plan.splits;
   const int64_t head = block / plan.blocks;
-  // The last rows see most of a causal mask: long items first, so that no thread has one left at the end.
+  // Under a causal mask the last rows see the most keys. Long items go first, so that no thread starts one at the end.
   const int64_t at = plan.blocks - 1 - block % plan.blocks;
   item.b = head / plan.problem.Hkv;
   item.keyHead = head % plan.problem.Hkv;
@@ -60,10 +60,11 @@ inline void BeginPanel(const ForwardPlan& plan, int64_t b, ForwardRows* at) {
   }
 }
 
-// -infinity stands for "nothing seen yet", for which any finite maximum will do: -infinity less -infinity would be NaN.
+// -infinity means that a row has seen nothing yet. Then any finite maximum will do, because -infinity less -infinity is
+// NaN.
 inline F FiniteMax(F max) { return Select(Equal(max, Set(-INFINITY)), Zero(), max); }
 
-// Sets the maximum of one vector of rows; returns the factor of what was summed up under the former one.
+// Sets the maxima of one vector of rows; returns the factor for the sums under the former maxima.
 inline F RaiseMax(const ForwardPanel& panel, int vector, F raised) {
   const int at = vector * kLanes;
   const F max = Load(panel.max + at);
@@ -81,15 +82,15 @@ inline void ScaleOutput(const ForwardPanel& panel, int64_t channels, int vector,
   }
 }
 
-// Turns the scores of a tile into exp(score - max), and adds these to the sums. Calls scaleOutput(vector, factor) where
-// the maximum was raised.
+// Turns the scores of a tile into exp(score - max) and adds them to the sums. Calls scaleOutput(vector, factor) if it
+// raises a maximum.
 template <typename ScaleOutputs>
 inline void Softmax(const ForwardRows& at, int64_t count, float* scores, const float* tileMax,
                     ScaleOutputs scaleOutput) {
   for (int v = 0; v < at.vectors; ++v) {
     const F largest = Load(tileMax + v * kLanes);
     const F before = Load(at.panel.max + v * kLanes);
-    // Row by row: what one row is scored must not change another's rounding.
+    // Each row decides for itself, so that its scores do not change how another row is rounded.
     const M exceeds = Less(Set(kRescale), Sub(largest, before));
     if (Any(exceeds)) scaleOutput(v, RaiseMax(at.panel, v, Select(exceeds, largest, before)));
     const F max = FiniteMax(Load(at.panel.max + v * kLanes));

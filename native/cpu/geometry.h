@@ -1,5 +1,5 @@
-// Sizes of the blocks that the CPU kernels work on. They do not depend on the instruction set, so that plans and
-// results' order of additions are the same everywhere.
+// Block sizes of the CPU kernels. They do not depend on the instruction set, so that plans and the order of additions
+// are the same everywhere.
 #pragma once
 
 #include <cstddef>
@@ -10,49 +10,52 @@
 namespace flashmask {
 namespace cpu {
 
-// Query rows of a panel. They lie in the lanes of vectors: 3 vectors of AVX-512, 6 of AVX2, 12 of NEON.
+// Query rows of a panel. They are the lanes of vectors: 3 vectors of AVX-512, 6 of AVX2, 12 of NEON.
 constexpr int kPanel = 48;
 
 // Keys of a tile. A tile is a panel's rows by this many keys: 12 KiB of scores.
 constexpr int kKeyTile = 64;
 
-// Tiles whose bounds are summed up once more, so that long runs of empty tiles are skipped at once.
+// Tiles per group. A group has its own smallest and largest bounds, so that long runs of empty tiles are skipped at
+// once.
 constexpr int kGroupTiles = 16;
 
-// Keys that no row of a panel sees are cut off a tile's ends in multiples of this, the most rows of a micro-kernel.
+// Keys that no row of a panel sees are dropped from the ends of a tile in multiples of this number, the most rows of a
+// micro-kernel.
 constexpr int kTrim = 8;
 
-// Vectors in the registers of a micro-kernel, across; kPanel is a multiple of 3 vectors of every instruction set.
+// Most vectors of columns in a micro-kernel; kPanel is a multiple of 3 vectors in every instruction set.
 constexpr int kMaxVectors = 3;
 
-// Packed rows are padded to this many floats, the widest vector.
+// Packed rows are padded to a multiple of this many floats, the widest vector.
 constexpr int kRowPad = 16;
 
-// Packed columns of V, in the forward pass, are padded to this many, the most rows of a micro-kernel.
+// In the forward pass, packed columns of V are padded to a multiple of this number, the most rows of a micro-kernel.
 constexpr int kColumnPad = 8;
 
-// Panels of at most this many rows, as in decoding, may be multiplied row by row, straight from K and V
+// Panels with at most this many rows, as in decoding, may be multiplied row by row, directly from K and V
 // (few_rows.inc.h).
 constexpr int kMaxFewRows = 8;
 
 // Panels that share a packed tile of K and V in the forward pass.
 constexpr int kMaxPanelsPerItem = 8;
 
-// Keys, values and their gradients that the backward pass keeps at once: they stay in a core's level-2 cache.
+// Bytes of the keys, values and their gradients that the backward pass holds at once, so that they stay in the level-2
+// cache of a core.
 constexpr size_t kChunkBytes = 512 * 1024;
 constexpr int kMaxChunkTiles = 16;
 
-// Work is divided until there are this many items (fewer if they would be too small). A fixed number, whatever the
-// number of threads: the order in which partial results are added depends on it, and so does their memory.
+// Work is divided into this many items, or fewer if they would be too small. The number does not depend on the threads,
+// because it determines the memory of partial results and the order in which they are added.
 constexpr int64_t kWantedItems = 32;
 constexpr int64_t kMaxSplits = 8;
 constexpr int64_t kMinSplitRows = 512;
 
-// Scratch of each thread and buffer begins at a multiple of this.
+// The scratch of each thread, and each buffer, begins at a multiple of this many bytes.
 constexpr size_t kAlign = 64;
 
-// Floats in a packed row of `channels`. An odd number of cache lines: rows a power of two apart would share a few cache
-// sets.
+// Floats in a packed row of `channels`. The row takes an odd number of cache lines: rows a power of two apart would
+// share a few cache sets.
 static constexpr int64_t PackedRow(int64_t channels) { return (((channels + kRowPad - 1) / kRowPad) | 1) * kRowPad; }
 
 static constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -1,4 +1,4 @@
-// What each instruction set provides: the same kernels, compiled from kernels.inc.h.
+// The kernels that each instruction set provides, compiled from kernels.inc.h.
 #pragma once
 
 #include "plan.h"
@@ -9,12 +9,12 @@ namespace cpu {
 struct Kernels {
   const char* name;
   void (*forward)(const ForwardPlan& plan, int64_t item, int thread);
-  // Adds up the parts of the panels of one item, where the keys were split.
+  // Adds up the partial results of the panels of one item, if the keys are split.
   void (*combine)(const ForwardPlan& plan, int64_t item, int thread);
   // Row shifts of the rows of one panel.
   void (*rowShift)(const BackwardPlan& plan, int64_t item, int thread);
   void (*backward)(const BackwardPlan& plan, int64_t item, int thread);
-  // Adds up the parts of dq of one panel.
+  // Adds up the partial dq of one panel.
   void (*addParts)(const BackwardPlan& plan, int64_t item, int thread);
 };
 
@@ -31,7 +31,7 @@ namespace generic {
 extern const Kernels kKernels;
 }
 
-// Those of the best instruction set of this machine, or of FLASHMASK_CPU if the machine has it.
+// The kernels of the best instruction set of this machine, or of FLASHMASK_CPU if the machine supports it.
 const Kernels& SelectedKernels();
 
 }  // namespace cpu

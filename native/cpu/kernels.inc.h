@@ -1,7 +1,7 @@
-// The kernels of one instruction set, compiled once for each: a file kernels_<set>.cc defines FLASHMASK_ISA and
-// includes its vectors (simd/<set>.h), then this. All is in an anonymous namespace and calls no inline function of the
-// standard library: the linker keeps one of several equal inline functions, and must not keep one that older machines
-// cannot run.
+// The kernels of one instruction set. Each file kernels_<set>.cc defines FLASHMASK_ISA and includes its vectors
+// (simd/<set>.h), then this file. All code is in an anonymous namespace and calls no inline function of the standard
+// library: the linker keeps only one of several equal inline functions, and older machines might not be able to run
+// that one.
 #include <math.h>
 
 #include "../philox.h"
@@ -12,7 +12,7 @@ namespace cpu {
 namespace FLASHMASK_ISA {
 namespace {
 
-// In this order: each uses those before it.
+// The order matters: each file uses those before it.
 // clang-format off
 #include "exp.inc.h"
 #include "transpose.inc.h"

@@ -1,7 +1,7 @@
 // Compiled with the flags of this instruction set (scripts/build_native.mjs); runs only where the machine has it.
 #if defined(__x86_64__)
 #define FLASHMASK_ISA avx2
-// In this order: the vectors first.
+// The order matters: the vectors first.
 // clang-format off
 #include "simd/avx2.h"
 #include "kernels.inc.h"

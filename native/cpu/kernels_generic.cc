@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #define FLASHMASK_ISA generic
-// In this order: the vectors first.
+// The order matters: the vectors first.
 // clang-format off
 #include "simd/generic.h"
 #include "kernels.inc.h"

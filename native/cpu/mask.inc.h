@@ -4,7 +4,7 @@ inline int32_t ClampToInt(int64_t a) {
   return static_cast<int32_t>(a < INT32_MIN ? INT32_MIN : a > INT32_MAX ? INT32_MAX : a);
 }
 
-// Rows [begin, end).
+// Whether each row is in [begin, end).
 inline M Between(I row, int32_t begin, int32_t end) {
   return AndNot(LessInts(row, SetInt(end)), LessInts(row, SetInt(begin)));
 }
@@ -17,13 +17,13 @@ struct TilePairs {
   int64_t firstKey;
 };
 
-// The first row that the causal triangle leaves to a key of the tile.
+// The first row in which the causal triangle does not mask a key of the tile.
 inline int32_t FirstCausalRow(const TilePairs& pairs, int64_t key) {
   const Problem& p = pairs.plan.problem;
   return p.causal ? ClampToInt(pairs.firstKey + key - (p.Sk - p.Sq)) : INT32_MIN;
 }
 
-// Which of the rows in the lanes of a vector do not see a key.
+// Which rows of a vector do not see a key.
 inline M MaskedRows(const TilePairs& pairs, I row, int64_t key) {
   const int32_t* at = pairs.keys.columns[key].v;
   const M masked = Or(Between(row, at[0], at[1]), Between(row, at[2], at[3]));
@@ -37,7 +37,7 @@ inline bool IsVisible(const TilePairs& pairs, int64_t key, int64_t i) {
   return !masked && row >= FirstCausalRow(pairs, key);
 }
 
-// Writes -infinity over the masked scores of a tile, and the largest of each row's others to `max`.
+// Replaces the masked scores of a tile by -infinity, and writes the largest other score of each row to `max`.
 inline void MaskScores(const TilePairs& pairs, int vectors, float* scores, float* max) {
   const F hidden = Set(-INFINITY);
   for (int v = 0; v < vectors; ++v) {
@@ -53,7 +53,8 @@ inline void MaskScores(const TilePairs& pairs, int vectors, float* scores, float
   }
 }
 
-// The largest score of each row of a tile that is not masked, where packed keys that do not exist have been scored too.
+// The largest score of each row of a tile without masked pairs. Packed keys that do not exist have scores too, but do
+// not count.
 inline void LargestScores(int vectors, int64_t count, const float* scores, float* max) {
   for (int v = 0; v < vectors; ++v) {
     F largest = Set(-INFINITY);

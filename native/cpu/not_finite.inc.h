@@ -1,6 +1,6 @@
-// Included in the anonymous namespace of an instruction set. Products of partial tiles whose operands hold numbers that
-// are not finite. The weight of a masked pair is 0, but 0 times NaN or infinity is NaN: such numbers are multiplied
-// apart, with the visible pairs alone.
+// Included in the anonymous namespace of an instruction set. Products of partial tiles whose operands have numbers that
+// are not finite. The weight of a masked pair is 0, but 0 times NaN or infinity is NaN, so such numbers are multiplied
+// separately and only for visible pairs.
 
 // Rows of one operand.
 struct Operand {
@@ -13,7 +13,8 @@ struct Operand {
 inline bool IsFinite(float x) { return x - x == 0.0f; }
 
 inline bool AllFinite(const Operand& x) {
-  // Only what is finite gives 0 when multiplied by 0. Four sums, so that none waits for the one before.
+  // Only finite numbers give 0 when multiplied by 0. There are four sums, so that an addition need not wait for the one
+  // before.
   F sums[4] = {Zero(), Zero(), Zero(), Zero()};
   float sum = 0.0f;
   for (int64_t r = 0; r < x.count; ++r) {
@@ -31,7 +32,8 @@ inline bool AllFinite(const Operand& x) {
   return sum == 0.0f;
 }
 
-// The operand itself, or a copy in `memory` with zeros for all that is not finite, where it could reach masked pairs.
+// The operand, or, if it could bring numbers that are not finite to masked pairs, a copy in `memory` with zeros in
+// their place.
 inline Operand WithoutNotFinite(bool partial, const Operand& x, float* memory) {
   if (!partial || AllFinite(x)) return x;
   const Operand copy = {memory, x.count, PackedRow(x.channels), x.channels};

@@ -19,7 +19,7 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 
-// The number in an environment variable, 0 if it has none. OMP_NUM_THREADS may be a list, of which the first counts.
+// The number in an environment variable, or 0. OMP_NUM_THREADS may be a list; its first number counts.
 int CountFromEnvironment(const char* name) {
   const char* text = std::getenv(name);
   return text == nullptr ? 0 : std::max(0, std::atoi(text));
@@ -39,13 +39,13 @@ int DefaultThreadCount() {
   return AvailableCores();
 }
 
-// One ParallelFor.
+// A call of ParallelFor.
 struct Job {
   const std::function<void(int64_t, int)>* body;
   int64_t items;
   std::atomic<int64_t> next{0};
-  int wanted;   // workers that may still join; guarded by the pool's mutex, as the next two are
-  int threads;  // numbers given out
+  int wanted;   // workers that may still join; the pool's mutex guards this and the next two
+  int threads;  // thread numbers handed out
   int active = 0;
 };
 
@@ -55,11 +55,11 @@ void Work(Job* job, int thread) {
   }
 }
 
-// Threads that live as long as the process, started when first wanted. A caller does all the work that no worker takes,
-// so jobs of several callers never wait for each other.
+// Worker threads, started when first needed, that live as long as the process. A caller does all work that no worker
+// takes, so jobs of several callers never wait for each other.
 class Pool {
  public:
-  // Never destroyed: its threads may still wait when the process ends.
+  // Never destroyed, because its threads may still wait when the process ends.
   static Pool& Get() {
     static Pool* pool = new Pool;
     return *pool;
@@ -89,7 +89,7 @@ class Pool {
     try {
       for (; workers_ < count; ++workers_) std::thread(&Pool::Serve, this).detach();
     } catch (const std::system_error&) {
-      // The process may have no more threads: those that there are do the work.
+      // The process may not start more threads; the existing ones do the work.
     }
   }
 
@@ -118,7 +118,7 @@ class Pool {
 }  // namespace
 
 int ThreadCount(int threads) {
-  // Asked once: scratch is sized by it before the work begins.
+  // Read once, because it determines the size of the scratch before the work begins.
   static const int byDefault = std::min(DefaultThreadCount(), kMaxThreads);
   return threads > 0 ? std::min(threads, kMaxThreads) : byDefault;
 }

@@ -6,7 +6,7 @@ namespace flashmask {
 namespace cpu {
 namespace {
 
-// Hands out aligned parts of a piece of memory; only counts if there is none.
+// Hands out aligned buffers of a piece of memory; without memory it only counts bytes.
 class Arena {
  public:
   explicit Arena(void* memory) : memory_(static_cast<char*>(memory)) {}
@@ -37,7 +37,7 @@ Panels CutIntoPanels(const Problem& p) {
   panels.folded = group > 1 && p.Hm <= p.Hkv && p.Sq < kPanel;
   const int64_t rows = panels.folded ? group * p.Sq : p.Sq;
   panels.perHead = CeilDiv(rows, kPanel);
-  // Alike in size, and full vectors: 64 rows are twice 32, not 48 and 16.
+  // Panels of similar size with full vectors: 64 rows are split into 32 and 32, not 48 and 16.
   panels.rows = panels.perHead == 0 ? kPanel : Least(kPanel, RoundUp(CeilDiv(rows, panels.perHead), kRowPad));
   panels.perHead = CeilDiv(rows, panels.rows);
   panels.count = panels.perHead * (panels.folded ? 1 : group);
@@ -94,7 +94,7 @@ BackwardScratch CarveBackward(const BackwardPlan& plan, Arena* arena) {
   return s;
 }
 
-// Few rows, as in decoding: the keys are split so that all threads have work.
+// With few rows, as in decoding, splits the keys so that all threads have work.
 void SplitKeys(ForwardPlan* plan) {
   const Problem& p = plan->problem;
   const int64_t panels = Most(1, p.B * p.Hkv * plan->panels.count);
@@ -104,7 +104,7 @@ void SplitKeys(ForwardPlan* plan) {
   plan->splits = Most(1, CeilDiv(plan->tiles, Most(1, plan->tilesPerSplit)));
 }
 
-// Divides tiles and panels, each time where the partial results are smaller.
+// Splits the tiles or the panels, each time those with the smaller partial results.
 void SplitBackward(BackwardPlan* plan) {
   const Problem& p = plan->problem;
   const int64_t mostKeys = Least(kMaxSplits, p.Sk / kMinSplitRows);
@@ -162,7 +162,8 @@ ForwardPlan PlanForward(const Problem& p, int threads, void* scratch, size_t* by
   ForwardPlan plan = {};
   FillCommon(&plan, p, threads);
   SplitKeys(&plan);
-  // Larger items share packed keys, smaller ones balance. Results do not depend on it.
+  // Larger items share more packed keys, smaller items balance the threads better. The results do not depend on the
+  // size.
   const int64_t panels = p.B * p.Hkv * plan.panels.count;
   constexpr int64_t kItemsPerThread = 6;
   plan.panelsPerItem = Most(1, Least(kMaxPanelsPerItem, panels / (threads * kItemsPerThread)));

@@ -1,5 +1,5 @@
-// How a call is divided into items of work, and where in the scratch everything lies. Plain data: kernels of all
-// instruction sets read it.
+// How a call is divided into items of work, and where each buffer lies in the scratch. Plain data, because the kernels
+// of all instruction sets read it.
 #pragma once
 
 #include <cstddef>
@@ -19,9 +19,9 @@ struct Strides {
   int64_t head;
 };
 
-// How the query rows of one key head are cut into panels.
+// How the query rows of one key head are divided into panels.
 struct Panels {
-  bool folded;   // rows of several query heads share a panel: fewer queries than a panel has, and one mask for them
+  bool folded;   // panels hold rows of several query heads: queries are few, and the heads share a mask
   int64_t rows;  // rows of a panel
   int64_t perHead;
   int64_t count;  // panels of one batch and key head
@@ -37,7 +37,7 @@ struct PanelRows {
   int32_t head[kPanel];  // query head
 };
 
-// What forward and backward have in common.
+// The common fields of the forward and backward plans.
 struct Plan {
   Problem problem;
   Strides q, k, v, out;
@@ -51,21 +51,21 @@ struct Plan {
   size_t threadBytes;  // scratch of one thread
 };
 
-// An item is a run of panels of one key head, by all keys or one of `splits` runs of tiles.
+// An item is a run of panels of one key head with all keys or one of `splits` runs of tiles.
 struct ForwardPlan : Plan {
   ForwardTensors tensors;
   int64_t panelsPerItem;
   int64_t blocks;  // items of one key head and split
   int64_t splits;
   int64_t tilesPerSplit;
-  float* partials;  // of each panel and split, if there are several: unscaled output, maximum and sum
+  float* partials;  // per panel and split, if there are several splits: unscaled output, maximum and sum
 };
 
-// One panel in the forward pass. Query rows lie in lanes: column i is row i.
+// One panel in the forward pass. Query rows are lanes: column i is row i.
 struct ForwardPanel {
   float* queries;  // [D, kPanel]
   float* out;      // [padded Dv, kPanel]: sum of the weights times V, not yet divided by `sum`
-  float* max;      // [kPanel]: what scores are less; at most kRescale below the largest score seen
+  float* max;      // [kPanel]: subtracted from scores; at most kRescale below the largest score seen
   float* sum;      // [kPanel]
 };
 
@@ -75,10 +75,10 @@ struct ForwardScratch {
   float* scores;  // [kKeyTile, kPanel]
   float* panels;  // [panelsPerItem, PanelFloats]
   float* rows;    // [panelsPerItem, FewRowsFloats]: queries and outputs of panels of few rows
-  float* finite;  // [kKeyTile, PackedRow(Dv)]: values of a tile without those that are not finite
+  float* finite;  // [kKeyTile, PackedRow(Dv)]: values of a tile, with 0 for numbers that are not finite
 };
 
-// An item is a run of panels of one key head by a run of its tiles.
+// An item is a run of panels of one key head with a run of its tiles.
 struct BackwardPlan : Plan {
   BackwardTensors tensors;
   int64_t keySplits;
@@ -87,32 +87,32 @@ struct BackwardPlan : Plan {
   int64_t panelsPerSplit;
   int64_t chunkTiles;
   float* rowShift;    // [B, H, Sq]: delta - dLse, with delta = rowsum(dO ∘ O)
-  uint8_t* hasPart;   // [keySplits, B, Hkv, panels]: whether the split has a part of the panel's dq
+  uint8_t* hasPart;   // [keySplits, B, Hkv, panels]: whether the split has a partial dq of the panel
   float* dqPartials;  // [keySplits - 1] tensors like dq: the first split writes dq itself
-  float* dkPartials;  // [panelSplits - 1] like dk
+  float* dkPartials;  // [panelSplits - 1] tensors like dk
   float* dvPartials;
 };
 
 struct BackwardScratch {
-  // Of a chunk of key tiles.
+  // Per chunk of key tiles.
   float* keys;     // [chunk / kMicroRows, D, kMicroRows]
   float* values;   // [chunk / kMicroRows, Dv, kMicroRows]
   float* keyRows;  // [chunk, PackedRow(D)]
   float* dKeys;    // [chunk, PackedRow(D)]
   float* dValues;  // [chunk, PackedRow(Dv)]
-  // Of a panel.
+  // Per panel.
   float* queries;    // [D, kPanel]
   float* dOuts;      // [Dv, kPanel]
   float* queryRows;  // [kPanel, PackedRow(D)]
   float* dOutRows;   // [kPanel, PackedRow(Dv)]
   float* dQueries;   // [kPanel, PackedRow(D)]
-  float* max;        // [kPanel]: what scores are less
-  float* factor;     // [kPanel]: of the exponentials of that: 1 over their sum
+  float* max;        // [kPanel]: subtracted from scores
+  float* factor;     // [kPanel]: 1 / sum of the exponentials of the differences
   float* rowShift;   // [kPanel]
-  // Of a tile.
+  // Per tile.
   float* weights;  // [kKeyTile, kPanel]: scores, then dropped weights
   float* dScores;  // [kKeyTile, kPanel]: gradients of dropped weights, then of scores
-  float* finite;   // [kKeyTile, PackedRow of D or Dv]: rows of a product without numbers that are not finite
+  float* finite;   // [kKeyTile, PackedRow of D or Dv]: rows of an operand, with 0 for numbers that are not finite
 };
 
 // Floats of the queries and outputs, row by row, of a panel of few rows.
@@ -125,7 +125,7 @@ ForwardPanel PanelAt(const Problem& problem, float* memory);
 // The rows of one panel of a batch and key head.
 void ListRows(const Plan& plan, int64_t b, int64_t keyHead, int64_t panel, PanelRows* rows);
 
-// Plans a call and places its buffers in `scratch`, which may be null to learn `*bytes`.
+// Plans a call and places its buffers in `scratch`. With a null `scratch` it only computes `*bytes`.
 ForwardPlan PlanForward(const Problem& problem, int threads, void* scratch, size_t* bytes);
 BackwardPlan PlanBackward(const Problem& problem, int threads, void* scratch, size_t* bytes);
 

@@ -1,13 +1,13 @@
 // Included in the anonymous namespace of an instruction set. Matrix products of kMicroRows rows by up to three vectors
 // of columns, whose sums stay in registers. The left factor is read number by number, the right one as vectors.
 
-// A number that is a type, so that a lambda can be compiled for each.
+// A number as a type, so that a lambda is compiled for each number.
 template <int kValue>
 struct Number {
   static constexpr int value = kValue;
 };
 
-// Calls f(Number<width>, first) for pieces of at most kMaxVectors vectors, alike in width.
+// Calls f(Number<width>, first) for pieces of at most kMaxVectors vectors and similar width.
 template <typename Function>
 inline void ForPieces(int vectors, Function f) {
   int first = 0;
@@ -21,7 +21,7 @@ inline void ForPieces(int vectors, Function f) {
 }
 
 // Adds the product of kMicroRows rows by kWidth vectors to `sums`. Row m of the left factor begins kRowStep floats
-// behind row m - 1, its elements are `step` apart.
+// after row m - 1; its elements are `step` apart.
 template <int kWidth, int kRowStep>
 inline __attribute__((always_inline)) void MultiplyAdd(int64_t length, const float* left, int64_t step,
                                                        const float* right, int64_t rightStride,
@@ -65,7 +65,8 @@ inline __attribute__((always_inline)) void SetZero(F sums[kMicroRows][kWidth]) {
   }
 }
 
-// One micro-kernel of scores. Where products are rounded, the channels are summed up in two halves, to be as exact.
+// One micro-kernel of scores. Without fused multiply-adds each product is rounded, so two sums over half of the
+// channels each make up for it.
 template <int kWidth>
 inline __attribute__((always_inline)) void ScoreSums(int64_t channels, const float* keys, const float* rows,
                                                      F sums[kMicroRows][kWidth]) {
@@ -81,8 +82,8 @@ inline __attribute__((always_inline)) void ScoreSums(int64_t channels, const flo
   }
 }
 
-// product[key, row] = factor * keys · rows, over `channels`; keys as PackGroups packs them, rows [channels, kPanel]. If
-// kMax, also raises max[row] to the largest product.
+// product[key, row] = factor * keys · rows, summed over `channels`. Keys are packed by PackGroups, rows are [channels,
+// kPanel]. With kMax, also raises max[row] to the largest product.
 template <bool kMax>
 inline void Scores(int64_t groups, int vectors, int64_t channels, const float* keys, const float* rows, float factor,
                    float* product, float* max) {

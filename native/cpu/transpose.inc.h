@@ -1,4 +1,4 @@
-// Included in the anonymous namespace of an instruction set. Copies of rows, as they are or transposed.
+// Included in the anonymous namespace of an instruction set. Copies rows, transposed or not.
 
 using Float4 = float __attribute__((vector_size(16)));
 using Int4 = int32_t __attribute__((vector_size(16)));
@@ -28,7 +28,7 @@ inline void Transpose4(Float4* a, Float4* b, Float4* c, Float4* d) {
   *d = FLASHMASK_SHUFFLE(ab1, cd1, 2, 3, 6, 7);
 }
 
-// What rows that do not exist are read from.
+// Rows that do not exist are read from here.
 alignas(64) const float kZeros[kMaxHeadSize] = {0};
 
 // to[c * stride + r] = rows[r][c]; the number of rows is a multiple of 4.
@@ -64,7 +64,7 @@ inline void UnpackColumns(const float* from, int64_t stride, int64_t channels, f
   }
 }
 
-// Copies rows to a stride, with zeros behind their channels.
+// Copies rows to rows `stride` floats apart, with zeros after their channels.
 inline void PackRows(const float* const* rows, int64_t count, int64_t channels, float* to, int64_t stride) {
   for (int64_t r = 0; r < count; ++r) {
     __builtin_memcpy(to + r * stride, rows[r], static_cast<size_t>(channels) * sizeof(float));
@@ -72,8 +72,8 @@ inline void PackRows(const float* const* rows, int64_t count, int64_t channels, 
   }
 }
 
-// Groups of kMicroRows rows, each [channels, kMicroRows]: what the rows of a micro-kernel read. The last group is
-// filled up with zeros.
+// Packs groups of kMicroRows rows, each as [channels, kMicroRows], for the rows of a micro-kernel. Zeros fill up the
+// last group.
 inline void PackGroups(const float* from, int64_t stride, int64_t count, int64_t channels, float* to) {
   for (int64_t group = 0; group * kMicroRows < count; ++group) {
     const float* rows[kMicroRows];

@@ -17,7 +17,7 @@ constexpr int kRowsThreads = 256;
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Hands out parts of the scratch memory; with a null base it only counts bytes.
+// Hands out buffers of the scratch memory; with a null base it only counts bytes.
 class Scratch {
  public:
   explicit Scratch(void* base) : base_(static_cast<char*>(base)) {}
@@ -56,7 +56,7 @@ Tensor16 Tensor16In(const Problem& p, const void* data, int64_t rows, int64_t he
   return {data, s.batch, s.row, s.head, 0, static_cast<int>(channels)};
 }
 
-// Room for the 16-bit form of a float32 tensor: [parts, B, heads, rows, channels].
+// Takes memory for a float32 tensor in 16 bits: [parts, B, heads, rows, channels].
 Tensor16 TakeTensor16(Scratch& scratch, int parts, int64_t B, int64_t heads, int64_t rows, int64_t channels) {
   const int64_t padded = CeilDivide(channels, 8) * 8;
   const int64_t part = B * heads * rows * padded;
@@ -99,7 +99,7 @@ cudaError_t VariantOf(const Problem& p, Variant* variant) {
   return major >= 8 && fits ? cudaSuccess : cudaErrorNotSupported;
 }
 
-// The mask's spans, bounds map and ranges, in scratch.
+// The spans, bounds map and ranges of the mask, in scratch.
 struct MaskScratch {
   int4* spans;
   int4* boundsMap;
@@ -131,7 +131,7 @@ Mask MaskOf(const Problem& p, const MaskScratch& scratch) {
           p.causal};
 }
 
-// Fills in spans, boundsMap and seeing.
+// Computes spans, boundsMap and seeing.
 void LaunchMask(const Problem& p, const int32_t* bounds, const MaskScratch& scratch, cudaStream_t stream) {
   if (p.n == 0) return;
   constexpr int kThreads = 128;
@@ -143,7 +143,7 @@ void LaunchMask(const Problem& p, const int32_t* bounds, const MaskScratch& scra
   SeeingKernel<kThreads><<<rows, kThreads, 0, stream>>>(MaskOf(p, scratch), SizesOf(p), scratch.seeing);
 }
 
-// Fills in the ranges of a kernel with these block sides.
+// Computes the ranges for a kernel with these block sizes.
 void LaunchRanges(const Problem& p, const MaskScratch& scratch, int blockQ, int blockK, cudaStream_t stream) {
   if (p.n == 0) return;
   constexpr int kThreads = 128;
@@ -181,7 +181,7 @@ void LaunchDqRanges(const Problem& p, const Variant& v, int parts, const MaskScr
   });
 }
 
-// Rounds float32 tensors to 16 bits: one pass over numbers of ordinary size, a second over the others.
+// Rounds float32 tensors to 16 bits, in two passes: one for numbers of ordinary size, one for the others.
 void LaunchConvert(const Problem& p, const Mask& mask, std::initializer_list<ConvertParams> tensors,
                    cudaStream_t stream) {
   ConvertList list = {SizesOf(p), mask, {}};
@@ -205,7 +205,7 @@ void LaunchConvert(const Problem& p, const Mask& mask, std::initializer_list<Con
   }
 }
 
-// A number as factor · 2^exponent with a factor of at least 1/2 and at most 1.
+// A number as factor · 2^exponent with a factor from 1/2 to 1.
 Scale ScaleOf(double x) {
   int exponent = 0;
   const double factor = std::frexp(x, &exponent);
@@ -245,7 +245,7 @@ Inputs16 GivenInputs(const Problem& p, const void* q, const void* k, const void*
   return {Tensor16In(p, q, p.Sq, p.H, p.D), Tensor16In(p, k, p.Sk, p.Hkv, p.D), Tensor16In(p, v, p.Sk, p.Hkv, p.Dv)};
 }
 
-// All facts of a call: of q, k, v, dOut and the rows, two words each for B * Hkv heads.
+// The facts of a call are those of q, k, v, dOut and the rows, two words each for B * Hkv heads.
 constexpr int kFactTensors = 5;
 
 uint32_t* TakeFacts(const Problem& p, Scratch& scratch) {
@@ -256,13 +256,13 @@ cudaError_t ClearFacts(const Problem& p, uint32_t* facts, cudaStream_t stream) {
   return cudaMemsetAsync(facts, 0, 2 * kFactTensors * p.B * p.Hkv * sizeof(uint32_t), stream);
 }
 
-// Those of one of the tensors. bfloat16 has the range of float32 and needs no magnitudes.
+// The facts of one tensor. bfloat16 has the range of float32 and needs no magnitudes.
 Facts FactsOf(const Problem& p, uint32_t* all, int tensor) {
   uint32_t* own = all + 2 * tensor * p.B * p.Hkv;
   return {IsBfloat16(p) ? nullptr : own, own + p.B * p.Hkv};
 }
 
-// Rounds q, k and v, and tells a kernel's parameters what they were multiplied by, and what else is known of them.
+// Rounds q, k and v, and writes their factors and facts to a kernel's parameters.
 template <class Params, class Tensors>
 void ConvertInputs(const Problem& p, const Tensors& t, uint32_t* facts, Params* params, cudaStream_t stream) {
   const Scale scale = ScoreScaleOf(p);

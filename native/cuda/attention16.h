@@ -1,6 +1,7 @@
-// The kernels on 16-bit tensors, as other frameworks have them: for benchmarks beside theirs. D and Dv are multiples of
-// 8, q, k, v and dOut contiguous in the problem's layout; results are float32. Tensors are read as they are. So the
-// scale, which is positive, rounds scores, which stay below 1e6, and what is masked is finite.
+// The kernels on 16-bit tensors, the type that other frameworks use, for benchmarks against them. D and Dv are
+// multiples of 8; q, k, v and dOut are contiguous in the layout of the problem; results are float32. The kernels read
+// the tensors unconverted, so multiplying by the scale rounds the scores. The scale must be positive, scores must stay
+// below 1e6, and masked numbers must be finite.
 #pragma once
 
 #include "../attention.h"

@@ -1,6 +1,5 @@
-// The backward kernel: a thread block keeps kBlockK keys of one key head and walks over the live query blocks of all
-// its query heads. dk and dv stay in registers; dq is added up in memory by atomics, unless the kernel of dq.cuh
-// computes it.
+// The backward kernel. A thread block keeps kBlockK keys of one key head and walks over the live query blocks of all
+// its query heads. dk and dv stay in registers. Atomics add up dq in memory, unless the kernel of dq.cuh computes it.
 #pragma once
 
 #include "column_block.cuh"
@@ -23,7 +22,7 @@ __device__ inline void Backward(const BackwardParams& p) {
   constexpr int kD = Tile::kD;
   constexpr int kThreads = Tile::kThreads;
   constexpr int kStages = Tile::kStages;
-  // Blocks of 16 and of 8 that a warp has of the scores, of dk and dv, and of dq.
+  // Blocks of 16 rows and 8 columns per warp: of the scores, of dk and dv, and of dq.
   constexpr int kScoreM = kBlockQ / Tile::kScoreRows / 16;
   constexpr int kScoreN = kBlockK / Tile::kScoreColumns / 8;
   constexpr int kKeyM = kBlockK / Tile::kKeyRows / 16;
@@ -74,7 +73,7 @@ __device__ inline void Backward(const BackwardParams& p) {
     const int64_t row = static_cast<int64_t>(b * H + h) * Sq + r0;
     const uint32_t stats = base + kStatsAt + stage * 3 * Tile::kStatBytes;
     for (int i = threadIdx.x; i < kBlockQ; i += kThreads) {
-      const bool valid = r0 + i < Sq;  // else zeros: weights of 0
+      const bool valid = r0 + i < Sq;  // other rows are zeros, with weights of 0
       const int64_t from = valid ? row + i : 0;
       CopyAsync4(stats + i * 4, p.reference + from, valid);
       CopyAsync4(stats + Tile::kStatBytes + i * 4, p.weight + from, valid);
@@ -108,7 +107,7 @@ __device__ inline void Backward(const BackwardParams& p) {
   Clear(dk);
   Clear(dv);
   const Factors factors = FactorsOf<T, kParts>(p, keyBatchHead);
-  // Tiles with rows that do not exist hide these.
+  // With numbers that are not finite, partial tiles and tiles with rows past the end need care.
   const bool notFinite = HasNotFinite(p, keyBatchHead);
   const auto isCareful = [&](const QueryBlock& at) {
     return notFinite && (at.partial || (at.block + 1) * kBlockQ > Sq);
@@ -120,7 +119,7 @@ __device__ inline void Backward(const BackwardParams& p) {
     return row < Sq && column < Sk && Sees(p.mask, maskHead, p.sizes, row, column);
   };
 
-  // Each warp's places in the tiles.
+  // Each warp's position in the tiles.
   const int scoreRow = warp % Tile::kScoreRows * (kScoreM * 16);
   const int scoreColumn = warp / Tile::kScoreRows * (kScoreN * 8);
   const int keyRow = warp % Tile::kKeyRows * (kKeyM * 16);
@@ -134,8 +133,8 @@ __device__ inline void Backward(const BackwardParams& p) {
   const uint32_t gradientsKeyLane = weightsLane + Tile::kWeightBytes;
   const uint32_t gradientsQueryLane = LaneAddress<kBlockQ>(gradientsShared, queryRow / 16, 0, true);
 
-  // Bulk additions take rows of whole 16 bytes. The dq of a query block is handed over after the barrier that follows
-  // it.
+  // Bulk additions need rows whose bytes are a multiple of 16. The dq of a query block is added after the barrier that
+  // follows the block.
   const bool bulk = Tile::kBulk && p.accumulateDq && p.dq.channels % 4 == 0;
   QueryBlock staged = {-1, -1, false};
   const auto addStaged = [&]() {
@@ -241,7 +240,7 @@ __device__ inline void Backward(const BackwardParams& p) {
       const uint32_t qLane = LaneAddress<kBlockQ>(qShared, 0, keyChannel / 16, true);
       Product<T, kParts, Weights, Queries, kBlockQ / 16>(sum, gradientsKeyLane, qLane);
     });
-    if (careful && p.accumulateDq) {  // the keys as they are, for further scores
+    if (careful && p.accumulateDq) {  // reload the unchanged keys for the next scores
       __syncthreads();
       CopyParts<kParts, kBlockK, kD, kThreads>(kShared, k, p.k, Sk - c0);
       CommitCopies();
@@ -259,7 +258,7 @@ __device__ inline void Backward(const BackwardParams& p) {
     addStaged();
   }
 
-  const Factors last = FactorsOf<T, kParts>(p, keyBatchHead);  // read again, to need fewer registers in the loop
+  const Factors last = FactorsOf<T, kParts>(p, keyBatchHead);  // read again, which saves registers in the loop
   const int rows = Sk - c0;
   float* dkHead = p.dk.data + b * p.dk.batch + keyHead * p.dk.head + c0 * p.dk.row;
   float* dvHead = p.dv.data + b * p.dv.batch + keyHead * p.dv.head + c0 * p.dv.row;
@@ -291,7 +290,7 @@ __global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Backward::kThreads,
   }
 }
 
-// For launch.cuh.
+// The launch traits for launch.cuh.
 struct BackwardLaunch {
   using Params = BackwardParams;
 

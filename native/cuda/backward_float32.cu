@@ -1,4 +1,4 @@
-// The backward kernels on floats split into two halves.
+// The backward kernels on floats, each split into two 16-bit numbers.
 #include "backward.cuh"
 #include "launch.cuh"
 

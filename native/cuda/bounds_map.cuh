@@ -1,5 +1,5 @@
-// The bounds map of a call: smallest and largest bounds per kMapBlock key columns (arXiv 2410.01359, section 4.2). With
-// it, the spans of the columns, the rows that see a key, and the ranges of live tiles.
+// Computes the bounds map of a call: smallest and largest bounds per kMapBlock key columns (arXiv 2410.01359, section
+// 4.2). Also computes the spans of the columns, the rows that see a key, and the ranges of live tiles.
 #pragma once
 
 #include "mask.cuh"
@@ -17,14 +17,14 @@ __device__ inline int4 IntervalsAt(const int* bounds, int n, bool causal, int64_
   return causal ? int4{at[0], at[1], 0, 0} : int4{at[0], kMax, kMin, at[1]};
 }
 
-// A warp for each kMapBlock columns of one (batch, head) of the mask.
+// One warp per kMapBlock columns of one (batch, head) of the mask.
 template <int kThreads>
 __global__ void BoundsMapKernel(const int* bounds, int n, bool causal, int Sk, int mapBlocks, int4* spans,
                                 int4* boundsMap) {
   const int block = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
   const int64_t index = blockIdx.y;
   if (block >= mapBlocks) return;
-  // Lanes past the last column repeat it: smallest and largest stay what they are.
+  // Lanes past the last column repeat it, which leaves the smallest and largest bounds unchanged.
   const int own = block * kMapBlock + static_cast<int>(threadIdx.x % kWarp);
   const int64_t column = index * Sk + min(own, Sk - 1);
   const int4 interval = IntervalsAt(bounds, n, causal, column);
@@ -33,7 +33,7 @@ __global__ void BoundsMapKernel(const int* bounds, int n, bool causal, int Sk, i
   const int4 upper = {__reduce_min_sync(~0u, interval.z), __reduce_max_sync(~0u, interval.z),
                       __reduce_min_sync(~0u, interval.w), __reduce_max_sync(~0u, interval.w)};
   if (own < Sk) {
-    // A length as an unsigned number: it may exceed the largest int.
+    // The length is unsigned, because it may exceed the largest int.
     const auto length = [](int start, int end) {
       return end > start ? static_cast<int>(unsigned(end) - unsigned(start)) : 0;
     };
@@ -45,7 +45,7 @@ __global__ void BoundsMapKernel(const int* bounds, int n, bool causal, int Sk, i
   }
 }
 
-// A warp for each row: whether it sees a key. Most see their own.
+// One warp per row: whether the row sees a key. The key at its own position is tried first, because most rows see it.
 template <int kThreads>
 __global__ void SeeingKernel(Mask mask, Sizes s, uint8_t* seeing) {
   const int row = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
@@ -69,8 +69,8 @@ __global__ void SeeingKernel(Mask mask, Sizes s, uint8_t* seeing) {
   if (lane == 0) seeing[index * s.Sq + row] = sees;
 }
 
-// A warp for each query block: the first of its live key blocks and the end of them, so that long rows with few live
-// tiles do not look at all others.
+// One warp per query block: the first of its live key blocks and their end, so that long rows with few live tiles do
+// not visit all others.
 template <int kThreads>
 __global__ void RangesKernel(Mask mask, int Sq, int Sk, int blockQ, int blockK, int queryBlocks, int2* ranges) {
   const int queryBlock = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;

@@ -1,4 +1,4 @@
-// What the backward kernel keeps and walks over: a block of keys of one key head, and the query blocks that see it.
+// The block of keys of one key head that the backward kernel keeps, and the query blocks that it walks over.
 #pragma once
 
 #include "mask.cuh"
@@ -14,7 +14,8 @@ struct KeyBlock {
   int c0, c1;  // columns [c0, c1)
 };
 
-// The one of this thread block. The first have the most work under a causal mask, and where some keys are seen by all.
+// The key block of this thread block. The first key blocks have the most work under a causal mask, and if some keys are
+// seen by all rows.
 template <int kBlockK>
 __device__ inline KeyBlock KeyBlockOf(const Sizes& s, const Mask& mask) {
   KeyBlock keys;

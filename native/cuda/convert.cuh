@@ -1,5 +1,4 @@
-// Rounds float32 tensors to 16-bit numbers, one or two for each, and prepares what the backward kernels need to know of
-// a row.
+// Rounds float32 tensors to one or two 16-bit numbers per float, and computes what the backward kernels need per row.
 #pragma once
 
 #include "exponents.cuh"
@@ -12,22 +11,22 @@ namespace flashmask::cuda {
 struct ConvertParams {
   ConstTensor32 from;
   Tensor16 to;   // contiguous [B, heads, rows, channels]
-  Facts facts;   // found here; without magnitudes numbers are rounded as they are
-  float factor;  // what numbers are multiplied by first, 1 at most
-  bool isKeys;   // rows are keys, else queries
+  Facts facts;   // output; without magnitudes, numbers are rounded unscaled
+  float factor;  // numbers are multiplied by this first; at most 1
+  bool isKeys;   // whether rows are keys; otherwise they are queries
   int heads;
   int group;  // heads that share a key head
   int rows;
 };
 
-// Tensors of one launch.
+// The tensors of one launch.
 struct ConvertList {
   Sizes sizes;
   Mask mask;
   ConvertParams tensors[3];
 };
 
-// Whether some visible pair has this row of a tensor. If none has, it becomes zeros: whatever it holds then has no
+// Whether some visible pair uses this row of a tensor. If none does, the row becomes zeros, so that its numbers have no
 // influence.
 __device__ inline bool IsConnected(const ConvertList& list, const ConvertParams& p, int b, int h, int row) {
   const Sizes& s = list.sizes;
@@ -39,7 +38,7 @@ __device__ inline bool IsConnected(const ConvertList& list, const ConvertParams&
   return false;
 }
 
-// Eight channels of a row; channels that do not exist are 0.
+// Reads eight channels of a row; channels past the end are 0.
 __device__ inline void ReadChunk(float (&x)[8], const float* row, int channel, int channels) {
   if (channels % 4 == 0 && channel + 8 <= channels) {
     const float4 a = *reinterpret_cast<const float4*>(row + channel);
@@ -51,7 +50,7 @@ __device__ inline void ReadChunk(float (&x)[8], const float* row, int channel, i
   }
 }
 
-// Writes eight channels, divided by a power of two, in kParts parts.
+// Writes eight channels, divided by a power of two, as kParts numbers each.
 template <class T, int kParts>
 __device__ inline void WriteChunk(const Tensor16& to, int64_t at, const float (&x)[8], float factor) {
   uint32_t words[4][kParts];
@@ -73,14 +72,14 @@ __device__ inline float WarpMax(float x) {
   return x;
 }
 
-// Floats that are not negative are ordered like their bits. What is there already is read first: few find more.
+// Non-negative floats are ordered like their bits. The current value is read first, because few numbers exceed it.
 __device__ inline void RaiseMagnitude(uint32_t* magnitude, float x) {
   const uint32_t bits = __float_as_uint(x);
   if (*reinterpret_cast<volatile uint32_t*>(magnitude) < bits) atomicMax(magnitude, bits);
 }
 
-// Numbers from here on count as not finite (Facts): infinities, and where tensors are not scaled those whose products
-// may overflow.
+// Numbers of at least this magnitude count as not finite (Facts): infinities, and in unscaled tensors also numbers
+// whose products may overflow.
 template <class T>
 constexpr float kNotFiniteFrom = kInfinity;
 template <>
@@ -89,11 +88,11 @@ constexpr float kNotFiniteFrom<__nv_bfloat16> = 0x1p50f;
 constexpr int kConvertThreads = 256;
 constexpr int kConvertRows = 64;
 
-// kRound: rounds numbers as they are, and finds the largest. kScale: rounds again where the largest demands a power of
-// two. Both write zeros for rows that no visible pair has.
+// kRound rounds the numbers unscaled and finds the largest. kScale rounds again if the largest requires a power of two.
+// Both write zeros to rows that no visible pair uses.
 enum class ConvertStep { kRound, kScale };
 
-// A thread block for each kConvertRows rows of one head: blockIdx.x = b * heads + h, y = block of rows, z = tensor.
+// One thread block per kConvertRows rows of one head: blockIdx.x = b * heads + h, y = block of rows, z = tensor.
 template <class T, int kParts, ConvertStep kStep>
 __global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_constant__ ConvertList list) {
   const ConvertParams& p = list.tensors[blockIdx.z];
@@ -144,8 +143,8 @@ __global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_co
 struct RowsParams {
   Sizes sizes;
   ConstTensor32 out;
-  // As the products read it (in float32 where they split it), so that delta cancels them: dS of a row with a single key
-  // is 0.
+  // The numbers that the products read (in float32 if they split them), so that delta cancels them: dS of a row with a
+  // single key is 0.
   Tensor16 dOut;
   Facts dOutFacts;
   const float2* rowStats;  // [B, H, Sq]
@@ -153,11 +152,11 @@ struct RowsParams {
   float* reference;
   float* weight;
   float* rowShift;
-  Facts rowFacts;  // found here
+  Facts rowFacts;  // output
 };
 
-// What BackwardParams has of each row, a warp for each. T is what the products read, DOut the type of dO here, scaled
-// if it is __half.
+// Computes the row fields of BackwardParams, one warp per row. T is the type that the products read; DOut is the type
+// of dO here, scaled if it is __half.
 template <class T, class DOut, int kThreads>
 __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ RowsParams p) {
   const int H = p.sizes.H;
@@ -181,7 +180,7 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
   if (threadIdx.x % kWarp != 0) return;
-  // A row that sees no key has weights of exactly 0, whatever gradient comes in.
+  // A row that sees no key has weights of exactly 0, whatever its incoming gradient.
   const float dLse = p.dLse == nullptr ? 0.f : p.dLse[index];
   const float unit = PowerOfTwo(ExponentOf<1>(p.dOutFacts, keyBatchHead));
   const float rowShift = seesKeys ? sum * unit - dLse : 0.f;

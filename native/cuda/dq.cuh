@@ -1,5 +1,5 @@
-// The gradient of the queries on its own, without atomics (deterministic: true): a thread block keeps kBlockQ queries
-// and their gradients and walks over the live key blocks, as the forward kernel does.
+// Computes only the gradient of the queries, without atomics (deterministic: true). A thread block keeps kBlockQ
+// queries and their gradients and walks over the live key blocks, as the forward kernel does.
 #pragma once
 
 #include "gradients.cuh"
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Dq::kThreads)
   }
 }
 
-// For launch.cuh.
+// The launch traits for launch.cuh.
 struct DqLaunch {
   using Params = BackwardParams;
 

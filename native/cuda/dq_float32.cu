@@ -1,4 +1,4 @@
-// The dq kernels on floats split into two halves.
+// The dq kernels on floats, each split into two 16-bit numbers.
 #include "dq.cuh"
 #include "launch.cuh"
 

@@ -22,9 +22,9 @@ __device__ inline uint4 Philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t k
   return {c0, c1, c2, c3};
 }
 
-// Which of the four elements of block (row of element 0, column of element 0) are kept: bit i is element i's. A counter
-// serves four columns of one row, which two neighbouring lanes share: the even lane draws for the upper row, the odd
-// one for the lower.
+// Which of the four elements of a block (given by the row and column of element 0) are kept: bit i is element i's. One
+// Philox counter serves four columns of one row, which two neighbouring lanes share: the even lane draws for the upper
+// row, the odd lane for the lower row.
 __device__ inline uint32_t KeptElements(const Dropout& d, int batchHead, int row, int column) {
   const bool odd = threadIdx.x & 1;
   const uint4 own = Philox(static_cast<uint32_t>(column) >> 2, row + (odd ? 8 : 0), batchHead, d.key0, d.key1);

@@ -1,6 +1,6 @@
-// The powers of two that keep float32 tensors within the range of half precision. Tensors are divided by one power for
-// each batch and key head (of q and dO: for all query heads that share it), which their largest magnitude tells, so
-// that all kernels agree on it.
+// The powers of two that keep float32 tensors within the range of half precision. A tensor is divided by one power per
+// batch and key head; for q and dO that covers all query heads of the key head. The power follows from the largest
+// magnitude, so all kernels compute the same one.
 #pragma once
 
 #include "params.h"
@@ -8,16 +8,16 @@
 
 namespace flashmask::cuda {
 
-// The largest number of a scaled tensor lies in [2^kTop, 2^(kTop + 1)): products of 256 channels stay finite, and
+// The largest number of a scaled tensor lies in [2^kTop, 2^(kTop + 1)). Then products of 256 channels stay finite, and
 // numbers down to 2^-22 of the largest are normal.
 constexpr int kTop = 8;
 
-// Tensors of one part whose largest magnitude lies in [2^kLeast, 2^kMost] are rounded as they are, which spares a
-// second look at them.
+// Tensors with one 16-bit number per float whose largest magnitude lies in [2^kLeast, 2^kMost] are rounded unscaled,
+// which saves a second pass over them.
 constexpr int kLeast = -2;
 constexpr int kMost = 10;
 
-// floor(log2(magnitude)); 0 gives a very small number.
+// floor(log2(magnitude)); a very small number for 0.
 __device__ inline int Log2Of(uint32_t magnitudeBits) {
   return magnitudeBits == 0 ? -200 : static_cast<int>(magnitudeBits >> 23) - 127;
 }
@@ -43,14 +43,14 @@ __device__ inline int GradientExponent(const BackwardParams& p, int keyBatchHead
   return min(max(max(products, shifts) + 1 - 15, -100), 100);
 }
 
-// What products of q and k, divided by 2^exponent, are multiplied by to give scores in powers of two. Never 0 or
-// infinite: masked scores are infinite.
+// The factor that turns products of q and k, divided by 2^exponent, into scores in powers of two. Never 0 or infinite,
+// because masked scores are infinite.
 __device__ inline float ScaleOfScores(const Scale& scale, int exponent) {
   constexpr float kTiny = 1e-37f;
   return fmaxf(scale.factor * PowerOfTwo(scale.exponent + exponent), kTiny);
 }
 
-// The backward kernels' weights are multiplied by 2^shift before they are rounded to T: small ones then are normal
+// The backward kernels multiply weights by 2^shift before they round them to T, so that small weights are normal
 // numbers.
 template <class T>
 constexpr int kBackwardWeightShift = 0;

@@ -1,4 +1,4 @@
-// The forward kernel: a thread block keeps kBlockQ queries of one head and walks over the live key blocks, with an
+// The forward kernel. A thread block keeps kBlockQ queries of one head and walks over the live key blocks, with an
 // online softmax.
 #pragma once
 
@@ -14,13 +14,13 @@
 
 namespace flashmask::cuda {
 
-// A row's reference is raised only when a score exceeds the largest that it was made for by 2^kSlack: weights up to
-// that do no harm, and the accumulators are rescaled seldom.
+// A row's reference is raised only when a score exceeds the score that set it by more than kSlack powers of two. Larger
+// weights up to that do no harm, and the accumulators are rarely rescaled.
 constexpr float kSlack = 8;
 
-// Weights are multiplied by 2^shift before they are rounded to T: small ones then are normal numbers. A part of them is
-// in the reference, which lies that much below the largest score; the rest is a product of its own, for split floats,
-// which the shift would cost bits in the exponent.
+// Weights are multiplied by 2^shift before they are rounded to T, so that small weights are normal numbers. The part
+// kReferenceShift of the shift lowers the reference below the largest score. The rest, kProductShift, is a separate
+// multiplication for split floats, because a lower reference would cost their exponents bits.
 template <class T>
 constexpr int kForwardWeightShift = 0;
 template <>
@@ -30,16 +30,16 @@ constexpr int kReferenceShift = kParts == 1 ? kForwardWeightShift<T> : 0;
 template <class T, int kParts>
 constexpr int kProductShift = kForwardWeightShift<T> - kReferenceShift<T, kParts>;
 
-// Statistics of the rows that a lane has: two in each of kM blocks.
+// Statistics of the rows of a lane: two rows in each of kM blocks.
 template <int kM>
 struct RowStats {
-  float reference[kM][2];  // what is subtracted from scores, in powers of two; minus infinity until there is one
-  float sum[kM][2];        // of this lane's columns only, until the end
+  float reference[kM][2];  // subtracted from scores, in powers of two; minus infinity before the first score
+  float sum[kM][2];        // only of this lane's columns until the end
 };
 
 __device__ inline float FiniteReference(float reference) { return reference == -kInfinity ? 0.f : reference; }
 
-// The same maximum for the four lanes of a row.
+// The maximum over the four lanes of a row.
 __device__ inline float QuadMax(float x) {
   x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
   return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
@@ -50,8 +50,8 @@ __device__ inline float QuadSum(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-// Raises the references of rows that have scores far above them, and rescales what these rows have added up. Each row
-// decides for itself, so that what is in the others has no influence on it.
+// Raises the references of rows that have scores far above them, and rescales the accumulators of these rows. Each row
+// decides for itself, so that other rows have no influence on it.
 template <int kShift, int kM, int kN, int kOut>
 __device__ inline void RaiseReferences(RowStats<kM>& stats, float (&out)[kM][kOut][4], const float (&scores)[kM][kN][4],
                                        float scale2) {
@@ -65,7 +65,8 @@ __device__ inline void RaiseReferences(RowStats<kM>& stats, float (&out)[kM][kOu
 #pragma unroll
       for (int n = 0; n < kN; ++n) x = fmaxf(x, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
       largest[m][half] = QuadMax(x) * scale2;
-      // A difference: a sum would be rounded where scores are large. NaN, of two infinities, raises nothing.
+      // A difference, because a sum would be rounded at large scores. NaN, the difference of two infinities, raises
+      // nothing.
       raise |= largest[m][half] - stats.reference[m][half] > kShift + kSlack;
     }
   }
@@ -76,7 +77,7 @@ __device__ inline void RaiseReferences(RowStats<kM>& stats, float (&out)[kM][kOu
     for (int half = 0; half < 2; ++half) {
       float& reference = stats.reference[m][half];
       const bool raise = largest[m][half] - reference > kShift + kSlack;
-      // Rounded up: no weight exceeds 2^kShift then, however large the score.
+      // Rounds up, so that no weight exceeds 2^kShift, however large the score.
       const float raised = raise ? __fadd_ru(largest[m][half], -kShift) : reference;
       const float factor = raise ? Exp2(reference - raised) : 1.f;
       reference = raised;
@@ -222,7 +223,7 @@ __device__ inline void Forward(const ForwardParams& p) {
       const int row = at.r0 + warpRow + ElementRow(m, 2 * half);
       float sum = QuadSum(stats.sum[m][half]);
       if (row >= at.r1) continue;
-      // A row whose visible scores are all minus infinity is 0 / 0.
+      // If all visible scores of a row are minus infinity, its output is 0 / 0.
       if (sum == 0 && SeesKeys(p.mask, at.maskHead, p.sizes, row)) sum = kNaN;
       const float factor = sum == 0 ? 0.f : unit / sum;
 #pragma unroll
@@ -262,7 +263,7 @@ __global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Forward::kThreads, 
   }
 }
 
-// For launch.cuh.
+// The launch traits for launch.cuh.
 struct ForwardLaunch {
   using Params = ForwardParams;
 

@@ -1,4 +1,4 @@
-// The forward kernels on floats split into two halves.
+// The forward kernels on floats, each split into two 16-bit numbers.
 #include "forward.cuh"
 #include "launch.cuh"
 

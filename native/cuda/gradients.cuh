@@ -1,4 +1,4 @@
-// Gradients of scores, which the backward and dq kernels have in common.
+// Gradients of scores, for the backward and dq kernels.
 #pragma once
 
 #include "dropout.cuh"
@@ -8,8 +8,8 @@
 
 namespace flashmask::cuda {
 
-// The factors of a batch and key head. With weights pS = p 2^shift, gradients of scores are dS = pS (product gradient -
-// rowShift offset), in units of 2^gradientExponent.
+// The factors of a batch and key head. With weights pS = p 2^shift, the gradients of scores are dS = pS (product
+// gradient - rowShift offset), in units of 2^gradientExponent.
 struct Factors {
   float scale2;  // of products of q and k
   float gradient;
@@ -35,7 +35,7 @@ __device__ inline Factors FactorsOf(const BackwardParams& p, int keyBatchHead) {
   return factors;
 }
 
-// What BackwardParams has of the rows that a lane has: two in each of kM blocks.
+// The row fields of BackwardParams for the rows of a lane: two rows in each of kM blocks.
 template <int kM>
 struct RowTerms {
   float reference[kM][2];
@@ -43,8 +43,8 @@ struct RowTerms {
   float rowShift[kM][2];
 };
 
-// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS. Scores meet the same reference as in
-// the forward kernel, in the same way: so a row's weights add up to 1, however large its scores.
+// Turns scores into weights pS, and products dO vᵀ into gradients of scores dS. Subtracts the same reference as the
+// forward kernel, in the same way, so that a row's weights add up to 1, however large its scores.
 template <int kM, int kN>
 __device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
                                            const RowTerms<kM>& rows, const Factors& factors) {
@@ -69,7 +69,7 @@ __device__ inline void WeightsAndGradients(float (&scores)[kM][kN][4], float (&g
   }
 }
 
-// The same with dropout: dropped pairs lose their weight, and their product, but not the rest of their gradient.
+// The same with dropout: a dropped pair loses its weight and its product, but not the rest of its gradient.
 template <int kM, int kN>
 __device__ inline void DroppedWeightsAndGradients(float (&scores)[kM][kN][4], float (&gradients)[kM][kN][4],
                                                   const RowTerms<kM>& rows, const Factors& factors,

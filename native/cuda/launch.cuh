@@ -1,5 +1,5 @@
-// Launches a kernel: chooses the compiled variant, and asks for the shared memory that its tiles need. A Launch names
-// the kernel, its parameters and tiles (forward.cuh, backward.cuh, dq.cuh).
+// Launches a kernel: selects the compiled variant and requests the shared memory of its tiles. A Launch type names the
+// kernel, its parameters and its tiles (forward.cuh, backward.cuh, dq.cuh).
 #pragma once
 
 #include "launch.h"

@@ -1,5 +1,4 @@
-// Launchers of the kernels, one for each type of numbers. The source of each is a file of its own, so that they compile
-// side by side.
+// Launchers of the kernels, one per number type. Each has its own source file, so that they compile in parallel.
 #pragma once
 
 #include "params.h"
@@ -7,7 +6,7 @@
 namespace flashmask::cuda {
 
 struct Variant {
-  int kD;      // D and Dv rounded up to what is compiled: 64, 128 or 256
+  int kD;      // D and Dv rounded up to a compiled size: 64, 128 or 256
   bool large;  // which tiles (tiles.h)
 };
 

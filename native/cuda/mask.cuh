@@ -7,11 +7,11 @@
 
 namespace flashmask::cuda {
 
-// What a tile is: empty, or live and hiding pairs by any of the other bits; live alone is full.
+// The kind of a tile: empty, or live with the other bits for what hides pairs; kLive alone means full.
 using TileKind = uint32_t;
 constexpr TileKind kEmpty = 0;
 constexpr TileKind kLive = 1;
-constexpr TileKind kHidesEdge = 2;   // the causal triangle, or columns that do not exist
+constexpr TileKind kHidesEdge = 2;   // the causal triangle, or columns past the end
 constexpr TileKind kHidesLower = 4;  // lower intervals
 constexpr TileKind kHidesUpper = 8;  // upper intervals
 
@@ -25,7 +25,8 @@ __device__ inline int64_t MaskHeadOf(const Mask& mask, int b, int h, int H) {
   return static_cast<int64_t>(mask.maskB == 1 ? 0 : b) * mask.Hm + h / (H / mask.Hm);
 }
 
-// The bounds of kBlockK key columns from the ones of each kMapBlock. `index` is the mask's (batch, head).
+// The bounds of kBlockK key columns, combined from those of each kMapBlock columns. `index` is the (batch, head) of the
+// mask.
 template <int kBlockK>
 __device__ inline BlockBounds ReadBlockBounds(const Mask& mask, int64_t index, int keyBlock) {
   if (mask.spans == nullptr) return {0, 0, 0, 0, 0, 0, 0, 0};
@@ -49,7 +50,7 @@ __device__ inline BlockBounds ReadBlockBounds(const Mask& mask, int64_t index, i
 // The first row from `row` on that the spans of a column do not mask.
 __device__ inline int FirstUnmasked(const int4& spans, int row) {
   const auto leave = [&](uint32_t start, uint32_t length) {
-    // One comparison for both ends: a row before the start wraps around to a large number.
+    // One comparison tests both ends: a row before the start wraps around to a large number.
     if (row - start < length) row = static_cast<int>(start + length);
   };
 #pragma unroll
@@ -80,8 +81,8 @@ __device__ inline bool Misses(int startMin, int endMax, int r0, int r1) {
   return r1 <= startMin || r0 >= endMax || startMin >= endMax;
 }
 
-// The kind of the tile of rows [r0, r1) and columns [c0, c1), both within the problem; `edge` if the tile has more
-// columns than these.
+// The kind of the tile of rows [r0, r1) and columns [c0, c1), both within the problem. `edge` is true if the tile has
+// more columns than these.
 __device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int r0, int r1, int c0, int c1, bool edge,
                                     int offset) {
   int reached = causal ? max(r0, c0 - offset) : r0;
@@ -97,10 +98,9 @@ __device__ inline TileKind Classify(const BlockBounds& bounds, bool causal, int 
          (Misses(bounds.utsMin, bounds.uteMax, r0, r1) ? 0 : kHidesUpper);
 }
 
-// Walks over the live ones among blocks [begin, end). Lanes classify 32 blocks at a time; all warps come to the same
-// results.
+// Walks over the live blocks in [begin, end). Lanes classify 32 blocks at a time; all warps get the same results.
 struct LiveBlocks {
-  int base;  // of the 32 that the bits stand for
+  int base;  // the first of the 32 blocks of the bits
   int end;
   uint32_t live = 0;
   uint32_t full = 0;
@@ -125,8 +125,8 @@ struct LiveBlocks {
   }
 };
 
-// Sets scores to `hidden` where hides(row, column state) holds. Rows count from row0; `stateOf(column)` is asked once a
-// column.
+// Sets scores to `hidden` where hides(row, column state) is true. Rows count from row0; `stateOf(column)` is called
+// once per column.
 template <int kM, int kN, class StateOf, class Hides>
 __device__ inline void HideWhere(float (&scores)[kM][kN][4], float hidden, int row0, StateOf stateOf, Hides hides) {
 #pragma unroll
@@ -145,9 +145,8 @@ __device__ inline void HideWhere(float (&scores)[kM][kN][4], float hidden, int r
   }
 }
 
-// Sets the masked scores of a tile to minus infinity, or what else `hidden` says: of a warp's part, which begins at
-// row0 of the problem and at column0 of the tile's columns, which begin at tileColumn0. `spans` are the tile's
-// in shared memory.
+// Sets the masked scores of a warp's part of a tile to `hidden`. The part begins at row row0 of the problem and at
+// column column0 of the tile; the tile begins at column tileColumn0. `spans` are the tile's spans in shared memory.
 template <int kM, int kN>
 __device__ inline void HideMasked(float (&scores)[kM][kN][4], TileKind kind, const int4* spans, bool causal, int row0,
                                   int column0, int tileColumn0, int Sq, int Sk, float hidden = -kInfinity) {

@@ -1,8 +1,7 @@
-// Numbers that are not finite, or so large that products of them overflow: 0 · NaN is NaN, so weights of 0 do not keep
-// them from what the mask hides. A partial tile of a head that has such numbers is treated with care: the gradients of
-// masked scores are set to 0, and the products that sum over masked pairs see zeros in the place of numbers that are
-// not finite. Those are added up afterwards, pair by visible pair. Full tiles, and heads without such numbers, need
-// nothing.
+// Handles numbers that are not finite, or so large that their products overflow. 0 · NaN is NaN, so a weight of 0 does
+// not keep them out of results that the mask hides from them. Full tiles, and heads without such numbers, need nothing.
+// In a partial tile of a head with such numbers, the gradients of masked scores are set to 0, and products that sum
+// over masked pairs read zeros instead of such numbers. Afterwards the numbers are added for each visible pair.
 #pragma once
 
 #include "params.h"
@@ -15,14 +14,14 @@ __device__ inline bool HasNotFinite(const Facts& facts, int keyBatchHead) {
   return facts.notFinite != nullptr && __ldg(&facts.notFinite[keyBatchHead]) != 0;
 }
 
-// Whether a tensor or a row has numbers that are not finite (Facts).
+// Whether a tensor or the rows have numbers that are not finite (Facts).
 __device__ inline bool HasNotFinite(const BackwardParams& p, int keyBatchHead) {
   return HasNotFinite(p.qFacts, keyBatchHead) || HasNotFinite(p.kFacts, keyBatchHead) ||
          HasNotFinite(p.vFacts, keyBatchHead) || HasNotFinite(p.dOutFacts, keyBatchHead) ||
          HasNotFinite(p.rowFacts, keyBatchHead);
 }
 
-// Sets the numbers of a tile in shared memory that are not finite to 0.
+// Sets numbers of a tile in shared memory to 0 if they are not finite.
 template <class T, int kBytes, int kThreads>
 __device__ inline void ClearNotFinite(uint8_t* tile) {
   uint32_t* words = reinterpret_cast<uint32_t*>(tile);
@@ -30,8 +29,7 @@ __device__ inline void ClearNotFinite(uint8_t* tile) {
   for (int i = threadIdx.x; i < kBytes / 4; i += kThreads) words[i] &= FiniteMask<T>(words[i]);
 }
 
-// Sets the elements of kTiles tiles in shared memory, one behind the other, to 0 where a pair (row, column) is not
-// visible.
+// Sets the elements of kTiles consecutive tiles in shared memory to 0 where a pair (row, column) is not visible.
 template <int kTiles, int kRows, int kColumns, int kThreads, class Visible>
 __device__ inline void ClearMasked(uint8_t* tiles, Visible visible) {
 #pragma unroll 1
@@ -45,8 +43,8 @@ __device__ inline void ClearMasked(uint8_t* tiles, Visible visible) {
   }
 }
 
-// Adds the numbers of `from` that are not finite to their channel of all rows of `to` that visible(row of from, row of
-// to) tells. A thread keeps to its channels.
+// Adds each number of `from` that is not finite to its channel of all rows of `to` for which visible(row of from, row
+// of to) is true. A thread handles whole channels.
 template <class T, int kThreads, class Visible>
 __device__ inline void AddNotFinite(float* to, const Tensor32& toTensor, int toRows, const T* from, int64_t fromStride,
                                     int fromRows, Visible visible) {

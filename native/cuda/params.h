@@ -1,4 +1,4 @@
-// What the kernels are told: sizes, strides and pointers, by value.
+// The parameters of the kernels, passed by value: sizes, strides and pointers.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,13 +9,13 @@
 
 namespace flashmask::cuda {
 
-// A tensor of 16-bit numbers: strides in elements, channels next to each other.
+// A tensor of 16-bit numbers. Strides are in elements; channels are contiguous.
 struct Tensor16 {
   const void* data;
   int64_t batch;
   int64_t row;
   int64_t head;
-  int64_t part;  // from the high parts to the low ones, where a number has two
+  int64_t part;  // from the high to the low 16-bit numbers, if a number has two
   int channels;  // a multiple of 8
 };
 
@@ -31,17 +31,17 @@ struct TensorOf {
 using Tensor32 = TensorOf<float>;
 using ConstTensor32 = TensorOf<const float>;
 
-// What is known of a float32 tensor's numbers, for each batch and key head (of q and dO: over the query heads that
-// share it). Rows that no visible pair has do not count.
+// Facts about a float32 tensor's numbers, for each batch and key head; for q and dO over the query heads of the key
+// head. Rows that no visible pair uses do not count.
 struct Facts {
-  // The largest finite magnitude, as the bits of a float. It tells the power of two by which the tensor was divided
-  // before it was rounded to 16 bits (exponents.cuh); null: by none.
+  // The largest finite magnitude, as the bits of a float. It determines the power of two that divided the tensor before
+  // it was rounded to 16 bits (exponents.cuh). Null: it was not divided.
   uint32_t* magnitudes;
-  // 1 if a number is not finite, or so large that products of it may overflow (not_finite.cuh); null: none is.
+  // 1 if a number is not finite, or so large that its products may overflow (not_finite.cuh). Null: there are none.
   uint32_t* notFinite;
 };
 
-// A factor · 2^exponent, which may be beyond the floats' range together with another power of two.
+// A factor · 2^exponent. Multiplied by another power of two it may exceed the range of floats.
 struct Scale {
   float factor;
   int exponent;
@@ -51,13 +51,13 @@ struct Sizes {
   int B, H, Hkv, Sq, Sk;
 };
 
-// The mask as the kernels of bounds_map.cuh leave it.
+// The mask, computed by the kernels of bounds_map.cuh.
 struct Mask {
   // [maskB, Hm, Sk]: start and length of the lower interval of masked rows, then of the upper; null: none
   const int4* spans;
   // [maskB, Hm, mapBlocks, 2]: smallest and largest LTS, smallest and largest LTE; the same of UTS, UTE
   const int4* boundsMap;
-  // [maskB, Hm, Sq]: 1 for rows that see a key; null as spans are
+  // [maskB, Hm, Sq]: 1 for rows that see a key; null if spans is null
   const uint8_t* seeing;
   int mapBlocks;  // ceil(Sk / kMapBlock)
   int maskB, Hm;
@@ -79,9 +79,9 @@ struct ForwardParams {
   Tensor32 out;
   float* lse;        // [B, H, Sq]
   float2* rowStats;  // [B, H, Sq]: the reference, in powers of two, and the sum of 2^(score - reference)
-  // scale · log2(e), which makes scores in powers of two of products of q and k. The conversion of float32 tensors has
-  // multiplied q by the factor, which then is 1 here: multiplications by a power of two alone are exact, however large
-  // the scores.
+  // scale · log2(e): turns products of q and k into scores in powers of two. For float32 tensors the conversion has
+  // multiplied q by the factor, so the factor is 1 here: multiplying by a power of two is exact, however large the
+  // scores.
   Scale scoreScale;
   Dropout dropout;
 };
@@ -89,7 +89,7 @@ struct ForwardParams {
 struct BackwardParams {
   Sizes sizes;
   Tensor16 q, k, v, dOut;
-  Facts qFacts, kFacts, vFacts, dOutFacts, rowFacts;  // of rows: the magnitude is rowShift's
+  Facts qFacts, kFacts, vFacts, dOutFacts, rowFacts;  // for rows, the magnitude is that of rowShift
   Mask mask;
   const int2* ranges;  // of the deterministic dq kernel
   // [B, H, Sq] each. A row's weights are 2^(score - reference) · weight / 2^kBackwardWeightShift; all three are 0 for

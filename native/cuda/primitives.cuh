@@ -1,4 +1,4 @@
-// The instructions that the kernels are built from: asynchronous copies, ldmatrix, mma, and the swizzled tiles that
+// The instructions from which the kernels are built: asynchronous copies, ldmatrix, mma, and the swizzled tiles that
 // they address.
 #pragma once
 
@@ -34,7 +34,7 @@ __device__ inline void CopyAsync4(uint32_t shared, const void* global, bool vali
 // Closes the group of copies that this thread has issued.
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;"); }
 
-// Waits until at most kPending of this thread's groups are on their way.
+// Waits until at most kPending of this thread's groups of copies are unfinished.
 template <int kPending>
 __device__ inline void WaitCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -110,7 +110,7 @@ __device__ inline float2 Unpack<__nv_bfloat16>(uint32_t packed) {
   return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&packed));
 }
 
-// Two floats as kParts numbers of type T each, whose sum is the float: high, then what rounding left.
+// Splits two floats into kParts numbers of type T each, whose sum is the float: the rounded value, then the remainder.
 template <class T, int kParts>
 __device__ inline void Split(uint32_t (&parts)[kParts], float low, float high) {
   parts[0] = Pack<T>(low, high);
@@ -120,7 +120,7 @@ __device__ inline void Split(uint32_t (&parts)[kParts], float low, float high) {
   }
 }
 
-// Ones where a packed number is finite.
+// A mask of ones for packed numbers that are finite.
 template <class T>
 __device__ inline uint32_t FiniteMask(uint32_t packed) {
   constexpr uint32_t kExponent = std::is_same<T, __half>::value ? 0x7c00 : 0x7f80;
@@ -138,9 +138,9 @@ __device__ inline float Exp2(float x) {
 // 2^exponent, kept within the normal floats.
 __device__ inline float PowerOfTwo(int exponent) { return __int_as_float((min(max(exponent, -126), 126) + 127) << 23); }
 
-// A tile of kRows rows in shared memory lies in pages of 64 channels: a row of a page is 128 bytes, that is eight
-// chunks of 16, and chunk c of row r lies at place c ^ (r & 7), so that eight rows of one chunk, which ldmatrix reads
-// at once, are in different banks.
+// A tile of kRows rows in shared memory consists of pages of 64 channels. A row of a page is 128 bytes, that is eight
+// chunks of 16 bytes. Chunk c of row r is at place c ^ (r & 7), so that the eight rows of one chunk, which ldmatrix
+// reads at once, are in different banks.
 constexpr int kPageRowBytes = 128;
 
 template <int kRows>
@@ -148,9 +148,9 @@ __device__ inline uint32_t ChunkOffset(int row, int chunk) {
   return (chunk >> 3) * (kRows * kPageRowBytes) + row * kPageRowBytes + (((chunk & 7) ^ (row & 7)) << 4);
 }
 
-// Where a lane's ldmatrix addresses begin for the 16 x 16 block at (row16, column16), in units of 16. With `alongRows`,
-// matrices follow one another down the rows first (left operands, and right operands that are transposed); else along
-// the columns.
+// The address at which a lane's ldmatrix begins for the 16 x 16 block (row16, column16), in units of 16. With
+// `alongRows`, consecutive matrices go down the rows first (left operands, and transposed right operands); otherwise
+// along the columns.
 template <int kRows>
 __device__ inline uint32_t LaneAddress(uint32_t tile, int row16, int column16, bool alongRows) {
   const int lane = threadIdx.x % kWarp;
@@ -159,15 +159,15 @@ __device__ inline uint32_t LaneAddress(uint32_t tile, int row16, int column16, b
   return tile + ChunkOffset<kRows>(row16 * 16 + row, column16 * 2 + half);
 }
 
-// The address of the block that is (row16, column16) further. Since the swizzle is an exclusive or, so is the step
-// within a page; column16 and the column of `address` may have no bit of a page in common.
+// The address of the block (row16, column16) further on. The swizzle is an exclusive or, so the step within a page is
+// one too. column16 and the column of `address` must not share a bit within a page.
 template <int kRows>
 __device__ inline uint32_t BlockAddress(uint32_t address, int row16, int column16) {
   return (address ^ ((column16 & 3) << 5)) + (column16 >> 2) * (kRows * kPageRowBytes) + row16 * (16 * kPageRowBytes);
 }
 
-// Starts the copy of a tile of kRows x kChannels from rows that are `stride` elements apart; rows and channels past the
-// valid ones become zeros. Channels are a multiple of 8.
+// Starts the copy of a tile of kRows x kChannels from rows that are `stride` elements apart. Rows and channels past the
+// valid ones become zeros. The number of channels is a multiple of 8.
 template <int kRows, int kChannels, int kThreads, class T>
 __device__ inline void CopyTile(uint32_t tile, const T* global, int64_t stride, int rows, int channels) {
   constexpr int kChunks = kChannels / 8;
@@ -185,7 +185,7 @@ __device__ inline void CopyTile(uint32_t tile, const T* global, int64_t stride, 
   }
 }
 
-// c += a b for one step of 16 channels: with two parts a number, the three products that matter.
+// c += a b for one step of 16 channels. With two parts per number these are the three products that matter.
 template <class T, int kParts>
 __device__ inline void MmaParts(float (&c)[4], const uint32_t (&a)[kParts][4], const uint32_t (&b)[kParts][4],
                                 int which) {
@@ -196,14 +196,14 @@ __device__ inline void MmaParts(float (&c)[4], const uint32_t (&a)[kParts][4], c
   }
 }
 
-// How an operand of Product lies in shared memory.
+// The layout of an operand of Product in shared memory.
 template <int kRows_, bool kTransposed_, int kPartBytes_>
 struct Operand {
   static constexpr int kRows = kRows_;
-  static constexpr bool kTransposed = kTransposed_;  // the channels that are summed over go down the rows
-  static constexpr int kPartBytes = kPartBytes_;     // from the high parts to the low ones
+  static constexpr bool kTransposed = kTransposed_;  // rows are the channels that are summed over
+  static constexpr int kPartBytes = kPartBytes_;     // from the high to the low 16-bit numbers
 
-  // Block `outer` of the operand's own side, `inner` of the side that is summed over.
+  // Loads block `outer` of the operand's own side and `inner` of the side that is summed over.
   __device__ static void Load(uint32_t (&r)[4], uint32_t address, int outer, int inner, int part) {
     LoadMatrix<kTransposed>(
         r, BlockAddress<kRows>(address, kTransposed ? inner : outer, kTransposed ? outer : inner) + part * kPartBytes);
@@ -241,8 +241,8 @@ __device__ inline void Product(float (&acc)[kM][kN][4], uint32_t a, uint32_t b) 
   }
 }
 
-// acc[m][n] += W B, where W are accumulators of an earlier product, of kSteps * 2 blocks of 8 columns: they hold their
-// numbers as the left operand of the next product has them.
+// acc[m][n] += W B, where W are accumulators of an earlier product, with kSteps * 2 blocks of 8 columns: their
+// registers already have the layout of a left operand.
 template <class T, int kParts, class B, int kSteps, int kM, int kN>
 __device__ inline void ProductFromRegisters(float (&acc)[kM][kN][4], const float (&w)[kM][kSteps * 2][4], uint32_t b) {
 #pragma unroll
@@ -275,8 +275,8 @@ __device__ inline void Clear(float (&acc)[kM][kN][4]) {
   }
 }
 
-// acc += what `product` adds to zeros. Tensor cores cut off what they add, so long sums of split floats are rounded
-// here, tile by tile; sums of 16-bit numbers stay where they are.
+// acc += the product that `product` adds to zeros. Tensor cores truncate when they add, so long sums of split floats
+// are rounded here, tile by tile; sums of 16-bit numbers stay in place.
 template <int kParts, int kM, int kN, class AddProduct>
 __device__ inline void Accumulate(float (&acc)[kM][kN][4], AddProduct product) {
   if constexpr (kParts == 1) {
@@ -296,7 +296,7 @@ __device__ inline void Accumulate(float (&acc)[kM][kN][4], AddProduct product) {
   }
 }
 
-// Rows and columns of accumulator element i of block (m, n): its warp's first row and column, plus these.
+// The row and the column of accumulator element i of block (m, n), counted from the warp's first row and column.
 __device__ inline int ElementRow(int m, int i) { return m * 16 + (threadIdx.x % kWarp) / 4 + (i / 2) * 8; }
 __device__ inline int ElementColumn(int n, int i) { return n * 8 + (threadIdx.x % 4) * 2 + i % 2; }
 

@@ -1,4 +1,4 @@
-// What the forward and dq kernels have in common: a block of queries of one head, and the key blocks that it sees.
+// The block of queries of one head that a forward or dq kernel works on, and the key blocks that it sees.
 #pragma once
 
 #include "mask.cuh"
@@ -11,7 +11,7 @@ struct BlockOfHead {
   int block, batchHead;
 };
 
-// The block and head of a thread block: all blocks of a head one after another, or those of kHeadsInTurn heads in turn.
+// The block and head of a thread block: either head by head, or with kHeadsInTurn heads taking turns.
 __device__ inline BlockOfHead BlockOfHeadAt(int index, int blocks, int batchHeads, bool inTurn) {
   if (!inTurn) return {index % blocks, index / blocks};
   const int first = index / (blocks * kHeadsInTurn) * kHeadsInTurn;
@@ -28,8 +28,8 @@ struct RowBlock {
   int64_t maskHead;
 };
 
-// The one of this thread block. Under a causal mask later rows come first: they have the most work, and the last to run
-// should have little.
+// The row block of this thread block. Under a causal mask later rows come first: they have the most work, and the
+// blocks that run last should have little.
 template <int kBlockQ>
 __device__ inline RowBlock RowBlockOf(const Sizes& s, const Mask& mask) {
   RowBlock at;
@@ -54,7 +54,7 @@ __device__ inline TileKind ClassifyKeyBlock(const RowBlock& at, const Sizes& s, 
                   min(c0 + kBlockK, s.Sk), c0 + kBlockK > s.Sk, s.Sk - s.Sq);
 }
 
-// The key blocks that may be live: those of the ranges kernel, or all up to the triangle.
+// The key blocks that may be live: those of the ranges kernel, or all up to the causal triangle.
 template <int kBlockK>
 __device__ inline LiveBlocks LiveKeyBlocks(const RowBlock& at, const Sizes& s, const Mask& mask, const int2* ranges) {
   if (ranges != nullptr) {
@@ -65,7 +65,7 @@ __device__ inline LiveBlocks LiveKeyBlocks(const RowBlock& at, const Sizes& s, c
   return LiveBlocks(0, (columns + kBlockK - 1) / kBlockK);
 }
 
-// Starts the copy of all parts of a tile.
+// Starts the copy of all kParts parts of a tile.
 template <int kParts, int kRows, int kD, int kThreads, class T>
 __device__ inline void CopyParts(uint32_t to, const T* from, const Tensor16& tensor, int rows) {
 #pragma unroll

@@ -1,4 +1,5 @@
-// From accumulators to memory: tiles of 16-bit numbers in shared memory, rows of float32 tensors, and sums of rows.
+// Moves accumulators to memory: as tiles of 16-bit numbers in shared memory, as rows of float32 tensors, and as sums of
+// rows.
 #pragma once
 
 #include "params.h"
@@ -46,8 +47,8 @@ __device__ inline void AddPair(float* at, float x, float y) {
 #endif
 }
 
-// Adds a warp's part of dq to memory. Whole parts take no branches, which would keep the compiler from mixing this with
-// products.
+// Adds a warp's part of dq to memory. A part within the tensor takes no branches, which would keep the compiler from
+// mixing this with products.
 template <int kM, int kN>
 __device__ inline void AddRows(float* head, const Tensor32& to, const float (&x)[kM][kN][4], float factor, int row0,
                                int channel0, int rows) {
@@ -74,8 +75,8 @@ __device__ inline void AddRows(float* head, const Tensor32& to, const float (&x)
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-// Writes a warp's part of dq to shared memory, from where AddBulkRow adds it to memory: whole rows at a time, by an
-// engine of its own.
+// Writes a warp's part of dq to shared memory. AddBulkRow then adds it to memory by the bulk-copy engine, whole rows at
+// a time.
 template <int kRowBytes, int kM, int kN>
 __device__ inline void StageRows(uint32_t tile, const float (&x)[kM][kN][4], float factor, int row0, int channel0) {
 #pragma unroll
@@ -102,7 +103,7 @@ __device__ inline void AddBulkRow(float* to, uint32_t from, int bytes) {
 
 __device__ inline void CommitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
-// Until this thread's bulk operations have read shared memory.
+// Waits until this thread's bulk operations have read shared memory.
 __device__ inline void WaitBulkRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 #else
 template <int kRowBytes, int kM, int kN>

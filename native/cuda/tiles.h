@@ -1,13 +1,15 @@
-// The tile geometry of every kernel, in one place. Sides are in queries and keys; head sizes are rounded up to kD.
+// The tile sizes of every kernel. Sides are in queries and keys; head sizes are rounded up to kD.
 #pragma once
 
 namespace flashmask::cuda {
 
-// Shared memory that a thread block may use: 227 KB on sm_90, 99 KB at least elsewhere. Large tiles are those of sm_90.
+// Shared memory that a thread block may use: 227 KB on sm_90, at least 99 KB elsewhere. Large tiles are those for
+// sm_90.
 constexpr int kLargeShared = 232448;
 constexpr int kSmallShared = 101376;
 
-// Code for an architecture holds the kernels of its own tiles alone. Newer ones run the portable code made for sm_89.
+// The code for an architecture has only the kernels with its own tiles. Newer architectures run the portable code made
+// for sm_89.
 #ifdef __CUDA_ARCH__
 template <bool kLarge>
 constexpr bool kCompiled = kLarge == (__CUDA_ARCH__ == 900);
@@ -29,7 +31,7 @@ struct RowTile {
   static constexpr int kBlockK = kBlockK_;
   static constexpr int kWarps = kWarps_;
   static constexpr int kThreads = kWarps * 32;
-  static constexpr int kRowBlocks = kBlockQ / kWarps / 16;  // of 16 queries a warp
+  static constexpr int kRowBlocks = kBlockQ / kWarps / 16;  // blocks of 16 queries per warp
   static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
   static constexpr int kKeyBytes = kParts * kTileBytes<kBlockK, kD>;
   static constexpr int kSpanBytes = kBlockK * 16;
@@ -38,8 +40,8 @@ struct RowTile {
   }
 };
 
-// Backward: a thread block keeps blockK keys and walks over query blocks. Warps divide the scores as kScoreRows x (the
-// rest), dk and dv as kKeyRows x (the rest) and dq as kQueryRows x (the rest). With kBulk (sm_90), dq goes to memory
+// Backward: a thread block keeps blockK keys and walks over query blocks. Its warps form a grid with kScoreRows rows
+// for the scores, kKeyRows rows for dk and dv, and kQueryRows rows for dq. With kBulk (sm_90), dq goes to memory
 // through shared memory.
 template <bool kBulk_, int kD_, int kParts_, int kBlockQ_, int kBlockK_, int kWarps_, int kStages_, int kScoreRows_,
           int kKeyRows_, int kQueryRows_>
@@ -51,7 +53,7 @@ struct ColumnTile {
   static constexpr int kWarps = kWarps_;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kStages =
-      kStages_;  // query blocks in shared memory: with 2, one is on its way while the other is used
+      kStages_;  // query blocks in shared memory: with 2, one is loaded while the other is used
   static constexpr int kScoreRows = kScoreRows_;
   static constexpr int kScoreColumns = kWarps / kScoreRows;
   static constexpr int kKeyRows = kKeyRows_;
@@ -70,7 +72,7 @@ struct ColumnTile {
       2 * kKeyBytes + kStages * (2 * kQueryBytes + 3 * kStatBytes) + 2 * kWeightBytes + kSpanBytes + kDqBytes;
 };
 
-// Tiles of head size kD with kParts 16-bit numbers for each float, on devices with large or small shared memory.
+// Tiles for head size kD with kParts 16-bit numbers per float, on devices with large or small shared memory.
 template <int kD, int kParts, bool kLarge>
 struct Tiles;
 
@@ -142,7 +144,8 @@ struct Tiles<128, 2, false> {
   using Backward = ColumnTile<false, 128, 2, 32, 32, 4, 1, 2, 2, 2>;
 };
 
-// Tiles of floats of 256 channels fit no small shared memory; these are never launched (attention.cu refuses them).
+// Tiles of split floats with 256 channels do not fit into small shared memory. They are never launched (attention.cu
+// refuses them).
 template <>
 struct Tiles<256, 2, false> : Tiles<128, 2, false> {};
 

@@ -1,5 +1,5 @@
-// The Node addon: `register()` gives the loaded TensorFlow the ops, `info()` says what was built and what the machine
-// has.
+// The Node addon. `register()` registers the ops with the loaded TensorFlow, `info()` describes the build and the
+// machine.
 #include <node_api.h>
 
 #include <string>
@@ -22,7 +22,7 @@
 
 namespace {
 
-// Values of JavaScript. Calls that fail leave an exception pending or a null value; neither needs a reaction here.
+// Makes JavaScript values. A failing call leaves an exception pending or a null value; neither needs a reaction here.
 class Js {
  public:
   explicit Js(napi_env env) : env_(env) {}

@@ -18,15 +18,15 @@ Api api;
 
 namespace {
 
-// libtensorflow.so.2 and libtensorflow_framework.so.2 of the C library, libtensorflow_cc.so.2 of the Python package,
-// and so on.
+// Whether a path is a TensorFlow library: libtensorflow.so.2 and libtensorflow_framework.so.2 of the C library,
+// libtensorflow_cc.so.2 of the Python package, and so on.
 bool IsTensorFlow(const char* path) {
   const char* slash = std::strrchr(path, '/');
   return std::strncmp(slash ? slash + 1 : path, "libtensorflow", std::strlen("libtensorflow")) == 0;
 }
 
-// Paths of the TensorFlow libraries in this process. Node loads addons, and so what they depend on, outside the global
-// scope: dlsym(RTLD_DEFAULT) does not see them.
+// Paths of the TensorFlow libraries in this process. Node loads an addon and the libraries that it depends on outside
+// the global scope, so dlsym(RTLD_DEFAULT) does not see them.
 std::vector<std::string> LoadedLibraries() {
   std::vector<std::string> paths;
 #ifdef __APPLE__
@@ -44,11 +44,11 @@ std::vector<std::string> LoadedLibraries() {
   return paths;
 }
 
-// Handles through which to look symbols up: all loaded TensorFlow libraries, and what is in the global scope.
+// Handles to search for symbols: all loaded TensorFlow libraries, and the global scope.
 std::vector<void*> Handles(const std::vector<std::string>& paths) {
   std::vector<void*> handles;
   for (const std::string& path : paths) {
-    // Never closed: the ops stay registered as long as the process runs.
+    // Never closed, because the ops stay registered as long as the process runs.
     if (void* handle = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD)) handles.push_back(handle);
   }
   handles.push_back(RTLD_DEFAULT);

@@ -1,6 +1,6 @@
-// The few functions of TensorFlow's stable C API that the ops need, declared here and looked up at run time in the
-// libtensorflow that the process has loaded. The addon is neither compiled nor linked against a TensorFlow, so one
-// binary serves every 2.x.
+// The few functions of TensorFlow's stable C API that the ops need. They are declared here and looked up at run time in
+// the libtensorflow that the process has loaded. The addon is neither compiled nor linked against TensorFlow, so one
+// binary works with every 2.x.
 #pragma once
 
 #include <cstddef>
@@ -22,11 +22,11 @@ struct KernelBuilder;
 struct OpKernelConstruction;
 struct OpKernelContext;
 
-// Values of TF_Code and TF_DataType, which are those of protocol buffers and so never change.
+// Values of TF_Code and TF_DataType. They come from protocol buffers and so never change.
 enum Code : int { kOk = 0, kInvalidArgument = 3, kNotFound = 5, kResourceExhausted = 8, kInternal = 13 };
 enum DataType : int { kFloat = 1, kInt32 = 3, kUint8 = 4 };
 
-// TF_AllocatorAttributes; the first member says how much of it the caller knows.
+// TF_AllocatorAttributes. The first member is the size of the struct that the caller knows.
 struct AllocatorAttributes {
   size_t structSize;
   unsigned char onHost;
@@ -89,13 +89,13 @@ struct Api {
 #undef FLASHMASK_TF_MEMBER
 };
 
-// The functions of the loaded libtensorflow; to be used after LoadApi has succeeded.
+// The functions of the loaded libtensorflow. Valid after LoadApi has succeeded.
 extern Api api;
 
-// Finds them. Returns what is wrong, or nothing.
+// Finds the functions. Returns an error message, or an empty string.
 std::string LoadApi();
 
-// A TF_Status of its own.
+// Owns a TF_Status.
 class OwnStatus {
  public:
   OwnStatus() : status_(api.NewStatus()) {}

@@ -1,5 +1,5 @@
-// The few functions of the CUDA driver that ordering and the doctor need, found at run time: the addon loads on
-// machines without CUDA.
+// The few functions of the CUDA driver that cuda_order.cc and the doctor need. They are looked up at run time, so that
+// the addon also loads on machines without CUDA.
 #pragma once
 
 #include <string>
@@ -8,7 +8,7 @@
 namespace flashmask {
 namespace cuda {
 
-// The driver's own types, as far as they are passed on. They are part of its stable binary interface.
+// The driver's types that these functions take. They are part of its stable binary interface.
 using Result = int;
 using Device = int;
 using Context = struct ContextOpaque*;
@@ -50,15 +50,15 @@ struct Driver {
 #define FLASHMASK_DRIVER_MEMBER(name, symbol, parameters) Result(*name) parameters = nullptr;
   FLASHMASK_DRIVER_FUNCTIONS(FLASHMASK_DRIVER_MEMBER)
 #undef FLASHMASK_DRIVER_MEMBER
-  // Since the driver of CUDA 12.5 (555); else null.
+  // Exists since the driver of CUDA 12.5 (555); else null.
   Result (*ContextRecordEvent)(Context, Event) = nullptr;
   Result (*ContextWaitEvent)(Context, Event) = nullptr;
 };
 
-// The driver, looked for once; null where there is none.
+// The driver, searched once; null if there is none.
 const Driver* FindDriver();
 
-// "CUDA_ERROR_NAME: what the driver says of it".
+// "CUDA_ERROR_NAME: message of the driver".
 std::string Describe(const Driver& driver, Result result);
 
 struct DeviceInfo {
@@ -67,7 +67,7 @@ struct DeviceInfo {
   int minor;
 };
 
-// What the driver reports: its CUDA version (such as 13000; 0 without a driver), and the GPUs that the process may use.
+// The CUDA version of the driver (for example 13000; 0 without a driver), and the GPUs that the process may use.
 int DriverVersion();
 std::vector<DeviceInfo> Devices();
 

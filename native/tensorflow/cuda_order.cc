@@ -8,7 +8,7 @@
 namespace flashmask {
 namespace cuda {
 
-// Made once for a context and kept: TensorFlow works in the primary contexts of its devices, which live as long as the
+// Created once per context and kept: TensorFlow works in the primary contexts of its devices, which live as long as the
 // process.
 struct OrderedStream::PerContext {
   std::mutex mutex;
@@ -53,8 +53,8 @@ bool OrderedStream::Check(Result result) {
   return result == kSuccess;
 }
 
-// TensorFlow has made the context of the op's device current, whose memory the inputs are in; should it not, theirs is
-// taken.
+// TensorFlow has made current the context of the op's device, where the inputs are. If another context is current, this
+// enters the context of the inputs.
 bool OrderedStream::EnterDeviceOf(const void* devicePointer) {
   int wanted = 0;
   Device current = -1;
@@ -70,7 +70,7 @@ bool OrderedStream::EnterDeviceOf(const void* devicePointer) {
 
 OrderedStream::PerContext* OrderedStream::Find(const Driver& driver, Context context, std::string* error) {
   static std::mutex mutex;
-  // Not destroyed at exit: a thread may still be in a call, and the driver may be gone.
+  // Never destroyed: at exit a thread may still be in a call, and the driver may be gone.
   static auto& states = *new std::map<Context, std::unique_ptr<PerContext>>;
   const std::lock_guard<std::mutex> lock(mutex);
   std::unique_ptr<PerContext>& state = states[context];
@@ -106,7 +106,7 @@ void OrderedStream::Finish() {
       driver_->ContextWaitEvent(context_, state_->after) == kSuccess) {
     return;
   }
-  // Without the events, and if they fail, nothing of the call may be freed before the work is done.
+  // Without events, or if they fail, no memory of the call may be freed before the work is done.
   Check(driver_->StreamSynchronize(state_->stream));
 }
 

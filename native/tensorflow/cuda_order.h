@@ -1,5 +1,5 @@
-// Puts CUDA work into order with TensorFlow's, without TensorFlow's stream: its C API shows that stream to pluggable
-// devices only.
+// Orders CUDA work with TensorFlow's work without TensorFlow's stream, because its C API gives that stream only to
+// pluggable devices.
 #pragma once
 
 #include <mutex>
@@ -10,20 +10,20 @@
 namespace flashmask {
 namespace cuda {
 
-// While it lives, the device of the pointer is current, and `stream()` is a stream there for the kernels of one call:
+// While an object lives, the device of the pointer is current, and `stream()` is a stream on that device for the
+// kernels of one call:
 //
-//   producers of the inputs -> (event of the context) -> kernels on stream() -> (event) -> all later work of the
-//   context
+// producers of the inputs -> (event of the context) -> kernels on stream() -> (event) -> all later work of the
+// context
 //
-// The events capture, and hold back, the work of every stream of the context (cuCtxRecordEvent, cuCtxWaitEvent), so
-// none has to be known. The host never waits. Drivers older than CUDA 12.5 have no such events: there the host waits
-// for the context before, and for the stream after the kernels. So it does too with FLASHMASK_CUDA_ORDER=synchronize in
-// the environment.
+// The events record, and hold back, the work of every stream of the context (cuCtxRecordEvent, cuCtxWaitEvent), so no
+// stream need be known, and the host never waits. Drivers older than CUDA 12.5 have no such events. With them, or with
+// FLASHMASK_CUDA_ORDER=synchronize in the environment, the host waits for the context before the kernels and for the
+// stream after them.
 //
-// Memory: TensorFlow's allocator hands freed memory out anew at once, on the host's time, and relies on the order of
-// its stream. That is safe for what the kernels still read and write, inputs, outputs and scratch alike, since Finish()
-// comes before any of them is freed: whoever gets the memory next queues work after it, and that work waits for the
-// event.
+// Memory: TensorFlow's allocator reuses freed memory at once, as seen from the host, and relies on the order of its
+// stream. That is safe for all memory that the kernels still use (inputs, outputs and scratch), because Finish() comes
+// before any of it is freed: the next user of the memory queues its work later, and that work waits for the event.
 class OrderedStream {
  public:
   explicit OrderedStream(const void* devicePointer);
@@ -31,10 +31,10 @@ class OrderedStream {
   OrderedStream(const OrderedStream&) = delete;
   OrderedStream& operator=(const OrderedStream&) = delete;
 
-  // To be called after the kernels are queued, and before anything that they use is freed.
+  // Call it after the kernels are queued, and before anything that they use is freed.
   void Finish();
 
-  // What went wrong so far, or nothing. After an error in the constructor there is no stream.
+  // The first error, or an empty string. After an error in the constructor there is no stream.
   const std::string& error() const { return error_; }
   void* stream() const;
 
@@ -51,7 +51,7 @@ class OrderedStream {
   Context context_ = nullptr;
   bool pushed_ = false;
   PerContext* state_ = nullptr;
-  // One call at a time queues work in a context, so that its two events are not recorded anew in between.
+  // Only one call at a time queues work in a context, so that no other call records its two events in between.
   std::unique_lock<std::mutex> lock_;
 };
 

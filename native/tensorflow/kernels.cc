@@ -1,5 +1,5 @@
-// TensorFlow's kernels: they read a call's attributes and tensors, and run the kernels of native/cpu or native/cuda on
-// them.
+// TensorFlow's kernels. They read the attributes and tensors of a call and run the kernels of native/cpu or
+// native/cuda.
 #include <array>
 #include <cstddef>
 #include <cstring>
@@ -23,9 +23,9 @@ namespace {
 
 using Shape = std::vector<int64_t>;
 
-// What does not change from call to call: a kernel of TensorFlow's exists for each set of attributes.
+// The attributes of the op. TensorFlow makes one kernel object per set of attributes, so they are read once.
 struct Attributes {
-  Problem problem = {};  // without sizes and seed
+  Problem problem = {};  // sizes and seed are set per call
   int threads = 0;
 };
 
@@ -74,7 +74,7 @@ void* Create(OpKernelConstruction* construction) {
   p.causal = ReadBool(construction, "causal", status);
   p.scale = ReadFloat(construction, "scale", status);
   p.bhsd = ReadString(construction, "layout", status) == "bhsd";
-  // The threshold is below 2^32: dropout is below 1.
+  // dropout is below 1, so the threshold is below 2^32.
   p.dropoutThreshold = static_cast<uint32_t>(ReadInt(construction, "dropout_threshold", status));
   p.keepScale = ReadFloat(construction, "keep_scale", status);
   p.precision = PrecisionOf(ReadString(construction, "precision", status));
@@ -89,7 +89,7 @@ void Delete(void* attributes) { delete static_cast<Attributes*>(attributes); }
 
 // ---- A call ----
 
-// Thrown, and turned into the status of the call, within this file only.
+// Thrown within this file only; becomes the status of the call.
 struct Failure {
   Code code;
   std::string message;
@@ -138,7 +138,7 @@ class Call {
         Keep(api.AllocateOutput(context_, index, kFloat, shape.data(), rank, bytes, status_.get())));
   }
 
-  // Memory of TensorFlow's allocator on the op's device, aligned to 64 bytes on CPUs and 256 on GPUs.
+  // Memory from TensorFlow's allocator on the device of the op, aligned to 64 bytes on CPUs and 256 on GPUs.
   void* Scratch(size_t bytes) {
     if (bytes == 0) return nullptr;
     const auto length = static_cast<int64_t>(bytes);
@@ -172,8 +172,8 @@ void Require(bool holds, const char* rule, const Shape& got) {
   if (!holds) throw Failure{kInvalidArgument, "FlashMaskAttention: " + std::string(rule) + ", got " + Text(got)};
 }
 
-// The op in TypeScript has checked everything, with errors for people. This is for other callers: no kernel may leave
-// its tensors.
+// The op in TypeScript has already checked the call and throws clear errors. This check is for other callers: no kernel
+// may read or write outside its tensors.
 void CheckProblem(Call* call, const Problem& p) {
   const Shape k = p.bhsd ? Shape{p.B, p.Hkv, p.Sk, p.D} : Shape{p.B, p.Sk, p.Hkv, p.D};
   const Shape v = p.bhsd ? Shape{p.B, p.Hkv, p.Sk, p.Dv} : Shape{p.B, p.Sk, p.Hkv, p.Dv};
@@ -219,7 +219,7 @@ Problem ProblemOf(Call* call, const Attributes& attributes) {
 
 Shape OutShape(const Problem& p) { return p.bhsd ? Shape{p.B, p.H, p.Sq, p.Dv} : Shape{p.B, p.Sq, p.H, p.Dv}; }
 
-// q, k, v and bounds, of either kind of tensors.
+// Fills in q, k, v and bounds of ForwardTensors or BackwardTensors.
 template <typename Tensors>
 Tensors InputsOf(Call* call) {
   Tensors tensors = {};
@@ -242,7 +242,7 @@ BackwardTensors BackwardTensorsOf(Call* call, const Problem& p) {
   const Shape rows = {p.B, p.H, p.Sq};
   for (const int i : {kOut, kDOut})
     Require(call->InputShape(i) == OutShape(p), "out must fit q and v", call->InputShape(i));
-  // No numbers stand for zeros: gradients seldom come through lse.
+  // An empty d_lse means zeros, because gradients seldom come through lse.
   const bool noDLse = call->InputShape(kDLse) == Shape{0};
   const Shape rowStats = call->InputShape(kRowStats);
   Require(rowStats == Shape{p.B, p.H, p.Sq, 2}, "row_stats must be [B, H, Sq, 2]", rowStats);
@@ -290,7 +290,7 @@ struct Gpu {
     cuda::OrderedStream ordered(q);
     Check(ordered);
     const cuda::Status status = queue(ordered.stream());
-    // After an error too: some of the kernels may be queued.
+    // Also after an error, because some of the kernels may be queued.
     ordered.Finish();
     if (status.name) {
       const bool memory = std::strcmp(status.name, "cudaErrorMemoryAllocation") == 0;
@@ -342,7 +342,7 @@ void ComputeBackward(void* kernel, OpKernelContext* context) {
 
 std::string RegisterKernel(const char* op, const char* device, void (*compute)(void*, OpKernelContext*)) {
   KernelBuilder* builder = api.NewKernelBuilder(op, device, Create, compute, Delete);
-  // Read while the work is being queued.
+  // The seed is read on the host while the work is queued.
   api.KernelBuilder_HostMemory(builder, "seed");
   const std::string name = std::string(op) + device;
   OwnStatus status;

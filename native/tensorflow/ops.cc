@@ -14,8 +14,8 @@ namespace {
 const char* const kForward = "FlashMaskAttention";
 const char* const kBackward = "FlashMaskAttentionGrad";
 
-// Those that do not change from call to call; `seed` does, and TensorFlow keeps a kernel for every set of attributes
-// that it ever saw, so the seed is an input.
+// The attributes do not change from call to call. The seed does, and TensorFlow keeps a kernel for every set of
+// attributes that it has seen, so the seed is an input.
 const char* const kAttrs[] = {
     "causal: bool",
     "scale: float",
@@ -27,7 +27,8 @@ const char* const kAttrs[] = {
     "threads: int >= 0 = 0",
 };
 
-// Shapes that a shape function reads and builds. After the first failure the status says so and nothing more is done.
+// Reads and builds shapes for a shape function. After the first failure the status holds the error and nothing more is
+// done.
 class Shapes {
  public:
   Shapes(ShapeInferenceContext* context, Status* status) : context_(context), status_(status) {}
@@ -54,7 +55,7 @@ class Shapes {
     return both;
   }
 
-  // One axis.
+  // A shape with one axis.
   ShapeHandle* Vector(size_t size) {
     made_.push_back(api.ShapeInferenceContextVectorFromSize(context_, size));
     return made_.back();
@@ -79,8 +80,8 @@ class Shapes {
   std::vector<ShapeHandle*> made_;
 };
 
-// out has the axes of q but for the channels of v. The order of heads and rows in lse and row_stats is not always that
-// of q: it depends on the layout, which the C API does not show to shape functions.
+// out has the axes of q, but the channels of v. lse and row_stats may have heads and rows in another order than q: that
+// depends on the layout, which the C API does not give to shape functions.
 void ForwardShapes(ShapeInferenceContext* context, Status* status) {
   Shapes shapes(context, status);
   ShapeHandle* q = shapes.Input(0, 4);
@@ -113,7 +114,7 @@ std::string RegisterOp(const char* name, const Specs& inputs, const Specs& outpu
   return status.ok() ? "" : "TensorFlow must register the op " + std::string(name) + ", got: " + status.message();
 }
 
-// Whether TensorFlow knows the op: another copy of the addon may have registered it, and doing so twice ends the
+// Whether TensorFlow knows the op. Another copy of the addon may have registered it, and a second registration ends the
 // process.
 bool IsRegistered(const char* name) {
   OwnStatus status;
@@ -138,13 +139,13 @@ std::string RegisterAll() {
 }  // namespace
 
 std::string Register() {
-  // Workers of one process each load the addon; the lock is for two that do so at once.
+  // Each worker of a process loads the addon; the lock is for two that load it at once.
   static std::mutex mutex;
   static bool tried = false;
   static std::string error;
   const std::lock_guard<std::mutex> lock(mutex);
   if (tried) return error;
-  // Before libtensorflow is loaded nothing is tried: a later call may succeed.
+  // Tries nothing before libtensorflow is loaded, so a later call may succeed.
   const std::string missing = LoadApi();
   if (!missing.empty()) return missing;
   tried = true;

@@ -6,8 +6,8 @@
 namespace flashmask {
 namespace tensorflow {
 
-// Registers ops and kernels, once for a process, however many copies of the addon are in it. Returns what is wrong, or
-// nothing.
+// Registers the ops and kernels, once per process, however many copies of the addon it has. Returns an error message,
+// or an empty string.
 std::string Register();
 
 // Registers the kernels of one op; defined in kernels.cc, called by Register.

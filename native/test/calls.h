@@ -1,4 +1,4 @@
-// Random calls of the CPU kernels, for the programs in this folder.
+// Random calls of the CPU kernels for the programs in this folder.
 #pragma once
 
 #include <cmath>
@@ -88,7 +88,7 @@ Call DrawCall() {
   return c;
 }
 
-// Memory with guards, full of NaN: nothing may be read before it is written.
+// Memory with guards. It is full of NaN, because nothing may be read before it is written.
 struct Scratch {
   explicit Scratch(size_t bytes) : size(bytes), memory(bytes + 192) { std::memset(memory.data(), 0xff, memory.size()); }
   void* data() { return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.data()) + 127) / 64 * 64); }

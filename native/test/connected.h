@@ -1,4 +1,5 @@
-// What no visible pair connects has no influence, bit for bit; and NaN reaches all that one connects.
+// Checks that numbers which no visible pair connects with a result do not change it by a bit, and that NaN reaches
+// everything that a visible pair connects with it.
 #pragma once
 
 #include "calls.h"
@@ -7,7 +8,7 @@ namespace {
 
 using Marks = std::vector<char>;
 
-// Which numbers of a call hold poison, and which results that reaches.
+// Which numbers of a call are poisoned, and which results they reach.
 struct Reach {
   explicit Reach(const Call& c)
       : q(c.q.size()),
@@ -25,7 +26,7 @@ struct Reach {
   Marks out, lse, dq, dk, dv;
 };
 
-// The first of the channels of a row of each tensor.
+// The offset of the first channel of a row in each tensor.
 struct RowAt {
   RowAt(const Problem& p, int64_t b, int64_t h, int64_t r)
       : q(At(p, b, p.Sq, r, p.H, h, p.D)),
@@ -57,7 +58,7 @@ void MarkSame(Marks* to, size_t toAt, const Marks& from, size_t fromAt, int64_t 
   }
 }
 
-// Follows poison through the visible pairs of one row.
+// Marks what the poison reaches through the visible pairs of one row.
 void FollowRow(const Call& c, int64_t b, int64_t h, int64_t r, Reach* reach) {
   const Problem& p = c.p;
   const RowAt row(p, b, h, r);
@@ -85,7 +86,7 @@ void FollowRow(const Call& c, int64_t b, int64_t h, int64_t r, Reach* reach) {
   }
 }
 
-// Marks, for poison, all that no visible pair connects with anything, and now and then something else.
+// Poisons every row and key without a visible pair, and in some calls a few others.
 void ChoosePoison(const Call& c, Reach* reach) {
   const Problem& p = c.p;
   const bool more = Draw(0, 2) != 0;
@@ -124,7 +125,8 @@ void Poison(const Marks& marks, float poison, Floats* values) {
   }
 }
 
-// Whether a result has the bits of the call without poison where that does not reach, and else NaN if it is NaN.
+// Whether a result has the same bits as without poison where the poison does not reach, and NaN where it reaches, if
+// the poison is NaN.
 bool Spreads(const char* name, const Marks& reached, bool isNaN, const Floats& clean, const Floats& poisoned) {
   for (size_t i = 0; i < clean.size(); ++i) {
     const bool right = reached[i] ? !isNaN || std::isnan(poisoned[i]) : clean[i] == poisoned[i];
@@ -136,7 +138,7 @@ bool Spreads(const char* name, const Marks& reached, bool isNaN, const Floats& c
   return true;
 }
 
-// `clean` has been run.
+// `clean` must have been run.
 bool CheckPoisoned(const Call& clean) {
   const Problem& p = clean.p;
   Reach reach(clean);

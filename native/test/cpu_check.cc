@@ -10,7 +10,7 @@
 
 namespace {
 
-// Float32 errors where dP and delta cancel: with one key their difference is 0, of terms as large as 50.
+// Float32 rounds dP and delta, which may nearly cancel: with one key their difference is 0, of terms as large as 50.
 constexpr double kTolerance = 2e-5;
 
 // Results and the sums of absolute values that they add up.
@@ -123,7 +123,7 @@ bool Check(Call* c) {
   return right;
 }
 
-// Equal keys have equal weights, whatever their scores: the gradient of each value is its part of dOut.
+// Equal keys have equal weights, whatever their scores, so the gradient of each value is an equal share of dOut.
 bool CheckLargeScores() {
   bool right = true;
   for (const float score : {1e2f, 1e3f, 1e5f, 1e6f, 1e7f, 1e8f, 1e9f, 3e38f, -1e9f, -3e38f}) {

@@ -1,5 +1,5 @@
-// The C++ copies of the rules that each language has, against the shared vectors of test/vectors/.
-// test/native/cpu_check.test.ts writes vectors.inc from them, and builds and runs this.
+// Checks the C++ copies of the rules that each language has with the shared vectors of test/vectors/.
+// test/native/cpu_check.test.ts writes the vectors to vectors.inc, and builds and runs this program.
 #include <cstdint>
 #include <cstdio>
 

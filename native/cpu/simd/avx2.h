@@ -1,4 +1,4 @@
-// Vectors of AVX2 with FMA. The names are explained in avx512.h.
+// Vectors of AVX2 with FMA. avx512.h explains the names.
 #include <immintrin.h>
 
 #include <cstdint>

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #if defined(__GNUC__) && !defined(__clang__)
-// GCC's own headers begin with undefined vectors on purpose, and are warned of (GCC bug 105593).
+// GCC's own headers use uninitialised vectors on purpose and then warn about them (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
@@ -16,7 +16,7 @@ namespace {
 
 using F = __m512;     // floats
 using I = __m512i;    // 32-bit integers
-using M = __mmask16;  // one truth value a lane
+using M = __mmask16;  // one truth value per lane
 
 constexpr bool kFused = true;  // whether Fma rounds once
 constexpr int kLanes = 16;
@@ -53,7 +53,7 @@ inline F ScaleByPower(F p, F n, F biased) {
   return _mm512_scalef_ps(p, n);
 }
 
-// Halves of the 64-bit products of unsigned integers.
+// High and low halves of the 64-bit products of unsigned integers.
 inline void MulWide(I a, uint32_t b, I* high, I* low) {
   const I factor = _mm512_set1_epi32(static_cast<int32_t>(b));
   const I even = _mm512_mul_epu32(a, factor);

@@ -1,5 +1,4 @@
-// Vectors of 16 bytes in the compiler's own notation (GCC, Clang), for any other machine. The names are explained in
-// avx512.h.
+// Vectors of 16 bytes in the compiler's own notation (GCC, Clang), for all other machines. avx512.h explains the names.
 
 namespace flashmask {
 namespace cpu {

@@ -1,4 +1,4 @@
-// Vectors of NEON on 64-bit ARM. The names are explained in avx512.h.
+// Vectors of NEON on 64-bit ARM. avx512.h explains the names.
 #include <arm_neon.h>
 
 #include <cstdint>

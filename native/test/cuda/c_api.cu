@@ -39,7 +39,7 @@ flashmask::cuda::Status Backward(const Problem& problem, const BackwardTensors& 
 namespace kernels = flashmask::cuda;
 #endif
 
-// Null on success, else the error in a buffer that the thread's next call overwrites.
+// Null on success, else the error message, in a buffer that the next call of the thread overwrites.
 const char* Message(const flashmask::cuda::Status& status) {
   thread_local char text[512];
   if (!status.name) return nullptr;

@@ -1,4 +1,4 @@
-"""One call of the kernels on the inputs of a case, and what it wrote where it should not."""
+"""Runs the kernels on the inputs of a case, and checks for writes outside of their buffers."""
 
 import math
 
@@ -10,7 +10,7 @@ NAMES = ('out', 'lse', 'dq', 'dk', 'dv')
 
 
 class Guarded:
-    """Allocates tensors of NaN (bytes of 255) with a guard behind each, and tells whether a guard was written to."""
+    """Allocates tensors of NaN (bytes of 255) each followed by a guard, and tells whether a guard was overwritten."""
 
     def __init__(self, guard_bytes):
         self.guards, self.guard_bytes = [], guard_bytes
@@ -27,7 +27,7 @@ class Guarded:
 
 
 def actual_results(library, c, x, forward_only, guard_bytes=4096):
-    """The kernels' results, heads first, and what was wrong with the buffers."""
+    """The results of the kernels, heads first, and problems with the buffers, in words."""
     guarded = Guarded(guard_bytes)
     call = Call(library, x.q, x.k, x.v, x.mask, layout=c.layout, scale=c.scale, dropout=c.dropout, seed=c.seed,
                 precision=c.precision, deterministic=c.deterministic, allocate=guarded)  # fmt: skip

@@ -34,7 +34,7 @@ class Case:
     d_lse: bool = True
     spread: dict | None = None  # 'q', 'k', 'v', 'dOut', 'dLse' -> (deviation, mean)
     zero_d_out: bool = False
-    check: str = 'dense'  # how check.py judges: against dense attention, by the sum of weights, or poisoned
+    check: str = 'dense'  # how check.py judges: by dense attention, by the sum of weights, or by poison
 
     @property
     def title(self):
@@ -42,7 +42,7 @@ class Case:
 
 
 def case(group, name, **options):
-    """A case; S sets both lengths, heads without Hkv have as many key heads."""
+    """A case. S sets both lengths; H without Hkv sets both numbers of heads."""
     if 'S' in options:
         options['Sq'] = options['Sk'] = options.pop('S')
     if 'DD' in options:
@@ -152,7 +152,7 @@ def magnitude_cases(sixteen):
     for name, spread in spreads.items():
         for precision in precisions(sixteen):
             if sixteen and precision == 'float16' and name == 'tiny':
-                continue  # the weights' gradients are below float16's range: whoever passes float16 scales their loss
+                continue  # gradients of weights underflow float16: users of float16 scale their loss
             for DD in (64, 128):
                 yield case('magnitude', f'{name}, {precision}, D {DD}', S=131, form='lts', spread=spread, precision=precision, DD=DD)
     for scale in (0, 1, 0.01):
@@ -164,7 +164,7 @@ def magnitude_cases(sixteen):
 
 
 def score_cases():
-    """Scores so large that float32 rounds them by many powers of two: the weights of a row must add up to 1 nevertheless."""
+    """Scores so large that float32 rounds them by many powers of two; the weights of a row must still add up to 1."""
     for precision in precisions(False):
         options = {'precision': precision, 'H': 1, 'scale': 1, 'd_lse': False}
         for score in (1e2, 1.1e5, 1e6, 1e7, 1e9, 1e12, -1e3, -1e9):
@@ -182,7 +182,7 @@ def score_cases():
 
 
 def packed(form, length, rest):
-    """Columns of documents of so many tokens; the last `rest` of them are padding, which sees nothing and is seen by none."""
+    """Bounds of the columns of documents of `length` tokens; the last `rest` tokens are padding, without visible pairs."""
 
     def bounds(j, Sq, Sk):
         if j >= Sk - rest:
@@ -194,7 +194,7 @@ def packed(form, length, rest):
 
 
 def poison_cases():
-    """Calls that are poisoned (poison.py): in padding, in keys that no row sees, in one pair of many."""
+    """Calls for poison.py, which poisons padding, keys that no row sees, and one of many pairs."""
     lengths = [(131, 131), (67, 67), (200, 300), (129, 257), (64, 64), (33, 65), (256, 256), (97, 31)]
     for i, (Sq, Sk) in enumerate(lengths):
         for form in FORMS:
@@ -267,7 +267,7 @@ def all_cases(sixteen):
 
 
 def draw_bounds(random, c):
-    """int32 [maskB, Hm, Sk, n] as randomBounds in test/support/cases.ts, documents, or right padding."""
+    """int32 [maskB, Hm, Sk, n]: like randomBounds in test/support/cases.ts, documents, or right padding."""
     n, rows = FORMS[c.form][1], c.maskB * c.Hm
     if callable(c.style):
         return numpy.array([[c.style(j, c.Sq, c.Sk) for j in range(c.Sk)]] * rows).reshape(c.maskB, c.Hm, c.Sk, n)
@@ -286,7 +286,7 @@ def draw_bounds(random, c):
     if c.style == 'documents':
         values = document_bounds(at, c, n)
     if c.style == 'padding':
-        # The last third of the rows and columns is padding, which sees nothing and is seen by none.
+        # The last third of the rows and columns is padding, without visible pairs.
         pad, column = c.Sq * 2 // 3, numpy.arange(c.Sk)[None, :, None] + numpy.zeros((rows, 1, 1), int)
         start = numpy.where(column < c.Sk * 2 // 3, pad, 0)
         parts = {1: [start], 2: [start, c.Sq + 0 * start if c.form == 'lts-lte' else 0 * start], 4: [start, c.Sq + 0 * start, 0 * start, 0 * start]}
@@ -295,7 +295,7 @@ def draw_bounds(random, c):
 
 
 def document_bounds(start, c, n):
-    """Documents that begin at column start[j], at the same fraction of the rows."""
+    """Documents that begin at column start[j], and at the same fraction of the rows."""
     starts = [numpy.append(numpy.unique(row), c.Sk) for row in start]
     ends = numpy.array([next_[numpy.searchsorted(next_, row, 'right')] for next_, row in zip(starts, start)])
     top, bottom = (x * c.Sq // c.Sk for x in (start, ends))

@@ -1,13 +1,13 @@
-r"""Checks the CUDA kernels over some thousand calls, against dense attention in float64 and, poisoned, against
-themselves (poison.py):
+r"""Checks the CUDA kernels in some thousand calls: against dense attention in float64, and poisoned calls against calls
+without poison (poison.py):
 
     python3 native/test/cuda/check.py LIB.so [--forward-only] [--sixteen] [--filter TEXT] [--list] [--device cpu]
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck \
         python3 native/test/cuda/check.py LIB.so --sanitize --every 9
 
 A result's error (norm over the tensor) may be twice that of dense attention in the precision under test, plus a small
-part of a rounding step of the terms that are added up; elements to which nothing is added must be exactly 0 (lse -inf),
-NaN never passes, and no byte beyond outputs and scratch may change. The last line is `N passed, M failed`.
+fraction of a rounding step of the terms that are added up. Elements to which nothing is added must be exactly 0 (lse
+-inf). NaN never passes. No byte outside outputs and scratch may change. The last line is `N passed, M failed`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SHOWN = 40
 
 
 def run_alone(library, c, options):
-    """Under compute-sanitizer: the kernels on tensors that end where their allocations do, and nothing else."""
+    """For compute-sanitizer: runs only the kernels, on tensors that end where their allocations end."""
     with torch.no_grad():
         results, _ = actual_results(
             library, c, Inputs(c, options.device, options.sixteen), options.forward_only, guard_bytes=0
@@ -60,7 +60,7 @@ def norm(x):
 
 
 def judge(actual, truth, dense, size, precision, factor):
-    """Tensor of [NaN or inexact elements, error / allowed, relative error]."""
+    """Tensor of [count of NaN or inexact elements, error / allowed error, relative error]."""
     actual = actual.double()
     infinite = torch.isinf(truth)
     exact = infinite | ((size == 0) & (truth == 0))
@@ -106,7 +106,7 @@ def check_case(library, c, options):
 
 
 def check_sum(library, c, options):
-    """Problems in words: dv of all keys adds up to dO of all rows, for the weights of a row add up to 1."""
+    """Problems in words. The weights of a row add up to 1, so dv of all keys must add up to dO of all rows."""
     with torch.no_grad():
         x = Inputs(c, options.device, options.sixteen)
         x.d_out = torch.ones_like(x.d_out)
@@ -165,7 +165,7 @@ def main():
         for c in cases:
             try:
                 problems, found = check_of(c, options)(library, c, options)
-            except Exception as error:  # a CUDA error, which may well be the last
+            except Exception as error:  # a CUDA error, after which no call may work
                 problems, found = [''.join(traceback.format_exception_only(error)).strip()[:300]], {}
                 failures.append((c, problems))
                 if 'CUDA error' in problems[0] or 'cudaError' in problems[0]:

@@ -1,11 +1,11 @@
-"""The native kernels called from PyTorch: a library of native/test/cuda/c_api.cu, loaded by ctypes.
+"""Calls the native kernels from PyTorch: ctypes loads a library compiled from native/test/cuda/c_api.cu.
 
     library = Library('build/flashmask.so')
     call = Call(library, q, k, v, Mask(bounds, causal=True), layout='bhsd')
     call.forward(); call.backward(d_out)          # fill call.out, call.lse, call.row_stats, call.dq, call.dk, call.dv
 
-Tensors of float32 go to flashmask::cuda::Forward and Backward, of bfloat16 or float16 to their 16-bit forms
-(attention16.h).
+Tensors of float32 go to flashmask::cuda::Forward and Backward, those of bfloat16 or float16 to the 16-bit
+functions (attention16.h).
 """
 
 import ctypes
@@ -120,7 +120,7 @@ class Call:
         self.run('forward', *map(address, tensors))
 
     def backward(self, d_out, d_lse=None):
-        """Queues the backward pass, after `forward`. Without d_lse it is 0."""
+        """Queues the backward pass, after `forward`. Default d_lse: 0."""
         if self.dq is None:
             self.dq, self.dk, self.dv = (self.empty(x.shape) for x in self.inputs)
         if d_lse is None:

@@ -1,7 +1,7 @@
-"""Calls with NaN, infinities and the largest floats in some places, against the same call with zeros there.
+"""Compares calls with NaN, infinities and the largest floats in some places with the same call with zeros there.
 
-What no visible pair connects has no influence: a result that does not depend on the poisoned numbers must be the same,
-bit for bit. A NaN that a visible pair reads spreads as in dense attention over the visible pairs, and only there.
+Numbers that no visible pair reads have no influence: results that do not depend on the poisoned numbers must be the
+same, bit for bit. A NaN that a visible pair reads spreads as in dense attention over the visible pairs, and no further.
 """
 
 import copy
@@ -44,9 +44,9 @@ def empty_masks(c, x):
 
 
 def places(c, x, see):
-    """(name, masks of poisoned numbers, values to try): all that no visible pair connects, and one number of a visible
-    pair in each tensor. There 3e38 is for bfloat16 alone: in other precisions all numbers of a head share a power of
-    two with it."""
+    """Yields (name, masks of poisoned numbers, values to try): all numbers that no visible pair reads, then in each
+    tensor one number of a visible pair. The latter is 3e38 only in bfloat16: in other precisions all numbers of a head
+    share a power of two with it."""
     blind, unseen = ~see.any(-1), ~see.any(-2).unflatten(1, (c.Hkv, -1)).any(2)
     masks = empty_masks(c, x)
     for name, rows in (('q', blind), ('k', unseen), ('v', unseen), ('dOut', blind)):
@@ -72,7 +72,7 @@ def places(c, x, see):
 
 
 def poisoned(c, x, masks, value):
-    """The inputs with a value where the masks say."""
+    """The inputs with a value at the masked places."""
     result = copy.copy(x)
     for name, attribute in TENSORS.items():
         tensor = getattr(x, attribute).clone()
@@ -83,8 +83,8 @@ def poisoned(c, x, masks, value):
 
 
 def influence(see, used, masks):
-    """For each result, which of its numbers depend on poisoned ones through visible pairs. Only weights of `used` pairs
-    meet v and dO: what reads a pair that dropout drops may be NaN or not."""
+    """For each result, which of its numbers depend on poisoned numbers through visible pairs. Only weights of `used`
+    pairs are multiplied by v and dO: numbers that read a pair dropped by dropout may be NaN or not."""
     group = see.shape[1] // masks['k'].shape[1]
     wide = lambda x: x.repeat_interleave(group, 1)
     narrow = lambda x: x.unflatten(1, (-1, group)).any(2)
@@ -105,11 +105,11 @@ def influence(see, used, masks):
 
 
 def compare(c, clean, y, depends, spreads, value):
-    """What is wrong with poisoned results, in words."""
+    """Problems of poisoned results, in words."""
     problems = []
     for name in y:
         same = clean[name].view(torch.int32) == y[name].view(torch.int32)
-        if name == 'dq' and not c.deterministic:  # added up in any order
+        if name == 'dq' and not c.deterministic:  # its order of additions varies
             size = clean[name].abs().max().nan_to_num(0, 0, 0)
             same |= (clean[name] - y[name]).abs() <= 1e-5 * size
         changed = int((~same & ~depends[name]).sum())

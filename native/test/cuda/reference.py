@@ -1,8 +1,8 @@
-"""Dense masked attention in PyTorch, written from docs/design.md: the truth in float64, and the same in a kernel's
-precision.
+"""Dense masked attention in PyTorch, written from docs/design.md: the truth in float64, and the same in the
+precision of a kernel.
 
-The second one says how far off a result of that precision may be. It rounds what the matrix products read (q, k, v, dO
-and the weights and their gradients) as the kernel may, accumulates in float32 and keeps all else in float32. 'auto' and
+The second shows which errors that precision allows. It rounds the operands of the matrix products (q, k, v, dO, the
+weights and their gradients) as the kernel may, accumulates in float32 and keeps all else in float32. 'auto' and
 'float16' both round to 11 bits, TF32's and float16's alike, with float32's range.
 """
 
@@ -61,7 +61,7 @@ def kept(B, H, Sq, Sk, dropout, seed, device):
 
 
 def keep_bits(x, bits):
-    """float32 rounded to so many bits of precision, to nearest; the exponent keeps float32's range."""
+    """float32 rounded to nearest with `bits` bits of precision and the exponent range of float32."""
     drop = 24 - bits
     i = x.float().view(torch.int32)
     rounded = ((i + ((1 << (drop - 1)) - 1) + ((i >> drop) & 1)) >> drop) << drop
@@ -124,9 +124,9 @@ class Dense:
         return x.unflatten(1, (-1, self.group)).sum(2)
 
     def sizes(self, d_out=None, d_lse=None):
-        """For each element of the results, the root of the sum of squares of the terms that it adds up: times half a
-        rounding step, about the error of a result whose terms are each rounded once. Exactly 0 where nothing is added.
-        Float64 alone."""
+        """For each element of the results, the root of the sum of squares of its terms. Times half a rounding step, this
+        is about the error of a result whose terms are each rounded once. Exactly 0 where nothing is added. Only in
+        float64."""
 
         def root(a, b):
             return (a**2 @ b**2).sqrt()

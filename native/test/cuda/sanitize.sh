@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# compute-sanitizer over the cases of check.py: bash native/test/cuda/sanitize.sh LIB.so [folder for the logs]
-# Each tool runs every n-th case (TOOLS="memcheck:9 racecheck:31 initcheck:31 synccheck:61") for at most LIMIT seconds (200).
-# Prints a line a tool, with what it found; exits with 1 if one found something or did not end.
+# Runs compute-sanitizer over the cases of check.py: bash native/test/cuda/sanitize.sh LIB.so [folder for the logs]
+# Each tool runs every n-th case for at most LIMIT seconds (default 200).
+# Default tools: TOOLS="memcheck:9 racecheck:31 initcheck:31 synccheck:61".
+# Prints one line per tool with its findings; exits with 1 if a tool found something or did not end.
 set -uo pipefail
 library=$1 logs=${2:-$(mktemp -d)}
 help=$(compute-sanitizer --help 2>&1)
-# Only our kernels: PyTorch's own take most of the time. The flag's name changed between versions.
+# Checks only our kernels, because PyTorch's own take most of the time. The name of the flag changed between versions.
 only=--filter; for flag in --kernel-regex --kernel-name; do grep -q -- "$flag" <<<"$help" && only=$flag; done
-# Each tensor is then an allocation of its own, whose ends memcheck knows.
+# Gives each tensor its own allocation, so that memcheck knows where the tensor ends.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
 failed=0
 for spec in ${TOOLS:-memcheck:9 racecheck:31 initcheck:31 synccheck:61}; do

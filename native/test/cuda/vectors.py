@@ -40,7 +40,7 @@ def check_dropout(x):
 
 
 def check_mask_head(x):
-    """Of masks that differ in one head alone, the head of the bounds that (b, h) reads is the one that hides key 0."""
+    """Only one head of the bounds hides key 0; it must be the head that (b, h) reads."""
     B = max(x['maskB'], x['b'] + 1)
     bounds = torch.ones(x['maskB'] * x['Hm'], dtype=torch.int32)
     bounds[x['maskHead']] = 0
