@@ -59,7 +59,7 @@ struct TileKeys {
   int64_t begin;  // within the tile, a multiple of kTrim
   int64_t count;  // 0 if no row sees any
   bool partial;
-  Intervals columns[kKeyTile];  // of keys begin on
+  Intervals columns[kKeyTile];  // of the keys from `begin` on
 };
 
 // Reads a live tile for the query rows [r0, r1). Drops keys that no row sees from both ends of a partial tile.

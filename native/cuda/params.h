@@ -91,7 +91,7 @@ struct BackwardParams {
   Tensor16 q, k, v, dOut;
   Facts qFacts, kFacts, vFacts, dOutFacts, rowFacts;  // for rows, the magnitude is that of rowShift
   Mask mask;
-  const int2* ranges;  // of the deterministic dq kernel
+  const int2* ranges;  // for the deterministic dq kernel
   // [B, H, Sq] each. A row's weights are 2^(score - reference) · weight / 2^kBackwardWeightShift; all three are 0 for
   // rows that see no key.
   const float* reference;

@@ -1,6 +1,6 @@
 /**
- * @file The packed package in pages built by bundlers: each entry must keep what importing it registers, even where the page calls nothing
- * but the chained op. esbuild always; Rollup, Vite and webpack with `npm run test:all`.
+ * @file The packed package in pages built by bundlers: each entry must keep its registrations, even if the page only
+ * calls the chained op. esbuild runs always; Rollup, Vite and webpack with `npm run test:all`.
  */
 import {spawnSync} from 'node:child_process';
 import {createRequire} from 'node:module';
@@ -13,7 +13,7 @@ import {Project, root} from '../support/packed_project.js';
 const NESTED = join(root, 'test/bundlers');
 const require = createRequire(join(NESTED, 'x.js'));
 
-/** Builds `page.js` of a folder to `out/page.js`; gives what it warns of. */
+/** Builds `page.js` of a folder to `out/page.js`; returns the warnings. */
 type Bundler = (folder: string) => Promise<string[]>;
 
 const bundlers: Record<string, Bundler> = {
@@ -79,7 +79,7 @@ const results = {
   'tfjs-flashmask/webgpu': 'RESULT true,true,function',
 };
 
-/** tfjs takes what has no window for Node. */
+/** tfjs takes an environment without a window for Node. */
 const RUN = `
 import {parseHTML} from 'linkedom';
 const {window, document} = parseHTML('<html><body></body></html>');

@@ -200,7 +200,7 @@ export function flashMaskCase(name: string, mask: FlashMask, options: Options, g
   return {...c, group, name, mask: () => ({mask, visible})};
 }
 
-/** One, lengths of a tile and one less and more, for tiles of 16, 32 and 64, and primes. */
+/** One, primes, and the tile sides 16, 32 and 64 with one less and one more. */
 function lengthCases(): Case[] {
   const lengths = [1, 2, 7, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 67, 127, 128, 129, 131];
   return lengths.flatMap((S) => [

@@ -124,8 +124,8 @@ class Dense:
         return x.unflatten(1, (-1, self.group)).sum(2)
 
     def sizes(self, d_out=None, d_lse=None):
-        """For each element of the results, the root of the sum of squares of its terms. Times half a rounding step, this
-        is about the error of a result whose terms are each rounded once. Exactly 0 where nothing is added. Only in
+        """For each element of the results, the root of the sum of squares of its terms. Times half a rounding step,
+        this is about the error of a result whose terms are each rounded once. Exactly 0 where nothing is added. Only in
         float64."""
 
         def root(a, b):
