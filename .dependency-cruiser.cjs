@@ -14,7 +14,8 @@ const ROOMS = {
   [`${WEBGPU}/plan`]: ['src/call'],
   [`${WEBGPU}/wgsl`]: ['src/call', `${WEBGPU}/plan`],
   [`${WEBGPU}/run`]: ['src/call', `${WEBGPU}/plan`, `${WEBGPU}/wgsl`, `${WEBGPU}/device`],
-  [`${WEBGPU}/device`]: ['src/call', `${WEBGPU}/plan`, `${WEBGPU}/wgsl`, `${WEBGPU}/run`],
+  // A device with subgroup matrices brings the code of the passes on them.
+  [`${WEBGPU}/device`]: ['src/call', `${WEBGPU}/plan`, `${WEBGPU}/wgsl`, `${WEBGPU}/run`, `${WEBGPU}/passes`],
   [`${WEBGPU}/passes`]: ['src/call', `${WEBGPU}/plan`, `${WEBGPU}/wgsl`, `${WEBGPU}/run`, `${WEBGPU}/device`],
   // forward.ts, backward.ts, kernel.ts; the circles' rule keeps them in order.
   [`${WEBGPU}/[^/]+\\.ts$`]: ['src/call', 'src/mask', `${WEBGPU}/(plan|wgsl|run|device|passes)`],

@@ -8,6 +8,7 @@ import {cpSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFil
 import {createRequire} from 'node:module';
 import {dirname, join, relative} from 'node:path';
 import {fileURLToPath} from 'node:url';
+import ts from 'typescript';
 import {type BuildOptions, type Metafile, type Plugin, build, transform} from 'esbuild';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -38,6 +39,30 @@ function buildModules(): void {
   const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
   const {status} = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], {cwd: root, stdio: 'inherit'});
   if (status !== 0) process.exit(1); // tsc has printed the errors.
+}
+
+/**
+ * Drops comments and indentation within the WGSL of generators, which cost bytes in every page. Shaders get
+ * their indentation when they are made. `npm run wgsl` prints them with their comments.
+ */
+function stripWgsl(): void {
+  for (const path of filesBelow(join(dist, 'esm', 'src', 'backends', 'webgpu', 'wgsl'))) {
+    if (!path.endsWith('.js')) continue;
+    const source = ts.createSourceFile(path, readFileSync(path, 'utf8'), ts.ScriptTarget.ES2022);
+    let stripped = source.text;
+    const visit = (node: ts.Node): void => {
+      // From the end, so that earlier positions stay true.
+      [...node.getChildren(source)].reverse().forEach(visit);
+      if (!ts.isTemplateLiteralToken(node)) return;
+      const text = node
+        .getText(source)
+        .replace(/\n *\/\/.*(?=\n)/g, '')
+        .replace(/\n +/g, '\n');
+      stripped = stripped.slice(0, node.getStart(source)) + text + stripped.slice(node.end);
+    };
+    visit(source);
+    writeFileSync(path, stripped);
+  }
 }
 
 /** Replaces `import.meta`, which CommonJS lacks. */
@@ -203,6 +228,7 @@ function writeLicenses(folders: string[]): void {
 
 rmSync(dist, {recursive: true, force: true});
 buildModules();
+stripWgsl();
 await buildCommonJs();
 writeNodeEntries();
 await buildScript();

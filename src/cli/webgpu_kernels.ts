@@ -1,4 +1,5 @@
 /** @file Describes in words which WGSL kernels a device runs. The plan decides that by the device's traits alone. */
+import {loadMatrixCode} from '../backends/webgpu/device/matrix_code.js';
 import {partsOf, planOn} from '../backends/webgpu/plan/choose_plan.js';
 import type {Precision} from '../call/kernel_names.js';
 import {isMatrixPlan, type MatrixPlan} from '../backends/webgpu/plan/matrix_plan.js';
@@ -14,6 +15,7 @@ const HEAD_SIZES = [64, 128];
  * @example ['auto: 64 x 32 tiles', 'float16: 64 x 16 tiles on subgroup matrices']
  */
 export function kernelLines(traits: DeviceTraits): string[] {
+  if (traits.matrix) loadMatrixCode();
   const precisions: Precision[] = traits.float16 ? ['auto', 'float32', 'float16'] : ['auto', 'float32'];
   return precisions.map((precision) => `${precision}: ${tilesOf(traits, precision)}`);
 }

@@ -6,6 +6,7 @@ import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
+import {loadMatrixCode} from '../../src/backends/webgpu/device/matrix_code.js';
 import {flashMaskAttention, masks} from '../../src/entries/index.js';
 import {type AutotuneOptions, autotune, clearAutotuneCache} from '../../src/entries/webgpu.js';
 import {tuningFile} from '../../src/node_webgpu/tuning_file.js';
@@ -39,6 +40,8 @@ import {traitsOf} from '../../src/backends/webgpu/device/capabilities.js';
 import {devices} from '../support/devices.js';
 import {temporaryFolder} from '../support/packed_project.js';
 import {recordPasses} from '../support/recorded_passes.js';
+
+loadMatrixCode();
 
 const variant: Variant = {
   D: 64,

@@ -12,6 +12,7 @@ import {lowerBindingLimit} from '../../src/backends/webgpu/run/size_limits.js';
 import {halvesBytes} from '../../src/backends/webgpu/passes/float16_copies.js';
 import {MATRIX_FEATURES} from '../../src/backends/webgpu/device/matrix_probe.js';
 import {allowMatrices} from '../../src/backends/webgpu/device/capabilities.js';
+import {loadMatrixCode} from '../../src/backends/webgpu/device/matrix_code.js';
 import {nullDevice} from '../support/null_device.js';
 
 const NAME = 'webgpu-null';
@@ -53,6 +54,7 @@ describe('float16 copies', () => {
     device = await nullDevice(...MATRIX_FEATURES);
     await withNavigator(() => createWebGPUBackend({name: NAME, device}));
     // With these matrices small heads fit into 16 KiB.
+    loadMatrixCode();
     allowMatrices(device, {M: 8, N: 8, K: 8, lanes: 32});
   });
 
@@ -71,7 +73,7 @@ describe('float16 copies', () => {
     const observed: Observed = {passes: [], largestBinding: 0, scratch: []};
     const group = device.createBindGroup.bind(device);
     device.createBindGroup = (descriptor) => {
-      if (/^(magnitude|halves|matrix|forward|delta|dq|dkdv|copy)_/.test(descriptor.label ?? '')) {
+      if (/^(magnitude|float16_copies|matrix_\w+|forward|delta|dq|dkdv|copy_rows) /.test(descriptor.label ?? '')) {
         observed.passes.push(descriptor.label!);
         for (const {resource} of descriptor.entries) {
           const {buffer, size} = resource as GPUBufferBinding;
@@ -101,9 +103,9 @@ describe('float16 copies', () => {
 
   it('are made of whole calls, and given back', async () => {
     const {passes, scratch} = await observe(null);
-    expect(passes.map((label) => label.split('_')[0])).to.deep.equal([
-      ...['magnitude', 'halves', 'matrix'],
-      ...['delta', 'magnitude', 'magnitude', 'halves', 'halves', 'matrix', 'matrix'],
+    expect(passes.map((label) => label.split(' ')[0])).to.deep.equal([
+      ...['magnitude', 'float16_copies', 'matrix_forward'],
+      ...['delta', 'magnitude', 'magnitude', 'float16_copies', 'float16_copies', 'matrix_dq', 'matrix_dkdv'],
     ]);
     for (const bytes of copyBytes(32)) expect(scratch).to.include(sizes.Hkv * bytes);
   });
@@ -113,7 +115,7 @@ describe('float16 copies', () => {
     const {passes, largestBinding, scratch} = await observe(2 * largest);
     const count = (name: string): number => passes.filter((label) => label.startsWith(name)).length;
     expect(['matrix_forward', 'matrix_dq', 'matrix_dkdv'].map(count)).to.deep.equal([2, 2, 2]);
-    expect(count('halves')).to.equal(2 * (1 + 2));
+    expect(count('float16_copies')).to.equal(2 * (1 + 2));
     expect(largestBinding).to.equal(2 * largest);
     for (const bytes of copyBytes(32)) expect(scratch.filter((size) => size === 2 * bytes)).to.have.length.above(0);
     expect(scratch).to.not.include(largest);

@@ -3,6 +3,7 @@
  * GPU.
  */
 import {expect} from 'chai';
+import {loadMatrixCode} from '../../src/backends/webgpu/device/matrix_code.js';
 import * as fc from 'fast-check';
 import {partsOf, planOn} from '../../src/backends/webgpu/plan/choose_plan.js';
 import {
@@ -25,6 +26,8 @@ import {shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
 import {matrixTilesToTry, tuningKey} from '../../src/backends/webgpu/plan/tuned_tiles.js';
 import {variantOf} from '../../src/backends/webgpu/forward.js';
 import {PADDED_ROWS} from '../../src/backends/webgpu/wgsl/matrix/float16_copies.js';
+
+loadMatrixCode();
 
 const passes: Pass[] = ['forward', 'dq', 'dkdv'];
 

@@ -3,6 +3,7 @@
  * shaders that write its float16 copies.
  */
 import {expect} from 'chai';
+import {loadMatrixCode} from '../../src/backends/webgpu/device/matrix_code.js';
 import {matrixCandidates, type MatrixPlan, matrixPlan} from '../../src/backends/webgpu/plan/matrix_plan.js';
 import type {DeviceTraits, MatrixConfig, Pass, Variant} from '../../src/backends/webgpu/plan/vector_plan.js';
 import {matrixTilesToTry} from '../../src/backends/webgpu/plan/tuned_tiles.js';
@@ -14,6 +15,8 @@ import {type HalvesVariant, float16Copies, magnitude} from '../../src/backends/w
 import {specialize} from '../../src/backends/webgpu/wgsl/shader.js';
 import {expectValid, nullDevice, problemOf} from '../support/null_device.js';
 import {pairwise} from '../support/pairwise.js';
+
+loadMatrixCode();
 
 /** NVIDIA's matrices; the smallest ones, on subgroups of software adapters and of Apple GPUs. */
 const configs: MatrixConfig[] = [

@@ -11,7 +11,7 @@ import {isHostZeros, type WebGPUBackend} from './run/tfjs_backend.js';
 import type {BufferRange, PassRun} from './run/dispatch.js';
 import {guarded} from './run/device_errors.js';
 import {constant, forwardPasses, variantOf} from './forward.js';
-import {halves, halvesBytes} from './passes/float16_copies.js';
+import {matrixPasses} from './passes/loaded_matrix_passes.js';
 import {runSlices, slicesOf, type Part} from './run/slices.js';
 import {splitBytes, splitDq} from './passes/combine_splits.js';
 import {tileMap} from './passes/mask_buffer.js';
@@ -47,7 +47,7 @@ export function backward(
   const cut = cutOf(p, plans.dq, cutLimits);
   const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'rowStats'], {
     'the terms of the rows': (ROW_TERMS_BYTES * p.Sq * p.H) / p.Hkv,
-    ...(onMatrices ? halvesBytes(p, onMatrices) : splitBytes(p, cut, p.D)),
+    ...(onMatrices ? matrixPasses().halvesBytes(p, onMatrices) : splitBytes(p, cut, p.D)),
     ...(plans.forward && {'the output once more': (FLOAT * p.Sq * p.Dv * p.H) / p.Hkv}),
   });
   return guarded(backend, 'FlashMaskAttentionGrad', () => {
@@ -84,7 +84,7 @@ function backwardPasses(
   passes.push(deltaRun(p, uniforms, {...bound, ...result}, rowTerms, onMatrices?.parts === 1));
   const maskOf = (pass: AttentionPlan): GPUBuffer[] =>
     p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
-  const copies = onMatrices && halves(p, onMatrices, uniforms, bound, maskOf(plans.dq), scratch, passes);
+  const copies = onMatrices && matrixPasses().halves(p, onMatrices, uniforms, bound, maskOf(plans.dq), scratch, passes);
   const add = (pass: AttentionPlan, results: BufferRange[]): void => {
     const mask = maskOf(pass);
     const {q, k, v, dOut} = isMatrixPlan(pass) ? copies! : bound;

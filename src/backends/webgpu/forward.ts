@@ -13,7 +13,7 @@ import {attentionRun, type AttentionPlan} from './passes/attention_pass.js';
 import type {WebGPUBackend} from './run/tfjs_backend.js';
 import type {PassRun} from './run/dispatch.js';
 import {guarded} from './run/device_errors.js';
-import {halves, halvesBytes} from './passes/float16_copies.js';
+import {matrixPasses} from './passes/loaded_matrix_passes.js';
 import {runSlices, slicesOf, type Part} from './run/slices.js';
 import {splitBytes, splitOut} from './passes/combine_splits.js';
 import {tileMap} from './passes/mask_buffer.js';
@@ -53,7 +53,7 @@ export function forward(
   }
   const pass = planOn(traitsOf(backend.device), 'forward', variantOf(p, attrs));
   const cut = cutOf(p, pass, cutLimits);
-  const scratch = isMatrixPlan(pass) ? halvesBytes(p, pass) : splitBytes(p, cut, p.Dv);
+  const scratch = isMatrixPlan(pass) ? matrixPasses().halvesBytes(p, pass) : splitBytes(p, cut, p.Dv);
   const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse', 'rowStats'], scratch);
   return guarded(backend, 'FlashMaskAttention', () => {
     const out = backend.makeTensorInfo(outShape, 'float32');
@@ -76,7 +76,7 @@ export function forwardPasses(
 ): PassRun[] {
   const passes: PassRun[] = [];
   const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
-  const {q, k, v} = isMatrixPlan(pass) ? halves(p, pass, uniforms, bound, mask, scratch, passes) : bound;
+  const {q, k, v} = isMatrixPlan(pass) ? matrixPasses().halves(p, pass, uniforms, bound, mask, scratch, passes) : bound;
   const results = splitOut(p, uniforms, [bound.out, bound.lse, bound.rowStats], scratch);
   passes.push(attentionRun(p, pass, uniforms, [q, k, v, ...mask, ...results.buffers]), ...results.combine);
   return passes;

@@ -6,6 +6,7 @@ import {askLoss} from './loss.js';
 import {type AdapterInfo, MATRIX_FEATURES, findMatrices} from './matrix_probe.js';
 import {type Wishes, requestDevice} from './request_device.js';
 import {allowMatrices} from './capabilities.js';
+import {loadMatrixCode} from './matrix_code.js';
 
 /**
  * The features and limits that tfjs's own backend requests if the adapter offers them. The most dispensable come first.
@@ -98,6 +99,7 @@ async function tryMatrices(device: GPUDevice, info: AdapterInfo): Promise<void> 
   }
   const {matrix, reason} = await findMatrices(device, info);
   if (matrix) {
+    loadMatrixCode();
     allowMatrices(device, matrix);
   } else {
     console.warn(`tfjs-flashmask: no subgroup matrices on this WebGPU device: ${reason}.`);

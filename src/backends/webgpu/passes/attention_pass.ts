@@ -4,9 +4,8 @@ import {isMatrixPlan, type MatrixPlan} from '../plan/matrix_plan.js';
 import type {PassPlan} from '../plan/vector_plan.js';
 import type {Problem} from '../../../call/problem.js';
 import type {BufferRange, PassRun} from '../run/dispatch.js';
+import {matrixPasses} from './loaded_matrix_passes.js';
 import type {UniformValues} from '../wgsl/header.js';
-import {matrixDkdv, matrixDq} from '../wgsl/matrix/backward.js';
-import {matrixForward} from '../wgsl/matrix/forward.js';
 import {specialize, type ShaderVariant} from '../wgsl/shader.js';
 import {dkdv, dq} from '../wgsl/vector/backward.js';
 import {forward} from '../wgsl/vector/forward.js';
@@ -15,10 +14,9 @@ import {forward} from '../wgsl/vector/forward.js';
 export type AttentionPlan = PassPlan | MatrixPlan;
 
 const SHADERS = {forward, dq, dkdv};
-const MATRIX_SHADERS = {forward: matrixForward, dq: matrixDq, dkdv: matrixDkdv};
 
 export const shaderOf = (pass: AttentionPlan): ShaderVariant =>
-  isMatrixPlan(pass) ? specialize(MATRIX_SHADERS[pass.pass], pass) : specialize(SHADERS[pass.pass], pass);
+  isMatrixPlan(pass) ? matrixPasses().shaderOf(pass) : specialize(SHADERS[pass.pass], pass);
 
 /**
  * A run of a pass on all heads of `p`.

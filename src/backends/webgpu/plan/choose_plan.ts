@@ -3,7 +3,8 @@
  * that autotune found.
  */
 import type {Precision} from '../../../call/kernel_names.js';
-import {matrixPlan, type MatrixPlan} from './matrix_plan.js';
+import {loadedMatrixPlan} from './loaded_matrix_plan.js';
+import type {MatrixPlan} from './matrix_plan.js';
 import {plan, type DeviceTraits, type Pass, type PassPlan, type Variant} from './vector_plan.js';
 import {isMatrixTile, tunedTiles} from './tuned_tiles.js';
 
@@ -18,8 +19,8 @@ export const partsOf = (precision: Precision): Variant['parts'] => PARTS[precisi
 /** The plan of a pass on a device: on subgroup matrices where variant and device allow it, else on vectors. */
 export function planOn(device: DeviceTraits, pass: Pass, variant: Variant): MatrixPlan | PassPlan {
   const tuned = tunedTiles(device, pass, variant);
-  if (tuned === undefined) return matrixPlan(pass, variant, device) ?? plan(pass, variant, device.limits);
+  if (tuned === undefined) return loadedMatrixPlan(pass, variant, device) ?? plan(pass, variant, device.limits);
   return isMatrixTile(tuned)
-    ? matrixPlan(pass, variant, device, [tuned])!
+    ? loadedMatrixPlan(pass, variant, device, [tuned])!
     : plan(pass, variant, device.limits, [tuned]);
 }

@@ -2,7 +2,8 @@
  * @file Tiles that `autotune` measured to be the fastest on a device, and how a plan chooses them: pure functions.
  * Nothing is measured unless the user calls `autotune`.
  */
-import {matrixPlan, type MatrixPlan, type MatrixTile} from './matrix_plan.js';
+import {loadedMatrixPlan} from './loaded_matrix_plan.js';
+import type {MatrixPlan, MatrixTile} from './matrix_plan.js';
 import {candidates, fits, type DeviceTraits, type Pass, type TileShape, type Variant} from './vector_plan.js';
 import {MAP_BLOCK} from '../../../call/constants.js';
 
@@ -61,9 +62,9 @@ function hasWholeMapBlocks(pass: Pass, {rows, cols}: TileShape): boolean {
 
 /** The tiles that a pass of a variant may run with on a device, the plan's own first. */
 export function tilesThatFit(device: DeviceTraits, pass: Pass, variant: Variant): Tiles[] {
-  const onMatrices = matrixPlan(pass, variant, device);
+  const onMatrices = loadedMatrixPlan(pass, variant, device);
   return onMatrices
-    ? matrixTilesToTry(onMatrices).filter((tiles) => matrixPlan(pass, variant, device, [tiles]) !== null)
+    ? matrixTilesToTry(onMatrices).filter((tiles) => loadedMatrixPlan(pass, variant, device, [tiles]) !== null)
     : tilesToTry(pass, variant).filter((tiles) => fits(pass, device.limits, tiles));
 }
 
