@@ -16,6 +16,8 @@ export default {
     'docs/performance.md',
     'docs/design.md',
     'docs/native.md',
+    'docs/packages.md',
+    'docs/testing.md',
     'CONTRIBUTING.md',
     'CHANGELOG.md',
   ],
