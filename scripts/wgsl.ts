@@ -6,7 +6,7 @@ import {mkdirSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {matrixPlan} from '../src/backends/webgpu/plan/matrix_plan.js';
-import {type MatrixConfig, type Variant, plan} from '../src/backends/webgpu/plan/vector_plan.js';
+import {type MatrixConfig, type Variant, vectorPlan} from '../src/backends/webgpu/plan/vector_plan.js';
 import {allShaders} from '../src/backends/webgpu/wgsl/all_shaders.js';
 import {type Shader, type ShaderVariant, specialize} from '../src/backends/webgpu/wgsl/shader.js';
 
@@ -21,7 +21,7 @@ const MATRIX: MatrixConfig = {M: 16, N: 16, K: 16, lanes: 32};
 
 /** Properties of a call with packed documents on which shaders depend besides their plans. */
 const CALL = {
-  ...{D: 64, Dv: 64, causal: true, intervals: true, dropout: false, fewQueries: false, parts: 1},
+  ...{D: 64, Dv: 64, causal: true, intervals: true, dropout: false, fewQueries: false, halvesPerNumber: 1},
   ...{n: 1, ofKeys: false, lseGradient: false, rounded: false, element: 'vec4f', names: ['q', 'k', 'v'], padded: 64},
 };
 
@@ -44,7 +44,7 @@ function planOf(name: string, variant: Variant): object {
   const pass = /forward|dq|dkdv/.exec(name)?.[0] ?? ('ofKeys' in variant && variant.ofKeys ? 'dkdv' : 'forward');
   const device = {limits: {...LIMITS, maxComputeInvocationsPerWorkgroup: 1024}, float16: true, matrix: MATRIX};
   const onMatrices = name.startsWith('matrix_') ? matrixPlan(pass as 'dq', variant, device) : null;
-  return onMatrices ?? plan(pass as 'dq', variant, LIMITS);
+  return onMatrices ?? vectorPlan(pass as 'dq', variant, LIMITS);
 }
 
 const namesOf = (shaders: readonly {name: string}[]): string => shaders.map(({name}) => name).join(', ');
@@ -57,8 +57,8 @@ export function goldens(): {file: string; code: string}[] {
     ['forward', {...small, fewQueries: true, dropout: true}],
     ['dq', {...small, fewQueries: true}],
     ['dkdv', {...small, dropout: true, intervals: false}],
-    ['matrix_forward', {...small, parts: 2, dropout: true}],
-    ['matrix_dkdv', {...small, parts: 2, causal: false}],
+    ['matrix_forward', {...small, halvesPerNumber: 2, dropout: true}],
+    ['matrix_dkdv', {...small, halvesPerNumber: 2, causal: false}],
     ['delta', {Dv: 3, lseGradient: true, rounded: true}],
     ['bounds_map', {causal: false, n: 2}],
     ['schedule_ranges', {ofKeys: true}],

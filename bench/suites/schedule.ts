@@ -3,8 +3,8 @@ import * as tf from '@tensorflow/tfjs';
 import type {FlashMaskAttentionAttrs} from '../../src/call/kernel_names.js';
 import type {Problem} from '../../src/call/problem.js';
 import {variantOf} from '../../src/backends/webgpu/forward.js';
-import {tileMap} from '../../src/backends/webgpu/passes/mask_buffer.js';
-import {plan, type Pass} from '../../src/backends/webgpu/plan/vector_plan.js';
+import {maskBuffer} from '../../src/backends/webgpu/passes/mask_buffer.js';
+import {vectorPlan, type Pass} from '../../src/backends/webgpu/plan/vector_plan.js';
 import {submitPasses, type PassRun} from '../../src/backends/webgpu/run/dispatch.js';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {uniformsOf} from '../../src/backends/webgpu/run/uniforms.js';
@@ -26,8 +26,8 @@ function maskPasses(mask: FlashMask, {N, H, D}: Sizes, pass: Pass): PassRun[] {
   }; // prettier-ignore
   const backend = tf.backend() as unknown as WebGPUBackend;
   const passes: PassRun[] = [];
-  const blocks = plan(pass, variantOf(p, attrs), backend.device.limits);
-  tileMap(backend, boundsTensorOf(mask, N), p, uniformsOf(p, attrs), passes, blocks);
+  const blocks = vectorPlan(pass, variantOf(p, attrs), backend.device.limits);
+  maskBuffer(backend, boundsTensorOf(mask, N), p, uniformsOf(p, attrs), passes, blocks);
   return passes;
 }
 

@@ -10,7 +10,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import {flashMaskAttention, masks} from '../entries/index.js';
 import {createWebGPUBackend} from '../entries/webgpu.js';
 import type {AddonInfo, TensorFlowBackend} from '../backends/tensorflow/load.js';
-import {traitsOf} from '../backends/webgpu/device/capabilities.js';
+import {capabilitiesOf} from '../backends/webgpu/device/capabilities.js';
 import {PROBE_MARK, type ProbeResult} from './probe_result.js';
 import {featureLine, kernelLines} from './webgpu_kernels.js';
 
@@ -77,10 +77,10 @@ async function probeWebGPU(): Promise<ProbeResult> {
   const {useWebGPU} = await import('../entries/node_webgpu.js');
   const info = await useWebGPU({quiet: true});
   await use('webgpu');
-  const stock = traitsOf((tf.backend() as WebGPUBackend).device);
+  const stock = capabilitiesOf((tf.backend() as WebGPUBackend).device);
   const {device} = await createWebGPUBackend({name: FULL_WEBGPU});
   await checkAttention();
-  const full = traitsOf(device);
+  const full = capabilitiesOf(device);
   const kind = info.software ? 'software: runs on the CPU' : `GPU, ${info.vendor}`;
   return {
     kernel: `own, in WGSL: ${kernelLines(stock).join('; ')}`,

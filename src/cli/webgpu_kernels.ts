@@ -1,9 +1,9 @@
 /** @file Describes in words which WGSL kernels a device runs. The plan decides that by the device's traits alone. */
 import {loadMatrixCode} from '../backends/webgpu/device/matrix_code.js';
-import {partsOf, planOn} from '../backends/webgpu/plan/choose_plan.js';
+import {halvesPerNumberIn, planOn} from '../backends/webgpu/plan/choose_plan.js';
 import type {Precision} from '../call/kernel_names.js';
 import {isMatrixPlan, type MatrixPlan} from '../backends/webgpu/plan/matrix_plan.js';
-import type {DeviceTraits, Pass, PassPlan} from '../backends/webgpu/plan/vector_plan.js';
+import type {DeviceCapabilities, Pass, VectorPlan} from '../backends/webgpu/plan/vector_plan.js';
 
 const PASSES: readonly Pass[] = ['forward', 'dq', 'dkdv'];
 const HEAD_SIZES = [64, 128];
@@ -14,16 +14,16 @@ const HEAD_SIZES = [64, 128];
  *
  * @example ['auto: 64 x 32 tiles', 'float16: 64 x 16 tiles on subgroup matrices']
  */
-export function kernelLines(traits: DeviceTraits): string[] {
+export function kernelLines(traits: DeviceCapabilities): string[] {
   if (traits.matrix) loadMatrixCode();
   const precisions: Precision[] = traits.float16 ? ['auto', 'float32', 'float16'] : ['auto', 'float32'];
   return precisions.map((precision) => `${precision}: ${tilesOf(traits, precision)}`);
 }
 
-function tilesOf(traits: DeviceTraits, precision: Precision): string {
+function tilesOf(traits: DeviceCapabilities, precision: Precision): string {
   const bySize = HEAD_SIZES.map((D) => {
-    const parts = partsOf(precision);
-    const variant = {D, Dv: D, causal: true, intervals: true, dropout: false, parts, fewQueries: false};
+    const halvesPerNumber = halvesPerNumberIn(precision);
+    const variant = {D, Dv: D, causal: true, intervals: true, dropout: false, halvesPerNumber, fewQueries: false};
     return shared(PASSES.map((pass) => [pass, describe(planOn(traits, pass, variant))]));
   });
   return shared(
@@ -32,7 +32,7 @@ function tilesOf(traits: DeviceTraits, precision: Precision): string {
   );
 }
 
-const describe = (p: PassPlan | MatrixPlan): string =>
+const describe = (p: VectorPlan | MatrixPlan): string =>
   `${p.rows} x ${p.cols} tiles${isMatrixPlan(p) ? ' on subgroup matrices' : ''}`;
 
 /** One text if all texts are the same, else each text with its name. */
@@ -42,7 +42,7 @@ function shared(named: [name: string, text: string][], between = ', '): string {
 }
 
 /** The features that faster kernels need, and which of them a device made by createWebGPUBackend() has. */
-export function featureLine({float16, matrix}: DeviceTraits, features: ReadonlySet<string>): string {
+export function featureLine({float16, matrix}: DeviceCapabilities, features: ReadonlySet<string>): string {
   const matrices = matrix
     ? `subgroup matrices of ${matrix.M} x ${matrix.N} x ${matrix.K}`
     : features.has('chromium-experimental-subgroup-matrix')

@@ -9,7 +9,7 @@ import {type BackendReport, type DoctorReport, checkTensorFlow} from '../../src/
 import {doctorText} from '../../src/cli/doctor_text.js';
 import {thisMachine} from '../../src/cli/machine.js';
 import {featureLine, kernelLines} from '../../src/cli/webgpu_kernels.js';
-import type {DeviceTraits} from '../../src/backends/webgpu/plan/vector_plan.js';
+import type {DeviceCapabilities} from '../../src/backends/webgpu/plan/vector_plan.js';
 import {tuningKey} from '../../src/backends/webgpu/plan/tuned_tiles.js';
 import {
   FAKE_VERSION,
@@ -171,7 +171,7 @@ describe('doctor', () => {
   });
 
   describe('of the WebGPU kernels', () => {
-    const traits = (bytes: number, float16: boolean): DeviceTraits => ({
+    const traits = (bytes: number, float16: boolean): DeviceCapabilities => ({
       limits: {maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: 256},
       float16,
       matrix: null,
@@ -199,7 +199,7 @@ describe('doctor', () => {
     });
 
     it('tells passes and head sizes apart where they differ', () => {
-      const variant = {causal: true, intervals: true, dropout: false, parts: 0 as const, fewQueries: false};
+      const variant = {causal: true, intervals: true, dropout: false, halvesPerNumber: 0 as const, fewQueries: false};
       const key = tuningKey('dq', {...variant, D: 128, Dv: 128});
       const tuned = new Map([[key, {rows: 64, cols: 64, threadsX: 8, threadsY: 8}]]);
       expect(kernelLines({...traits(49152, false), tuned})).to.deep.equal([

@@ -166,7 +166,7 @@ describe('fromDense', () => {
     expect(() => masks.fromDense(twoHeads)).to.throw('got 3 in column 1 of batch 0, head 1: [0, 1), [2, 3), [4, 5). ');
   });
 
-  it('gives tile maps that skip as much as the builder that made the mask', () => {
+  it('gives bounds that skip as much as the builder that made the mask', () => {
     for (const mask of [
       masks.causalDocument([16, 24], {padTo: 64}),
       masks.document([16, 24], {padTo: 64}),

@@ -92,7 +92,7 @@ function trueKind({visible, pairs}: {visible: number; pairs: number}): TileKind 
 
 const side = fc.integer({min: 1, max: 17});
 
-describe('tile map', () => {
+describe('tile kinds', () => {
   it('is never wrong: empty tiles have no visible pair, full tiles no masked one', () => {
     const seen = {empty: 0, partial: 0, full: 0};
     fc.assert(

@@ -123,7 +123,7 @@ describe('memory', () => {
       q.dispose();
     });
 
-    it('keeps no more than the tile map of the latest mask tensor that the user freed', async () => {
+    it('keeps no more than the bounds map of the latest mask tensor that the user freed', async () => {
       const q = tf.randomNormal<tf.Rank.R4>([1, S, H, D], 0, 1, 'float32', 3);
       const call = async (start: number) => {
         const bounds = tf.fill<tf.Rank.R4>([1, 1, S, 1], start, 'int32');

@@ -11,11 +11,11 @@ import {flashMaskAttention, masks} from '../../src/entries/index.js';
 import {type AutotuneOptions, autotune, clearAutotuneCache} from '../../src/entries/webgpu.js';
 import {tuningFile} from '../../src/node_webgpu/tuning_file.js';
 import {
-  type DeviceTraits,
+  type DeviceCapabilities,
   type Pass,
   type Variant,
   candidates,
-  plan,
+  vectorPlan,
 } from '../../src/backends/webgpu/plan/vector_plan.js';
 import {MAP_BLOCK} from '../../src/call/constants.js';
 import {matrixPlan} from '../../src/backends/webgpu/plan/matrix_plan.js';
@@ -36,7 +36,7 @@ import {
 import {VERSION} from '../../src/call/version.js';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {planOn} from '../../src/backends/webgpu/plan/choose_plan.js';
-import {traitsOf} from '../../src/backends/webgpu/device/capabilities.js';
+import {capabilitiesOf} from '../../src/backends/webgpu/device/capabilities.js';
 import {devices} from '../support/devices.js';
 import {temporaryFolder} from '../support/packed_project.js';
 import {recordPasses} from '../support/recorded_passes.js';
@@ -49,13 +49,13 @@ const variant: Variant = {
   causal: true,
   intervals: false,
   dropout: false,
-  parts: 0,
+  halvesPerNumber: 0,
   fewQueries: false,
 };
 const limits = {maxComputeWorkgroupStorageSize: 32768, maxComputeInvocationsPerWorkgroup: 256};
-const traits: DeviceTraits = {limits, float16: false, matrix: null};
+const traits: DeviceCapabilities = {limits, float16: false, matrix: null};
 /** A device with subgroup matrices, such as an NVIDIA GPU. */
-const withMatrices: DeviceTraits = {
+const withMatrices: DeviceCapabilities = {
   limits: {maxComputeWorkgroupStorageSize: 49152, maxComputeInvocationsPerWorkgroup: 1024},
   float16: true,
   matrix: {M: 16, N: 16, K: 16, lanes: 32},
@@ -93,7 +93,7 @@ function warningsOf(body: () => void): string[] {
 const tiles = {rows: 32, cols: 32, threadsX: 8, threadsY: 8};
 
 describe('tiles that are tried', () => {
-  it('are those of the plan first, each once, with whole blocks of the tile map', () => {
+  it('are those of the plan first, each once, with whole blocks of the bounds map', () => {
     for (const pass of passes) {
       const tried = tilesToTry(pass, variant);
       const chosen = candidates(pass, variant);
@@ -106,15 +106,15 @@ describe('tiles that are tried', () => {
       }
       for (const shape of tilesThatFit(traits, pass, variant)) {
         if (isMatrixTile(shape)) throw new Error('a device without matrices');
-        expect(plan(pass, variant, limits, [shape])).to.include(shape);
+        expect(vectorPlan(pass, variant, limits, [shape])).to.include(shape);
       }
     }
   });
 
   it("are those on subgroup matrices where these compute, the plan's own first", () => {
     for (const pass of passes) {
-      for (const parts of [1, 2] as const) {
-        const kind = {...variant, parts};
+      for (const halvesPerNumber of [1, 2] as const) {
+        const kind = {...variant, halvesPerNumber};
         const fitting = tilesThatFit(withMatrices, pass, kind);
         expect(fitting.length).to.be.above(3);
         expect(new Set(fitting.map((one) => JSON.stringify(one))).size).to.equal(fitting.length);
@@ -138,7 +138,7 @@ describe('tiles that are tried', () => {
     for (const other of [
       {...variant, D: 32},
       {...variant, causal: false},
-      {...variant, parts: 1 as const},
+      {...variant, halvesPerNumber: 1 as const},
     ]) {
       expect(taken(tiles, other)).to.equal(undefined);
     }
@@ -297,7 +297,7 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
     const found = await autotune(options);
     // The bounds of the trial's mask stay cached.
     expect(tf.memory().numTensors - numTensors).to.be.at.most(1);
-    const real = traitsOf((tf.backend() as unknown as WebGPUBackend).device);
+    const real = capabilitiesOf((tf.backend() as unknown as WebGPUBackend).device);
     expect(found.map(({pass}) => pass)).to.deep.equal(passes);
     const {labels} = await attend();
     for (const {pass, tiles: best, tried} of found) {
@@ -317,7 +317,7 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
     const untuned = await attend();
     const {device} = tf.backend() as unknown as WebGPUBackend;
     const kind = {...variant, D: 4, Dv: 4, intervals: true};
-    const choices = passes.map((pass) => tilesThatFit(traitsOf(device), pass, kind));
+    const choices = passes.map((pass) => tilesThatFit(capabilitiesOf(device), pass, kind));
     for (let i = 0; i < Math.max(...choices.map(({length}) => length)); i++) {
       const chosen = choices.map((fitting) => fitting[i % fitting.length]);
       passes.forEach((pass, p) => tunedTilesOf(device).set(tuningKey(pass, kind), chosen[p]));

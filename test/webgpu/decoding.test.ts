@@ -8,10 +8,10 @@ import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import * as fc from 'fast-check';
 import {
-  type CutLimits,
-  CUT_LIMITS,
-  UNCUT,
-  cutOf,
+  type SplitLimits,
+  SPLIT_LIMITS,
+  NO_SPLIT,
+  keySplitOf,
   keysOf,
   workgroupsOf,
 } from '../../src/backends/webgpu/plan/decoding.js';
@@ -40,43 +40,43 @@ const problem = (sizes: Partial<Problem>): Problem => ({
 });
 
 describe('the cut of few queries', () => {
-  const cut = (sizes: Partial<Problem>) => {
-    const {foldedHeads, splits} = cutOf(problem(sizes), pass);
+  const keySplit = (sizes: Partial<Problem>) => {
+    const {foldedHeads, splits} = keySplitOf(problem(sizes), pass);
     return [foldedHeads, splits];
   };
 
   it('splits keys until there are workgroups for a large GPU', () => {
-    expect(cut({})).to.deep.equal([1, 32]);
-    expect(cut({B: 3})).to.deep.equal([1, 11]);
-    expect(cut({B: 32})).to.deep.equal([1, 1]);
-    expect(cut({B: 33})).to.deep.equal([1, 1]);
+    expect(keySplit({})).to.deep.equal([1, 32]);
+    expect(keySplit({B: 3})).to.deep.equal([1, 11]);
+    expect(keySplit({B: 32})).to.deep.equal([1, 1]);
+    expect(keySplit({B: 33})).to.deep.equal([1, 1]);
   });
 
   it('leaves each split four key blocks', () => {
-    expect([1, 224, 225, 352, 353].map((Sk) => cut({Sk})[1])).to.deep.equal([1, 1, 2, 2, 3]);
+    expect([1, 224, 225, 352, 353].map((Sk) => keySplit({Sk})[1])).to.deep.equal([1, 1, 2, 2, 3]);
   });
 
   it('folds the heads of a group that fit 16 rows', () => {
-    expect(cut({Hkv: 8})).to.deep.equal([4, 128]);
-    expect(cut({Hkv: 8, Sq: 4})[0]).to.equal(4);
-    expect(cut({Hkv: 8, Sq: 5})[0]).to.equal(2);
-    expect(cut({Hkv: 8, Sq: 9})[0]).to.equal(1);
-    expect(cut({H: 6, Hkv: 1, Sq: 4})[0]).to.equal(3);
-    expect(cut({H: 7, Hkv: 1, Sq: 4})[0]).to.equal(1);
-    expect(cut({H: 64, Hkv: 1})[0]).to.equal(16);
+    expect(keySplit({Hkv: 8})).to.deep.equal([4, 128]);
+    expect(keySplit({Hkv: 8, Sq: 4})[0]).to.equal(4);
+    expect(keySplit({Hkv: 8, Sq: 5})[0]).to.equal(2);
+    expect(keySplit({Hkv: 8, Sq: 9})[0]).to.equal(1);
+    expect(keySplit({H: 6, Hkv: 1, Sq: 4})[0]).to.equal(3);
+    expect(keySplit({H: 7, Hkv: 1, Sq: 4})[0]).to.equal(1);
+    expect(keySplit({H: 64, Hkv: 1})[0]).to.equal(16);
   });
 
   it('folds no heads that have masks of their own', () => {
-    expect(cut({Hkv: 8, Hm: 8, n: 1})[0]).to.equal(4);
-    expect(cut({Hkv: 8, Hm: 32, n: 1})[0]).to.equal(1);
+    expect(keySplit({Hkv: 8, Hm: 8, n: 1})[0]).to.equal(4);
+    expect(keySplit({Hkv: 8, Hm: 32, n: 1})[0]).to.equal(1);
   });
 
   it('leaves a call of many queries alone', () => {
     const many = {fewQueries: false, blockQ: 64, blockK: 32};
     const p = problem({Sq: 100, Hkv: 8});
-    expect(cutOf(p, many)).to.equal(UNCUT);
-    expect(workgroupsOf(p, many, UNCUT)).to.equal(64);
-    expect(keysOf(p, many, UNCUT)).to.equal(32768);
+    expect(keySplitOf(p, many)).to.equal(NO_SPLIT);
+    expect(workgroupsOf(p, many, NO_SPLIT)).to.equal(64);
+    expect(keysOf(p, many, NO_SPLIT)).to.equal(32768);
   });
 
   it('fills the device or leaves splits short, whatever the sizes', () => {
@@ -89,16 +89,16 @@ describe('the cut of few queries', () => {
     });
     const check = ({groupSize, ...rest}: {B: number; Hkv: number; groupSize: number; Sq: number; Sk: number}) => {
       const p = problem({...rest, H: rest.Hkv * groupSize});
-      const {foldedHeads, splits} = cutOf(p, pass);
+      const {foldedHeads, splits} = keySplitOf(p, pass);
       const workgroups = workgroupsOf(p, pass, {foldedHeads, splits});
       const blocks = Math.ceil(p.Sk / pass.blockK);
       expect(foldedHeads * p.Sq).to.be.at.most(Math.max(pass.blockQ, p.Sq));
       expect(groupSize % foldedHeads).to.equal(0);
       if (splits > 1) {
-        expect(blocks / splits).to.be.at.least(CUT_LIMITS.keyBlocks);
-        expect(workgroups).to.be.below(2 * CUT_LIMITS.workgroups);
+        expect(blocks / splits).to.be.at.least(SPLIT_LIMITS.keyBlocks);
+        expect(workgroups).to.be.below(2 * SPLIT_LIMITS.workgroups);
       }
-      if (workgroups < CUT_LIMITS.workgroups) expect(blocks / (splits + 1)).to.be.below(CUT_LIMITS.keyBlocks);
+      if (workgroups < SPLIT_LIMITS.workgroups) expect(blocks / (splits + 1)).to.be.below(SPLIT_LIMITS.keyBlocks);
       expect(keysOf(p, pass, {foldedHeads, splits}) * splits).to.be.within(p.Sk, p.Sk + pass.blockK * splits);
     };
     fc.assert(fc.property(sizes, check));
@@ -108,7 +108,7 @@ describe('the cut of few queries', () => {
 const webgpu = devices.find(({name}) => name === 'webgpu')!;
 
 /** Registers the WebGPU kernels with other limits while `body` runs. */
-async function withLimits(limits: CutLimits, body: () => Promise<void>): Promise<void> {
+async function withLimits(limits: SplitLimits, body: () => Promise<void>): Promise<void> {
   const standard = [flashMaskAttentionConfig, flashMaskAttentionGradConfig];
   const kernels = [forward, backward];
   const replace = (configs: tf.KernelConfig[]) => {
@@ -160,7 +160,7 @@ async function compiledBy(run: () => Promise<void>): Promise<string[]> {
   await run();
   device.createComputePipeline = create;
   // tfjs compiles its own pipelines too.
-  return labels.filter((label) => /^(forward|combine|delta|dq|dkdv|tilemap)_/.test(label));
+  return labels.filter((label) => /^(forward|combine_\w+|delta|dq|dkdv|bounds_map) /.test(label));
 }
 
 /** Runs one query of two heads against `Sk` keys of one head, with the gradient of q. */
@@ -178,7 +178,7 @@ async function decode(Sk: number): Promise<void> {
   afterEach(async () => expect(await webgpu.hiddenErrors()).to.deep.equal([]));
 
   const few = cases.filter(({Sq}) => Sq <= FEW_QUERIES);
-  const against = (limits: CutLimits, chosen: typeof cases) => {
+  const against = (limits: SplitLimits, chosen: typeof cases) => {
     for (const c of chosen) {
       it(`${c.group}: ${c.name}`, () =>
         withLimits(limits, async () => {
@@ -240,7 +240,7 @@ async function decode(Sk: number): Promise<void> {
       if (usage === GPUBufferUsage.STORAGE) sizes.add(size);
       return acquire(...request);
     };
-    for (let splits = 2; splits <= 8; splits++) await decode(CUT_LIMITS.keyBlocks * MAP_BLOCK * splits);
+    for (let splits = 2; splits <= 8; splits++) await decode(SPLIT_LIMITS.keyBlocks * MAP_BLOCK * splits);
     bufferManager.acquireBuffer = acquire;
     // The row statistics take 16 bytes; lse (8 bytes) and out or dq (64 bytes) are taken for 2, 4 and 8 splits.
     expect([...sizes].sort((a, b) => a - b)).to.deep.equal([16, 32, 64, 128, 256, 512]);

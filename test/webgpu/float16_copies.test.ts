@@ -9,7 +9,7 @@ import {createWebGPUBackend} from '../../src/entries/webgpu.js';
 import type {Problem} from '../../src/call/problem.js';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {lowerBindingLimit} from '../../src/backends/webgpu/run/size_limits.js';
-import {halvesBytes} from '../../src/backends/webgpu/passes/float16_copies.js';
+import {float16Bytes} from '../../src/backends/webgpu/passes/float16_copies.js';
 import {MATRIX_FEATURES} from '../../src/backends/webgpu/device/matrix_probe.js';
 import {allowMatrices} from '../../src/backends/webgpu/device/capabilities.js';
 import {loadMatrixCode} from '../../src/backends/webgpu/device/matrix_code.js';
@@ -21,7 +21,7 @@ const problem: Problem = {...sizes, causal: true, maskB: 1, Hm: 1, n: 1};
 
 /** Bytes of the float16 copies of one key head, the largest first. */
 const copyBytes = (channels: number): number[] =>
-  Object.values(halvesBytes(problem, {pass: 'dq', channels, parts: 1, causal: true, intervals: true})).sort(
+  Object.values(float16Bytes(problem, {pass: 'dq', channels, halvesPerNumber: 1, causal: true, intervals: true})).sort(
     (a, b) => b - a,
   );
 

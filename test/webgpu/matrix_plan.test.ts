@@ -5,7 +5,7 @@
 import {expect} from 'chai';
 import {loadMatrixCode} from '../../src/backends/webgpu/device/matrix_code.js';
 import * as fc from 'fast-check';
-import {partsOf, planOn} from '../../src/backends/webgpu/plan/choose_plan.js';
+import {halvesPerNumberIn, planOn} from '../../src/backends/webgpu/plan/choose_plan.js';
 import {
   isMatrixPlan,
   matrixCandidates,
@@ -14,11 +14,11 @@ import {
   type MatrixTile,
 } from '../../src/backends/webgpu/plan/matrix_plan.js';
 import {
-  type DeviceTraits,
+  type DeviceCapabilities,
   FEW_QUERIES,
   type MatrixConfig,
   type Pass,
-  type PassPlan,
+  type VectorPlan,
   type Variant,
 } from '../../src/backends/webgpu/plan/vector_plan.js';
 import {MAP_BLOCK} from '../../src/call/constants.js';
@@ -41,21 +41,21 @@ const others: MatrixConfig[] = [
   {M: 16, N: 16, K: 16, lanes: 64},
 ];
 
-const device = (matrix: MatrixConfig | null = large, bytes = 49152, threads = 1024): DeviceTraits => ({
+const device = (matrix: MatrixConfig | null = large, bytes = 49152, threads = 1024): DeviceCapabilities => ({
   limits: {maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: threads},
   float16: true,
   matrix,
 });
 
 const variant = (fields: Partial<Variant> = {}): Variant => ({
-  ...{D: 64, Dv: 64, causal: true, intervals: false, dropout: false, parts: 1, fewQueries: false},
+  ...{D: 64, Dv: 64, causal: true, intervals: false, dropout: false, halvesPerNumber: 1, fewQueries: false},
   ...fields,
 });
 
-const kindOf = (plan: MatrixPlan | PassPlan): string => (isMatrixPlan(plan) ? 'matrices' : 'vectors');
+const kindOf = (plan: MatrixPlan | VectorPlan): string => (isMatrixPlan(plan) ? 'matrices' : 'vectors');
 
 /** All plans of a pass: the default, and those that autotune may choose. Empty where vectors run. */
-function plansOf(pass: Pass, of: Variant, traits: DeviceTraits): MatrixPlan[] {
+function plansOf(pass: Pass, of: Variant, traits: DeviceCapabilities): MatrixPlan[] {
   const own = matrixPlan(pass, of, traits);
   if (!own) return [];
   const tiles = [...matrixCandidates(pass, traits.matrix!, own), ...matrixTilesToTry(own)];
@@ -73,18 +73,19 @@ function leastBytes(v: Variant): number {
 }
 
 /** Whether each pass of a variant runs on matrices or on vectors. */
-const kinds = (traits: DeviceTraits, v: Variant): string[] => passes.map((pass) => kindOf(planOn(traits, pass, v)));
+const kinds = (traits: DeviceCapabilities, v: Variant): string[] =>
+  passes.map((pass) => kindOf(planOn(traits, pass, v)));
 const onMatrices = ['matrices', 'matrices', 'matrices'];
 const onVectors = ['vectors', 'vectors', 'vectors'];
 
 describe('the plan of a pass', () => {
   it('is on matrices where the precision reads halves, in one part or two', () => {
-    expect(partsOf('float16')).to.equal(1);
-    expect(partsOf('float32')).to.equal(2);
-    expect(partsOf('auto')).to.equal(0);
-    expect(kinds(device(), variant({parts: 1}))).to.deep.equal(onMatrices);
-    expect(kinds(device(), variant({parts: 2}))).to.deep.equal(onMatrices);
-    expect(kinds(device(), variant({parts: 0}))).to.deep.equal(onVectors);
+    expect(halvesPerNumberIn('float16')).to.equal(1);
+    expect(halvesPerNumberIn('float32')).to.equal(2);
+    expect(halvesPerNumberIn('auto')).to.equal(0);
+    expect(kinds(device(), variant({halvesPerNumber: 1}))).to.deep.equal(onMatrices);
+    expect(kinds(device(), variant({halvesPerNumber: 2}))).to.deep.equal(onMatrices);
+    expect(kinds(device(), variant({halvesPerNumber: 0}))).to.deep.equal(onVectors);
   });
 
   it('is on vectors where the device has no float16, or no matrices that passed their trial', () => {
@@ -119,21 +120,21 @@ describe('the plan of a pass', () => {
   });
 
   for (const pass of passes) {
-    for (const parts of [1, 2] as const) {
-      it(`takes the tiles of short heads up to 64 channels: ${pass}, parts ${parts}`, () => {
+    for (const halvesPerNumber of [1, 2] as const) {
+      it(`takes the tiles of short heads up to 64 channels: ${pass}, halvesPerNumber ${halvesPerNumber}`, () => {
         const tiles = (D: number): MatrixTile[] => {
-          const of = variant({D, Dv: 1, parts});
+          const of = variant({D, Dv: 1, halvesPerNumber});
           return matrixCandidates(pass, large, matrixPlan(pass, of, device(large, Infinity))!);
         };
         expect(tiles(64)).to.deep.equal(tiles(1));
         expect(tiles(65)).to.deep.equal(tiles(128));
         // dq runs fastest with the same tiles at all sizes.
-        if (pass === 'dq' && parts === 1) expect(tiles(64)).to.deep.equal(tiles(65));
+        if (pass === 'dq' && halvesPerNumber === 1) expect(tiles(64)).to.deep.equal(tiles(65));
         else expect(tiles(64)[0]).to.not.deep.equal(tiles(65)[0]);
       });
 
-      it(`takes a smaller tile at one byte or thread less than the first needs: ${pass}, parts ${parts}`, () => {
-        const of = variant({parts});
+      it(`takes a smaller tile at one byte or thread less than the first needs: ${pass}, halvesPerNumber ${halvesPerNumber}`, () => {
+        const of = variant({halvesPerNumber});
         const first = matrixPlan(pass, of, device(large, Infinity))!;
         const {workgroupBytes, threads} = first;
         // The other passes need room too.
@@ -147,9 +148,9 @@ describe('the plan of a pass', () => {
   }
 
   it('is on matrices in all passes or in none', () => {
-    for (const parts of [1, 2] as const) {
+    for (const halvesPerNumber of [1, 2] as const) {
       for (const D of [1, 64, 128]) {
-        const of = variant({D, Dv: D, parts});
+        const of = variant({D, Dv: D, halvesPerNumber});
         const found = (bytes: number): boolean[] =>
           passes.map((pass) => matrixPlan(pass, of, device(large, bytes)) !== null);
         expect(found(leastBytes(of))).to.deep.equal([true, true, true]);
@@ -159,7 +160,7 @@ describe('the plan of a pass', () => {
   });
 
   it('is on vectors where no tile of matrices fits', () => {
-    expect(kinds(device(large, 16384), variant({D: 128, Dv: 128, parts: 2}))).to.deep.equal(onVectors);
+    expect(kinds(device(large, 16384), variant({D: 128, Dv: 128, halvesPerNumber: 2}))).to.deep.equal(onVectors);
     expect(kinds(device(large, 49152, 64), variant())).to.deep.equal(onVectors);
     // With 128 lanes each lane would have less than one vec4.
     expect(kinds(device({...large, lanes: 128}), variant())).to.deep.equal(onVectors);
@@ -167,8 +168,10 @@ describe('the plan of a pass', () => {
 
   it('runs on the matrices of every kind that pass a trial, wherever there is room', () => {
     for (const matrix of [small, ...others]) {
-      for (const parts of [1, 2] as const) {
-        expect(kinds(device(matrix, 65536), variant({parts})), JSON.stringify(matrix)).to.deep.equal(onMatrices);
+      for (const halvesPerNumber of [1, 2] as const) {
+        expect(kinds(device(matrix, 65536), variant({halvesPerNumber})), JSON.stringify(matrix)).to.deep.equal(
+          onMatrices,
+        );
       }
     }
   });
@@ -179,7 +182,10 @@ describe('the plan of a pass', () => {
     const other = matrixTilesToTry(own).find(
       (tile) => tile.subgroups !== own.subgroups && matrixPlan(pass, of, device(), [tile]),
     )!;
-    const tuned = (tiles: unknown): DeviceTraits => ({...device(), tuned: new Map([[tuningKey(pass, of), tiles]])});
+    const tuned = (tiles: unknown): DeviceCapabilities => ({
+      ...device(),
+      tuned: new Map([[tuningKey(pass, of), tiles]]),
+    });
     expect(planOn(tuned(other), pass, of)).to.include(other);
     expect(planOn(tuned({rows: 64, cols: 64, threadsX: 8, threadsY: 8}), pass, of)).to.deep.equal(own);
     expect(planOn(tuned({...other, cols: 17}), pass, of)).to.deep.equal(own);
@@ -201,7 +207,7 @@ function expectSound(p: MatrixPlan): void {
   expect(PADDED_ROWS % cols, `${name}: whole blocks of the rows of a copy`).to.equal(0);
   expect(p.threads, name).to.equal(p.subgroups * lanes);
   expect([blockQ, blockK]).to.deep.equal(p.pass === 'dkdv' ? [cols, rows] : [rows, cols]);
-  expect(Math.max(blockK, MAP_BLOCK) % Math.min(blockK, MAP_BLOCK), `${name}: blocks of the tile map`).to.equal(0);
+  expect(Math.max(blockK, MAP_BLOCK) % Math.min(blockK, MAP_BLOCK), `${name}: blocks of the bounds map`).to.equal(0);
 }
 
 describe('plans on subgroup matrices', () => {
@@ -212,7 +218,7 @@ describe('plans on subgroup matrices', () => {
     causal: fc.boolean(),
     intervals: fc.boolean(),
     dropout: fc.boolean(),
-    parts: fc.constantFrom(1 as const, 2 as const),
+    halvesPerNumber: fc.constantFrom(1 as const, 2 as const),
     fewQueries: fc.constant(false),
   });
   const anyDevice = fc
@@ -245,7 +251,9 @@ describe('plans on subgroup matrices', () => {
     const variants = [
       [64, 80],
       [80, 64],
-    ].flatMap(([D, Dv]) => ([1, 2] as const).flatMap((parts) => flags.map((some) => variant({...some, D, Dv, parts}))));
+    ].flatMap(([D, Dv]) =>
+      ([1, 2] as const).flatMap((halvesPerNumber) => flags.map((some) => variant({...some, D, Dv, halvesPerNumber}))),
+    );
     const names = new Map<string, string>();
     for (const matrix of [large, small, ...others]) {
       for (const {of, pass} of variants.flatMap((each) => passes.map((one) => ({of: each, pass: one})))) {

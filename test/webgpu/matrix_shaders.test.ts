@@ -5,13 +5,13 @@
 import {expect} from 'chai';
 import {loadMatrixCode} from '../../src/backends/webgpu/device/matrix_code.js';
 import {matrixCandidates, type MatrixPlan, matrixPlan} from '../../src/backends/webgpu/plan/matrix_plan.js';
-import type {DeviceTraits, MatrixConfig, Pass, Variant} from '../../src/backends/webgpu/plan/vector_plan.js';
+import type {DeviceCapabilities, MatrixConfig, Pass, Variant} from '../../src/backends/webgpu/plan/vector_plan.js';
 import {matrixTilesToTry} from '../../src/backends/webgpu/plan/tuned_tiles.js';
 import {shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
 import {MATRIX_FEATURES} from '../../src/backends/webgpu/device/matrix_probe.js';
 import type {Code} from '../../src/backends/webgpu/run/pipelines.js';
 import {scheduleOf, scheduleOrder, scheduleRanges} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
-import {type HalvesVariant, float16Copies, magnitude} from '../../src/backends/webgpu/wgsl/matrix/float16_copies.js';
+import {type CopiesVariant, float16Copies, magnitude} from '../../src/backends/webgpu/wgsl/matrix/float16_copies.js';
 import {specialize} from '../../src/backends/webgpu/wgsl/shader.js';
 import {expectValid, nullDevice, problemOf} from '../support/null_device.js';
 import {pairwise} from '../support/pairwise.js';
@@ -35,13 +35,21 @@ function variants(D: number, Dv: number): Variant[] {
   return booleans.flatMap((causal) =>
     booleans.flatMap((intervals) =>
       booleans.flatMap((dropout) =>
-        ([1, 2] as const).map((parts) => ({D, Dv, causal, intervals, dropout, parts, fewQueries: false})),
+        ([1, 2] as const).map((halvesPerNumber) => ({
+          D,
+          Dv,
+          causal,
+          intervals,
+          dropout,
+          halvesPerNumber,
+          fewQueries: false,
+        })),
       ),
     ),
   );
 }
 
-const device = (matrix: MatrixConfig): DeviceTraits => ({
+const device = (matrix: MatrixConfig): DeviceCapabilities => ({
   limits: {maxComputeWorkgroupStorageSize: Infinity, maxComputeInvocationsPerWorkgroup: Infinity},
   float16: true,
   matrix,
@@ -63,9 +71,9 @@ const tunedPlansOf = (pass: Pass, variant: Variant, matrix: MatrixConfig): Matri
 
 /** The fields that decide a plan; the others follow from them. */
 const fieldsOf = (p: MatrixPlan): object => {
-  const {pass, D, Dv, causal, intervals, dropout, parts, matrix, subgroups, bandRows, cols} = p;
+  const {pass, D, Dv, causal, intervals, dropout, halvesPerNumber, matrix, subgroups, bandRows, cols} = p;
   const tiles = [subgroups, bandRows, cols];
-  return {pass, heads: [D, Dv], causal, intervals, dropout, parts, matrix: Object.values(matrix), tiles};
+  return {pass, heads: [D, Dv], causal, intervals, dropout, halvesPerNumber, matrix: Object.values(matrix), tiles};
 };
 
 const BALLAST = 16384;
@@ -159,10 +167,10 @@ describe('shaders on subgroup matrices', () => {
   });
 
   it('float16 copies', async () => {
-    const groups: readonly HalvesVariant['names'][] = [['q', 'k', 'v'], ['dOut']];
+    const groups: readonly CopiesVariant['names'][] = [['q', 'k', 'v'], ['dOut']];
     const copies = groups.flatMap((names) =>
-      plans.map(({D, Dv, channels: padded, parts, causal, intervals}) => ({
-        ...{names, D, Dv, padded, parts, causal, intervals},
+      plans.map(({D, Dv, channels: padded, halvesPerNumber, causal, intervals}) => ({
+        ...{names, D, Dv, padded, halvesPerNumber, causal, intervals},
       })),
     );
     for (const v of pairwise(copies, ({D, Dv, ...v}) => ({...v, heads: [D, Dv]}))) {

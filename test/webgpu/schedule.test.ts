@@ -6,12 +6,12 @@ import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {maskTable} from '../support/mask_table.js';
 import type {HostBounds} from '../../src/mask/bounds/intervals.js';
-import {tileKinds as hostTileMap} from '../../src/mask/bounds/classify.js';
-import {type PassPlan, type Variant, candidates, plan} from '../../src/backends/webgpu/plan/vector_plan.js';
+import {tileKinds} from '../../src/mask/bounds/classify.js';
+import {type VectorPlan, type Variant, candidates, vectorPlan} from '../../src/backends/webgpu/plan/vector_plan.js';
 import type {Problem} from '../../src/call/problem.js';
 import {submitRecorded, type WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {type PassRun, submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
-import {tileMap, tileMapBytes} from '../../src/backends/webgpu/passes/mask_buffer.js';
+import {maskBuffer, maskBufferBytes} from '../../src/backends/webgpu/passes/mask_buffer.js';
 import {uniformsOf} from '../../src/backends/webgpu/run/uniforms.js';
 import {scheduleOf, scheduleRanges} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
 import {specialize} from '../../src/backends/webgpu/wgsl/shader.js';
@@ -33,16 +33,16 @@ interface Schedule {
 interface Call {
   H: number;
   Hkv: number;
-  blocks: PassPlan;
+  blocks: VectorPlan;
 }
 
 const anyLimits = {maxComputeWorkgroupStorageSize: Infinity, maxComputeInvocationsPerWorkgroup: Infinity};
 
 /** Every plan of forward (dq has the same tiles) and of dkdv, for masks with intervals. */
-function plansOf(causal: boolean, fewQueries = false): PassPlan[] {
-  const variant: Variant = {D: 8, Dv: 8, causal, intervals: true, dropout: false, parts: 0, fewQueries};
+function plansOf(causal: boolean, fewQueries = false): VectorPlan[] {
+  const variant: Variant = {D: 8, Dv: 8, causal, intervals: true, dropout: false, halvesPerNumber: 0, fewQueries};
   return (['forward', 'dkdv'] as const).flatMap((pass) =>
-    candidates(pass, variant).map((shape) => plan(pass, variant, anyLimits, [shape])),
+    candidates(pass, variant).map((shape) => vectorPlan(pass, variant, anyLimits, [shape])),
   );
 }
 
@@ -55,13 +55,7 @@ function scheduleOnHost(mask: HostBounds, call: Call): Schedule {
   const {pass, blockQ, blockK} = call.blocks;
   const ranges: number[][][] = [];
   for (let index = 0; index < mask.batch * mask.heads; index++) {
-    const {kinds, rows, columns} = hostTileMap(
-      mask,
-      blockQ,
-      blockK,
-      Math.floor(index / mask.heads),
-      index % mask.heads,
-    );
+    const {kinds, rows, columns} = tileKinds(mask, blockQ, blockK, Math.floor(index / mask.heads), index % mask.heads);
     const isLive = (row: number, column: number): boolean => kinds[row * columns + column] !== 'empty';
     const [blocks, tiles] = pass === 'dkdv' ? [columns, rows] : [rows, columns];
     ranges.push(
@@ -100,7 +94,7 @@ const tensorOf = (mask: HostBounds): tf.Tensor4D =>
 function bufferOf(mask: HostBounds, bounds: tf.Tensor4D, call: Call): {buffer: GPUBuffer; passes: PassRun[]} {
   const p = problemOf(mask, call);
   const passes: PassRun[] = [];
-  return {buffer: tileMap(backendNow(), bounds, p, uniformsOf(p, ATTRS), passes, call.blocks), passes};
+  return {buffer: maskBuffer(backendNow(), bounds, p, uniformsOf(p, ATTRS), passes, call.blocks), passes};
 }
 
 async function readBack(buffer: GPUBuffer, bytes: number): Promise<Int32Array> {
@@ -121,7 +115,7 @@ async function scheduleOnDevice(mask: HostBounds, bounds: tf.Tensor4D, call: Cal
   // Submits the upload of the bounds.
   submitRecorded(backendNow());
   submitPasses(backendNow(), passes);
-  const values = await readBack(buffer, tileMapBytes(problemOf(mask, call), call.blocks));
+  const values = await readBack(buffer, maskBufferBytes(problemOf(mask, call), call.blocks));
   const {pass, blockQ, blockK} = call.blocks;
   const blocks = pass === 'dkdv' ? Math.ceil(mask.keyLength / blockK) : Math.ceil(mask.queryLength / blockQ);
   const maskHeads = mask.batch * mask.heads;
@@ -249,7 +243,7 @@ const webgpu = devices.find(({name}) => name === 'webgpu')!;
     const mask = randomMask('few', 'blocky', sizes);
     const bounds = tensorOf(mask);
     const [forward, dkdv] = plansOf(true, true);
-    const made = (of: HostBounds, blocks: PassPlan): string[] =>
+    const made = (of: HostBounds, blocks: VectorPlan): string[] =>
       bufferOf(of, bounds, {H: 1, Hkv: 1, blocks}).passes.map(({shader}) => shader.key);
     expect(made(mask, forward)).to.deep.equal(['bounds_map causal n=1']);
     expect(made({...mask, queryLength: 4}, forward)).to.deep.equal([]);
@@ -261,7 +255,7 @@ const webgpu = devices.find(({name}) => name === 'webgpu')!;
     const [forward] = plansOf(true);
     const bytes = (S: number): number => {
       const sizes = {batch: 1, heads: 1, queryLength: S, keyLength: S, vectors: 1, causal: true, bounds: null} as const;
-      return tileMapBytes(problemOf(sizes, {H: 1, Hkv: 1, blocks: forward}), forward);
+      return maskBufferBytes(problemOf(sizes, {H: 1, Hkv: 1, blocks: forward}), forward);
     };
     // Bytes per key column: 16 of bounds, one of bounds map, a quarter of schedule.
     expect(bytes(2 ** 20)).to.equal(2 ** 20 * 17.25);

@@ -3,7 +3,13 @@
  * `plan()` can choose, and their helper shaders. matrix_shaders.test.ts has those on subgroup matrices.
  */
 import {expect} from 'chai';
-import {type Pass, type PassPlan, type Variant, candidates, plan} from '../../src/backends/webgpu/plan/vector_plan.js';
+import {
+  type Pass,
+  type VectorPlan,
+  type Variant,
+  candidates,
+  vectorPlan,
+} from '../../src/backends/webgpu/plan/vector_plan.js';
 import {tilesToTry} from '../../src/backends/webgpu/plan/tuned_tiles.js';
 import {shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
 import {boundsMap} from '../../src/backends/webgpu/wgsl/mask/bounds_map.js';
@@ -28,7 +34,7 @@ function variants(D: number, Dv: number): Variant[] {
   return booleans.flatMap((causal) =>
     booleans.flatMap((intervals) =>
       booleans.flatMap((dropout) =>
-        booleans.map((fewQueries) => ({D, Dv, causal, intervals, dropout, parts: 0 as const, fewQueries})),
+        booleans.map((fewQueries) => ({D, Dv, causal, intervals, dropout, halvesPerNumber: 0 as const, fewQueries})),
       ),
     ),
   );
@@ -45,14 +51,14 @@ const anyLimits = {maxComputeWorkgroupStorageSize: Infinity, maxComputeInvocatio
 const withEveryTile = ['33, 64', '128, 128'];
 
 /** Each plan that some device can get: with all candidate tiles of the pass, not only the first. */
-function plansOf(pass: Pass, variant: Variant): PassPlan[] {
+function plansOf(pass: Pass, variant: Variant): VectorPlan[] {
   const every = withEveryTile.includes(`${variant.D}, ${variant.Dv}`);
   const shapes = every ? tilesToTry(pass, variant) : candidates(pass, variant);
-  return shapes.map((shape) => plan(pass, variant, anyLimits, [shape]));
+  return shapes.map((shape) => vectorPlan(pass, variant, anyLimits, [shape]));
 }
 
 /** The fields that decide a plan; the others follow from them. */
-const fieldsOf = (p: PassPlan): object => {
+const fieldsOf = (p: VectorPlan): object => {
   const {pass, D, Dv, causal, intervals, dropout, fewQueries, rows, cols, threadsX, threadsY} = p;
   return {pass, heads: [D, Dv], causal, intervals, dropout, fewQueries, tiles: [rows, cols, threadsX, threadsY]};
 };
@@ -85,7 +91,7 @@ describe('shaders', () => {
   it('fit 16 KiB of workgroup memory at every head size', () => {
     for (const [D, Dv] of channels) {
       for (const variant of variants(D, Dv)) {
-        for (const pass of passes) expect(plan(pass, variant, leastLimits).workgroupBytes).to.be.at.most(16384);
+        for (const pass of passes) expect(vectorPlan(pass, variant, leastLimits).workgroupBytes).to.be.at.most(16384);
       }
     }
   });

@@ -164,7 +164,7 @@ interface Observed {
   compiled: string[];
 }
 
-const OURS = /^(forward|combine|delta|dq|dkdv|tilemap|schedule|copy)/;
+const OURS = /^(forward|combine|delta|dq|dkdv|bounds_map|schedule|copy)/;
 
 /** Runs the call; returns the bits of its results and its use of the device. */
 async function observe(call: Call, inputs: tf.Tensor[], limit: number | null): Promise<Observed> {
@@ -231,14 +231,14 @@ const FORWARDS = 3;
     });
   }
 
-  it('a mask has one tile map and schedule for the passes over queries and one for dkdv, which all slices and whole calls share', async () => {
+  it('a mask has one bounds map and schedule for the passes over queries and one for dkdv, which all slices and whole calls share', async () => {
     const mask = masks.causalDocument([20, 44]);
     const call = {...calls[0], mask: () => mask};
     const inputs = inputsOf(call.sizes);
     const sliced = await observe(call, inputs, limitOf(call));
     const whole = await observe(call, inputs, null);
     const made = ({passes}: Observed): number[] =>
-      ['tilemap', 'schedule'].map((name) => passes.filter((label) => label.startsWith(name)).length);
+      ['bounds_map', 'schedule'].map((name) => passes.filter((label) => label.startsWith(name)).length);
     expect(made(sliced)).to.deep.equal([2, 4]);
     expect(made(whole)).to.deep.equal([0, 0]);
     expect(sliced.values).to.deep.equal(whole.values);

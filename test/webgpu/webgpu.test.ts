@@ -10,7 +10,7 @@ import {bufferOf, type WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_b
 import {submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
 import {createPipeline} from '../../src/backends/webgpu/run/pipelines.js';
 import {guarded} from '../../src/backends/webgpu/run/device_errors.js';
-import {traitsOf} from '../../src/backends/webgpu/device/capabilities.js';
+import {capabilitiesOf} from '../../src/backends/webgpu/device/capabilities.js';
 import type {UniformValues} from '../../src/backends/webgpu/wgsl/header.js';
 import {specialize, type Shader} from '../../src/backends/webgpu/wgsl/shader.js';
 import {HEAD_SIZE} from '../support/cases.js';
@@ -154,7 +154,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     tf.removeBackend('webgpu-small');
   });
 
-  it('computes tile map and schedules once for all layers, forward and backward', async () => {
+  it('computes bounds map and schedules once for all layers, forward and backward', async () => {
     const mask = masks.causalDocument([40, 30]);
     const x = noise([1, 70, 2, HEAD_SIZE], 2);
     const labels = await passesOf(() => {
@@ -186,7 +186,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     device.createComputePipeline = (descriptor) => {
       const label = descriptor.label ?? '';
       // tfjs compiles pipelines for the noise too.
-      if (/^(forward|delta|dq|dkdv|tilemap|schedule)/.test(label)) compiled.push(label);
+      if (/^(forward|delta|dq|dkdv|bounds_map|schedule)/.test(label)) compiled.push(label);
       return create(descriptor);
     };
     await call(1, 101, 2);
@@ -218,7 +218,7 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
   it('float16 reads halves and stays within their rounding', async function () {
     const current = tf.getBackend();
     const {device} = await createWebGPUBackend({name: 'webgpu-half'});
-    if (traitsOf(device).matrix === null) {
+    if (capabilitiesOf(device).matrix === null) {
       await tf.setBackend(current);
       tf.removeBackend('webgpu-half');
       skip(this, 'the device has no subgroup matrices');

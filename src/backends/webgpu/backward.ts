@@ -1,21 +1,21 @@
 /** @file FlashMaskAttentionGrad on WebGPU: delta, float16 copies for passes on matrices, dq, then dk and dv. */
 import {FLOAT} from '../../call/numbers.js';
 import type {TensorInfo} from '@tensorflow/tfjs-core';
-import {CUT_LIMITS, cutOf} from './plan/decoding.js';
+import {SPLIT_LIMITS, keySplitOf} from './plan/decoding.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionGradInputs} from '../../call/kernel_names.js';
 import {planOn} from './plan/choose_plan.js';
 import {isMatrixPlan} from './plan/matrix_plan.js';
 import {problemOf, type Problem} from '../../call/problem.js';
-import {attentionRun, type AttentionPlan} from './passes/attention_pass.js';
+import {attentionRun, type PassPlan} from './passes/attention_pass.js';
 import {isHostZeros, type WebGPUBackend} from './run/tfjs_backend.js';
 import type {BufferRange, PassRun} from './run/dispatch.js';
 import {guarded} from './run/device_errors.js';
 import {constant, forwardPasses, variantOf} from './forward.js';
 import {matrixPasses} from './passes/loaded_matrix_passes.js';
-import {runSlices, slicesOf, type Part} from './run/slices.js';
+import {runSlices, slicesOf, type SliceView} from './run/slices.js';
 import {splitBytes, splitDq} from './passes/combine_splits.js';
-import {tileMap} from './passes/mask_buffer.js';
-import {traitsOf} from './device/capabilities.js';
+import {maskBuffer} from './passes/mask_buffer.js';
+import {capabilitiesOf} from './device/capabilities.js';
 import type {UniformValues} from './wgsl/header.js';
 import {specialize} from './wgsl/shader.js';
 import {delta} from './wgsl/vector/delta.js';
@@ -23,38 +23,38 @@ import {delta} from './wgsl/vector/delta.js';
 /**
  * Computes dq, dk and dv.
  *
- * @param cutLimits Limits of the key splits. Tests lower them to split short calls.
+ * @param splitLimits Limits of the key splits. Tests lower them to split short calls.
  */
 export function backward(
   backend: WebGPUBackend,
   inputs: FlashMaskAttentionGradInputs,
   attrs: FlashMaskAttentionAttrs,
-  cutLimits = CUT_LIMITS,
+  splitLimits = SPLIT_LIMITS,
 ): TensorInfo[] {
   const p = problemOf(inputs, attrs);
   const {q, k, v, out, rowStats, dOut, dLse} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [q, k, v].map(({shape}) => constant(backend, shape, 0));
   const lseGradient = !isHostZeros(backend, dLse);
-  const device = traitsOf(backend.device);
+  const device = capabilitiesOf(backend.device);
   const asked = variantOf(p, attrs);
   // Gradients through lse have no known bound and could overflow float16: such calls run on vectors.
-  const variant = {...asked, ...(lseGradient && {parts: 0 as const})};
+  const variant = {...asked, ...(lseGradient && {halvesPerNumber: 0 as const})};
   const plans: BackwardPlans = {dq: planOn(device, 'dq', variant), dkdv: planOn(device, 'dkdv', variant)};
   // Weights recomputed on vectors do not match row statistics of a forward pass on matrices: the weights of a row would
   // not add up to 1. The forward pass then runs again, on vectors.
   if (lseGradient && isMatrixPlan(planOn(device, 'forward', asked))) plans.forward = planOn(device, 'forward', variant);
   const onMatrices = Object.values(plans).find(isMatrixPlan);
-  const cut = cutOf(p, plans.dq, cutLimits);
+  const keySplit = keySplitOf(p, plans.dq, splitLimits);
   const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'rowStats'], {
     'the terms of the rows': (ROW_TERMS_BYTES * p.Sq * p.H) / p.Hkv,
-    ...(onMatrices ? matrixPasses().halvesBytes(p, onMatrices) : splitBytes(p, cut, p.D)),
+    ...(onMatrices ? matrixPasses().float16Bytes(p, onMatrices) : splitBytes(p, keySplit, p.D)),
     ...(plans.forward && {'the output once more': (FLOAT * p.Sq * p.Dv * p.H) / p.Hkv}),
   });
   return guarded(backend, 'FlashMaskAttentionGrad', () => {
     const [dq, dk, dv] = [q, k, v].map(({shape}) => backend.makeTensorInfo(shape, 'float32'));
     const tensors: BackwardTensors = {q, k, v, out, rowStats, dOut, dq, dk, dv, ...(lseGradient && {dLse})};
-    runSlices(backend, {p, attrs, cut, slices, tensors, results: ['dq', 'dk', 'dv']}, (part) =>
-      backwardPasses(backend, plans, inputs.bounds, part),
+    runSlices(backend, {p, attrs, keySplit, slices, tensors, results: ['dq', 'dk', 'dv']}, (view) =>
+      backwardPasses(backend, plans, inputs.bounds, view),
     );
     return [dq, dk, dv];
   });
@@ -63,7 +63,7 @@ export function backward(
 const ROW_TERMS_BYTES = 4 * FLOAT;
 
 /** `forward` is set only where out and the row statistics are computed again. */
-type BackwardPlans = Record<'dq' | 'dkdv', AttentionPlan> & {forward?: AttentionPlan};
+type BackwardPlans = Record<'dq' | 'dkdv', PassPlan> & {forward?: PassPlan};
 
 /** `dLse` is set only if a gradient comes through lse. */
 type BackwardTensors = Record<'q' | 'k' | 'v' | 'out' | 'rowStats' | 'dOut' | 'dq' | 'dk' | 'dv', TensorInfo> & {
@@ -74,18 +74,19 @@ function backwardPasses(
   backend: WebGPUBackend,
   plans: BackwardPlans,
   bounds: TensorInfo,
-  part: Part<BackwardTensors>,
+  view: SliceView<BackwardTensors>,
 ): PassRun[] {
-  const {p, uniforms, bound, scratch} = part;
+  const {p, uniforms, bound, scratch} = view;
   const rowTerms = scratch.buffer('rowTerms', ROW_TERMS_BYTES * p.B * p.H * p.Sq);
   const onMatrices = Object.values(plans).find(isMatrixPlan);
   const passes: PassRun[] = [];
-  const result = plans.forward ? forwardAgain(backend, plans.forward, bounds, part, passes) : bound;
-  passes.push(deltaRun(p, uniforms, {...bound, ...result}, rowTerms, onMatrices?.parts === 1));
-  const maskOf = (pass: AttentionPlan): GPUBuffer[] =>
-    p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
-  const copies = onMatrices && matrixPasses().halves(p, onMatrices, uniforms, bound, maskOf(plans.dq), scratch, passes);
-  const add = (pass: AttentionPlan, results: BufferRange[]): void => {
+  const result = plans.forward ? forwardAgain(backend, plans.forward, bounds, view, passes) : bound;
+  passes.push(deltaRun(p, uniforms, {...bound, ...result}, rowTerms, onMatrices?.halvesPerNumber === 1));
+  const maskOf = (pass: PassPlan): GPUBuffer[] =>
+    p.n > 0 ? [maskBuffer(backend, bounds, p, uniforms, passes, pass)] : [];
+  const copies =
+    onMatrices && matrixPasses().copyToFloat16(p, onMatrices, uniforms, bound, maskOf(plans.dq), scratch, passes);
+  const add = (pass: PassPlan, results: BufferRange[]): void => {
     const mask = maskOf(pass);
     const {q, k, v, dOut} = isMatrixPlan(pass) ? copies! : bound;
     passes.push(attentionRun(p, pass, uniforms, [q, k, v, dOut, rowTerms, ...mask, ...results]));
@@ -100,17 +101,17 @@ function backwardPasses(
 /** Pushes a forward pass whose results go to scratch buffers. */
 function forwardAgain(
   backend: WebGPUBackend,
-  pass: AttentionPlan,
+  pass: PassPlan,
   bounds: TensorInfo,
-  part: Part<BackwardTensors>,
+  view: SliceView<BackwardTensors>,
   passes: PassRun[],
 ): Record<'out' | 'rowStats', BufferRange> {
-  const {p, scratch} = part;
+  const {p, scratch} = view;
   const rows = p.B * p.H * p.Sq;
   const out = scratch.buffer('out', FLOAT * rows * p.Dv);
   const lse = scratch.buffer('lse', FLOAT * rows);
   const rowStats = scratch.buffer('rowStats', 2 * FLOAT * rows);
-  passes.push(...forwardPasses(backend, pass, bounds, {...part, bound: {...part.bound, out, lse, rowStats}}));
+  passes.push(...forwardPasses(backend, pass, bounds, {...view, bound: {...view.bound, out, lse, rowStats}}));
   return {out, rowStats};
 }
 
@@ -122,7 +123,7 @@ function forwardAgain(
 function deltaRun(
   p: Problem,
   uniforms: UniformValues,
-  {out, dOut, rowStats, dLse}: Part<BackwardTensors>['bound'],
+  {out, dOut, rowStats, dLse}: SliceView<BackwardTensors>['bound'],
   rowTerms: GPUBuffer,
   rounded: boolean,
 ): PassRun {

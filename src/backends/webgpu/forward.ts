@@ -3,21 +3,21 @@
  * the pass that combines key splits.
  */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
-import {CUT_LIMITS, cutOf} from './plan/decoding.js';
+import {SPLIT_LIMITS, keySplitOf} from './plan/decoding.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../../call/kernel_names.js';
-import {partsOf, planOn} from './plan/choose_plan.js';
+import {halvesPerNumberIn, planOn} from './plan/choose_plan.js';
 import {isMatrixPlan} from './plan/matrix_plan.js';
 import {FEW_QUERIES, type Variant} from './plan/vector_plan.js';
 import {problemOf, shapeOf, type Problem} from '../../call/problem.js';
-import {attentionRun, type AttentionPlan} from './passes/attention_pass.js';
+import {attentionRun, type PassPlan} from './passes/attention_pass.js';
 import type {WebGPUBackend} from './run/tfjs_backend.js';
 import type {PassRun} from './run/dispatch.js';
 import {guarded} from './run/device_errors.js';
 import {matrixPasses} from './passes/loaded_matrix_passes.js';
-import {runSlices, slicesOf, type Part} from './run/slices.js';
+import {runSlices, slicesOf, type SliceView} from './run/slices.js';
 import {splitBytes, splitOut} from './passes/combine_splits.js';
-import {tileMap} from './passes/mask_buffer.js';
-import {traitsOf} from './device/capabilities.js';
+import {maskBuffer} from './passes/mask_buffer.js';
+import {capabilitiesOf} from './device/capabilities.js';
 
 /** The properties of a call that its shaders depend on. */
 export function variantOf(p: Problem, {precision, dropout}: FlashMaskAttentionAttrs): Variant {
@@ -27,7 +27,7 @@ export function variantOf(p: Problem, {precision, dropout}: FlashMaskAttentionAt
     causal: p.causal,
     intervals: p.n > 0,
     dropout: dropout > 0,
-    parts: partsOf(precision),
+    halvesPerNumber: halvesPerNumberIn(precision),
     fewQueries: p.Sq <= FEW_QUERIES,
   };
 }
@@ -35,13 +35,13 @@ export function variantOf(p: Problem, {precision, dropout}: FlashMaskAttentionAt
 /**
  * Computes out, lse and rowStats. The inputs stay unchanged.
  *
- * @param cutLimits Limits of the key splits. Tests lower them to split short calls.
+ * @param splitLimits Limits of the key splits. Tests lower them to split short calls.
  */
 export function forward(
   backend: WebGPUBackend,
   inputs: FlashMaskAttentionInputs,
   attrs: FlashMaskAttentionAttrs,
-  cutLimits = CUT_LIMITS,
+  splitLimits = SPLIT_LIMITS,
 ): TensorInfo[] {
   const p = problemOf(inputs, attrs);
   const outShape = shapeOf(p, p.Sq, p.H, p.Dv);
@@ -51,17 +51,17 @@ export function forward(
   if (p.B * p.H * p.Sq * p.Sk === 0) {
     return [constant(backend, outShape, 0), constant(backend, lseShape, -Infinity), constant(backend, statsShape, 0)];
   }
-  const pass = planOn(traitsOf(backend.device), 'forward', variantOf(p, attrs));
-  const cut = cutOf(p, pass, cutLimits);
-  const scratch = isMatrixPlan(pass) ? matrixPasses().halvesBytes(p, pass) : splitBytes(p, cut, p.Dv);
+  const pass = planOn(capabilitiesOf(backend.device), 'forward', variantOf(p, attrs));
+  const keySplit = keySplitOf(p, pass, splitLimits);
+  const scratch = isMatrixPlan(pass) ? matrixPasses().float16Bytes(p, pass) : splitBytes(p, keySplit, p.Dv);
   const slices = slicesOf(backend.device, p, ['q', 'k', 'v', 'out', 'lse', 'rowStats'], scratch);
   return guarded(backend, 'FlashMaskAttention', () => {
     const out = backend.makeTensorInfo(outShape, 'float32');
     const lse = backend.makeTensorInfo(lseShape, 'float32');
     const rowStats = backend.makeTensorInfo(statsShape, 'float32');
     const tensors = {q, k, v, out, lse, rowStats};
-    runSlices(backend, {p, attrs, cut, slices, tensors, results: ['out', 'lse', 'rowStats']}, (part) =>
-      forwardPasses(backend, pass, bounds, part),
+    runSlices(backend, {p, attrs, keySplit, slices, tensors, results: ['out', 'lse', 'rowStats']}, (view) =>
+      forwardPasses(backend, pass, bounds, view),
     );
     return [out, lse, rowStats];
   });
@@ -70,13 +70,15 @@ export function forward(
 /** Lists the passes that fill `out`, `lse` and `rowStats` of a slice view. */
 export function forwardPasses(
   backend: WebGPUBackend,
-  pass: AttentionPlan,
+  pass: PassPlan,
   bounds: TensorInfo,
-  {p, uniforms, bound, scratch}: Part<Record<'q' | 'k' | 'v' | 'out' | 'lse' | 'rowStats', TensorInfo>>,
+  {p, uniforms, bound, scratch}: SliceView<Record<'q' | 'k' | 'v' | 'out' | 'lse' | 'rowStats', TensorInfo>>,
 ): PassRun[] {
   const passes: PassRun[] = [];
-  const mask = p.n > 0 ? [tileMap(backend, bounds, p, uniforms, passes, pass)] : [];
-  const {q, k, v} = isMatrixPlan(pass) ? matrixPasses().halves(p, pass, uniforms, bound, mask, scratch, passes) : bound;
+  const mask = p.n > 0 ? [maskBuffer(backend, bounds, p, uniforms, passes, pass)] : [];
+  const {q, k, v} = isMatrixPlan(pass)
+    ? matrixPasses().copyToFloat16(p, pass, uniforms, bound, mask, scratch, passes)
+    : bound;
   const results = splitOut(p, uniforms, [bound.out, bound.lse, bound.rowStats], scratch);
   passes.push(attentionRun(p, pass, uniforms, [q, k, v, ...mask, ...results.buffers]), ...results.combine);
   return passes;

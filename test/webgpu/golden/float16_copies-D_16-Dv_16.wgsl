@@ -1,4 +1,4 @@
-// float16_copies names=qxkxv D=16 Dv=16 padded=64 parts=1
+// float16_copies names=qxkxv D=16 Dv=16 padded=64 halvesPerNumber=1
 enable f16;
 
 struct Sizes {

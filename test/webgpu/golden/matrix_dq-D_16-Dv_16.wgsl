@@ -1,4 +1,4 @@
-// matrix_dq pass=dq D=16 Dv=16 causal intervals scheduled parts=1 subgroups=8 bandRows=16 rows=64 cols=16 blockQ=64 blockK=16 threads=256 matrix=16x16x16x32 roles=2 channels=32 rowLanes=2
+// matrix_dq pass=dq D=16 Dv=16 causal intervals scheduled halvesPerNumber=1 subgroups=8 bandRows=16 rows=64 cols=16 blockQ=64 blockK=16 threads=256 matrix=16x16x16x32 roles=2 channels=32 rowLanes=2
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -213,9 +213,9 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let laneBand = lid / (LANES * ROLES);
   let bandRow = lid % LANES / ROW_LANES;
   let laneRow = laneBand * BAND_ROWS + bandRow;
-  let part = lid / LANES % ROLES * ROW_LANES + lid % ROW_LANES;
-  let scoreAt = bandRow * SCORE_STRIDE + part;
-  let weightAt = bandRow * WEIGHT_STRIDE + part;
+  let laneShare = lid / LANES % ROLES * ROW_LANES + lid % ROW_LANES;
+  let scoreAt = bandRow * SCORE_STRIDE + laneShare;
+  let weightAt = bandRow * WEIGHT_STRIDE + laneShare;
   let place = placeOf(item, u.B * u.H);
   let bh = place.x;
   let b = bh / u.H;
@@ -355,7 +355,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
     var x0 = exp2((scores[laneBand][scoreAt + 0u] - vec4f(terms.x)) * toScore) * terms.y * (scores[BANDS + laneBand][scoreAt + 0u] * toGradient - vec4f(terms.z));
     if (partial) {
       {
-        let j = vec4i(i32(kFirst + 4u * (part + 0u))) + vec4i(0, 1, 2, 3);
+        let j = vec4i(i32(kFirst + 4u * (laneShare + 0u))) + vec4i(0, 1, 2, 3);
         x0 = select(vec4f(0.0), x0, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
       }
     }

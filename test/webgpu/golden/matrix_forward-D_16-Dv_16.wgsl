@@ -1,4 +1,4 @@
-// matrix_forward pass=forward D=16 Dv=16 causal intervals scheduled parts=1 subgroups=4 bandRows=32 rows=128 cols=16 blockQ=128 blockK=16 threads=128 matrix=16x16x16x32 roles=1 channels=32 rowLanes=1
+// matrix_forward pass=forward D=16 Dv=16 causal intervals scheduled halvesPerNumber=1 subgroups=4 bandRows=32 rows=128 cols=16 blockQ=128 blockK=16 threads=128 matrix=16x16x16x32 roles=1 channels=32 rowLanes=1
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -220,9 +220,9 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let laneBand = lid / (LANES * ROLES);
   let bandRow = lid % LANES / ROW_LANES;
   let laneRow = laneBand * BAND_ROWS + bandRow;
-  let part = lid % ROW_LANES;
-  let scoreAt = bandRow * SCORE_STRIDE + part;
-  let weightAt = bandRow * WEIGHT_STRIDE + part;
+  let laneShare = lid % ROW_LANES;
+  let scoreAt = bandRow * SCORE_STRIDE + laneShare;
+  let weightAt = bandRow * WEIGHT_STRIDE + laneShare;
   let place = placeOf(item, u.B * u.H);
   let bh = place.x;
   let b = bh / u.H;
@@ -393,19 +393,19 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
     var x3 = scores[laneBand][scoreAt + 3u];
     if (partial) {
       {
-        let j = vec4i(i32(kFirst + 4u * (part + 0u))) + vec4i(0, 1, 2, 3);
+        let j = vec4i(i32(kFirst + 4u * (laneShare + 0u))) + vec4i(0, 1, 2, 3);
         x0 = select(vec4f(LOWEST), x0, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
       }
       {
-        let j = vec4i(i32(kFirst + 4u * (part + 1u))) + vec4i(0, 1, 2, 3);
+        let j = vec4i(i32(kFirst + 4u * (laneShare + 1u))) + vec4i(0, 1, 2, 3);
         x1 = select(vec4f(LOWEST), x1, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
       }
       {
-        let j = vec4i(i32(kFirst + 4u * (part + 2u))) + vec4i(0, 1, 2, 3);
+        let j = vec4i(i32(kFirst + 4u * (laneShare + 2u))) + vec4i(0, 1, 2, 3);
         x2 = select(vec4f(LOWEST), x2, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
       }
       {
-        let j = vec4i(i32(kFirst + 4u * (part + 3u))) + vec4i(0, 1, 2, 3);
+        let j = vec4i(i32(kFirst + 4u * (laneShare + 3u))) + vec4i(0, 1, 2, 3);
         x3 = select(vec4f(LOWEST), x3, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
       }
     }
@@ -493,7 +493,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   }
   var sum = dot(quadSum, vec4f(1.0));
   sum = orNaN(sum);
-  if (part == 0u) {
+  if (laneShare == 0u) {
     rowFactors[laneRow] = select(bitcast<f32>(v[u.B * u.Hkv * ((u.Sk + 255u) / 256u * 256u) * 4u + bhkv].x) / sum, 0.0, sum == 0.0);
     if (qFirst + laneRow < u.Sq) {
       let row = bh * u.Sq + qFirst + laneRow;

@@ -29,7 +29,7 @@ fn main(@builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) band: u
   let inOrder = band == lid / LANES && lane == lid % LANES;
   let laneBand = lid / LANES;
   let row = lid % LANES / ROW_LANES;
-  let part = lid % ROW_LANES;
+  let laneShare = lid % ROW_LANES;
   for (var i = lid; i < SIDE * UNITS; i += THREADS) {
     tile[i / UNITS * TILE_STRIDE + i % UNITS] = b[i];
   }
@@ -46,7 +46,7 @@ fn main(@builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) band: u
   subgroupMatrixStore<row_major>(&scores[band], 4u, s1, SCORE_STRIDE);
   workgroupBarrier();
   var most = 0.0;
-  for (var i = part; i < QUADS; i += ROW_LANES) {
+  for (var i = laneShare; i < QUADS; i += ROW_LANES) {
     let x = scores[laneBand][row * SCORE_STRIDE + i];
     most = max(most, max(max(x.x, x.y), max(x.z, x.w)));
     weights[laneBand][row * WEIGHT_STRIDE + i] = vec4<f16>(x);
@@ -63,7 +63,7 @@ fn main(@builtin(local_invocation_index) lid: u32, @builtin(subgroup_id) band: u
   subgroupMatrixStore<row_major>(&scores[band], 0u, s0, SCORE_STRIDE);
   subgroupMatrixStore<row_major>(&scores[band], 4u, s1, SCORE_STRIDE);
   workgroupBarrier();
-  for (var i = part; i < QUADS; i += ROW_LANES) {
+  for (var i = laneShare; i < QUADS; i += ROW_LANES) {
     scores[laneBand][row * SCORE_STRIDE + i] *= select(3.0, 0.0, impossible);
   }
   workgroupBarrier();

@@ -8,10 +8,10 @@ import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad
 import {boundsTensorOf} from '../../../mask/bounds/bounds_cache.js';
 import {causalDocument, document} from '../../../mask/builders/packed.js';
 import type {FlashMask} from '../../../mask/flash_mask.js';
-import {partsOf} from '../plan/choose_plan.js';
+import {halvesPerNumberIn} from '../plan/choose_plan.js';
 import {FEW_QUERIES, type Pass, type Variant} from '../plan/vector_plan.js';
 import {tilesThatFit, tuningKey, type Tiles} from '../plan/tuned_tiles.js';
-import {traitsOf} from '../device/capabilities.js';
+import {capabilitiesOf} from '../device/capabilities.js';
 import {type CallKind, checkPositive, readCallKind, webgpuBackend} from './call_kind.js';
 import {timeRuns} from './timing.js';
 import {storeTunedTiles, tunedTilesOf} from '../device/tuned_tiles_store.js';
@@ -122,7 +122,7 @@ function makeTrial(op: Attention, given: Required<AutotuneOptions>): Trial {
       causal,
       intervals,
       dropout: given.dropout,
-      parts: partsOf(precision),
+      halvesPerNumber: halvesPerNumberIn(precision),
       fewQueries: length <= FEW_QUERIES,
     },
     tensors: {q, k, v, ...saved},
@@ -146,7 +146,7 @@ async function tune(device: GPUDevice, pass: Pass, trial: Trial): Promise<TunedP
   let expected: Float32Array[] | undefined;
   let failure: unknown;
   try {
-    for (const tiles of tilesThatFit(traitsOf(device), pass, trial.variant)) {
+    for (const tiles of tilesThatFit(capabilitiesOf(device), pass, trial.variant)) {
       tuned.set(key, tiles);
       try {
         const values = await valuesOf(trial.run(pass));

@@ -1,9 +1,9 @@
 /** @file The capabilities of a device that a plan depends on. */
-import type {DeviceTraits, MatrixConfig} from '../plan/vector_plan.js';
+import type {DeviceCapabilities, MatrixConfig} from '../plan/vector_plan.js';
 import {tunedTilesOf} from './tuned_tiles_store.js';
 
 const TRAITS = Symbol.for('tfjs-flashmask.traits');
-const globals = globalThis as {[TRAITS]?: WeakMap<GPUDevice, DeviceTraits>};
+const globals = globalThis as {[TRAITS]?: WeakMap<GPUDevice, DeviceCapabilities>};
 
 /**
  * Stored globally: in Node the module that makes the device and the one with the kernels may be copies of each other.
@@ -14,7 +14,7 @@ const traits = (globals[TRAITS] ??= new WeakMap());
  * The device's limits and features. Subgroup matrices count only once `allowMatrices` has found that they work: the
  * feature is experimental, and its WGSL has changed between versions of Chrome.
  */
-export function traitsOf(device: GPUDevice): DeviceTraits {
+export function capabilitiesOf(device: GPUDevice): DeviceCapabilities {
   let known = traits.get(device);
   if (!known) {
     const float16 = device.features.has('shader-f16');
@@ -25,5 +25,5 @@ export function traitsOf(device: GPUDevice): DeviceTraits {
 
 /** Lets the passes of `device` use subgroup matrices of this kind. */
 export function allowMatrices(device: GPUDevice, matrix: MatrixConfig): void {
-  traits.set(device, {...traitsOf(device), matrix});
+  traits.set(device, {...capabilitiesOf(device), matrix});
 }

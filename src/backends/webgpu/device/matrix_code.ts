@@ -1,5 +1,5 @@
 /** @file Loads the code of passes on subgroup matrices, for devices that have them. */
-import {halves, halvesBytes} from '../passes/float16_copies.js';
+import {copyToFloat16, float16Bytes} from '../passes/float16_copies.js';
 import {loadMatrixPasses} from '../passes/loaded_matrix_passes.js';
 import {loadMatrixPlan} from '../plan/loaded_matrix_plan.js';
 import {matrixPlan} from '../plan/matrix_plan.js';
@@ -12,5 +12,5 @@ const SHADERS = {forward: matrixForward, dq: matrixDq, dkdv: matrixDkdv};
 /** To be called before a plan is made for such a device. Once is enough. */
 export function loadMatrixCode(): void {
   loadMatrixPlan(matrixPlan);
-  loadMatrixPasses({shaderOf: (plan) => specialize(SHADERS[plan.pass], plan), halves, halvesBytes});
+  loadMatrixPasses({shaderOf: (plan) => specialize(SHADERS[plan.pass], plan), copyToFloat16, float16Bytes});
 }

@@ -1,7 +1,7 @@
 /** @file Turns a plan of forward, dq or dkdv, on vectors or on subgroup matrices, into a run of the pass. */
-import {keysOf, workgroupsOf, type Cut} from '../plan/decoding.js';
+import {keysOf, workgroupsOf, type KeySplit} from '../plan/decoding.js';
 import {isMatrixPlan, type MatrixPlan} from '../plan/matrix_plan.js';
-import type {PassPlan} from '../plan/vector_plan.js';
+import type {VectorPlan} from '../plan/vector_plan.js';
 import type {Problem} from '../../../call/problem.js';
 import type {BufferRange, PassRun} from '../run/dispatch.js';
 import {matrixPasses} from './loaded_matrix_passes.js';
@@ -11,11 +11,11 @@ import {dkdv, dq} from '../wgsl/vector/backward.js';
 import {forward} from '../wgsl/vector/forward.js';
 
 /** A plan on vectors or on subgroup matrices. */
-export type AttentionPlan = PassPlan | MatrixPlan;
+export type PassPlan = VectorPlan | MatrixPlan;
 
 const SHADERS = {forward, dq, dkdv};
 
-export const shaderOf = (pass: AttentionPlan): ShaderVariant =>
+export const shaderOf = (pass: PassPlan): ShaderVariant =>
   isMatrixPlan(pass) ? matrixPasses().shaderOf(pass) : specialize(SHADERS[pass.pass], pass);
 
 /**
@@ -26,7 +26,7 @@ export const shaderOf = (pass: AttentionPlan): ShaderVariant =>
  */
 export function attentionRun(
   p: Problem,
-  pass: AttentionPlan,
+  pass: PassPlan,
   uniforms: UniformValues,
   buffers: readonly BufferRange[],
 ): PassRun {
@@ -42,7 +42,7 @@ export function attentionRun(
 const PRODUCTS = {forward: [1, 1], dq: [2, 1], dkdv: [2, 2]} as const;
 
 /** Number of workgroups of a pass, and an upper bound on the operations of each. */
-function workOf(p: Problem, pass: AttentionPlan, cut: Cut): Pick<PassRun, 'items' | 'flopsPerWorkgroup'> {
+function workOf(p: Problem, pass: PassPlan, keySplit: KeySplit): Pick<PassRun, 'items' | 'flopsPerWorkgroup'> {
   const [ofD, ofDv] = PRODUCTS[pass.pass];
   const flopsPerPair = 2 * (ofD * p.D + ofDv * p.Dv);
   return pass.pass === 'dkdv'
@@ -51,7 +51,7 @@ function workOf(p: Problem, pass: AttentionPlan, cut: Cut): Pick<PassRun, 'items
         flopsPerWorkgroup: pass.blockK * p.Sq * (p.H / p.Hkv) * flopsPerPair,
       }
     : {
-        items: workgroupsOf(p, pass, cut),
-        flopsPerWorkgroup: pass.blockQ * keysOf(p, pass, cut) * flopsPerPair,
+        items: workgroupsOf(p, pass, keySplit),
+        flopsPerWorkgroup: pass.blockQ * keysOf(p, pass, keySplit) * flopsPerPair,
       };
 }

@@ -2,7 +2,7 @@
  * @file Buffers for the results of key splits (src/backends/webgpu/plan/decoding.ts), and the passes that combine them.
  */
 import {FLOAT} from '../../../call/numbers.js';
-import type {Cut} from '../plan/decoding.js';
+import type {KeySplit} from '../plan/decoding.js';
 import type {Problem} from '../../../call/problem.js';
 import type {BufferRange, PassRun} from '../run/dispatch.js';
 import type {Scratch} from '../run/scratch.js';
@@ -24,7 +24,7 @@ export interface SplitResults {
 const roomFor = (splits: number): number => 2 ** Math.ceil(Math.log2(splits));
 
 /** Bytes per key head of the largest buffer with results of splits, by its name in errors. */
-export function splitBytes(p: Problem, {splits}: Cut, channels: number): Record<string, number> {
+export function splitBytes(p: Problem, {splits}: KeySplit, channels: number): Record<string, number> {
   if (splits === 1) return {};
   return {
     'the results of few queries before they are added up': roomFor(splits) * FLOAT * (p.H / p.Hkv) * p.Sq * channels,

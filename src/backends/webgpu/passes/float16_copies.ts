@@ -7,24 +7,24 @@ import type {Scratch} from '../run/scratch.js';
 import {specialize} from '../wgsl/shader.js';
 import {
   float16Copies,
-  HALVES_THREADS,
+  COPY_THREADS,
   magnitude,
   PADDED_ROWS,
   rowUnits,
   SEGMENTS,
   workgroupsPerHead,
   type Copied,
-  type HalvesVariant,
+  type CopiesVariant,
 } from '../wgsl/matrix/float16_copies.js';
 import type {UniformValues} from '../wgsl/header.js';
 
 /** The fields of a plan that its copies depend on. Passes whose plans agree in them read the same copies. */
-type CopyShape = Pick<MatrixPlan, 'channels' | 'parts' | 'pass' | 'causal' | 'intervals'>;
+type CopyShape = Pick<MatrixPlan, 'channels' | 'halvesPerNumber' | 'pass' | 'causal' | 'intervals'>;
 
 /** Sizes of a tensor in a call or a slice, and bytes of its copy. */
-function sizesOf(p: Problem, shape: CopyShape, name: Copied): {rows: number; heads: number; bytes: number} {
+function copySizes(p: Problem, shape: CopyShape, name: Copied): {rows: number; heads: number; bytes: number} {
   const [rows, heads] = name === 'k' || name === 'v' ? [p.Sk, p.B * p.Hkv] : [p.Sq, p.B * p.H];
-  const units = rowUnits({padded: shape.channels, parts: shape.parts});
+  const units = rowUnits({padded: shape.channels, halvesPerNumber: shape.halvesPerNumber});
   return {rows, heads, bytes: 16 * (heads * roundUp(rows, PADDED_ROWS) * units + p.B * p.Hkv)};
 }
 
@@ -36,12 +36,12 @@ const groupsOf = ({pass}: CopyShape): Copied[][] =>
   pass === 'forward' ? [['q', 'k', 'v']] : [['q', 'k', 'v'], ['dOut']];
 
 /** Bytes of the copies per key head, by their names in errors. */
-export function halvesBytes(p: Problem, pass: CopyShape): Record<string, number> {
+export function float16Bytes(p: Problem, pass: CopyShape): Record<string, number> {
   const ofKeyHead = {...p, B: 1, H: p.H / p.Hkv, Hkv: 1};
   return Object.fromEntries(
     groupsOf(pass)
       .flat()
-      .map((name) => [`the float16 copy of ${name}`, sizesOf(ofKeyHead, pass, name).bytes]),
+      .map((name) => [`the float16 copy of ${name}`, copySizes(ofKeyHead, pass, name).bytes]),
   );
 }
 
@@ -52,7 +52,7 @@ export function halvesBytes(p: Problem, pass: CopyShape): Record<string, number>
  * @param mask The mask buffer, if the mask has intervals.
  * @returns the copies by the same names.
  */
-export function halves(
+export function copyToFloat16(
   p: Problem,
   pass: CopyShape,
   uniforms: UniformValues,
@@ -66,9 +66,9 @@ export function halves(
   const measures: PassRun[] = [];
   const conversions: PassRun[] = [];
   for (const names of groupsOf(pass)) {
-    const {channels: padded, parts, causal, intervals} = pass;
-    const variant: HalvesVariant = {names, D: p.D, Dv: p.Dv, padded, parts, causal, intervals};
-    const sizes = names.map((name) => sizesOf(p, pass, name));
+    const {channels: padded, halvesPerNumber, causal, intervals} = pass;
+    const variant: CopiesVariant = {names, D: p.D, Dv: p.Dv, padded, halvesPerNumber, causal, intervals};
+    const sizes = names.map((name) => copySizes(p, pass, name));
     const segments = SEGMENTS * sizes.reduce((sum, {heads}) => sum + heads, 0);
     const sources = names.map((name) => bound[name]!);
     const magnitudes = scratch.buffer(`magnitudes of ${names.join()}`, 4 * segments);
@@ -85,7 +85,7 @@ export function halves(
       uniforms,
       buffers: [...sources, magnitudes, ...names.map((name) => copies[name]!)],
       items: sizes.reduce((sum, {rows, heads}) => sum + heads * workgroupsPerHead(variant, rows), 0),
-      flopsPerWorkgroup: 8 * HALVES_THREADS,
+      flopsPerWorkgroup: 8 * COPY_THREADS,
     });
   }
   passes.push(...measures, ...conversions);

@@ -1,12 +1,12 @@
 /** @file Gives what runs a plan on subgroup matrices. src/backends/webgpu/device/matrix_code.ts loads it. */
 import type {MatrixPlan} from '../plan/matrix_plan.js';
 import type {ShaderVariant} from '../wgsl/shader.js';
-import type {halves, halvesBytes} from './float16_copies.js';
+import type {copyToFloat16, float16Bytes} from './float16_copies.js';
 
 export interface MatrixPasses {
   shaderOf(plan: MatrixPlan): ShaderVariant;
-  halves: typeof halves;
-  halvesBytes: typeof halvesBytes;
+  copyToFloat16: typeof copyToFloat16;
+  float16Bytes: typeof float16Bytes;
 }
 
 let loaded: MatrixPasses | undefined;

@@ -38,7 +38,7 @@ const caches = new WeakMap<WebGPUBackend, Entry[]>();
  * Passes with equal tiles share a buffer. Other passes have separate buffers, each with its own bounds map: of the
  * eight storage bindings of a stock device dkdv has only one left for the mask.
  */
-export function tileMap(
+export function maskBuffer(
   backend: WebGPUBackend,
   bounds: TensorInfo,
   p: Problem,
@@ -58,7 +58,7 @@ export function tileMap(
   else entries.push(entry);
   if (entries.length > KEPT) backend.bufferManager.releaseBuffer(entries.shift()!.buffer);
   if (found < 0) {
-    passes.push(tileMapPass(p, bufferOf(backend, bounds), entry.buffer, uniforms));
+    passes.push(boundsMapPass(p, bufferOf(backend, bounds), entry.buffer, uniforms));
     if (blocks.scheduled) passes.push(...schedulePasses(p, blocks, entry.buffer, uniforms));
   }
   return entry.buffer;
@@ -75,7 +75,7 @@ function bufferKey(p: Problem, blocks: RowBlocks, uniforms: UniformValues): stri
   return `${map}, Sq ${p.Sq}, ${key}, heads ${headsOfOrder(blocks, uniforms)}`;
 }
 
-function tileMapPass(p: Problem, bounds: GPUBuffer, mask: GPUBuffer, uniforms: UniformValues): PassRun {
+function boundsMapPass(p: Problem, bounds: GPUBuffer, mask: GPUBuffer, uniforms: UniformValues): PassRun {
   const shader = specialize(boundsMap, p);
   return {
     shader,
@@ -87,14 +87,14 @@ function tileMapPass(p: Problem, bounds: GPUBuffer, mask: GPUBuffer, uniforms: U
 }
 
 /** Bytes of the mask buffer: linear in the lengths. */
-export function tileMapBytes(p: Problem, blocks: RowBlocks): number {
-  const tileMapAndColumns = p.maskB * p.Hm * (2 * Math.ceil(p.Sk / MAP_BLOCK) + p.Sk);
-  return 16 * (tileMapAndColumns + (blocks.scheduled ? scheduleLength(p, blocks) : 0));
+export function maskBufferBytes(p: Problem, blocks: RowBlocks): number {
+  const mapAndColumns = p.maskB * p.Hm * (2 * Math.ceil(p.Sk / MAP_BLOCK) + p.Sk);
+  return 16 * (mapAndColumns + (blocks.scheduled ? scheduleLength(p, blocks) : 0));
 }
 
 function acquire(backend: WebGPUBackend, p: Problem, blocks: RowBlocks): GPUBuffer {
-  const bytes = tileMapBytes(p, blocks);
-  checkBindable(backend.device, {'the tile map of the mask': bytes});
+  const bytes = maskBufferBytes(p, blocks);
+  checkBindable(backend.device, {'the bounds map of the mask': bytes});
   return backend.bufferManager.acquireBuffer(bytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC);
 }
 

@@ -5,22 +5,22 @@
 import type {Precision} from '../../../call/kernel_names.js';
 import {loadedMatrixPlan} from './loaded_matrix_plan.js';
 import type {MatrixPlan} from './matrix_plan.js';
-import {plan, type DeviceTraits, type Pass, type PassPlan, type Variant} from './vector_plan.js';
+import {vectorPlan, type DeviceCapabilities, type Pass, type VectorPlan, type Variant} from './vector_plan.js';
 import {isMatrixTile, tunedTiles} from './tuned_tiles.js';
 
 /**
  * Number of float16 values that represent one number, per precision. 0 means that vectors multiply float32: `'auto'` is
  * as exact as float32 itself.
  */
-const PARTS: Record<Precision, Variant['parts']> = {auto: 0, float32: 2, float16: 1, bfloat16: 0};
+const PARTS: Record<Precision, Variant['halvesPerNumber']> = {auto: 0, float32: 2, float16: 1, bfloat16: 0};
 
-export const partsOf = (precision: Precision): Variant['parts'] => PARTS[precision];
+export const halvesPerNumberIn = (precision: Precision): Variant['halvesPerNumber'] => PARTS[precision];
 
 /** The plan of a pass on a device: on subgroup matrices where variant and device allow it, else on vectors. */
-export function planOn(device: DeviceTraits, pass: Pass, variant: Variant): MatrixPlan | PassPlan {
+export function planOn(device: DeviceCapabilities, pass: Pass, variant: Variant): MatrixPlan | VectorPlan {
   const tuned = tunedTiles(device, pass, variant);
-  if (tuned === undefined) return loadedMatrixPlan(pass, variant, device) ?? plan(pass, variant, device.limits);
+  if (tuned === undefined) return loadedMatrixPlan(pass, variant, device) ?? vectorPlan(pass, variant, device.limits);
   return isMatrixTile(tuned)
     ? loadedMatrixPlan(pass, variant, device, [tuned])!
-    : plan(pass, variant, device.limits, [tuned]);
+    : vectorPlan(pass, variant, device.limits, [tuned]);
 }

@@ -4,11 +4,11 @@
  * query heads of a key head are folded into the rows of one workgroup. The keys are split over several workgroups, and
  * one more pass combines their results.
  */
-import type {PassPlan} from './vector_plan.js';
+import type {VectorPlan} from './vector_plan.js';
 import type {Problem} from '../../../call/problem.js';
 
 /** Head folding and key splits of a pass over queries. Both are uniforms, so no shader depends on them. */
-export interface Cut {
+export interface KeySplit {
   /** Query heads of one key head that share a workgroup: row r is query r mod Sq of head r div Sq. */
   foldedHeads: number;
   /**
@@ -19,7 +19,7 @@ export interface Cut {
 }
 
 /** Limits on the number of key splits. */
-export interface CutLimits {
+export interface SplitLimits {
   /** Workgroups that fill the device. */
   workgroups: number;
   /** Smallest number of key blocks per split: with fewer, combining would cost more than splitting saves. */
@@ -29,20 +29,20 @@ export interface CutLimits {
 /**
  * A large GPU has over a hundred cores and hides memory latency only with several of these small workgroups per core.
  */
-export const CUT_LIMITS: CutLimits = {workgroups: 1024, keyBlocks: 4};
+export const SPLIT_LIMITS: SplitLimits = {workgroups: 1024, keyBlocks: 4};
 
 /** One workgroup per head and block of queries. */
-export const UNCUT: Cut = {foldedHeads: 1, splits: 1};
+export const NO_SPLIT: KeySplit = {foldedHeads: 1, splits: 1};
 
 /** The fields of a plan that head folding and key splits depend on. */
-type QueryPass = Pick<PassPlan, 'fewQueries' | 'blockQ' | 'blockK'>;
+type QueryPass = Pick<VectorPlan, 'fewQueries' | 'blockQ' | 'blockK'>;
 
 /**
  * Chooses head folding and key splits of a pass over queries. They do not depend on the mask's bounds, which may exist
  * only on the device.
  */
-export function cutOf(p: Problem, pass: QueryPass, limits = CUT_LIMITS): Cut {
-  if (!pass.fewQueries) return UNCUT;
+export function keySplitOf(p: Problem, pass: QueryPass, limits = SPLIT_LIMITS): KeySplit {
+  if (!pass.fewQueries) return NO_SPLIT;
   const foldedHeads = foldedHeadsOf(p, pass.blockQ);
   const wanted = Math.ceil((limits.workgroups * foldedHeads) / (p.B * p.H));
   const most = Math.floor(Math.ceil(p.Sk / pass.blockK) / limits.keyBlocks);
@@ -62,11 +62,11 @@ function foldedHeadsOf(p: Problem, rows: number): number {
 }
 
 /** Number of workgroups of a pass over queries. */
-export function workgroupsOf(p: Problem, pass: QueryPass, cut: Cut): number {
-  return ((p.B * p.H) / cut.foldedHeads) * Math.ceil(p.Sq / pass.blockQ) * cut.splits;
+export function workgroupsOf(p: Problem, pass: QueryPass, keySplit: KeySplit): number {
+  return ((p.B * p.H) / keySplit.foldedHeads) * Math.ceil(p.Sq / pass.blockQ) * keySplit.splits;
 }
 
 /** Largest number of keys that one workgroup of such a pass walks over. */
-export function keysOf(p: Problem, pass: QueryPass, cut: Cut): number {
-  return Math.ceil(Math.ceil(p.Sk / pass.blockK) / cut.splits) * pass.blockK;
+export function keysOf(p: Problem, pass: QueryPass, keySplit: KeySplit): number {
+  return Math.ceil(Math.ceil(p.Sk / pass.blockK) / keySplit.splits) * pass.blockK;
 }

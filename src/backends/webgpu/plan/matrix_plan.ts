@@ -10,10 +10,10 @@ import {FLOAT, roundUp} from '../../../call/numbers.js';
 import {
   queryDependent,
   type DeviceLimits,
-  type DeviceTraits,
+  type DeviceCapabilities,
   type MatrixConfig,
   type Pass,
-  type PassPlan,
+  type VectorPlan,
   type PassShape,
   type Variant,
 } from './vector_plan.js';
@@ -30,7 +30,7 @@ export interface MatrixTile {
 
 /** A variant that runs on subgroup matrices. */
 interface MatrixVariant extends Variant {
-  parts: 1 | 2;
+  halvesPerNumber: 1 | 2;
 }
 
 export interface MatrixPlan extends MatrixVariant, MatrixTile, PassShape {
@@ -78,9 +78,9 @@ const FASTEST: Record<
 export function matrixCandidates(
   pass: Pass,
   {M}: MatrixConfig,
-  {channels, parts}: Pick<MatrixPlan, 'channels' | 'parts'>,
+  {channels, halvesPerNumber}: Pick<MatrixPlan, 'channels' | 'halvesPerNumber'>,
 ): MatrixTile[] {
-  const fastest = FASTEST[pass][parts][channels <= 64 ? 'short' : 'long'];
+  const fastest = FASTEST[pass][halvesPerNumber][channels <= 64 ? 'short' : 'long'];
   const smaller = [8, 4].flatMap((subgroups) => [16, 32].map((cols) => [subgroups, 1, cols] as const));
   return [fastest, ...smaller].map(([subgroups, heights, cols]) => ({subgroups, bandRows: heights * M, cols}));
 }
@@ -98,7 +98,7 @@ const PASSES: readonly Pass[] = ['forward', 'dq', 'dkdv'];
 export function matrixPlan(
   pass: Pass,
   variant: Variant,
-  device: DeviceTraits,
+  device: DeviceCapabilities,
   tiles?: readonly MatrixTile[],
 ): MatrixPlan | null {
   if (PASSES.some((one) => fittingPlan(one, variant, device) === null)) return null;
@@ -109,14 +109,14 @@ export function matrixPlan(
 function fittingPlan(
   pass: Pass,
   variant: Variant,
-  {limits, float16, matrix}: DeviceTraits,
+  {limits, float16, matrix}: DeviceCapabilities,
   tiles?: readonly MatrixTile[],
 ): MatrixPlan | null {
-  const {parts, fewQueries, D, Dv} = variant;
-  if (!matrix || !float16 || parts === 0 || fewQueries || Math.max(D, Dv) > MOST_CHANNELS) return null;
+  const {halvesPerNumber, fewQueries, D, Dv} = variant;
+  if (!matrix || !float16 || halvesPerNumber === 0 || fewQueries || Math.max(D, Dv) > MOST_CHANNELS) return null;
   const channels = channelsOf(variant, matrix);
-  for (const tile of tiles ?? matrixCandidates(pass, matrix, {channels, parts})) {
-    const p = planOf(pass, {...variant, parts}, matrix, tile);
+  for (const tile of tiles ?? matrixCandidates(pass, matrix, {channels, halvesPerNumber})) {
+    const p = planOf(pass, {...variant, halvesPerNumber}, matrix, tile);
     if (fits(p, limits)) return p;
   }
   return null;
@@ -161,9 +161,9 @@ function planOf(pass: Pass, variant: MatrixVariant, matrix: MatrixConfig, tile: 
   };
 }
 
-export const isMatrixPlan = (p: MatrixPlan | PassPlan): p is MatrixPlan => 'matrix' in p;
+export const isMatrixPlan = (p: MatrixPlan | VectorPlan): p is MatrixPlan => 'matrix' in p;
 
-type Sizes = Pick<MatrixPlan, 'pass' | 'channels' | 'parts' | 'roles' | 'rows' | 'cols' | 'rowLanes'>;
+type Sizes = Pick<MatrixPlan, 'pass' | 'channels' | 'halvesPerNumber' | 'roles' | 'rows' | 'cols' | 'rowLanes'>;
 
 /**
  * Floats from one row of scores to the next. Each row is padded by one vec4 per lane. Matrix stores and row reads then
@@ -178,11 +178,12 @@ export const weightStride = ({cols}: Pick<Sizes, 'cols'>): number => cols + 8;
  * float16 numbers from one row of a column tile to the next: all parts of its channels, padded by 16 bytes to avoid
  * bank conflicts.
  */
-export const tileStride = ({parts, channels}: Pick<Sizes, 'parts' | 'channels'>): number => parts * channels + 8;
+export const tileStride = ({halvesPerNumber, channels}: Pick<Sizes, 'halvesPerNumber' | 'channels'>): number =>
+  halvesPerNumber * channels + 8;
 
 /** Bytes of the workgroup arrays that a pass declares (src/backends/webgpu/wgsl/matrix). */
 function workgroupArrays(p: Sizes): Record<string, number> {
-  const weights = p.parts * p.rows * weightStride(p) * HALF;
+  const weights = p.halvesPerNumber * p.rows * weightStride(p) * HALF;
   return {
     columns: 2 * p.cols * tileStride(p) * HALF,
     scores: p.roles * p.rows * scoreStride(p) * FLOAT,

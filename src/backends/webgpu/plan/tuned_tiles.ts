@@ -4,7 +4,7 @@
  */
 import {loadedMatrixPlan} from './loaded_matrix_plan.js';
 import type {MatrixPlan, MatrixTile} from './matrix_plan.js';
-import {candidates, fits, type DeviceTraits, type Pass, type TileShape, type Variant} from './vector_plan.js';
+import {candidates, fits, type DeviceCapabilities, type Pass, type TileShape, type Variant} from './vector_plan.js';
 import {MAP_BLOCK} from '../../../call/constants.js';
 
 /** Tiles of a pass, on vectors or on subgroup matrices. */
@@ -61,7 +61,7 @@ function hasWholeMapBlocks(pass: Pass, {rows, cols}: TileShape): boolean {
 }
 
 /** The tiles that a pass of a variant may run with on a device, the plan's own first. */
-export function tilesThatFit(device: DeviceTraits, pass: Pass, variant: Variant): Tiles[] {
+export function tilesThatFit(device: DeviceCapabilities, pass: Pass, variant: Variant): Tiles[] {
   const onMatrices = loadedMatrixPlan(pass, variant, device);
   return onMatrices
     ? matrixTilesToTry(onMatrices).filter((tiles) => loadedMatrixPlan(pass, variant, device, [tiles]) !== null)
@@ -71,11 +71,11 @@ export function tilesThatFit(device: DeviceTraits, pass: Pass, variant: Variant)
 /** A key of everything besides the device that the best tiles depend on. */
 export function tuningKey(pass: Pass, v: Variant): string {
   const flags = (['causal', 'intervals', 'dropout', 'fewQueries'] as const).filter((name) => v[name]);
-  return [pass, `d${v.D}x${v.Dv}`, `parts${v.parts}`, ...flags].join('_');
+  return [pass, `d${v.D}x${v.Dv}`, `halves${v.halvesPerNumber}`, ...flags].join('_');
 }
 
 /** The measured tiles of a pass; undefined if there are none or they do not fit. */
-export function tunedTiles(device: DeviceTraits, pass: Pass, variant: Variant): Tiles | undefined {
+export function tunedTiles(device: DeviceCapabilities, pass: Pass, variant: Variant): Tiles | undefined {
   const chosen = device.tuned?.get(tuningKey(pass, variant));
   if (chosen === undefined) return undefined;
   return tilesThatFit(device, pass, variant).find((tiles) => textOf(tiles) === textOf(chosen));

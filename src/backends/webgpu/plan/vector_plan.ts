@@ -32,7 +32,7 @@ export interface MatrixConfig {
 }
 
 /** The properties of a device that a plan depends on. */
-export interface DeviceTraits {
+export interface DeviceCapabilities {
   limits: DeviceLimits;
   /** Whether shaders may use float16. */
   float16: boolean;
@@ -61,7 +61,7 @@ export interface Variant {
    * Number of float16 values that represent one number in products on subgroup matrices: 1 in 'float16'; 2 in
    * 'float32', the rounded value and the remainder; 0 where vectors multiply float32. Vector plans ignore this field.
    */
-  parts: 0 | 1 | 2;
+  halvesPerNumber: 0 | 1 | 2;
   /** Whether there are at most FEW_QUERIES query rows, as in decoding. */
   fewQueries: boolean;
 }
@@ -97,10 +97,10 @@ export interface PassShape {
   scheduled: boolean;
 }
 
-export interface PassPlan extends Variant, TileShape, PassShape {}
+export interface VectorPlan extends Variant, TileShape, PassShape {}
 
 /** The fields of a plan that the code of a pass depends on. */
-export type ShaderPlan = Omit<PassPlan, 'workgroupBytes' | 'parts'>;
+export type ShaderPlan = Omit<VectorPlan, 'workgroupBytes' | 'halvesPerNumber'>;
 
 /**
  * The fields of a plan that depend on the number of queries. Few queries fit one block of queries, so every key block
@@ -111,7 +111,7 @@ export type ShaderPlan = Omit<PassPlan, 'workgroupBytes' | 'parts'>;
 export const queryDependent = (
   pass: Pass,
   {fewQueries, intervals}: Variant,
-): Pick<PassPlan, 'fewQueries' | 'scheduled'> => ({
+): Pick<VectorPlan, 'fewQueries' | 'scheduled'> => ({
   fewQueries: fewQueries && pass !== 'dkdv',
   scheduled: intervals && !fewQueries,
 });
@@ -167,7 +167,12 @@ export function fits(pass: Pass, limits: DeviceLimits, t: TileShape, workgroups 
  *
  * @throws Error if no tile fits the device, naming the bytes that the smallest needs.
  */
-export function plan(pass: Pass, variant: Variant, limits: DeviceLimits, shapes = candidates(pass, variant)): PassPlan {
+export function vectorPlan(
+  pass: Pass,
+  variant: Variant,
+  limits: DeviceLimits,
+  shapes = candidates(pass, variant),
+): VectorPlan {
   const fit = (workgroups: number) => (t: TileShape) => fits(pass, limits, t, workgroups);
   // Two workgroups on a core hide each other's barriers. WebGPU does not report the memory of a core, so the limit of
   // one workgroup has to stand in for it.

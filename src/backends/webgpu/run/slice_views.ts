@@ -46,7 +46,7 @@ interface TensorSizes {
   layout: Layout;
 }
 
-function sizesOf(p: Problem, name: TensorName): TensorSizes {
+function tensorSizes(p: Problem, name: TensorName): TensorSizes {
   const {layout} = p;
   const group = p.H / p.Hkv;
   switch (name) {
@@ -72,12 +72,12 @@ function sizesOf(p: Problem, name: TensorName): TensorSizes {
 
 /** Bytes of a tensor that belong to one key head of one batch. */
 export function bytesPerKeyHead(p: Problem, name: TensorName): number {
-  const {heads, rows, channels} = sizesOf(p, name);
+  const {heads, rows, channels} = tensorSizes(p, name);
   return FLOAT * heads * rows * channels;
 }
 
 export function regionOf(p: Problem, name: TensorName, slice: Slice): Region {
-  const {heads, rows, channels, layout} = sizesOf(p, name);
+  const {heads, rows, channels, layout} = tensorSizes(p, name);
   const allHeads = heads * p.Hkv;
   const firstHead = heads * slice.keyHead;
   const sliceHeads = heads * slice.keyHeads;

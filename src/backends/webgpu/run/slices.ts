@@ -3,7 +3,7 @@
  * each a smaller problem for the same pipelines. All other calls run as a single slice, by the same code.
  */
 import type {TensorInfo} from '@tensorflow/tfjs-core';
-import type {Cut} from '../plan/decoding.js';
+import type {KeySplit} from '../plan/decoding.js';
 import type {FlashMaskAttentionAttrs} from '../../../call/kernel_names.js';
 import {type Problem, maskHeadOf} from '../../../call/problem.js';
 import {bufferOf, submitRecorded, type WebGPUBackend} from './tfjs_backend.js';
@@ -28,7 +28,7 @@ import type {UniformValues} from '../wgsl/header.js';
 type Tensors = Partial<Record<TensorName, TensorInfo>>;
 
 /** A slice view: what passes need to run on one slice of a call, or on the whole call. */
-export interface Part<T> {
+export interface SliceView<T> {
   /** Sizes of the slice, except `maskB` and `Hm`: all slices read the same mask. */
   p: Problem;
   uniforms: UniformValues;
@@ -102,7 +102,7 @@ export interface SlicedCall<T extends Tensors> {
   p: Problem;
   attrs: FlashMaskAttentionAttrs;
   /** Head folding and key splits of the whole call: every slice then adds up its splits as the unsliced call would. */
-  cut: Cut;
+  keySplit: KeySplit;
   slices: readonly Slice[];
   tensors: T;
   /** Names of the tensors that the passes write. They write every element. */
@@ -116,7 +116,7 @@ export interface SlicedCall<T extends Tensors> {
 export function runSlices<T extends Tensors>(
   backend: WebGPUBackend,
   call: SlicedCall<T>,
-  passesOf: (part: Part<T>) => PassRun[],
+  passesOf: (view: SliceView<T>) => PassRun[],
 ): void {
   const {p, slices, tensors} = call;
   const named = Object.entries(tensors) as [TensorName, TensorInfo][];
@@ -124,10 +124,15 @@ export function runSlices<T extends Tensors>(
   const scratch = new Scratch(backend);
   try {
     for (const slice of slices) {
-      const part = partOf(p, slice);
-      const uniforms = sliceUniforms(call, part, slice);
+      const sliceProblem = problemOfSlice(p, slice);
+      const uniforms = sliceUniforms(call, sliceProblem, slice);
       const {bound, gather, scatter} = accessTo(backend.device, call, slice, uniforms, buffers, scratch);
-      const passes = passesOf({p: part, uniforms, bound: Object.fromEntries(bound) as Part<T>['bound'], scratch});
+      const passes = passesOf({
+        p: sliceProblem,
+        uniforms,
+        bound: Object.fromEntries(bound) as SliceView<T>['bound'],
+        scratch,
+      });
       submitRecorded(backend);
       submitPasses(backend, [...gather, ...passes, ...scatter]);
     }
@@ -169,16 +174,20 @@ function accessTo<T extends Tensors>(
 }
 
 /** The sizes of a slice. The mask is not sliced. */
-function partOf(p: Problem, {batches, keyHeads}: Slice): Problem {
+function problemOfSlice(p: Problem, {batches, keyHeads}: Slice): Problem {
   return {...p, B: batches, H: keyHeads * (p.H / p.Hkv), Hkv: keyHeads};
 }
 
-function sliceUniforms<T extends Tensors>({p, attrs, cut}: SlicedCall<T>, part: Problem, slice: Slice): UniformValues {
-  const uniforms = uniformsOf(part, attrs);
+function sliceUniforms<T extends Tensors>(
+  {p, attrs, keySplit}: SlicedCall<T>,
+  sliceProblem: Problem,
+  slice: Slice,
+): UniformValues {
+  const uniforms = uniformsOf(sliceProblem, attrs);
   const head = slice.keyHead * (p.H / p.Hkv);
   return {
     ...uniforms,
-    ...cut,
+    ...keySplit,
     maskGroup: p.H / p.Hm,
     firstHead: slice.batch * p.H + head,
     // A slice starts at the first head of a mask head, or all heads share one mask head.

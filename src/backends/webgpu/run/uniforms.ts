@@ -1,5 +1,5 @@
 /** @file Uniform values of a call: the sizes, strides and factors that all of its passes share. */
-import {UNCUT} from '../plan/decoding.js';
+import {NO_SPLIT} from '../plan/decoding.js';
 import {MAP_BLOCK} from '../../../call/constants.js';
 import {dropoutOf} from '../../../call/dropout.js';
 import {stridesOf, type Problem, type Strides} from '../../../call/problem.js';
@@ -27,7 +27,7 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
     maskHeads: p.maskB * p.Hm,
     mapBlocks: Math.ceil(p.Sk / MAP_BLOCK),
     causalOffset: p.Sk - p.Sq,
-    ...UNCUT,
+    ...NO_SPLIT,
     firstWorkgroup: 0,
     gridX: 0,
     workEnd: 0,

@@ -20,7 +20,7 @@ import type {Shader} from '../shader.js';
 import {MASK_HEAD} from '../mask/row_blocks.js';
 import {visibleFunction, type OperandStride} from '../vector/steps.js';
 
-export const HALVES_THREADS = 256;
+export const COPY_THREADS = 256;
 /** Segments of a head. One workgroup reduces the magnitudes of each segment. */
 export const SEGMENTS = 32;
 /** Loads of a thread that are in flight together in the magnitude pass. */
@@ -35,7 +35,7 @@ export const PADDED_ROWS = MOST_ROWS;
 export type Copied = 'q' | 'k' | 'v' | 'dOut';
 
 /** The properties that both passes depend on. */
-export interface HalvesVariant {
+export interface CopiesVariant {
   /** Tensors that are copied together: at most three, so that their bindings fit every device. */
   names: readonly Copied[];
   /** Channels of queries and keys (D), and of values (Dv). */
@@ -43,27 +43,28 @@ export interface HalvesVariant {
   Dv: number;
   /** Channels of the copies, padded to whole matrices: a multiple of 8. */
   padded: number;
-  parts: 1 | 2;
+  halvesPerNumber: 1 | 2;
   /** Form of the mask, which decides the rows that count. */
   causal: boolean;
   intervals: boolean;
 }
 
 /** The tensors and their numbers of channels. */
-type Sources = Pick<HalvesVariant, 'names' | 'D' | 'Dv'>;
-type MagnitudeVariant = Omit<HalvesVariant, 'padded' | 'parts'>;
-type CopiesVariant = Omit<HalvesVariant, 'causal' | 'intervals'>;
+type Sources = Pick<CopiesVariant, 'names' | 'D' | 'Dv'>;
+type MagnitudeVariant = Omit<CopiesVariant, 'padded' | 'halvesPerNumber'>;
+type ConversionVariant = Omit<CopiesVariant, 'causal' | 'intervals'>;
 
 /** Elements of a copied row. */
-export const rowUnits = ({padded, parts}: Pick<HalvesVariant, 'padded' | 'parts'>): number => (parts * padded) / 8;
+export const rowUnits = ({padded, halvesPerNumber}: Pick<CopiesVariant, 'padded' | 'halvesPerNumber'>): number =>
+  (halvesPerNumber * padded) / 8;
 
 /** Elements of one part of a copy that a thread writes. The number divides a thread's share of PADDED_ROWS rows. */
-const unitsPerThread = ({padded}: Pick<HalvesVariant, 'padded'>): number =>
+const unitsPerThread = ({padded}: Pick<CopiesVariant, 'padded'>): number =>
   padded % 32 === 0 ? 4 : padded % 16 === 0 ? 2 : 1;
 
 /** Number of workgroups that copy one head with this many rows. */
-export const workgroupsPerHead = (v: Pick<HalvesVariant, 'padded'>, rows: number): number =>
-  (roundUp(rows, PADDED_ROWS) * (v.padded / 8)) / (HALVES_THREADS * unitsPerThread(v));
+export const workgroupsPerHead = (v: Pick<CopiesVariant, 'padded'>, rows: number): number =>
+  (roundUp(rows, PADDED_ROWS) * (v.padded / 8)) / (COPY_THREADS * unitsPerThread(v));
 
 /**
  * Declares `highOf`: its argument rounded to the eleven significant bits of float16. It works on bits, since compilers
@@ -77,7 +78,7 @@ fn highOf(x: vec4f) -> vec4f { return bitcast<vec4f>((bitcast<vec4u>(x) + 0x1000
  * Declares the two parts of a number: `highPart`, the rounded value, and `lowPart`, the remainder. Infinite and NaN
  * numbers have a remainder of 0.
  */
-export const PARTS_FUNCTIONS = `${HIGH_FUNCTION}
+export const HALF_FUNCTIONS = `${HIGH_FUNCTION}
 fn highPart(x: vec4f) -> vec4f { return select(highOf(x), x, isNotFinite(x)); }
 fn lowPart(x: vec4f) -> vec4f { return select(x - highOf(x), vec4f(), isNotFinite(x)); }
 `;
@@ -89,7 +90,7 @@ export const paddedRows = (length: string): string =>
 const sourcesOf = (v: Sources): Binding[] =>
   v.names.map((name) => ({name, type: elementType(channelsOf(v, name)), access: 'read'}));
 
-const channelsOf = ({D, Dv}: Pick<HalvesVariant, 'D' | 'Dv'>, name: Copied): number =>
+const channelsOf = ({D, Dv}: Pick<CopiesVariant, 'D' | 'Dv'>, name: Copied): number =>
   name === 'q' || name === 'k' ? D : Dv;
 
 /** WGSL for the uniforms that describe a tensor. */
@@ -166,7 +167,7 @@ fn seesKey(head: u32, r: u32) -> bool {
 const isMasked = ({causal, intervals}: MagnitudeVariant): boolean => causal || intervals;
 
 /** Elements from one load of a thread to its next. */
-const LOAD_STRIDE = SEGMENTS * HALVES_THREADS;
+const LOAD_STRIDE = SEGMENTS * COPY_THREADS;
 
 /** WGSL for whether a row of the tensor counts. */
 const isConnected = (name: Copied, row: string): string =>
@@ -174,7 +175,7 @@ const isConnected = (name: Copied, row: string): string =>
 
 /** WGSL for the loop head over a thread's vec4s of a segment, `loads` at a time. */
 const eachLoad = (v: Sources, name: Copied, loads: number): string =>
-  `for (var i = item % ${SEGMENTS}u * ${HALVES_THREADS}u + lid; i < ${placeOf(name).length} * ${quadsOf(v, name)}u; i += ${loads * LOAD_STRIDE}u)`;
+  `for (var i = item % ${SEGMENTS}u * ${COPY_THREADS}u + lid; i < ${placeOf(name).length} * ${quadsOf(v, name)}u; i += ${loads * LOAD_STRIDE}u)`;
 
 const quadsOf = (v: Sources, name: Copied): number => Math.ceil(channelsOf(v, name) / 4);
 
@@ -238,7 +239,7 @@ export const magnitude: Shader<MagnitudeVariant> = {
     ...(v.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
     {name: 'magnitudes', type: 'f32', access: 'read_write'},
   ],
-  threads: () => HALVES_THREADS,
+  threads: () => COPY_THREADS,
   item: 'workgroup',
   declarations: magnitudeDeclarations,
   body: (v) => eachTensor(v, segmentsOf, (name) => `store(item, lid, largestOf_${name}(rest, lid));`),
@@ -251,7 +252,7 @@ function magnitudeDeclarations(v: MagnitudeVariant): string {
     largestFunction(v, name),
   ]);
   return `${NOT_FINITE_FUNCTION}${isMasked(v) ? connectedFunctions(v) : ''}${NOT_FINITE_MET}
-var<workgroup> largest: array<f32, ${HALVES_THREADS}>;
+var<workgroup> largest: array<f32, ${COPY_THREADS}>;
 
 fn largestFinite(x: vec4f) -> f32 {
   let finite = select(abs(x), vec4f(), isNotFinite(x));
@@ -260,7 +261,7 @@ fn largestFinite(x: vec4f) -> f32 {
 ${measures.join('')}
 fn store(workgroup: u32, lid: u32, most: f32) {
   largest[lid] = most;
-  for (var half = ${HALVES_THREADS / 2}u; half > 0u; half /= 2u) {
+  for (var half = ${COPY_THREADS / 2}u; half > 0u; half /= 2u) {
     workgroupBarrier();
     if (lid < half) { largest[lid] = max(largest[lid], largest[lid + half]); }
   }
@@ -269,28 +270,28 @@ fn store(workgroup: u32, lid: u32, most: f32) {
 `;
 }
 
-const workgroupsOfHead = (v: CopiesVariant, name: Copied): string =>
-  `(${paddedRows(placeOf(name).length)} * ${v.padded / 8}u / ${HALVES_THREADS * unitsPerThread(v)}u)`;
+const workgroupsOfHead = (v: ConversionVariant, name: Copied): string =>
+  `(${paddedRows(placeOf(name).length)} * ${v.padded / 8}u / ${COPY_THREADS * unitsPerThread(v)}u)`;
 
 /**
  * Declares `copy_NAME(item, lid)`, which copies a run of a head's rows. `first` is WGSL for the place where the
  * tensor's magnitudes begin, in vec4s.
  */
-function copyFunction(v: CopiesVariant, name: Copied, first: string): string {
+function copyFunction(v: ConversionVariant, name: Copied, first: string): string {
   const units = v.padded / 8;
   const trips = unitsPerThread(v);
   const row = rowUnits(v);
   const {length, heads, groupSize} = placeOf(name);
   const rows = paddedRows(length);
   const fetch = (t: number): string => `
-  let r${t} = (start + ${t * HALVES_THREADS}u) / ${units}u;
-  let unit${t} = (start + ${t * HALVES_THREADS}u) % ${units}u;
+  let r${t} = (start + ${t * COPY_THREADS}u) / ${units}u;
+  let unit${t} = (start + ${t * COPY_THREADS}u) % ${units}u;
   let x${t} = scaled(quad_${name}(head, r${t}, 2u * unit${t}), scale);
   let y${t} = scaled(quad_${name}(head, r${t}, 2u * unit${t} + 1u), scale);`;
   const store = (t: number): string => {
-    const at = (part: number): string =>
-      `${name}Halves[(head * ${rows} + r${t}) * ${row}u + ${part * units}u + unit${t}]`;
-    if (v.parts === 1) return `  ${at(0)} = packed(x${t}, y${t});`;
+    const at = (half: number): string =>
+      `${name}Halves[(head * ${rows} + r${t}) * ${row}u + ${half * units}u + unit${t}]`;
+    if (v.halvesPerNumber === 1) return `  ${at(0)} = packed(x${t}, y${t});`;
     return `  ${at(0)} = packed(highPart(x${t}), highPart(y${t}));
   ${at(1)} = packed(lowPart(x${t}), lowPart(y${t}));`;
   };
@@ -305,7 +306,7 @@ fn copy_${name}(item: u32, lid: u32) {
   if (item % workgroups == 0u && head % ${groupSize} == 0u && lid == 0u) {
     ${name}Halves[u.B * ${heads} * ${rows} * ${row}u + group] = vec4u((biased - 14u) << 23u, most.y, 0u, 0u);
   }
-  let start = item % workgroups * ${HALVES_THREADS * trips}u + lid;
+  let start = item % workgroups * ${COPY_THREADS * trips}u + lid;
 ${unroll(trips, fetch)}
 ${unroll(trips, store)}
 }
@@ -313,15 +314,15 @@ ${unroll(trips, store)}
 }
 
 /** One workgroup per run of a head's rows. */
-export const float16Copies: Shader<CopiesVariant> = {
+export const float16Copies: Shader<ConversionVariant> = {
   name: 'float16_copies',
-  fields: {names: true, D: true, Dv: true, padded: true, parts: true},
+  fields: {names: true, D: true, Dv: true, padded: true, halvesPerNumber: true},
   bindings: (v) => [
     ...sourcesOf(v),
     {name: 'magnitudes', type: 'vec4f', access: 'read'},
     ...v.names.map((name): Binding => ({name: `${name}Halves`, type: 'vec4u', access: 'read_write'})),
   ],
-  threads: () => HALVES_THREADS,
+  threads: () => COPY_THREADS,
   item: 'workgroup',
   directives: ['enable f16'],
   declarations: copyDeclarations,
@@ -333,12 +334,12 @@ export const float16Copies: Shader<CopiesVariant> = {
     ),
 };
 
-function copyDeclarations(v: CopiesVariant): string {
+function copyDeclarations(v: ConversionVariant): string {
   const firstOf = (t: number): string =>
     ['0u', ...v.names.slice(0, t).map((name) => `${segmentsOf(name)} / 4u`)].join(' + ');
   return `
 fn packed(x: vec4f, y: vec4f) -> vec4u { return vec4u(bitcast<vec2u>(vec4<f16>(x)), bitcast<vec2u>(vec4<f16>(y))); }
-${NOT_FINITE_FUNCTION}${v.parts === 2 ? PARTS_FUNCTIONS : ''}
+${NOT_FINITE_FUNCTION}${v.halvesPerNumber === 2 ? HALF_FUNCTIONS : ''}
 // Only numbers that do not count are too large for float16: no pair sees them.
 fn scaled(x: vec4f, scale: f32) -> vec4f {
   return select(clamp(x * scale, vec4f(-65504.0), vec4f(65504.0)), x, isNotFinite(x));

@@ -105,7 +105,7 @@ function finish(p: MatrixShaderPlan): string {
   var sum = dot(quadSum, vec4f(1.0));
 ${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
   sum = orNaN(sum);
-  if (part == 0u) {
+  if (laneShare == 0u) {
     rowFactors[laneRow] = select(${factorOf(p, operands(p).v)} / sum, 0.0, sum == 0.0);
     if (qFirst + laneRow < u.Sq) {
       let row = bh * u.Sq + qFirst + laneRow;

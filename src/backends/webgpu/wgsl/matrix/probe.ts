@@ -55,7 +55,7 @@ var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, BANDS>;`;
 /** The lanes read scores, combine them over their row and their subgroup, and write them as float16. */
 const WEIGH = `
   var most = 0.0;
-  for (var i = part; i < QUADS; i += ROW_LANES) {
+  for (var i = laneShare; i < QUADS; i += ROW_LANES) {
     let x = scores[laneBand][row * SCORE_STRIDE + i];
     most = max(most, max(max(x.x, x.y), max(x.z, x.w)));
     weights[laneBand][row * WEIGHT_STRIDE + i] = vec4<f16>(x);
@@ -64,7 +64,7 @@ const WEIGH = `
   let impossible = subgroupAny(most < 0.0) || !inOrder;`;
 
 const RESCALE = `
-  for (var i = part; i < QUADS; i += ROW_LANES) {
+  for (var i = laneShare; i < QUADS; i += ROW_LANES) {
     scores[laneBand][row * SCORE_STRIDE + i] *= select(3.0, 0.0, impossible);
   }`;
 
@@ -119,7 +119,7 @@ function body(matrix: MatrixConfig): string {
   let inOrder = band == lid / LANES && lane == lid % LANES;
   let laneBand = lid / LANES;
   let row = lid % LANES / ROW_LANES;
-  let part = lid % ROW_LANES;
+  let laneShare = lid % ROW_LANES;
   for (var i = lid; i < SIDE * UNITS; i += THREADS) {
     tile[i / UNITS * TILE_STRIDE + i % UNITS] = b[i];
   }

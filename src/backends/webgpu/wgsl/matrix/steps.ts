@@ -21,13 +21,13 @@ import {keepFunction, visibleFunction, type Operand} from '../vector/steps.js';
 import {classifyFunction, TILE_BITS} from '../mask/tiles.js';
 
 /** A part of a number: 0 is the rounded value, 1 the remainder. */
-type Part = 0 | 1;
+type Half = 0 | 1;
 
 /**
  * The products of parts that make up a product. Remainder times remainder is left out: it is below float32's own
  * rounding.
  */
-const PRODUCTS: Record<1 | 2, readonly [left: Part, right: Part][]> = {
+const PRODUCTS: Record<1 | 2, readonly [left: Half, right: Half][]> = {
   1: [[0, 0]],
   2: [
     [0, 0],
@@ -40,8 +40,8 @@ const PRODUCTS: Record<1 | 2, readonly [left: Part, right: Part][]> = {
  * The same for rows · columns. Parts are taken in the order of q and k in all passes, whichever of them is on the left,
  * so that all passes compute the same scores.
  */
-const scoreProducts = ({parts, pass}: MatrixShaderPlan): readonly [left: Part, right: Part][] =>
-  pass === 'dkdv' ? PRODUCTS[parts].map(([a, b]) => [b, a]) : PRODUCTS[parts];
+const scoreProducts = ({halvesPerNumber, pass}: MatrixShaderPlan): readonly [left: Half, right: Half][] =>
+  pass === 'dkdv' ? PRODUCTS[halvesPerNumber].map(([a, b]) => [b, a]) : PRODUCTS[halvesPerNumber];
 
 const left = ({matrix: {M, K}}: MatrixShaderPlan): string => `subgroup_matrix_left<f16, ${K}, ${M}>`;
 const right = ({matrix: {N, K}}: MatrixShaderPlan): string => `subgroup_matrix_right<f16, ${N}, ${K}>`;
@@ -81,7 +81,7 @@ function bindings(p: MatrixShaderPlan): Binding[] {
 }
 
 /** vec4us of a copied row. */
-const unitsOf = (p: MatrixShaderPlan): number => rowUnits({padded: p.channels, parts: p.parts});
+const unitsOf = (p: MatrixShaderPlan): number => rowUnits({padded: p.channels, halvesPerNumber: p.halvesPerNumber});
 /** vec4us of one part of a copied row. */
 const partUnits = (p: MatrixShaderPlan): number => p.channels / 8;
 /** Number of matrices above each other in a band. */
@@ -103,7 +103,7 @@ export const MATRIX_SHADER = {
     dropout: true,
     fewQueries: true,
     scheduled: true,
-    parts: true,
+    halvesPerNumber: true,
     subgroups: true,
     bandRows: true,
     rows: true,
@@ -148,9 +148,9 @@ export function declarations(p: MatrixShaderPlan): string {
 var<workgroup> columns: array<array<vec4u, TILE>, 2>;
 // The products of rows and columns, for each role, band by band.
 var<workgroup> scores: array<array<vec4f, BAND_ROWS * SCORE_STRIDE>, ROLES * BANDS>;
-var<workgroup> weights: array<array<vec4<f16>, ${p.parts}u * BAND_ROWS * WEIGHT_STRIDE>, ${weightTiles}u * BANDS>;
+var<workgroup> weights: array<array<vec4<f16>, ${p.halvesPerNumber}u * BAND_ROWS * WEIGHT_STRIDE>, ${weightTiles}u * BANDS>;
 ${TILE_BITS}
-${NOT_FINITE_FUNCTION}${CLEAR_FUNCTION}${p.parts === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}`;
+${NOT_FINITE_FUNCTION}${CLEAR_FUNCTION}${p.halvesPerNumber === 2 ? HIGH_FUNCTION : ''}${rowBlockFunctions(p)}${classifyFunction(p)}${visibleFunction(p)}${keepFunction(p)}`;
 }
 
 /**
@@ -165,9 +165,9 @@ export const lanePlace = (p: MatrixShaderPlan): string => `
   let laneBand = lid / (LANES * ROLES);
   let bandRow = lid % LANES / ROW_LANES;
   let laneRow = laneBand * BAND_ROWS + bandRow;
-  let part = ${p.roles === 1 ? '' : 'lid / LANES % ROLES * ROW_LANES + '}lid % ROW_LANES;
-  let scoreAt = bandRow * SCORE_STRIDE + part;
-  let weightAt = bandRow * WEIGHT_STRIDE + part;`;
+  let laneShare = ${p.roles === 1 ? '' : 'lid / LANES % ROLES * ROW_LANES + '}lid % ROW_LANES;
+  let scoreAt = bandRow * SCORE_STRIDE + laneShare;
+  let weightAt = bandRow * WEIGHT_STRIDE + laneShare;`;
 
 /** WGSL for the index of the vec4u where row `row` of a head begins in a copy. */
 export function copyAt(p: MatrixShaderPlan, {name}: Operand, head: string, row: string): string {
@@ -258,7 +258,7 @@ export const clearTile = (p: MatrixShaderPlan, tile: 0 | 1): string =>
 export const moveFetched = (p: MatrixShaderPlan, from: string, to: string): string =>
   unroll(tripsOf(p), (t) => `${to}${t} = ${from}${t};`);
 
-const rowName = (part: number, h: number, d: number): string => `row_${part}_${h}_${d}`;
+const rowName = (half: number, h: number, d: number): string => `row_${half}_${h}_${d}`;
 
 /**
  * Declares a band's rows as matrices, which stay in registers: rows of the first operand for role 0, of the second for
@@ -266,23 +266,23 @@ const rowName = (part: number, h: number, d: number): string => `row_${part}_${h
  */
 export function holdRows(p: MatrixShaderPlan, first: Operand, second: Operand = first): string {
   const {M, K} = p.matrix;
-  const each = (line: (part: number, h: number, d: number) => string): string =>
-    unroll(p.parts, (part) => unroll(heights(p), (h) => unroll(p.channels / K, (d) => line(part, h, d))));
+  const each = (line: (half: number, h: number, d: number) => string): string =>
+    unroll(p.halvesPerNumber, (half) => unroll(heights(p), (h) => unroll(p.channels / K, (d) => line(half, h, d))));
   const load =
     ({name}: Operand) =>
-    (part: number, h: number, d: number): string => {
-      const offset = h * M * unitsOf(p) + part * partUnits(p) + (d * K) / 8;
-      return `${rowName(part, h, d)} = subgroupMatrixLoad<${left(p)}, row_major>(&${name}, ${name}Band + ${offset}u, ${unitsOf(p)}u);`;
+    (half: number, h: number, d: number): string => {
+      const offset = h * M * unitsOf(p) + half * partUnits(p) + (d * K) / 8;
+      return `${rowName(half, h, d)} = subgroupMatrixLoad<${left(p)}, row_major>(&${name}, ${name}Band + ${offset}u, ${unitsOf(p)}u);`;
     };
-  return `${each((part, h, d) => `var ${rowName(part, h, d)}: ${left(p)};`)}
+  return `${each((half, h, d) => `var ${rowName(half, h, d)}: ${left(p)};`)}
 ${p.roles === 1 ? each(load(first)) : `if (role == 0u) {\n${each(load(first))}\n} else {\n${each(load(second))}\n}`}`;
 }
 
 /** A matrix of K channels by N columns, of column tile `role`. */
-function columnMatrix(p: MatrixShaderPlan, part: Part, strip: number, d: number): string {
+function columnMatrix(p: MatrixShaderPlan, half: Half, strip: number, d: number): string {
   const {N, K} = p.matrix;
   const stride = tileStride(p) / 8;
-  const offset = strip * N * stride + part * partUnits(p) + (d * K) / 8;
+  const offset = strip * N * stride + half * partUnits(p) + (d * K) / 8;
   return `subgroupMatrixLoad<${right(p)}, col_major>(&columns[role], ${offset}u, ${stride}u)`;
 }
 
@@ -296,7 +296,7 @@ export function multiply(p: MatrixShaderPlan): string {
       .map(([a, b]) => `${sum(h, s)} = subgroupMatrixMultiplyAccumulate(${rowName(a, h, d)}, right${b}, ${sum(h, s)});`)
       .join('\n');
   const step = (s: number, d: number): string => `{
-${unroll(p.parts, (part) => `let right${part} = ${columnMatrix(p, part as Part, s, d)};`)}
+${unroll(p.halvesPerNumber, (half) => `let right${half} = ${columnMatrix(p, half as Half, s, d)};`)}
 ${unroll(heights(p), (h) => products(h, s, d))}
 }`;
   const store = (h: number, s: number): string =>
@@ -323,25 +323,25 @@ export const declareAccumulator = (p: MatrixShaderPlan): string =>
 export function accumulate(p: MatrixShaderPlan, weightTile: string, tile: string, channel = '0u'): string {
   const {M, N, K} = p.matrix;
   const stride = tileStride(p) / 8;
-  const weight = (part: number, h: number, s: number): string =>
-    `subgroupMatrixLoad<${left(p)}, row_major>(&weights[${weightTile} * BANDS + band], ${part * p.bandRows + h * M}u * WEIGHT_STRIDE + ${(s * K) / 4}u, WEIGHT_STRIDE)`;
-  const channelMatrix = (part: number, s: number, d: number): string =>
-    `subgroupMatrixLoad<${right(p)}, row_major>(&columns[${tile}], ${channel} + ${s * K * stride + part * partUnits(p) + (d * N) / 8}u, ${stride}u)`;
+  const weight = (half: number, h: number, s: number): string =>
+    `subgroupMatrixLoad<${left(p)}, row_major>(&weights[${weightTile} * BANDS + band], ${half * p.bandRows + h * M}u * WEIGHT_STRIDE + ${(s * K) / 4}u, WEIGHT_STRIDE)`;
+  const channelMatrix = (half: number, s: number, d: number): string =>
+    `subgroupMatrixLoad<${right(p)}, row_major>(&columns[${tile}], ${channel} + ${s * K * stride + half * partUnits(p) + (d * N) / 8}u, ${stride}u)`;
   const products = (h: number, d: number): string =>
-    PRODUCTS[p.parts]
+    PRODUCTS[p.halvesPerNumber]
       .map(
         ([a, b]) =>
           `${accumulatorName(h, d)} = subgroupMatrixMultiplyAccumulate(w_${a}_${h}, right${b}, ${accumulatorName(h, d)});`,
       )
       .join('\n');
   const step = (s: number, d: number): string => `{
-${unroll(p.parts, (part) => `let right${part} = ${channelMatrix(part, s, d)};`)}
+${unroll(p.halvesPerNumber, (half) => `let right${half} = ${channelMatrix(half, s, d)};`)}
 ${unroll(heights(p), (h) => products(h, d))}
 }`;
   return unroll(
     p.cols / K,
     (s) => `{
-${unroll(p.parts, (part) => unroll(heights(p), (h) => `let w_${part}_${h} = ${weight(part, h, s)};`))}
+${unroll(p.halvesPerNumber, (half) => unroll(heights(p), (h) => `let w_${half}_${h} = ${weight(half, h, s)};`))}
 ${unroll(accumulated(p), (d) => step(s, d))}
 }`,
   );
@@ -350,7 +350,7 @@ ${unroll(accumulated(p), (d) => step(s, d))}
 /** Calls `line` for each vec4 of a lane's row: its index i, and WGSL for its first column in the tile. */
 export function eachQuad(p: MatrixShaderPlan, line: (i: number, column: string) => string): string {
   const lanes = p.rowLanes * p.roles;
-  return unroll(p.cols / 4 / lanes, (i) => line(i, `4u * (part + ${i * lanes}u)`));
+  return unroll(p.cols / 4 / lanes, (i) => line(i, `4u * (laneShare + ${i * lanes}u)`));
 }
 
 /** WGSL for vec4 i of a lane's row in the scores of a role. */
@@ -359,9 +359,9 @@ export const quadOf = (p: MatrixShaderPlan, role: 0 | 1, i: number): string =>
 
 /** Writes vec4 i of a lane's row to weights 0 or 1, part by part. */
 export function putWeights(p: MatrixShaderPlan, tile: 0 | 1, i: number, value: string): string {
-  const at = (part: Part): string =>
-    `weights[${tile === 0 ? '' : 'BANDS + '}laneBand][${part * p.bandRows}u * WEIGHT_STRIDE + weightAt + ${i * p.rowLanes * p.roles}u]`;
-  if (p.parts === 1) return `${at(0)} = vec4<f16>(${value});`;
+  const at = (half: Half): string =>
+    `weights[${tile === 0 ? '' : 'BANDS + '}laneBand][${half * p.bandRows}u * WEIGHT_STRIDE + weightAt + ${i * p.rowLanes * p.roles}u]`;
+  if (p.halvesPerNumber === 1) return `${at(0)} = vec4<f16>(${value});`;
   return `{ let w = ${value}; let high = highOf(w); ${at(0)} = vec4<f16>(high); ${at(1)} = vec4<f16>(w - high); }`;
 }
 
@@ -510,7 +510,7 @@ const FLUSH_COLUMNS = 512;
  * Whether a pass flushes its accumulators. Sums of one part are as exact as their float16 weights at any length, and
  * the code for flushing costs speed even where it never runs.
  */
-const flushes = (p: MatrixShaderPlan): boolean => p.pass !== 'forward' && p.parts === 2;
+const flushes = (p: MatrixShaderPlan): boolean => p.pass !== 'forward' && p.halvesPerNumber === 2;
 
 /** Stores the accumulators and clears them once enough columns have been added up. It runs after each tile. */
 export function flushAccumulators(p: MatrixShaderPlan, targets: Target[], first: string, limit: string): string {

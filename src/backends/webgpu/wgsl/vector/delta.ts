@@ -3,7 +3,7 @@
  * max and sum are the row statistics of the forward pass: the weights of the row are exp2((S - max) scaleLog2) / sum.
  * delta is rowsum(dO ∘ O) (paper section 4.3, algorithm 2).
  */
-import {PARTS_FUNCTIONS} from '../matrix/float16_copies.js';
+import {HALF_FUNCTIONS} from '../matrix/float16_copies.js';
 import {elementType, NOT_FINITE_FUNCTION} from '../header.js';
 import type {Shader} from '../shader.js';
 
@@ -32,7 +32,7 @@ export const delta: Shader<DeltaVariant> = {
   ],
   threads: () => 64,
   item: 'thread',
-  declarations: ({rounded}) => (rounded ? NOT_FINITE_FUNCTION + PARTS_FUNCTIONS : ''),
+  declarations: ({rounded}) => (rounded ? NOT_FINITE_FUNCTION + HALF_FUNCTIONS : ''),
   body,
 };
 

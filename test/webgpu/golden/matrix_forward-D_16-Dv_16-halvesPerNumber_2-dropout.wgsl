@@ -1,4 +1,4 @@
-// matrix_forward pass=forward D=16 Dv=16 causal intervals dropout scheduled parts=2 subgroups=4 bandRows=16 rows=64 cols=16 blockQ=64 blockK=16 threads=128 matrix=16x16x16x32 roles=1 channels=32 rowLanes=2
+// matrix_forward pass=forward D=16 Dv=16 causal intervals dropout scheduled halvesPerNumber=2 subgroups=4 bandRows=16 rows=64 cols=16 blockQ=64 blockK=16 threads=128 matrix=16x16x16x32 roles=1 channels=32 rowLanes=2
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -241,9 +241,9 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let laneBand = lid / (LANES * ROLES);
   let bandRow = lid % LANES / ROW_LANES;
   let laneRow = laneBand * BAND_ROWS + bandRow;
-  let part = lid % ROW_LANES;
-  let scoreAt = bandRow * SCORE_STRIDE + part;
-  let weightAt = bandRow * WEIGHT_STRIDE + part;
+  let laneShare = lid % ROW_LANES;
+  let scoreAt = bandRow * SCORE_STRIDE + laneShare;
+  let weightAt = bandRow * WEIGHT_STRIDE + laneShare;
   let place = placeOf(item, u.B * u.H);
   let bh = place.x;
   let b = bh / u.H;
@@ -416,11 +416,11 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
     var x1 = scores[laneBand][scoreAt + 2u];
     if (partial) {
       {
-        let j = vec4i(i32(kFirst + 4u * (part + 0u))) + vec4i(0, 1, 2, 3);
+        let j = vec4i(i32(kFirst + 4u * (laneShare + 0u))) + vec4i(0, 1, 2, 3);
         x0 = select(vec4f(LOWEST), x0, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
       }
       {
-        let j = vec4i(i32(kFirst + 4u * (part + 2u))) + vec4i(0, 1, 2, 3);
+        let j = vec4i(i32(kFirst + 4u * (laneShare + 2u))) + vec4i(0, 1, 2, 3);
         x1 = select(vec4f(LOWEST), x1, visible(vec4i(i32(qFirst + laneRow)), j, boundsOfKeys(maskHead, u32(j.x))));
       }
     }
@@ -437,8 +437,8 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
       let origin = vec4f(select(reference, 0.0, reference == LOWEST));
       let w0 = exp2(fma(x0 - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w0;
       let w1 = exp2(fma(x1 - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w1;
-      { let w = select(vec4f(), w0, keep(bh, qFirst + laneRow, (kFirst + 4u * (part + 0u)) / 4u) > vec4f()); let high = highOf(w); weights[laneBand][0u * WEIGHT_STRIDE + weightAt + 0u] = vec4<f16>(high); weights[laneBand][16u * WEIGHT_STRIDE + weightAt + 0u] = vec4<f16>(w - high); }
-      { let w = select(vec4f(), w1, keep(bh, qFirst + laneRow, (kFirst + 4u * (part + 2u)) / 4u) > vec4f()); let high = highOf(w); weights[laneBand][0u * WEIGHT_STRIDE + weightAt + 2u] = vec4<f16>(high); weights[laneBand][16u * WEIGHT_STRIDE + weightAt + 2u] = vec4<f16>(w - high); }
+      { let w = select(vec4f(), w0, keep(bh, qFirst + laneRow, (kFirst + 4u * (laneShare + 0u)) / 4u) > vec4f()); let high = highOf(w); weights[laneBand][0u * WEIGHT_STRIDE + weightAt + 0u] = vec4<f16>(high); weights[laneBand][16u * WEIGHT_STRIDE + weightAt + 0u] = vec4<f16>(w - high); }
+      { let w = select(vec4f(), w1, keep(bh, qFirst + laneRow, (kFirst + 4u * (laneShare + 2u)) / 4u) > vec4f()); let high = highOf(w); weights[laneBand][0u * WEIGHT_STRIDE + weightAt + 2u] = vec4<f16>(high); weights[laneBand][16u * WEIGHT_STRIDE + weightAt + 2u] = vec4<f16>(w - high); }
       quadSum += added;
     }
     // This is also the barrier after which all weights are stored.
@@ -468,8 +468,8 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
         let origin = vec4f(select(reference, 0.0, reference == LOWEST));
         let w0 = exp2(fma(x0 - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w0;
         let w1 = exp2(fma(x1 - origin, vec4f(toScore), vec4f(WEIGHT_POWER))); added += w1;
-        { let w = select(vec4f(), w0, keep(bh, qFirst + laneRow, (kFirst + 4u * (part + 0u)) / 4u) > vec4f()); let high = highOf(w); weights[laneBand][0u * WEIGHT_STRIDE + weightAt + 0u] = vec4<f16>(high); weights[laneBand][16u * WEIGHT_STRIDE + weightAt + 0u] = vec4<f16>(w - high); }
-        { let w = select(vec4f(), w1, keep(bh, qFirst + laneRow, (kFirst + 4u * (part + 2u)) / 4u) > vec4f()); let high = highOf(w); weights[laneBand][0u * WEIGHT_STRIDE + weightAt + 2u] = vec4<f16>(high); weights[laneBand][16u * WEIGHT_STRIDE + weightAt + 2u] = vec4<f16>(w - high); }
+        { let w = select(vec4f(), w0, keep(bh, qFirst + laneRow, (kFirst + 4u * (laneShare + 0u)) / 4u) > vec4f()); let high = highOf(w); weights[laneBand][0u * WEIGHT_STRIDE + weightAt + 0u] = vec4<f16>(high); weights[laneBand][16u * WEIGHT_STRIDE + weightAt + 0u] = vec4<f16>(w - high); }
+        { let w = select(vec4f(), w1, keep(bh, qFirst + laneRow, (kFirst + 4u * (laneShare + 2u)) / 4u) > vec4f()); let high = highOf(w); weights[laneBand][0u * WEIGHT_STRIDE + weightAt + 2u] = vec4<f16>(high); weights[laneBand][16u * WEIGHT_STRIDE + weightAt + 2u] = vec4<f16>(w - high); }
         quadSum = shrink * sumBefore + added;
       }
       workgroupBarrier();
@@ -496,7 +496,7 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   var sum = dot(quadSum, vec4f(1.0));
   sum = sum + subgroupShuffleXor(sum, 1u);
   sum = orNaN(sum);
-  if (part == 0u) {
+  if (laneShare == 0u) {
     rowFactors[laneRow] = select(bitcast<f32>(v[u.B * u.Hkv * ((u.Sk + 255u) / 256u * 256u) * 8u + bhkv].x) / sum, 0.0, sum == 0.0);
     if (qFirst + laneRow < u.Sq) {
       let row = bh * u.Sq + qFirst + laneRow;

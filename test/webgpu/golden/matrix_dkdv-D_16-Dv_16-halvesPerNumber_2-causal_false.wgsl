@@ -1,4 +1,4 @@
-// matrix_dkdv pass=dkdv D=16 Dv=16 intervals scheduled parts=2 subgroups=4 bandRows=16 rows=32 cols=16 blockQ=16 blockK=32 threads=128 matrix=16x16x16x32 roles=2 channels=32 rowLanes=2
+// matrix_dkdv pass=dkdv D=16 Dv=16 intervals scheduled halvesPerNumber=2 subgroups=4 bandRows=16 rows=32 cols=16 blockQ=16 blockK=32 threads=128 matrix=16x16x16x32 roles=2 channels=32 rowLanes=2
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -217,9 +217,9 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
   let laneBand = lid / (LANES * ROLES);
   let bandRow = lid % LANES / ROW_LANES;
   let laneRow = laneBand * BAND_ROWS + bandRow;
-  let part = lid / LANES % ROLES * ROW_LANES + lid % ROW_LANES;
-  let scoreAt = bandRow * SCORE_STRIDE + part;
-  let weightAt = bandRow * WEIGHT_STRIDE + part;
+  let laneShare = lid / LANES % ROLES * ROW_LANES + lid % ROW_LANES;
+  let scoreAt = bandRow * SCORE_STRIDE + laneShare;
+  let weightAt = bandRow * WEIGHT_STRIDE + laneShare;
   let place = placeOf(item, u.B * u.Hkv);
   let bhkv = place.x;
   let b = bhkv / u.Hkv;
@@ -379,13 +379,13 @@ fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lid: 
         subgroupMatrixStore<row_major>(&scores[role * BANDS + band], 0u * SCORE_STRIDE + 0u, s_0_0, SCORE_STRIDE);
       }
       workgroupBarrier();
-      var x0 = exp2((scores[laneBand][scoreAt + 0u] - tileMax[4u * (part + 0u) / 4u]) * toScore) * tileFactor[4u * (part + 0u) / 4u];
-      var g0 = x0 * (scores[BANDS + laneBand][scoreAt + 0u] * toGradient - tileDelta[4u * (part + 0u) / 4u]);
+      var x0 = exp2((scores[laneBand][scoreAt + 0u] - tileMax[4u * (laneShare + 0u) / 4u]) * toScore) * tileFactor[4u * (laneShare + 0u) / 4u];
+      var g0 = x0 * (scores[BANDS + laneBand][scoreAt + 0u] * toGradient - tileDelta[4u * (laneShare + 0u) / 4u]);
       if (partial) {
         let j = i32(kFirst + laneRow);
         let bounds = boundsOfKey(maskHead, u32(min(j, i32(u.Sk) - 1)));
         {
-          let r = vec4i(i32(qFirst + 4u * (part + 0u))) + vec4i(0, 1, 2, 3);
+          let r = vec4i(i32(qFirst + 4u * (laneShare + 0u))) + vec4i(0, 1, 2, 3);
           let seen = visible(r, vec4i(j), bounds);
           x0 = select(vec4f(), x0, seen);
           g0 = select(vec4f(), g0, seen);
