@@ -10,6 +10,7 @@ export default {
   entryPoints: ['index', 'webgpu', 'masks', 'node', 'node_webgpu'].map((entry) => `src/entries/${entry}.ts`),
   projectDocuments: [
     'docs/masks.md',
+    'docs/comparison.md',
     'docs/finetune.md',
     'docs/tfjs-node.md',
     'docs/benchmarks.md',
