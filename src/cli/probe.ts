@@ -12,6 +12,7 @@ import {createWebGPUBackend} from '../entries/webgpu.js';
 import type {AddonInfo, TensorFlowBackend} from '../backends/tensorflow/load.js';
 import {capabilitiesOf} from '../backends/webgpu/device/capabilities.js';
 import {PROBE_MARK, type ProbeResult} from './probe_result.js';
+import {allShaders} from '../backends/webgpu/wgsl/all_shaders.js';
 import {featureLine, kernelLines} from './webgpu_kernels.js';
 
 const COMPOSED = 'composed from tfjs ops, 128 x 128 tiles';
@@ -88,6 +89,7 @@ async function probeWebGPU(): Promise<ProbeResult> {
       `on ${info.adapter} (${kind})`,
       `with createWebGPUBackend(): ${featureLine(full, device.features)}`,
       ...kernelLines(full).map((line) => `  ${line}`),
+      `shaders: ${allShaders.map(({name}) => name).join(', ')}`,
     ],
   };
 }
