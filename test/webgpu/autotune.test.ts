@@ -277,11 +277,11 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
   const options: AutotuneOptions = {D: 4, length: 70, heads: 1};
   const textOf = (tiles: Tiles): string => {
     if (isMatrixTile(tiles)) throw new Error('autotune in float32 takes tiles on vectors');
-    return `${tiles.rows}x${tiles.cols}_w${tiles.threadsX}x${tiles.threadsY}`;
+    return `rows=${tiles.rows} cols=${tiles.cols} threadsX=${tiles.threadsX} threadsY=${tiles.threadsY}`;
   };
   /** The tiles in the label of a pass. */
   const used = (labels: string[], pass: Pass): string =>
-    /_t(\d+x\d+_w\d+x\d+)/.exec(labels.find((l) => l.startsWith(pass))!)![1];
+    /rows=\d+ cols=\d+ threadsX=\d+ threadsY=\d+/.exec(labels.find((l) => l.startsWith(`${pass} `))!)![0];
 
   before(async () => {
     await webgpu.setup();
