@@ -344,7 +344,7 @@ describe('setup-node', () => {
         [`nvidia/${part}/include/${part}.h`]: strToU8('not used'),
       });
       writeWheel(wheels, 'nvidia_parts_cu12', '12.4', 'py3-none-manylinux_2_27_x86_64', files('old'));
-      writeWheel(wheels, 'nvidia_parts_cu12', '12.9', 'py3-none-manylinux_2_27_x86_64', files('halvesPerNumber'));
+      writeWheel(wheels, 'nvidia_parts_cu12', '12.9', 'py3-none-manylinux_2_27_x86_64', files('parts'));
       writeWheel(wheels, 'nvidia_more_cu12', '9.1', 'py3-none-manylinux2014_x86_64', files('more'));
       const project = new FakeProject('tfjs-node-gpu');
       expectSuccess(
@@ -354,10 +354,10 @@ describe('setup-node', () => {
         'No NVIDIA GPU was found on this machine',
       );
       const folder = cached(project, 'gpu');
-      expect(readdirSync(join(folder, 'nvidia')).sort()).to.deep.equal(['more', 'halvesPerNumber']);
-      expect(readdirSync(join(folder, 'nvidia', 'halvesPerNumber'))).to.deep.equal(['lib']);
+      expect(readdirSync(join(folder, 'nvidia')).sort()).to.deep.equal(['more', 'parts']);
+      expect(readdirSync(join(folder, 'nvidia', 'parts'))).to.deep.equal(['lib']);
       const binding = readFileSync(project.binding, 'latin1');
-      expect(binding).to.include(join(folder, 'nvidia', 'halvesPerNumber', 'lib'));
+      expect(binding).to.include(join(folder, 'nvidia', 'parts', 'lib'));
       expectSuccess(await project.run(['setup-node', '--gpu']), 'TensorFlow with CUDA, add --force');
     });
 
