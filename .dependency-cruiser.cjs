@@ -1,6 +1,6 @@
 /**
- * @file Which way imports go: call < mask < backends < node_webgpu, cli, entries. Each room may import itself and what is named below.
- * `npm run check:imports` holds src/, ops/ and gradients/ to it, and finds circles.
+ * @file Which way imports go: call < mask < backends < node_webgpu, cli, entries. Each room may import itself and the
+ * rooms that are named below. `npm run check:imports` checks src/, ops/ and gradients/, and finds circles.
  */
 const WEBGPU = 'src/backends/webgpu';
 

@@ -24,7 +24,6 @@ import {
   rmSync,
   statSync,
   utimesSync,
-  writeFileSync,
 } from 'node:fs';
 import {createRequire} from 'node:module';
 import {availableParallelism, homedir} from 'node:os';

@@ -11,7 +11,7 @@
  */
 import {spawnSync} from 'node:child_process';
 import {existsSync, readFileSync, readdirSync, statSync, writeFileSync} from 'node:fs';
-import {join, relative, resolve, sep} from 'node:path';
+import {join, relative, sep} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import './setup.mjs';
 
@@ -50,15 +50,7 @@ function testFiles(from) {
     const below = readdirSync(path, {recursive: true}).map((name) => join(path, name));
     return below.filter((name) => name.endsWith('.test.ts'));
   });
-  return [
-    ...new Set(
-      found.map((path) =>
-        relative(root, join(root, relative(root, path)))
-          .split(sep)
-          .join('/'),
-      ),
-    ),
-  ].sort();
+  return [...new Set(found.map((path) => relative(root, path).split(sep).join('/')))].sort();
 }
 
 async function runLanes() {

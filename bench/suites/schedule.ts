@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type {FlashMaskAttentionAttrs} from '../../src/call/kernel_names.js';
 import type {Problem} from '../../src/call/problem.js';
-import {variantOf} from '../../src/backends/webgpu/forward.js';
+import {variantOf} from '../../src/backends/webgpu/plan/choose_plan.js';
 import {maskBuffer} from '../../src/backends/webgpu/passes/mask_buffer.js';
 import {vectorPlan, type Pass} from '../../src/backends/webgpu/plan/vector_plan.js';
 import {submitPasses, type PassRun} from '../../src/backends/webgpu/run/dispatch.js';

@@ -1,6 +1,6 @@
 /** @file Describes in words which WGSL kernels a device runs. The plan decides that by the device's traits alone. */
 import {loadMatrixCode} from '../backends/webgpu/device/matrix_code.js';
-import {halvesPerNumberIn, planOn} from '../backends/webgpu/plan/choose_plan.js';
+import {planOn, variantFor} from '../backends/webgpu/plan/choose_plan.js';
 import type {Precision} from '../call/kernel_names.js';
 import {isMatrixPlan, type MatrixPlan} from '../backends/webgpu/plan/matrix_plan.js';
 import type {DeviceCapabilities, Pass, VectorPlan} from '../backends/webgpu/plan/vector_plan.js';
@@ -22,8 +22,7 @@ export function kernelLines(traits: DeviceCapabilities): string[] {
 
 function tilesOf(traits: DeviceCapabilities, precision: Precision): string {
   const bySize = HEAD_SIZES.map((D) => {
-    const halvesPerNumber = halvesPerNumberIn(precision);
-    const variant = {D, Dv: D, causal: true, intervals: true, dropout: false, halvesPerNumber, fewQueries: false};
+    const variant = variantFor({D, Dv: D, causal: true, intervals: true, dropout: false, precision, Sq: Infinity});
     return shared(PASSES.map((pass) => [pass, describe(planOn(traits, pass, variant))]));
   });
   return shared(

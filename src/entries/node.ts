@@ -41,8 +41,8 @@ export type NativeInfo = NativeAddon | NoNativeAddon;
  * ```ts
  * import {nativeInfo} from 'tfjs-flashmask/node';
  *
- * console.log(nativeInfo()); // {path: '...', version: '0.1.0', cuda: {built: true, ...}, instructionSet: 'avx512',
- * threads: 8, ...}
+ * // {path: '...', version: '0.1.0', cuda: {built: true, ...}, instructionSet: 'avx512', threads: 8, ...}
+ * console.log(nativeInfo());
  * ```
  */
 export function nativeInfo(): NativeInfo {

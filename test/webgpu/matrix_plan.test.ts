@@ -5,7 +5,7 @@
 import {expect} from 'chai';
 import {loadMatrixCode} from '../../src/backends/webgpu/device/matrix_code.js';
 import * as fc from 'fast-check';
-import {halvesPerNumberIn, planOn} from '../../src/backends/webgpu/plan/choose_plan.js';
+import {halvesPerNumberIn, planOn, variantOf} from '../../src/backends/webgpu/plan/choose_plan.js';
 import {
   isMatrixPlan,
   matrixCandidates,
@@ -24,7 +24,6 @@ import {
 import {MAP_BLOCK} from '../../src/call/constants.js';
 import {shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
 import {matrixTilesToTry, tuningKey} from '../../src/backends/webgpu/plan/tuned_tiles.js';
-import {variantOf} from '../../src/backends/webgpu/forward.js';
 import {PADDED_ROWS} from '../../src/backends/webgpu/wgsl/matrix/float16_copies.js';
 
 loadMatrixCode();

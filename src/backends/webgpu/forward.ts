@@ -5,10 +5,9 @@
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 import {SPLIT_LIMITS, keySplitOf} from './plan/decoding.js';
 import type {FlashMaskAttentionAttrs, FlashMaskAttentionInputs} from '../../call/kernel_names.js';
-import {halvesPerNumberIn, planOn} from './plan/choose_plan.js';
+import {planOn, variantOf} from './plan/choose_plan.js';
 import {isMatrixPlan} from './plan/matrix_plan.js';
-import {FEW_QUERIES, type Variant} from './plan/vector_plan.js';
-import {problemOf, shapeOf, type Problem} from '../../call/problem.js';
+import {problemOf, shapeOf} from '../../call/problem.js';
 import {attentionRun, type PassPlan} from './passes/attention_pass.js';
 import type {WebGPUBackend} from './run/tfjs_backend.js';
 import type {PassRun} from './run/dispatch.js';
@@ -18,19 +17,6 @@ import {runSlices, slicesOf, type SliceView} from './run/slices.js';
 import {splitBytes, splitOut} from './passes/combine_splits.js';
 import {maskBuffer} from './passes/mask_buffer.js';
 import {capabilitiesOf} from './device/capabilities.js';
-
-/** The properties of a call that its shaders depend on. */
-export function variantOf(p: Problem, {precision, dropout}: FlashMaskAttentionAttrs): Variant {
-  return {
-    D: p.D,
-    Dv: p.Dv,
-    causal: p.causal,
-    intervals: p.n > 0,
-    dropout: dropout > 0,
-    halvesPerNumber: halvesPerNumberIn(precision),
-    fewQueries: p.Sq <= FEW_QUERIES,
-  };
-}
 
 /**
  * Computes out, lse and rowStats. The inputs stay unchanged.

@@ -8,8 +8,8 @@ import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad
 import {boundsTensorOf} from '../../../mask/bounds/bounds_cache.js';
 import {causalDocument, document} from '../../../mask/builders/packed.js';
 import type {FlashMask} from '../../../mask/flash_mask.js';
-import {halvesPerNumberIn} from '../plan/choose_plan.js';
-import {FEW_QUERIES, type Pass, type Variant} from '../plan/vector_plan.js';
+import {variantFor} from '../plan/choose_plan.js';
+import type {Pass, Variant} from '../plan/vector_plan.js';
 import {tilesThatFit, tuningKey, type Tiles} from '../plan/tuned_tiles.js';
 import {capabilitiesOf} from '../device/capabilities.js';
 import {type CallKind, checkPositive, readCallKind, webgpuBackend} from './call_kind.js';
@@ -116,15 +116,7 @@ function makeTrial(op: Attention, given: Required<AutotuneOptions>): Trial {
   lse.dispose();
   const saved = {out, rowStats, dOut, dLse: tf.zeros([1, heads, length])};
   return {
-    variant: {
-      D,
-      Dv,
-      causal,
-      intervals,
-      dropout: given.dropout,
-      halvesPerNumber: halvesPerNumberIn(precision),
-      fewQueries: length <= FEW_QUERIES,
-    },
+    variant: variantFor({D, Dv, causal, intervals, dropout: given.dropout, precision, Sq: length}),
     tensors: {q, k, v, ...saved},
     run: (pass) => (pass === 'forward' ? runKernel(FlashMaskAttention, {}) : runKernel(FlashMaskAttentionGrad, saved)),
   };

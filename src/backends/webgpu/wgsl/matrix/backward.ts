@@ -25,13 +25,13 @@ import {
   lanePlace,
   maskQuads,
   multiply,
-  operands,
   putWeights,
   queriesOfWorkgroup,
   quadOf,
   storeAccumulators,
   type Target,
 } from './steps.js';
+import {operandsOf} from '../operands.js';
 import type {Shader} from '../shader.js';
 import {memberOfGroup, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
 import {forEachLiveTileAhead} from '../mask/tiles.js';
@@ -56,7 +56,7 @@ fn scaledTerms(terms: vec4f, exists: bool, qFactor: f32, kFactor: f32, first: f3
 
 /** Declares the factors between the copies' units and the tensors' own. */
 function factors(p: MatrixShaderPlan): string {
-  const {q, k, v, dOut} = operands(p);
+  const {q, k, v, dOut} = operandsOf(p);
   return `
   let qFactor = ${factorOf(p, q)};
   let kFactor = ${factorOf(p, k)};
@@ -75,7 +75,7 @@ const termsOf = (r: string): string =>
 
 /** The walk of both passes. The next tiles of both column operands are fetched while the current ones are handled. */
 function walk(p: MatrixShaderPlan, kind: string, work: string, flush: string): string {
-  const {q, k, v, dOut} = operands(p);
+  const {q, k, v, dOut} = operandsOf(p);
   const [first, second, block] = p.pass === 'dq' ? [k, v, 'BLOCK_K'] : [q, dOut, 'BLOCK_Q'];
   const keep = `${keepTile(p, 'nextFirst', 0)}
 ${keepTile(p, 'nextSecond', 1)}`;
@@ -108,7 +108,7 @@ export const matrixDq: Shader<MatrixShaderPlan> = {
 };
 
 function dqBody(p: MatrixShaderPlan): string {
-  const {q, k, dOut} = operands(p);
+  const {q, k, dOut} = operandsOf(p);
   const kept = (column: string): string =>
     p.dropout ? ` * keep(bh, qFirst + laneRow, (kFirst + ${column}) / 4u)` : '';
   const gradient = (i: number, column: string): string =>
@@ -127,10 +127,7 @@ workgroupBarrier();
 ${accumulate(p, '0u', '0u', `role * ${p.channels / 2 / 8}u`)}
 `;
   const half = (channel: number): Target => ({
-    name: 'dq',
-    stride: 'q',
-    channels: p.D,
-    side: 'row',
+    ...operandsOf(p).dq,
     channel,
     factor: 'fromGradient * kFactor * dOutFactor * vFactor',
   });
@@ -217,22 +214,16 @@ var<workgroup> tileDelta: array<vec4f, COLS / 4u>;
 };
 
 function dkdvBody(p: MatrixShaderPlan): string {
-  const {q, k, v, dOut} = operands(p);
+  const {q, k, v, dOut, ...results} = operandsOf(p);
   const kind =
     'classify(maskHead, keyBlock, i32(candidate * BLOCK_Q), min(i32((candidate + 1u) * BLOCK_Q), i32(u.Sq)))';
   const dk: Target = {
-    name: 'dk',
-    stride: 'k',
-    channels: p.D,
-    side: 'row',
+    ...results.dk,
     channel: 0,
     factor: 'fromGradient * qFactor * dOutFactor * vFactor',
   };
   const dv: Target = {
-    name: 'dv',
-    stride: 'v',
-    channels: p.Dv,
-    side: 'row',
+    ...results.dv,
     channel: 0,
     factor: `exp2(-WEIGHT_POWER) * dOutFactor${p.dropout ? ' * u.keepScale' : ''}`,
   };

@@ -16,9 +16,10 @@
 import {MOST_ROWS} from '../../plan/matrix_plan.js';
 import {roundUp} from '../../../../call/numbers.js';
 import {elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from '../header.js';
+import type {OperandStride} from '../operands.js';
 import type {Shader} from '../shader.js';
 import {MASK_HEAD} from '../mask/row_blocks.js';
-import {visibleFunction, type OperandStride} from '../vector/steps.js';
+import {visibleFunction} from '../vector/steps.js';
 
 export const COPY_THREADS = 256;
 /** Segments of a head. One workgroup reduces the magnitudes of each segment. */

@@ -18,7 +18,6 @@ import {
   maskQuads,
   moveFetched,
   multiply,
-  operands,
   putWeights,
   queriesOfWorkgroup,
   quadOf,
@@ -27,6 +26,7 @@ import {
   type Target,
 } from './steps.js';
 import {ROW_FUNCTIONS} from '../header.js';
+import {operandsOf} from '../operands.js';
 import type {Shader} from '../shader.js';
 import {forEachLiveTileAhead} from '../mask/tiles.js';
 
@@ -94,10 +94,7 @@ const SEES_KEY = 'visible(vec4i(i32(row)), vec4i(i32(c)), boundsOfKey(maskHead, 
 /** Stores lse, statistics and out. A row that saw no key gets out 0 and lse -Infinity. */
 function finish(p: MatrixShaderPlan): string {
   const out: Target = {
-    name: 'out',
-    stride: 'o',
-    channels: p.Dv,
-    side: 'row',
+    ...operandsOf(p).out,
     channel: 0,
     factor: `rowFactors[r]${p.dropout ? ' * u.keepScale' : ''}`,
   };
@@ -106,7 +103,7 @@ function finish(p: MatrixShaderPlan): string {
 ${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
   sum = orNaN(sum);
   if (laneShare == 0u) {
-    rowFactors[laneRow] = select(${factorOf(p, operands(p).v)} / sum, 0.0, sum == 0.0);
+    rowFactors[laneRow] = select(${factorOf(p, operandsOf(p).v)} / sum, 0.0, sum == 0.0);
     if (qFirst + laneRow < u.Sq) {
       let row = bh * u.Sq + qFirst + laneRow;
       lse[row] = logSumExp(reference * toScore - WEIGHT_POWER, sum);
@@ -115,7 +112,7 @@ ${overRow(p, 'sum', (a, b) => `${a} + ${b}`)}
   }
 ${storeAccumulators(p, [out], 'qFirst', 'u.Sq')}
   if (notFiniteV) {
-${addNotFinite(p, operands(p).v, out, ['firstTile * BLOCK_K', 'min(lastTile * BLOCK_K, u.Sk)'], ['qFirst', 'u.Sq'], SEES_KEY)}
+${addNotFinite(p, operandsOf(p).v, out, ['firstTile * BLOCK_K', 'min(lastTile * BLOCK_K, u.Sk)'], ['qFirst', 'u.Sq'], SEES_KEY)}
   }`;
 }
 
@@ -140,7 +137,7 @@ var<workgroup> outgrown: u32;
 `;
 
 function body(p: MatrixShaderPlan): string {
-  const {q, k, v} = operands(p);
+  const {q, k, v} = operandsOf(p);
   const work = `
 let kFirst = tile * BLOCK_K;
 ${multiply(p)}

@@ -13,11 +13,12 @@
  */
 import {scoreStride, tileStride, weightStride, type MatrixShaderPlan} from '../../plan/matrix_plan.js';
 import {HIGH_FUNCTION, paddedRows, rowUnits} from './float16_copies.js';
-import {declareConstants, elementType, mapConstants, unroll, NOT_FINITE_FUNCTION, type Binding} from '../header.js';
+import {declareConstants, elementType, mapConstants, unroll, NOT_FINITE_FUNCTION} from '../header.js';
 import {MATRIX_DIRECTIVES} from './directives.js';
 import type {Shader} from '../shader.js';
 import {rowBlockFunctions, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
-import {keepFunction, visibleFunction, type Operand} from '../vector/steps.js';
+import {bindingsOf, operandsOf, type Operand} from '../operands.js';
+import {keepFunction, visibleFunction} from '../vector/steps.js';
 import {classifyFunction, TILE_BITS} from '../mask/tiles.js';
 
 /** A part of a number: 0 is the rounded value, 1 the remainder. */
@@ -46,39 +47,6 @@ const scoreProducts = ({halvesPerNumber, pass}: MatrixShaderPlan): readonly [lef
 const left = ({matrix: {M, K}}: MatrixShaderPlan): string => `subgroup_matrix_left<f16, ${K}, ${M}>`;
 const right = ({matrix: {N, K}}: MatrixShaderPlan): string => `subgroup_matrix_right<f16, ${N}, ${K}>`;
 const result = ({matrix: {M, N}}: MatrixShaderPlan): string => `subgroup_matrix_result<f32, ${N}, ${M}>`;
-
-export function operands(p: MatrixShaderPlan): Record<'q' | 'k' | 'v' | 'dOut', Operand> {
-  const [query, key] = p.pass === 'dkdv' ? (['col', 'row'] as const) : (['row', 'col'] as const);
-  return {
-    q: {name: 'q', stride: 'q', channels: p.D, side: query},
-    k: {name: 'k', stride: 'k', channels: p.D, side: key},
-    v: {name: 'v', stride: 'v', channels: p.Dv, side: key},
-    dOut: {name: 'dOut', stride: 'o', channels: p.Dv, side: query},
-  };
-}
-
-/** The float16 copies (float16_copies.ts), then the bindings of the passes on vectors. */
-function bindings(p: MatrixShaderPlan): Binding[] {
-  const copies = p.pass === 'forward' ? ['q', 'k', 'v'] : ['q', 'k', 'v', 'dOut'];
-  const results = {
-    forward: [
-      ['out', elementType(p.Dv)],
-      ['lse', 'f32'],
-      ['rowStats', 'vec2f'],
-    ],
-    dq: [['dq', elementType(p.D)]],
-    dkdv: [
-      ['dk', elementType(p.D)],
-      ['dv', elementType(p.Dv)],
-    ],
-  }[p.pass];
-  return [
-    ...copies.map((name): Binding => ({name, type: 'vec4u', access: 'read'})),
-    ...(p.pass === 'forward' ? [] : [{name: 'rowTerms', type: 'vec4f', access: 'read'} as const]),
-    ...(p.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
-    ...results.map(([name, type]): Binding => ({name, type, access: 'read_write'})),
-  ];
-}
 
 /** vec4us of a copied row. */
 const unitsOf = (p: MatrixShaderPlan): number => rowUnits({padded: p.channels, halvesPerNumber: p.halvesPerNumber});
@@ -116,7 +84,8 @@ export const MATRIX_SHADER = {
     channels: true,
     rowLanes: true,
   },
-  bindings,
+  // The inputs are float16 copies (float16_copies.ts).
+  bindings: (p: MatrixShaderPlan) => bindingsOf(p, () => 'vec4u'),
   threads: ({threads}: MatrixShaderPlan) => threads,
   item: 'workgroup',
   directives: MATRIX_DIRECTIVES,
@@ -191,7 +160,7 @@ export const hasNotFinite = (p: MatrixShaderPlan, operand: Operand): string => `
 
 /** Declares what a workgroup keeps in forward and dq: a block of queries of a head. */
 export function queriesOfWorkgroup(p: MatrixShaderPlan): string {
-  const {q, k, v, dOut} = operands(p);
+  const {q, k, v, dOut} = operandsOf(p);
   const rows = p.pass === 'forward' ? [q] : [q, dOut];
   return `${rowBlockOfWorkgroup(p)}
   let bhkv = b * u.Hkv + h / u.groupSize;

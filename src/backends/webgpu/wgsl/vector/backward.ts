@@ -5,7 +5,8 @@
  * run.
  */
 import type {ShaderPlan} from '../../plan/vector_plan.js';
-import {constants, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll, type Binding} from '../header.js';
+import {constants, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, unroll} from '../header.js';
+import {bindingsOf, operandsOf} from '../operands.js';
 import type {Shader} from '../shader.js';
 import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from '../mask/query_rows.js';
 import {memberOfGroup, rowBlockFunctions, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
@@ -26,7 +27,6 @@ import {
   SHADER_PLAN_FIELDS,
   storeWeights,
   visibleFunction,
-  type Operand,
   type Place,
 } from './steps.js';
 import {classifyFunction, forEachLiveTile, TILE_BITS} from '../mask/tiles.js';
@@ -34,37 +34,8 @@ import {classifyFunction, forEachLiveTile, TILE_BITS} from '../mask/tiles.js';
 const queries = (p: ShaderPlan): Place => ({first: 'qFirst', limit: rowEndOf(p)});
 const KEYS: Place = {first: 'kFirst', limit: 'u.Sk'};
 
-type Name = 'q' | 'k' | 'v' | 'dOut' | 'dq' | 'dk' | 'dv';
-
-function operands(p: ShaderPlan): Record<Name, Operand> {
-  const [query, key] = p.pass === 'dq' ? (['row', 'col'] as const) : (['col', 'row'] as const);
-  return {
-    q: {name: 'q', stride: 'q', channels: p.D, side: query},
-    k: {name: 'k', stride: 'k', channels: p.D, side: key},
-    v: {name: 'v', stride: 'v', channels: p.Dv, side: key},
-    dOut: {name: 'dOut', stride: 'o', channels: p.Dv, side: query},
-    dq: {name: 'dq', stride: 'q', channels: p.D, side: 'row'},
-    dk: {name: 'dk', stride: 'k', channels: p.D, side: 'row'},
-    dv: {name: 'dv', stride: 'v', channels: p.Dv, side: 'row'},
-  };
-}
-
-/** At most eight bindings, which every device has. */
-function bindings(p: ShaderPlan): Binding[] {
-  const results = p.pass === 'dq' ? [['dq', p.D] as const] : [['dk', p.D] as const, ['dv', p.Dv] as const];
-  return [
-    {name: 'q', type: elementType(p.D), access: 'read'},
-    {name: 'k', type: elementType(p.D), access: 'read'},
-    {name: 'v', type: elementType(p.Dv), access: 'read'},
-    {name: 'dOut', type: elementType(p.Dv), access: 'read'},
-    {name: 'rowTerms', type: 'vec4f', access: 'read'},
-    ...(p.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
-    ...results.map(([name, channels]) => ({name, type: elementType(channels), access: 'read_write'}) as const),
-  ];
-}
-
 function declarations(p: ShaderPlan): string {
-  const {q, k, v, dOut} = operands(p);
+  const {q, k, v, dOut} = operandsOf(p);
   return `${constants(p)}${NOT_FINITE_FUNCTION}${declareTiles(p)}${TILE_BITS}
 ${[q, k, v, dOut].map(loadFunction).join('\n')}
 ${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction(p)}
@@ -92,7 +63,7 @@ ${maskTile(p, 's', '0.0')}`;
 /** The fields that both shaders share. */
 const BACKWARD = {
   fields: SHADER_PLAN_FIELDS,
-  bindings,
+  bindings: (p: ShaderPlan) => bindingsOf(p, elementType),
   threads: ({threads}: ShaderPlan) => threads,
   item: 'workgroup',
 } as const;
@@ -101,7 +72,7 @@ const BACKWARD = {
 export const dq: Shader<ShaderPlan> = {...BACKWARD, name: 'dq', declarations, body: dqBody};
 
 function dqBody(p: ShaderPlan): string {
-  const {q, k, v, dOut, dq: result} = operands(p);
+  const {q, k, v, dOut, dq: result} = operandsOf(p);
   const {rows} = registerTile(p);
   const visitTile = `
 let kFirst = ${keyBlockOf(p, 'tile')} * BLOCK_K;
@@ -190,7 +161,7 @@ export const dkdv: Shader<ShaderPlan> = {
 };
 
 function dkdvBody(p: ShaderPlan): string {
-  const {q, k, v, dOut, dk, dv} = operands(p);
+  const {q, k, v, dOut, dk, dv} = operandsOf(p);
   const visitTile = `
 let qFirst = tile * BLOCK_Q;
 ${declareScores(p, 's')}

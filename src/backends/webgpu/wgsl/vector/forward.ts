@@ -3,15 +3,8 @@
  * and lse (paper section 4.3, algorithm 1). One workgroup computes blockQ rows of one head.
  */
 import type {ShaderPlan} from '../../plan/vector_plan.js';
-import {
-  constants,
-  elementType,
-  NOT_FINITE_FUNCTION,
-  NOT_FINITE_MET,
-  ROW_FUNCTIONS,
-  unroll,
-  type Binding,
-} from '../header.js';
+import {constants, elementType, NOT_FINITE_FUNCTION, NOT_FINITE_MET, ROW_FUNCTIONS, unroll} from '../header.js';
+import {bindingsOf, operandsOf} from '../operands.js';
 import type {Shader} from '../shader.js';
 import {headOf, keyBlockOf, queryOf, resultBatchOf, rowEndOf} from '../mask/query_rows.js';
 import {rowBlockFunctions, rowBlockOfWorkgroup} from '../mask/row_blocks.js';
@@ -32,29 +25,9 @@ import {
   storeAccumulator,
   storeWeights,
   visibleFunction,
-  type Operand,
   SHADER_PLAN_FIELDS,
 } from './steps.js';
 import {classifyFunction, forEachLiveTile, TILE_BITS} from '../mask/tiles.js';
-
-const operands = (p: ShaderPlan): Record<'q' | 'k' | 'v' | 'out', Operand> => ({
-  q: {name: 'q', stride: 'q', channels: p.D, side: 'row'},
-  k: {name: 'k', stride: 'k', channels: p.D, side: 'col'},
-  v: {name: 'v', stride: 'v', channels: p.Dv, side: 'col'},
-  out: {name: 'out', stride: 'o', channels: p.Dv, side: 'row'},
-});
-
-function bindings(p: ShaderPlan): Binding[] {
-  return [
-    {name: 'q', type: elementType(p.D), access: 'read'},
-    {name: 'k', type: elementType(p.D), access: 'read'},
-    {name: 'v', type: elementType(p.Dv), access: 'read'},
-    ...(p.intervals ? [{name: 'mask', type: 'vec4i', access: 'read'} as const] : []),
-    {name: 'out', type: elementType(p.Dv), access: 'read_write'},
-    {name: 'lse', type: 'f32', access: 'read_write'},
-    {name: 'rowStats', type: 'vec2f', access: 'read_write'},
-  ];
-}
 
 /** Writes the thread's row maxima to workgroup memory. */
 function reduceMaxima(p: ShaderPlan): string {
@@ -134,7 +107,7 @@ workgroupBarrier();
 export const forward: Shader<ShaderPlan> = {
   name: 'forward',
   fields: SHADER_PLAN_FIELDS,
-  bindings,
+  bindings: (p) => bindingsOf(p, elementType),
   threads: ({threads}) => threads,
   item: 'workgroup',
   declarations,
@@ -142,7 +115,7 @@ export const forward: Shader<ShaderPlan> = {
 };
 
 function declarations(p: ShaderPlan): string {
-  const {q, k, v} = operands(p);
+  const {q, k, v} = operandsOf(p);
   return `${constants(p)}${NOT_FINITE_FUNCTION}${ROW_FUNCTIONS}${declareTiles(p)}${TILE_BITS}${NOT_FINITE_MET}
 var<workgroup> rowMax: array<f32, ${p.threadsX * p.rows}>;
 // Per row: the maximum so far, and the factor of its sums.
@@ -153,7 +126,7 @@ ${classifyFunction(p)}${rowBlockFunctions(p)}${visibleFunction(p)}${keepFunction
 
 /** WGSL that handles a live tile. */
 function visitTile(p: ShaderPlan): string {
-  const {q, k, v} = operands(p);
+  const {q, k, v} = operandsOf(p);
   const queries = {first: 'qFirst', limit: rowEndOf(p)};
   return `
 let kFirst = ${keyBlockOf(p, 'tile')} * BLOCK_K;
@@ -171,7 +144,7 @@ ${accumulate(p, 'o', v, KEYS, true)}
 const KEYS = {first: 'kFirst', limit: 'u.Sk'};
 
 function body(p: ShaderPlan): string {
-  const {v, out} = operands(p);
+  const {v, out} = operandsOf(p);
   const queryAt = (row: string): string => `i32(${queryOf(p, `qFirst + ${row}`)})`;
   const seeing = (row: string): string =>
     `visible(vec4i(${[0, 1, 2, 3].map((i) => queryAt(`${row} + ${i}u`)).join(', ')}), vec4i(i32(c)), boundsOfKey(maskHead, c))`;

@@ -9,6 +9,7 @@
 import {CHUNK, type ShaderPlan, type TileShape} from '../../plan/vector_plan.js';
 import {elementType, unroll} from '../header.js';
 import {queryOf, rowOffset} from '../mask/query_rows.js';
+import type {Operand} from '../operands.js';
 import type {Shader} from '../shader.js';
 
 /** All fields of a plan that the code of a pass depends on. */
@@ -29,20 +30,6 @@ export const SHADER_PLAN_FIELDS: Shader<ShaderPlan>['fields'] = {
   blockQ: true,
   blockK: true,
 };
-
-/** The prefix of a tensor's uniform strides: `${stride}Row` and so on. */
-export type OperandStride = 'q' | 'k' | 'v' | 'o';
-
-/** A tensor that a pass reads by tiles. */
-export interface Operand {
-  /** Name of its storage binding. */
-  name: string;
-  /** Prefix of the uniform strides: `${stride}Row`. */
-  stride: OperandStride;
-  channels: number;
-  /** Whether it supplies the rows or the columns of the tiles. */
-  side: 'row' | 'col';
-}
 
 /** Register tile of a thread. */
 export interface RegisterTile {
