@@ -25,18 +25,23 @@ const CALL = {
   ...{n: 1, ofKeys: false, lseGradient: false, rounded: false, element: 'vec4f', names: ['q', 'k', 'v'], padded: 64},
 };
 
-/** The variant of a shader for that call; the fields in `given` replace its usual ones. */
-export function exampleOf(name: string, given: Fields = {}): ShaderVariant {
+/** A shader and the values of its fields for that call; the fields in `given` replace the usual ones. */
+export function exampleOf(name: string, given: Fields = {}): {shader: Shader<Fields>; values: Fields} {
   const shader = allShaders.find((one) => one.name === name) as Shader<Fields> | undefined;
   if (!shader) throw new Error(`wgsl: NAME must be among ${namesOf(allShaders)}, got '${name}'. Correct the spelling.`);
-  const call = {...CALL, Dv: given['D'] ?? CALL.Dv, ...given};
-  const all = {...call, ...MATRIX, ...planOf(name, call as unknown as Variant), ...given};
   const unknown = Object.keys(given).find((field) => !(field in shader.fields) && !(field in CALL));
   if (unknown !== undefined) {
     const fields = Object.keys(shader.fields).join(', ');
     throw new Error(`wgsl: fields of ${name} must be among ${fields}, got '${unknown}'. Correct the spelling.`);
   }
-  return specialize(shader, all);
+  const call = {...CALL, Dv: given['D'] ?? CALL.Dv, ...given};
+  return {shader, values: {...call, ...MATRIX, ...planOf(name, call as unknown as Variant), ...given}};
+}
+
+/** The variant of a shader for that call. */
+export function variantFor(name: string, given: Fields = {}): ShaderVariant {
+  const {shader, values} = exampleOf(name, given);
+  return specialize(shader, values);
 }
 
 /** The plan of the pass that a shader belongs to. The schedules are those of the forward pass, or of dkdv. */
@@ -49,24 +54,27 @@ function planOf(name: string, variant: Variant): object {
 
 const namesOf = (shaders: readonly {name: string}[]): string => shaders.map(({name}) => name).join(', ');
 
-/** The shaders whose text is kept in test/webgpu/golden: each one, and the variants whose code differs most. */
+const SMALL = {D: 16, Dv: 16};
+
+/** Each shader, and the variants whose code differs most. Their text is kept in test/webgpu/golden. */
+export const EXAMPLES: readonly [name: string, fields: Fields][] = [
+  ...allShaders.map(({name}): [string, Fields] => [name, SMALL]),
+  ['forward', {D: 6, Dv: 3, causal: false, intervals: false}],
+  ['forward', {...SMALL, fewQueries: true, dropout: true}],
+  ['dq', {...SMALL, fewQueries: true}],
+  ['dkdv', {...SMALL, dropout: true, intervals: false}],
+  ['matrix_forward', {...SMALL, halvesPerNumber: 2, dropout: true}],
+  ['matrix_dkdv', {...SMALL, halvesPerNumber: 2, causal: false}],
+  ['delta', {Dv: 3, lseGradient: true, rounded: true}],
+  ['bounds_map', {causal: false, n: 2}],
+  ['schedule_ranges', {ofKeys: true}],
+  ['magnitude', {causal: false, intervals: false, names: ['dOut']}],
+];
+
+/** The golden files and their contents. */
 export function goldens(): {file: string; code: string}[] {
-  const small = {D: 16, Dv: 16};
-  const more: [string, Fields][] = [
-    ['forward', {D: 6, Dv: 3, causal: false, intervals: false}],
-    ['forward', {...small, fewQueries: true, dropout: true}],
-    ['dq', {...small, fewQueries: true}],
-    ['dkdv', {...small, dropout: true, intervals: false}],
-    ['matrix_forward', {...small, halvesPerNumber: 2, dropout: true}],
-    ['matrix_dkdv', {...small, halvesPerNumber: 2, causal: false}],
-    ['delta', {Dv: 3, lseGradient: true, rounded: true}],
-    ['bounds_map', {causal: false, n: 2}],
-    ['schedule_ranges', {ofKeys: true}],
-    ['magnitude', {causal: false, intervals: false, names: ['dOut']}],
-  ];
-  const usual = allShaders.map(({name}): [string, Fields] => [name, small]);
-  return [...usual, ...more].map(([name, fields]) => {
-    const {key, code} = exampleOf(name, fields);
+  return EXAMPLES.map(([name, fields]) => {
+    const {key, code} = variantFor(name, fields);
     const flags = Object.entries(fields).map(([field, value]) =>
       value === true ? field : `${field}_${String(value)}`,
     );
@@ -97,7 +105,7 @@ function main([name, ...fields]: string[]): void {
     for (const {name: shader, fields: known} of allShaders) console.log(`${shader}: ${Object.keys(known).join(' ')}`);
     return;
   }
-  const {key, code} = exampleOf(name, Object.fromEntries(fields.map(readField)));
+  const {key, code} = variantFor(name, Object.fromEntries(fields.map(readField)));
   console.log(`// ${key}\n${code}`);
 }
 

@@ -5,7 +5,7 @@
 import {existsSync, readFileSync, readdirSync} from 'node:fs';
 import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';
-import {exampleOf, goldens} from '../../scripts/wgsl.js';
+import {variantFor, goldens} from '../../scripts/wgsl.js';
 import {allShaders} from '../../src/backends/webgpu/wgsl/all_shaders.js';
 
 const folder = new URL('golden/', import.meta.url);
@@ -33,14 +33,14 @@ describe('shaders as text', () => {
   });
 
   it('keys tell variants apart, and ignore what a shader does not depend on', () => {
-    expect(exampleOf('delta', {Dv: 8}).key).to.equal('delta Dv=8');
-    expect(exampleOf('delta', {Dv: 8, rounded: true}).key).to.equal('delta Dv=8 rounded');
-    expect(exampleOf('delta', {Dv: 8, causal: false})).to.equal(exampleOf('delta', {Dv: 8}));
-    expect(exampleOf('magnitude', {names: ['q', 'k']}).key).to.match(/^magnitude names=qxk D=64/);
+    expect(variantFor('delta', {Dv: 8}).key).to.equal('delta Dv=8');
+    expect(variantFor('delta', {Dv: 8, rounded: true}).key).to.equal('delta Dv=8 rounded');
+    expect(variantFor('delta', {Dv: 8, causal: false})).to.equal(variantFor('delta', {Dv: 8}));
+    expect(variantFor('magnitude', {names: ['q', 'k']}).key).to.match(/^magnitude names=qxk D=64/);
   });
 
   it('the command names what it does not know', () => {
-    expect(() => exampleOf('backward')).to.throw(/wgsl: NAME must be among copy_rows, .*got 'backward'/);
-    expect(() => exampleOf('delta', {width: 3})).to.throw(/wgsl: fields of delta must be among Dv, .*got 'width'/);
+    expect(() => variantFor('backward')).to.throw(/wgsl: NAME must be among copy_rows, .*got 'backward'/);
+    expect(() => variantFor('delta', {width: 3})).to.throw(/wgsl: fields of delta must be among Dv, .*got 'width'/);
   });
 });
