@@ -12,7 +12,7 @@ export const gradientOfAttention: GradConfig = {
     const [dOut, dLse] = dy as Tensor[];
     const [q, k, v, bounds, ...results] = saved;
     ensureKernels(engine().backendName);
-    const [out, rowStats] = isHere(results[1]) ? results : computeAnew({q, k, v, bounds}, attrs);
+    const [out, rowStats] = isHere(results[1]) ? results : recompute({q, k, v, bounds}, attrs);
     // Run here and not in the thunks: tfjs tidies each thunk separately, so the kernel would run up to three times.
     const inputs = {q, k, v, bounds, out, rowStats, dOut, dLse};
     const [dq, dk, dv] = engine().runKernel<Tensor[]>(FlashMaskAttentionGrad, inputs, attrs);
@@ -33,7 +33,7 @@ function isHere({dataId}: Tensor): boolean {
  * Computes out and the row statistics again on the current backend, because the user changed the backend after the
  * forward pass.
  */
-function computeAnew(inputs: Record<string, Tensor>, attrs: NamedAttrMap): Tensor[] {
+function recompute(inputs: Record<string, Tensor>, attrs: NamedAttrMap): Tensor[] {
   const [out, , rowStats] = engine().runKernel<Tensor[]>(FlashMaskAttention, inputs, attrs);
   return [out, rowStats];
 }

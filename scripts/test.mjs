@@ -58,6 +58,7 @@ async function runLanes() {
   // A file that nobody has measured yet may be long: it comes first.
   const length = (file) => seconds[file] ?? Infinity;
   const {runOnLanes} = await import('./test_lanes.mjs');
+  // Infinity - Infinity is NaN.
   const longestFirst = [...files].sort((a, b) => length(b) - length(a) || 0);
   const result = await runOnLanes(longestFirst, {timeout: TIMEOUT_MS});
   if (record) {

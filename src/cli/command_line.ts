@@ -66,7 +66,7 @@ function program({print, console}: CommandOutput, finish: (exitCode: number) => 
     )
     .option('--gpu', "TensorFlow with CUDA, and CUDA's libraries")
     .addOption(new Option('--tensorflow <version>', 'version of TensorFlow').default(undefined, TENSORFLOW_VERSION))
-    .option('--force', 'set up anew although it works')
+    .option('--force', 'set up again although it works')
     .action((options: SetupNodeOptions) => setupNode(process.cwd(), options, console));
   command
     .command('doctor')

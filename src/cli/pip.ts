@@ -144,7 +144,7 @@ function failureMessage(kind: Failure, {requirement, platform, folder}: Wanted, 
     damaged:
       `setup-node: ${requirement} must have the checksum that the package index tells, got another: the download was ` +
       `damaged or the index's cache is. Run the same command again; if that does not help, "python3 -m pip cache purge".`,
-    other: `setup-node: pip must download ${requirement}, got an error of it. Mend what it names. ${again}`,
+    other: `setup-node: pip must download ${requirement}, got an error of it. Fix what it names. ${again}`,
   };
   return `${messages[kind]} pip says:${tail(output)}`;
 }

@@ -295,7 +295,7 @@ function explain(error: unknown): unknown {
   }
   if (['EACCES', 'EPERM', 'EROFS', 'ENOTDIR'].includes(code ?? '')) {
     return new UserError(
-      `setup-node: the cache folder must be writable, got ${code} at ${path ?? cacheFolder()}. Mend its permissions, or ` +
+      `setup-node: the cache folder must be writable, got ${code} at ${path ?? cacheFolder()}. Fix its permissions, or ` +
         `set XDG_CACHE_HOME to a folder that you can write.`,
     );
   }

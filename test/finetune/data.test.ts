@@ -1157,7 +1157,7 @@ describe('examples/finetune/data: rows of a file', () => {
     expect(await message(lines(0, 0, 3))).to.match(/line 3: a record of an unknown shape.*--skip-bad/);
     const bare = lines(5);
     expect(await message(bare)).to.equal(
-      `${bare}, line 1: sft learns conversations, but this is a comparison of answers. Mend it, or leave out such items with --skip-bad.`,
+      `${bare}, line 1: sft learns conversations, but this is a comparison of answers. Fix it, or leave out such items with --skip-bad.`,
     );
   });
 

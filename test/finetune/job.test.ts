@@ -370,7 +370,7 @@ describe('fine-tuning: the commands', () => {
     it('of a loss that is no number: nothing of it is saved', async () => {
       const args = ['--steps', '8', '--save-every', '1', '--warmup-ratio', '0', '--learning-rate', '1e30'];
       await fails(
-        /The loss of step 2 is .*(NaN|Infinity).*checkpoint-1 is the last good checkpoint\. Start anew with a lower --learning-rate/,
+        /The loss of step 2 is .*(NaN|Infinity).*checkpoint-1 is the last good checkpoint\. Start again with a lower --learning-rate/,
         ['sft', '--model', model, '--output', output('nan'), '--data', instructions, '--backend', BACKEND, ...args],
       );
       expect(readdirSync(output('nan'))).to.deep.equal(['checkpoint-1', 'metrics.jsonl']);

@@ -60,7 +60,7 @@ const lengths: Refusal[] = [
   [
     'wrong sum',
     () => masks.causalDocument([3, 4], {total: 8}),
-    'masks.causalDocument: lengths must sum to total = 8, got 7. Mend the lengths, or fill rows with padding by padTo.',
+    'masks.causalDocument: lengths must sum to total = 8, got 7. Fix the lengths, or fill rows with padding by padTo.',
   ],
   [
     'wrong sum in a row',
@@ -72,13 +72,13 @@ const lengths: Refusal[] = [
         ],
         {total: 8},
       ),
-    'masks.causalBlockwise: lengths must sum to total = 8, got 7 in row 1. Mend the lengths, or fill rows with padding by padTo.',
+    'masks.causalBlockwise: lengths must sum to total = 8, got 7 in row 1. Fix the lengths, or fill rows with padding by padTo.',
   ],
   [
     'rows of unequal sums',
     () => masks.document([[3, 4], [5]]),
     'masks.document: lengths must sum to 7 in every row, as in row 0, got 5 in row 1. ' +
-      'Mend the lengths, or fill rows with padding by padTo.',
+      'Fix the lengths, or fill rows with padding by padTo.',
   ],
   [
     'more than padTo',
@@ -244,7 +244,7 @@ const parameters: Refusal[] = [
     'segment that comes back',
     () => masks.fromSegmentIds([0, 1, 0]),
     'masks.fromSegmentIds: ids of a segment must adjoin, got id 0 at 0 and again at 2 in row 0. ' +
-      'Number the later segment anew, or order the tokens by segment.',
+      'Give the later segment another number, or order the tokens by segment.',
   ],
   [
     'fractional id',
@@ -314,7 +314,7 @@ const conversions: Refusal[] = [
   [
     'array of another length than its shape',
     () => masks.fromDense([1, 0, 1], {shape: [2, 2]}),
-    'masks.fromDense: dense must have 4 values for shape [2, 2], got 3. Mend the shape.',
+    'masks.fromDense: dense must have 4 values for shape [2, 2], got 3. Fix the shape.',
   ],
   [
     'shape of three axes',

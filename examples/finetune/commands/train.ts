@@ -126,7 +126,7 @@ function checkFinite({loss, gradNorm}: StepResult, step: number, checkpoint: str
   if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
     const last = checkpoint === '' ? 'There is no checkpoint yet.' : `${checkpoint} is the last good checkpoint.`;
     throw new Error(
-      `The loss of step ${step} is ${loss}, the norm of its gradients ${gradNorm}. ${last} Start anew with a lower --learning-rate.`,
+      `The loss of step ${step} is ${loss}, the norm of its gradients ${gradNorm}. ${last} Start again with a lower --learning-rate.`,
     );
   }
 }

@@ -57,7 +57,7 @@ export async function* readJsonItems(path: string, options: ReadOptions = {}): A
     } catch (error) {
       if (!(error instanceof BadItem)) throw error;
       const problem = `${path}, ${place}: ${error.message}`;
-      if (onBad === undefined) throw new Error(`${problem} Mend it, or leave out such items with --skip-bad.`);
+      if (onBad === undefined) throw new Error(`${problem} Fix it, or leave out such items with --skip-bad.`);
       onBad(problem);
     }
   }

@@ -196,7 +196,7 @@ export class RowSource implements AsyncIterable<Row> {
     } catch (error) {
       const problem = `${this.settings.file}, ${place}: ${(error as Error).message.replace(/\.$/, '')}.`;
       if (this.settings.onBad === undefined) {
-        throw new Error(`${problem} Mend it, or leave out such items with --skip-bad.`, {cause: error});
+        throw new Error(`${problem} Fix it, or leave out such items with --skip-bad.`, {cause: error});
       }
       this.skip(problem);
       return null;

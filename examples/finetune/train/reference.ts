@@ -32,7 +32,7 @@ export class PrecomputedReference {
       }
     } catch (error) {
       throw new Error(
-        `--resume: ${file} holds the log-probabilities before training, and cannot be read: ${(error as Error).message}. Start anew.`,
+        `--resume: ${file} holds the log-probabilities before training, and cannot be read: ${(error as Error).message}. Start again.`,
         {cause: error},
       );
     }
@@ -62,7 +62,7 @@ export class PrecomputedReference {
       const known = this.bySample.get(id);
       if (known?.length !== answers.length) {
         throw new Error(
-          `Record ${id} was not there when the reference was computed: the data have changed. Start anew.`,
+          `Record ${id} was not there when the reference was computed: the data have changed. Start again.`,
         );
       }
       return known;

@@ -108,7 +108,7 @@ export function pack(who: string, what: string, lengths: number[][], options?: P
       if (used > padTo) fail(who, `${what} must sum to at most padTo = ${padTo}`, got, 'Raise padTo, or pack fewer.');
     } else if (used !== wanted) {
       const rule = total === undefined ? `${wanted} in every row, as in row 0` : `total = ${total}`;
-      fail(who, `${what} must sum to ${rule}`, got, 'Mend the lengths, or fill rows with padding by padTo.');
+      fail(who, `${what} must sum to ${rule}`, got, 'Fix the lengths, or fill rows with padding by padTo.');
     }
   });
   if (wanted === 0) fail(who, `${what} must sum to at least 1`, '0', 'A mask has at least one token.');

@@ -81,7 +81,7 @@ function segmentRuns(who: string, what: string, ids: number[], row: number): Map
         who,
         `${what} of a segment must adjoin`,
         got,
-        'Number the later segment anew, or order the tokens by segment.',
+        'Give the later segment another number, or order the tokens by segment.',
       );
     }
   });

@@ -37,7 +37,7 @@ export function readNested<T extends Numbers>(values: unknown, form: NestedForm<
   checkCount(who, what, shape);
   const count = shape.reduce((a, b) => a * b, 1);
   if (isFlat && values.length !== count) {
-    fail(who, `${what} must have ${count} values for shape ${describe(shape)}`, `${values.length}`, 'Mend the shape.');
+    fail(who, `${what} must have ${count} values for shape ${describe(shape)}`, `${values.length}`, 'Fix the shape.');
   }
   const reader = new Reader(form, isFlat ? [count] : shape, new form.Store(count));
   reader.read(values, []);

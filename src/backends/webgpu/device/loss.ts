@@ -71,7 +71,7 @@ function remedyFor(name: string): string {
   const inNode = typeof process !== 'undefined' && Boolean(process.versions?.node);
   const own = name === 'webgpu' ? 'createWebGPUBackend()' : `createWebGPUBackend({name: '${name}'})`;
   const call = inNode && name === 'webgpu' ? 'useWebGPU()' : own;
-  return `Call \`await ${call}\`, which makes a new device and registers '${name}' on it, and load the model anew.`;
+  return `Call \`await ${call}\`, which makes a new device and registers '${name}' on it, and load the model again.`;
 }
 
 /** The error of a call or a read on a backend whose device was lost. */

@@ -118,7 +118,7 @@ function guarded<T>(use: (storage: TuningStorage) => T, done: string, otherwise:
       state.warned = true;
       const why = (error as Error).message;
       console.warn(
-        `tfjs-flashmask: the autotune cache cannot be ${done} and counts as empty: ${why}. clearAutotuneCache() starts anew.`,
+        `tfjs-flashmask: the autotune cache cannot be ${done} and counts as empty: ${why}. clearAutotuneCache() empties it.`,
       );
     }
     return otherwise;

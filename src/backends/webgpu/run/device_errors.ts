@@ -125,7 +125,7 @@ async function explained(backend: WebGPUBackend, error: unknown): Promise<unknow
   if (!backend.disposed) return error;
   return new Error(
     'tfjs-flashmask: a tensor cannot be read once its backend is gone, got one of a WebGPU backend that tf.engine().reset() ' +
-      'or tf.removeBackend() has disposed. Await reads before, or make the tensor anew.',
+      'or tf.removeBackend() has disposed. Await reads before, or make the tensor again.',
     {cause: error},
   );
 }
