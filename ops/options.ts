@@ -85,7 +85,9 @@ export function readOptions(options: FlashMaskAttentionOptions | null | undefine
   if (!PRECISIONS.includes(precision)) {
     fail(`precision must be one of ${PRECISIONS.join(', ')}`, describe(precision), "Use 'auto' if unsure.");
   }
-  return {causal, scale, layout, dropout, seed: seed ?? randomSeed(), returnLogSumExp, precision, deterministic};
+  // Without dropout a constant, so that equal calls have equal uniforms.
+  const key = dropout > 0 ? (seed ?? randomSeed()) : 0;
+  return {causal, scale, layout, dropout, seed: key, returnLogSumExp, precision, deterministic};
 }
 
 function checkScale(scale: unknown): void {

@@ -21,6 +21,9 @@ const LINK = join(root, 'node_modules', '@tensorflow', 'tfjs-node');
 const RECORD = join(LINK, 'lib', 'napi-v8', 'tfjs-flashmask.json');
 const BUILD = join(root, 'scripts', 'build_native.mjs');
 
+/** As in src/cli/binding.ts: an older binding is built again. */
+const FUNCTIONS_VERSION = 1;
+
 /** Installs tfjs-node and links it into the repository's packages, so that it uses their tfjs. */
 function provideTfjsNode() {
   installPackages(NESTED, 'tfjs-node');
@@ -37,8 +40,8 @@ function provideTfjsNode() {
 /** Whether an earlier run set it up, by a quick check. */
 function isSetUp() {
   try {
-    const {folder} = JSON.parse(readFileSync(RECORD, 'utf8'));
-    return existsSync(join(folder, 'tensorflow', 'libtensorflow_cc.so.2'));
+    const {folder, functions} = JSON.parse(readFileSync(RECORD, 'utf8'));
+    return functions === FUNCTIONS_VERSION && existsSync(join(folder, 'tensorflow', 'libtensorflow_cc.so.2'));
   } catch {
     return false;
   }
@@ -59,7 +62,7 @@ try {
 }
 if (existsSync(LINK) && !isSetUp()) {
   console.error('Setting up tfjs-node (once; TensorFlow is a download of 274 MB)...');
-  tryTo('tfjs-node', ['--import=tsx', 'src/cli/main.ts', 'setup-node']);
+  tryTo('tfjs-node', ['--import=tsx', 'src/cli/main.ts', 'setup-node', '--force']);
 }
 if (existsSync(BUILD)) {
   // Compiling CUDA code for one architecture takes a quarter of the time, and the tests run on no other.

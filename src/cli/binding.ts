@@ -17,11 +17,18 @@ export interface BindingRecord {
   tensorflow: string;
   gpu: boolean;
   folder: string;
+  /** Version of what this package adds to the binding. Absent in those of earlier versions, which had nothing. */
+  functions: number;
 }
+
+/** Of native/tfjs_node/functions.cc: an increase makes set-ups of this repository build the binding again. */
+export const FUNCTIONS_VERSION = 1;
 
 /** The Node-API version of tfjs-node's newest folder, `napi-v8`; Node 20 and newer have it. */
 const NAPI_VERSION = 8;
 const SOURCES = ['tfjs_backend.cc', 'tfjs_binding.cc'];
+/** Includes tfjs_binding.cc and adds to it. */
+const FUNCTIONS = 'native/tfjs_node/functions.cc';
 
 export interface Compiler {
   command: string;
@@ -65,7 +72,8 @@ function linkerArguments(tensorflow: TensorFlow): string[] {
 }
 
 async function compile(compiler: Compiler, tfjsNode: TfjsNode, tensorflow: TensorFlow, out: string): Promise<void> {
-  const sources = SOURCES.map((name) => join(tfjsNode.folder, 'binding', name));
+  const folder = join(tfjsNode.folder, 'binding');
+  const sources = SOURCES.map((name) => join(folder, name));
   const missing = sources.filter((path) => !existsSync(path));
   if (missing.length > 0) {
     throw new UserError(
@@ -73,9 +81,10 @@ async function compile(compiler: Compiler, tfjsNode: TfjsNode, tensorflow: Tenso
         `Reinstall it: "npm install --ignore-scripts ${tfjsNode.name}@${TFJS_NODE_VERSION}".`,
     );
   }
-  const includes = [tfjsNode.folder, join(tensorflow.folder, 'tensorflow', 'include'), nodeHeaders()];
+  const compiled = [sources[0], fileURLToPath(new URL(FUNCTIONS, packageRoot()))];
+  const includes = [tfjsNode.folder, folder, join(tensorflow.folder, 'tensorflow', 'include'), nodeHeaders()];
   const flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-w', `-DNAPI_VERSION=${NAPI_VERSION}`];
-  const args = [...flags, ...includes.map((folder) => `-I${folder}`), ...sources, ...linkerArguments(tensorflow)];
+  const args = [...flags, ...includes.map((include) => `-I${include}`), ...compiled, ...linkerArguments(tensorflow)];
   const {code, stdout, stderr} = await run(compiler.command, [...compiler.args, ...args, '-o', out]);
   if (code !== 0) {
     throw new UserError(
@@ -142,7 +151,12 @@ export async function buildBinding(compiler: Compiler, tfjsNode: TfjsNode, tenso
   try {
     await compile(compiler, tfjsNode, tensorflow, built);
     const trial = await installAndTry(built, tfjsNode);
-    const record: BindingRecord = {tensorflow: tensorflow.version, gpu: tensorflow.gpu, folder: tensorflow.folder};
+    const record: BindingRecord = {
+      tensorflow: tensorflow.version,
+      gpu: tensorflow.gpu,
+      folder: tensorflow.folder,
+      functions: FUNCTIONS_VERSION,
+    };
     writeFileSync(join(dirname(tfjsNode.binding), RECORD), `${JSON.stringify(record, null, 2)}\n`);
     return trial;
   } catch (error) {

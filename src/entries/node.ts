@@ -1,7 +1,7 @@
 /**
  * @file Entry `tfjs-flashmask/node`: importing it gives the backend 'tensorflow' of tfjs-node and tfjs-node-gpu the
  * native kernels. It may be imported before or after tfjs-node. It exports everything that the main entry exports, and
- * `nativeInfo` and `setThreads`.
+ * `nativeInfo`, `setThreads` and `traced`.
  *
  * @module tfjs-flashmask/node
  */
@@ -14,6 +14,7 @@ registerNativeKernels();
 
 export * from './index.js';
 export {setThreads} from '../backends/tensorflow/kernel.js';
+export {type Traced, type TracedOptions, traced} from '../backends/tensorflow/traced/traced.js';
 export type {AddonInfo} from '../backends/tensorflow/load.js';
 
 /** The Node addon that was found. */

@@ -291,7 +291,7 @@ describe('fine-tuning: training steps', () => {
     const kept = async (seed: number | null): Promise<Float32Array> => {
       adapter!.setDropout(seed);
       const nothing = tf.zeros<tf.Rank.R2>([32, 48]);
-      const delta = tf.tidy(() => adapter!.project(projection, tf.ones([400, 48]), nothing)!);
+      const delta = tf.tidy(() => adapter!.project(tf.ones([400, 48]), nothing, adapter!.tensorsOf(projection, 400)));
       nothing.dispose();
       const values = await delta.data<'float32'>();
       delta.dispose();

@@ -134,6 +134,7 @@ async function loadModel({options, files, before}: Run, frozen?: TrainedModel['n
     rewardModel: options.objective === 'rm',
     seed: options.seed,
     keepActivations: options.keepActivations,
+    eager: options.eager,
   };
   if (options.lora) {
     const saved = before && (await readAdapter(before.folder, {...files.config, scoreHead: common.rewardModel}));

@@ -43,6 +43,8 @@ export interface TrainOptions {
   centering: number;
 
   keepActivations: boolean;
+  /** Run operation by operation on tfjs-node too. */
+  eager: boolean;
   saveEvery: number;
   saveLimit: number;
   /** How many steps a twin with dense attention does too; 0 for no twin. */
@@ -149,6 +151,7 @@ const UNLESS_GIVEN = {
   rslora: false,
   skipBad: false,
   keepActivations: false,
+  eager: false,
   // Options of the other objectives.
   beta: 0,
   labelSmoothing: 0,
@@ -224,7 +227,8 @@ function addOptimization(command: Command, objective: ObjectiveName): void {
 
 function addRun(command: Command, objective: ObjectiveName): void {
   command
-    .option('--keep-activations', 'do not compute blocks twice: faster, far more memory')
+    .option('--keep-activations', 'do not compute blocks twice: far more memory; without traced functions')
+    .option('--eager', 'on tfjs-node: run operation by operation, not in traced functions')
     .option('--save-every <steps>', 'steps between two checkpoints', whole(1), 50)
     .option('--save-limit <number>', 'checkpoints that are kept', whole(1), 2)
     .addOption(

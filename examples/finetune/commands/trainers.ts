@@ -23,8 +23,8 @@ export async function makeTrainers(run: Run, model: TrainedModel): Promise<Train
   const {options, before} = run;
   const reference = await precomputedReference(run, model);
   const make = async (kind: AttentionKind, trained: TrainedModel): Promise<Trainer> => {
-    const {weightDecay, maxGradNorm: maxNorm} = options;
-    const optimizer = new AdamW(trained.trainable, {weightDecay, maxNorm});
+    const {weightDecay, maxGradNorm: maxNorm, eager} = options;
+    const optimizer = new AdamW(trained.trainable, {weightDecay, maxNorm, eager});
     run.session.atEnd(() => optimizer.dispose());
     if (before !== null) {
       await optimizer.restore(before.optimizer, before.step);

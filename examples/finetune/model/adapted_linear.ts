@@ -6,9 +6,9 @@ import * as tf from '@tensorflow/tfjs';
 /** An update s·(m∘x)·Aᵀ·Bᵀ. */
 export interface LowRankUpdate {
   /** A, `[rank, in]`. */
-  a: tf.Variable;
+  a: tf.Tensor2D;
   /** B, `[out, rank]`. */
-  b: tf.Variable;
+  b: tf.Tensor2D;
   scale: number;
   /** The mask m of the dropout, `[N, in]`: 0 where dropped, else above 1. Null for none. */
   kept: tf.Tensor2D | null;

@@ -10,12 +10,27 @@ import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../host_tensor.js';
 import type {KeyValueCache} from './cache.js';
 import {type LlamaConfig, type Projection, projectionName, weightShapes} from './config.js';
+import {type Traced, traced} from '../../../src/entries/node.js';
 import {embed, gatedUnit, rmsNorm} from './layers.js';
-import {recompute} from './recompute.js';
 import {Rotary, rotate} from './rope.js';
 
-/** Maps `q [B, Sq, H, D]`, `k` and `v [B, Sk, Hkv, D]` to `[B, Sq, H, D]`. */
-export type Attend = (q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D, layer: number) => tf.Tensor4D;
+/** Tensors by name. */
+type Tensors = Record<string, tf.Tensor>;
+
+/** An attention. */
+export interface Attend {
+  /**
+   * Maps `q [B, Sq, H, D]`, `k` and `v [B, Sk, Hkv, D]` to `[B, Sq, H, D]`.
+   *
+   * @param tensors What `tensorsOf` gives for the layer, by which alone layers then differ.
+   */
+  (q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D, layer: number, tensors: Tensors): tf.Tensor4D;
+  /**
+   * The tensors of a layer that it reads besides q, k and v, such as the bounds of a mask. Without it the attention of a
+   * block does not become one operation.
+   */
+  tensorsOf?: (layer: number) => Tensors;
+}
 
 /** The input of a forward pass. */
 export interface Tokens {
@@ -27,10 +42,10 @@ export interface Tokens {
 
 /** Low-rank adapters of the projections. */
 export interface Adapter {
-  /** Maps `x [N, in]` to `[N, out]` by a frozen weight `[out, in]` and its adapter. Null if there is no adapter. */
-  project(projection: string, x: tf.Tensor2D, weight: tf.Tensor2D): tf.Tensor2D | null;
-  /** The trained variables of the projections whose names begin with `prefix`, for example `model.layers.3.mlp.`. */
-  variablesOf(prefix: string): tf.Variable[];
+  /** What an adapter reads for the tokens of a call; nothing if the projection has no adapter. Call it in a tidy. */
+  tensorsOf(projection: string, tokens: number): Tensors;
+  /** Maps `x [N, in]` to `[N, out]` by a frozen weight `[out, in]` and the tensors of its adapter. */
+  project(x: tf.Tensor2D, weight: tf.Tensor2D, tensors: Tensors): tf.Tensor2D;
 }
 
 export interface ForwardOptions {
@@ -39,9 +54,24 @@ export interface ForwardOptions {
   cache?: KeyValueCache;
   /**
    * Keeps only the input of the attention and of the feed-forward part of each block, and recomputes their activations
-   * in the backward pass. Default false.
+   * in the backward pass. On tfjs-node each part then runs as one operation. Default false.
    */
   recompute?: boolean;
+  /** With `recompute`: runs the parts operation by operation. Default false. */
+  eager?: boolean;
+}
+
+/** A part of a block: the attention or the feed-forward part, with norm and residual. */
+interface Half {
+  /** Equal for halves that are the same function of their inputs. Null if it reads more than its inputs. */
+  key: string | null;
+  /** Prefix of the names of its weights. */
+  layer: string;
+  norm: string;
+  projections: readonly Projection[];
+  /** What it reads besides its input and weights. */
+  tensors: Tensors;
+  run: (inputs: Tensors) => tf.Tensor2D;
 }
 
 export interface LoadOptions {
@@ -58,6 +88,8 @@ let loadedModels = 0;
 /** The model on the current backend. `dispose()` frees its weights. */
 export class Llama {
   private readonly rotary: Rotary;
+  /** Halves as TensorFlow functions, by adapter. Layers share them, because weights are inputs. */
+  private readonly halves = new Map<object, Map<string, Traced<tf.Tensor2D>>>();
 
   /**
    * Loads the weights one by one, so that the host never holds all of them.
@@ -107,63 +139,100 @@ export class Llama {
     return tf.tidy(() => {
       const [batch, length] = tokens.ids.shape;
       let x = embed(this.weight('model.embed_tokens.weight') as tf.Tensor2D, tokens.ids.reshape([batch * length]));
-      const run = (half: (input: tf.Tensor2D) => tf.Tensor2D, parts: readonly string[]): void => {
-        const tidied = (input: tf.Tensor2D): tf.Tensor2D => tf.tidy(() => half(input));
-        const next = options.recompute ? recompute(tidied, x, this.variablesOf(parts, options)) : tidied(x);
-        // A backward pass that needs x keeps it alive. tidy() would keep the activations of all layers until the end.
-        x.dispose();
-        x = next;
-      };
       for (let layer = 0; layer < this.config.layers; layer++) {
-        const name = `model.layers.${layer}`;
-        run(
-          (input) => this.attention(layer, input, tokens, attend, options),
-          [`${name}.input_layernorm.`, `${name}.self_attn.`],
-        );
-        run((input) => this.feedForward(layer, input, options), [`${name}.post_attention_layernorm.`, `${name}.mlp.`]);
+        for (const half of [this.attentionHalf(layer, tokens, attend, options), this.feedForwardHalf(layer, options)]) {
+          const next = tf.tidy(() => this.runHalf(half, x, options));
+          // A backward pass that needs x keeps it alive. tidy() would keep the activations of all layers until the end.
+          x.dispose();
+          x = next;
+        }
       }
       return this.norm('model.norm', x);
     });
   }
 
-  /** The attention of a block, with norm and residual: `[N, hiddenSize]` to the same shape. */
-  private attention(
-    layer: number,
-    x: tf.Tensor2D,
-    tokens: Tokens,
-    attend: Attend,
-    {adapter, cache}: ForwardOptions,
-  ): tf.Tensor2D {
+  private runHalf(half: Half, x: tf.Tensor2D, options: ForwardOptions): tf.Tensor2D {
+    const inputs: Tensors = {x, ...half.tensors, ...this.weightsOf(half, x.shape[0], options)};
+    return options.recompute ? this.tracedHalf(half, inputs, options)(inputs) : half.run(inputs);
+  }
+
+  private tracedHalf(half: Half, inputs: Tensors, {adapter, eager}: ForwardOptions): Traced<tf.Tensor2D> {
+    const names = Object.keys(inputs);
+    const frozen = names.filter((name) => name !== 'x' && !(inputs[name] instanceof tf.Variable));
+    if (eager || half.key === null) return traced(half.run, {frozen, eager: true});
+    const owner = adapter ?? this;
+    const known = this.halves.get(owner) ?? new Map<string, Traced<tf.Tensor2D>>();
+    this.halves.set(owner, known);
+    const key = `${half.key} ${names.join()} ${frozen.join()}`;
+    if (!known.has(key)) known.set(key, traced(half.run, {frozen, name: half.key.split(' ')[0]}));
+    return known.get(key)!;
+  }
+
+  /** The weights of a half, by names without its layer, and those of its adapters. */
+  private weightsOf({layer, norm, projections}: Half, tokens: number, {adapter}: ForwardOptions): Tensors {
+    const weights: Tensors = {norm: this.weight(`${layer}.${norm}.weight`)};
+    for (const projection of projections) {
+      const name = projectionName(Number(layer.split('.')[2]), projection);
+      weights[`${projection}.weight`] = this.weight(`${name}.weight`);
+      const bias = this.weights.get(`${name}.bias`);
+      if (bias !== undefined) weights[`${projection}.bias`] = bias;
+      for (const [key, tensor] of Object.entries(adapter?.tensorsOf(name, tokens) ?? {})) {
+        weights[`${projection}.${key}`] = tensor;
+      }
+    }
+    return weights;
+  }
+
+  /** The attention of a block. */
+  private attentionHalf(layer: number, tokens: Tokens, attend: Attend, {adapter, cache}: ForwardOptions): Half {
     const [batch, length] = tokens.ids.shape;
     const {headSize} = this.config;
-    const project = (projection: Projection, input: tf.Tensor2D): tf.Tensor2D =>
-      this.project(projectionName(layer, projection), input, adapter);
-    const split = (y: tf.Tensor2D): tf.Tensor4D => y.reshape([batch, length, y.shape[1] / headSize, headSize]);
-
-    const normed = this.norm(`model.layers.${layer}.input_layernorm`, x);
+    const split = (y: tf.Tensor): tf.Tensor4D => y.reshape([batch, length, y.shape[1]! / headSize, headSize]);
     const tables = this.rotary.at(tokens.positions);
-    const q = split(rotate(project('q_proj', normed), headSize, tables));
-    const now = {k: split(rotate(project('k_proj', normed), headSize, tables)), v: split(project('v_proj', normed))};
-    const {k, v} = cache === undefined ? now : cache.append(layer, now);
-    const attended = attend(q, k, v, layer).reshape([batch * length, q.shape[2] * headSize]) as tf.Tensor2D;
-    return x.add(project('o_proj', attended));
+    const masks = attend.tensorsOf?.(layer) ?? {};
+    const run = (inputs: Tensors): tf.Tensor2D => {
+      const project = projector(inputs, adapter);
+      const {x, cosines, sines} = inputs as {x: tf.Tensor2D; cosines: tf.Tensor3D; sines: tf.Tensor3D};
+      const normed = this.normed(x, inputs);
+      const turned = (projection: Projection): tf.Tensor4D =>
+        split(rotate(project(projection, normed), headSize, {cosines, sines}));
+      const q = turned('q_proj');
+      const now = {k: turned('k_proj'), v: split(project('v_proj', normed))};
+      const {k, v} = cache === undefined ? now : cache.append(layer, now);
+      const attended = attend(q, k, v, layer, inputs).reshape([batch * length, q.shape[2] * headSize]) as tf.Tensor2D;
+      return x.add(project('o_proj', attended));
+    };
+    return {
+      key: attend.tensorsOf ? `attention ${batch} ${length} ${Object.keys(masks).join()}` : null,
+      layer: `model.layers.${layer}`,
+      norm: 'input_layernorm',
+      projections: ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
+      tensors: {...tables, ...masks},
+      run,
+    };
   }
 
-  /** The feed-forward part of a block, with norm and residual: `[N, hiddenSize]` to the same shape. */
-  private feedForward(layer: number, x: tf.Tensor2D, {adapter}: ForwardOptions): tf.Tensor2D {
-    const project = (projection: Projection, input: tf.Tensor2D): tf.Tensor2D =>
-      this.project(projectionName(layer, projection), input, adapter);
-    const normed = this.norm(`model.layers.${layer}.post_attention_layernorm`, x);
-    const gated = gatedUnit(project('gate_proj', normed), project('up_proj', normed));
-    return x.add(project('down_proj', gated));
+  /** The feed-forward part of a block. */
+  private feedForwardHalf(layer: number, {adapter}: ForwardOptions): Half {
+    const run = (inputs: Tensors): tf.Tensor2D => {
+      const project = projector(inputs, adapter);
+      const x = inputs.x as tf.Tensor2D;
+      const normed = this.normed(x, inputs);
+      const gated = gatedUnit(project('gate_proj', normed), project('up_proj', normed));
+      return x.add(project('down_proj', gated));
+    };
+    return {
+      key: 'feed_forward',
+      layer: `model.layers.${layer}`,
+      norm: 'post_attention_layernorm',
+      projections: ['gate_proj', 'up_proj', 'down_proj'],
+      tensors: {},
+      run,
+    };
   }
 
-  /** Maps `x [N, in]` to `[N, out]`. */
-  private project(name: string, x: tf.Tensor2D, adapter: Adapter | null | undefined): tf.Tensor2D {
-    const weight = this.weight(`${name}.weight`) as tf.Tensor2D;
-    const bias = this.weights.get(`${name}.bias`);
-    const product = adapter?.project(name, x, weight) ?? tf.matMul<tf.Tensor2D>(x, weight, false, true);
-    return bias === undefined ? product : product.add(bias);
+  private normed(x: tf.Tensor2D, {norm}: Tensors): tf.Tensor2D {
+    return rmsNorm(x, norm as tf.Tensor1D, this.config.rmsNormEpsilon);
   }
 
   private norm(name: string, x: tf.Tensor2D): tf.Tensor2D {
@@ -174,19 +243,28 @@ export class Llama {
     return this.weights.get(name)!;
   }
 
-  /** The trained variables whose names begin with one of the prefixes. */
-  private variablesOf(prefixes: readonly string[], {adapter}: ForwardOptions): tf.Variable[] {
-    return prefixes.flatMap((prefix) => {
-      const own = [...this.weights].filter(([name]) => name.startsWith(prefix)).map(([, weight]) => weight);
-      const trained = own.filter((weight): weight is tf.Variable => weight instanceof tf.Variable);
-      return [...trained, ...(adapter?.variablesOf(prefix) ?? [])];
-    });
-  }
-
   dispose(): void {
     tf.dispose([...this.weights.values()]);
+    this.halves.forEach((known) => known.forEach((half) => half.dispose()));
     this.rotary.dispose();
   }
+}
+
+/** Maps `x [N, in]` to `[N, out]` by the weights of a projection among the inputs of a half. */
+function projector(
+  inputs: Tensors,
+  adapter: Adapter | null | undefined,
+): (projection: Projection, x: tf.Tensor2D) => tf.Tensor2D {
+  const partsOf = (projection: Projection): Tensors => {
+    const own = Object.keys(inputs).filter((name) => name.startsWith(`${projection}.`));
+    return Object.fromEntries(own.map((name) => [name.slice(projection.length + 1), inputs[name]]));
+  };
+  return (projection, x) => {
+    const {weight, bias, ...adapted} = partsOf(projection) as {weight: tf.Tensor2D; bias?: tf.Tensor1D} & Tensors;
+    const product =
+      'a' in adapted ? adapter!.project(x, weight, adapted) : tf.matMul<tf.Tensor2D>(x, weight, false, true);
+    return bias === undefined ? product : product.add(bias);
+  };
 }
 
 async function readChecked(

@@ -93,17 +93,18 @@ export class Lora implements Adapter {
     );
   }
 
-  variablesOf(prefix: string): tf.Variable[] {
-    return [...this.weights].filter(([name]) => name.startsWith(prefix)).map(([, variable]) => variable);
+  tensorsOf(projection: string, tokens: number): Record<string, tf.Tensor> {
+    const a = this.weights.get(`${projection}.lora_A.weight`);
+    if (a === undefined) return {};
+    const b = this.weights.get(`${projection}.lora_B.weight`)!;
+    if (this.dropoutSeed === null) return {a, b};
+    return {a, b, table: this.dropoutTable(a.shape[1]!), rows: this.rowsOf(projection, tokens, this.dropoutSeed)};
   }
 
-  project(projection: string, x: tf.Tensor2D, weight: tf.Tensor2D): tf.Tensor2D | null {
-    const a = this.weights.get(`${projection}.lora_A.weight`);
-    if (a === undefined) {
-      return null;
-    }
-    const b = this.weights.get(`${projection}.lora_B.weight`)!;
-    return adaptedLinear(x, weight, {a, b, scale: this.scale, kept: this.kept(projection, x.shape)});
+  project(x: tf.Tensor2D, weight: tf.Tensor2D, {a, b, table, rows}: Record<string, tf.Tensor>): tf.Tensor2D {
+    // Not tf.gather, for which tfjs-node reads the rows back to check them.
+    const kept = table ? (tf.gatherND(table, rows.expandDims(1)) as tf.Tensor2D) : null;
+    return adaptedLinear(x, weight, {a: a as tf.Tensor2D, b: b as tf.Tensor2D, scale: this.scale, kept});
   }
 
   /**
@@ -115,13 +116,10 @@ export class Lora implements Adapter {
   }
 
   /** tfjs draws random numbers on the host. So each token takes a row of a table instead of newly drawn numbers. */
-  private kept(projection: string, [tokens, channels]: [number, number]): tf.Tensor2D | null {
-    if (this.dropoutSeed === null) {
-      return null;
-    }
-    const next = uniform(this.dropoutSeed ^ hash(projection));
+  private rowsOf(projection: string, tokens: number, seed: number): tf.Tensor1D {
+    const next = uniform(seed ^ hash(projection));
     const rows = Int32Array.from({length: tokens}, () => Math.floor(next() * DROPOUT_ROWS));
-    return tf.gather(this.dropoutTable(channels), tf.tensor1d(rows, 'int32'));
+    return tf.tensor1d(rows, 'int32');
   }
 
   /** `[DROPOUT_ROWS, channels]`: 0 where dropped, else 1 / (1 - dropout). */

@@ -6,6 +6,7 @@
  *     w = (1 - rate·decay)·w - rate·(m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
  */
 import * as tf from '@tensorflow/tfjs';
+import {type Traced, traced} from '../../../src/entries/node.js';
 import type {HostTensor} from '../host_tensor.js';
 import {type JoinedVariables, joinVariables} from './joined_variables.js';
 
@@ -17,10 +18,19 @@ export interface AdamWOptions {
   weightDecay: number;
   /** Gradients with a larger global norm are scaled down to it. */
   maxNorm: number;
+  /** Runs operation by operation on tfjs-node too. */
+  eager: boolean;
 }
 
 /** Defaults of PyTorch, but without weight decay, and the `max_grad_norm` of Hugging Face's `Trainer`. */
-export const ADAMW_DEFAULTS: AdamWOptions = {beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxNorm: 1};
+export const ADAMW_DEFAULTS: AdamWOptions = {
+  beta1: 0.9,
+  beta2: 0.999,
+  epsilon: 1e-8,
+  weightDecay: 0,
+  maxNorm: 1,
+  eager: false,
+};
 
 /** Moments of variables that are updated together. */
 interface Group {
@@ -29,6 +39,8 @@ interface Group {
   exp_avg: tf.Variable;
   /** v, under PyTorch's name. */
   exp_avg_sq: tf.Variable;
+  /** New m, new v and new values of each variable. */
+  move: Traced<tf.Tensor[]>;
 }
 
 const MOMENTS = ['exp_avg', 'exp_avg_sq'] as const;
@@ -39,6 +51,8 @@ export class AdamW {
   steps = 0;
   private readonly options: AdamWOptions;
   private readonly groups: readonly Group[];
+  /** The global norm of the gradients, the factor that clips it, and the gradients of each group, joined. */
+  private readonly norm: Traced<tf.Tensor[]>;
 
   /** @param variables By the names that their gradients and the saved state use. */
   constructor(
@@ -48,8 +62,14 @@ export class AdamW {
     this.options = {...ADAMW_DEFAULTS, ...options};
     this.groups = joinVariables(variables).map((joined) => {
       const zeros = () => tf.tidy(() => tf.variable(tf.zeros([...joined.shape]), false));
-      return {variables: joined, exp_avg: zeros(), exp_avg_sq: zeros()};
+      const move = this.traced((inputs) => this.moved(joined, inputs), 'adamw');
+      return {variables: joined, exp_avg: zeros(), exp_avg_sq: zeros(), move};
     });
+    this.norm = this.traced((gradients) => this.clipped(gradients), 'clip');
+  }
+
+  private traced(fn: (inputs: tf.NamedTensorMap) => tf.Tensor[], name: string): Traced<tf.Tensor[]> {
+    return traced(fn, {name, eager: this.options.eager});
   }
 
   /**
@@ -64,19 +84,38 @@ export class AdamW {
     this.checkGradients(gradients);
     this.steps++;
     return tf.tidy(() => {
-      const joined = this.groups.map(({variables}) => variables.join(gradients));
-      const norm = tf
-        .stack(joined.map((gradient) => gradient.square().sum()))
-        .sum()
-        .sqrt() as tf.Scalar;
-      const shrink = tf.minimum(1, tf.div(this.options.maxNorm, norm.add(1e-6)));
-      this.groups.forEach((group, i) => {
+      const [norm, shrink, ...joined] = this.norm(Object.fromEntries(gradients));
+      const factors = tf.tensor1d(this.factors(rate));
+      this.groups.forEach(({variables, exp_avg: m, exp_avg_sq: v, move}, group) => {
         tf.tidy(() => {
-          this.move(group, joined[i], shrink, rate);
+          const rest = {m, v, shrink, factors, gradient: joined[group]};
+          const [newM, newV, ...values] = move({...rest, ...Object.fromEntries(variables.all)});
+          m.assign(newM);
+          v.assign(newV);
+          [...variables.all.values()].forEach((variable, i) => {
+            variable.assign(values[i]);
+          });
         });
       });
-      return norm;
+      return norm as tf.Scalar;
     });
+  }
+
+  private clipped(gradients: tf.NamedTensorMap): tf.Tensor[] {
+    const named = new Map(Object.entries(gradients));
+    const joined = this.groups.map(({variables}) => variables.join(named));
+    const norm = tf
+      .stack(joined.map((gradient) => gradient.square().sum()))
+      .sum()
+      .sqrt();
+    return [norm, tf.minimum(1, tf.div(this.options.maxNorm, norm.add(1e-6))), ...joined];
+  }
+
+  /** What the host computes for all elements of a step, in the order in which `moved` reads it. */
+  private factors(rate: number): number[] {
+    const {beta1, beta2, epsilon, weightDecay} = this.options;
+    const correction = Math.sqrt(1 - beta2 ** this.steps);
+    return [epsilon * correction, (rate * correction) / (1 - beta1 ** this.steps), 1 - rate * weightDecay];
   }
 
   private checkGradients(gradients: ReadonlyMap<string, tf.Tensor>): void {
@@ -90,22 +129,20 @@ export class AdamW {
     }
   }
 
-  /** The formulas above in few operations. The host computes what is the same for all elements. */
-  private move(
-    {variables, exp_avg: m, exp_avg_sq: v}: Group,
-    gradient: tf.Tensor,
-    shrink: tf.Tensor,
-    rate: number,
-  ): void {
-    const {beta1, beta2, epsilon, weightDecay} = this.options;
+  /** The formulas above in few operations. */
+  private moved(
+    variables: JoinedVariables,
+    {m, v, shrink, factors, gradient, ...values}: tf.NamedTensorMap,
+  ): tf.Tensor[] {
+    const {beta1, beta2, weightDecay} = this.options;
+    const factor = (i: number): tf.Tensor => factors.slice([i], [1]);
     const part = gradient.mul(shrink.mul(1 - beta1));
-    m.assign(m.mul(beta1).add(part));
-    v.assign(v.mul(beta2).add(part.square().mul((1 - beta2) / (1 - beta1) ** 2)));
-    const correction = Math.sqrt(1 - beta2 ** this.steps);
-    const move = m.div(v.sqrt().add(epsilon * correction)).mul((rate * correction) / (1 - beta1 ** this.steps));
-    const values = variables.values();
+    const newM = m.mul(beta1).add(part);
+    const newV = v.mul(beta2).add(part.square().mul((1 - beta2) / (1 - beta1) ** 2));
+    const move = newM.div(newV.sqrt().add(factor(0))).mul(factor(1));
+    const old = variables.join(new Map(Object.entries(values)));
     const decays = weightDecay > 0 && variables.matrices;
-    variables.assign((decays ? values.mul(1 - rate * weightDecay) : values).sub(move));
+    return [newM, newV, ...variables.cut((decays ? old.mul(factor(2)) : old).sub(move))];
   }
 
   /** Name and shape of every tensor in the state. */
@@ -178,6 +215,10 @@ export class AdamW {
   }
 
   dispose(): void {
-    this.groups.forEach(({exp_avg: m, exp_avg_sq: v}) => tf.dispose([m, v]));
+    this.groups.forEach(({exp_avg: m, exp_avg_sq: v, move}) => {
+      tf.dispose([m, v]);
+      move.dispose();
+    });
+    this.norm.dispose();
   }
 }

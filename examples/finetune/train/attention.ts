@@ -18,15 +18,24 @@ const MASKED = -1e9;
 
 /** The attention of a batch, per layer, because layers may have different sliding windows. */
 export function attentionOf(kind: AttentionKind, batch: Batch, {slidingWindows}: LlamaConfig): BatchAttention {
-  if (kind === 'flash') {
-    return {attend: (q, k, v, layer) => flashMaskAttention(q, k, v, batch.mask(slidingWindows[layer])), tensors: []};
-  }
-  const biases = new Map<FlashMask, tf.Tensor4D>();
-  for (const mask of new Set(slidingWindows.map((window) => batch.mask(window)))) {
-    biases.set(mask, denseBias(mask));
-  }
-  const attend: Attend = (q, k, v, layer) => denseAttention(q, k, v, biases.get(batch.mask(slidingWindows[layer]))!);
-  return {attend, tensors: [...biases.values()]};
+  const make = kind === 'flash' ? boundsOf : denseBias;
+  const attention = kind === 'flash' ? flashAttention : denseAttention;
+  const tensors = new Map<FlashMask, tf.Tensor4D>();
+  for (const mask of new Set(slidingWindows.map((window) => batch.mask(window)))) tensors.set(mask, make(mask));
+  // Two names, because they are inputs of different functions.
+  const name = kind === 'flash' ? 'bounds' : 'bias';
+  const attend: Attend = (q, k, v, _layer, given) => attention(q, k, v, given[name] as tf.Tensor4D);
+  attend.tensorsOf = (layer) => ({[name]: tensors.get(batch.mask(slidingWindows[layer]))!});
+  return {attend, tensors: [...tensors.values()]};
+}
+
+/** The bounds of a causal mask, `[batch, heads, keys, vectors]`. */
+function boundsOf({batch, heads, keyLength, vectors, bounds}: FlashMask): tf.Tensor4D {
+  return tf.tensor4d(bounds!, [batch, heads, keyLength, vectors], 'int32');
+}
+
+function flashAttention(q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D, bounds: tf.Tensor4D): tf.Tensor4D {
+  return flashMaskAttention(q, k, v, bounds, {causal: true});
 }
 
 /**

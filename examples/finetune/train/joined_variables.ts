@@ -30,9 +30,9 @@ export class JoinedVariables {
     return this.variables[0].rank > 1;
   }
 
-  /** The values of the variables, joined. Call it in a `tf.tidy`. */
-  values(): tf.Tensor {
-    return this.joinAll(this.variables);
+  /** The variables by name. */
+  get all(): ReadonlyMap<string, tf.Variable> {
+    return new Map(this.names.map((name, i) => [name, this.variables[i]]));
   }
 
   /** Joins tensors with the names and shapes of the variables. A missing name gives zeros. Call it in a `tf.tidy`. */
@@ -40,18 +40,14 @@ export class JoinedVariables {
     return this.joinAll(this.names.map((name, i) => tensors.get(name) ?? tf.zeros(this.variables[i].shape)));
   }
 
-  private joinAll(tensors: readonly tf.Tensor[]): tf.Tensor {
-    return tensors.length === 1 ? tensors[0] : tf.concat(tensors.map((tensor) => tensor.flatten()));
+  /** Cuts joined values into those of the variables, in their shapes. Call it in a `tf.tidy`. */
+  cut(joined: tf.Tensor): tf.Tensor[] {
+    const parts = this.variables.length === 1 ? [joined] : tf.split(joined, this.sizes);
+    return this.variables.map(({shape}, i) => parts[i].reshape(shape));
   }
 
-  /** Assigns new values to the variables. The tensor stays the caller's. */
-  assign(values: tf.Tensor): void {
-    tf.tidy(() => {
-      const parts = this.variables.length === 1 ? [values] : tf.split(values, this.sizes);
-      this.variables.forEach((variable, i) => {
-        variable.assign(parts[i].reshape(variable.shape));
-      });
-    });
+  private joinAll(tensors: readonly tf.Tensor[]): tf.Tensor {
+    return tensors.length === 1 ? tensors[0] : tf.concat(tensors.map((tensor) => tensor.flatten()));
   }
 
   /** Splits joined numbers into one tensor per name. */

@@ -26,6 +26,8 @@ export interface TrainedModelOptions {
    * more memory.
    */
   keepActivations?: boolean;
+  /** Run operation by operation on tfjs-node too. */
+  eager?: boolean;
 }
 
 /** A network and its adapters. `dispose()` frees both. */
@@ -67,7 +69,8 @@ export class TrainedModel {
   /** `[B · T, hiddenSize]` for the heads. With `adapted: false` it is the model before its adapters were trained. */
   hidden(batch: Batch, attend: Attend, {adapted = true} = {}): tf.Tensor2D {
     const adapter = adapted ? this.adapter : null;
-    return this.network.hidden(batch, attend, {adapter, recompute: this.options.keepActivations !== true});
+    const {keepActivations, eager} = this.options;
+    return this.network.hidden(batch, attend, {adapter, recompute: keepActivations !== true, eager});
   }
 
   /** `[1, hiddenSize]`, the head of a reward model. */

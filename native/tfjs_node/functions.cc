@@ -1,0 +1,177 @@
+// tfjs-node's binding with three more functions, which make TensorFlow functions of recorded operations. setup-node
+// compiles this file in place of tfjs-node's tfjs_binding.cc, which it includes unchanged:
+//
+//   addFunction(name: string, graph: Uint8Array, inputs: number, outputs: string[], xla: boolean)
+//   removeFunction(name: string)
+//   opDefinition(name: string): Uint8Array    an OpDef message: the attributes that operations infer from their inputs
+//
+// A function then runs as any operation does: executeOp(name, [], inputs, outputs).
+
+#include <node_api.h>
+
+// The binding registers itself. Here it must not: the module below does, after it has added to the exports.
+#undef NAPI_MODULE
+#define NAPI_MODULE(name, init)
+#include "tfjs_binding.cc"
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tensorflow/c/c_api.h"
+#include "tensorflow/c/eager/c_api.h"
+
+namespace flashmask {
+
+using tfnodejs::TFJSBackend;
+
+// The backend keeps its context private. An explicit instantiation may name private members.
+template <auto Member>
+struct Private {
+  friend TFE_Context* ContextOf(TFJSBackend* backend) { return backend->*Member; }
+};
+TFE_Context* ContextOf(TFJSBackend* backend);
+template struct Private<&TFJSBackend::tfe_context_>;
+
+struct StatusDeleter {
+  void operator()(TF_Status* status) const { TF_DeleteStatus(status); }
+};
+struct GraphDeleter {
+  void operator()(TF_Graph* graph) const { TF_DeleteGraph(graph); }
+};
+struct FunctionDeleter {
+  void operator()(TF_Function* function) const { TF_DeleteFunction(function); }
+};
+using Status = std::unique_ptr<TF_Status, StatusDeleter>;
+using Graph = std::unique_ptr<TF_Graph, GraphDeleter>;
+using Function = std::unique_ptr<TF_Function, FunctionDeleter>;
+
+bool Ok(const Status& status) { return TF_GetCode(status.get()) == TF_OK; }
+
+std::string TextOf(napi_env env, napi_value value) {
+  size_t length = 0;
+  napi_get_value_string_utf8(env, value, nullptr, 0, &length);
+  std::string text(length, '\0');
+  napi_get_value_string_utf8(env, value, &text[0], length + 1, &length);
+  return text;
+}
+
+// "name:2" as an output of a node of the graph.
+TF_Output OutputOf(TF_Graph* graph, const std::string& text) {
+  const size_t colon = text.rfind(':');
+  return {TF_GraphOperationByName(graph, text.substr(0, colon).c_str()), std::stoi(text.substr(colon + 1))};
+}
+
+// The AttrValue `b: true`.
+const char kTrue[] = {0x28, 0x01};
+
+// Makes the function; the status says what is wrong with the graph.
+Function MakeFunction(const std::string& name, const void* bytes, size_t length, const std::vector<std::string>& inputs,
+                      const std::vector<std::string>& outputs, bool xla, const Status& status) {
+  Graph graph(TF_NewGraph());
+  TF_Buffer* definition = TF_NewBufferFromString(bytes, length);
+  TF_ImportGraphDefOptions* options = TF_NewImportGraphDefOptions();
+  TF_GraphImportGraphDef(graph.get(), definition, options, status.get());
+  TF_DeleteImportGraphDefOptions(options);
+  TF_DeleteBuffer(definition);
+  if (!Ok(status)) return nullptr;
+  std::vector<TF_Output> from, to;
+  for (const std::string& input : inputs) from.push_back(OutputOf(graph.get(), input));
+  for (const std::string& output : outputs) to.push_back(OutputOf(graph.get(), output));
+  Function function(TF_GraphToFunction(graph.get(), name.c_str(), /*append_hash_to_fn_name=*/0, /*num_opers=*/-1,
+                                       /*opers=*/nullptr, static_cast<int>(from.size()), from.data(),
+                                       static_cast<int>(to.size()), to.data(), /*output_names=*/nullptr,
+                                       /*opts=*/nullptr, /*description=*/nullptr, status.get()));
+  if (Ok(status) && xla) {
+    TF_FunctionSetAttrValueProto(function.get(), "_XlaMustCompile", kTrue, sizeof(kTrue), status.get());
+  }
+  return function;
+}
+
+std::vector<std::string> TextsOf(napi_env env, napi_value array) {
+  uint32_t length = 0;
+  napi_get_array_length(env, array, &length);
+  std::vector<std::string> texts;
+  for (uint32_t i = 0; i < length; i++) {
+    napi_value element;
+    napi_get_element(env, array, i, &element);
+    texts.push_back(TextOf(env, element));
+  }
+  return texts;
+}
+
+void ThrowUnlessOk(napi_env env, const Status& status) {
+  if (!Ok(status)) napi_throw_error(env, nullptr, TF_Message(status.get()));
+}
+
+napi_value AddFunction(napi_env env, napi_callback_info info) {
+  size_t count = 5;
+  napi_value args[5];
+  napi_get_cb_info(env, info, &count, args, nullptr, nullptr);
+  void* bytes = nullptr;
+  size_t length = 0;
+  bool xla = false;
+  if (count < 5 || napi_get_typedarray_info(env, args[1], nullptr, &length, &bytes, nullptr, nullptr) != napi_ok ||
+      napi_get_value_bool(env, args[4], &xla) != napi_ok) {
+    napi_throw_type_error(env, nullptr, "addFunction(name, graph: Uint8Array, inputs, outputs, xla: boolean)");
+    return nullptr;
+  }
+  TFJSBackend* backend = tfnodejs::GetTFJSBackend(env);
+  if (backend == nullptr) return nullptr;
+  Status status(TF_NewStatus());
+  Function function = MakeFunction(TextOf(env, args[0]), bytes, length, TextsOf(env, args[2]), TextsOf(env, args[3]),
+                                   xla, status);
+  if (Ok(status)) TFE_ContextAddFunction(ContextOf(backend), function.get(), status.get());
+  ThrowUnlessOk(env, status);
+  return nullptr;
+}
+
+napi_value RemoveFunction(napi_env env, napi_callback_info info) {
+  size_t count = 1;
+  napi_value name;
+  napi_get_cb_info(env, info, &count, &name, nullptr, nullptr);
+  TFJSBackend* backend = tfnodejs::GetTFJSBackend(env);
+  if (backend == nullptr) return nullptr;
+  Status status(TF_NewStatus());
+  TFE_ContextRemoveFunction(ContextOf(backend), TextOf(env, name).c_str(), status.get());
+  ThrowUnlessOk(env, status);
+  return nullptr;
+}
+
+napi_value OpDefinition(napi_env env, napi_callback_info info) {
+  size_t count = 1;
+  napi_value name;
+  napi_get_cb_info(env, info, &count, &name, nullptr, nullptr);
+  Status status(TF_NewStatus());
+  Graph graph(TF_NewGraph());
+  TF_Buffer* definition = TF_NewBuffer();
+  TF_GraphGetOpDef(graph.get(), TextOf(env, name).c_str(), definition, status.get());
+  ThrowUnlessOk(env, status);
+  napi_value result = nullptr;
+  if (Ok(status)) {
+    void* bytes = nullptr;
+    napi_value buffer;
+    napi_create_arraybuffer(env, definition->length, &bytes, &buffer);
+    memcpy(bytes, definition->data, definition->length);
+    napi_create_typedarray(env, napi_uint8_array, definition->length, buffer, 0, &result);
+  }
+  TF_DeleteBuffer(definition);
+  return result;
+}
+
+napi_value Init(napi_env env, napi_value exports) {
+  exports = tfnodejs::InitTFNodeJSBinding(env, exports);
+  if (exports == nullptr) return nullptr;
+  const napi_property_descriptor more[] = {
+      {"addFunction", nullptr, AddFunction, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"removeFunction", nullptr, RemoveFunction, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"opDefinition", nullptr, OpDefinition, nullptr, nullptr, nullptr, napi_default, nullptr},
+  };
+  napi_define_properties(env, exports, sizeof(more) / sizeof(more[0]), more);
+  return exports;
+}
+
+}  // namespace flashmask
+
+NAPI_MODULE_INIT() { return flashmask::Init(env, exports); }

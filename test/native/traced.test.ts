@@ -1,0 +1,230 @@
+/** @file `traced`: functions of tensors as TensorFlow functions: the same numbers as eager runs, and every misuse. */
+import * as tf from '@tensorflow/tfjs';
+import {expect} from 'chai';
+import {flashMaskAttention, masks, traced} from '../../src/entries/node.js';
+import {devices} from '../support/devices.js';
+
+const tensorflow = devices.find(({name}) => name === 'tensorflow')!;
+const noise = (shape: number[], seed: number): tf.Tensor => tf.randomNormal(shape, 0, 1, 'float32', seed);
+const bitsOf = async (tensors: tf.Tensor[]): Promise<number[][]> =>
+  Promise.all(tensors.map(async (x) => Array.from(await x.data())));
+
+/** Names of the operations that `body` runs on the binding. */
+async function executed(body: () => unknown): Promise<string[]> {
+  const backend = tf.backend() as unknown as {binding: {executeOp(name: string, ...rest: unknown[]): unknown}};
+  const {binding} = backend;
+  const names: string[] = [];
+  const executeOp = (name: string, ...rest: unknown[]): unknown => {
+    names.push(name);
+    return binding.executeOp(name, ...rest);
+  };
+  backend.binding = Object.create(binding, {executeOp: {value: executeOp}}) as typeof binding;
+  try {
+    await body();
+  } finally {
+    backend.binding = binding;
+  }
+  return names;
+}
+
+(tensorflow.skip ? describe.skip : describe)(`traced${tensorflow.skip ? ` (${tensorflow.skip})` : ''}`, () => {
+  before(() => tensorflow.setup());
+
+  const layer = ({x, w, b}: tf.NamedTensorMap): tf.Tensor =>
+    tf.tidy(() => tf.relu(tf.add(tf.matMul(x as tf.Tensor2D, w as tf.Tensor2D), b)).mul(0.5));
+
+  it('runs as one operation from the third call on, with the same bits', async () => {
+    const fn = traced(layer);
+    const inputs = {x: noise([5, 7], 1), w: noise([7, 3], 2), b: noise([3], 3)};
+    const [expected] = await bitsOf([layer(inputs)]);
+    for (let i = 0; i < 4; i++) {
+      const names = await executed(async () =>
+        expect(await fn(inputs).array()).to.deep.equal(await layer(inputs).array()),
+      );
+      const own = names.filter((name) => name.startsWith('tfjs_flashmask_layer_forward_'));
+      expect(own.length, names.join()).to.equal(i < 2 ? 0 : 1);
+    }
+    const [last] = await bitsOf([fn({...inputs, x: inputs.x.mul(1)})]);
+    expect(last).to.deep.equal(expected);
+    fn.dispose();
+    const [again] = await bitsOf([fn(inputs)]);
+    expect(again).to.deep.equal(expected);
+    fn.dispose();
+  });
+
+  it('has the gradients of the function, by one operation', async () => {
+    const fn = traced(layer, {frozen: ['b']});
+    const [x, b] = [noise([5, 7], 1), noise([3], 3)];
+    const w = tf.variable(noise([7, 3], 2));
+    const gradients = (f: typeof layer) => () => {
+      const {value, grads} = tf.variableGrads(() => tf.sum(tf.square(f({x: x.mul(2), w, b}))) as tf.Scalar, [w]);
+      return [value, grads[w.name]];
+    };
+    const expected = await bitsOf(gradients(layer)());
+    for (let i = 0; i < 4; i++) {
+      let results: tf.Tensor[] = [];
+      const names = await executed(() => (results = gradients(fn)()));
+      expect(await bitsOf(results)).to.deep.equal(expected);
+      expect(names.filter((name) => name.includes('_layer_')).length).to.equal(i < 2 ? 0 : 2);
+    }
+    fn.dispose();
+  });
+
+  it('runs attention and its gradient', async () => {
+    const attend = ({q, k, v, bounds}: tf.NamedTensorMap): tf.Tensor =>
+      flashMaskAttention(q, k, v, bounds as tf.Tensor4D, {causal: true});
+    const fn = traced(attend);
+    const [q, k, v] = [1, 2, 3].map((seed) => noise([1, 40, 2, 8], seed));
+    const {bounds: rows} = masks.causalDocument([15, 25]);
+    const bounds = tf.tensor4d(rows!, [1, 1, 40, 1], 'int32');
+    const run = (f: typeof attend) =>
+      tf.grads((qi, ki, vi) => tf.sum(tf.square(f({q: qi, k: ki, v: vi, bounds}))))([q, k, v]);
+    const expected = await bitsOf(run(attend));
+    for (let i = 0; i < 4; i++) expect(await bitsOf(run(fn))).to.deep.equal(expected);
+    fn.dispose();
+  });
+
+  it('returns several tensors, an input, a constant and a tensor twice', async () => {
+    const fn = traced(({x}) => {
+      const doubled = tf.mul(x, 2);
+      return [doubled, doubled, x, tf.scalar(7), tf.sum(x)];
+    });
+    const x = noise([3, 2], 1);
+    const expected = [x.mul(2), x.mul(2), x, tf.scalar(7), x.sum()];
+    for (let i = 0; i < 4; i++) expect(await bitsOf(fn({x}))).to.deep.equal(await bitsOf(expected));
+    const gradient = tf.grad((y) => fn({x: y}).reduce((sum, part) => tf.add(sum, tf.sum(part)), tf.scalar(0)));
+    for (let i = 0; i < 4; i++) expect(await bitsOf([gradient(x)])).to.deep.equal([Array<number>(6).fill(6)]);
+    fn.dispose();
+  });
+
+  it('makes a function for each combination of shapes, and one for variables', async () => {
+    const fn = traced(layer);
+    const run = async (rows: number, w: tf.Tensor): Promise<string[]> => {
+      const inputs = {x: noise([rows, 7], 1), w, b: noise([3], 3)};
+      const expected = await bitsOf([layer(inputs)]);
+      return executed(async () => expect(await bitsOf([fn(inputs)])).to.deep.equal(expected));
+    };
+    const plain = noise([7, 3], 2);
+    for (const w of [plain, tf.variable(plain)]) {
+      for (const rows of [1, 5]) {
+        const names = [await run(rows, w), await run(rows, w), await run(rows, w)];
+        expect(names.map((all) => all.some((name) => name.includes('_layer_')))).to.deep.equal([false, false, true]);
+      }
+    }
+    fn.dispose();
+  });
+
+  it('runs inside another one as a part of it', async () => {
+    const inner = traced(({x}) => tf.tanh(x));
+    const outer = traced(({x}) => tf.mul(inner({x}), inner({x: tf.neg(x)})));
+    const x = noise([4], 1);
+    const expected = await bitsOf([tf.mul(tf.tanh(x), tf.tanh(tf.neg(x)))]);
+    for (let i = 0; i < 3; i++) expect(await bitsOf([outer({x})])).to.deep.equal(expected);
+    inner.dispose();
+    outer.dispose();
+  });
+
+  it('works on other backends, and after tf.engine().reset()', async () => {
+    const fn = traced(layer);
+    const value = async (): Promise<number[]> => {
+      const inputs = {x: tf.ones([2, 7]), w: tf.ones([7, 3]), b: tf.ones([3])};
+      const gradient = tf.grad((x) => tf.sum(fn({...inputs, x})))(inputs.x);
+      return [...(await fn(inputs).data()), ...(await gradient.data())];
+    };
+    const expected = [...Array<number>(6).fill(4), ...Array<number>(14).fill(1.5)];
+    for (let i = 0; i < 3; i++) expect(await value()).to.deep.equal(expected);
+    await tf.setBackend('cpu');
+    expect(await value()).to.deep.equal(expected);
+    await tensorflow.setup();
+    for (let i = 0; i < 3; i++) expect(await value()).to.deep.equal(expected);
+    tf.engine().reset();
+    await tensorflow.setup();
+    for (let i = 0; i < 3; i++) expect(await value()).to.deep.equal(expected);
+    fn.dispose();
+  });
+
+  it('keeps no tensor, and frees its functions', () => {
+    const fn = traced(layer);
+    const inputs = {x: noise([5, 7], 1), w: noise([7, 3], 2), b: noise([3], 3)};
+    const {binding} = tf.backend() as unknown as {binding: {executeOp(...args: unknown[]): unknown}};
+    const step = (): void => {
+      tf.tidy(() => void tf.grad((x) => tf.sum(fn({...inputs, x})))(inputs.x));
+    };
+    step();
+    const {numTensors, numDataBuffers} = tf.memory();
+    for (let i = 0; i < 20; i++) step();
+    expect(tf.memory()).to.include({numTensors, numDataBuffers});
+    fn.dispose();
+    expect(() => binding.executeOp('tfjs_flashmask_layer_forward_1', [], [], 1)).to.throw(/tfjs_flashmask_layer/);
+  });
+
+  describe('refuses', () => {
+    const x = (): tf.Tensor => tf.ones([3]);
+    let outside: tf.Tensor;
+    let variable: tf.Variable;
+    before(() => {
+      outside = tf.tensor1d([1, 2, 3]);
+      variable = tf.variable(tf.ones([3]));
+    });
+    let count = 0;
+    const cases: [string, (inputs: tf.NamedTensorMap) => tf.Tensor, RegExp][] = [
+      [
+        'a tensor from outside',
+        ({x}) => tf.add(x, outside),
+        /every tensor that is read must be an input, or made inside, got a tensor of dtype float32 and shape \[3\] from outside\. Add it to the inputs/,
+      ],
+      ['a variable from outside', ({x}) => tf.add(x, variable), /got the variable '.*', a tensor of dtype/],
+      [
+        'a read',
+        ({x}) => tf.scalar(tf.sum(x).dataSync()[0]),
+        /values must not be read inside, got data\(\) or dataSync\(\)/,
+      ],
+      [
+        'random numbers of the host',
+        ({x}) => tf.add(x, tf.randomUniform([3])),
+        /random numbers .* got Math\.random\(\)/,
+      ],
+      [
+        'dropout without a seed',
+        ({x}) => {
+          const q = tf.reshape(x, [1, 3, 1, 1]) as tf.Tensor4D;
+          return flashMaskAttention(q, q, q, null, {dropout: 0.5});
+        },
+        /got Math\.random\(\)/,
+      ],
+      ['a random operation', ({x}) => tf.multinomial(x as tf.Tensor1D, 2), /random (numbers|operations)/],
+      [
+        'an assignment',
+        ({x}) => variable.assign(tf.mul(x, 2)),
+        /variables must not be assigned inside, got assign\(\)/,
+      ],
+      ['a shape that depends on values', ({x}) => tf.unique(x).values, /shapes must not depend on values, got 'Unique/],
+      [
+        'a constant that changes',
+        ({x}) => tf.mul(x, ++count),
+        /must run the same operations on the same constants in every call, got a constant \[\]: \d+ and then a constant \[\]: \d+\. Pass what changes as an input/,
+      ],
+      ['operations that change', ({x}) => (++count % 2 ? tf.neg(x) : tf.abs(x)), /got (Neg|Abs).* and then (Abs|Neg)/],
+      ['a promise', (() => Promise.resolve()) as never, /must return a tensor or an array of tensors, got .*Promise/],
+    ];
+    for (const [what, fn, message] of cases) {
+      it(what, () => {
+        const {numTensors} = tf.memory();
+        const call = traced(fn);
+        const twice = (): void => {
+          for (let i = 0; i < 2; i++) tf.tidy(() => void call({x: x()}));
+        };
+        expect(twice).to.throw(message);
+        expect(tf.memory().numTensors).to.equal(numTensors);
+        // Nothing is left of the recording.
+        expect(tf.tidy(() => Array.from(tf.add(x(), outside).dataSync()))).to.deep.equal([2, 3, 4]);
+        call.dispose();
+      });
+    }
+
+    it('inputs that are no tensors, and unknown options', () => {
+      expect(() => traced(layer)({x: 3} as never)).to.throw(/inputs must be an object of tensors, got 3 as 'x'/);
+      expect(() => traced(layer, {freeze: []} as never)).to.throw(/options must be among .* got 'freeze'/);
+    });
+  });
+});
