@@ -13,6 +13,7 @@ export default {
     'docs/comparison.md',
     'docs/finetune.md',
     'docs/tfjs-node.md',
+    'docs/traced.md',
     'docs/benchmarks.md',
     'docs/performance.md',
     'docs/design.md',
