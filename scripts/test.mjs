@@ -54,15 +54,11 @@ function testFiles(from) {
 }
 
 async function runLanes() {
-  const seconds = JSON.parse(readFileSync(SECONDS, 'utf8'));
-  // A file that nobody has measured yet may be long: it comes first.
-  const length = (file) => seconds[file] ?? Infinity;
+  const secondsOf = JSON.parse(readFileSync(SECONDS, 'utf8'));
   const {runOnLanes} = await import('./test_lanes.mjs');
-  // Infinity - Infinity is NaN.
-  const longestFirst = [...files].sort((a, b) => length(b) - length(a) || 0);
-  const result = await runOnLanes(longestFirst, {timeout: TIMEOUT_MS});
+  const result = await runOnLanes(files, {timeout: TIMEOUT_MS, secondsOf});
   if (record) {
-    const sorted = result.seconds.sort(([, a], [, b]) => b - a).map(([file, time]) => [file, Math.ceil(time)]);
+    const sorted = result.seconds.sort(([, a], [, b]) => b - a).map(([name, time]) => [name, Math.ceil(time)]);
     writeFileSync(SECONDS, `${JSON.stringify(Object.fromEntries(sorted), null, 2)}\n`);
   }
   return result.failed > 0 ? 1 : 0;

@@ -36,13 +36,21 @@ function plainError(error) {
   };
 }
 
-async function runFile({file, timeout, color}) {
+/** As mocha's own command does: the test that runs fails. */
+function fail(reason) {
+  throw reason;
+}
+
+async function runFile({file, devices, timeout, color}) {
+  process.env.FLASHMASK_LANE = devices; // test/support/devices.ts
   const mocha = new Mocha({reporter: FileReporter, timeout, color});
   mocha.addFile(file);
   await mocha.loadFilesAsync();
   await new Promise((resolve) => {
     mocha.run(resolve);
   });
+  // mocha leaves one of its own after each run.
+  process.removeAllListeners('unhandledRejection').on('unhandledRejection', fail);
   const {stats, failures} = FileReporter.latest;
   const ofTests = failures.map((test) => ({titlePath: test.titlePath(), err: plainError(test.err)}));
   const late = (await lateErrors()).map((error) => ({titlePath: [file, 'after its tests'], err: plainError(error)}));
@@ -70,9 +78,6 @@ process.on('message', async (task) => {
   }
   process.send(result);
 });
-// As mocha's own command does: the test that runs fails.
-process.on('unhandledRejection', (reason) => {
-  throw reason;
-});
+process.on('unhandledRejection', fail);
 // Without this, what a test left open (a GPU device) would keep the process.
 process.on('disconnect', () => process.exit());

@@ -73,44 +73,65 @@ function crash(file, doing, end) {
   return {passes: 0, pending: 0, crashed: true, failures: [{titlePath: [file], err: {message, stack: ''}}]};
 }
 
+/** The devices of a task: those whose tests a lane runs of a file, or `all` where any lane may run the whole file. */
+const devicesOf = (file, lanes) => {
+  if (lanes === 1) return ['all'];
+  const text = readFileSync(file, 'utf8');
+  // Tests that are the same for each device.
+  if (file.startsWith('test/op/') && text.includes('onEachDevice(')) return ['webgpu', 'others'];
+  return [file.startsWith('test/webgpu/') && text.includes('support/devices.js') ? 'webgpu' : 'all'];
+};
+
 /**
- * Runs the files in this order, those that use WebGPU on the first lane; a lane without more of its own kind takes
- * those of the other.
+ * What lanes run, the longest first. What needs WebGPU runs on one lane, where files share compiled pipelines.
  *
- * @returns the results of each file, with its seconds
+ * @param secondsOf the seconds that a task took when it was measured, by name
  */
-async function runAll(files, options, folder) {
-  const queue = [...files];
-  // Files that use WebGPU share compiled pipelines if they run in one process.
-  const usesGpu = new Set(files.filter((file) => readFileSync(file, 'utf8').includes('support/devices.js')));
-  const next = (index) => {
-    const at = queue.findIndex((file) => usesGpu.has(file) === (index === 0));
-    return queue.splice(Math.max(at, 0), 1)[0];
+function tasksOf(files, lanes, secondsOf) {
+  const tasks = files.flatMap((file) =>
+    devicesOf(file, lanes).map((devices) => ({
+      file,
+      devices,
+      name: devices === 'all' ? file : `${file} on ${devices}`,
+    })),
+  );
+  // A task that nobody has measured yet may be long: it comes first.
+  const length = ({name}) => secondsOf[name] ?? Infinity;
+  // Infinity - Infinity is NaN.
+  return tasks.sort((a, b) => length(b) - length(a) || 0);
+}
+
+/**
+ * Runs the files. A lane takes the tasks of its own devices first, then those of all.
+ *
+ * @returns the results of each task, with its seconds
+ */
+async function runAll(files, {secondsOf, ...options}, folder) {
+  const lanes = Math.min(availableParallelism(), MOST_LANES, files.length);
+  const queue = tasksOf(files, lanes, secondsOf);
+  const next = (own) => {
+    const at = [own, 'all'].map((wanted) => queue.findIndex(({devices}) => devices === wanted)).find((i) => i >= 0);
+    return at === undefined ? undefined : queue.splice(at, 1)[0];
   };
   const results = [];
   const work = async (index) => {
     let lane;
-    let file;
-    while (queue.length > 0) {
-      file = next(index);
+    let last;
+    for (let task; (task = next(index === 0 ? 'webgpu' : 'others')) !== undefined; last = task.name) {
       lane ??= new Lane(folder, index);
       const start = performance.now();
-      const result = await lane.run({...options, file});
+      const result = await lane.run({...options, ...task});
       const seconds = (performance.now() - start) / 1000;
-      results.push({...result, file, seconds});
-      console.log(`\n== ${file} (${seconds.toFixed(1)} s)${lane.output()}`);
+      results.push({...result, name: task.name, seconds});
+      console.log(`\n== ${task.name} (${seconds.toFixed(1)} s)${lane.output()}`);
       if (result.crashed) lane = undefined;
     }
     const end = await lane?.stop();
     if (end === undefined) return;
-    console.log(`\n== after ${file}\n${lane.output()}`);
-    results.push({
-      ...crash(file, 'ended, after this and other files', end),
-      file: `the end of lane ${index}`,
-      seconds: 0,
-    });
+    console.log(`\n== after ${last}\n${lane.output()}`);
+    const name = `the end of lane ${index}`;
+    results.push({...crash(last, 'ended, after this and other files', end), name, seconds: 0});
   };
-  const lanes = Math.min(availableParallelism(), MOST_LANES, files.length);
   await Promise.all(Array.from({length: lanes}, (_, index) => work(index)));
   return results;
 }
@@ -118,7 +139,7 @@ async function runAll(files, options, folder) {
 function printSlowest(results) {
   const slowest = [...results].sort((a, b) => b.seconds - a.seconds).slice(0, SLOWEST_SHOWN);
   console.log(`\nSlowest files, in seconds:`);
-  for (const {file, seconds} of slowest) console.log(`${seconds.toFixed(1).padStart(8)}  ${file}`);
+  for (const {name, seconds} of slowest) console.log(`${seconds.toFixed(1).padStart(8)}  ${name}`);
 }
 
 /** mocha's own list of failures and summary, and the plain line. */
@@ -132,22 +153,21 @@ function printSummary({passes, pending, failures, duration}) {
 /**
  * Runs the files, prints their output and the summary.
  *
- * @param files in the order in which they start: the longest first
- * @param options `timeout` of a test in milliseconds
- * @returns the seconds of each file, and how many tests failed
+ * @param options `timeout` of a test in milliseconds; `secondsOf` the measured seconds of tasks by name
+ * @returns the seconds of each task by name, and how many tests failed
  */
-export async function runOnLanes(files, {timeout}) {
+export async function runOnLanes(files, {timeout, secondsOf}) {
   const start = performance.now();
   const folder = mkdtempSync(join(tmpdir(), 'tfjs-flashmask-lanes-'));
   // The packed package, which the first test that needs it makes (test/support/packed_project.ts).
   process.env.FLASHMASK_TARBALL ||= join(folder, 'tfjs-flashmask.tgz');
   try {
-    const results = await runAll(files, {timeout, color: process.stdout.isTTY === true}, folder);
+    const results = await runAll(files, {timeout, secondsOf, color: process.stdout.isTTY === true}, folder);
     const sum = (name) => results.reduce((total, result) => total + result[name], 0);
     const failures = results.flatMap((result) => result.failures);
     printSlowest(results);
     printSummary({passes: sum('passes'), pending: sum('pending'), failures, duration: performance.now() - start});
-    return {failed: failures.length, seconds: results.map(({file, seconds}) => [file, seconds])};
+    return {failed: failures.length, seconds: results.map(({name, seconds}) => [name, seconds])};
   } finally {
     rmSync(folder, {recursive: true, force: true});
   }

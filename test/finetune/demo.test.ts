@@ -19,16 +19,18 @@ import {
   start,
   succeeds,
 } from '../support/finetune_command.js';
+import {FASTEST_BACKEND as BACKEND, setUpFastestBackend} from '../support/finetune_device.js';
 import {writeTinyModel} from '../support/finetune_tiny.js';
 import {skip} from '../support/skip.js';
 import {withWrongDense} from '../support/wrong_dense_attention.js';
 
-const SMALL = ['--backend', 'cpu', '--row-tokens', '48', '--eval-samples', '0', '--prompt', 'Attention'];
+const SMALL = ['--backend', BACKEND, '--row-tokens', '48', '--eval-samples', '0', '--prompt', 'Attention'];
 const SCRATCH = [...SMALL, '--from-scratch'];
 
 describe('the main job', () => {
   let folder: string;
   let cache: string;
+  before(setUpFastestBackend);
   beforeEach(() => {
     folder = mkdtempSync(join(tmpdir(), 'flashmask-demo-'));
     cache = join(folder, 'cache');
@@ -81,9 +83,9 @@ describe('the main job', () => {
     const [, done] = /Stopped after step (\d) of 5\. Go on with --resume/.exec(stopped.stdout)!;
 
     await fails(/checkpoint-\d is a checkpoint of a run with other settings: steps was 5 and is 9/, [
-      ...['--backend', 'cpu', '--resume', '--steps', '9'],
+      ...['--backend', BACKEND, '--resume', '--steps', '9'],
     ]);
-    const resumed = await run(['--backend', 'cpu', '--resume', '--compare', '1']);
+    const resumed = await run(['--backend', BACKEND, '--resume', '--compare', '1']);
     expect(resumed).to.match(/Model +fresh glassllm/);
     expect(resumed).to.match(
       new RegExp(`Training 5 steps of 1 row, 0\\.\\d\\d epochs from step ${Number(done) + 1}; `),
@@ -105,7 +107,8 @@ describe('the main job', () => {
   });
 
   it('fails when dense attention gives other losses', async () => {
-    const {code, stdout, stderr} = await withWrongDense(() => command(['demo', ...SCRATCH, '--steps', '2'], here()));
+    const args = ['demo', ...SCRATCH, '--backend', 'cpu', '--steps', '2'];
+    const {code, stdout, stderr} = await withWrongDense(() => command(args, here()));
     expect(stdout, stderr).to.match(/Same losses +NO: .* over 2 steps \(allowed 1e-4\)/);
     expect(code).to.equal(1);
   });

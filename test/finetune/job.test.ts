@@ -20,7 +20,6 @@ import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';
 import type {MetricsRecord} from '../../examples/finetune/train/metrics.js';
-import {devices} from '../support/devices.js';
 import {
   type Finished,
   command,
@@ -32,12 +31,10 @@ import {
   start,
   succeeds,
 } from '../support/finetune_command.js';
+import {FASTEST_BACKEND as BACKEND, setUpFastestBackend} from '../support/finetune_device.js';
 import {writeComparisons, writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
 import {skip} from '../support/skip.js';
 
-const tensorflow = devices.find(({name}) => name === 'tensorflow')!;
-/** tensorflow where it is set up, because it is faster. */
-const BACKEND = tensorflow.skip === undefined ? 'tensorflow' : 'cpu';
 const JUDGE = fileURLToPath(new URL('../support/finetune_judge.py', import.meta.url));
 const LEARN = ['--row-tokens', '192', '--learning-rate', '0.01', '--backend', BACKEND];
 
@@ -59,7 +56,7 @@ describe('fine-tuning: the commands', () => {
   let instructions: string;
   let comparisons: string;
   before(async () => {
-    if (BACKEND === 'tensorflow') await tensorflow.setup();
+    await setUpFastestBackend();
     folder = mkdtempSync(join(tmpdir(), 'flashmask-finetune-'));
     model = join(folder, 'model');
     await writeTinyModel(model);

@@ -178,22 +178,34 @@ async function expectWholeWeights(device: Device, prepared: Prepared): Promise<v
   expect(await device.hiddenErrors()).to.deep.equal([]);
   const tolerance = slackOf(device) * 1e-5;
   const sums = new Float64Array(call.Dv);
+  const wrong: string[] = [];
   let scale = 1;
   for (let b = 0; b < call.B; b++) {
     for (let h = 0; h < call.H; h++) {
       for (let r = 0; r < call.Sq; r++) {
         const at = offsetOf(call.layout, [call.Sq, call.H, call.Dv], b, r, h);
-        const sees = Array.from({length: call.Sk}, (_, j) => j).some((j) => call.visible(b, h, r, j));
+        const whole = seesKey(call, b, h, r) ? 1 : 0;
         for (let x = 0; x < call.Dv; x++) {
-          expect(out![at + x], `out of row ${r}, head ${h}, batch ${b}`).to.be.closeTo(sees ? 1 : 0, tolerance);
-          sums[x] += sees ? call.dOut[at + x] : 0;
-          scale += sees ? Math.abs(call.dOut[at + x]) : 0;
+          // NaN must be wrong too.
+          if (!(Math.abs(out![at + x] - whole) <= tolerance)) {
+            wrong.push(`out of row ${r}, head ${h}, batch ${b} is ${out![at + x]}, not ${whole}`);
+          }
+          sums[x] += whole * call.dOut[at + x];
+          scale += whole * Math.abs(call.dOut[at + x]);
         }
       }
     }
   }
+  expect(wrong.slice(0, 20), `${wrong.length} elements`).to.deep.equal([]);
   for (let i = 0; i < dv!.length; i++) sums[i % call.Dv] -= dv![i];
   sums.forEach((left) => expect(left, 'gradients of out less those of v').to.be.closeTo(0, tolerance * scale));
+}
+
+function seesKey({Sk, visible}: Prepared['call'], b: number, h: number, r: number): boolean {
+  for (let j = 0; j < Sk; j++) {
+    if (visible(b, h, r, j)) return true;
+  }
+  return false;
 }
 
 /** Prints the options and bounds of a call; its tensors follow from them. */

@@ -30,8 +30,15 @@ function reasonToSkip(): string {
 
 const reason = reasonToSkip();
 
+interface Trial {
+  name: string;
+  prepared: Prepared;
+  expected: OracleResult;
+  judgement: AttentionResult;
+}
+
 (reason ? describe.skip : describe)(`PyTorch as judge${reason && ` (${reason})`}`, () => {
-  const trials: {name: string; prepared: Prepared; expected: OracleResult; judgement: AttentionResult}[] = [];
+  const trials: Trial[] = [];
 
   before(() => {
     const all = judged.map((c) => prepare(c));
@@ -40,18 +47,7 @@ const reason = reasonToSkip();
       const name = `${prepared.case.group}: ${prepared.case.name}`;
       trials.push({name, prepared, expected: oracle(prepared.call), judgement: judgements[i]});
     });
-  });
-
-  it('agrees with the oracle to float64 precision', () => {
-    console.log(`      largest difference between PyTorch and the oracle, over the largest sum of absolute terms`);
-    for (const {name, expected, judgement} of trials) {
-      const differences = resultNames.map((result) => {
-        const difference = relativeDifference(judgement[result], expected[result], expected.magnitude[result]);
-        expect(difference, `${name}, ${result}`).to.be.below(1e-13);
-        return `${result} ${difference.toExponential(1)}`;
-      });
-      console.log(`      ${name.padEnd(60)} ${differences.join('  ')}`);
-    }
+    expectSameAsOracle(trials);
   });
 
   onEachDevice((device) => {
@@ -68,6 +64,19 @@ const reason = reasonToSkip();
     });
   });
 });
+
+/** PyTorch and the oracle agree to float64 precision. */
+function expectSameAsOracle(trials: readonly Trial[]): void {
+  console.log(`      largest difference between PyTorch and the oracle, over the largest sum of absolute terms`);
+  for (const {name, expected, judgement} of trials) {
+    const differences = resultNames.map((result) => {
+      const difference = relativeDifference(judgement[result], expected[result], expected.magnitude[result]);
+      expect(difference, `${name}, ${result}`).to.be.below(1e-13);
+      return `${result} ${difference.toExponential(1)}`;
+    });
+    console.log(`      ${name.padEnd(60)} ${differences.join('  ')}`);
+  }
+}
 
 function askTorch(calls: AttentionCall[]): AttentionResult[] {
   const script = fileURLToPath(new URL('../support/torch_judge.py', import.meta.url));

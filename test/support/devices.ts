@@ -66,9 +66,18 @@ export const devices: readonly Device[] = [
 /** Devices that only some machines have. */
 const onlyAsked: readonly Device['name'][] = ['tensorflow-gpu', 'webgpu-full'];
 
-/** Defines the tests of every device. Tests of a device that cannot run are shown as skipped, with the reason. */
+/** Whether a lane of `npm test` runs the tests of a device of this file: it sets the variable before each file. */
+function isOfLane({name}: Device): boolean {
+  const lane = process.env.FLASHMASK_LANE ?? 'all';
+  return lane === 'all' || (lane === 'webgpu') === name.startsWith('webgpu');
+}
+
+/**
+ * Defines the tests of every device, or of those of this lane. Tests of a device that cannot run are shown as skipped,
+ * with the reason.
+ */
 export function onEachDevice(define: (device: Device) => void): void {
-  for (const device of devices) {
+  for (const device of devices.filter(isOfLane)) {
     if (device.skip) {
       // A device that must be requested by name shows one skipped line, not hundreds.
       const all = onlyAsked.includes(device.name) ? () => it('all tests') : () => define(device);

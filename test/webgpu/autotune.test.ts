@@ -37,7 +37,9 @@ import {VERSION} from '../../src/call/version.js';
 import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {planOn} from '../../src/backends/webgpu/plan/choose_plan.js';
 import {capabilitiesOf} from '../../src/backends/webgpu/device/capabilities.js';
+import {HEAD_SIZE} from '../support/cases.js';
 import {devices} from '../support/devices.js';
+import {full} from '../support/full.js';
 import {temporaryFolder} from '../support/packed_project.js';
 import {recordPasses} from '../support/recorded_passes.js';
 
@@ -263,7 +265,7 @@ const webgpu = devices.find(({name}) => name === 'webgpu')!;
 /** Runs a call and its gradient; returns the labels of the compute passes, and the results. */
 async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
   const {device} = tf.backend() as unknown as WebGPUBackend;
-  const x = [1, 2, 3].map((seed) => tf.randomNormal([1, 70, 2, 4], 0, 1, 'float32', seed) as tf.Tensor4D);
+  const x = [1, 2, 3].map((seed) => tf.randomNormal([1, 70, 2, HEAD_SIZE], 0, 1, 'float32', seed) as tf.Tensor4D);
   const call = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor): tf.Tensor4D =>
     flashMaskAttention(q, k, v, masks.causalDocument([30, 40]));
   const {labels, result: tensors} = recordPasses(device, () => [call(x[0], x[1], x[2]), ...tf.grads(call)(x)]);
@@ -272,9 +274,19 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
   return {labels, results};
 }
 
+/** Fewer tiles fit a device of 64 threads: a software adapter compiles each of them for seconds. */
+function shrink(capabilities: DeviceCapabilities): () => void {
+  const {limits: own} = capabilities;
+  capabilities.limits = {
+    maxComputeWorkgroupStorageSize: own.maxComputeWorkgroupStorageSize,
+    maxComputeInvocationsPerWorkgroup: 64,
+  };
+  return () => void (capabilities.limits = own);
+}
+
 (webgpu.skip ? describe.skip : describe)(`autotune${webgpu.skip ? ` (${webgpu.skip})` : ''}`, () => {
   const storage = new MemoryStorage();
-  const options: AutotuneOptions = {D: 4, length: 70, heads: 1};
+  const options: AutotuneOptions = {D: HEAD_SIZE, length: 70, heads: 1};
   const textOf = (tiles: Tiles): string => {
     if (isMatrixTile(tiles)) throw new Error('autotune in float32 takes tiles on vectors');
     return `rows=${tiles.rows} cols=${tiles.cols} threadsX=${tiles.threadsX} threadsY=${tiles.threadsY}`;
@@ -283,11 +295,14 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
   const used = (labels: string[], pass: Pass): string =>
     /rows=\d+ cols=\d+ threadsX=\d+ threadsY=\d+/.exec(labels.find((l) => l.startsWith(`${pass} `))!)![0];
 
+  let restoreLimits = (): void => {};
   before(async () => {
     await webgpu.setup();
     setTuningStorage(storage);
+    if (!full) restoreLimits = shrink(capabilitiesOf((tf.backend() as unknown as WebGPUBackend).device));
   });
   after(() => {
+    restoreLimits();
     clearAutotuneCache();
     setTuningStorage(undefined);
   });
@@ -301,7 +316,7 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
     expect(found.map(({pass}) => pass)).to.deep.equal(passes);
     const {labels} = await attend();
     for (const {pass, tiles: best, tried} of found) {
-      const fitting = tilesThatFit(real, pass, {...variant, D: 4, Dv: 4, intervals: true});
+      const fitting = tilesThatFit(real, pass, {...variant, D: HEAD_SIZE, Dv: HEAD_SIZE, intervals: true});
       expect(tried.map((one) => one.tiles)).to.have.deep.members(fitting);
       expect(tried[0].tiles).to.deep.equal(best);
       const times = tried.map(({milliseconds}) => milliseconds);
@@ -316,7 +331,7 @@ async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
     clearAutotuneCache();
     const untuned = await attend();
     const {device} = tf.backend() as unknown as WebGPUBackend;
-    const kind = {...variant, D: 4, Dv: 4, intervals: true};
+    const kind = {...variant, D: HEAD_SIZE, Dv: HEAD_SIZE, intervals: true};
     const choices = passes.map((pass) => tilesThatFit(capabilitiesOf(device), pass, kind));
     for (let i = 0; i < Math.max(...choices.map(({length}) => length)); i++) {
       const chosen = choices.map((fitting) => fitting[i % fitting.length]);

@@ -11,6 +11,7 @@ import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js'
 import {lowerBindingLimit} from '../../src/backends/webgpu/run/size_limits.js';
 import {regionBytes, regionOf, type Slice, type TensorName} from '../../src/backends/webgpu/run/slice_views.js';
 import {slicesOf} from '../../src/backends/webgpu/run/slices.js';
+import {HEAD_SIZE} from '../support/cases.js';
 import {devices} from '../support/devices.js';
 import {integer, seeded} from '../support/random.js';
 
@@ -36,9 +37,9 @@ function randomBounds(batches: number, heads: number, Sq: number, Sk: number): t
   return tf.tensor4d(bounds, [batches, heads, Sk, 4], 'int32');
 }
 
-const even = {B: 1, H: 4, Hkv: 4, Sq: 64, Sk: 64, D: 32, Dv: 32};
-const grouped = {B: 2, H: 6, Hkv: 3, Sq: 64, Sk: 96, D: 32, Dv: 32};
-const odd = {B: 2, H: 6, Hkv: 3, Sq: 37, Sk: 51, D: 33, Dv: 20};
+const even = {B: 1, H: 4, Hkv: 4, Sq: 64, Sk: 64, D: HEAD_SIZE, Dv: HEAD_SIZE};
+const grouped = {B: 2, H: 6, Hkv: 3, Sq: 96, Sk: 96, D: HEAD_SIZE, Dv: HEAD_SIZE};
+const odd = {B: 2, H: 6, Hkv: 3, Sq: 37, Sk: 51, D: 33, Dv: 3};
 
 const calls: Call[] = [
   {
@@ -68,7 +69,7 @@ const calls: Call[] = [
   {
     name: 'bhsd, grouped heads, a mask a query head and batch, dropout',
     sizes: {...grouped, layout: 'bhsd'},
-    mask: () => randomBounds(2, 6, 64, 96),
+    mask: () => randomBounds(2, 6, 96, 96),
     options: {dropout: 0.3, seed: 12345678901},
     keyHeadsAtOnce: 2,
     slices: 4,
@@ -77,7 +78,7 @@ const calls: Call[] = [
   {
     name: 'bshd, grouped heads, a mask a key head, dropout',
     sizes: {...grouped, layout: 'bshd'},
-    mask: () => randomBounds(1, 3, 64, 96),
+    mask: () => randomBounds(1, 3, 96, 96),
     options: {dropout: 0.3, seed: 7},
     keyHeadsAtOnce: 1,
     slices: 6,
@@ -100,7 +101,7 @@ const calls: Call[] = [
   {
     name: 'bshd, whole batches, which begin at multiples of 256 bytes',
     sizes: {...grouped, B: 3, layout: 'bshd'},
-    mask: () => randomBounds(3, 1, 64, 96),
+    mask: () => randomBounds(3, 1, 96, 96),
     options: {dropout: 0.3, seed: 5},
     keyHeadsAtOnce: 6,
     slices: 2,
@@ -116,7 +117,7 @@ const calls: Call[] = [
   },
   {
     name: 'few queries, folded heads, keys split',
-    sizes: {B: 2, H: 6, Hkv: 3, Sq: 3, Sk: 512, D: 16, Dv: 32, layout: 'bhsd'},
+    sizes: {B: 2, H: 6, Hkv: 3, Sq: 3, Sk: 512, D: HEAD_SIZE, Dv: HEAD_SIZE, layout: 'bhsd'},
     mask: () => randomBounds(2, 3, 3, 512),
     options: {dropout: 0.3, seed: 5},
     keyHeadsAtOnce: 2,
@@ -187,10 +188,14 @@ async function observe(call: Call, inputs: tf.Tensor[], limit: number | null): P
     return compile(descriptor);
   };
   lowerBindingLimit(device, limit);
-  const results = attend(call, inputs);
-  lowerBindingLimit(device, null);
-  device.createBindGroup = group;
-  device.createComputePipeline = compile;
+  let results: tf.Tensor[];
+  try {
+    results = attend(call, inputs);
+  } finally {
+    lowerBindingLimit(device, null);
+    device.createBindGroup = group;
+    device.createComputePipeline = compile;
+  }
   for (const result of results) {
     const data = (await result.data()) as Float32Array;
     observed.values.push(new Uint32Array(data.buffer, data.byteOffset, data.length));
@@ -276,12 +281,15 @@ const FORWARDS = 3;
   it('refuses a key head that does not fit alone, before anything runs', () => {
     const {device} = backendNow();
     const [q, k, v] = inputsOf({...grouped, layout: 'bhsd'}) as tf.Tensor4D[];
-    lowerBindingLimit(device, 16000);
+    lowerBindingLimit(device, 12000);
     const tensors = tf.memory().numTensors;
-    expect(() => flashMaskAttention(q, k, v, null, {layout: 'bhsd'})).to.throw(
-      /a key head and its query heads in q must fit one WebGPU storage binding, got 16384 bytes on a device that binds 16000\. Use a shorter/,
-    );
-    lowerBindingLimit(device, null);
+    try {
+      expect(() => flashMaskAttention(q, k, v, null, {layout: 'bhsd'})).to.throw(
+        /a key head and its query heads in q must fit one WebGPU storage binding, got 12288 bytes on a device that binds 12000\. Use a shorter/,
+      );
+    } finally {
+      lowerBindingLimit(device, null);
+    }
     expect(tf.memory().numTensors - tensors).to.be.at.most(1);
     tf.dispose([q, k, v]);
   });

@@ -2,18 +2,15 @@
 import {NO_SPLIT} from '../plan/decoding.js';
 import {MAP_BLOCK} from '../../../call/constants.js';
 import {dropoutOf} from '../../../call/dropout.js';
-import {stridesOf, type Problem, type Strides} from '../../../call/problem.js';
+import {stridesOf, type Problem} from '../../../call/problem.js';
 import type {FlashMaskAttentionAttrs} from '../../../call/kernel_names.js';
 import {elementType, type UniformValues} from '../wgsl/header.js';
+import type {OperandStride} from '../wgsl/operands.js';
 
 /**
  * All fields except those of a dispatch, a slice and a copy, which dispatch.ts, slices.ts and slice_views.ts fill in.
  */
 export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformValues {
-  const q = strides(p, p.Sq, p.H, p.D);
-  const k = strides(p, p.Sk, p.Hkv, p.D);
-  const v = strides(p, p.Sk, p.Hkv, p.Dv);
-  const o = strides(p, p.Sq, p.H, p.Dv);
   const dropout = dropoutOf(attrs.dropout, attrs.seed);
   return {
     B: p.B,
@@ -31,18 +28,10 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
     firstWorkgroup: 0,
     gridX: 0,
     workEnd: 0,
-    qBatch: q.batch,
-    qRow: q.row,
-    qHead: q.head,
-    kBatch: k.batch,
-    kRow: k.row,
-    kHead: k.head,
-    vBatch: v.batch,
-    vRow: v.row,
-    vHead: v.head,
-    oBatch: o.batch,
-    oRow: o.row,
-    oHead: o.head,
+    ...strides('q', p, p.Sq, p.H, p.D),
+    ...strides('k', p, p.Sk, p.Hkv, p.D),
+    ...strides('v', p, p.Sk, p.Hkv, p.Dv),
+    ...strides('o', p, p.Sq, p.H, p.Dv),
     scale: attrs.scale,
     scaleLog2: attrs.scale * Math.LOG2E,
     negativeInfinity: -Infinity,
@@ -60,8 +49,17 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
   };
 }
 
-function strides(p: Problem, rows: number, heads: number, channels: number): Strides {
-  const {batch, row, head} = stridesOf(p.layout, rows, heads, channels);
+/** The uniform strides of a tensor. */
+type StridesOf<S extends OperandStride> = Record<`${S}Batch` | `${S}Row` | `${S}Head`, number>;
+
+function strides<S extends OperandStride>(
+  name: S,
+  {layout}: Problem,
+  rows: number,
+  heads: number,
+  channels: number,
+): StridesOf<S> {
+  const {batch, row, head} = stridesOf(layout, rows, heads, channels);
   const unit = elementType(channels) === 'vec4f' ? 4 : 1;
-  return {batch: batch / unit, row: row / unit, head: head / unit};
+  return {[`${name}Batch`]: batch / unit, [`${name}Row`]: row / unit, [`${name}Head`]: head / unit} as StridesOf<S>;
 }

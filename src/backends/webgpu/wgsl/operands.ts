@@ -23,15 +23,19 @@ type Pass = Pick<ShaderPlan, 'pass' | 'D' | 'Dv' | 'intervals'>;
 export function operandsOf(p: Omit<Pass, 'intervals'>): Record<Name, Operand> {
   const [query, key] = p.pass === 'dkdv' ? (['col', 'row'] as const) : (['row', 'col'] as const);
   return {
-    q: {name: 'q', stride: 'q', channels: p.D, side: query},
-    k: {name: 'k', stride: 'k', channels: p.D, side: key},
-    v: {name: 'v', stride: 'v', channels: p.Dv, side: key},
-    dOut: {name: 'dOut', stride: 'o', channels: p.Dv, side: query},
-    out: {name: 'out', stride: 'o', channels: p.Dv, side: 'row'},
-    dq: {name: 'dq', stride: 'q', channels: p.D, side: 'row'},
-    dk: {name: 'dk', stride: 'k', channels: p.D, side: 'row'},
-    dv: {name: 'dv', stride: 'v', channels: p.Dv, side: 'row'},
+    q: operand('q', 'q', p.D, query),
+    k: operand('k', 'k', p.D, key),
+    v: operand('v', 'v', p.Dv, key),
+    dOut: operand('dOut', 'o', p.Dv, query),
+    out: operand('out', 'o', p.Dv, 'row'),
+    dq: operand('dq', 'q', p.D, 'row'),
+    dk: operand('dk', 'k', p.D, 'row'),
+    dv: operand('dv', 'v', p.Dv, 'row'),
   };
+}
+
+function operand(name: Name, stride: OperandStride, channels: number, side: Operand['side']): Operand {
+  return {name, stride, channels, side};
 }
 
 /**
