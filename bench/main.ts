@@ -195,6 +195,7 @@ function addFinetune(): void {
     .option('--longest-up-to <N>', 'but no longer than this', count, 2 ** 20)
     .option('--bisections <n>', 'times that the gap to the first failure is halved', Number, 2)
     .option('--keep-activations', 'do not compute blocks twice', false)
+    .option('--eager', 'on tfjs-node: operation by operation, not in traced functions', false)
     .option('--timeout <s>', 'seconds for one measurement, with the start of its process', positive, 120)
     .option('--minutes <m>', 'start nothing after so many', positive, Infinity)
     .addOption(new Option('--child <json>', 'be the process of one measurement').hideHelp())

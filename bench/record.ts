@@ -33,6 +33,8 @@ const CALL = {
   model: 'string',
   task: 'string',
   keepActivations: 'boolean',
+  /** Operation by operation on tfjs-node. */
+  eager: 'boolean',
   mask: 'string',
   /** Batch; 1 where absent. */
   B: 'number',

@@ -28,6 +28,8 @@ export interface StepOptions {
   attention: AttentionKind;
   N: number;
   keepActivations: boolean;
+  /** Operation by operation on tfjs-node too. */
+  eager: boolean;
   /** Timed steps after the first one. */
   steps: number;
   /** After so many seconds of timed steps no further step starts. */
@@ -58,15 +60,15 @@ function objectiveOf({task, attention}: StepOptions, model: TrainedModel): Objec
 
 /** Starts the backend, trains, and returns the figures. */
 export async function measureSteps(options: StepOptions): Promise<Figures & {device: string}> {
-  const {backend, task, N, attention, keepActivations, steps, seconds} = options;
+  const {backend, task, N, attention, keepActivations, eager, steps, seconds} = options;
   // Read this before TensorFlow takes any memory.
   const others = backend === 'tensorflow' ? nvidiaBytes() : null;
   const device = await startDevice(backend);
   const lora = task === 'sft' ? null : LORA;
   const model = await TrainedModel.load(randomModel(options.model), {
-    lora, rewardModel: task === 'rm', seed: SEED, keepActivations,
+    lora, rewardModel: task === 'rm', seed: SEED, keepActivations, eager,
   }); // prettier-ignore
-  const trainer = new Trainer(model, objectiveOf(options, model), new AdamW(model.trainable), attention);
+  const trainer = new Trainer(model, objectiveOf(options, model), new AdamW(model.trainable, {eager}), attention);
   const memory = memoryMeter(device.gpu ? others : null);
   const texts = typicalTexts(task, N, SEED);
   const row = fillRow(task, texts, model.config.vocabSize, SEED);

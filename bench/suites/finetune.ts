@@ -29,6 +29,7 @@ export interface FinetuneOptions {
   longestUpTo: number;
   bisections: number;
   keepActivations: boolean;
+  eager: boolean;
   /** Seconds that a measurement may take, including the start of its process. */
   timeout: number;
   /** Minutes after which no measurement starts. */
@@ -67,7 +68,7 @@ class Lengths {
   }
 
   private async measure(N: number): Promise<BenchRecord> {
-    const {backend, keepActivations, steps, timeout, machine} = this.options;
+    const {backend, keepActivations, eager, steps, timeout, machine} = this.options;
     const start = performance.now();
     const left = this.deadline - start;
     const call = {
@@ -77,12 +78,21 @@ class Lengths {
       ...this.subject,
       N,
       keepActivations,
+      ...(eager ? {eager} : {}),
     } as const;
     if (this.failed && N > this.failed.N) {
       return {...call, outcome: this.failed.outcome, reason: `so ended N ${this.failed.N}`, seconds: 0};
     }
     if (left <= 0) return {...call, outcome: 'not run', reason: 'the minutes are over', seconds: 0};
-    const child: StepOptions = {...this.subject, backend, N, keepActivations, steps, seconds: this.options.seconds};
+    const child: StepOptions = {
+      ...this.subject,
+      backend,
+      N,
+      keepActivations,
+      eager,
+      steps,
+      seconds: this.options.seconds,
+    };
     const args = ['finetune', '--child', JSON.stringify(child)];
     const figures = await inOwnProcess<Figures & {device: string}>(args, Math.min(1000 * timeout, left));
     return {

@@ -70,18 +70,64 @@ async function executed(body: () => unknown): Promise<string[]> {
     fn.dispose();
   });
 
+  it('keeps what its gradient reads, where it is asked to', async () => {
+    const two = ({x, w, b}: tf.NamedTensorMap): tf.Tensor[] => {
+      const y = tf.tanh(tf.add(tf.matMul(x as tf.Tensor2D, w as tf.Tensor2D), b));
+      return [y, tf.sum(tf.square(y))];
+    };
+    const [x, b] = [noise([5, 7], 1), noise([3], 3)];
+    const w = tf.variable(noise([7, 3], 2));
+    for (const fn of [layer, two]) {
+      const gradients = (f: (inputs: tf.NamedTensorMap) => tf.Tensor | tf.Tensor[]) => {
+        const loss = (): tf.Scalar =>
+          [f({x: x.mul(2), w, b})].flat().reduce<tf.Scalar>((all, y) => all.add(tf.sum(tf.square(y))), tf.scalar(0));
+        const {value, grads} = tf.variableGrads(loss, [w]);
+        return [value, grads[w.name]];
+      };
+      const expected = await bitsOf(gradients(fn));
+      const kept = traced(fn as typeof layer, {recompute: false, frozen: ['b']});
+      const counts: number[] = [];
+      for (let i = 0; i < 4; i++) {
+        let results: tf.Tensor[] = [];
+        const names = await executed(() => (results = gradients(kept)));
+        expect(await bitsOf(results)).to.deep.equal(expected);
+        expect(names.filter((name) => name.startsWith('tfjs_flashmask_')).length).to.equal(2);
+        counts.push(tf.memory().numTensors);
+        tf.dispose(results);
+      }
+      expect(counts[3]).to.equal(counts[2]);
+      // Without a gradient it is one operation.
+      const plain = await bitsOf([fn({x, w, b})].flat());
+      for (let i = 0; i < 3; i++) expect(await bitsOf([kept({x, w, b})].flat())).to.deep.equal(plain);
+      kept.dispose();
+    }
+  });
+
+  it('compiles by XLA', async () => {
+    const fn = traced(layer, {xla: true});
+    const inputs = {x: noise([5, 7], 1), w: noise([7, 3], 2), b: noise([3], 3)};
+    const [expected] = await bitsOf([layer(inputs)]);
+    for (let i = 0; i < 3; i++) {
+      const [values] = await bitsOf([fn(inputs)]);
+      values.forEach((value, at) => expect(value).to.be.closeTo(expected[at], 1e-5));
+    }
+    fn.dispose();
+  });
+
   it('runs attention and its gradient', async () => {
     const attend = ({q, k, v, bounds}: tf.NamedTensorMap): tf.Tensor =>
       flashMaskAttention(q, k, v, bounds as tf.Tensor4D, {causal: true});
-    const fn = traced(attend);
+    const [fn, keeping] = [traced(attend), traced(attend, {recompute: false})];
     const [q, k, v] = [1, 2, 3].map((seed) => noise([1, 40, 2, 8], seed));
     const {bounds: rows} = masks.causalDocument([15, 25]);
     const bounds = tf.tensor4d(rows!, [1, 1, 40, 1], 'int32');
     const run = (f: typeof attend) =>
       tf.grads((qi, ki, vi) => tf.sum(tf.square(f({q: qi, k: ki, v: vi, bounds}))))([q, k, v]);
     const expected = await bitsOf(run(attend));
-    for (let i = 0; i < 4; i++) expect(await bitsOf(run(fn))).to.deep.equal(expected);
-    fn.dispose();
+    for (const f of [fn, keeping]) {
+      for (let i = 0; i < 4; i++) expect(await bitsOf(run(f))).to.deep.equal(expected);
+      f.dispose();
+    }
   });
 
   it('returns several tensors, an input, a constant and a tensor twice', async () => {
@@ -195,7 +241,7 @@ async function executed(body: () => unknown): Promise<string[]> {
       ['a random operation', ({x}) => tf.multinomial(x as tf.Tensor1D, 2), /random (numbers|operations)/],
       [
         'an assignment',
-        ({x}) => variable.assign(tf.mul(x, 2)),
+        (({x}: tf.NamedTensorMap) => variable.assign(tf.mul(x, 2))) as never,
         /variables must not be assigned inside, got assign\(\)/,
       ],
       ['a shape that depends on values', ({x}) => tf.unique(x).values, /shapes must not depend on values, got 'Unique/],

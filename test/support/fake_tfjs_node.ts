@@ -58,16 +58,22 @@ const BACKEND = `
 const char* Version() { return TF_Version(); }
 `;
 
+/** Has what native/tfjs_node/functions.cc uses of tfjs-node's binding. */
 const BINDING = `
 #include <node_api.h>
+#include "tensorflow/c/eager/c_api.h"
 const char* Version();
-static napi_value Init(napi_env env, napi_value exports) {
+namespace tfnodejs {
+class TFJSBackend { TFE_Context* tfe_context_ = nullptr; };
+static TFJSBackend* GetTFJSBackend(napi_env) { return nullptr; }
+static napi_value InitTFNodeJSBinding(napi_env env, napi_value exports) {
   napi_value version;
   napi_create_string_utf8(env, Version(), NAPI_AUTO_LENGTH, &version);
   napi_set_named_property(env, exports, "TF_Version", version);
   return exports;
 }
-NAPI_MODULE(tfjs_binding, Init)
+NAPI_MODULE(tfe_binding, InitTFNodeJSBinding)
+}
 `;
 
 /** A project with the small tfjs-node. */
@@ -203,6 +209,53 @@ function library(name: string, code: string): Uint8Array {
   return readFileSync(out);
 }
 
+/** Declares what native/tfjs_node/functions.cc calls; nobody calls it here. */
+const C_API = `
+#pragma once
+#include <stddef.h>
+extern "C" {
+const char* TF_Version(void);
+enum TF_Code { TF_OK = 0 };
+struct TF_Status;
+struct TF_Graph;
+struct TF_Function;
+struct TF_FunctionOptions;
+struct TF_Operation;
+struct TF_ImportGraphDefOptions;
+struct TF_Buffer { const void* data; size_t length; };
+struct TF_Output { TF_Operation* oper; int index; };
+TF_Status* TF_NewStatus();
+void TF_DeleteStatus(TF_Status*);
+TF_Code TF_GetCode(const TF_Status*);
+const char* TF_Message(const TF_Status*);
+TF_Graph* TF_NewGraph();
+void TF_DeleteGraph(TF_Graph*);
+TF_Operation* TF_GraphOperationByName(TF_Graph*, const char*);
+TF_Buffer* TF_NewBuffer();
+TF_Buffer* TF_NewBufferFromString(const void*, size_t);
+void TF_DeleteBuffer(TF_Buffer*);
+TF_ImportGraphDefOptions* TF_NewImportGraphDefOptions();
+void TF_DeleteImportGraphDefOptions(TF_ImportGraphDefOptions*);
+void TF_GraphImportGraphDef(TF_Graph*, const TF_Buffer*, const TF_ImportGraphDefOptions*, TF_Status*);
+void TF_GraphGetOpDef(TF_Graph*, const char*, TF_Buffer*, TF_Status*);
+TF_Function* TF_GraphToFunction(const TF_Graph*, const char*, unsigned char, int, const TF_Operation* const*, int,
+                                const TF_Output*, int, const TF_Output*, const char* const*, const TF_FunctionOptions*,
+                                const char*, TF_Status*);
+void TF_FunctionSetAttrValueProto(TF_Function*, const char*, const void*, size_t, TF_Status*);
+void TF_DeleteFunction(TF_Function*);
+}
+`;
+
+const EAGER_C_API = `
+#pragma once
+#include "tensorflow/c/c_api.h"
+extern "C" {
+struct TFE_Context;
+void TFE_ContextAddFunction(TFE_Context*, TF_Function*, TF_Status*);
+void TFE_ContextRemoveFunction(TFE_Context*, const char*, TF_Status*);
+}
+`;
+
 let libraries: Zippable | undefined;
 
 /** The files of a TensorFlow wheel that setup-node uses, and one that it does not use. */
@@ -213,7 +266,8 @@ export function tensorFlowFiles(): Zippable {
       `const char* TF_Version(void) { return "${FAKE_VERSION}"; }`,
     ),
     'tensorflow/libtensorflow_framework.so.2': library('libtensorflow_framework.so.2', 'int framework;'),
-    'tensorflow/include/tensorflow/c/c_api.h': strToU8('extern "C" const char* TF_Version(void);\n'),
+    'tensorflow/include/tensorflow/c/c_api.h': strToU8(C_API),
+    'tensorflow/include/tensorflow/c/eager/c_api.h': strToU8(EAGER_C_API),
     'tensorflow/python/large.py': strToU8('not used'),
   };
   return libraries;

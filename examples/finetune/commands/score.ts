@@ -60,7 +60,7 @@ async function rewardOf(
   }
   const {sample} = encoding;
   const batch = toBatch([{samples: [sample]}], sample.tokens.length);
-  const {attend} = attentionOf('flash', batch, network.config);
+  const {attend, tensors} = attentionOf('flash', batch, network.config);
   const rewards = tf.tidy(() =>
     rewardsOf(
       network.weights.get('score.weight') as tf.Tensor2D,
@@ -69,7 +69,7 @@ async function rewardOf(
     ),
   );
   const [reward] = await rewards.data();
-  tf.dispose(rewards);
+  tf.dispose([rewards, ...tensors]);
   batch.dispose();
   return reward;
 }

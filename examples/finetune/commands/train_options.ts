@@ -227,7 +227,7 @@ function addOptimization(command: Command, objective: ObjectiveName): void {
 
 function addRun(command: Command, objective: ObjectiveName): void {
   command
-    .option('--keep-activations', 'do not compute blocks twice: far more memory; without traced functions')
+    .option('--keep-activations', 'do not compute blocks twice: faster, far more memory')
     .option('--eager', 'on tfjs-node: run operation by operation, not in traced functions')
     .option('--save-every <steps>', 'steps between two checkpoints', whole(1), 50)
     .option('--save-limit <number>', 'checkpoints that are kept', whole(1), 2)

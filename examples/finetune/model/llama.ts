@@ -54,11 +54,11 @@ export interface ForwardOptions {
   cache?: KeyValueCache;
   /**
    * Keeps only the input of the attention and of the feed-forward part of each block, and recomputes their activations
-   * in the backward pass. On tfjs-node each part then runs as one operation. Default false.
+   * in the backward pass. Default false.
    */
   recompute?: boolean;
-  /** With `recompute`: runs the parts operation by operation. Default false. */
-  eager?: boolean;
+  /** On tfjs-node, runs each of these parts as one operation. Default false. */
+  compiled?: boolean;
 }
 
 /** A part of a block: the attention or the feed-forward part, with norm and residual. */
@@ -153,18 +153,20 @@ export class Llama {
 
   private runHalf(half: Half, x: tf.Tensor2D, options: ForwardOptions): tf.Tensor2D {
     const inputs: Tensors = {x, ...half.tensors, ...this.weightsOf(half, x.shape[0], options)};
-    return options.recompute ? this.tracedHalf(half, inputs, options)(inputs) : half.run(inputs);
+    const traces = options.recompute || options.compiled;
+    return traces ? this.tracedHalf(half, inputs, options)(inputs) : half.run(inputs);
   }
 
-  private tracedHalf(half: Half, inputs: Tensors, {adapter, eager}: ForwardOptions): Traced<tf.Tensor2D> {
+  private tracedHalf(half: Half, inputs: Tensors, options: ForwardOptions): Traced<tf.Tensor2D> {
+    const {adapter, compiled = false, recompute = false} = options;
     const names = Object.keys(inputs);
     const frozen = names.filter((name) => name !== 'x' && !(inputs[name] instanceof tf.Variable));
-    if (eager || half.key === null) return traced(half.run, {frozen, eager: true});
+    if (!compiled || half.key === null) return traced(half.run, {frozen, recompute, eager: true});
     const owner = adapter ?? this;
     const known = this.halves.get(owner) ?? new Map<string, Traced<tf.Tensor2D>>();
     this.halves.set(owner, known);
-    const key = `${half.key} ${names.join()} ${frozen.join()}`;
-    if (!known.has(key)) known.set(key, traced(half.run, {frozen, name: half.key.split(' ')[0]}));
+    const key = `${half.key} ${names.join()} ${frozen.join()} ${recompute}`;
+    if (!known.has(key)) known.set(key, traced(half.run, {frozen, recompute, name: half.key.split(' ')[0]}));
     return known.get(key)!;
   }
 

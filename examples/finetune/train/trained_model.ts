@@ -70,7 +70,7 @@ export class TrainedModel {
   hidden(batch: Batch, attend: Attend, {adapted = true} = {}): tf.Tensor2D {
     const adapter = adapted ? this.adapter : null;
     const {keepActivations, eager} = this.options;
-    return this.network.hidden(batch, attend, {adapter, recompute: keepActivations !== true, eager});
+    return this.network.hidden(batch, attend, {adapter, recompute: keepActivations !== true, compiled: eager !== true});
   }
 
   /** `[1, hiddenSize]`, the head of a reward model. */

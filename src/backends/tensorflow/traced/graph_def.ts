@@ -22,6 +22,14 @@ export interface GraphNode {
   inputs: string[];
   /** AttrValue messages by name. */
   attributes: Record<string, Uint8Array>;
+  /** Types and shapes of its outputs. */
+  outputs: {dtype: number; shape: number[]}[];
+}
+
+/** A node that stands for a tensor that every call gives. */
+export function placeholder(name: string, dtype: number, shape: number[]): GraphNode {
+  const attributes = {dtype: typeValue(dtype), shape: shapeValue(shape)};
+  return {name, op: 'Placeholder', inputs: [], attributes, outputs: [{dtype, shape}]};
 }
 
 /** Fields of AttrValue that hold one value, by what they hold. */
@@ -33,7 +41,7 @@ const shapeMessage = (shape: readonly number[]): Uint8Array =>
   message(...shape.map((size) => bytesField(2, intField(1, size))));
 
 export const typeValue = (dtype: number): Uint8Array => intField(ONE.type, dtype);
-export const shapeValue = (shape: readonly number[]): Uint8Array => bytesField(ONE.shape, shapeMessage(shape));
+const shapeValue = (shape: readonly number[]): Uint8Array => bytesField(ONE.shape, shapeMessage(shape));
 
 /** The value of a constant: a TensorProto with the bytes of its elements. */
 export function tensorValue(dtype: number, shape: readonly number[], bytes: Uint8Array): Uint8Array {

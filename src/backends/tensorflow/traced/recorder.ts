@@ -10,9 +10,8 @@ import {
   type GraphNode,
   type InputDefinition,
   attributeValue,
-  graphDef,
   inputDefinitions,
-  shapeValue,
+  placeholder,
   tensorValue,
   typeValue,
 } from './graph_def.js';
@@ -53,10 +52,11 @@ const RANDOM = /^(Random|Multinomial|Truncated|Stateful|Parameterized|Shuffle)/;
 const SHAPE_OF_VALUES =
   /^(Where|Unique|UniqueV2|ListDiff|NonMaxSuppression.*|DynamicPartition|SparseFillEmptyRows|Ragged.*)$/;
 
-/** Recorded operations, as a graph. */
+/** Recorded operations. */
 export interface Recording {
-  graph: Uint8Array;
-  /** Names of the nodes that stand for the inputs, and of the outputs. */
+  /** Each after those that it reads. */
+  nodes: GraphNode[];
+  /** The outputs of nodes that stand for the inputs, and those that are the results. */
   inputs: string[];
   outputs: string[];
   /** The operations and constants, in words, to tell two recordings apart. */
@@ -75,9 +75,10 @@ class Recorder {
 
   /** Adds a node for an input that every call replaces; returns its output. */
   addInput(id: number, shape: number[], dtype: number): string {
-    const output = this.add('Placeholder', [], {dtype: typeValue(dtype), shape: shapeValue(shape)});
-    this.places.set(id, {output, dtype});
-    return output;
+    const node = placeholder(`n${this.nodes.length}`, dtype, shape);
+    this.nodes.push(node);
+    this.places.set(id, {output: `${node.name}:0`, dtype});
+    return `${node.name}:0`;
   }
 
   /** The output of the graph with a tensor's values. */
@@ -85,7 +86,7 @@ class Recorder {
     const [id] = this.backend.getInputTensorIds([tensor]);
     const {output, dtype} = this.places.get(id)!;
     // A function may return an input, a constant, or one result twice; TensorFlow's may not.
-    return this.add('Identity', [output], {T: typeValue(dtype)});
+    return this.add('Identity', [output], {T: typeValue(dtype)}, [{dtype, shape: tensor.shape}]);
   }
 
   /** Records what `body` runs. */
@@ -136,9 +137,14 @@ class Recorder {
     };
   }
 
-  private add(op: string, inputs: string[], attributes: Record<string, Uint8Array>): string {
+  private add(
+    op: string,
+    inputs: string[],
+    attributes: Record<string, Uint8Array>,
+    outputs: GraphNode['outputs'],
+  ): string {
     const name = `n${this.nodes.length}`;
-    this.nodes.push({name, op, inputs, attributes});
+    this.nodes.push({name, op, inputs, attributes, outputs});
     return `${name}:0`;
   }
 
@@ -146,7 +152,7 @@ class Recorder {
     if (!ArrayBuffer.isView(values)) refuse('constants must be numbers', 'a text', PASS);
     const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
     const value = tensorValue(dtype, shape, bytes);
-    this.places.set(id, {output: this.add('Const', [], {dtype: typeValue(dtype), value}), dtype});
+    this.places.set(id, {output: this.add('Const', [], {dtype: typeValue(dtype), value}, [{dtype, shape}]), dtype});
     this.steps.push(`a constant ${describeConstant(values as Float32Array, shape)}`);
   }
 
@@ -159,10 +165,11 @@ class Recorder {
       op,
       read.map(({output}) => output),
       {...this.inferred(op, read, counts), ...values},
+      outputs,
     );
     outputs.forEach(({id, dtype}, i) => this.places.set(id, {output: `${place.slice(0, -1)}${i}`, dtype}));
     const given = attributes.map(({name, value}) => `${name}=${String(value)}`).join(' ');
-    this.steps.push(`${op} ${given}`.trim());
+    this.steps.push(`${op} ${given}`.trim() + WIRING + read.map(({output}) => output).join());
   }
 
   /** The types that an operation infers from its inputs: tfjs-node leaves some out. */
@@ -205,6 +212,9 @@ function inputsOf(op: string, binding: Binding): InputDefinition[] {
   if (!known.has(op)) known.set(op, inputDefinitions(binding.opDefinition!(op)));
   return known.get(op)!;
 }
+
+/** Precedes, in a step, what an operation reads. */
+export const WIRING = ' reads ';
 
 const NONE = new Int32Array(0);
 const ADD_INPUT = 'Add it to the inputs of the function.';
@@ -264,7 +274,7 @@ export function record(
       const outputs = engine().tidy(body);
       const names = outputs.map((output) => recorder.outputOf(output));
       const {nodes, steps} = recorder;
-      return {outputs, recording: {graph: graphDef(nodes), inputs: places, outputs: names, steps}};
+      return {outputs, recording: {nodes, inputs: places, outputs: names, steps}};
     });
   } finally {
     recording = false;

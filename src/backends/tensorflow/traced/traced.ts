@@ -2,15 +2,32 @@
  * @file `traced`: a function of tensors as one TensorFlow operation. tfjs-node runs each operation by a call from
  * JavaScript, which takes longer than a small operation itself; a TensorFlow function runs hundreds by one call.
  */
-import {type NamedTensorMap, type Tensor, Variable, engine, mul, sum, zerosLike} from '@tensorflow/tfjs-core';
+import {
+  type NamedTensorMap,
+  type Tensor,
+  Variable,
+  dispose,
+  engine,
+  keep,
+  mul,
+  ones,
+  sum,
+  zerosLike,
+} from '@tensorflow/tfjs-core';
 import {checkOptions, describe, fail} from '../../../call/errors.js';
 import {isTensor} from '../../../call/values.js';
-import {type RecordedBackend, type Recording, WHO, isRecording, record} from './recorder.js';
+import {type RecordedBackend, type Recording, WHO, WIRING, isRecording, record} from './recorder.js';
+import {type FunctionGraph, splitGradient, wholeOf} from './split.js';
 
 /** Options of {@link traced}. */
 export interface TracedOptions {
   /** Inputs that get no gradient, such as frozen weights and tables. int32 and bool inputs never get one. */
   frozen?: readonly string[];
+  /**
+   * Keeps the inputs alone for the gradient, which runs `fn` again (activation checkpointing, Chen et al., arXiv
+   * 1604.06174). With false it keeps what the gradient reads: a quarter less work, for more memory. Default true.
+   */
+  recompute?: boolean;
   /** Part of the names of the TensorFlow functions, as profilers show them. Default: the name of the function. */
   name?: string;
   /**
@@ -32,10 +49,19 @@ export interface Traced<R extends Results> {
   dispose(): void;
 }
 
-/** A TensorFlow function, or an eager run that is not yet one. */
-interface Compiled {
+/** A TensorFlow function. */
+interface TensorFlowFunction {
   name: string;
   outputs: number;
+}
+
+/** What was made of a recording. */
+interface Compiled {
+  /** One, or that of the forward pass and that of its gradient. */
+  functions: TensorFlowFunction[];
+  /** Of a forward pass and its gradient: how many tensors are kept, and which inputs the gradient reads. */
+  kept: number;
+  reads: number[];
   steps: readonly string[];
   /** Whether a second recording was the same. */
   confirmed: boolean;
@@ -50,7 +76,8 @@ const globals = globalThis as {[COUNT]?: number};
 
 /** The members of the engine that run a function with its own gradient. `customGrad` allows one output only. */
 interface Engine {
-  state: {activeTape: unknown};
+  state: {activeTape: unknown; gradientDepth: number};
+  isTapeOn(): boolean;
   backendName: string;
   backend: unknown;
   runKernelFunc(call: {
@@ -67,8 +94,7 @@ const engineNow = (): Engine => engine() as unknown as Engine;
  * where its operations are small. It computes what `fn` computes, to the last bit.
  *
  * The first two calls with inputs of the same shapes run `fn` as it is and record its operations, once more to see that
- * they are the same; later calls run the recording. For a gradient it keeps its inputs alone, and runs `fn` again in the
- * backward pass (activation checkpointing, Chen et al., arXiv 1604.06174). It can be differentiated once.
+ * they are the same; later calls run the recording. Its gradient is an operation too. It can be differentiated once.
  *
  * On other backends, and with a binding of tfjs-node that setup-node did not build, each call runs `fn` as it is.
  *
@@ -91,8 +117,8 @@ const engineNow = (): Engine => engine() as unknown as Engine;
  * @category tfjs-node
  */
 export function traced<R extends Results>(fn: (inputs: NamedTensorMap) => R, options: TracedOptions = {}): Traced<R> {
-  const given = checkOptions(WHO, options, ['frozen', 'name', 'xla', 'eager']);
-  const {frozen = [], name = fn.name, xla = false, eager = false} = given;
+  const given = checkOptions(WHO, options, ['frozen', 'recompute', 'name', 'xla', 'eager']);
+  const {frozen = [], recompute = true, name = fn.name, xla = false, eager = false} = given;
   const functions = new Functions(name.replace(/[^A-Za-z0-9_]/g, '_'), xla, eager);
   let single = false;
   /** `fn` of inputs in the order of their names. */
@@ -109,8 +135,14 @@ export function traced<R extends Results>(fn: (inputs: NamedTensorMap) => R, opt
     };
   const call = (inputs: NamedTensorMap): R => {
     const names = namesOf(inputs);
-    if (isRecording()) return fn(inputs);
-    const results = callWithGradient(functions, bodyOf(names), inputs, {names, frozen});
+    // Part of a recording; or tfjs itself keeps what the gradient reads.
+    if (isRecording() || (!recompute && !functions.onBackend())) return fn(inputs);
+    const call: Call = {
+      ...{functions, body: bodyOf(names), names, tensors: names.map((key) => inputs[key])},
+      wanted: names.filter((key) => !frozen.includes(key) && inputs[key].dtype === 'float32'),
+    };
+    const keeps = !recompute && engineNow().isTapeOn();
+    const results = keeps ? keepingCall(call) : recomputingCall(call);
     return (single ? results[0] : results) as R;
   };
   return Object.assign(call, {dispose: () => functions.dispose()});
@@ -131,58 +163,126 @@ const isVariable = (tensor: Tensor): boolean => tensor instanceof Variable;
 
 type Body = (tensors: readonly Tensor[]) => Tensor[];
 
-/** Runs the body, or its recording. In a gradient, the recording of the body's gradient runs. */
-function callWithGradient(
-  functions: Functions,
-  body: Body,
-  inputs: NamedTensorMap,
-  {names, frozen}: {names: readonly string[]; frozen: readonly string[]},
-): Tensor[] {
-  const tensors = names.map((name) => inputs[name]);
-  const wanted = names.filter((name) => !frozen.includes(name) && inputs[name].dtype === 'float32');
+/** A call of a traced function. */
+interface Call {
+  functions: Functions;
+  body: Body;
+  /** Names of the inputs, and the inputs. */
+  names: readonly string[];
+  tensors: readonly Tensor[];
+  /** Names of the inputs that get a gradient. */
+  wanted: readonly string[];
+}
+
+/** The inputs that get a gradient, by name. */
+function wantedOf({names, tensors, wanted}: Call): NamedTensorMap {
+  return Object.fromEntries(wanted.map((name) => [name, tensors[names.indexOf(name)]]));
+}
+
+function byName(names: readonly string[], gradients: readonly Tensor[]): Record<string, () => Tensor> {
+  return Object.fromEntries(names.map((name, i) => [name, () => gradients[i]]));
+}
+
+const listOf = (dy: Results): Tensor[] => [dy].flat();
+
+/**
+ * Puts variables back in a list of tensors: what tfjs saves of a variable is a plain tensor, for which some functions
+ * compute no gradient.
+ */
+function withVariables(tensors: readonly Tensor[], saved: readonly Tensor[]): Tensor[] {
+  const rest = [...saved];
+  return tensors.map((tensor) => (isVariable(tensor) ? tensor : rest.shift()!));
+}
+
+/** Runs the body, or its recording. In a gradient the recording of the body and its gradient runs. */
+function recomputingCall(call: Call): Tensor[] {
+  const {functions, body, names, tensors, wanted} = call;
   const places = wanted.map((name) => names.indexOf(name));
   return engineNow().runKernelFunc({
-    inputs: Object.fromEntries(wanted.map((name) => [name, inputs[name]])),
+    inputs: wantedOf(call),
     forwardFunc: (_, save) => {
       save(tensors.filter((tensor) => !isVariable(tensor)));
       return functions.run(`forward ${names.join()}`, tensors, body);
     },
     backwardsFunc: (dy, saved) => {
-      const dys = Array.isArray(dy) ? dy : [dy];
-      const rest = [...saved];
-      // What tfjs saves of a variable is a plain tensor, for which some functions compute no gradient.
-      const again = tensors.map((tensor) => (isVariable(tensor) ? tensor : rest.shift()!));
-      const gradients = functions.run(`backward ${names.join()} by ${wanted.join()}`, [...again, ...dys], (all) =>
-        gradientsOf(body, all.slice(0, names.length), places, all.slice(names.length)),
-      );
-      return Object.fromEntries(wanted.map((name, i) => [name, () => gradients[i]]));
+      const all = [...withVariables(tensors, saved), ...listOf(dy)];
+      const gradients = functions.run(`backward ${names.join()} by ${wanted.join()}`, all, (given) => {
+        const {value, gradients: found} = gradientsOf(
+          body,
+          given.slice(0, names.length),
+          places,
+          given.slice(names.length),
+        );
+        dispose(value);
+        return found;
+      });
+      return byName(wanted, gradients);
     },
   });
 }
 
-/** Gradients of the body by the inputs at `places`. An input that the body does not read gets zeros. */
+/** Runs the recording of the body, and in a gradient that of the gradient, which reads what the first one kept. */
+function keepingCall(call: Call): Tensor[] {
+  const {functions, tensors, wanted} = call;
+  const {
+    functions: [forward, backward],
+    kept,
+    reads,
+  } = functions.withGradient(call);
+  const read = reads.map((i) => tensors[i]);
+  return engineNow().runKernelFunc({
+    inputs: wantedOf(call),
+    forwardFunc: (_, save) => {
+      const results = functions.execute(forward, tensors);
+      const own = results.splice(results.length - kept);
+      save([...own, ...read.filter((tensor) => !isVariable(tensor))]);
+      return results;
+    },
+    backwardsFunc: (dy, saved) => {
+      const all = [...saved.slice(0, kept), ...withVariables(read, saved.slice(kept)), ...listOf(dy)];
+      return byName(wanted, functions.execute(backward, all));
+    },
+  });
+}
+
+/** The body's value, and its gradients by the inputs at `places`. An input that it does not read gets zeros. */
 function gradientsOf(
   body: Body,
   inputs: readonly Tensor[],
   places: readonly number[],
   dys: readonly Tensor[],
-): Tensor[] {
-  const {state} = engineNow();
-  // tfjs has one tape and clears it after a gradient outside of a forward pass. An outer tape is still in use here.
-  const outer = state.activeTape;
-  try {
-    const wanted = places.map((place) => inputs[place]);
-    const one = dys.length === 1;
+): {value: Tensor[]; gradients: Tensor[]} {
+  const wanted = places.map((place) => inputs[place]);
+  const orZeros = (gradients: readonly (Tensor | null)[]): Tensor[] =>
+    gradients.map((gradient, i) => gradient ?? zerosLike(wanted[i]));
+  return offTape(() => {
+    if (dys.length === 1) {
+      const {value, grads} = engine().gradients(() => body(inputs)[0], wanted, dys[0], true);
+      return {value: [value], gradients: orZeros(grads)};
+    }
+    let results: Tensor[] = [];
     const target = (): Tensor => {
-      const results = body(inputs);
-      if (one) return results[0];
+      results = body(inputs).map((result) => keep(result));
       return results.map((result, i) => sum(mul(result, dys[i]))).reduce((a, b) => a.add(b));
     };
-    const {value, grads} = engine().gradients(target, wanted, one ? dys[0] : undefined, true);
+    const {value, grads} = engine().gradients(target, wanted, undefined, true);
     value.dispose();
-    return grads.map((gradient, i) => gradient ?? zerosLike(wanted[i]));
+    return {value: results, gradients: orZeros(grads)};
+  });
+}
+
+/**
+ * Runs `body` outside of the gradient that is being recorded. tfjs has one tape and clears it after a gradient outside of
+ * a forward pass.
+ */
+function offTape<T>(body: () => T): T {
+  const {state} = engineNow();
+  const {activeTape, gradientDepth} = state;
+  state.gradientDepth = 0;
+  try {
+    return body();
   } finally {
-    state.activeTape = outer;
+    Object.assign(state, {activeTape, gradientDepth});
   }
 }
 
@@ -197,45 +297,88 @@ class Functions {
     private readonly eager: boolean,
   ) {}
 
-  run(kind: string, inputs: readonly Tensor[], body: Body): Tensor[] {
+  /** Whether functions can be made on the current backend. Must be asked before each use. */
+  onBackend(): boolean {
     const {backend, backendName} = engineNow();
-    if (this.eager || backendName !== 'tensorflow' || !canRecord(backend as RecordedBackend)) return body(inputs);
-    this.useBackend(backend as RecordedBackend);
-    const kinds = inputs.map((x) => `${isVariable(x) ? 'variable ' : ''}${x.dtype}[${x.shape.join()}]`);
-    const key = `${kind} ${kinds.join(' ')}`;
+    if (this.eager || backendName !== 'tensorflow' || !canRecord(backend as RecordedBackend)) return false;
+    // Functions belong to the binding of a backend.
+    if (this.backend?.binding !== (backend as RecordedBackend).binding) this.dispose();
+    this.backend = backend as RecordedBackend;
+    return true;
+  }
+
+  /** Runs a body as a function, or as it is. */
+  run(kind: string, inputs: readonly Tensor[], body: Body): Tensor[] {
+    if (!this.onBackend()) return body(inputs);
+    const key = keyOf(kind, inputs);
     const known = this.compiled.get(key);
-    if (known?.confirmed) return this.backend!.executeMultipleOutputs(known.name, [], [...inputs], known.outputs);
+    if (known?.confirmed) return this.execute(known.functions[0], inputs);
     const {outputs, recording} = record(this.backend!, inputs, () => body(inputs));
-    if (known) {
-      confirm(known, recording);
-    } else {
-      this.add(key, kind, recording);
-    }
+    this.learn(key, recording, () => ({functions: [this.add(kind, wholeOf(recording))], kept: 0, reads: []}));
     return outputs;
+  }
+
+  /** The functions of a body and of its gradient. */
+  withGradient({body, names, tensors, wanted}: Call): Compiled {
+    const key = keyOf(`both ${names.join()} by ${wanted.join()}`, tensors);
+    const known = this.compiled.get(key);
+    if (known?.confirmed) return known;
+    const shapes = offTape(() => engine().tidy(() => body(tensors).map(({shape}) => shape) as never) as number[][]);
+    const dys = shapes.map((shape) => ones(shape));
+    const places = wanted.map((name) => names.indexOf(name));
+    const {outputs, recording} = record(this.backend!, [...tensors, ...dys], () => {
+      const {value, gradients} = gradientsOf(body, tensors, places, dys);
+      return [...value, ...gradients];
+    });
+    dispose([...outputs, ...dys]);
+    return this.learn(key, recording, () => {
+      const {forward, backward, kept, reads} = splitGradient(recording, shapes.length);
+      return {functions: [this.add('forward', forward), this.add('backward', backward)], kept, reads};
+    });
+  }
+
+  execute({name, outputs}: TensorFlowFunction, inputs: readonly Tensor[]): Tensor[] {
+    return this.backend!.executeMultipleOutputs(name, [], [...inputs], outputs);
   }
 
   dispose(): void {
     for (const key of [...this.compiled.keys()]) this.remove(key);
   }
 
-  /** Functions belong to the binding of a backend. */
-  private useBackend(backend: RecordedBackend): void {
-    if (this.backend?.binding !== backend.binding) this.dispose();
-    this.backend = backend;
+  /** Makes functions of a first recording, and compares a second one. */
+  private learn(
+    key: string,
+    recording: Recording,
+    make: () => Pick<Compiled, 'functions' | 'kept' | 'reads'>,
+  ): Compiled {
+    let known = this.compiled.get(key);
+    if (known) {
+      confirm(known, recording);
+    } else {
+      known = {...make(), steps: recording.steps, confirmed: false};
+      this.compiled.set(key, known);
+      if (this.compiled.size > MOST_KEPT) this.remove(this.compiled.keys().next().value!);
+    }
+    return known;
   }
 
-  private add(key: string, kind: string, {graph, inputs, outputs, steps}: Recording): void {
+  private add(kind: string, {graph, inputs, outputs}: FunctionGraph): TensorFlowFunction {
     globals[COUNT] = (globals[COUNT] ?? 0) + 1;
     const name = `tfjs_flashmask_${this.name}_${kind.split(' ')[0]}_${globals[COUNT]}`;
     this.backend!.binding.addFunction!(name, graph, inputs, outputs, this.xla);
-    this.compiled.set(key, {name, outputs: outputs.length, steps, confirmed: false});
-    if (this.compiled.size > MOST_KEPT) this.remove(this.compiled.keys().next().value!);
+    return {name, outputs: outputs.length};
   }
 
   private remove(key: string): void {
-    this.backend!.binding.removeFunction!(this.compiled.get(key)!.name);
+    for (const {name} of this.compiled.get(key)!.functions) this.backend!.binding.removeFunction!(name);
     this.compiled.delete(key);
   }
+}
+
+/** Of what functions depend on: kinds, shapes and types of inputs, and which of them are variables. */
+function keyOf(kind: string, inputs: readonly Tensor[]): string {
+  const kinds = inputs.map((x) => `${isVariable(x) ? 'variable ' : ''}${x.dtype}[${x.shape.join()}]`);
+  return `${kind} ${kinds.join(' ')}`;
 }
 
 /** The second recording must be the same: what differs would be frozen from then on. */
@@ -243,7 +386,7 @@ function confirm(known: Compiled, {steps}: Recording): void {
   const at = steps.findIndex((step, i) => step !== known.steps[i]);
   if (at >= 0 || steps.length !== known.steps.length) {
     const place = at >= 0 ? at : steps.length;
-    const [before, now] = [known.steps[place], steps[place]].map((step) => step ?? 'nothing');
+    const [before, now] = [known.steps[place], steps[place]].map((step) => step?.split(WIRING)[0] ?? 'nothing');
     const rule = 'the function must run the same operations on the same constants in every call';
     fail(WHO, rule, `${before} and then ${now}`, 'Pass what changes as an input.');
   }
