@@ -12,8 +12,6 @@
 // The binding registers itself. Here it must not: the module below does, after it has added to the exports.
 #undef NAPI_MODULE
 #define NAPI_MODULE(name, init)
-#include "tfjs_binding.cc"
-
 #include <cstring>
 #include <memory>
 #include <string>
@@ -21,6 +19,7 @@
 
 #include "tensorflow/c/c_api.h"
 #include "tensorflow/c/eager/c_api.h"
+#include "tfjs_binding.cc"
 
 namespace flashmask {
 
@@ -120,8 +119,8 @@ napi_value AddFunction(napi_env env, napi_callback_info info) {
   TFJSBackend* backend = tfnodejs::GetTFJSBackend(env);
   if (backend == nullptr) return nullptr;
   Status status(TF_NewStatus());
-  Function function = MakeFunction(TextOf(env, args[0]), bytes, length, TextsOf(env, args[2]), TextsOf(env, args[3]),
-                                   xla, status);
+  Function function =
+      MakeFunction(TextOf(env, args[0]), bytes, length, TextsOf(env, args[2]), TextsOf(env, args[3]), xla, status);
   if (Ok(status)) TFE_ContextAddFunction(ContextOf(backend), function.get(), status.get());
   ThrowUnlessOk(env, status);
   return nullptr;

@@ -22,7 +22,7 @@ export interface BindingRecord {
 }
 
 /** Of native/tfjs_node/functions.cc: an increase makes set-ups of this repository build the binding again. */
-export const FUNCTIONS_VERSION = 1;
+const FUNCTIONS_VERSION = 1;
 
 /** The Node-API version of tfjs-node's newest folder, `napi-v8`; Node 20 and newer have it. */
 const NAPI_VERSION = 8;

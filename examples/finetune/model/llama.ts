@@ -26,8 +26,8 @@ export interface Attend {
    */
   (q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D, layer: number, tensors: Tensors): tf.Tensor4D;
   /**
-   * The tensors of a layer that it reads besides q, k and v, such as the bounds of a mask. Without it the attention of a
-   * block does not become one operation.
+   * The tensors of a layer that it reads besides q, k and v, such as the bounds of a mask. Without it the attention of
+   * a block does not become one operation.
    */
   tensorsOf?: (layer: number) => Tensors;
 }

@@ -34,7 +34,7 @@ export function placeholder(name: string, dtype: number, shape: number[]): Graph
 
 /** Fields of AttrValue that hold one value, by what they hold. */
 const ONE = {list: 1, string: 2, int: 3, float: 4, bool: 5, type: 6, shape: 7, tensor: 8} as const;
-/** TensorFlow refuses graphs of a producer that it no longer reads; attributes of version 27 and later mean the same. */
+/** TensorFlow refuses graphs of old producers. From version 27 on, attributes mean what they mean today. */
 const PRODUCER = 27;
 
 const shapeMessage = (shape: readonly number[]): Uint8Array =>

@@ -93,7 +93,7 @@ class Recorder {
   during<T>(body: () => T): T {
     const {backend} = this;
     const {binding} = backend;
-    const {assign} = Variable.prototype;
+    const assign = Object.getOwnPropertyDescriptor(Variable.prototype, 'assign')!;
     const {random} = Math;
     // The binding's own members cannot be replaced.
     backend.binding = Object.create(
@@ -114,7 +114,7 @@ class Recorder {
       backend.binding = binding;
       Reflect.deleteProperty(backend, 'getInputTensorIds');
       Reflect.deleteProperty(backend, 'write');
-      Variable.prototype.assign = assign;
+      Object.defineProperty(Variable.prototype, 'assign', assign);
       Math.random = random;
     }
   }

@@ -93,8 +93,9 @@ const engineNow = (): Engine => engine() as unknown as Engine;
  * A function of tensors that runs as one TensorFlow operation on tfjs-node: an order of magnitude less work of the host
  * where its operations are small. It computes what `fn` computes, to the last bit.
  *
- * The first two calls with inputs of the same shapes run `fn` as it is and record its operations, once more to see that
- * they are the same; later calls run the recording. Its gradient is an operation too. It can be differentiated once.
+ * The first two calls with inputs of the same shapes run `fn` as it is and record its operations, once more to see
+ * that they are the same; later calls run the recording. Its gradient is an operation too. It can be differentiated
+ * once.
  *
  * On other backends, and with a binding of tfjs-node that setup-node did not build, each call runs `fn` as it is.
  *
@@ -106,8 +107,8 @@ const engineNow = (): Engine => engine() as unknown as Engine;
  * layer.dispose();
  * ```
  *
- * @param fn reads tensors of `inputs` alone, and constants that are the same in every call. Everything that changes from
- *   call to call is an input: step numbers, seeds, random numbers, rows of a mask.
+ * @param fn reads tensors of `inputs` alone, and constants that are the same in every call. Everything that changes
+ *   from call to call is an input: step numbers, seeds, random numbers, rows of a mask.
  * @param options see {@link TracedOptions}.
  * @returns a function of the same inputs, with `dispose()`.
  * @throws Error when called, if `fn` reads a tensor from outside, reads values on the host, draws random numbers,
@@ -127,11 +128,10 @@ export function traced<R extends Results>(fn: (inputs: NamedTensorMap) => R, opt
     (tensors: readonly Tensor[]): Tensor[] => {
       const results = fn(Object.fromEntries(names.map((key, i) => [key, tensors[i]])));
       single = !Array.isArray(results);
-      const all = [results].flat() as Tensor[];
-      const wrong = all.find((result) => !isTensor(result));
-      if (wrong !== undefined)
-        fail(WHO, 'the function must return a tensor or an array of tensors', describe(wrong), SYNC);
-      return all;
+      return [results].flat().map((result: unknown) => {
+        if (isTensor(result)) return result;
+        return fail(WHO, 'the function must return a tensor or an array of tensors', describe(result), SYNC);
+      });
     };
   const call = (inputs: NamedTensorMap): R => {
     const names = namesOf(inputs);
@@ -145,7 +145,11 @@ export function traced<R extends Results>(fn: (inputs: NamedTensorMap) => R, opt
     const results = keeps ? keepingCall(call) : recomputingCall(call);
     return (single ? results[0] : results) as R;
   };
-  return Object.assign(call, {dispose: () => functions.dispose()});
+  return Object.assign(call, {
+    dispose: () => {
+      functions.dispose();
+    },
+  });
 }
 
 const SYNC = 'Await nothing in it.';
@@ -272,8 +276,8 @@ function gradientsOf(
 }
 
 /**
- * Runs `body` outside of the gradient that is being recorded. tfjs has one tape and clears it after a gradient outside of
- * a forward pass.
+ * Runs `body` outside of the gradient that is being recorded. tfjs has one tape and clears it after a gradient outside
+ * of a forward pass.
  */
 function offTape<T>(body: () => T): T {
   const {state} = engineNow();
