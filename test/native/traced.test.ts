@@ -1,8 +1,11 @@
 /** @file `traced`: functions of tensors as TensorFlow functions: the same numbers as eager runs, and every misuse. */
+import {readFileSync} from 'node:fs';
+import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {flashMaskAttention, masks, traced} from '../../src/entries/node.js';
 import {devices} from '../support/devices.js';
+import {Project, root} from '../support/packed_project.js';
 
 const tensorflow = devices.find(({name}) => name === 'tensorflow')!;
 const noise = (shape: number[], seed: number): tf.Tensor => tf.randomNormal(shape, 0, 1, 'float32', seed);
@@ -202,6 +205,17 @@ async function executed(body: () => unknown): Promise<string[]> {
     expect(tf.memory()).to.include({numTensors, numDataBuffers});
     fn.dispose();
     expect(() => binding.executeOp('tfjs_flashmask_layer_forward_1', [], [], 1)).to.throw(/tfjs_flashmask_layer/);
+  });
+
+  it('runs the program of docs/traced.md', async () => {
+    const [, code] = /^```js\n([^]*?)^```$/m.exec(readFileSync(join(root, 'docs', 'traced.md'), 'utf8'))!;
+    const report =
+      'const after = await tf.sum(tf.square(block({x, wq, wk, wv, wo, bounds}))).data();\nconsole.log(`AFTER ${after[0]}`);\n';
+    const program = code.replace('block.dispose();', `${report}block.dispose();`);
+    const env = {FLASHMASK_ADDON: join(root, 'build/Release/tfjs_flashmask.node'), CUDA_VISIBLE_DEVICES: '-1'};
+    const {stdout, stderr} = await new Project().run('main.mjs', program, env);
+    expect(Number(/AFTER (.*)/.exec(stdout)?.[1]), stderr).to.be.above(0);
+    expect(stderr).to.not.match(/traced:/);
   });
 
   describe('refuses', () => {

@@ -4,6 +4,7 @@ import type {HostTensor} from '../host_tensor.js';
 import {type LlamaConfig, weightShapes} from '../model/config.js';
 import {type Attend, Llama} from '../model/llama.js';
 import {Lora, type LoraOptions} from '../model/lora.js';
+import {type TensorFlowBackend, whyNotNative} from '../../../src/backends/tensorflow/load.js';
 import type {Batch} from '../data/batch.js';
 import {normal} from '../random.js';
 import type {ModelFiles} from '../weights/model_files.js';
@@ -69,8 +70,8 @@ export class TrainedModel {
   /** `[B · T, hiddenSize]` for the heads. With `adapted: false` it is the model before its adapters were trained. */
   hidden(batch: Batch, attend: Attend, {adapted = true} = {}): tf.Tensor2D {
     const adapter = adapted ? this.adapter : null;
-    const {keepActivations, eager} = this.options;
-    return this.network.hidden(batch, attend, {adapter, recompute: keepActivations !== true, compiled: eager !== true});
+    const {keepActivations = false, eager = false} = this.options;
+    return this.network.hidden(batch, attend, {adapter, recompute: !keepActivations, compiled: !eager && canCompile()});
   }
 
   /** `[1, hiddenSize]`, the head of a reward model. */
@@ -98,6 +99,11 @@ export class TrainedModel {
       this.network.dispose();
     }
   }
+}
+
+/** The attention composed from tfjs ops reads the bounds of masks on the host, which a TensorFlow function cannot. */
+function canCompile(): boolean {
+  return tf.getBackend() === 'tensorflow' && whyNotNative(tf.backend() as unknown as TensorFlowBackend) === null;
 }
 
 function freshScore(config: LlamaConfig, seed: number): HostTensor {

@@ -39,11 +39,11 @@ export interface TracedOptions {
   eager?: boolean;
 }
 
-/** What a traced function returns. */
-type Results = Tensor | Tensor[];
+/** What a function that {@link traced} makes returns. */
+export type TracedResults = Tensor | Tensor[];
 
 /** A function that {@link traced} made. */
-export interface Traced<R extends Results> {
+export interface Traced<R extends TracedResults> {
   (inputs: NamedTensorMap): R;
   /** Frees the TensorFlow functions. A later call makes them again. */
   dispose(): void;
@@ -82,7 +82,7 @@ interface Engine {
   backend: unknown;
   runKernelFunc(call: {
     forwardFunc: (backend: unknown, save: (tensors: Tensor[]) => void) => Tensor[];
-    backwardsFunc: (dy: Results, saved: Tensor[]) => Record<string, () => Tensor>;
+    backwardsFunc: (dy: TracedResults, saved: Tensor[]) => Record<string, () => Tensor>;
     inputs: NamedTensorMap;
   }): Tensor[];
 }
@@ -117,7 +117,10 @@ const engineNow = (): Engine => engine() as unknown as Engine;
  *
  * @category tfjs-node
  */
-export function traced<R extends Results>(fn: (inputs: NamedTensorMap) => R, options: TracedOptions = {}): Traced<R> {
+export function traced<R extends TracedResults>(
+  fn: (inputs: NamedTensorMap) => R,
+  options: TracedOptions = {},
+): Traced<R> {
   const given = checkOptions(WHO, options, ['frozen', 'recompute', 'name', 'xla', 'eager']);
   const {frozen = [], recompute = true, name = fn.name, xla = false, eager = false} = given;
   const functions = new Functions(name.replace(/[^A-Za-z0-9_]/g, '_'), xla, eager);
@@ -187,7 +190,7 @@ function byName(names: readonly string[], gradients: readonly Tensor[]): Record<
   return Object.fromEntries(names.map((name, i) => [name, () => gradients[i]]));
 }
 
-const listOf = (dy: Results): Tensor[] => [dy].flat();
+const listOf = (dy: TracedResults): Tensor[] => [dy].flat();
 
 /**
  * Puts variables back in a list of tensors: what tfjs saves of a variable is a plain tensor, for which some functions
