@@ -34,6 +34,8 @@ import {parseArgs} from 'node:util';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const require = createRequire(import.meta.url);
 const NATIVE = join(root, 'native');
+/** Folders of native/ that are no part of the addon: setup-node compiles native/tfjs_node. */
+const OTHERS = ['test', 'tfjs_node'];
 /**
  * Compiled objects. Each is named after the hash of everything it depends on, so that all clones of a user share them.
  */
@@ -137,7 +139,7 @@ function sources(withCuda) {
   const part = (path) => path.split(/[\\/]/)[0];
   const isSource = (path) => path.endsWith('.cc') || path.endsWith('.cu');
   const isCuda = (path) => part(path) === 'cuda' || /cuda_order\.cc$/.test(path);
-  return all.filter((path) => isSource(path) && part(path) !== 'test' && (withCuda || !isCuda(path)));
+  return all.filter((path) => isSource(path) && !OTHERS.includes(part(path)) && (withCuda || !isCuda(path)));
 }
 
 /** Adds a file, and all files that it includes by quotes, to the hash. */
