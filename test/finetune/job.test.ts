@@ -158,6 +158,25 @@ describe('fine-tuning: the commands', () => {
     expect(await draw('2')).to.not.equal(drawn);
   });
 
+  it('has the same losses and gradient norms, to the last digit, operation by operation', async function () {
+    if (BACKEND !== 'tensorflow') skip(this, 'functions need tfjs-node');
+    const lora = ['--lora', '--lora-dropout', '0.1'];
+    const kinds: [objective: string, data: string, args: string[]][] = [
+      ['sft', instructions, []],
+      ['sft', instructions, [...lora, '--accumulate', '2', '--keep-activations']],
+      ['dpo', comparisons, lora],
+      ['rm', comparisons, lora],
+    ];
+    for (const [i, [objective, data, args]] of kinds.entries()) {
+      const names = [`functions_${i}`, `eager_${i}`];
+      const all = [...args, '--steps', '4'];
+      expect(await succeeds(trainingOf(objective, names[0], data, ...all))).to.include('Compiling');
+      expect(await succeeds(trainingOf(objective, names[1], data, ...all, '--eager'))).to.not.include('Compiling');
+      const [functions, eager] = names.map((name) => metricsOf(name).map((r) => [r.loss, r.grad_norm]));
+      expect(functions, objective).to.deep.equal(eager);
+    }
+  });
+
   it('dpo learns preferences, with adapters and with all weights', async () => {
     await learn('dpo', 'dpo', comparisons, ...DPO_LORA);
     expect(metricsOf('dpo')[0]).to.have.all.keys(...COMMON, ...SPEED, ...DPO, 'rewards/margins', 'rewards/accuracies');

@@ -91,6 +91,8 @@ async function loop(
   const bar = trainingBar(steps, log.records.length, session.io);
   const {signal: stopping, end} = stopOnInterrupt(bar, session.io);
   let folder = before?.folder ?? '';
+  if (trainers.flash.model.compiles)
+    session.io.say('Compiling     in the first steps, which take longer (--eager: not)');
   try {
     while (log.records.length < steps && !stopping.aborted) {
       const batches = await data.next();

@@ -70,8 +70,13 @@ export class TrainedModel {
   /** `[B · T, hiddenSize]` for the heads. With `adapted: false` it is the model before its adapters were trained. */
   hidden(batch: Batch, attend: Attend, {adapted = true} = {}): tf.Tensor2D {
     const adapter = adapted ? this.adapter : null;
-    const {keepActivations = false, eager = false} = this.options;
-    return this.network.hidden(batch, attend, {adapter, recompute: !keepActivations, compiled: !eager && canCompile()});
+    const {keepActivations = false} = this.options;
+    return this.network.hidden(batch, attend, {adapter, recompute: !keepActivations, compiled: this.compiles});
+  }
+
+  /** Whether its first steps make TensorFlow functions. */
+  get compiles(): boolean {
+    return this.options.eager !== true && canCompile();
   }
 
   /** `[1, hiddenSize]`, the head of a reward model. */
