@@ -4,6 +4,7 @@
  * skipped.
  */
 import {spawnSync} from 'node:child_process';
+import {createHash} from 'node:crypto';
 import {existsSync, lstatSync, readFileSync, readdirSync, rmSync, symlinkSync} from 'node:fs';
 import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
@@ -21,8 +22,8 @@ const LINK = join(root, 'node_modules', '@tensorflow', 'tfjs-node');
 const RECORD = join(LINK, 'lib', 'napi-v8', 'tfjs-flashmask.json');
 const BUILD = join(root, 'scripts', 'build_native.mjs');
 
-/** As in src/cli/binding.ts: an older binding is built again. */
-const FUNCTIONS_VERSION = 1;
+/** What setup-node adds to tfjs-node's binding. */
+const FUNCTIONS = join(root, 'native', 'tfjs_node', 'functions.cc');
 
 /** Installs tfjs-node and links it into the repository's packages, so that it uses their tfjs. */
 function provideTfjsNode() {
@@ -40,8 +41,9 @@ function provideTfjsNode() {
 /** Whether an earlier run set it up, by a quick check. */
 function isSetUp() {
   try {
+    const sha256 = createHash('sha256').update(readFileSync(FUNCTIONS)).digest('hex');
     const {folder, functions} = JSON.parse(readFileSync(RECORD, 'utf8'));
-    return functions === FUNCTIONS_VERSION && existsSync(join(folder, 'tensorflow', 'libtensorflow_cc.so.2'));
+    return functions === sha256 && existsSync(join(folder, 'tensorflow', 'libtensorflow_cc.so.2'));
   } catch {
     return false;
   }

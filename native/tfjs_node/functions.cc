@@ -126,26 +126,28 @@ napi_value AddFunction(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-napi_value RemoveFunction(napi_env env, napi_callback_info info) {
+// The only argument of a function, a text.
+std::string NameOf(napi_env env, napi_callback_info info) {
   size_t count = 1;
   napi_value name;
   napi_get_cb_info(env, info, &count, &name, nullptr, nullptr);
+  return TextOf(env, name);
+}
+
+napi_value RemoveFunction(napi_env env, napi_callback_info info) {
   TFJSBackend* backend = tfnodejs::GetTFJSBackend(env);
   if (backend == nullptr) return nullptr;
   Status status(TF_NewStatus());
-  TFE_ContextRemoveFunction(ContextOf(backend), TextOf(env, name).c_str(), status.get());
+  TFE_ContextRemoveFunction(ContextOf(backend), NameOf(env, info).c_str(), status.get());
   ThrowUnlessOk(env, status);
   return nullptr;
 }
 
 napi_value OpDefinition(napi_env env, napi_callback_info info) {
-  size_t count = 1;
-  napi_value name;
-  napi_get_cb_info(env, info, &count, &name, nullptr, nullptr);
   Status status(TF_NewStatus());
   Graph graph(TF_NewGraph());
   TF_Buffer* definition = TF_NewBuffer();
-  TF_GraphGetOpDef(graph.get(), TextOf(env, name).c_str(), definition, status.get());
+  TF_GraphGetOpDef(graph.get(), NameOf(env, info).c_str(), definition, status.get());
   ThrowUnlessOk(env, status);
   napi_value result = nullptr;
   if (Ok(status)) {

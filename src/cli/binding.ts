@@ -1,5 +1,15 @@
 /** @file Builds tfjs-node's own addon, from the C++ sources in its package, against the TensorFlow in the cache. */
-import {copyFileSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync} from 'node:fs';
+import {createHash} from 'node:crypto';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import {createRequire} from 'node:module';
 import {tmpdir} from 'node:os';
 import {basename, dirname, join} from 'node:path';
@@ -17,18 +27,15 @@ export interface BindingRecord {
   tensorflow: string;
   gpu: boolean;
   folder: string;
-  /** Version of what this package adds to the binding. Absent in those of earlier versions, which had nothing. */
-  functions: number;
+  /** sha256 of what this package adds to the binding: this repository's set-up builds it again after a change. */
+  functions: string;
 }
-
-/** Of native/tfjs_node/functions.cc: an increase makes set-ups of this repository build the binding again. */
-const FUNCTIONS_VERSION = 1;
 
 /** The Node-API version of tfjs-node's newest folder, `napi-v8`; Node 20 and newer have it. */
 const NAPI_VERSION = 8;
 const SOURCES = ['tfjs_backend.cc', 'tfjs_binding.cc'];
 /** Includes tfjs_binding.cc and adds to it. */
-const FUNCTIONS = 'native/tfjs_node/functions.cc';
+const functionsPath = (): string => fileURLToPath(new URL('native/tfjs_node/functions.cc', packageRoot()));
 
 export interface Compiler {
   command: string;
@@ -81,7 +88,7 @@ async function compile(compiler: Compiler, tfjsNode: TfjsNode, tensorflow: Tenso
         `Reinstall it: "npm install --ignore-scripts ${tfjsNode.name}@${TFJS_NODE_VERSION}".`,
     );
   }
-  const compiled = [sources[0], fileURLToPath(new URL(FUNCTIONS, packageRoot()))];
+  const compiled = [sources[0], functionsPath()];
   const includes = [tfjsNode.folder, folder, join(tensorflow.folder, 'tensorflow', 'include'), nodeHeaders()];
   const flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-w', `-DNAPI_VERSION=${NAPI_VERSION}`];
   const args = [...flags, ...includes.map((include) => `-I${include}`), ...compiled, ...linkerArguments(tensorflow)];
@@ -155,7 +162,7 @@ export async function buildBinding(compiler: Compiler, tfjsNode: TfjsNode, tenso
       tensorflow: tensorflow.version,
       gpu: tensorflow.gpu,
       folder: tensorflow.folder,
-      functions: FUNCTIONS_VERSION,
+      functions: createHash('sha256').update(readFileSync(functionsPath())).digest('hex'),
     };
     writeFileSync(join(dirname(tfjsNode.binding), RECORD), `${JSON.stringify(record, null, 2)}\n`);
     return trial;

@@ -115,6 +115,12 @@ async function executed(body: () => unknown): Promise<string[]> {
       values.forEach((value, at) => expect(value).to.be.closeTo(expected[at], 1e-5));
     }
     fn.dispose();
+    // XLA has no code for the attention, so that a function with it shows whether XLA compiles.
+    const attention = traced(({q}) => flashMaskAttention(q, q, q), {xla: true});
+    const q = noise([1, 8, 1, 4], 1);
+    for (let i = 0; i < 2; i++) attention({q});
+    expect(() => attention({q})).to.throw(/FlashMaskAttention/);
+    attention.dispose();
   });
 
   it('runs attention and its gradient', async () => {

@@ -7,10 +7,10 @@
  * attention, which is a parameter: flashMaskAttention and dense attention share everything else.
  */
 import * as tf from '@tensorflow/tfjs';
+import {type Traced, traced} from '../../../src/entries/node.js';
 import type {HostTensor} from '../host_tensor.js';
 import type {KeyValueCache} from './cache.js';
 import {type LlamaConfig, type Projection, projectionName, weightShapes} from './config.js';
-import {type Traced, traced} from '../../../src/entries/node.js';
 import {embed, gatedUnit, rmsNorm} from './layers.js';
 import {Rotary, rotate} from './rope.js';
 
@@ -65,8 +65,7 @@ export interface ForwardOptions {
 interface Half {
   /** Equal for halves that are the same function of their inputs. Null if it reads more than its inputs. */
   key: string | null;
-  /** Prefix of the names of its weights. */
-  layer: string;
+  layer: number;
   norm: string;
   projections: readonly Projection[];
   /** What it reads besides its input and weights. */
@@ -172,9 +171,9 @@ export class Llama {
 
   /** The weights of a half, by names without its layer, and those of its adapters. */
   private weightsOf({layer, norm, projections}: Half, tokens: number, {adapter}: ForwardOptions): Tensors {
-    const weights: Tensors = {norm: this.weight(`${layer}.${norm}.weight`)};
+    const weights: Tensors = {norm: this.weight(`model.layers.${layer}.${norm}.weight`)};
     for (const projection of projections) {
-      const name = projectionName(Number(layer.split('.')[2]), projection);
+      const name = projectionName(layer, projection);
       weights[`${projection}.weight`] = this.weight(`${name}.weight`);
       const bias = this.weights.get(`${name}.bias`);
       if (bias !== undefined) weights[`${projection}.bias`] = bias;
@@ -206,7 +205,7 @@ export class Llama {
     };
     return {
       key: attend.tensorsOf ? `attention ${batch} ${length} ${Object.keys(masks).join()}` : null,
-      layer: `model.layers.${layer}`,
+      layer,
       norm: 'input_layernorm',
       projections: ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
       tensors: {...tables, ...masks},
@@ -225,7 +224,7 @@ export class Llama {
     };
     return {
       key: 'feed_forward',
-      layer: `model.layers.${layer}`,
+      layer,
       norm: 'post_attention_layernorm',
       projections: ['gate_proj', 'up_proj', 'down_proj'],
       tensors: {},

@@ -17,9 +17,10 @@ export class JoinedVariables {
   private readonly variables: readonly tf.Variable[];
   private readonly sizes: number[];
 
-  constructor(variables: ReadonlyMap<string, tf.Variable>) {
-    this.names = [...variables.keys()];
-    this.variables = [...variables.values()];
+  /** @param all The variables by name. */
+  constructor(readonly all: ReadonlyMap<string, tf.Variable>) {
+    this.names = [...all.keys()];
+    this.variables = [...all.values()];
     this.sizes = this.variables.map(({size}) => size);
     const total = this.sizes.reduce((sum, size) => sum + size, 0);
     this.shape = this.variables.length === 1 ? this.variables[0].shape : [total];
@@ -28,11 +29,6 @@ export class JoinedVariables {
   /** Whether they are matrices. A `JoinedVariables` has only matrices or none. */
   get matrices(): boolean {
     return this.variables[0].rank > 1;
-  }
-
-  /** The variables by name. */
-  get all(): ReadonlyMap<string, tf.Variable> {
-    return new Map(this.names.map((name, i) => [name, this.variables[i]]));
   }
 
   /** Joins tensors with the names and shapes of the variables. A missing name gives zeros. Call it in a `tf.tidy`. */

@@ -205,12 +205,12 @@ class Recorder {
   }
 }
 
-const known = new Map<string, InputDefinition[]>();
+const definitions = new Map<string, InputDefinition[]>();
 
 /** The inputs of an operation. */
 function inputsOf(op: string, binding: Binding): InputDefinition[] {
-  if (!known.has(op)) known.set(op, inputDefinitions(binding.opDefinition!(op)));
-  return known.get(op)!;
+  if (!definitions.has(op)) definitions.set(op, inputDefinitions(binding.opDefinition!(op)));
+  return definitions.get(op)!;
 }
 
 /** Precedes, in a step, what an operation reads. */

@@ -25,7 +25,7 @@ export interface TracedOptions {
   frozen?: readonly string[];
   /**
    * Keeps the inputs alone for the gradient, which runs `fn` again (activation checkpointing, Chen et al., arXiv
-   * 1604.06174). With false it keeps what the gradient reads: a quarter less work, for more memory. Default true.
+   * 1604.06174). With false it keeps what the gradient reads: less work, more memory. Default true.
    */
   recompute?: boolean;
   /** Part of the names of the TensorFlow functions, as profilers show them. Default: the name of the function. */
@@ -90,8 +90,8 @@ interface Engine {
 const engineNow = (): Engine => engine() as unknown as Engine;
 
 /**
- * A function of tensors that runs as one TensorFlow operation on tfjs-node: an order of magnitude less work of the host
- * where its operations are small. It computes what `fn` computes, to the last bit.
+ * A function of tensors that runs as one TensorFlow operation on tfjs-node: much less work of the host where its
+ * operations are small. It computes what `fn` computes, to the last bit.
  *
  * The first two calls with inputs of the same shapes run `fn` as it is and record its operations, once more to see
  * that they are the same; later calls run the recording. Its gradient is an operation too. It can be differentiated
@@ -140,12 +140,12 @@ export function traced<R extends TracedResults>(
     const names = namesOf(inputs);
     // Part of a recording; or tfjs itself keeps what the gradient reads.
     if (isRecording() || (!recompute && !functions.onBackend())) return fn(inputs);
-    const call: Call = {
-      ...{functions, body: bodyOf(names), names, tensors: names.map((key) => inputs[key])},
-      wanted: names.filter((key) => !frozen.includes(key) && inputs[key].dtype === 'float32'),
-    };
+    const wanted = names.filter((key) => !frozen.includes(key) && inputs[key].dtype === 'float32');
+    const tensors = names.map((key) => inputs[key]);
+    const places = wanted.map((key) => names.indexOf(key));
+    const one = {functions, body: bodyOf(names), tensors, places, names: `${names.join()} by ${wanted.join()}`};
     const keeps = !recompute && engineNow().isTapeOn();
-    const results = keeps ? keepingCall(call) : recomputingCall(call);
+    const results = keeps ? keepingCall(one) : recomputingCall(one);
     return (single ? results[0] : results) as R;
   };
   return Object.assign(call, {
@@ -174,20 +174,22 @@ type Body = (tensors: readonly Tensor[]) => Tensor[];
 interface Call {
   functions: Functions;
   body: Body;
-  /** Names of the inputs, and the inputs. */
-  names: readonly string[];
+  /** The inputs, in the order of their names. */
   tensors: readonly Tensor[];
-  /** Names of the inputs that get a gradient. */
-  wanted: readonly string[];
+  /** Places of the inputs that get a gradient. */
+  places: readonly number[];
+  /** Names of the inputs, and of those that get a gradient. */
+  names: string;
 }
 
-/** The inputs that get a gradient, by name. */
-function wantedOf({names, tensors, wanted}: Call): NamedTensorMap {
-  return Object.fromEntries(wanted.map((name) => [name, tensors[names.indexOf(name)]]));
+/** The inputs that get a gradient, by place. */
+function wantedOf({tensors, places}: Call): NamedTensorMap {
+  return Object.fromEntries(places.map((place) => [place, tensors[place]]));
 }
 
-function byName(names: readonly string[], gradients: readonly Tensor[]): Record<string, () => Tensor> {
-  return Object.fromEntries(names.map((name, i) => [name, () => gradients[i]]));
+/** Gradients of those inputs, as tfjs asks for them. */
+function byPlace({places}: Call, gradients: readonly Tensor[]): Record<string, () => Tensor> {
+  return Object.fromEntries(places.map((place, i) => [place, () => gradients[i]]));
 }
 
 const listOf = (dy: TracedResults): Tensor[] => [dy].flat();
@@ -203,34 +205,29 @@ function withVariables(tensors: readonly Tensor[], saved: readonly Tensor[]): Te
 
 /** Runs the body, or its recording. In a gradient the recording of the body and its gradient runs. */
 function recomputingCall(call: Call): Tensor[] {
-  const {functions, body, names, tensors, wanted} = call;
-  const places = wanted.map((name) => names.indexOf(name));
+  const {functions, body, tensors, places, names} = call;
   return engineNow().runKernelFunc({
     inputs: wantedOf(call),
     forwardFunc: (_, save) => {
       save(tensors.filter((tensor) => !isVariable(tensor)));
-      return functions.run(`forward ${names.join()}`, tensors, body);
+      return functions.run(`forward ${names}`, tensors, body);
     },
     backwardsFunc: (dy, saved) => {
       const all = [...withVariables(tensors, saved), ...listOf(dy)];
-      const gradients = functions.run(`backward ${names.join()} by ${wanted.join()}`, all, (given) => {
-        const {value, gradients: found} = gradientsOf(
-          body,
-          given.slice(0, names.length),
-          places,
-          given.slice(names.length),
-        );
-        dispose(value);
-        return found;
+      const gradients = functions.run(`backward ${names}`, all, (given) => {
+        const [inputs, dys] = [given.slice(0, tensors.length), given.slice(tensors.length)];
+        const found = gradientsOf(body, inputs, places, dys);
+        dispose(found.value);
+        return found.gradients;
       });
-      return byName(wanted, gradients);
+      return byPlace(call, gradients);
     },
   });
 }
 
 /** Runs the recording of the body, and in a gradient that of the gradient, which reads what the first one kept. */
 function keepingCall(call: Call): Tensor[] {
-  const {functions, tensors, wanted} = call;
+  const {functions, tensors} = call;
   const {
     functions: [forward, backward],
     kept,
@@ -247,7 +244,7 @@ function keepingCall(call: Call): Tensor[] {
     },
     backwardsFunc: (dy, saved) => {
       const all = [...saved.slice(0, kept), ...withVariables(read, saved.slice(kept)), ...listOf(dy)];
-      return byName(wanted, functions.execute(backward, all));
+      return byPlace(call, functions.execute(backward, all));
     },
   });
 }
@@ -326,13 +323,12 @@ class Functions {
   }
 
   /** The functions of a body and of its gradient. */
-  withGradient({body, names, tensors, wanted}: Call): Compiled {
-    const key = keyOf(`both ${names.join()} by ${wanted.join()}`, tensors);
+  withGradient({body, tensors, places, names}: Call): Compiled {
+    const key = keyOf(`both ${names}`, tensors);
     const known = this.compiled.get(key);
     if (known?.confirmed) return known;
     const shapes = offTape(() => engine().tidy(() => body(tensors).map(({shape}) => shape) as never) as number[][]);
     const dys = shapes.map((shape) => ones(shape));
-    const places = wanted.map((name) => names.indexOf(name));
     const {outputs, recording} = record(this.backend!, [...tensors, ...dys], () => {
       const {value, gradients} = gradientsOf(body, tensors, places, dys);
       return [...value, ...gradients];

@@ -1,8 +1,7 @@
 /**
  * @file Spares the host work in tfjs's own operations, on backends that this library makes. A model passes the same
  * numbers and shapes in every step: those stay on the device. Buffers are used again at once, so that few of them
- * serve, and bind groups of the same buffers are not made again. And tfjs submits after 15 operations, which takes as
- * long as three of them: here after more.
+ * serve, and bind groups of the same buffers are not made again. And tfjs submits after 15 operations: here after more.
  */
 import {env} from '@tensorflow/tfjs-core';
 import type {WebGPUBackend} from '../run/tfjs_backend.js';
