@@ -8,9 +8,10 @@ const WEBGPU = 'src/backends/webgpu';
 const ROOMS = {
   'src/call': [],
   'src/mask': ['src/call'],
+  'src/layers': [],
   'src/backends/cpu': ['src/call', 'src/mask'],
   'src/backends/composed': ['src/call', 'src/mask'],
-  'src/backends/tensorflow': ['src/call', 'src/mask', 'src/backends/composed'],
+  'src/backends/tensorflow': ['src/call', 'src/mask', 'src/layers', 'src/backends/composed'],
   [`${WEBGPU}/plan`]: ['src/call'],
   [`${WEBGPU}/wgsl`]: ['src/call', `${WEBGPU}/plan`],
   [`${WEBGPU}/run`]: ['src/call', `${WEBGPU}/plan`, `${WEBGPU}/wgsl`, `${WEBGPU}/device`],
@@ -19,6 +20,7 @@ const ROOMS = {
   [`${WEBGPU}/passes`]: ['src/call', `${WEBGPU}/plan`, `${WEBGPU}/wgsl`, `${WEBGPU}/run`, `${WEBGPU}/device`],
   // forward.ts, backward.ts, kernel.ts; the circles' rule keeps them in order.
   [`${WEBGPU}/[^/]+\\.ts$`]: ['src/call', 'src/mask', `${WEBGPU}/(plan|wgsl|run|device|passes)`],
+  [`${WEBGPU}/layers`]: ['src/layers'],
   [`${WEBGPU}/autotune`]: ['src/call', 'src/mask', WEBGPU],
   'src/node_webgpu': ['src/call', 'src/backends'],
   'src/cli': ['src/call', 'src/mask', 'src/backends', 'src/node_webgpu', 'src/entries'],

@@ -8,11 +8,14 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {type Traced, traced} from '../../../src/entries/node.js';
+import {gatedUnit} from '../../../src/layers/gated_unit.js';
+import {rmsNorm} from '../../../src/layers/rms_norm.js';
+import {rotate} from '../../../src/layers/rotate.js';
 import type {HostTensor} from '../host_tensor.js';
 import type {KeyValueCache} from './cache.js';
 import {type LlamaConfig, type Projection, projectionName, weightShapes} from './config.js';
-import {embed, gatedUnit, rmsNorm} from './layers.js';
-import {Rotary, rotate} from './rope.js';
+import {embed} from './embed.js';
+import {Rotary} from './rope.js';
 
 /** Tensors by name. */
 type Tensors = Record<string, tf.Tensor>;
@@ -196,7 +199,7 @@ export class Llama {
       const {x, cosines, sines} = inputs as {x: tf.Tensor2D; cosines: tf.Tensor3D; sines: tf.Tensor3D};
       const normed = this.normed(x, inputs);
       const turned = (projection: Projection): tf.Tensor4D =>
-        split(rotate(project(projection, normed), headSize, {cosines, sines}));
+        split(rotate(project(projection, normed), {cosines, sines}));
       const q = turned('q_proj');
       const now = {k: turned('k_proj'), v: split(project('v_proj', normed))};
       const {k, v} = cache === undefined ? now : cache.append(layer, now);

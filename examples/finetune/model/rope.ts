@@ -3,19 +3,17 @@
  * / 2 of a head rotate together, by position times the channel's frequency.
  */
 import * as tf from '@tensorflow/tfjs';
+import type {RotaryTables} from '../../../src/layers/rotate.js';
 import type {LlamaConfig, RopeScaling} from './config.js';
 
-/** Cosines and signed sines of a call's tokens, `[N, 1, headSize]`. */
-export interface RotaryTables {
-  cosines: tf.Tensor3D;
-  /** Negative in the first half of the channels. */
-  sines: tf.Tensor3D;
-}
-
-/** Tables for the positions of the latest call: blocks ask again in the backward pass. `dispose()` frees them. */
+/**
+ * Tables for the positions of the latest call: blocks ask again in the backward pass. They are rows of tables for all
+ * positions, which stay on the device. `dispose()` frees both.
+ */
 export class Rotary {
   private positions: Int32Array | null = null;
   private tables: RotaryTables | null = null;
+  private all: (PositionTables & {stretched: number}) | null = null;
 
   constructor(private readonly config: LlamaConfig) {}
 
@@ -25,65 +23,69 @@ export class Rotary {
    */
   at(positions: Int32Array): RotaryTables {
     if (this.tables === null || this.positions !== positions) {
-      this.dispose();
-      this.tables = makeTables(this.config, positions);
+      if (this.tables !== null) tf.dispose([this.tables.cosines, this.tables.sines]);
+      this.tables = rowsOf(this.upTo(largest(positions) + 1), positions);
       this.positions = positions;
     }
     return this.tables;
   }
 
+  /** Tables for all positions below `length`, and more, so that a longer text seldom needs new ones. */
+  private upTo(length: number): PositionTables {
+    const {rope, maxPositions} = this.config;
+    // Only the frequencies of `dynamic` depend on the length, from `maxPositions` on.
+    const stretched = rope.scaling?.type === 'dynamic' ? Math.max(length, maxPositions) : 0;
+    const {all} = this;
+    if (all === null || all.rows < length || all.stretched !== stretched) {
+      if (all !== null) tf.dispose([all.cosines, all.sines]);
+      this.all = {stretched, ...makeTables(this.config, length, 2 ** Math.ceil(Math.log2(length)))};
+    }
+    return this.all!;
+  }
+
   dispose(): void {
-    if (this.tables !== null) tf.dispose([this.tables.cosines, this.tables.sines]);
-    this.tables = null;
+    tf.dispose([this.all, this.tables].flatMap((tables) => (tables ? [tables.cosines, tables.sines] : [])));
+    this.tables = this.all = null;
   }
 }
 
-function makeTables(config: LlamaConfig, positions: Int32Array): RotaryTables {
+/** Cosines and signed sines of the positions from 0 on, `[rows, headSize]`. */
+interface PositionTables {
+  rows: number;
+  cosines: tf.Tensor2D;
+  sines: tf.Tensor2D;
+}
+
+function rowsOf({cosines, sines}: PositionTables, positions: Int32Array): RotaryTables {
+  return tf.tidy(() => {
+    const at = tf.tensor1d(positions, 'int32');
+    const rows = (table: tf.Tensor2D): tf.Tensor3D => tf.keep(tf.gather(table, at).expandDims(1)) as tf.Tensor3D;
+    return {cosines: rows(cosines), sines: rows(sines)};
+  });
+}
+
+function makeTables(config: LlamaConfig, length: number, rows: number): PositionTables {
   const {headSize} = config;
   const half = headSize / 2;
-  const {frequencies, scale} = rotaryFrequencies(config, largest(positions) + 1);
-  const cosines = new Float32Array(positions.length * headSize);
+  const {frequencies, scale} = rotaryFrequencies(config, length);
+  const cosines = new Float32Array(rows * headSize);
   const sines = new Float32Array(cosines.length);
-  positions.forEach((position, n) => {
+  for (let position = 0; position < rows; position++) {
     for (let i = 0; i < half; i++) {
       // transformers multiplies in float32. The model was trained with those angles, which differ at far positions.
       const angle = Math.fround(position * frequencies[i]);
-      const at = n * headSize + i;
+      const at = position * headSize + i;
       cosines[at] = cosines[at + half] = Math.cos(angle) * scale;
       sines[at + half] = Math.sin(angle) * scale;
       sines[at] = -sines[at + half];
     }
-  });
-  const shape: [number, number, number] = [positions.length, 1, headSize];
-  return {cosines: tf.keep(tf.tensor3d(cosines, shape)), sines: tf.keep(tf.tensor3d(sines, shape))};
+  }
+  const shape: [number, number] = [rows, headSize];
+  return {rows, cosines: tf.keep(tf.tensor2d(cosines, shape)), sines: tf.keep(tf.tensor2d(sines, shape))};
 }
 
 function largest(positions: Int32Array): number {
   return positions.reduce((a, b) => Math.max(a, b), 0);
-}
-
-/**
- * Rotates the heads of `x [N, heads · headSize]`. The gradient rotates the other way.
- *
- * @param headSize Channels of a head.
- */
-export function rotate(x: tf.Tensor2D, headSize: number, {cosines, sines}: RotaryTables): tf.Tensor2D {
-  const [tokens, channels] = x.shape;
-  const byHead: [number, number, number] = [tokens, channels / headSize, headSize];
-  const halves: [number, number, number] = [(tokens * channels) / headSize, 2, headSize / 2];
-  const swapHalves = (y: tf.Tensor): tf.Tensor => y.reshape(halves).reverse(1).reshape(byHead);
-  const turn = tf.customGrad((...args) => {
-    const [input, save] = args as unknown as [tf.Tensor2D, tf.GradSaveFunc];
-    save([cosines, sines]);
-    const gradFunc = (dy: tf.Tensor, saved: tf.Tensor[]) =>
-      tf.tidy(() => {
-        const [cos, sin] = saved;
-        return dy.reshape(byHead).mul(cos).sub(swapHalves(dy).mul(sin)).reshape([tokens, channels]);
-      });
-    const value = input.reshape(byHead).mul(cosines).add(swapHalves(input).mul(sines));
-    return {value: value.reshape([tokens, channels]), gradFunc};
-  });
-  return turn(x) as tf.Tensor2D;
 }
 
 /**
