@@ -1,11 +1,14 @@
-// tfjs-node's binding with three more functions, which make TensorFlow functions of recorded operations. setup-node
-// compiles this file in place of tfjs-node's tfjs_binding.cc, which it includes unchanged:
+// tfjs-node's binding with more functions, which make TensorFlow functions of recorded operations and run them.
+// setup-node compiles this file in place of tfjs-node's tfjs_binding.cc, which it includes unchanged:
 //
-//   addFunction(name: string, graph: Uint8Array, inputs: number, outputs: string[], xla: boolean)
+//   addFunction(name: string, graph: Uint8Array, inputs: string[], outputs: string[], xla: boolean)
+//   runFunction(name: string, inputs: number[], outputs: number): number[]    ids of tensors
+//   waitForFunctions()                        throws the error of a function that failed since the last call
 //   removeFunction(name: string)
 //   opDefinition(name: string): Uint8Array    an OpDef message: the attributes that operations infer from their inputs
 //
-// A function then runs as any operation does: executeOp(name, [], inputs, outputs).
+// runFunction returns at once; a thread of TensorFlow runs the functions in the order of the calls. What reads a tensor
+// waits for it. If a function fails, reading its outputs throws the error.
 
 #include <node_api.h>
 
@@ -13,25 +16,32 @@
 #undef NAPI_MODULE
 #define NAPI_MODULE(name, init)
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "tensorflow/c/c_api.h"
 #include "tensorflow/c/eager/c_api.h"
+#include "tensorflow/c/eager/c_api_experimental.h"
 #include "tfjs_binding.cc"
 
 namespace flashmask {
 
 using tfnodejs::TFJSBackend;
 
-// The backend keeps its context private. An explicit instantiation may name private members.
-template <auto Member>
+// The backend keeps its context and its tensors private. An explicit instantiation may name private members.
+template <auto Context, auto Handles, auto Insert>
 struct Private {
-  friend TFE_Context* ContextOf(TFJSBackend* backend) { return backend->*Member; }
+  friend TFE_Context* ContextOf(TFJSBackend* backend) { return backend->*Context; }
+  friend auto& HandlesOf(TFJSBackend* backend) { return backend->*Handles; }
+  friend int32_t InsertHandle(TFJSBackend* backend, TFE_TensorHandle* handle) { return (backend->*Insert)(handle); }
 };
 TFE_Context* ContextOf(TFJSBackend* backend);
-template struct Private<&TFJSBackend::tfe_context_>;
+auto& HandlesOf(TFJSBackend* backend);
+int32_t InsertHandle(TFJSBackend* backend, TFE_TensorHandle* handle);
+template struct Private<&TFJSBackend::tfe_context_, &TFJSBackend::tfe_handle_map_, &TFJSBackend::InsertHandle>;
 
 struct StatusDeleter {
   void operator()(TF_Status* status) const { TF_DeleteStatus(status); }
@@ -42,6 +52,14 @@ struct GraphDeleter {
 struct FunctionDeleter {
   void operator()(TF_Function* function) const { TF_DeleteFunction(function); }
 };
+struct OpDeleter {
+  void operator()(TFE_Op* op) const { TFE_DeleteOp(op); }
+};
+struct ExecutorDeleter {
+  void operator()(TFE_Executor* executor) const { TFE_DeleteExecutor(executor); }
+};
+using Op = std::unique_ptr<TFE_Op, OpDeleter>;
+using Executor = std::unique_ptr<TFE_Executor, ExecutorDeleter>;
 using Status = std::unique_ptr<TF_Status, StatusDeleter>;
 using Graph = std::unique_ptr<TF_Graph, GraphDeleter>;
 using Function = std::unique_ptr<TF_Function, FunctionDeleter>;
@@ -134,9 +152,106 @@ std::string NameOf(napi_env env, napi_callback_info info) {
   return TextOf(env, name);
 }
 
+// Calls that may wait for the thread. More block the caller, so that their inputs do not fill the memory.
+constexpr int kMostWaiting = 1000;
+
+// What runs the functions of an environment (a thread of Node), one after another.
+std::map<napi_env, Executor>& Executors() {
+  static auto* executors = new std::map<napi_env, Executor>;
+  return *executors;
+}
+
+// Waits until all functions of the environment ran, or one failed.
+Status WaitFor(napi_env env) {
+  Status status(TF_NewStatus());
+  const auto found = Executors().find(env);
+  if (found != Executors().end()) TFE_ExecutorWaitForAllPendingNodes(found->second.get(), status.get());
+  return status;
+}
+
+TFE_Executor* ExecutorOf(napi_env env) {
+  Executor& executor = Executors()[env];
+  if (executor == nullptr) {
+    executor.reset(TFE_NewExecutor(/*is_async=*/true, /*enable_streaming_enqueue=*/false, kMostWaiting));
+    // The environment's end deletes the context, which the thread uses.
+    napi_add_env_cleanup_hook(
+        env,
+        [](void* ended) {
+          WaitFor(static_cast<napi_env>(ended));
+          Executors().erase(static_cast<napi_env>(ended));
+        },
+        env);
+  }
+  return executor.get();
+}
+
+// Makes the operation for an executor: an operation takes the one that its thread has at the time.
+Op NewOp(TFE_Context* context, const std::string& name, TFE_Executor* executor, const Status& status) {
+  const Executor before(TFE_ContextGetExecutorForThread(context));
+  TFE_ContextSetExecutorForThread(context, executor);
+  Op op(TFE_NewOp(context, name.c_str(), status.get()));
+  TFE_ContextSetExecutorForThread(context, before.get());
+  return op;
+}
+
+void AddInputs(napi_env env, TFJSBackend* backend, napi_value ids, TFE_Op* op, const Status& status) {
+  const auto& handles = HandlesOf(backend);
+  uint32_t count = 0;
+  napi_get_array_length(env, ids, &count);
+  for (uint32_t i = 0; i < count && Ok(status); i++) {
+    napi_value element;
+    int32_t id = -1;
+    napi_get_element(env, ids, i, &element);
+    napi_get_value_int32(env, element, &id);
+    const auto found = handles.find(id);
+    if (found == handles.end()) {
+      TF_SetStatus(status.get(), TF_INVALID_ARGUMENT, ("no tensor has the id " + std::to_string(id)).c_str());
+    } else {
+      TFE_OpAddInput(op, found->second, status.get());
+    }
+  }
+}
+
+napi_value RunFunction(napi_env env, napi_callback_info info) {
+  size_t count = 3;
+  napi_value args[3];
+  napi_get_cb_info(env, info, &count, args, nullptr, nullptr);
+  int32_t wanted = 0;
+  if (count < 3 || napi_get_value_int32(env, args[2], &wanted) != napi_ok) {
+    napi_throw_type_error(env, nullptr, "runFunction(name, inputs: number[], outputs: number)");
+    return nullptr;
+  }
+  TFJSBackend* backend = tfnodejs::GetTFJSBackend(env);
+  if (backend == nullptr) return nullptr;
+  Status status(TF_NewStatus());
+  TFE_Executor* executor = ExecutorOf(env);
+  // After an error the executor would refuse all work. The outputs of what failed keep the error.
+  TFE_ExecutorClearError(executor);
+  const Op op = NewOp(ContextOf(backend), TextOf(env, args[0]), executor, status);
+  if (Ok(status)) AddInputs(env, backend, args[1], op.get(), status);
+  std::vector<TFE_TensorHandle*> outputs(wanted, nullptr);
+  if (Ok(status)) TFE_Execute(op.get(), outputs.data(), &wanted, status.get());
+  ThrowUnlessOk(env, status);
+  if (!Ok(status)) return nullptr;
+  napi_value ids;
+  napi_create_array_with_length(env, wanted, &ids);
+  for (int32_t i = 0; i < wanted; i++) {
+    napi_value id;
+    napi_create_int32(env, InsertHandle(backend, outputs[i]), &id);
+    napi_set_element(env, ids, i, id);
+  }
+  return ids;
+}
+
+napi_value WaitForFunctions(napi_env env, napi_callback_info) {
+  ThrowUnlessOk(env, WaitFor(env));
+  return nullptr;
+}
+
 napi_value RemoveFunction(napi_env env, napi_callback_info info) {
   TFJSBackend* backend = tfnodejs::GetTFJSBackend(env);
   if (backend == nullptr) return nullptr;
+  WaitFor(env);
   Status status(TF_NewStatus());
   TFE_ContextRemoveFunction(ContextOf(backend), NameOf(env, info).c_str(), status.get());
   ThrowUnlessOk(env, status);
@@ -166,6 +281,8 @@ napi_value Init(napi_env env, napi_value exports) {
   if (exports == nullptr) return nullptr;
   const napi_property_descriptor more[] = {
       {"addFunction", nullptr, AddFunction, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"runFunction", nullptr, RunFunction, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"waitForFunctions", nullptr, WaitForFunctions, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"removeFunction", nullptr, RemoveFunction, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"opDefinition", nullptr, OpDefinition, nullptr, nullptr, nullptr, napi_default, nullptr},
   };

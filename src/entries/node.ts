@@ -14,7 +14,8 @@ registerNativeKernels();
 
 export * from './index.js';
 export {setThreads} from '../backends/tensorflow/kernel.js';
-export {type Traced, type TracedOptions, type TracedResults, traced} from '../backends/tensorflow/traced/traced.js';
+export type {TracedResults} from '../backends/tensorflow/traced/gradients.js';
+export {type Traced, type TracedOptions, traced} from '../backends/tensorflow/traced/traced.js';
 export type {AddonInfo} from '../backends/tensorflow/load.js';
 
 /** The Node addon that was found. */

@@ -12,16 +12,29 @@ const noise = (shape: number[], seed: number): tf.Tensor => tf.randomNormal(shap
 const bitsOf = async (tensors: tf.Tensor[]): Promise<number[][]> =>
   Promise.all(tensors.map(async (x) => Array.from(await x.data())));
 
-/** Names of the operations that `body` runs on the binding. */
+/** The members of tfjs-node's binding that run operations and functions. */
+interface Binding {
+  executeOp(name: string, ...rest: unknown[]): unknown;
+  runFunction(name: string, ...rest: unknown[]): unknown;
+  removeFunction(name: string): void;
+  getNumOfTensors(): number;
+}
+
+const bindingNow = (): Binding => (tf.backend() as unknown as {binding: Binding}).binding;
+
+/** Names of the operations and functions that `body` runs on the binding. */
 async function executed(body: () => unknown): Promise<string[]> {
-  const backend = tf.backend() as unknown as {binding: {executeOp(name: string, ...rest: unknown[]): unknown}};
+  const backend = tf.backend() as unknown as {binding: Binding};
   const {binding} = backend;
   const names: string[] = [];
-  const executeOp = (name: string, ...rest: unknown[]): unknown => {
-    names.push(name);
-    return binding.executeOp(name, ...rest);
-  };
-  backend.binding = Object.create(binding, {executeOp: {value: executeOp}}) as typeof binding;
+  const watched = (run: 'executeOp' | 'runFunction') => ({
+    value: (name: string, ...rest: unknown[]): unknown => {
+      names.push(name);
+      return binding[run](name, ...rest);
+    },
+  });
+  const watching = {executeOp: watched('executeOp'), runFunction: watched('runFunction')};
+  backend.binding = Object.create(binding, watching) as Binding;
   try {
     await body();
   } finally {
@@ -115,12 +128,96 @@ async function executed(body: () => unknown): Promise<string[]> {
       values.forEach((value, at) => expect(value).to.be.closeTo(expected[at], 1e-5));
     }
     fn.dispose();
-    // XLA has no code for the attention, so that a function with it shows whether XLA compiles.
-    const attention = traced(({q}) => flashMaskAttention(q, q, q), {xla: true});
-    const q = noise([1, 8, 1, 4], 1);
-    for (let i = 0; i < 2; i++) attention({q});
-    expect(() => attention({q})).to.throw(/FlashMaskAttention/);
-    attention.dispose();
+    // XLA has no code for this, so that a function with it shows whether XLA compiles.
+    const dilated = ({image, filter}: tf.NamedTensorMap): tf.Tensor =>
+      tf.dilation2d(image as tf.Tensor4D, filter as tf.Tensor3D, 1, 'same');
+    const without = traced(dilated, {xla: true});
+    const images = {image: noise([1, 4, 4, 1], 1), filter: noise([2, 2, 1], 2)};
+    for (let i = 0; i < 2; i++) without(images);
+    expect(() => without(images)).to.throw(/Dilation2D/);
+    without.dispose();
+  });
+
+  it('compiles by XLA what is around the attention', async () => {
+    const layerOf = ({x, w, bounds}: tf.NamedTensorMap): tf.Tensor => {
+      const q = tf.reshape(tf.matMul(x as tf.Tensor2D, w as tf.Tensor2D), [1, 40, 2, 4]);
+      const first = flashMaskAttention(q, tf.mul(q, 2), q, bounds as tf.Tensor4D, {causal: true});
+      const second = flashMaskAttention(tf.add(first, q), q, first, bounds as tf.Tensor4D, {causal: true});
+      return tf.tanh(tf.reshape(second, [40, 8]));
+    };
+    const [x, w] = [noise([40, 8], 1), noise([8, 8], 2)];
+    const bounds = tf.tensor4d(masks.causalDocument([15, 25]).bounds!, [1, 1, 40, 1], 'int32');
+    const gradient = (f: typeof layerOf) => tf.grads((x2, w2) => tf.sum(f({x: x2, w: w2, bounds})))([x, w]);
+    const expected = await bitsOf([layerOf({x, w, bounds}), ...gradient(layerOf)]);
+    for (const recompute of [true, false]) {
+      const fn = traced(layerOf, {xla: true, recompute, name: 'around'});
+      const {numTensors} = tf.memory();
+      for (let i = 0; i < 4; i++) {
+        let results: tf.Tensor[] = [];
+        const names = await executed(() => (results = [fn({x, w, bounds}), ...gradient(fn)]));
+        (await bitsOf(results)).forEach((values, at) => {
+          values.forEach((value, j) => expect(value).to.be.closeTo(expected[at][j], 1e-4));
+        });
+        tf.dispose(results);
+        // Product, attention, sum, attention, tanh.
+        const parts = names.filter((name) => name.includes('_around_forward_'));
+        if (i > 2) expect(parts.length, names.join()).to.be.at.least(5);
+      }
+      expect(tf.memory().numTensors).to.equal(numTensors);
+      fn.dispose();
+    }
+  });
+
+  it('throws an error of a function where its result is read, and then goes on', async () => {
+    const rows = traced(({table, at}) => tf.neg(tf.gatherND(table, at)));
+    const table = noise([4, 3], 1);
+    const at = (row: number): tf.Tensor => tf.tensor2d([[row]], [1, 1], 'int32');
+    for (let i = 0; i < 4; i++) expect((await rows({table, at: at(1)}).data()).length).to.equal(3);
+    const wrong = rows({table, at: at(9)});
+    expect(() => tf.neg(wrong).dataSync()).to.throw(/does not index into|out of bounds|indices/i);
+    expect(() => wrong.dataSync()).to.throw(/indices/i);
+    expect(Array.from(rows({table, at: at(2)}).dataSync())).to.deep.equal(
+      Array.from(tf.neg(table.slice([2, 0], [1, 3])).dataSync()),
+    );
+    rows.dispose();
+  });
+
+  it('runs a gradient that it kept for after dispose()', async () => {
+    const x = noise([5, 7], 1);
+    const [w, b] = [noise([7, 3], 2), noise([3], 3)];
+    const expected = await bitsOf([tf.grad((y) => tf.sum(layer({x: y, w, b})))(x)]);
+    for (const recompute of [true, false]) {
+      const fn = traced(layer, {recompute, name: 'late'});
+      const gradient = tf.grad((y) => {
+        const value = tf.sum(fn({x: y, w, b}));
+        if (disposes) fn.dispose();
+        return value;
+      });
+      let disposes = false;
+      for (let i = 0; i < 3; i++) gradient(x);
+      disposes = true;
+      let results: tf.Tensor[] = [];
+      const names = await executed(() => (results = [gradient(x)]));
+      expect(await bitsOf(results)).to.deep.equal(expected);
+      // The function that the gradient made again is gone.
+      const late = names.filter((name) => name.includes('_late_backward_'));
+      late.forEach((name) => expect(() => bindingNow().executeOp(name, [], [], 1)).to.throw(name));
+    }
+  });
+
+  it('frees the copies of bounds with their tensors', () => {
+    const fn = traced(({q, bounds}) => flashMaskAttention(q, q, q, bounds as tf.Tensor4D, {causal: true}));
+    const q = noise([1, 40, 1, 4], 1);
+    const step = (): void => {
+      const bounds = tf.tensor4d(masks.causalDocument([15, 25]).bounds!, [1, 1, 40, 1], 'int32');
+      for (let i = 0; i < 2; i++) fn({q, bounds}).dispose();
+      bounds.dispose();
+    };
+    for (let i = 0; i < 3; i++) step();
+    const before = bindingNow().getNumOfTensors();
+    for (let i = 0; i < 10; i++) step();
+    expect(bindingNow().getNumOfTensors()).to.equal(before);
+    fn.dispose();
   });
 
   it('runs attention and its gradient', async () => {
@@ -201,7 +298,6 @@ async function executed(body: () => unknown): Promise<string[]> {
   it('keeps no tensor, and frees its functions', () => {
     const fn = traced(layer);
     const inputs = {x: noise([5, 7], 1), w: noise([7, 3], 2), b: noise([3], 3)};
-    const {binding} = tf.backend() as unknown as {binding: {executeOp(...args: unknown[]): unknown}};
     const step = (): void => {
       tf.tidy(() => void tf.grad((x) => tf.sum(fn({...inputs, x})))(inputs.x));
     };
@@ -210,7 +306,8 @@ async function executed(body: () => unknown): Promise<string[]> {
     for (let i = 0; i < 20; i++) step();
     expect(tf.memory()).to.include({numTensors, numDataBuffers});
     fn.dispose();
-    expect(() => binding.executeOp('tfjs_flashmask_layer_forward_1', [], [], 1)).to.throw(/tfjs_flashmask_layer/);
+    const run = (): unknown => bindingNow().executeOp('tfjs_flashmask_layer_forward_1', [], [], 1);
+    expect(run).to.throw(/tfjs_flashmask_layer/);
   });
 
   it('runs the program of docs/traced.md', async () => {

@@ -4,6 +4,7 @@
  */
 import {type DataId, type Tensor, Variable, engine, util} from '@tensorflow/tfjs-core';
 import {fail} from '../../../call/errors.js';
+import {type FunctionGraph, nodeOf} from './function_graph.js';
 import {
   type Attribute,
   type AttributeTypes,
@@ -29,10 +30,15 @@ type BackendValues = ArrayBufferView | string[] | Uint8Array[];
 
 /** The members of tfjs-node's binding that a recording replaces, and those that setup-node's binding adds. */
 export interface Binding extends AttributeTypes {
+  TF_FLOAT: number;
+  TF_INT32: number;
   createTensor(shape: number[], dtype: number, values: BackendValues): number;
   tensorDataSync(id: number): unknown;
   executeOp(name: string, attributes: Attribute[], inputs: number[], outputs: number): OutputInfo[];
+  deleteTensor(id: number): void;
   addFunction?(name: string, graph: Uint8Array, inputs: string[], outputs: string[], xla: boolean): void;
+  runFunction?(name: string, inputs: number[], outputs: number): number[];
+  waitForFunctions?(): void;
   removeFunction?(name: string): void;
   opDefinition?(name: string): Uint8Array;
 }
@@ -43,7 +49,8 @@ export interface RecordedBackend {
   tensorMap: {get(dataId: DataId): {id: number; shape: number[]; dtype: number; values: unknown}};
   getInputTensorIds(tensors: Tensor[]): number[];
   write(values: BackendValues, shape: number[], dtype: string): DataId;
-  executeMultipleOutputs(name: string, attributes: Attribute[], inputs: Tensor[], outputs: number): Tensor[];
+  createOutputTensor(output: OutputInfo): Tensor;
+  disposeData(dataId: DataId, force?: boolean): boolean;
 }
 
 /** Operations whose results differ from run to run, so that a gradient that computes them again would be wrong. */
@@ -53,12 +60,7 @@ const SHAPE_OF_VALUES =
   /^(Where|Unique|UniqueV2|ListDiff|NonMaxSuppression.*|DynamicPartition|SparseFillEmptyRows|Ragged.*)$/;
 
 /** Recorded operations. */
-export interface Recording {
-  /** Each after those that it reads. */
-  nodes: GraphNode[];
-  /** The outputs of nodes that stand for the inputs, and those that are the results. */
-  inputs: string[];
-  outputs: string[];
+export interface Recording extends FunctionGraph {
   /** The operations and constants, in words, to tell two recordings apart. */
   steps: string[];
 }
@@ -70,6 +72,7 @@ class Recorder {
   private readonly places = new Map<number, {output: string; dtype: number}>();
   /** Tensors with values of the host that were made while recording. */
   private readonly made = new Set<DataId>();
+  private readonly returned = new Set<string>();
 
   constructor(private readonly backend: RecordedBackend) {}
 
@@ -86,6 +89,11 @@ class Recorder {
     const [id] = this.backend.getInputTensorIds([tensor]);
     const {output, dtype} = this.places.get(id)!;
     // A function may return an input, a constant, or one result twice; TensorFlow's may not.
+    const computed = this.nodes.find(({name}) => name === nodeOf(output))!.inputs.length > 0;
+    if (computed && !this.returned.has(output)) {
+      this.returned.add(output);
+      return output;
+    }
     return this.add('Identity', [output], {T: typeValue(dtype)}, [{dtype, shape: tensor.shape}]);
   }
 

@@ -1,17 +1,8 @@
 /**
- * @file Cuts a recording into the graphs of TensorFlow functions: one of the whole, or one of a forward pass and one of
- * its gradient, which reads what the forward pass keeps for it.
+ * @file Cuts a recording in two: a forward pass, and its gradient, which reads what the forward pass keeps for it.
  */
-import {type GraphNode, graphDef, placeholder} from './graph_def.js';
-import type {Recording} from './recorder.js';
-
-/** A function to be. */
-export interface FunctionGraph {
-  graph: Uint8Array;
-  /** Outputs of its placeholders. */
-  inputs: string[];
-  outputs: string[];
-}
+import {type GraphNode, placeholder} from './graph_def.js';
+import {type FunctionGraph, nodeOf, placeOf} from './function_graph.js';
 
 /** A forward pass and its gradient. */
 export interface SplitRecording {
@@ -21,13 +12,6 @@ export interface SplitRecording {
   backward: FunctionGraph;
   kept: number;
   reads: number[];
-}
-
-const nodeOf = (output: string): string => output.slice(0, output.lastIndexOf(':'));
-
-/** The function of all that was recorded. */
-export function wholeOf({nodes, inputs, outputs}: Recording): FunctionGraph {
-  return {graph: graphDef(nodes), inputs, outputs};
 }
 
 /** The nodes that `outputs` need, in order, together with the placeholders of `inputs`. */
@@ -52,7 +36,7 @@ function dependants(nodes: readonly GraphNode[], on: readonly string[]): Set<str
  * @param recording its last inputs are the gradients of the results; its first outputs are the results.
  * @param results the number of results.
  */
-export function splitGradient({nodes, inputs, outputs}: Recording, results: number): SplitRecording {
+export function splitGradient({nodes, inputs, outputs}: FunctionGraph, results: number): SplitRecording {
   const given = inputs.slice(0, inputs.length - results);
   const dys = inputs.slice(given.length);
   const gradients = outputs.slice(results);
@@ -67,7 +51,7 @@ export function splitGradient({nodes, inputs, outputs}: Recording, results: numb
   const kept = read.filter((output) => !constants.includes(output) && !given.includes(output));
   const stands = [...kept, ...reads.map((i) => given[i])].map((output, i) => {
     const {outputs: of} = byName.get(nodeOf(output))!;
-    const {dtype, shape} = of[Number(output.slice(output.lastIndexOf(':') + 1))];
+    const {dtype, shape} = of[placeOf(output)];
     return {output, node: placeholder(`k${i}`, dtype, shape)};
   });
   const standIn = new Map(stands.map(({output, node}) => [output, `${node.name}:0`]));
@@ -75,12 +59,12 @@ export function splitGradient({nodes, inputs, outputs}: Recording, results: numb
   const own = [...stands.map(({node}) => node), ...constants.map((output) => byName.get(nodeOf(output))!)];
   return {
     forward: {
-      graph: graphDef(neededFor([...outputs.slice(0, results), ...kept], given, nodes)),
+      nodes: neededFor([...outputs.slice(0, results), ...kept], given, nodes),
       inputs: given,
       outputs: [...outputs.slice(0, results), ...kept],
     },
     backward: {
-      graph: graphDef([...own, ...moved]),
+      nodes: [...own, ...moved],
       inputs: [...stands.map(({node}) => `${node.name}:0`), ...dys],
       outputs: gradients,
     },

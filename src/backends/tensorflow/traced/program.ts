@@ -1,0 +1,98 @@
+/** @file A graph as TensorFlow functions that run one after another: one, or more if XLA compiles it in part. */
+import type {Tensor} from '@tensorflow/tfjs-core';
+import {bitsOf, withBits} from './bits.js';
+import {type FunctionGraph, nodeOf, placeOf} from './function_graph.js';
+import {engineNow} from './gradients.js';
+import {graphDef} from './graph_def.js';
+import type {Binding, RecordedBackend} from './recorder.js';
+import {type Segment, segmentsOf} from './segments.js';
+
+/** Counts functions. Global, because the module may be loaded twice and TensorFlow's names are the process's. */
+const COUNT = Symbol.for('tfjs-flashmask.traced');
+const globals = globalThis as {[COUNT]?: number};
+
+/** A part of the graph. Tensors have the names of the graph's outputs. */
+interface Part {
+  segment: Segment;
+  /** Whether an input is passed by its bits. */
+  bits: readonly boolean[];
+  makes: readonly {output: string; dtype: number; shape: number[]}[];
+  /** The tensors that no later part needs, and that are no results. */
+  last: readonly string[];
+  /** The name of its function; null if TensorFlow has none. */
+  name: string | null;
+}
+
+export class Program {
+  private readonly parts: Part[];
+  private disposed = false;
+
+  /** @param name Begins the names of the functions. */
+  constructor(
+    private readonly binding: Binding,
+    private readonly name: string,
+    private readonly graph: FunctionGraph,
+    xla: boolean,
+  ) {
+    const segments = xla ? segmentsOf(graph) : [{...graph, reads: graph.inputs, xla}];
+    const made = new Map(graph.nodes.map((node) => [node.name, node.outputs]));
+    const kept = new Set([...graph.inputs, ...graph.outputs]);
+    this.parts = segments.map((given, at) => {
+      const {graph: own, bits} = withBits(given, binding);
+      const {reads, outputs} = given;
+      const later = new Set(segments.slice(at + 1).flatMap((next) => next.reads));
+      return {
+        segment: {...given, ...own},
+        bits,
+        makes: outputs.map((output) => ({output, ...made.get(nodeOf(output))![placeOf(output)]})),
+        last: [...reads, ...outputs].filter((output) => !kept.has(output) && !later.has(output)),
+        name: null,
+      };
+    });
+  }
+
+  /** Runs the functions, and makes those that TensorFlow does not have. */
+  run(tensors: readonly Tensor[]): Tensor[] {
+    const values = new Map(this.graph.inputs.map((name, i) => [name, tensors[i]]));
+    for (const part of this.parts) {
+      const compiles = part.name === null;
+      part.name ??= this.add(part.segment);
+      this.runPart(part, part.name, values);
+      // TensorFlow compiles a function in its first call. An error of it belongs to this call.
+      if (compiles) this.binding.waitForFunctions!();
+    }
+    // A gradient may run after the traced function was disposed.
+    if (this.disposed) this.dispose();
+    return this.graph.outputs.map((output) => values.get(output)!);
+  }
+
+  private runPart({segment, bits, makes, last}: Part, name: string, values: Map<string, Tensor>): void {
+    // tf.engine().reset() makes a new backend, with the same binding.
+    const backend = engineNow().backend as RecordedBackend;
+    const inputs = segment.reads.map((read) => values.get(read)!);
+    const ids = backend.getInputTensorIds(inputs).map((id, i) => (bits[i] ? bitsOf(backend, inputs[i], id) : id));
+    const made = backend.binding.runFunction!(name, ids, makes.length);
+    makes.forEach(({output, dtype, shape}, i) => {
+      values.set(output, backend.createOutputTensor({id: made[i], dtype, shape}));
+    });
+    last.forEach((read) => {
+      values.get(read)!.dispose();
+    });
+  }
+
+  private add({nodes, inputs, outputs, xla}: Segment): string {
+    globals[COUNT] = (globals[COUNT] ?? 0) + 1;
+    const name = `tfjs_flashmask_${this.name}_${globals[COUNT]}`;
+    this.binding.addFunction!(name, graphDef(nodes), inputs, outputs, xla);
+    return name;
+  }
+
+  /** Frees the functions. A later run makes them again, and frees them. */
+  dispose(): void {
+    this.disposed = true;
+    for (const part of this.parts) {
+      if (part.name !== null) this.binding.removeFunction!(part.name);
+      part.name = null;
+    }
+  }
+}
