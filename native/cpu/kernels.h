@@ -1,6 +1,7 @@
 // The kernels that each instruction set provides, compiled from kernels.inc.h.
 #pragma once
 
+#include "../layers.h"
 #include "plan.h"
 
 namespace flashmask {
@@ -16,6 +17,15 @@ struct Kernels {
   void (*backward)(const BackwardPlan& plan, int64_t item, int thread);
   // Adds up the partial dq of one panel.
   void (*addParts)(const BackwardPlan& plan, int64_t item, int thread);
+
+  // The layers around the attention: rows, columns (gammaGrad) or elements (gated units, adamw) from `begin` to `end`.
+  void (*rmsNorm)(const RmsNorm& layer, int64_t begin, int64_t end);
+  void (*rmsNormGrad)(const RmsNormGrad& layer, int64_t begin, int64_t end);
+  void (*rmsNormGammaGrad)(const RmsNormGammaGrad& layer, int64_t begin, int64_t end);
+  void (*rotation)(const Rotation& layer, int64_t begin, int64_t end);
+  void (*gatedUnit)(const GatedUnit& layer, int64_t begin, int64_t end);
+  void (*gatedUnitGrad)(const GatedUnitGrad& layer, int64_t begin, int64_t end);
+  void (*adamw)(const AdamW& layer, int64_t begin, int64_t end);
 };
 
 namespace avx512 {

@@ -24,6 +24,7 @@ namespace {
 #include "few_rows.inc.h"
 #include "forward.inc.h"
 #include "backward.inc.h"
+#include "layers.inc.h"
 // clang-format on
 
 }  // namespace
@@ -31,7 +32,19 @@ namespace {
 #define FLASHMASK_TEXT(x) #x
 #define FLASHMASK_NAME(x) FLASHMASK_TEXT(x)
 
-const Kernels kKernels = {FLASHMASK_NAME(FLASHMASK_ISA), RunForward, RunCombine, RunRowShift, RunBackward, RunAddParts};
+const Kernels kKernels = {FLASHMASK_NAME(FLASHMASK_ISA),
+                          RunForward,
+                          RunCombine,
+                          RunRowShift,
+                          RunBackward,
+                          RunAddParts,
+                          RunRmsNorm,
+                          RunRmsNormGrad,
+                          RunRmsNormGammaGrad,
+                          RunRotation,
+                          RunGatedUnit,
+                          RunGatedUnitGrad,
+                          RunAdamW};
 
 }  // namespace FLASHMASK_ISA
 }  // namespace cpu

@@ -1,27 +1,16 @@
-// TensorFlow's kernels. They read the attributes and tensors of a call and run the kernels of native/cpu or
-// native/cuda.
-#include <array>
-#include <cstddef>
-#include <cstring>
-#include <exception>
+// TensorFlow's kernels of the attention. They read the attributes and tensors of a call and run the kernels of
+// native/cpu or native/cuda.
 #include <memory>
-#include <new>
 #include <string>
-#include <vector>
 
 #include "../attention.h"
-#include "c_api.h"
+#include "call.h"
 #include "ops.h"
-#ifdef FLASHMASK_CUDA
-#include "cuda_order.h"
-#endif
 
 namespace flashmask {
 namespace tensorflow {
 
 namespace {
-
-using Shape = std::vector<int64_t>;
 
 // The attributes of the op. TensorFlow makes one kernel object per set of attributes, so they are read once.
 struct Attributes {
@@ -29,37 +18,12 @@ struct Attributes {
   int threads = 0;
 };
 
+constexpr const char* kName = "FlashMaskAttention";
+
 // Indices of the inputs of both ops.
 enum Input { kQ, kK, kV, kBounds, kSeed, kOut, kRowStats, kDOut, kDLse };
 
 // ---- Attributes ----
-
-bool ReadBool(OpKernelConstruction* construction, const char* name, const OwnStatus& status) {
-  unsigned char value = 0;
-  if (status.ok()) api.OpKernelConstruction_GetAttrBool(construction, name, &value, status.get());
-  return value != 0;
-}
-
-float ReadFloat(OpKernelConstruction* construction, const char* name, const OwnStatus& status) {
-  float value = 0;
-  if (status.ok()) api.OpKernelConstruction_GetAttrFloat(construction, name, &value, status.get());
-  return value;
-}
-
-int64_t ReadInt(OpKernelConstruction* construction, const char* name, const OwnStatus& status) {
-  int64_t value = 0;
-  if (status.ok()) api.OpKernelConstruction_GetAttrInt64(construction, name, &value, status.get());
-  return value;
-}
-
-std::string ReadString(OpKernelConstruction* construction, const char* name, const OwnStatus& status) {
-  int32_t length = -1;
-  int32_t bytes = 0;
-  if (status.ok()) api.OpKernelConstruction_GetAttrSize(construction, name, &length, &bytes, status.get());
-  std::string value(bytes, '\0');
-  if (status.ok()) api.OpKernelConstruction_GetAttrString(construction, name, &value[0], value.size(), status.get());
-  return value;
-}
 
 Precision PrecisionOf(const std::string& name) {
   if (name == "float32") return Precision::kFloat32;
@@ -89,88 +53,7 @@ void Delete(void* attributes) { delete static_cast<Attributes*>(attributes); }
 
 // ---- A call ----
 
-// Thrown within this file only; becomes the status of the call.
-struct Failure {
-  Code code;
-  std::string message;
-};
-
-struct DeleteTensor {
-  void operator()(Tensor* tensor) const { api.DeleteTensor(tensor); }
-};
-using OwnTensor = std::unique_ptr<Tensor, DeleteTensor>;
-
-std::string Text(const Shape& shape) {
-  std::string text;
-  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-  return "[" + text + "]";
-}
-
-// The tensors of one call, released when it ends.
-class Call {
- public:
-  explicit Call(OpKernelContext* context) : context_(context) {}
-
-  const void* Input(int index) {
-    OwnTensor& tensor = inputs_.at(index);
-    if (!tensor) {
-      Tensor* got = nullptr;
-      api.GetInput(context_, index, &got, status_.get());
-      RequireOk();
-      tensor.reset(got);
-    }
-    return api.TensorData(tensor.get());
-  }
-
-  Shape InputShape(int index) {
-    Input(index);
-    const Tensor* tensor = inputs_[index].get();
-    Shape shape(api.NumDims(tensor));
-    for (size_t i = 0; i < shape.size(); i++) shape[i] = api.Dim(tensor, static_cast<int>(i));
-    return shape;
-  }
-
-  float* Output(int index, const Shape& shape) {
-    size_t bytes = sizeof(float);
-    for (const int64_t size : shape) bytes *= size;
-    const int rank = static_cast<int>(shape.size());
-    return static_cast<float*>(
-        Keep(api.AllocateOutput(context_, index, kFloat, shape.data(), rank, bytes, status_.get())));
-  }
-
-  // Memory from TensorFlow's allocator on the device of the op, aligned to 64 bytes on CPUs and 256 on GPUs.
-  void* Scratch(size_t bytes) {
-    if (bytes == 0) return nullptr;
-    const auto length = static_cast<int64_t>(bytes);
-    AllocatorAttributes attributes = {offsetof(AllocatorAttributes, onHost) + 1, 0};
-    return Keep(api.AllocateTemp(context_, kUint8, &length, 1, &attributes, status_.get()));
-  }
-
-  void Fail(Code code, const std::string& message) {
-    status_.Set(code, message);
-    api.OpKernelContext_Failure(context_, status_.get());
-  }
-
- private:
-  void RequireOk() {
-    if (!status_.ok()) throw Failure{status_.code(), status_.message()};
-  }
-
-  void* Keep(Tensor* tensor) {
-    kept_.emplace_back(tensor);
-    RequireOk();
-    return api.TensorData(tensor);
-  }
-
-  OpKernelContext* context_;
-  OwnStatus status_;
-  std::array<OwnTensor, kDLse + 1> inputs_;
-  std::vector<OwnTensor> kept_;
-};
-
-void Require(bool holds, const char* rule, const Shape& got) {
-  if (!holds) throw Failure{kInvalidArgument, "FlashMaskAttention: " + std::string(rule) + ", got " + Text(got)};
-}
+void Require(bool holds, const char* rule, const Shape& got) { RequireShape(holds, kName, rule, got); }
 
 // The op in TypeScript has already checked the call and throws clear errors. This check is for other callers: no kernel
 // may read or write outside its tensors.
@@ -261,7 +144,7 @@ BackwardTensors BackwardTensorsOf(Call* call, const Problem& p) {
 // ---- Devices ----
 
 struct Cpu {
-  static constexpr const char* kName = "CPU";
+  static constexpr const char* kDevice = "CPU";
 
   static void Run(Call* call, const Problem& p, const ForwardTensors& tensors, int threads) {
     cpu::Forward(p, tensors, call->Scratch(cpu::ForwardScratchBytes(p, threads)), threads);
@@ -273,7 +156,7 @@ struct Cpu {
 
 #ifdef FLASHMASK_CUDA
 struct Gpu {
-  static constexpr const char* kName = "GPU";
+  static constexpr const char* kDevice = "GPU";
 
   static void Run(Call* call, const Problem& p, const ForwardTensors& tensors, int) {
     void* scratch = call->Scratch(cuda::ForwardScratchBytes(p));
@@ -283,49 +166,15 @@ struct Gpu {
     void* scratch = call->Scratch(cuda::BackwardScratchBytes(p));
     Launch(tensors.q, [&](void* stream) { return cuda::Backward(p, tensors, scratch, stream); });
   }
-
- private:
-  template <typename Queue>
-  static void Launch(const void* q, Queue queue) {
-    cuda::OrderedStream ordered(q);
-    Check(ordered);
-    const cuda::Status status = queue(ordered.stream());
-    // Also after an error, because some of the kernels may be queued.
-    ordered.Finish();
-    if (status.name) {
-      const bool memory = std::strcmp(status.name, "cudaErrorMemoryAllocation") == 0;
-      throw Failure{memory ? kResourceExhausted : kInternal, std::string(status.name) + ": " + status.message};
-    }
-    Check(ordered);
-  }
-
-  static void Check(const cuda::OrderedStream& ordered) {
-    if (!ordered.error().empty()) throw Failure{kInternal, ordered.error()};
-  }
 };
 #endif
 
 // ---- What TensorFlow calls ----
 
-// No exception may leave a function that TensorFlow calls.
-template <typename Body>
-void Guard(OpKernelContext* context, Body body) {
-  Call call(context);
-  try {
-    body(&call);
-  } catch (const Failure& failure) {
-    call.Fail(failure.code, failure.message);
-  } catch (const std::bad_alloc&) {
-    call.Fail(kResourceExhausted, "FlashMaskAttention: out of memory on the host");
-  } catch (const std::exception& error) {
-    call.Fail(kInternal, "FlashMaskAttention: " + std::string(error.what()));
-  }
-}
-
 template <typename Device>
 void ComputeForward(void* kernel, OpKernelContext* context) {
   const auto& attributes = *static_cast<const Attributes*>(kernel);
-  Guard(context, [&](Call* call) {
+  Guard(context, kName, [&](Call* call) {
     const Problem p = ProblemOf(call, attributes);
     Device::Run(call, p, ForwardTensorsOf(call, p), attributes.threads);
   });
@@ -334,26 +183,20 @@ void ComputeForward(void* kernel, OpKernelContext* context) {
 template <typename Device>
 void ComputeBackward(void* kernel, OpKernelContext* context) {
   const auto& attributes = *static_cast<const Attributes*>(kernel);
-  Guard(context, [&](Call* call) {
+  Guard(context, kName, [&](Call* call) {
     const Problem p = ProblemOf(call, attributes);
     Device::Run(call, p, BackwardTensorsOf(call, p), attributes.threads);
   });
 }
 
-std::string RegisterKernel(const char* op, const char* device, void (*compute)(void*, OpKernelContext*)) {
-  KernelBuilder* builder = api.NewKernelBuilder(op, device, Create, compute, Delete);
-  // The seed is read on the host while the work is queued.
-  api.KernelBuilder_HostMemory(builder, "seed");
-  const std::string name = std::string(op) + device;
-  OwnStatus status;
-  api.RegisterKernelBuilder(name.c_str(), builder, status.get());  // Takes the builder.
-  return status.ok() ? "" : "TensorFlow must register the kernel " + name + ", got: " + status.message();
-}
-
 template <typename Device>
 std::string RegisterDevice() {
-  const std::string error = RegisterKernel("FlashMaskAttention", Device::kName, ComputeForward<Device>);
-  return error.empty() ? RegisterKernel("FlashMaskAttentionGrad", Device::kName, ComputeBackward<Device>) : error;
+  const auto add = [](const char* op, Compute compute) {
+    // The seed is read on the host while the work is queued.
+    return RegisterKernel(op, Device::kDevice, {Create, compute, Delete}, "seed");
+  };
+  const std::string error = add("FlashMaskAttention", ComputeForward<Device>);
+  return error.empty() ? add("FlashMaskAttentionGrad", ComputeBackward<Device>) : error;
 }
 
 }  // namespace

@@ -2,9 +2,8 @@
 
 #include <mutex>
 #include <string>
-#include <vector>
 
-#include "c_api.h"
+#include "definition.h"
 
 namespace flashmask {
 namespace tensorflow {
@@ -16,7 +15,7 @@ const char* const kBackward = "FlashMaskAttentionGrad";
 
 // The attributes do not change from call to call. The seed does, and TensorFlow keeps a kernel for every set of
 // attributes that it has seen, so the seed is an input.
-const char* const kAttrs[] = {
+const Specs kAttrs = {
     "causal: bool",
     "scale: float",
     "layout: {'bshd', 'bhsd'} = 'bshd'",
@@ -25,59 +24,6 @@ const char* const kAttrs[] = {
     "precision: {'auto', 'float32', 'float16', 'bfloat16'} = 'auto'",
     "deterministic: bool = false",
     "threads: int >= 0 = 0",
-};
-
-// Reads and builds shapes for a shape function. After the first failure the status holds the error and nothing more is
-// done.
-class Shapes {
- public:
-  Shapes(ShapeInferenceContext* context, Status* status) : context_(context), status_(status) {}
-  ~Shapes() {
-    for (ShapeHandle* handle : made_) api.DeleteShapeHandle(handle);
-  }
-
-  ShapeHandle* Input(int index, int64_t rank) {
-    ShapeHandle* shape = Make();
-    if (ok()) api.ShapeInferenceContextGetInput(context_, index, shape, status_);
-    if (ok()) api.ShapeInferenceContextWithRank(context_, shape, rank, shape, status_);
-    return shape;
-  }
-
-  ShapeHandle* Slice(ShapeHandle* shape, int64_t start, int64_t end) {
-    ShapeHandle* slice = Make();
-    if (ok()) api.ShapeInferenceContextSubshape(context_, shape, start, end, slice, status_);
-    return slice;
-  }
-
-  ShapeHandle* Concatenate(ShapeHandle* a, ShapeHandle* b) {
-    ShapeHandle* both = Make();
-    if (ok()) api.ShapeInferenceContextConcatenateShapes(context_, a, b, both, status_);
-    return both;
-  }
-
-  // A shape with one axis.
-  ShapeHandle* Vector(size_t size) {
-    made_.push_back(api.ShapeInferenceContextVectorFromSize(context_, size));
-    return made_.back();
-  }
-
-  ShapeHandle* Unknown() { return Vector(static_cast<size_t>(-1)); }
-
-  void SetOutput(int index, ShapeHandle* shape) {
-    if (ok()) api.ShapeInferenceContextSetOutput(context_, index, shape, status_);
-  }
-
- private:
-  bool ok() const { return api.GetCode(status_) == kOk; }
-
-  ShapeHandle* Make() {
-    made_.push_back(api.NewShapeHandle());
-    return made_.back();
-  }
-
-  ShapeInferenceContext* context_;
-  Status* status_;
-  std::vector<ShapeHandle*> made_;
 };
 
 // out has the axes of q, but the channels of v. lse and row_stats may have heads and rows in another order than q: that
@@ -100,20 +46,6 @@ void BackwardShapes(ShapeInferenceContext* context, Status* status) {
   for (int i = 0; i < 3; i++) shapes.SetOutput(i, shapes.Input(i, 4));
 }
 
-using Specs = std::vector<const char*>;
-
-std::string RegisterOp(const char* name, const Specs& inputs, const Specs& outputs,
-                       void (*shapes)(ShapeInferenceContext*, Status*)) {
-  OpDefinitionBuilder* builder = api.NewOpDefinitionBuilder(name);
-  for (const char* input : inputs) api.OpDefinitionBuilderAddInput(builder, input);
-  for (const char* output : outputs) api.OpDefinitionBuilderAddOutput(builder, output);
-  for (const char* attr : kAttrs) api.OpDefinitionBuilderAddAttr(builder, attr);
-  api.OpDefinitionBuilderSetShapeInferenceFunction(builder, shapes);
-  OwnStatus status;
-  api.RegisterOpDefinition(builder, status.get());  // Frees the builder.
-  return status.ok() ? "" : "TensorFlow must register the op " + std::string(name) + ", got: " + status.message();
-}
-
 // Whether TensorFlow knows the op. Another copy of the addon may have registered it, and a second registration ends the
 // process.
 bool IsRegistered(const char* name) {
@@ -131,9 +63,12 @@ std::string RegisterAll() {
   const Specs qkv = {"q: float", "k: float", "v: float", "bounds: int32", "seed: int32"};
   Specs all = qkv;
   for (const char* more : {"out: float", "row_stats: float", "d_out: float", "d_lse: float"}) all.push_back(more);
-  std::string error = RegisterOp(kForward, qkv, {"out: float", "lse: float", "row_stats: float"}, ForwardShapes);
-  if (error.empty()) error = RegisterOp(kBackward, all, {"dq: float", "dk: float", "dv: float"}, BackwardShapes);
-  return error.empty() ? RegisterKernels() : error;
+  std::string error =
+      RegisterOp({kForward, qkv, {"out: float", "lse: float", "row_stats: float"}, kAttrs, ForwardShapes});
+  if (error.empty())
+    error = RegisterOp({kBackward, all, {"dq: float", "dk: float", "dv: float"}, kAttrs, BackwardShapes});
+  if (error.empty()) error = RegisterKernels();
+  return error.empty() ? RegisterLayers() : error;
 }
 
 }  // namespace

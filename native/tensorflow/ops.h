@@ -1,4 +1,5 @@
-// The ops FlashMaskAttention and FlashMaskAttentionGrad, registered with the TensorFlow that the process has loaded.
+// The ops FlashMaskAttention and FlashMaskAttentionGrad and those of the layers, registered with the TensorFlow that
+// the process has loaded.
 #pragma once
 
 #include <string>
@@ -10,8 +11,11 @@ namespace tensorflow {
 // or an empty string.
 std::string Register();
 
-// Registers the kernels of one op; defined in kernels.cc, called by Register.
+// Registers the kernels of the attention; defined in kernels.cc, called by Register.
 std::string RegisterKernels();
+
+// Registers the ops of the layers and their kernels; defined in layers.cc, called by Register.
+std::string RegisterLayers();
 
 }  // namespace tensorflow
 }  // namespace flashmask

@@ -7,10 +7,12 @@
  */
 import {registerNativeKernels} from '../backends/tensorflow/kernel.js';
 import {type AddonInfo, findAddon} from '../backends/tensorflow/load.js';
+import {registerNativeLayers} from '../backends/tensorflow/layers.js';
 import {restoreRemovedUtil} from '../backends/tensorflow/removed_util.js';
 
 restoreRemovedUtil();
 registerNativeKernels();
+registerNativeLayers();
 
 export * from './index.js';
 export {setThreads} from '../backends/tensorflow/kernel.js';

@@ -22,6 +22,8 @@ import {
  *   way; gives `[N, heads · D]`.
  * - `FlashMaskGatedUnit`: `gate [N, C]`, `up [N, C]`; gives `[N, C]`.
  * - `FlashMaskGatedUnitGrad`: `gate`, `up`, `dy`; gives `dgate` and `dup`.
+ * - `FlashMaskAdamW`: `gradient`, `m`, `v` and `value` of one shape, `shrink []`, `factors [3]`, attributes `beta1`,
+ *   `beta2` and `decays`; gives the new `m`, `v` and `value` (adamw.ts).
  */
 export type LayerKernel =
   | 'FlashMaskRmsNorm'
@@ -29,11 +31,15 @@ export type LayerKernel =
   | 'FlashMaskRmsNormGammaGrad'
   | 'FlashMaskRotate'
   | 'FlashMaskGatedUnit'
-  | 'FlashMaskGatedUnitGrad';
+  | 'FlashMaskGatedUnitGrad'
+  | 'FlashMaskAdamW';
 
 export interface LayerAttrs {
   epsilon?: number;
   back?: boolean;
+  beta1?: number;
+  beta2?: number;
+  decays?: boolean;
 }
 
 /** A registered kernel of a layer. */
@@ -58,6 +64,19 @@ export function layerKernel<Backend>(
   };
 }
 
+let composing = false;
+
+/** Runs `body` without kernels of layers: a compiler fuses operations of tfjs, but does not know our kernels. */
+export function withoutLayerKernels<T>(body: () => T): T {
+  const before = composing;
+  composing = true;
+  try {
+    return body();
+  } finally {
+    composing = before;
+  }
+}
+
 /** The results of a layer's kernel; of `composed` where the backend has none. */
 export function runLayer(
   name: LayerKernel,
@@ -67,6 +86,6 @@ export function runLayer(
 ): Tensor[] {
   const {backendName, backend} = engine() as unknown as {backendName: string; backend: unknown};
   const kernel = getKernel(name, backendName) as LayerKernelConfig | undefined;
-  if (!kernel?.runsOn(backend)) return composed();
+  if (composing || !kernel?.runsOn(backend)) return composed();
   return [engine().runKernel<Tensor | Tensor[]>(name, inputs, {...attrs})].flat();
 }

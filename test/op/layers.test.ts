@@ -1,6 +1,7 @@
 /** @file The layers around the attention (src/layers) on each device, against float64. */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
+import {adamwStep} from '../../src/layers/adamw.js';
 import {gatedUnit} from '../../src/layers/gated_unit.js';
 import {rmsNorm} from '../../src/layers/rms_norm.js';
 import {rotate} from '../../src/layers/rotate.js';
@@ -142,6 +143,31 @@ onEachDevice((device) => {
           )(upload(x, shape));
           await expectClose(rotate(upload(x, shape) as tf.Tensor2D, tables), turned(x, 1), rounding, 'value');
           await expectClose(dx, turned(dy, -1), rounding, 'dx');
+        }
+      });
+    }
+
+    for (const decays of [false, true]) {
+      it(`adamwStep of 3 tensors has the values of its formulas, ${decays ? 'with' : 'without'} decay`, async () => {
+        const [beta1, beta2, shrink] = [0.9, 0.99, 0.25];
+        const factors = [1e-3, 0.01, 0.995];
+        for (const shape of [[1], [67], [33, 40]]) {
+          const count = shape.reduce((a, b) => a * b, 1);
+          const [gradient, m, value] = [10, 11, 12].map((seed) => values([1, count], seed));
+          const v = values([1, count], 13).map((x) => Math.fround(x * x));
+          const tensors = {gradient, m, v, value};
+          const given = Object.fromEntries(Object.entries(tensors).map(([name, data]) => [name, upload(data, shape)]));
+          const rates = {beta1, beta2, decays};
+          const results = adamwStep(given as never, tf.scalar(shrink), tf.tensor1d(factors), rates);
+          const newM = m.map((x, i) => beta1 * x + (1 - beta1) * shrink * gradient[i]);
+          const newV = v.map((x, i) => beta2 * x + (1 - beta2) * (shrink * gradient[i]) ** 2);
+          const moved = value.map(
+            (x, i) => (decays ? factors[2] : 1) * x - (factors[1] * newM[i]) / (Math.sqrt(newV[i]) + factors[0]),
+          );
+          expect(results.map((x) => x.shape)).to.deep.equal([shape, shape, shape]);
+          await expectClose(results[0], newM, rounding, 'm');
+          await expectClose(results[1], newV, rounding, 'v');
+          await expectClose(results[2], moved, rounding, 'value');
         }
       });
     }

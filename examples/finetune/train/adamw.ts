@@ -7,6 +7,7 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {type Traced, traced} from '../../../src/entries/node.js';
+import {adamwStep} from '../../../src/layers/adamw.js';
 import type {HostTensor} from '../host_tensor.js';
 import {type JoinedVariables, joinVariables} from './joined_variables.js';
 
@@ -39,9 +40,17 @@ interface Group {
   exp_avg: tf.Variable;
   /** v, under PyTorch's name. */
   exp_avg_sq: tf.Variable;
-  /** New m, new v and new values of each variable. */
+}
+
+/** Groups that one call updates. */
+interface Batch {
+  groups: readonly Group[];
+  /** New m, new v and new values of each variable, of each group. */
   move: Traced<tf.Tensor[]>;
 }
+
+/** Most elements of a batch, because new values and old ones exist at the same time. */
+const BATCH_ELEMENTS = 2 ** 24;
 
 const MOMENTS = ['exp_avg', 'exp_avg_sq'] as const;
 
@@ -51,6 +60,7 @@ export class AdamW {
   steps = 0;
   private readonly options: AdamWOptions;
   private readonly groups: readonly Group[];
+  private readonly batches: readonly Batch[];
   /** The global norm of the gradients, the factor that clips it, and the gradients of each group, joined. */
   private readonly norm: Traced<tf.Tensor[]>;
 
@@ -62,9 +72,12 @@ export class AdamW {
     this.options = {...ADAMW_DEFAULTS, ...options};
     this.groups = joinVariables(variables).map((joined) => {
       const zeros = () => tf.tidy(() => tf.variable(tf.zeros([...joined.shape]), false));
-      const move = this.traced((inputs) => this.moved(joined, inputs), 'adamw');
-      return {variables: joined, exp_avg: zeros(), exp_avg_sq: zeros(), move};
+      return {variables: joined, exp_avg: zeros(), exp_avg_sq: zeros()};
     });
+    this.batches = batchesOf(this.groups).map((groups) => ({
+      groups,
+      move: this.traced((inputs) => groups.flatMap((group, i) => this.moved(group, partOf(inputs, i))), 'adamw'),
+    }));
     this.norm = this.traced((gradients) => this.clipped(gradients), 'clip');
   }
 
@@ -86,17 +99,14 @@ export class AdamW {
     return tf.tidy(() => {
       const [norm, shrink, ...joined] = this.norm(Object.fromEntries(gradients));
       const factors = tf.tensor1d(this.factors(rate));
-      this.groups.forEach(({variables, exp_avg: m, exp_avg_sq: v, move}, group) => {
+      let first = 0;
+      for (const {groups, move} of this.batches) {
+        const gradients = joined.slice(first, (first += groups.length));
         tf.tidy(() => {
-          const rest = {m, v, shrink, factors, gradient: joined[group]};
-          const [newM, newV, ...values] = move({...rest, ...Object.fromEntries(variables.all)});
-          m.assign(newM);
-          v.assign(newV);
-          [...variables.all.values()].forEach((variable, i) => {
-            variable.assign(values[i]);
-          });
+          const values = move(inputsOf(groups, gradients, {shrink, factors}));
+          for (const variable of groups.flatMap(changedOf)) variable.assign(values.shift()!);
         });
-      });
+      }
       return norm as tf.Scalar;
     });
   }
@@ -129,20 +139,14 @@ export class AdamW {
     }
   }
 
-  /** The formulas above in few operations. */
-  private moved(
-    variables: JoinedVariables,
-    {m, v, shrink, factors, gradient, ...values}: tf.NamedTensorMap,
-  ): tf.Tensor[] {
+  /** New m, new v and new values of the variables of a group, of its inputs. */
+  private moved({variables}: Group, {m, v, shrink, factors, gradient, ...values}: tf.NamedTensorMap): tf.Tensor[] {
     const {beta1, beta2, weightDecay} = this.options;
-    const factor = (i: number): tf.Tensor => factors.slice([i], [1]);
-    const part = gradient.mul(shrink.mul(1 - beta1));
-    const newM = m.mul(beta1).add(part);
-    const newV = v.mul(beta2).add(part.square().mul((1 - beta2) / (1 - beta1) ** 2));
-    const move = newM.div(newV.sqrt().add(factor(0))).mul(factor(1));
-    const old = variables.join(new Map(Object.entries(values)));
     const decays = weightDecay > 0 && variables.matrices;
-    return [newM, newV, ...variables.cut((decays ? old.mul(factor(2)) : old).sub(move))];
+    const value = variables.join(new Map(Object.entries(values)));
+    const rates = {beta1, beta2, decays};
+    const [newM, newV, moved] = adamwStep({gradient, m, v, value}, shrink, factors as tf.Tensor1D, rates);
+    return [newM, newV, ...variables.cut(moved)];
   }
 
   /** Name and shape of every tensor in the state. */
@@ -215,10 +219,56 @@ export class AdamW {
   }
 
   dispose(): void {
-    this.groups.forEach(({exp_avg: m, exp_avg_sq: v, move}) => {
+    this.groups.forEach(({exp_avg: m, exp_avg_sq: v}) => {
       tf.dispose([m, v]);
+    });
+    this.batches.forEach(({move}) => {
       move.dispose();
     });
     this.norm.dispose();
   }
+}
+
+/** What a step changes of a group, in the order of its results. */
+const changedOf = ({variables, exp_avg, exp_avg_sq}: Group): tf.Variable[] => [
+  exp_avg,
+  exp_avg_sq,
+  ...variables.all.values(),
+];
+
+/** The inputs of a batch: those of all groups, and those of each by its number. */
+function inputsOf(
+  groups: readonly Group[],
+  gradients: readonly tf.Tensor[],
+  common: tf.NamedTensorMap,
+): tf.NamedTensorMap {
+  const entries = groups.flatMap(({variables, exp_avg: m, exp_avg_sq: v}, i) =>
+    Object.entries({m, v, gradient: gradients[i], ...Object.fromEntries(variables.all)}).map(
+      ([name, tensor]): [string, tf.Tensor] => [`${i} ${name}`, tensor],
+    ),
+  );
+  return {...common, ...Object.fromEntries(entries)};
+}
+
+/** The inputs of group `i`. */
+function partOf(inputs: tf.NamedTensorMap, i: number): tf.NamedTensorMap {
+  const own = Object.entries(inputs).filter(([name]) => name.startsWith(`${i} `));
+  const {shrink, factors} = inputs;
+  return {shrink, factors, ...Object.fromEntries(own.map(([name, tensor]) => [name.slice(`${i} `.length), tensor]))};
+}
+
+/** Neighbours in batches of up to `BATCH_ELEMENTS`; a larger group is a batch of its own. */
+function batchesOf(groups: readonly Group[]): Group[][] {
+  const batches: Group[][] = [];
+  let room = 0;
+  for (const group of groups) {
+    const {size} = group.exp_avg;
+    if (size > room) {
+      batches.push([]);
+      room = BATCH_ELEMENTS;
+    }
+    batches.at(-1)!.push(group);
+    room -= size;
+  }
+  return batches;
 }

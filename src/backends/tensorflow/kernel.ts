@@ -55,6 +55,9 @@ export function setThreads(count: number): void {
   threads = count;
 }
 
+/** The number that `setThreads` set. */
+export const threadCount = (): number => threads;
+
 function attributesOf({binding}: Backend, attrs: FlashMaskAttentionAttrs): Attribute[] {
   const {TF_ATTR_BOOL, TF_ATTR_FLOAT, TF_ATTR_INT, TF_ATTR_STRING} = binding;
   const {threshold, keepScale} = dropoutOf(attrs.dropout, attrs.seed);

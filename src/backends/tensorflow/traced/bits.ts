@@ -28,7 +28,7 @@ export function withBits(graph: FunctionGraph, {TF_INT32, TF_FLOAT}: Binding): {
 const readersOf = (name: string, nodes: readonly GraphNode[]): GraphNode[] =>
   nodes.filter(({inputs}) => inputs.some((input) => nodeOf(input) === name));
 
-const isAttention = ({op}: GraphNode): boolean => op.startsWith('FlashMask');
+const isAttention = ({op}: GraphNode): boolean => op.startsWith('FlashMaskAttention');
 
 /** The ids of float32 tensors on the device with the bits of int32 tensors. */
 const known = new WeakMap<DataId, number>();

@@ -1,6 +1,7 @@
 /** @file The TensorFlow functions of one traced function: what was recorded for which shapes. */
 import {type Tensor, Variable, dispose, engine, ones} from '@tensorflow/tfjs-core';
 import {fail} from '../../../call/errors.js';
+import {withoutLayerKernels} from '../../../layers/kernel.js';
 import type {FunctionGraph} from './function_graph.js';
 import {type Body, type Call, engineNow, gradientsOf, offTape} from './gradients.js';
 import {Program} from './program.js';
@@ -51,7 +52,7 @@ export class Functions {
     const key = keyOf(kind, inputs);
     const known = this.compiled.get(key);
     if (known?.confirmed) return known.programs[0].run(inputs);
-    const {outputs, recording} = record(this.backend!, inputs, () => body(inputs));
+    const {outputs, recording} = this.record(inputs, () => body(inputs));
     this.learn(key, recording, () => ({programs: [this.program(kind, recording)], kept: 0, reads: []}));
     return outputs;
   }
@@ -63,7 +64,7 @@ export class Functions {
     if (known?.confirmed) return known;
     const shapes = offTape(() => engine().tidy(() => body(tensors).map(({shape}) => shape) as never) as number[][]);
     const dys = shapes.map((shape) => ones(shape));
-    const {outputs, recording} = record(this.backend!, [...tensors, ...dys], () => {
+    const {outputs, recording} = this.record([...tensors, ...dys], () => {
       const {value, gradients} = gradientsOf(body, tensors, places, dys);
       return [...value, ...gradients];
     });
@@ -93,6 +94,11 @@ export class Functions {
       if (this.compiled.size > MOST_KEPT) this.remove(this.compiled.keys().next().value!);
     }
     return known;
+  }
+
+  private record(inputs: readonly Tensor[], body: () => Tensor[]): {outputs: Tensor[]; recording: Recording} {
+    const run = (): Tensor[] => (this.xla ? withoutLayerKernels(body) : body());
+    return record(this.backend!, inputs, run);
   }
 
   private program(kind: string, graph: FunctionGraph): Program {

@@ -14,7 +14,7 @@ export interface Segment extends FunctionGraph {
 }
 
 /** Operations without a kernel for XLA. */
-const WITHOUT_XLA = /^FlashMask/;
+const WITHOUT_XLA = /^FlashMaskAttention/;
 
 const isOwn = ({op}: GraphNode): boolean => WITHOUT_XLA.test(op);
 

@@ -1,0 +1,52 @@
+/**
+ * @file The kernels of the layers for tfjs-node: TensorFlow ops that the Node addon registers
+ * (native/tensorflow/layers.cc).
+ */
+import {type TensorInfo, registerKernel} from '@tensorflow/tfjs-core';
+import {type LayerAttrs, type LayerKernel, layerKernel} from '../../layers/kernel.js';
+import {threadCount} from './kernel.js';
+import {type TensorFlowBackend, whyNotNative} from './load.js';
+
+/** Inputs of each op in its order, and the number of its outputs. */
+const OPS: Record<LayerKernel, {inputs: readonly string[]; outputs: number}> = {
+  FlashMaskRmsNorm: {inputs: ['x', 'gamma'], outputs: 2},
+  FlashMaskRmsNormGrad: {inputs: ['x', 'gamma', 'inverse', 'dy'], outputs: 1},
+  FlashMaskRmsNormGammaGrad: {inputs: ['x', 'inverse', 'dy'], outputs: 1},
+  FlashMaskRotate: {inputs: ['x', 'cosines', 'sines'], outputs: 1},
+  FlashMaskGatedUnit: {inputs: ['gate', 'up'], outputs: 1},
+  FlashMaskGatedUnitGrad: {inputs: ['gate', 'up', 'dy'], outputs: 2},
+  FlashMaskAdamW: {inputs: ['gradient', 'm', 'v', 'value', 'shrink', 'factors'], outputs: 3},
+};
+
+interface Attribute {
+  name: string;
+  type: number;
+  value: boolean | number;
+}
+
+/** The members of tfjs-node's backend that an op needs. */
+interface Backend extends TensorFlowBackend {
+  binding: Record<'TF_ATTR_BOOL' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT', number>;
+  executeMultipleOutputs(name: string, attributes: Attribute[], inputs: TensorInfo[], outputs: number): TensorInfo[];
+}
+
+/** The attributes of an op: those that are given, by their type, and the number of threads. */
+function attributesOf(attrs: LayerAttrs, {binding}: Backend): Attribute[] {
+  const given = Object.entries(attrs as Record<string, boolean | number>).map(([name, value]) => ({
+    name,
+    type: typeof value === 'boolean' ? binding.TF_ATTR_BOOL : binding.TF_ATTR_FLOAT,
+    value,
+  }));
+  return [...given, {name: 'threads', type: binding.TF_ATTR_INT, value: threadCount()}];
+}
+
+/** Registers the kernels. Where the addon is missing, the layers run as operations of tfjs. */
+export function registerNativeLayers(): void {
+  for (const [name, {inputs, outputs}] of Object.entries(OPS) as [LayerKernel, (typeof OPS)[LayerKernel]][]) {
+    const run = (given: Record<string, TensorInfo>, attrs: LayerAttrs, backend: Backend): TensorInfo[] => {
+      const all = inputs.map((input) => given[input]);
+      return backend.executeMultipleOutputs(name, attributesOf(attrs, backend), all, outputs);
+    };
+    registerKernel(layerKernel<Backend>(name, 'tensorflow', run, (backend) => whyNotNative(backend) === null));
+  }
+}
