@@ -31,10 +31,6 @@ def scaled(lengths, N, turn):
     return [b - a for a, b in zip(ends, ends[1:])]
 
 
-def per_token(parts, values):
-    return torch.repeat_interleave(torch.tensor(values), torch.tensor(parts))
-
-
 class Builder:
     """Masks of N tokens in B batches; documents differ from batch to batch."""
 
@@ -63,14 +59,13 @@ class Builder:
 
     def documents(self):
         """Start, end and number of each token's document, [B, N]."""
-        starts, ends, ids = [], [], []
+        rows = []
         for b in range(self.B):
-            lengths = scaled(LENGTHS['documents'], self.N, b)
-            end = torch.tensor(lengths).cumsum(0).tolist()
-            starts.append(per_token(lengths, [e - n for e, n in zip(end, lengths)]))
-            ends.append(per_token(lengths, end))
-            ids.append(per_token(lengths, list(range(len(lengths)))))
-        return [torch.stack(x) for x in (starts, ends, ids)]
+            lengths = torch.tensor(scaled(LENGTHS['documents'], self.N, b))
+            ends = lengths.cumsum(0)
+            ids = torch.repeat_interleave(lengths)
+            rows.append(((ends - lengths)[ids], ends[ids], ids))
+        return [torch.stack(x) for x in zip(*rows)]
 
     def causalDocument(self):
         _, ends, ids = self.documents()
@@ -86,22 +81,16 @@ class Builder:
         """Documents, each a question (a tenth of its tokens) with two answers that do not see each other."""
         rows = []
         for b in range(self.B):
-            lengths = scaled(LENGTHS['questions'], self.N, b)
-            parts, ends, part, doc, at = [], [], [], [], 0
-            for i, n in enumerate(lengths):
-                question = max(1, n // 10)
-                first = (n - question) // 2
-                parts += [question, first, n - question - first]
-                ends += [at + n, at + question + first, at + n]
-                part += [-1, 0, 1]
-                doc += [i] * 3
-                at += n
-            rows.append([per_token(parts, x) for x in (ends, part, doc)])
-        ends, part, doc = (torch.stack(x) for x in zip(*rows))
-        part, doc = part.to(self.device), doc.to(self.device)
-        rule = lambda b, h, q, k: (
-            (q >= k) & (doc[b, q] == doc[b, k]) & ((part[b, k] == -1) | (part[b, k] == part[b, q]))
-        )
+            lengths = torch.tensor(scaled(LENGTHS['questions'], self.N, b))
+            question = (lengths // 10).clamp(min=1)
+            first = (lengths - question) // 2
+            second = lengths - question - first
+            end = lengths.cumsum(0)
+            ids = torch.repeat_interleave(torch.stack([question, first, second], 1).flatten())
+            rows.append((torch.stack([end, end - second, end], 1).flatten()[ids], ids))
+        ends, ids = (torch.stack(x) for x in zip(*rows))
+        doc, part = (ids // 3).to(self.device), (ids % 3).to(self.device)
+        rule = lambda b, h, q, k: (q >= k) & (doc[b, q] == doc[b, k]) & ((part[b, k] == 0) | (part[b, k] == part[b, q]))
         return self.make('sharedQuestion', True, [ends], rule, True)
 
     def globalSlidingWindow(self):
