@@ -2,7 +2,7 @@
  * @file The attentions that benchmarks time: the op, its kernels one by one, and dense masked attention of tfjs ops.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import {flashMaskAttention, type FlashMask} from '../src/entries/index.js';
+import {flashMaskAttention, type FlashMask, type FlashMaskAttentionOptions} from '../src/entries/index.js';
 import {
   FlashMaskAttention,
   FlashMaskAttentionGrad,
@@ -42,16 +42,16 @@ export function inputsOf({N, H, D}: Sizes): tf.Tensor4D[] {
   return latest.tensors;
 }
 
+type Options = Omit<FlashMaskAttentionOptions, 'layout'>;
+
 /** The op on `[B, H, N, D]` tensors. */
-export function flashAttention(
-  mask: FlashMask,
-  options: {precision?: Precision; deterministic?: boolean} = {},
-): Attention {
-  return (q, k, v) => flashMaskAttention(q, k, v, mask, {...options, layout: 'bhsd'});
-}
+export const flashAttention =
+  (mask: FlashMask | null, options: Options = {}): Attention =>
+  (q, k, v) =>
+    flashMaskAttention(q, k, v, mask, {...options, layout: 'bhsd', returnLogSumExp: false});
 
 /** Additive mask `[B or 1, Hm, N, N]`: 0 where a query sees a key, -1e9 where not. */
-export function denseBias(mask: FlashMask): tf.Tensor4D {
+function denseBias(mask: FlashMask): tf.Tensor4D {
   const {batch, heads, queryLength, keyLength} = mask;
   const pairs = queryLength * keyLength;
   const bias = new Float32Array(batch * heads * pairs);
@@ -76,26 +76,36 @@ export function denseObstacle({N, H}: Sizes, gpu: boolean): string | undefined {
 }
 
 /** softmax(QKᵀ / √D + bias) V on `[B, H, N, D]` tensors: what a user would write without the op. */
-export function denseAttention(bias: tf.Tensor4D): Attention {
-  return (q, k, v) => {
+const denseAttention =
+  (bias: tf.Tensor4D): Attention =>
+  (q, k, v) => {
     const scores = tf.mul(tf.matMul(q, k, false, true), 1 / Math.sqrt(q.shape[3]));
     return tf.matMul(tf.softmax(tf.add(scores, bias)), v);
   };
+
+/** Runs `work` with dense attention under a mask, then disposes its bias. */
+export async function withDense<T>(mask: FlashMask, work: (dense: Attention) => Promise<T>): Promise<T> {
+  const bias = denseBias(mask);
+  try {
+    return await work(denseAttention(bias));
+  } finally {
+    bias.dispose();
+  }
 }
 
 /** The gradient of an attention in q, k and v. */
 export const gradsOf = (attention: Attention) =>
   tf.grads((...x: tf.Tensor[]) => attention(x[0] as tf.Tensor4D, x[1] as tf.Tensor4D, x[2] as tf.Tensor4D));
 
-/** Largest difference of two attentions, over rows that see a key: in others dense attention averages hidden values. */
+/** Largest difference from the op, over rows that see a key: in others dense attention averages hidden values. */
 export async function difference(
-  mask: FlashMask,
+  mask: FlashMask | null,
   dense: Attention,
   [q, k, v]: tf.Tensor4D[],
-  precision: Precision = 'auto',
+  options: Options,
 ): Promise<number> {
   const worst = tf.tidy(() => {
-    const [out, lse] = flashMaskAttention(q, k, v, mask, {precision, layout: 'bhsd', returnLogSumExp: true});
+    const [out, lse] = flashMaskAttention(q, k, v, mask, {...options, layout: 'bhsd', returnLogSumExp: true});
     const sees = tf.expandDims(tf.cast(tf.greater(lse, -1e30), 'float32'), 3);
     return tf.max(tf.mul(tf.abs(tf.sub(out, dense(q, k, v))), sees));
   });

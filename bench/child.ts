@@ -34,14 +34,15 @@ const shorten = (text: string): string => text.replace(/\s+/g, ' ').trim().slice
 /** How many characters to keep of a process's last output. */
 const TAIL = 8192;
 
-/** Runs `npm run bench` with these arguments in a child process. It ends when it answers or after so many ms. */
+/** Runs `npm run bench -- child` in a child process. It ends when it answers or after so many ms. */
 export function inOwnProcess<T extends object>(
-  args: readonly string[],
+  measurement: 'peak' | 'step',
+  options: object,
   milliseconds = 2 ** 31 - 1,
 ): Promise<T | Failure> {
   // Makes TensorFlow take only the device memory that it needs, so that nvidia-smi counts it.
   const memory = {TF_GPU_ALLOCATOR: 'cuda_malloc_async', TF_FORCE_GPU_ALLOW_GROWTH: 'true'};
-  const child = fork(process.argv[1], args, {
+  const child = fork(process.argv[1], ['child', measurement, JSON.stringify(options)], {
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     env: {...process.env, TF_CPP_MIN_LOG_LEVEL: '2', ...memory},
   });

@@ -5,27 +5,24 @@
 import {writeFileSync} from 'node:fs';
 import {basename, join} from 'node:path';
 import {Command, Option} from 'commander';
-import {BACKENDS, startBackend} from './backend.js';
+import {BACKENDS} from './backend.js';
 import {answer} from './child.js';
 import {MODELS} from './finetune/models.js';
 import {TASKS} from './finetune/rows.js';
-import {measureSteps, type StepOptions} from './finetune/step.js';
+import {measureSteps} from './finetune/step.js';
 import {paperMasks} from './masks.js';
 import {count, list, numbers, positive, some} from './options.js';
-import {appendRecord, DEVICE_KINDS, readRecords, type BenchRecord, type Suite} from './record.js';
-import {runDecode, type DecodeOptions} from './suites/decode.js';
-import {ATTENTIONS, runFinetune, type FinetuneOptions} from './suites/finetune.js';
-import {runLong, type LongOptions} from './suites/long.js';
-import {peakOf, runMasks, type MasksOptions} from './suites/masks.js';
-import {PARTS, PRECISIONS, runPaper, type PaperOptions} from './suites/paper.js';
+import {appendRecord, DEVICE_KINDS, readRecords, type DeviceKind, type Emit, type Suite} from './record.js';
+import {runDecode} from './suites/decode.js';
+import {ATTENTIONS, runFinetune} from './suites/finetune.js';
+import {runLong} from './suites/long.js';
+import {peakOf, runMasks} from './suites/masks.js';
+import {PARTS, PRECISIONS, runPaper} from './suites/paper.js';
 import {runSchedule} from './suites/schedule.js';
-import {Bench, type CommonOptions} from './suites/suite.js';
 import {runTiles} from './suites/tiles.js';
 import {checkDocuments, writeDocuments} from './tables/documents.js';
 import {plotsOf} from './tables/plots.js';
 import {describeRecord, tablesOf} from './tables/report.js';
-
-type Emit = (record: BenchRecord) => void;
 
 /** Prints the tables of a record file, and writes its plots beside it. */
 function report(file: string): void {
@@ -55,174 +52,126 @@ const program = new Command('npm run bench --')
   .configureHelp({sortSubcommands: false});
 
 /** A command named after a suite. `--out` says where its records go. */
-const suite = (name: Suite, description: string): Command =>
+const suite = (name: Suite, description: string, run: (options: never, emit: Emit) => Promise<void>): Command =>
   program
     .command(name, {isDefault: name === 'masks'})
     .description(description)
     .option('--machine <name>', 'name of the device in the records, where the adapter does not tell it')
-    .option(
-      '--out <file>',
-      'records are added to it, and plots lie beside it',
-      join('bench', 'results', `${name}.jsonl`),
-    );
+    .option('--out <file>', 'records are added to it, and plots lie beside it', join('bench', 'results', `${name}.jsonl`))
+    .action((options: {out: string}) => measure(options.out, (emit) => run(options as never, emit))); // prettier-ignore
 
-/** What turns a suite of attention calls into a command. */
-interface CallSuite<O extends CommonOptions> {
-  name: Suite;
-  run: (options: O, start: () => Promise<Bench>) => Promise<void>;
-  defaults: Pick<CommonOptions, 'lengths' | 'heads' | 'dims' | 'masks' | 'seconds' | 'device'>;
+/** Defaults of the options of attention calls. */
+interface Calls {
+  device?: DeviceKind;
+  masks?: string[];
+  /** Masks to choose from. Default: any name, which the source of the documents must know. */
+  known?: string[];
+  lengths?: number[];
+  heads?: number;
+  dims?: number[];
+  seconds?: number;
 }
 
-/** A suite whose calls vary in length, heads and head size. It runs on WebGPU except where it has `--backend`. */
-function callSuite<O extends CommonOptions>(description: string, {name, run, defaults}: CallSuite<O>): Command {
-  return suite(name, description)
+const withCalls = (command: Command, {device = 'stock', known, masks = known ?? [], lengths, heads, dims, seconds = 1}: Calls): Command =>
+  command
     .addOption(
       new Option('--device <kind>', "the WebGPU device: tfjs's own, or createWebGPUBackend()'s")
         .choices(DEVICE_KINDS)
-        .default(defaults.device),
+        .default(device),
     )
-    .addOption(
-      new Option('--precision <name>', 'what the products of flashMaskAttention read')
-        .choices(['auto', 'float32', 'float16', 'bfloat16'])
-        .default('auto'),
-    )
-    .option('--masks <names>', 'masks by their builders', list, defaults.masks)
-    .option('--lengths <N,...>', 'sequence lengths', numbers, defaults.lengths)
-    .option('--heads <H>', 'heads', count, defaults.heads)
-    .option('--dims <D,...>', 'head sizes', numbers, defaults.dims)
-    .option('--seconds <s>', 'seconds for each measurement', positive, defaults.seconds)
-    .action((options: O & {out: string}) => measure(options.out, (emit) => run(options, starter(name, options, emit))));
-}
+    .option('--masks <names>', 'masks by their builders', known ? some(known) : list, masks)
+    .option('--lengths <N,...>', 'sequence lengths', numbers, lengths)
+    .option('--heads <H>', 'heads', count, heads)
+    .option('--dims <D,...>', 'head sizes', numbers, dims)
+    .option('--seconds <s>', 'seconds for each measurement', positive, seconds); // prettier-ignore
 
-/** Starts the backend when the suite wants it. */
-const starter =
-  (
-    name: Suite,
-    options: Pick<CommonOptions, 'device' | 'machine'> & Partial<Pick<CommonOptions, 'backend'>>,
-    emit: Emit,
-  ) =>
-  async (): Promise<Bench> => {
-    const {backend = 'webgpu', device} = options;
-    return new Bench(name, {...options, backend}, await startBackend(backend, device), emit);
-  };
+const precision = (): Option =>
+  new Option('--precision <name>', 'what the products of flashMaskAttention read')
+    .choices(['auto', 'float32', 'float16', 'bfloat16'])
+    .default('auto');
 
-function addMasks(): void {
-  callSuite<MasksOptions>('forward and backward against dense masked attention of tfjs ops, on any backend', {
-    name: 'masks',
-    run: async (options, start) => {
-      const {child} = options;
-      if (child) await answer(() => peakOf(child, options));
-      else await runMasks(options, start, process.argv.slice(2));
-    },
-    defaults: {
-      lengths: [512, 1024], heads: 2, dims: [64], seconds: 1, device: 'stock',
-      masks: ['full', 'causal', 'slidingWindow', 'causalDocument'],
-    },
-  })
-    .addOption(new Option('--backend <name>', 'tfjs backend').choices(BACKENDS).default('webgpu'))
-    .option(
-      '--documents <source>',
-      'what is packed in a row: as the table of masks draws it (table), the paper (paper), bench/cuda/masks.py (cuda), or so many equal documents',
-      (text) => (['table', 'paper', 'cuda'].includes(text) ? text : count(text)),
-      'table',
-    )
-    .option('--no-dense', 'leave dense attention out')
-    .option('--forward-only', 'leave the backward out')
-    .option('--deterministic', 'bit-identical gradients')
-    .option('--memory', 'on tensorflow: also measure peak memory, each attention in a process of its own')
-    .addOption(new Option('--child <attention>', 'be such a process').hideHelp());
-} // prettier-ignore
+withCalls(suite('masks', 'forward and backward against dense masked attention of tfjs ops, on any backend', runMasks), {
+  lengths: [512, 1024], heads: 2, dims: [64], masks: ['full', 'causal', 'slidingWindow', 'causalDocument'],
+})
+  .addOption(precision())
+  .addOption(new Option('--backend <name>', 'tfjs backend').choices(BACKENDS).default('webgpu'))
+  .option(
+    '--documents <source>',
+    'what is packed in a row: as the table of masks draws it (table), the paper (paper), bench/cuda/masks.py (cuda), or so many equal documents',
+    (text) => (['table', 'paper', 'cuda'].includes(text) ? text : count(text)),
+    'table',
+  )
+  .option('--no-dense', 'leave dense attention out')
+  .option('--forward-only', 'leave the backward out')
+  .option('--deterministic', 'bit-identical gradients')
+  .option('--memory', 'on tensorflow: also measure peak memory, each attention in a process of its own'); // prettier-ignore
 
-function addPaper(): void {
-  suite('paper', 'the WebGPU kernels on one kind of device: every mask of the paper, long rows, memory, first calls')
-    .addOption(new Option('--device <kind>', 'the WebGPU device').choices(DEVICE_KINDS).default('full'))
-    .option('--parts <names>', `some of ${PARTS.join(', ')}`, some(PARTS), [...PARTS])
-    .option('--precisions <names>', 'of a full device', some(PRECISIONS), [...PRECISIONS])
-    .option('--masks <names>', `some of ${paperMasks.join(', ')}`, some(paperMasks), paperMasks)
-    .option('--lengths <N,...>', 'of masks; the first one of causal, fit and memory', numbers)
-    .option('--heads <H>', 'instead of as many as suit each part', count)
-    .option('--dims <D,...>', 'head sizes', numbers, [64, 128])
-    .option('--dense-length <N>', 'of the part dense', count, 4096)
-    .option('--long-length <N>', 'of the part long', count, 131072)
-    .option('--seconds <s>', 'seconds for each measurement', positive, 0.7)
-    .action((options: Omit<PaperOptions, 'backend'> & {out: string}) => {
-      const own: PaperOptions = {...options, backend: 'webgpu'};
-      return measure(options.out, (emit) => runPaper(own, starter('paper', own, emit)));
-    });
-}
+withCalls(
+  suite('paper', 'the WebGPU kernels on one kind of device: every mask of the paper, long rows, memory, first calls', runPaper),
+  {device: 'full', dims: [64, 128], seconds: 0.7, known: paperMasks},
+)
+  .option('--parts <names>', `some of ${PARTS.join(', ')}`, some(PARTS), [...PARTS])
+  .option('--precisions <names>', 'of a full device', some(PRECISIONS), [...PRECISIONS])
+  .option('--dense-length <N>', 'of the part dense', count, 4096)
+  .option('--long-length <N>', 'of the part long', count, 131072); // prettier-ignore
 
-function addWebGPUSuites(): void {
-  callSuite<DecodeOptions>('one query against long keys, next to dense attention of tfjs ops', {
-    name: 'decode',
-    run: runDecode,
-    defaults: {
-      lengths: [4096, 8192, 16384, 32768, 65536, 131072], heads: 32, dims: [128], masks: [], seconds: 0.3, device: 'stock',
-    },
-  }).option('--key-heads <Hkv,...>', 'key and value heads', numbers, [8, 32]);
-  callSuite<LongOptions>('tensors past what a storage binding covers, rows of the results compared with float64', {
-    name: 'long',
-    run: runLong,
-    defaults: {lengths: [131072], heads: 32, dims: [128], masks: ['causal', 'causalDocument'], seconds: 1, device: 'full'},
-  })
-    .addOption(new Option('--layout <order>').choices(['bhsd', 'bshd']).default('bhsd'))
-    .option('--documents <count>', 'equal documents of causalDocument', count, 16)
-    .option('--binding <bytes>', 'take bindings to cover no more than this', count);
-  callSuite<CommonOptions>('the passes that make the bounds map and schedule of a mask, next to its forward', {
-    name: 'schedule',
-    run: runSchedule,
-    defaults: {
-      lengths: [8192], heads: 32, dims: [64], seconds: 1, device: 'stock',
-      masks: ['slidingWindow', 'causalDocument', 'document', 'sharedQuestion'],
-    },
+withCalls(suite('decode', 'one query against long keys, next to dense attention of tfjs ops', runDecode), {
+  lengths: [4096, 8192, 16384, 32768, 65536, 131072], heads: 32, dims: [128], seconds: 0.3,
+})
+  .addOption(precision())
+  .option('--key-heads <Hkv,...>', 'key and value heads', numbers, [8, 32]); // prettier-ignore
+
+withCalls(
+  suite('long', 'tensors past what a storage binding covers, rows of the results compared with float64', runLong),
+  {device: 'full', lengths: [131072], heads: 32, dims: [128], masks: ['causal', 'causalDocument']},
+)
+  .addOption(precision())
+  .addOption(new Option('--layout <order>').choices(['bhsd', 'bshd']).default('bhsd'))
+  .option('--documents <count>', 'equal documents of causalDocument', count, 16)
+  .option('--binding <bytes>', 'take bindings to cover no more than this', count);
+
+withCalls(
+  suite('schedule', 'the passes that make the bounds map and schedule of a mask, next to its forward', runSchedule),
+  {lengths: [8192], heads: 32, dims: [64], masks: ['slidingWindow', 'causalDocument', 'document', 'sharedQuestion']},
+);
+
+withCalls(suite('tiles', 'tile shapes of each pass, as autotune() times them, of causal calls', runTiles), {
+  lengths: [8192], heads: 32, dims: [64, 128],
+}).addOption(precision()); // prettier-ignore
+
+suite('finetune', 'training steps of the example application with both attentions', runFinetune)
+  .addOption(
+    new Option('--backend <name>', 'tfjs backend').choices(['tensorflow', 'webgpu', 'cpu']).default('tensorflow'),
+  )
+  .option('--models <names>', `of ${MODELS.join(', ')}`, some(MODELS), ['smollm2-135m'])
+  .option('--tasks <names>', `of ${TASKS.join(', ')}`, some(TASKS), [...TASKS])
+  .option('--attention <names>', `of ${ATTENTIONS.join(', ')}`, some(ATTENTIONS), ATTENTIONS)
+  .option('--lengths <N,...>', 'tokens of a row', numbers, [2048, 4096, 8192, 16384, 32768, 65536])
+  .option('--steps <n>', 'timed steps after the first', count, 3)
+  .option('--seconds <s>', 'begin no further timed step after so many', positive, 10)
+  .option('--longest', 'also find the longest row that each attention can train')
+  .option('--longest-up-to <N>', 'but no longer than this', count, 2 ** 20)
+  .option('--bisections <n>', 'times that the gap to the first failure is halved', Number, 2)
+  .option('--keep-activations', 'do not compute blocks twice', false)
+  .option('--eager', 'on tfjs-node: operation by operation, not in traced functions', false)
+  .option('--timeout <s>', 'seconds for one measurement, with the start of its process', positive, 120)
+  .option('--minutes <m>', 'start nothing after so many', positive, Infinity);
+
+/** Measurements that run in a process of their own (child.ts). */
+const CHILDREN: Record<string, (options: never) => Promise<object>> = {peak: peakOf, step: measureSteps};
+program
+  .command('child <measurement> <options>', {hidden: true})
+  .action((name: string, options: string) => answer(() => CHILDREN[name](JSON.parse(options) as never)));
+
+program
+  .command('tables')
+  .description('write the tables and plots of README.md and docs/ from docs/benchmarks/*.jsonl')
+  .option('--check', 'fail if they differ from the records, and write nothing')
+  .option('--from <file>', 'print the tables of this record file instead')
+  .action(async ({check, from}: {check?: boolean; from?: string}) => {
+    if (from !== undefined) console.log(tablesOf(readRecords(from)));
+    else await (check ? checkDocuments() : writeDocuments());
   });
-  callSuite<CommonOptions>('tile shapes of each pass, as autotune() times them, of causal calls', {
-    name: 'tiles',
-    run: runTiles,
-    defaults: {lengths: [8192], heads: 32, dims: [64, 128], masks: [], seconds: 1, device: 'stock'},
-  });
-} // prettier-ignore
-
-function addFinetune(): void {
-  suite('finetune', 'training steps of the example application with both attentions')
-    .addOption(new Option('--backend <name>', 'tfjs backend').choices(['tensorflow', 'webgpu', 'cpu']).default('tensorflow'))
-    .option('--models <names>', `of ${MODELS.join(', ')}`, some(MODELS), ['smollm2-135m'])
-    .option('--tasks <names>', `of ${TASKS.join(', ')}`, some(TASKS), [...TASKS])
-    .option('--attention <names>', `of ${ATTENTIONS.join(', ')}`, some(ATTENTIONS), ATTENTIONS)
-    .option('--lengths <N,...>', 'tokens of a row', numbers, [2048, 4096, 8192, 16384, 32768, 65536])
-    .option('--steps <n>', 'timed steps after the first', count, 3)
-    .option('--seconds <s>', 'begin no further timed step after so many', positive, 10)
-    .option('--longest', 'also find the longest row that each attention can train')
-    .option('--longest-up-to <N>', 'but no longer than this', count, 2 ** 20)
-    .option('--bisections <n>', 'times that the gap to the first failure is halved', Number, 2)
-    .option('--keep-activations', 'do not compute blocks twice', false)
-    .option('--eager', 'on tfjs-node: operation by operation, not in traced functions', false)
-    .option('--timeout <s>', 'seconds for one measurement, with the start of its process', positive, 120)
-    .option('--minutes <m>', 'start nothing after so many', positive, Infinity)
-    .addOption(new Option('--child <json>', 'be the process of one measurement').hideHelp())
-    .action(async (options: FinetuneOptions & {out: string; child?: string}) => {
-      const {child} = options;
-      if (child !== undefined) await answer(() => measureSteps(JSON.parse(child) as StepOptions));
-      else await measure(options.out, (emit) => runFinetune(options, emit));
-    });
-} // prettier-ignore
-
-function addTables(): void {
-  program
-    .command('tables')
-    .description('write the tables and plots of README.md and docs/ from docs/benchmarks/*.jsonl')
-    .option('--check', 'fail if they differ from the records, and write nothing')
-    .option('--from <file>', 'print the tables of this record file instead')
-    .action(async ({check, from}: {check?: boolean; from?: string}) => {
-      if (from !== undefined) console.log(tablesOf(readRecords(from)));
-      else await (check ? checkDocuments() : writeDocuments());
-    });
-}
-
-addMasks();
-addPaper();
-addWebGPUSuites();
-addFinetune();
-addTables();
 
 try {
   await program.parseAsync();

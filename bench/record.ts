@@ -80,8 +80,6 @@ const FIGURES = {
   differences: 'numbers',
   /** Relative error of some rows of the output against float64. */
   rowsError: 'number',
-  /** Share of the time spent converting float32 tensors, forward and backward. */
-  conversionShares: 'numbers',
   /** Largest errors of some rows of each result against float64. */
   errors: 'object',
   /** First calls of a shape class in a process with the driver's disk cache off; then the same calls again. */
@@ -138,6 +136,7 @@ export type Call = {-readonly [K in keyof typeof CALL]?: Value<(typeof CALL)[K]>
 };
 export type Figures = {-readonly [K in keyof typeof FIGURES]?: Value<(typeof FIGURES)[K]>};
 export type BenchRecord = Call & Figures;
+export type Emit = (record: BenchRecord) => void;
 
 function isOfType(value: unknown, type: string | readonly string[]): boolean {
   if (typeof type !== 'string') return type.includes(value as string);
@@ -197,6 +196,13 @@ export function tflops(
   ms: number,
 ): number {
   return ((pass === 'forward' ? 4 : 10) * D * H * N * N * (1 - masked)) / ms / 1e9;
+}
+
+/** The times of a call's passes, and their speeds. */
+export function passFigures(call: Parameters<typeof tflops>[0], forwardMs: number, backwardMs?: number): Figures {
+  const forward = {forwardMs, forwardTflops: tflops(call, 'forward', forwardMs)};
+  if (backwardMs === undefined) return forward;
+  return {...forward, backwardMs, backwardTflops: tflops(call, 'backward', backwardMs)};
 }
 
 /** Groups rows by title, in the order in which the titles first appear. */

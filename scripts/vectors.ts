@@ -32,7 +32,7 @@ function drawBound(rows: number): number {
   return random() < 0.1 ? odd[drawInteger(0, odd.length - 1)] : drawInteger(-2, rows + 2);
 }
 
-/** The bounds of a column as LTS, LTE, UTS, UTE: the table of docs/design.md, section 3. */
+/** The bounds of a column as LTS, LTE, UTS, UTE: the table of docs/masks.md. */
 function fourBounds({n, causal}: Pick<Bounds, 'n' | 'causal'>, b: readonly number[]): number[] {
   if (n === 0) return [0, 0, 0, 0];
   if (n === 1) return [b[0], INT32_MAX, 0, 0];

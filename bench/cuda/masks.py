@@ -9,7 +9,7 @@ from typing import Callable
 import checks_path  # noqa: F401
 import torch
 from flashmask_torch import Mask
-from reference import intervals
+from reference import visible
 
 
 @dataclass
@@ -29,10 +29,6 @@ def scaled(lengths, N, turn):
     lengths = lengths[turn:] + lengths[:turn]
     ends = [(2 * N * sum(lengths[:i]) + sum(lengths)) // (2 * sum(lengths)) for i in range(len(lengths) + 1)]
     return [b - a for a, b in zip(ends, ends[1:])]
-
-
-def per_token(parts, values):
-    return torch.repeat_interleave(torch.tensor(values), torch.tensor(parts))
 
 
 class Builder:
@@ -63,14 +59,13 @@ class Builder:
 
     def documents(self):
         """Start, end and number of each token's document, [B, N]."""
-        starts, ends, ids = [], [], []
+        rows = []
         for b in range(self.B):
-            lengths = scaled(LENGTHS['documents'], self.N, b)
-            end = torch.tensor(lengths).cumsum(0).tolist()
-            starts.append(per_token(lengths, [e - n for e, n in zip(end, lengths)]))
-            ends.append(per_token(lengths, end))
-            ids.append(per_token(lengths, list(range(len(lengths)))))
-        return [torch.stack(x) for x in (starts, ends, ids)]
+            lengths = torch.tensor(scaled(LENGTHS['documents'], self.N, b))
+            ends = lengths.cumsum(0)
+            ids = torch.repeat_interleave(lengths)
+            rows.append(((ends - lengths)[ids], ends[ids], ids))
+        return [torch.stack(x) for x in zip(*rows)]
 
     def causalDocument(self):
         _, ends, ids = self.documents()
@@ -86,22 +81,16 @@ class Builder:
         """Documents, each a question (a tenth of its tokens) with two answers that do not see each other."""
         rows = []
         for b in range(self.B):
-            lengths = scaled(LENGTHS['questions'], self.N, b)
-            parts, ends, part, doc, at = [], [], [], [], 0
-            for i, n in enumerate(lengths):
-                question = max(1, n // 10)
-                first = (n - question) // 2
-                parts += [question, first, n - question - first]
-                ends += [at + n, at + question + first, at + n]
-                part += [-1, 0, 1]
-                doc += [i] * 3
-                at += n
-            rows.append([per_token(parts, x) for x in (ends, part, doc)])
-        ends, part, doc = (torch.stack(x) for x in zip(*rows))
-        part, doc = part.to(self.device), doc.to(self.device)
-        rule = lambda b, h, q, k: (
-            (q >= k) & (doc[b, q] == doc[b, k]) & ((part[b, k] == -1) | (part[b, k] == part[b, q]))
-        )
+            lengths = torch.tensor(scaled(LENGTHS['questions'], self.N, b))
+            question = (lengths // 10).clamp(min=1)
+            first = (lengths - question) // 2
+            second = lengths - question - first
+            end = lengths.cumsum(0)
+            ids = torch.repeat_interleave(torch.stack([question, first, second], 1).flatten())
+            rows.append((torch.stack([end, end - second, end], 1).flatten()[ids], ids))
+        ends, ids = (torch.stack(x) for x in zip(*rows))
+        doc, part = (ids // 3).to(self.device), (ids % 3).to(self.device)
+        rule = lambda b, h, q, k: (q >= k) & (doc[b, q] == doc[b, k]) & ((part[b, k] == 0) | (part[b, k] == part[b, q]))
         return self.make('sharedQuestion', True, [ends], rule, True)
 
     def globalSlidingWindow(self):
@@ -125,45 +114,24 @@ class Builder:
 
 
 NAMES = [
-    'full',
-    'causal',
-    'slidingWindow',
-    'causalDocument',
-    'document',
-    'sharedQuestion',
-    'globalSlidingWindow',
+    'full', 'causal', 'slidingWindow', 'causalDocument', 'document', 'sharedQuestion', 'globalSlidingWindow',
     'prefixLmCausal',
-]
+]  # fmt: skip
+# Rows whose pairs are counted at a time.
+ROWS = 1024
 
 
 def build(name, N, B, device):
     return getattr(Builder(N, B, device), name)()
 
 
-def visible_pairs(mask, B, N):
-    """Visible pairs of all batches, for one head: all rows minus the union of each column's two intervals and its
-    causal triangle."""
-    j = torch.arange(N)
-    parts = [(torch.zeros_like(j), j)] if mask.causal else []
-    if mask.bounds is not None:
-        lts, lte, uts, ute = (x[:, 0] for x in intervals(mask.bounds.cpu(), mask.causal))
-        parts += [(lts, lte), (uts, ute)]
-    parts = [(low.clamp(0, N), high.clamp(0, N)) for low, high in parts]
-    masked = 0
-    for chosen in range(1, 1 << len(parts)):
-        some = [part for i, part in enumerate(parts) if chosen >> i & 1]
-        low, high = some[0]
-        for a, b in some[1:]:
-            low, high = torch.maximum(low, a), torch.minimum(high, b)
-        common = (high - low).clamp(min=0)
-        total = int(common.sum()) * (1 if common.dim() == 2 and common.shape[0] == B else B)
-        masked += total if len(some) % 2 else -total
-    return B * N * N - masked
+def visible_pairs(mask, B, N, device):
+    """Visible pairs of all batches, for one head."""
+    see = lambda first: visible(mask, B, 1, N, N, device, first_row=first, rows=min(ROWS, N - first))
+    return sum(int(see(first).sum()) for first in range(0, N, ROWS))
 
 
 def test():
-    from reference import visible
-
     for N, B in [(64, 1), (200, 3)]:
         for name in NAMES:
             m = build(name, N, B, 'cpu')
@@ -171,7 +139,7 @@ def test():
             b, q, k = torch.meshgrid(torch.arange(B), torch.arange(N), torch.arange(N), indexing='ij')
             rule = m.rule(b, 0, q, k) if m.rule else torch.ones_like(see)
             assert torch.equal(see, rule), f'{name}: bounds and rule differ at N {N}, B {B}'
-            assert visible_pairs(m.mask, B, N) == int(see.sum()), f'{name}: wrong count of pairs at N {N}, B {B}'
+            assert visible_pairs(m.mask, B, N, 'cpu') == int(see.sum()), f'{name}: wrong count of pairs at N {N}, B {B}'
     print('bounds, rules and counts agree')
 
 

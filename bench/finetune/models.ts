@@ -5,53 +5,28 @@ import {normal} from '../../examples/finetune/random.js';
 import type {ModelFiles} from '../../examples/finetune/weights/model_files.js';
 
 const COMMON = {
-  model_type: 'llama',
-  architectures: ['LlamaForCausalLM'],
-  rms_norm_eps: 1e-5,
-  tie_word_embeddings: true,
-};
+  model_type: 'llama', architectures: ['LlamaForCausalLM'], rms_norm_eps: 1e-5, tie_word_embeddings: true,
+}; // prettier-ignore
 
 /** By the size names of Hugging Face. `tiny` is for tests. */
 const CONFIGS = {
   tiny: {
-    vocab_size: 512,
-    hidden_size: 64,
-    intermediate_size: 128,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    num_key_value_heads: 2,
-    max_position_embeddings: 8192,
+    vocab_size: 512, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4,
+    num_key_value_heads: 2, max_position_embeddings: 8192,
   },
   'smollm2-135m': {
-    vocab_size: 49152,
-    hidden_size: 576,
-    intermediate_size: 1536,
-    num_hidden_layers: 30,
-    num_attention_heads: 9,
-    num_key_value_heads: 3,
-    max_position_embeddings: 8192,
-    rope_theta: 100000,
+    vocab_size: 49152, hidden_size: 576, intermediate_size: 1536, num_hidden_layers: 30, num_attention_heads: 9,
+    num_key_value_heads: 3, max_position_embeddings: 8192, rope_theta: 100000,
   },
   /** Llama-3.2-1B. */
   'llama-1b': {
-    vocab_size: 128256,
-    hidden_size: 2048,
-    intermediate_size: 8192,
-    num_hidden_layers: 16,
-    num_attention_heads: 32,
-    num_key_value_heads: 8,
-    head_dim: 64,
-    max_position_embeddings: 131072,
-    rope_theta: 500000,
+    vocab_size: 128256, hidden_size: 2048, intermediate_size: 8192, num_hidden_layers: 16, num_attention_heads: 32,
+    num_key_value_heads: 8, head_dim: 64, max_position_embeddings: 131072, rope_theta: 500000,
     rope_scaling: {
-      rope_type: 'llama3',
-      factor: 32,
-      low_freq_factor: 1,
-      high_freq_factor: 4,
-      original_max_position_embeddings: 8192,
+      rope_type: 'llama3', factor: 32, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192,
     },
   },
-} as const;
+} as const; // prettier-ignore
 
 export type ModelName = keyof typeof CONFIGS;
 

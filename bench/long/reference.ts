@@ -5,112 +5,83 @@
  */
 import {offsetOf} from '../../test/support/oracle.js';
 import type {Layout} from '../../src/call/kernel_names.js';
+import type {Sizes} from '../attention.js';
 import {drawn} from './inputs.js';
 
-type TensorName = 'q' | 'k' | 'v' | 'dOut';
+/** The seeds of a call's inputs. */
+export const SEEDS = {q: 1, k: 2, v: 3, dOut: 4};
 
 /** A call with one batch and as many key heads as query heads. */
-export interface LongCall {
-  N: number;
-  H: number;
-  D: number;
-  layout: Layout;
-  scale: number;
-  seeds: Record<TensorName, number>;
-}
+export type LongCall = Sizes & {layout: Layout};
 
 /** Weights and score gradients of a query row, over the keys from `first` to the row itself. */
 interface Row {
   first: number;
   lse: number;
   weights: Float64Array;
-  scoreGradients: Float64Array;
+  gradients: Float64Array;
 }
+
+type Numbers = ArrayLike<number>;
+type Results = Record<'out' | 'lse' | 'dq' | 'dk' | 'dv', (row: number) => Numbers>;
 
 /** Index of the first channel of a row in a tensor of the call. */
 export const rowStart = ({N, H, D, layout}: LongCall, head: number, row: number): number =>
   offsetOf(layout, [N, H, D], 0, row, head);
 
-export class Reference {
-  private readonly rows = new Map<number, Row>();
+function dot(a: Numbers, b: Numbers): number {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
+  return sum;
+}
 
-  /** @param borders First rows of the documents, then N. */
-  constructor(
-    private readonly call: LongCall,
-    private readonly head: number,
-    private readonly borders: readonly number[],
-  ) {}
+/**
+ * Functions that compute one row of each result.
+ *
+ * @param borders First rows of the documents, then N.
+ */
+export function reference(call: LongCall, head: number, borders: readonly number[]): Results {
+  const scale = 1 / Math.sqrt(call.D);
+  const read = (name: keyof typeof SEEDS, row: number) => drawn(SEEDS[name], rowStart(call, head, row), call.D);
 
-  lse(r: number): number {
-    return this.row(r).lse;
-  }
-
-  out(r: number): Float64Array {
-    const {first, weights} = this.row(r);
-    return this.sum('v', first, weights);
-  }
-
-  dq(r: number): Float64Array {
-    const {first, scoreGradients} = this.row(r);
-    return this.sum('k', first, scoreGradients, this.call.scale);
-  }
-
-  dk(j: number): Float64Array {
-    return this.sum('q', j, this.column(j, 'scoreGradients'), this.call.scale);
-  }
-
-  dv(j: number): Float64Array {
-    return this.sum('dOut', j, this.column(j, 'weights'));
-  }
-
-  /** Weights or score gradients at key j of the rows that see it: from row j to the end of its document. */
-  private column(j: number, what: 'weights' | 'scoreGradients'): Float64Array {
-    const end = this.borders.find((start) => start > j)!;
-    return Float64Array.from({length: end - j}, (_, i) => {
-      const row = this.row(j + i);
-      return row[what][j - row.first];
-    });
-  }
-
-  private row(r: number): Row {
-    let row = this.rows.get(r);
-    if (!row) this.rows.set(r, (row = this.computeRow(r)));
-    return row;
-  }
-
-  private computeRow(r: number): Row {
-    const first = this.borders.filter((start) => start <= r).pop()!;
-    const scores = this.products('q', r, 'k', first).map((x) => x * this.call.scale);
+  const computeRow = (r: number): Row => {
+    const first = borders.filter((start) => start <= r).pop()!;
+    const [q, dOut] = [read('q', r), read('dOut', r)];
+    const scores = Float64Array.from({length: r + 1 - first}, (_, i) => scale * dot(q, read('k', first + i)));
     const most = scores.reduce((a, b) => Math.max(a, b));
     const lse = most + Math.log(scores.reduce((sum, s) => sum + Math.exp(s - most), 0));
     const weights = scores.map((s) => Math.exp(s - lse));
-    const gradients = this.products('dOut', r, 'v', first);
-    const delta = gradients.reduce((sum, x, i) => sum + weights[i] * x, 0);
-    return {first, lse, weights, scoreGradients: gradients.map((x, i) => weights[i] * (x - delta))};
-  }
+    const ofWeights = weights.map((_, i) => dot(dOut, read('v', first + i)));
+    const delta = dot(weights, ofWeights);
+    return {first, lse, weights, gradients: weights.map((weight, i) => scale * weight * (ofWeights[i] - delta))};
+  };
+  const rows = new Map<number, Row>();
+  const rowOf = (r: number): Row => {
+    const row = rows.get(r) ?? computeRow(r);
+    rows.set(r, row);
+    return row;
+  };
 
-  /** Dot products of row r of `a` with each row of `b` from `first` to r. */
-  private products(a: 'q' | 'dOut', r: number, b: 'k' | 'v', first: number): Float64Array {
-    const left = this.values(a, r);
-    const products = new Float64Array(r + 1 - first);
-    for (let i = 0; i < products.length; i++) {
-      const right = this.values(b, first + i);
-      for (let d = 0; d < right.length; d++) products[i] += left[d] * right[d];
-    }
-    return products;
-  }
-
-  /** factor · Σ weight of a row · that row of `name`, from row `first` on. */
-  private sum(name: TensorName, first: number, weights: Float64Array, factor = 1): Float64Array {
-    const total = new Float64Array(this.call.D);
-    for (let i = 0; i < weights.length; i++) {
-      const values = this.values(name, first + i);
-      for (let d = 0; d < total.length; d++) total[d] += factor * weights[i] * values[d];
-    }
+  /** Σ factor · row of `name`, from row `first` on. */
+  const sum = (name: keyof typeof SEEDS, first: number, factors: Float64Array): Float64Array => {
+    const total = new Float64Array(call.D);
+    factors.forEach((factor, i) => {
+      const values = read(name, first + i);
+      for (let d = 0; d < total.length; d++) total[d] += factor * values[d];
+    });
     return total;
-  }
-
-  private values(name: TensorName, row: number): Float32Array {
-    return drawn(this.call.seeds[name], rowStart(this.call, this.head, row), this.call.D);
-  }
+  };
+  /** Weights or gradients at key j of the rows that see it: from row j to the end of its document. */
+  const column = (j: number, what: 'weights' | 'gradients'): Float64Array =>
+    Float64Array.from({length: borders.find((start) => start > j)! - j}, (_, i) => {
+      const row = rowOf(j + i);
+      return row[what][j - row.first];
+    });
+  return {
+    lse: (r) => [rowOf(r).lse],
+    out: (r) => sum('v', rowOf(r).first, rowOf(r).weights),
+    dq: (r) => sum('k', rowOf(r).first, rowOf(r).gradients),
+    dk: (j) => sum('q', j, column(j, 'gradients')),
+    dv: (j) => sum('dOut', j, column(j, 'weights')),
+  };
 }

@@ -3,18 +3,15 @@
  * next to dense attention of tfjs ops. A record's N is the number of keys.
  */
 import * as tf from '@tensorflow/tfjs';
-import {flashMaskAttention} from '../../src/entries/index.js';
-import {noise, type Attention} from '../attention.js';
+import {difference, flashAttention, noise, type Attention} from '../attention.js';
 import {webgpuDevice} from '../backend.js';
 import {time} from '../clock.js';
-import type {Figures} from '../record.js';
-import {disposing, precisionField, type Bench, type CommonOptions} from './suite.js';
+import type {Emit, Figures} from '../record.js';
+import {Bench, disposing, precisionField, type CommonOptions} from './suite.js';
 
-export interface DecodeOptions extends CommonOptions {
+interface DecodeOptions extends CommonOptions {
   keyHeads: number[];
 }
-
-type Inputs = [q: tf.Tensor4D, k: tf.Tensor4D, v: tf.Tensor4D];
 
 /**
  * Dense attention of one query on `[1, H, 1, D]` and `[1, Hkv, N, D]`. The heads of a group are the rows of one
@@ -28,14 +25,6 @@ const denseDecode: Attention = (q, k, v) => {
   return tf.reshape(tf.matMul(weights, v), [1, H, 1, v.shape[3]]);
 };
 
-/** Largest difference of the two attentions, over all outputs. */
-async function difference(flash: Attention, inputs: Inputs): Promise<number> {
-  const worst = tf.tidy(() => tf.max(tf.abs(tf.sub(flash(...inputs), denseDecode(...inputs)))));
-  const [value] = await worst.data();
-  worst.dispose();
-  return value;
-}
-
 /** Runs both attentions at all lengths. Draws the keys once: the host draws a million numbers per second. */
 async function runKeyHeads(bench: Bench, Hkv: number, D: number, options: DecodeOptions): Promise<void> {
   const {heads: H, lengths, precision, seconds} = options;
@@ -44,16 +33,16 @@ async function runKeyHeads(bench: Bench, Hkv: number, D: number, options: Decode
   const most = Math.floor(Math.min(binding, maxBufferSize) / (4 * Hkv * D));
   const longest = Math.max(1, ...lengths.filter((N) => N <= most));
   const keys = [2, 3].map((seed) => noise(Hkv, longest, D, seed));
-  const flash: Attention = (q, k, v) => flashMaskAttention(q, k, v, null, {causal: true, layout: 'bhsd', precision});
-  const run = (N: number, kind: 'flash' | 'dense') =>
+  const attentions = {flash: flashAttention(null, {causal: true, precision}), dense: denseDecode};
+  const run = (N: number, kind: keyof typeof attentions) =>
     bench.measure({...precisionField(precision), attention: kind, N, Sq: 1, H, Hkv, D}, async (): Promise<Figures> => {
       if (N > most) return {outcome: 'skipped', reason: `a binding covers at most ${most} keys`};
       const [k, v] = keys.map((x) => tf.slice(x, [0, 0, 0, 0], [1, Hkv, N, D]));
-      const inputs: Inputs = [noise(H, 1, D, 1), k, v];
-      return disposing(inputs, async () => {
-        const attention = kind === 'flash' ? flash : denseDecode;
-        const {ms: forwardMs} = await time(() => [tf.tidy(() => attention(...inputs))], seconds);
-        return kind === 'flash' ? {forwardMs, difference: await difference(flash, inputs)} : {forwardMs};
+      const q = noise(H, 1, D, 1);
+      return disposing([q, k, v], async () => {
+        const {ms: forwardMs} = await time(() => [tf.tidy(() => attentions[kind](q, k, v))], seconds);
+        if (kind === 'dense') return {forwardMs};
+        return {forwardMs, difference: await difference(null, denseDecode, [q, k, v], {causal: true, precision})};
       });
     });
   await disposing(keys, async () => {
@@ -61,7 +50,7 @@ async function runKeyHeads(bench: Bench, Hkv: number, D: number, options: Decode
   });
 }
 
-export async function runDecode(options: DecodeOptions, start: () => Promise<Bench>): Promise<void> {
-  const bench = await start();
+export async function runDecode(options: DecodeOptions, emit: Emit): Promise<void> {
+  const bench = await Bench.start('decode', options, emit);
   for (const D of options.dims) for (const Hkv of options.keyHeads) await runKeyHeads(bench, Hkv, D, options);
 }

@@ -14,9 +14,9 @@ import {longest} from '../finetune/longest.js';
 import type {ModelName} from '../finetune/models.js';
 import type {Task} from '../finetune/rows.js';
 import type {StepOptions} from '../finetune/step.js';
-import type {BenchRecord, Figures} from '../record.js';
+import type {BenchRecord, Emit, Figures} from '../record.js';
 
-export interface FinetuneOptions {
+interface FinetuneOptions {
   backend: BackendName;
   models: ModelName[];
   tasks: Task[];
@@ -52,7 +52,7 @@ class Lengths {
     private readonly subject: Subject,
     private readonly options: FinetuneOptions,
     private readonly deadline: number,
-    private readonly emit: (record: BenchRecord) => void,
+    private readonly emit: Emit,
   ) {}
 
   /** Whether a step of N tokens works; null if that cannot be told. */
@@ -68,39 +68,19 @@ class Lengths {
   }
 
   private async measure(N: number): Promise<BenchRecord> {
-    const {backend, keepActivations, eager, steps, timeout, machine} = this.options;
+    const {backend, keepActivations, eager, steps, seconds, timeout, machine} = this.options;
+    const step = {...this.subject, N, keepActivations};
+    const call = {suite: 'finetune', backend, device: machine ?? 'unknown', ...step, ...(eager && {eager})} as const;
     const start = performance.now();
     const left = this.deadline - start;
-    const call = {
-      suite: 'finetune',
-      backend,
-      device: machine ?? 'unknown',
-      ...this.subject,
-      N,
-      keepActivations,
-      ...(eager ? {eager} : {}),
-    } as const;
     if (this.failed && N > this.failed.N) {
       return {...call, outcome: this.failed.outcome, reason: `so ended N ${this.failed.N}`, seconds: 0};
     }
     if (left <= 0) return {...call, outcome: 'not run', reason: 'the minutes are over', seconds: 0};
-    const child: StepOptions = {
-      ...this.subject,
-      backend,
-      N,
-      keepActivations,
-      eager,
-      steps,
-      seconds: this.options.seconds,
-    };
-    const args = ['finetune', '--child', JSON.stringify(child)];
-    const figures = await inOwnProcess<Figures & {device: string}>(args, Math.min(1000 * timeout, left));
-    return {
-      ...call,
-      ...figures,
-      ...(machine === undefined ? {} : {device: machine}),
-      seconds: (performance.now() - start) / 1000,
-    };
+    const own: StepOptions = {...step, backend, eager, steps, seconds};
+    const figures = await inOwnProcess<Figures & {device: string}>('step', own, Math.min(1000 * timeout, left));
+    const named = machine === undefined ? {} : {device: machine};
+    return {...call, ...figures, ...named, seconds: (performance.now() - start) / 1000};
   }
 }
 
@@ -115,7 +95,7 @@ async function longestOf(subject: Lengths, lengths: readonly number[], options: 
   return longest((N) => subject.works(N), {from: best === 0 ? Math.min(...lengths) : best, upTo, bisections});
 }
 
-export async function runFinetune(options: FinetuneOptions, emit: (record: BenchRecord) => void): Promise<void> {
+export async function runFinetune(options: FinetuneOptions, emit: Emit): Promise<void> {
   const deadline = performance.now() + 60000 * options.minutes;
   const machine = options.machine ?? (options.backend === 'tensorflow' ? (nvidiaSmi('name') ?? undefined) : undefined);
   for (const model of options.models) {

@@ -4,19 +4,20 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {peakBytes} from '../../examples/finetune/memory.js';
-import {masks, type FlashMask} from '../../src/entries/index.js';
+import type {FlashMask} from '../../src/entries/index.js';
 import type {Layout} from '../../src/call/kernel_names.js';
 import {bufferOf, type WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {lowerBindingLimit} from '../../src/backends/webgpu/run/size_limits.js';
 import {AttentionKernels} from '../attention.js';
+import {webgpuDevice} from '../backend.js';
 import {once, readOne} from '../clock.js';
 import {drawnTensor, readElements, type Drawn} from '../long/inputs.js';
-import {Reference, rowStart, type LongCall} from '../long/reference.js';
-import {equal} from '../masks.js';
-import {tflops, type Figures} from '../record.js';
-import {callsOf, type Bench, type CommonOptions} from './suite.js';
+import {reference, rowStart, SEEDS, type LongCall} from '../long/reference.js';
+import {equal, maskOf} from '../masks.js';
+import {passFigures, type Emit, type Figures} from '../record.js';
+import {Bench, callsOf, type CommonOptions} from './suite.js';
 
-export interface LongOptions extends CommonOptions {
+interface LongOptions extends CommonOptions {
   layout: Layout;
   /** Number of equal documents of causalDocument. */
   documents: number;
@@ -28,13 +29,6 @@ type Results = Record<'out' | 'lse' | 'dq' | 'dk' | 'dv', tf.Tensor>;
 
 /** The largest error allowed. */
 const ALLOWED: Record<string, number> = {auto: 1e-4, float32: 1e-4, float16: 3e-2};
-
-/** Lengths of a mask's documents. Causal has one document. */
-const documentsOf = (name: string, N: number, documents: number): number[] =>
-  name === 'causal' ? [N] : equal(Math.min(documents, N), N);
-
-const maskOf = (lengths: readonly number[]): FlashMask =>
-  lengths.length === 1 ? masks.causal(lengths[0]) : masks.causalDocument(lengths);
 
 /** Runs both kernels. The backward reads lse and the row statistics. */
 async function run(
@@ -52,44 +46,35 @@ async function run(
 }
 
 /** Largest error of some rows of the first and the last head, relative to the row's largest value. */
-async function worstErrors(
-  call: LongCall,
-  lengths: readonly number[],
-  results: Results,
-): Promise<Record<string, number>> {
+async function worstErrors(call: LongCall, borders: readonly number[], results: Results): Promise<Figures['errors']> {
   const backend = tf.backend() as unknown as WebGPUBackend;
   const {N, H} = call;
-  const borders = lengths.reduce((starts, length) => [...starts, starts[starts.length - 1] + length], [0]);
+  // Not a document's first row: its only weight is 1, so its gradients are zeros.
+  const rows = [1, Math.floor(0.7 * N), N - 1];
+  const columns = [borders[borders.length >> 1] - 1, N - 3];
   const worst = {out: 0, lse: 0, dq: 0, dk: 0, dv: 0};
   for (const head of new Set([0, H - 1])) {
-    const reference = new Reference(call, head, borders);
-    const check = async (name: keyof Results, row: number): Promise<void> => {
-      const expected = name === 'lse' ? [reference.lse(row)] : [...reference[name](row)];
-      const start = name === 'lse' ? head * N + row : rowStart(call, head, row);
-      const values = await readElements(backend, bufferOf(backend, results[name]), start, expected.length);
-      const error = Math.max(...expected.map((x, i) => Math.abs(x - values[i]))) / Math.max(...expected.map(Math.abs));
-      worst[name] = Number.isNaN(error) ? Infinity : Math.max(worst[name], error);
-    };
-    // Not a document's first row: its only weight is 1, so its gradients are zeros.
-    for (const row of [1, Math.floor(0.7 * N), N - 1]) {
-      for (const name of ['out', 'lse', 'dq'] as const) await check(name, row);
-    }
-    for (const row of [borders[borders.length >> 1] - 1, N - 3]) {
-      for (const name of ['dk', 'dv'] as const) await check(name, row);
+    const rowsOf = reference(call, head, borders);
+    for (const name of ['out', 'lse', 'dq', 'dk', 'dv'] as const) {
+      for (const row of name === 'dk' || name === 'dv' ? columns : rows) {
+        const expected = Array.from(rowsOf[name](row));
+        const start = name === 'lse' ? head * N + row : rowStart(call, head, row);
+        const values = await readElements(backend, bufferOf(backend, results[name]), start, expected.length);
+        const error =
+          Math.max(...expected.map((x, i) => Math.abs(x - values[i]))) / Math.max(...expected.map(Math.abs));
+        worst[name] = Number.isNaN(error) ? Infinity : Math.max(worst[name], error);
+      }
     }
   }
   return worst;
 }
 
-/** Tensors of drawn values `[1, H, N, D]`, or `[1, N, H, D]`. */
-function drawnInputs({N, H, D, layout, seeds}: LongCall): Drawn[] {
-  const shape: [number, number, number, number] = layout === 'bshd' ? [1, N, H, D] : [1, H, N, D];
-  return Object.values(seeds).map((seed) => drawnTensor(tf.backend() as unknown as WebGPUBackend, shape, seed));
-}
-
-/** Runs `work` on drawn inputs. */
-async function withInputs<T>(call: LongCall, work: (inputs: readonly Drawn[]) => Promise<T>): Promise<T> {
-  const inputs = drawnInputs(call);
+/** Runs `work` on inputs of drawn values, `[1, H, N, D]` or `[1, N, H, D]`. */
+async function withInputs<T>({N, H, D, layout}: LongCall, work: (inputs: readonly Drawn[]) => Promise<T>): Promise<T> {
+  const backend = tf.backend() as unknown as WebGPUBackend;
+  const inputs = Object.values(SEEDS).map((seed) =>
+    drawnTensor(backend, layout === 'bshd' ? [1, N, H, D] : [1, H, N, D], seed),
+  );
   try {
     return await work(inputs);
   } finally {
@@ -100,46 +85,45 @@ async function withInputs<T>(call: LongCall, work: (inputs: readonly Drawn[]) =>
 /** Compiles the shaders of a mask with a short call. All lengths use the same shaders. */
 async function warmUp(call: LongCall, name: string, options: LongOptions): Promise<void> {
   const N = Math.min(call.N, 256);
-  const mask = maskOf(documentsOf(name, N, options.documents));
+  const mask = maskOf(name, N, Math.min(options.documents, N));
   const {results} = await withInputs({...call, N}, (inputs) => run(inputs, mask, options));
   tf.dispose(Object.values(results));
 }
 
 async function measure(call: LongCall, name: string, inputs: readonly Drawn[], options: LongOptions): Promise<Figures> {
-  const lengths = documentsOf(name, call.N, options.documents);
+  const {N} = call;
+  const documents = name === 'causal' ? 1 : Math.min(options.documents, N);
+  const mask = maskOf(name, N, documents);
   let ran: Awaited<ReturnType<typeof run>> | undefined;
   const more = await peakBytes(async () => {
-    ran = await run(inputs, maskOf(lengths), options);
+    ran = await run(inputs, mask, options);
   });
   const {results, forwardMs, backwardMs} = ran!;
   await readOne();
-  const errors = await worstErrors(call, lengths, results);
+  const borders = equal(documents, N).reduce((ends, length) => [...ends, ends[ends.length - 1] + length], [0]);
+  const errors = await worstErrors(call, borders, results);
   tf.dispose(Object.values(results));
-  const visible = lengths.reduce((sum, length) => sum + (length * (length + 1)) / 2, 0);
-  const sizes = {...call, masked: 1 - visible / call.N ** 2};
+  const masked = mask.sparsity().maskedPairs;
   const figures: Figures = {
-    masked: sizes.masked,
-    forwardMs,
-    forwardTflops: tflops(sizes, 'forward', forwardMs),
-    backwardMs,
-    backwardTflops: tflops(sizes, 'backward', backwardMs),
+    masked,
+    ...passFigures({...call, masked}, forwardMs, backwardMs),
     peakBytes: more + inputs.reduce((sum, {bytes}) => sum + bytes, 0),
     errors,
   };
   const allowed = ALLOWED[options.precision];
-  if (Math.max(...Object.values(errors)) <= allowed) return figures;
+  if (Math.max(...Object.values(errors!)) <= allowed) return figures;
   return {...figures, outcome: 'failed', reason: `errors must be at most ${allowed}, got ${JSON.stringify(errors)}`};
 }
 
-export async function runLong(options: LongOptions, start: () => Promise<Bench>): Promise<void> {
-  const bench = await start();
+export async function runLong(options: LongOptions, emit: Emit): Promise<void> {
+  const bench = await Bench.start('long', options, emit);
   const {layout, precision, binding} = options;
-  if (binding) lowerBindingLimit((tf.backend() as unknown as WebGPUBackend).device, binding);
-  for (const sizes of callsOf(options)) {
-    const call: LongCall = {...sizes, layout, scale: 1 / Math.sqrt(sizes.D), seeds: {q: 1, k: 2, v: 3, dOut: 4}};
-    await bench.measure({precision, attention: 'flash', ...sizes}, async () => {
-      await warmUp(call, sizes.mask, options);
-      return withInputs(call, (inputs) => measure(call, sizes.mask, inputs, options));
+  if (binding) lowerBindingLimit(webgpuDevice(), binding);
+  for (const {mask, ...sizes} of callsOf(options)) {
+    const call = {...sizes, layout};
+    await bench.measure({precision, attention: 'flash', mask, ...sizes}, async () => {
+      await warmUp(call, mask, options);
+      return withInputs(call, (inputs) => measure(call, mask, inputs, options));
     });
   }
 }

@@ -7,70 +7,73 @@
 import * as tf from '@tensorflow/tfjs';
 import type {FlashMask} from '../../src/entries/index.js';
 import {
-  denseAttention,
-  denseBias,
   denseObstacle,
   difference,
   flashAttention,
   gradsOf,
   inputsOf,
+  withDense,
   type Attention,
   type Sizes,
 } from '../attention.js';
-import {startBackend, startGrowth} from '../backend.js';
+import {startBackend, startGrowth, type Backend} from '../backend.js';
 import {inOwnProcess} from '../child.js';
 import {peakBytesOf, settle, time} from '../clock.js';
 import {maskOf, type Source} from '../masks.js';
-import {tflops, type Figures} from '../record.js';
-import {callsOf, disposing, precisionField, type Bench, type CommonOptions} from './suite.js';
+import {passFigures, type Emit, type Figures} from '../record.js';
+import {Bench, callsOf, disposing, precisionField, type CommonOptions} from './suite.js';
 
 type Kind = 'flash' | 'dense';
 
-export interface MasksOptions extends CommonOptions {
+interface MasksOptions extends CommonOptions {
+  backend: Backend;
   documents: Source;
   dense: boolean;
   forwardOnly?: boolean;
   deterministic?: boolean;
   memory?: boolean;
-  /** In a child of `--memory`: the attention to run. */
-  child?: Kind;
 }
 
-interface Setting extends Sizes {
-  mask: string;
-}
+type Setting = Sizes & {mask: string};
 
-function attentionOf(
+const withAttention = <T>(
   kind: Kind,
   mask: FlashMask,
   {precision, deterministic}: MasksOptions,
-): {attention: Attention; tensors: tf.Tensor[]} {
-  if (kind === 'flash') return {attention: flashAttention(mask, {precision, deterministic}), tensors: []};
-  const bias = denseBias(mask);
-  return {attention: denseAttention(bias), tensors: [bias]};
-}
+  work: (attention: Attention) => Promise<T>,
+): Promise<T> => (kind === 'dense' ? withDense(mask, work) : work(flashAttention(mask, {precision, deterministic})));
 
 /** Runs in its own process. Gives the most bytes by which it grew in one forward and backward. */
-export async function peakOf(kind: Kind, options: MasksOptions): Promise<Figures> {
+export async function peakOf({kind, ...options}: MasksOptions & {kind: Kind}): Promise<Figures> {
   const {gpu} = await startBackend(options.backend, options.device);
   const [call] = callsOf(options);
-  const {attention} = attentionOf(kind, maskOf(call.mask, call.N, options.documents), options);
-  // Warm up: threads, tables and library contexts stay allocated and are not part of the growth.
-  const [a, b, c] = inputsOf({N: 64, H: 1, D: 64});
-  tf.dispose([flashAttention(maskOf('full', 64, 'paper'))(a, b, c), tf.matMul(a, b)]);
-  const [q, k, v, dOut] = inputsOf(call);
-  await settle();
-  const growth = startGrowth(gpu);
-  tf.dispose(options.forwardOnly ? attention(q, k, v) : gradsOf(attention)([q, k, v], dOut));
-  await settle();
-  return {peakBytes: growth()};
+  return withAttention(kind, maskOf(call.mask, call.N, options.documents), options, async (attention) => {
+    // Warm up: threads, tables and library contexts stay allocated and are not part of the growth.
+    const [a, b, c] = inputsOf({N: 64, H: 1, D: 64});
+    tf.dispose([flashAttention(maskOf('full', 64, 'paper'))(a, b, c), tf.matMul(a, b)]);
+    const [q, k, v, dOut] = inputsOf(call);
+    await settle();
+    const growth = startGrowth(gpu);
+    tf.dispose(options.forwardOnly ? attention(q, k, v) : gradsOf(attention)([q, k, v], dOut));
+    await settle();
+    return {peakBytes: growth()};
+  });
 }
 
-/** Peak bytes from `peakOf`, or undefined where it fails. */
-async function childPeak(kind: Kind, {mask, N, D}: Setting, args: readonly string[]): Promise<number | undefined> {
-  const own = ['--child', kind, '--masks', mask, '--lengths', String(N), '--dims', String(D)];
-  const result = await inOwnProcess<Figures>([...args, ...own]);
-  return 'peakBytes' in result ? result.peakBytes : undefined;
+const kindsOf = ({dense}: MasksOptions): Kind[] => (dense ? ['dense', 'flash'] : ['flash']);
+const peakKey = (kind: Kind, {mask, N, D}: Setting): string => `${kind} ${mask} ${N} ${D}`;
+
+/** What `peakOf` gives for each call and attention, except where it fails. */
+async function peaksOf(options: MasksOptions): Promise<Map<string, Figures>> {
+  const peaks = new Map<string, Figures>();
+  for (const call of callsOf(options)) {
+    for (const kind of kindsOf(options)) {
+      const own = {...options, kind, masks: [call.mask], lengths: [call.N], dims: [call.D]};
+      const result = await inOwnProcess<Figures>('peak', own);
+      if ('peakBytes' in result) peaks.set(peakKey(kind, call), result);
+    }
+  }
+  return peaks;
 }
 
 /** tf.matMul's TFLOP/s: the best of the two products of attention and of a large square. */
@@ -93,9 +96,8 @@ async function matMulTflops({H, N, D}: Sizes, seconds: number): Promise<number> 
 async function figuresOf(
   attention: Attention,
   call: Sizes & {masked: number},
-  options: MasksOptions,
+  {seconds, forwardOnly, backend}: MasksOptions,
 ): Promise<Figures> {
-  const {seconds, forwardOnly, backend} = options;
   const [q, k, v, dOut] = inputsOf(call);
   const forward = (): tf.Tensor[] => [tf.tidy(() => attention(q, k, v))];
   const both = (): tf.Tensor[] => gradsOf(attention)([q, k, v], dOut);
@@ -104,34 +106,25 @@ async function figuresOf(
   return {
     masked: call.masked,
     compileMs: firstMs - forwardMs,
-    forwardMs,
-    forwardTflops: tflops(call, 'forward', forwardMs),
-    ...(backwardMs === undefined ? {} : {backwardMs, backwardTflops: tflops(call, 'backward', backwardMs)}),
+    ...passFigures(call, forwardMs, backwardMs),
     ...(backend === 'tensorflow' ? {} : {peakBytes: await peakBytesOf(forwardOnly ? forward : both)}),
   };
 }
 
-const kindsOf = ({dense}: MasksOptions): Kind[] => (dense ? ['dense', 'flash'] : ['flash']);
-
-async function runCall(bench: Bench, call: Setting, peaks: Map<string, number | undefined>, options: MasksOptions) {
+async function runCall(bench: Bench, call: Setting, peaks: Map<string, Figures>, options: MasksOptions): Promise<void> {
   const mask = maskOf(call.mask, call.N, options.documents);
   const {gpu} = bench.runtime;
   const sizes = {...call, masked: mask.sparsity().maskedPairs};
   // Figures of flash that only the run of dense attention can tell.
-  let against: Figures = {};
+  const against: Figures = {};
   for (const kind of kindsOf(options)) {
     await bench.measure({...precisionField(options.precision), attention: kind, ...call}, async () => {
       const obstacle = kind === 'dense' ? denseObstacle(call, gpu) : undefined;
       if (obstacle) return {outcome: 'skipped', reason: obstacle};
-      const peakBytes = peaks.get(peakKey(kind, call));
-      const {attention, tensors} = attentionOf(kind, mask, options);
-      return disposing(tensors, async () => {
-        const figures = {
-          ...(await figuresOf(attention, sizes, options)),
-          ...(peakBytes === undefined ? {} : {peakBytes}),
-        };
+      return withAttention(kind, mask, options, async (attention) => {
+        const figures = {...(await figuresOf(attention, sizes, options)), ...peaks.get(peakKey(kind, call))};
         if (kind === 'flash') return {...figures, ...against};
-        against = {difference: await difference(mask, attention, inputsOf(call), options.precision)};
+        against.difference = await difference(mask, attention, inputsOf(call), {precision: options.precision});
         if (options.backend === 'tensorflow' && !gpu) against.matMulTflops = await matMulTflops(call, options.seconds);
         return figures;
       });
@@ -139,17 +132,10 @@ async function runCall(bench: Bench, call: Setting, peaks: Map<string, number | 
   }
 }
 
-const peakKey = (kind: Kind, {mask, N, D}: Setting): string => `${kind} ${mask} ${N} ${D}`;
-
-/** @param args Arguments of the command line, for the child processes. */
-export async function runMasks(options: MasksOptions, start: () => Promise<Bench>, args: string[]): Promise<void> {
-  const peaks = new Map<string, number | undefined>();
-  if (options.memory && options.backend === 'tensorflow') {
-    // Run before this process takes the device's memory.
-    for (const call of callsOf(options)) {
-      for (const kind of kindsOf(options)) peaks.set(peakKey(kind, call), await childPeak(kind, call, args));
-    }
-  }
-  const bench = await start();
+export async function runMasks(options: MasksOptions, emit: Emit): Promise<void> {
+  // Before this process takes the device's memory.
+  const peaks =
+    options.memory && options.backend === 'tensorflow' ? await peaksOf(options) : new Map<string, Figures>();
+  const bench = await Bench.start('masks', options, emit);
   for (const call of callsOf(options)) await runCall(bench, call, peaks, options);
 }

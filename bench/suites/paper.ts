@@ -6,21 +6,20 @@ import * as tf from '@tensorflow/tfjs-core';
 import type {FlashMask} from '../../src/entries/index.js';
 import {
   AttentionKernels,
-  denseAttention,
-  denseBias,
   denseObstacle,
   difference,
   flashAttention,
   gradsOf,
   inputsOf,
+  withDense,
   type Attention,
   type Sizes,
 } from '../attention.js';
 import {webgpuDevice} from '../backend.js';
 import {once, peakBytesOf, surfaceErrors, time} from '../clock.js';
-import {maskOf, type Source} from '../masks.js';
-import {tflops, type Call, type Figures} from '../record.js';
-import {disposing, type Bench, type CommonOptions} from './suite.js';
+import {maskOf} from '../masks.js';
+import {passFigures, type Call, type Emit, type Figures} from '../record.js';
+import {Bench, type CommonOptions} from './suite.js';
 
 /** In running order. `compile` comes first, because it needs a process that has compiled nothing. */
 export const PARTS = ['compile', 'causal', 'dense', 'masks', 'long', 'fit', 'memory'] as const;
@@ -29,7 +28,7 @@ export type Part = (typeof PARTS)[number];
 export const PRECISIONS = ['float16', 'float32'] as const;
 type ReadPrecision = (typeof PRECISIONS)[number];
 
-export interface PaperOptions extends Omit<CommonOptions, 'lengths' | 'heads' | 'precision'> {
+interface PaperOptions extends Omit<CommonOptions, 'lengths' | 'heads' | 'precision'> {
   parts: Part[];
   precisions: ReadPrecision[];
   /** Lengths for masks, causal, fit and memory (the latter three take the first). Default: each part has its own. */
@@ -42,11 +41,9 @@ export interface PaperOptions extends Omit<CommonOptions, 'lengths' | 'heads' | 
 
 type Plan = Pick<PaperOptions, 'masks' | 'lengths' | 'heads' | 'denseLength' | 'longLength'>;
 
-/** A measurement that has not been made yet. */
+/** A call to measure. */
 interface Task extends Sizes {
-  part: Part;
   mask: string;
-  measure: (call: Setting, context: Context) => Promise<Figures>;
   /** Number of documents, where it is not the paper's. */
   documents?: number;
 }
@@ -71,52 +68,44 @@ const FEW_HEADS = 8;
 const DOCUMENT_COUNTS = [1, 2, 4, 8, 16, 32, 64];
 
 /** 32 heads up to 8192 tokens. Longer rows have fewer, so that heads · tokens stays the same, but at least 4. */
-const headsOf = ({heads}: Plan, N: number): number => heads ?? Math.max(4, Math.min(32, Math.floor((32 * LENGTH) / N)));
+const headsOf = (N: number): number => Math.max(4, Math.min(32, Math.floor((32 * LENGTH) / N)));
 
-const TASKS: Record<Part, (plan: Plan) => Omit<Task, 'D'>[]> = {
-  compile: ({heads = 2}) => [{part: 'compile', mask: 'causalDocument', N: COMPILE_LENGTH, H: heads, measure: compile}],
-  causal: (plan) => [speedTask('causal', 'causal', plan.lengths?.[0] ?? LENGTH, plan)],
-  dense: ({denseLength: N, heads = FEW_HEADS}) => [{part: 'dense', mask: 'causal', N, H: heads, measure: flashBoth}],
-  masks: (plan) =>
-    (plan.lengths ?? MASK_LENGTHS).flatMap((N) => plan.masks.map((mask) => speedTask('masks', mask, N, plan))),
-  long: (plan) =>
-    LONG_MASKS.filter((mask) => plan.masks.includes(mask)).map((mask) =>
-      speedTask('long', mask, plan.longLength, plan),
-    ),
-  fit: (plan) =>
+type Row = Omit<Task, 'D'>;
+
+/** The calls of each part. H is the default. */
+const CALLS: Record<Part, (plan: Plan, N: number) => Row[]> = {
+  compile: () => [{mask: 'causalDocument', N: COMPILE_LENGTH, H: 2}],
+  causal: (_, N) => [{mask: 'causal', N, H: headsOf(N)}],
+  dense: ({denseLength: N}) => [{mask: 'causal', N, H: FEW_HEADS}],
+  masks: ({masks, lengths = MASK_LENGTHS}) => lengths.flatMap((N) => masks.map((mask) => ({mask, N, H: headsOf(N)}))),
+  long: ({masks, longLength: N}) =>
+    LONG_MASKS.filter((mask) => masks.includes(mask)).map((mask) => ({mask, N, H: headsOf(N)})),
+  fit: (_, N) =>
     ['document', 'causalDocument'].flatMap((mask) =>
-      DOCUMENT_COUNTS.map((documents) => ({...speedTask('fit', mask, plan.lengths?.[0] ?? LENGTH, plan), documents})),
+      DOCUMENT_COUNTS.map((documents) => ({mask, N, H: headsOf(N), documents})),
     ),
-  memory: (plan) => {
-    const N = plan.lengths?.[0] ?? LENGTH;
-    return [N / 4, N / 2, N, 2 * N, 4 * N].map(Math.floor).map((length) => ({
-      part: 'memory', mask: 'causalDocument', N: length, H: plan.heads ?? FEW_HEADS, measure: memory,
-    })); // prettier-ignore
-  },
+  memory: (_, N) =>
+    [N / 4, N / 2, N, 2 * N, 4 * N].map((length) => ({mask: 'causalDocument', N: Math.floor(length), H: FEW_HEADS})),
 };
 
-const speedTask = (part: Part, mask: string, N: number, plan: Plan): Omit<Task, 'D'> => ({
-  part, mask, N, H: headsOf(plan, N), measure: speed,
-}); // prettier-ignore
+const MEASURES: Record<Part, (setting: Setting, context: Context) => Promise<Figures>> = {
+  compile, causal: speed, dense: flashBoth, masks: speed, long: speed, fit: speed, memory,
+}; // prettier-ignore
 
 /** The tasks of a part. Tasks of equal sizes stand together. */
 export const tasksOf = (part: Part, plan: Plan, dims: readonly number[]): Task[] =>
-  dims.flatMap((D) => TASKS[part](plan).map((task) => ({...task, D})));
+  dims.flatMap((D) =>
+    CALLS[part](plan, plan.lengths?.[0] ?? LENGTH).map((call) => ({...call, H: plan.heads ?? call.H, D})),
+  );
 
 async function speed(s: Setting, {seconds}: Context): Promise<Figures> {
   const {maskedPairs: masked, emptyTiles} = s.mask.sparsity();
+  const tiles = s.H * Math.round((1 - emptyTiles) * Math.ceil(s.N / 64) ** 2);
   const attention = new AttentionKernels(inputsOf(s), s.mask, s.precision);
   try {
     const {ms: forwardMs} = await time(() => attention.forward(), seconds);
     const {ms: backwardMs} = await time(() => attention.backward(), seconds);
-    return {
-      masked,
-      tiles: s.H * Math.round((1 - emptyTiles) * Math.ceil(s.N / 64) ** 2),
-      forwardMs,
-      backwardMs,
-      forwardTflops: tflops({...s, masked}, 'forward', forwardMs),
-      backwardTflops: tflops({...s, masked}, 'backward', backwardMs),
-    };
+    return {masked, tiles, ...passFigures({...s, masked}, forwardMs, backwardMs)};
   } finally {
     attention.dispose();
   }
@@ -132,17 +121,14 @@ async function flashBoth({mask, precision, ...sizes}: Setting, {seconds}: Contex
   if (obstacle !== undefined) throw new Error(`bench: dense attention cannot run here: ${obstacle}.`);
   const inputs = inputsOf(sizes);
   const ms = await bothMs(flashAttention(mask, {precision}), inputs, seconds);
-  const bias = denseBias(mask);
-  return disposing(bias, async () => ({
+  return withDense(mask, async (dense) => ({
     bothMs: ms,
-    difference: await difference(mask, denseAttention(bias), inputs, precision),
+    difference: await difference(mask, dense, inputs, {precision}),
   }));
 }
 
-async function denseBoth({mask, ...sizes}: Setting, {seconds}: Context): Promise<Figures> {
-  const bias = denseBias(mask);
-  return disposing(bias, async () => ({bothMs: await bothMs(denseAttention(bias), inputsOf(sizes), seconds)}));
-}
+const denseBoth = ({mask, ...sizes}: Setting, {seconds}: Context): Promise<Figures> =>
+  withDense(mask, async (dense) => ({bothMs: await bothMs(dense, inputsOf(sizes), seconds)}));
 
 /** Lengths besides the first: twice it, one that no tile divides, and a shorter one. */
 const otherLengthsOf = (N: number): number[] => [2 * N, N + 37, N / 2];
@@ -215,28 +201,27 @@ function precisionsOn({device, precisions}: PaperOptions): ReadPrecision[] {
   return precisions.filter((precision) => precision === 'float32' || halves);
 }
 
-async function runTask(task: Task, precision: ReadPrecision, bench: Bench, context: Context): Promise<void> {
-  const {part, N, H, D, documents} = task;
-  const source: Source = documents ?? 'paper';
+async function runTask(bench: Bench, part: Part, task: Task, precision: ReadPrecision, context: Context) {
+  const {N, H, D, documents} = task;
   const mask = documents === undefined ? task.mask : `${task.mask}, ${documents}`;
-  const measure = (attention: Call['attention'], figures: Task['measure']) =>
+  const measure = (attention: Call['attention'], figures: (typeof MEASURES)[Part]) =>
     bench.measure({part, precision, attention, mask, N, H, D}, () =>
-      figures({N, H, D, precision, mask: maskOf(task.mask, N, source)}, context),
+      figures({N, H, D, precision, mask: maskOf(task.mask, N, documents ?? 'paper')}, context),
     );
-  const flash = await measure('flash', task.measure);
+  const flash = await measure('flash', MEASURES[part]);
   if (part === 'dense' && flash.outcome === undefined) await measure('dense', denseBoth);
 }
 
-export async function runPaper(options: PaperOptions, start: () => Promise<Bench>): Promise<void> {
+export async function runPaper(options: PaperOptions, emit: Emit): Promise<void> {
   // Switch off the disk caches of NVIDIA's and Mesa's drivers before Dawn loads them, so that a process compiles all.
   process.env.__GL_SHADER_DISK_CACHE = '0';
   process.env.MESA_SHADER_CACHE_DISABLE = 'true';
-  const bench = await start();
+  const bench = await Bench.start('paper', options, emit);
   const context = {seconds: options.seconds, pipelines: countPipelines(webgpuDevice())};
   const precisions = precisionsOn(options);
   for (const part of options.parts) {
     for (const precision of precisions) {
-      for (const task of tasksOf(part, options, options.dims)) await runTask(task, precision, bench, context);
+      for (const task of tasksOf(part, options, options.dims)) await runTask(bench, part, task, precision, context);
     }
   }
 }

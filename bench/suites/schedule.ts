@@ -13,7 +13,8 @@ import {boundsTensorOf} from '../../src/mask/bounds/bounds_cache.js';
 import {flashAttention, inputsOf, type Sizes} from '../attention.js';
 import {time} from '../clock.js';
 import {maskOf} from '../masks.js';
-import {callsOf, type Bench, type CommonOptions} from './suite.js';
+import type {Emit} from '../record.js';
+import {Bench, callsOf, type CommonOptions} from './suite.js';
 
 /** The passes that fill the mask buffer of `pass`. They can run repeatedly. */
 function maskPasses(mask: FlashMask, {N, H, D}: Sizes, pass: Pass): PassRun[] {
@@ -39,9 +40,9 @@ async function passesMs(passes: PassRun[], seconds: number): Promise<number> {
   return (await time(run, seconds)).ms;
 }
 
-export async function runSchedule(options: CommonOptions, start: () => Promise<Bench>): Promise<void> {
+export async function runSchedule(options: CommonOptions, emit: Emit): Promise<void> {
   const {seconds} = options;
-  const bench = await start();
+  const bench = await Bench.start('schedule', options, emit);
   for (const call of callsOf(options)) {
     await bench.measure({attention: 'flash', ...call}, async () => {
       const mask = maskOf(call.mask, call.N, 'table');

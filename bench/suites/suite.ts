@@ -2,15 +2,22 @@
 import * as tf from '@tensorflow/tfjs';
 import type {Precision} from '../../src/call/kernel_names.js';
 import type {Sizes} from '../attention.js';
-import {forgetErrors, type Backend, type Runtime} from '../backend.js';
+import {forgetErrors, startBackend, type Backend, type Runtime} from '../backend.js';
 import {failureOf} from '../child.js';
-import type {BenchRecord, Call, DeviceKind, Figures, Suite} from '../record.js';
+import type {BenchRecord, Call, DeviceKind, Emit, Figures, Suite} from '../record.js';
 
-/** Options that several suites have. */
-export interface CommonOptions {
-  backend: Backend;
+/** What runs the calls. */
+interface Where {
+  /** Default: webgpu. */
+  backend?: Backend;
   /** Kind of the WebGPU device. */
   device: DeviceKind;
+  /** Name of the device in the records, where the adapter does not tell it. */
+  machine?: string;
+}
+
+/** Options that several suites have. */
+export interface CommonOptions extends Where {
   precision: Precision;
   lengths: number[];
   dims: number[];
@@ -18,27 +25,27 @@ export interface CommonOptions {
   masks: string[];
   /** Seconds per measurement. */
   seconds: number;
-  /** Name of the device in the records, where the adapter does not tell it. */
-  machine?: string;
 }
 
 /** A started backend, and where the records go. */
 export class Bench {
-  constructor(
-    private readonly suite: Suite,
-    private readonly options: Pick<CommonOptions, 'backend' | 'device' | 'machine'>,
+  private constructor(
+    private readonly call: Pick<Call, 'suite' | 'backend' | 'device' | 'kind'>,
     readonly runtime: Runtime,
-    private readonly emit: (record: BenchRecord) => void,
+    private readonly emit: Emit,
   ) {}
+
+  static async start(suite: Suite, {backend = 'webgpu', device: kind, machine}: Where, emit: Emit): Promise<Bench> {
+    const runtime = await startBackend(backend, kind);
+    const call = {suite, backend, device: machine ?? runtime.device, ...(backend === 'webgpu' ? {kind} : {})};
+    return new Bench(call, runtime, emit);
+  }
 
   /** Emits the record of a call. The record has the reason where `measure` throws or the device reports an error. */
   async measure(
     fields: Omit<Call, 'suite' | 'device'>,
     measure: () => Figures | Promise<Figures>,
   ): Promise<BenchRecord> {
-    const {backend, device: kind, machine} = this.options;
-    const device = machine ?? this.runtime.device;
-    const call: Call = {suite: this.suite, backend, device, ...(backend === 'webgpu' ? {kind} : {}), ...fields};
     let figures: Figures;
     try {
       figures = await measure();
@@ -47,7 +54,7 @@ export class Bench {
       await forgetErrors(this.runtime);
       figures = failureOf(error);
     }
-    const record = {...call, ...figures};
+    const record = {...this.call, ...fields, ...figures};
     this.emit(record);
     return record;
   }

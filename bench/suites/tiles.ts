@@ -5,12 +5,12 @@
 import {masks} from '../../src/entries/index.js';
 import {autotune} from '../../src/entries/autotune.js';
 import {setTuningStorage} from '../../src/backends/webgpu/device/tuned_tiles_store.js';
-import {tflops} from '../record.js';
-import type {Bench, CommonOptions} from './suite.js';
+import {tflops, type Emit} from '../record.js';
+import {Bench, type CommonOptions} from './suite.js';
 
-export async function runTiles(options: CommonOptions, start: () => Promise<Bench>): Promise<void> {
+export async function runTiles(options: CommonOptions, emit: Emit): Promise<void> {
   const {lengths, heads: H, dims, precision} = options;
-  const bench = await start();
+  const bench = await Bench.start('tiles', options, emit);
   // Leave the results of the user's own tuning alone.
   setTuningStorage(undefined);
   for (const D of dims) {

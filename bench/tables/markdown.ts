@@ -1,4 +1,5 @@
-/** @file Markdown tables of benchmark records. A terminal can show them too. */
+/** @file Markdown tables of benchmark records, and the columns that several have. A terminal can show them too. */
+import type {BenchRecord} from '../record.js';
 
 /** A column: its title, and a row's cell. */
 export type Column<Row> = [title: string, cell: (row: Row) => string];
@@ -30,3 +31,19 @@ export const percent = (fraction = NaN): string => `${(100 * fraction).toFixed(1
 export const mebibytes = (bytes?: number): string => figure(bytes === undefined ? undefined : bytes / 2 ** 20);
 export const exponent = (x = NaN): string => x.toExponential(1);
 export const code = (text = ''): string => `\`${text}\``;
+
+export const MASK: Column<BenchRecord> = ['mask', ({mask}) => code(mask)];
+export const SIZES: Column<BenchRecord>[] = (['N', 'H', 'D'] as const).map((name) => [name, (r) => String(r[name])]);
+export const MASKED: Column<BenchRecord> = ['masked', ({masked}) => percent(masked)];
+export const PASSES: Column<BenchRecord>[] = [
+  ['forward ms', (r) => figure(r.forwardMs)],
+  ['TFLOP/s', (r) => tera(r.forwardTflops)],
+  ['backward ms', (r) => figure(r.backwardMs)],
+  ['TFLOP/s', (r) => tera(r.backwardTflops)],
+];
+export const PEAK: Column<BenchRecord> = ['peak MiB', ({peakBytes}) => mebibytes(peakBytes)];
+export const DIFFERS: Column<BenchRecord> = ['differs by', ({difference}) => exponent(difference)];
+
+/** Turns columns of records into columns of rows that have a record. */
+export const columnsOf = <Row>(recordOf: (row: Row) => BenchRecord, ...columns: Column<BenchRecord>[]): Column<Row>[] =>
+  columns.map(([title, cell]) => [title, (row) => cell(recordOf(row))]);

@@ -1,62 +1,37 @@
 /** @file Tables of the suites `masks` and `cuda`, and the short one of README.md. */
 import {groupedBy, measured, sideBySide, type BenchRecord, type Pair} from '../record.js';
 import {
-  code,
-  digits,
-  exponent,
-  figure,
-  mebibytes,
-  percent,
-  table,
-  times,
-  type Column,
-  type Section,
-} from './markdown.js';
+  code, columnsOf, DIFFERS, digits, figure, MASK, MASKED, mebibytes, PASSES, PEAK, SIZES, table, times, type Column, type Section,
+} from './markdown.js'; // prettier-ignore
 
 const total = ({forwardMs = NaN, backwardMs = 0}: BenchRecord): number => forwardMs + backwardMs;
 const faster = (ours: BenchRecord, theirs?: BenchRecord): number => (theirs ? total(theirs) / total(ours) : NaN);
 const lessMemory = ({flash, dense}: Pair): number => (dense?.peakBytes ?? NaN) / (flash.peakBytes ?? NaN);
 const speeds = (r?: BenchRecord): string => (r ? `${figure(r.forwardTflops)} / ${figure(r.backwardTflops)}` : '–');
+const ofFlash = (...columns: Column<BenchRecord>[]): Column<Pair>[] => columnsOf(({flash}) => flash, ...columns);
 
-const CALL: Column<Pair>[] = [
-  ['mask', ({flash}) => code(flash.mask)],
-  ['N', ({flash}) => String(flash.N)],
-  ['H', ({flash}) => String(flash.H)],
-  ['D', ({flash}) => String(flash.D)],
-  ['masked', ({flash}) => percent(flash.masked)],
-];
+const CALL = [MASK, ...SIZES, MASKED];
+const FASTER: Column<Pair> = ['faster', ({flash, dense}) => times(faster(flash, dense))];
+const LESS_MEMORY: Column<Pair> = ['less memory', (pair) => times(lessMemory(pair))];
 
 const AGAINST_DENSE: Column<Pair>[] = [
-  ...CALL,
-  ['ms', ({flash}) => digits(total(flash))],
+  ...ofFlash(...CALL, ['ms', (flash) => digits(total(flash))]),
   ['dense ms', ({dense}) => digits(total(dense!))],
-  ['faster', ({flash, dense}) => times(faster(flash, dense))],
-  ['peak MiB', ({flash}) => mebibytes(flash.peakBytes)],
+  FASTER,
+  ...ofFlash(PEAK),
   ['dense MiB', ({dense}) => mebibytes(dense!.peakBytes)],
-  ['less memory', (pair) => times(lessMemory(pair))],
+  LESS_MEMORY,
   ['forward ms', ({flash}) => figure(flash.forwardMs)],
   ['dense', ({dense}) => figure(dense!.forwardMs)],
   ['backward ms', ({flash}) => figure(flash.backwardMs)],
   ['dense', ({dense}) => figure(dense!.backwardMs)],
-  ['differs by', ({flash}) => exponent(flash.difference)],
+  ...ofFlash(DIFFERS),
 ];
 
-const ALONE: Column<Pair>[] = [
-  ...CALL,
-  ['forward ms', ({flash}) => figure(flash.forwardMs)],
-  ['TFLOP/s', ({flash}) => figure(flash.forwardTflops)],
-  ['backward ms', ({flash}) => figure(flash.backwardMs)],
-  ['TFLOP/s', ({flash}) => figure(flash.backwardTflops)],
-  ['peak MiB', ({flash}) => mebibytes(flash.peakBytes)],
-];
+const ALONE = ofFlash(...CALL, ...PASSES, PEAK);
 
 /** Columns for CPUs. Absolute times there say more about the machine and its other work than about attention. */
-const RATIOS: Column<Pair>[] = [
-  ...CALL,
-  ['faster', ({flash, dense}) => times(faster(flash, dense))],
-  ['less memory', (pair) => times(lessMemory(pair))],
-  ['differs by', ({flash}) => exponent(flash.difference)],
-];
+const RATIOS = [...ofFlash(...CALL), FASTER, LESS_MEMORY, ...ofFlash(DIFFERS)];
 
 export const isCpu = ({backend, device}: BenchRecord): boolean =>
   backend === 'tensorflow' ? !/nvidia/i.test(device) : backend !== 'webgpu' || /swiftshader/i.test(device);
@@ -83,7 +58,7 @@ function deviceTables(name: string, pairs: readonly Pair[]): string[] {
 
 /** The CUDA kernels next to PyTorch's attention. */
 const NEXT_TO_PYTORCH: Column<Pair>[] = [
-  ...CALL.filter(([title]) => title !== 'H'),
+  ...ofFlash(...CALL.filter(([title]) => title !== 'H')),
   ['ms forward / backward', ({flash}) => `${figure(flash.forwardMs)} / ${figure(flash.backwardMs)}`],
   ['TFLOP/s forward / backward', ({flash}) => speeds(flash)],
   ['FlexAttention', ({flex}) => speeds(flex)],
@@ -113,10 +88,7 @@ interface SummaryRow {
 const SUMMARY: Column<SummaryRow>[] = [
   ['device', ({call: {device, backend}}) => (device === backend ? 'one CPU core' : device)],
   ['backend', ({backend}) => backend],
-  ['mask', ({call}) => code(call.mask)],
-  ['N', ({call}) => String(call.N)],
-  ['H', ({call}) => String(call.H)],
-  ['D', ({call}) => String(call.D)],
+  ...columnsOf(({call}: SummaryRow) => call, MASK, ...SIZES),
   ['faster', (row) => times(row.faster)],
   ['less memory', (row) => times(row.lessMemory)],
 ];

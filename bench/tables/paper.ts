@@ -2,24 +2,18 @@
 import {groupedBy, measured, sideBySide, type BenchRecord, type Pair} from '../record.js';
 import {paperMasks} from '../masks.js';
 import {type FittedLine, memoryLines, timeLines} from './fit.js';
-import {code, exponent, figure, mebibytes, percent, table, tera, times, type Column, type Section} from './markdown.js';
+import {
+  columnsOf, DIFFERS, exponent, figure, MASK, MASKED, mebibytes, PASSES, SIZES, table, tera, times, type Column, type Section,
+} from './markdown.js'; // prettier-ignore
 
 const WHERE: Column<BenchRecord>[] = [
   ['on', ({device}) => device],
   ['device', ({kind}) => kind ?? '–'],
   ['precision', ({precision}) => precision ?? 'auto'],
 ];
-const SIZES: Column<BenchRecord>[] = [
-  ['N', ({N}) => String(N)],
-  ['H', ({H}) => String(H)],
-  ['D', ({D}) => String(D)],
-];
 const CALL = [...WHERE, ...SIZES];
-const MASK: Column<BenchRecord> = ['mask', ({mask}) => code(mask)];
-
-/** Turns columns of records into columns of rows that have a record. */
-const ofRecord = <Row>(columns: readonly Column<BenchRecord>[], recordOf: (row: Row) => BenchRecord): Column<Row>[] =>
-  columns.map(([title, cell]) => [title, (row) => cell(recordOf(row))]);
+const ofFlash = (...columns: Column<BenchRecord>[]): Column<Pair>[] => columnsOf(({flash}) => flash, ...columns);
+const ofLine = (...columns: Column<BenchRecord>[]): Column<FittedLine>[] => columnsOf(({call}) => call, ...columns);
 
 const CAUSAL: Column<BenchRecord>[] = [
   ...CALL,
@@ -28,24 +22,17 @@ const CAUSAL: Column<BenchRecord>[] = [
 ];
 
 const DENSE: Column<Pair>[] = [
-  ...ofRecord(CALL, ({flash}: Pair) => flash),
+  ...ofFlash(...CALL),
   ['ms', ({flash}) => figure(flash.bothMs)],
   ['dense ms', ({dense}) => figure(dense?.bothMs)],
   ['faster', ({flash, dense}) => times((dense?.bothMs ?? NaN) / (flash.bothMs ?? NaN))],
-  ['differs by', ({flash}) => exponent(flash.difference)],
+  ...ofFlash(DIFFERS),
 ];
 
-const SPEED: Column<BenchRecord>[] = [
-  MASK,
-  ...CALL,
-  ['forward ms', (r) => figure(r.forwardMs)],
-  ['TFLOP/s', (r) => tera(r.forwardTflops)],
-  ['backward ms', (r) => figure(r.backwardMs)],
-  ['TFLOP/s', (r) => tera(r.backwardTflops)],
-];
+const SPEED = [MASK, ...CALL, ...PASSES];
 
 const TIME_FIT: Column<FittedLine>[] = [
-  ...ofRecord(CALL, ({call}: FittedLine) => call),
+  ...ofLine(...CALL),
   ['pass', ({pass}) => pass!],
   ['masks', ({points}) => String(points.length)],
   ['ns a tile', ({line}) => figure(1e6 * line.slope)],
@@ -54,7 +41,7 @@ const TIME_FIT: Column<FittedLine>[] = [
 ];
 
 const MEMORY_FIT: Column<FittedLine>[] = [
-  ...ofRecord([...WHERE, ...SIZES.slice(1)], ({call}: FittedLine) => call),
+  ...ofLine(...WHERE, ...SIZES.slice(1)),
   ['MiB at N', ({points}) => points.map(([N, bytes]) => `${N}: ${mebibytes(bytes)}`).join(', ')],
   ['bytes a token and head', ({line, call}) => figure(line.slope / call.H!)],
   ['R²', ({line}) => line.r2.toFixed(4)],
@@ -88,12 +75,12 @@ const decodeColumns = (name: string, of: (pair: Pair) => BenchRecord | undefined
 
 const DECODE: Column<Pair>[] = [
   ['keys', ({flash}) => String(flash.N)],
-  ...ofRecord([...WHERE, ...SIZES.slice(1)], ({flash}: Pair) => flash),
+  ...ofFlash(...WHERE, ...SIZES.slice(1)),
   ['Hkv', ({flash}) => String(flash.Hkv)],
   ...decodeColumns('flash', ({flash}) => flash),
   ...decodeColumns('dense', ({dense}) => dense),
   ['faster', ({flash, dense}) => times((dense?.forwardMs ?? NaN) / (flash.forwardMs ?? NaN))],
-  ['differs by', ({flash}) => exponent(flash.difference)],
+  ...ofFlash(DIFFERS),
 ];
 
 const LONG: Column<BenchRecord>[] = [
@@ -125,12 +112,16 @@ const TILES: Column<BenchRecord>[] = [
   ['TFLOP/s', (r) => tera(r.forwardTflops ?? r.backwardTflops)],
 ];
 
-/** A row of a table of masks: one mask on one device, at several lengths. */
+/** A row of a table of masks: one mask on one device, by length. */
 type MaskRow = Map<number, BenchRecord>;
 
 /** Masks with less than this fraction of causal's TFLOP/s are in bold. */
 const SHARE_OF_CAUSAL = 0.7;
 const SHARE_LENGTH = 32768;
+const ofCausal = (x = NaN, causal = NaN): string => {
+  const text = `${((100 * x) / causal).toFixed(0)}%`;
+  return x / causal < SHARE_OF_CAUSAL ? `**${text}**` : text;
+};
 
 function maskTable(records: readonly BenchRecord[]): string {
   const lengths = [...new Set(records.map(({N}) => N))].sort((a, b) => a - b);
@@ -140,38 +131,18 @@ function maskTable(records: readonly BenchRecord[]): string {
   const rows = paperMasks
     .map((name): MaskRow => new Map(records.filter(({mask}) => mask === name).map((record) => [record.N, record])))
     .filter((row) => row.size > 0);
-  const any = (row: MaskRow): BenchRecord => [...row.values()][0];
-  const ofCausal = (x = NaN, of = NaN): string => {
-    const text = `${((100 * x) / of).toFixed(0)}%`;
-    return x / of < SHARE_OF_CAUSAL ? `**${text}**` : text;
+  const columnsAt = (N: number): Column<MaskRow>[] => {
+    const cell = (show: (x?: number, causal?: number) => string) => (row: MaskRow) => {
+      const r = row.get(N);
+      const passes = ['forwardTflops', 'backwardTflops'] as const;
+      return r ? passes.map((pass) => show(r[pass], base?.[pass])).join(' / ') : '–';
+    };
+    const speeds = `N ${N}, H ${String(records.find((record) => record.N === N)!.H)}`;
+    const shares: Column<MaskRow>[] = N === base?.N ? [['of causal', cell(ofCausal)]] : [];
+    return [[speeds, cell(tera)], ...shares];
   };
-  const pair = (r: BenchRecord | undefined, forward: string, backward: string): string =>
-    r ? `${forward} / ${backward}` : '–';
-  const columnsAt = (N: number): Column<MaskRow>[] => [
-    [
-      `N ${N}, H ${String(records.find((record) => record.N === N)!.H)}`,
-      (row) => pair(row.get(N), tera(row.get(N)?.forwardTflops), tera(row.get(N)?.backwardTflops)),
-    ],
-    [
-      'of causal',
-      (row) => {
-        const r = row.get(N);
-        return pair(
-          r,
-          ofCausal(r?.forwardTflops, base.forwardTflops),
-          ofCausal(r?.backwardTflops, base.backwardTflops),
-        );
-      },
-    ],
-  ];
-  return table<MaskRow>(
-    [
-      ['mask', (row) => code(any(row).mask)],
-      ['masked', (row) => percent(any(row).masked)],
-      ...lengths.flatMap((N) => columnsAt(N).slice(0, N === base?.N ? 2 : 1)),
-    ],
-    rows,
-  );
+  const any = columnsOf((row: MaskRow) => [...row.values()][0], MASK, MASKED);
+  return table([...any, ...lengths.flatMap(columnsAt)], rows);
 }
 
 /** A table for each device, precision and head size. */

@@ -27,7 +27,7 @@ interface Look {
 
 const COLORS = ['#1f6feb', '#d1242f', '#54aeff', '#ff8182'];
 
-/** Panels of points and lines, and the names of the colours in the first one. */
+/** Panels of points and lines, and the names of the colours in the first one, as a standalone SVG document. */
 function panels(points: readonly Point[], {title, height, x, y, lines = []}: Look): string {
   const series = [...new Set(points.map((point) => point.series))];
   const rows = [...new Set(points.map(({row}) => row))];
@@ -41,14 +41,9 @@ function panels(points: readonly Point[], {title, height, x, y, lines = []}: Loo
     }),
   ); // prettier-ignore
   const labels = points.filter(({label}) => label !== undefined);
-  return svg({
-    title,
-    width: 760,
-    height: 60 + height * rows.length,
-    marginLeft: 60,
-    marginRight: 70,
-    insetTop: 40,
-    insetBottom: 16,
+  const {document} = parseHTML('<html><body></body></html>');
+  const plot = Plot.plot({
+    width: 760, height: 60 + height * rows.length, marginLeft: 60, marginRight: 70, insetTop: 40, insetBottom: 16,
     x,
     y: {grid: true, ...y},
     color: {domain: series, range: COLORS},
@@ -60,17 +55,9 @@ function panels(points: readonly Point[], {title, height, x, y, lines = []}: Loo
       Plot.text(labels, {...place, text: 'label', dx: 5, dy: 6, fontSize: 9, rotate: 25, textAnchor: 'start'}),
       ...legend,
     ],
-  });
-}
-
-/** A plot as a standalone SVG document. */
-function svg({title, ...options}: Plot.PlotOptions & {title: string}): string {
-  const {document} = parseHTML('<html><body></body></html>');
-  const plot = Plot.plot({
-    ...options,
     document: document as unknown as Document,
     style: {background: 'white', color: '#1f2328'},
-  });
+  }); // prettier-ignore
   plot.setAttribute('xmlns', 'http://www.w3.org/2000/svg');
   const heading = document.createElementNS('http://www.w3.org/2000/svg', 'title');
   heading.textContent = title;
@@ -126,15 +113,9 @@ function fitPlot(
   const at = (l: FittedLine, [x, y]: readonly [number, number]) => {
     const [scaleX, scaleY] = scaleOf(l);
     const {kind, precision, D} = l.call;
-    const row = `${String(kind)}\n${String(precision)}`;
-    return {
-      x: x / scaleX,
-      y: y / scaleY,
-      series: nameOf(l),
-      row,
-      column: `D ${String(D)}`,
-      name: `${nameOf(l)} ${row} ${String(D)}`,
-    };
+    const [series, row] = [nameOf(l), `${String(kind)}\n${String(precision)}`];
+    const name = `${series} ${row} ${String(D)}`;
+    return {x: x / scaleX, y: y / scaleY, series, row, column: `D ${String(D)}`, name};
   };
   const ends = lines.flatMap((l) =>
     [l.points[0][0], l.points[l.points.length - 1][0]].map((x) => at(l, [x, l.line.intercept + l.line.slope * x])),
@@ -167,22 +148,33 @@ export function plotsOf(file: string, records: readonly BenchRecord[]): Map<stri
   }
   const [time, memory] = [timeLines(records), memoryLines(records)];
   // Values are relative to the mask with the most tiles, so that panels of any speed and length share their axes.
+  const most = ({points}: FittedLine): [number, number] => points[points.length - 1];
   if (time.length > 0) {
-    const most = ({points}: FittedLine): [number, number] => points[points.length - 1];
-    const tilesPlot = fitPlot(time, ({pass, call}) => `${pass!}, N ${String(call.N)}`, most, {
+    const look = {
       title: 'Time against visible tiles, and the lines of least squares',
       x: {label: 'visible tiles, of the most →', tickFormat: '.0%'},
       y: {label: '↑ time, of that for the most', tickFormat: '.0%'},
-    });
-    plots.set(`${file}-tiles`, tilesPlot);
+    };
+    plots.set(
+      `${file}-tiles`,
+      fitPlot(time, ({pass, call}) => `${pass!}, N ${String(call.N)}`, most, look),
+    );
   }
   if (memory.length > 0) {
-    const memoryPlot = fitPlot(memory, ({call}) => `H ${String(call.H)}`, () => [1, 2 ** 20], {
+    const look = {
       title: 'Peak memory of forward and backward against length, and the lines of least squares',
       x: {label: 'N →', tickFormat: 'd'},
       y: {label: '↑ MiB'},
-    }); // prettier-ignore
-    plots.set(`${file}-memory`, memoryPlot);
+    };
+    plots.set(
+      `${file}-memory`,
+      fitPlot(
+        memory,
+        ({call}) => `H ${String(call.H)}`,
+        () => [1, 2 ** 20],
+        look,
+      ),
+    );
   }
   return plots;
 }

@@ -25,7 +25,7 @@ import {downloadWheel, findPip} from './pip.js';
 import type {Platform} from './platform.js';
 import {requireSpace} from './platform.js';
 import type {Console} from './progress.js';
-import {type ZipEntry, unzip, zipEntries} from './unzip.js';
+import {unzip, withZip} from './unzip.js';
 import {UserError} from './user_error.js';
 
 /** The version that is built and tested against. */
@@ -123,11 +123,6 @@ const KEPT = [
   /^[^/]+\.dist-info\/.*(LICENSE|License|NOTICE)[^/]*$/,
 ];
 
-function keptEntries(entries: ZipEntry[]): ZipEntry[] {
-  const safe = entries.filter(({name}) => !name.startsWith('/') && !name.split('/').includes('..'));
-  return safe.filter(({name}) => KEPT.some((pattern) => pattern.test(name)));
-}
-
 /** Fetches the wheels of one choice into a folder. */
 class Fetching {
   private readonly finished: Finished;
@@ -193,25 +188,29 @@ class Fetching {
       return `SHA-256 ${sum.slice(0, 12)}... in place of ${expected.slice(0, 12)}...`;
     }
     try {
-      await zipEntries(wheel);
-      return null;
+      return await withZip(wheel, () => null);
     } catch (error) {
       return (error as Error).message;
     }
   }
 
   private async unpack(wheel: string): Promise<void> {
-    const entries = keptEntries(await zipEntries(wheel));
-    const total = entries.reduce((sum, {size}) => sum + size, 0);
-    const progress = this.output.start(`Unpacking ${wheel.split('/').at(-1)!.split('-').slice(0, 2).join(' ')}`, total);
-    let done = 0;
-    const onBytes = (bytes: number) => {
-      progress.update((done += bytes));
-    };
     try {
-      for (const entry of entries) {
-        await unzip(wheel, entry, join(this.folder, entry.name), onBytes);
-      }
+      await withZip(wheel, async (entries, zip) => {
+        const kept = entries.filter(({fileName}) => KEPT.some((pattern) => pattern.test(fileName)));
+        const total = kept.reduce((sum, {uncompressedSize}) => sum + uncompressedSize, 0);
+        const name = wheel.split('/').at(-1)!.split('-').slice(0, 2).join(' ');
+        const progress = this.output.start(`Unpacking ${name}`, total);
+        let done = 0;
+        const onBytes = (bytes: number) => {
+          progress.update((done += bytes));
+        };
+        try {
+          for (const entry of kept) await unzip(zip, entry, join(this.folder, entry.fileName), onBytes);
+        } finally {
+          progress.stop();
+        }
+      });
     } catch (error) {
       const {code} = error as NodeJS.ErrnoException;
       if (code !== undefined && !code.startsWith('Z_')) {
@@ -222,8 +221,6 @@ class Fetching {
         `setup-node: ${wheel} must be whole, got a damaged one: ${(error as Error).message}. It is deleted; run the same ` +
           `command again.`,
       );
-    } finally {
-      progress.stop();
     }
   }
 

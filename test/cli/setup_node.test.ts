@@ -22,7 +22,7 @@ import {strToU8} from 'fflate';
 import {type Platform, platformTags, requireSpace, thisPlatform, unsupported} from '../../src/cli/platform.js';
 import {isComplete, tensorFlowFolder} from '../../src/cli/tensorflow.js';
 import {findTfjsNode, tryTfjsNode} from '../../src/cli/tfjs_node.js';
-import {unzip, zipEntries} from '../../src/cli/unzip.js';
+import {unzip, withZip} from '../../src/cli/unzip.js';
 import {
   CPU_WHEEL,
   FAKE_VERSION,
@@ -419,21 +419,21 @@ describe('setup-node', () => {
         stored: [strToU8('as is'), {level: 0}],
       } as const;
       const wheel = writeWheel(folder, 'x', '1', 'py3-none-any', {...files, stored: [files.stored[0], {level: 0}]});
-      const entries = await zipEntries(wheel);
-      expect(entries.map(({name}) => name)).to.include.members(['a/deflated', 'a/empty', 'stored']);
       const contents: Record<string, string> = {};
-      for (const entry of entries) {
-        await unzip(wheel, entry, join(folder, 'out', entry.name));
-        contents[entry.name] = readFileSync(join(folder, 'out', entry.name), 'utf8');
-      }
+      await withZip(wheel, async (entries, zip) => {
+        for (const entry of entries) {
+          await unzip(zip, entry, join(folder, 'out', entry.fileName));
+          contents[entry.fileName] = readFileSync(join(folder, 'out', entry.fileName), 'utf8');
+        }
+      });
       expect(contents).to.include({'a/deflated': text, 'a/empty': '', stored: 'as is'});
     });
 
     it('is refused when it is no zip archive or ends early', async () => {
       const path = join(temporaryFolder(), 'x.whl');
       writeFileSync(path, 'a page that says 404');
-      const refusal = await zipEntries(path).catch((error: unknown) => (error as Error).message);
-      expect(refusal).to.equal('no zip archive, or a truncated one');
+      const refusal = await withZip(path, () => null).catch((error: unknown) => (error as Error).message);
+      expect(refusal).to.include('not a zip file, or file is truncated');
     });
   });
 

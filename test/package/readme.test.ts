@@ -1,6 +1,6 @@
 /**
- * @file The documents: the `js` blocks of README.md and docs/finetune.md run in order in a user's project, the program
- * of docs/finetune.md trains, and its tables match the records.
+ * @file The documents: the `js` blocks of README.md and of three pages run in order in a user's project, the program of
+ * docs/finetune.md trains, and its tables match the records.
  */
 import {spawnSync} from 'node:child_process';
 import {existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
@@ -32,8 +32,9 @@ function moduleOf(markdown: string): string {
 }
 
 describe('documents', () => {
-  it("run: the README's code, and then that of docs/finetune.md", async () => {
-    const code = moduleOf(`${read('README.md')}\n${read('docs/finetune.md')}`);
+  it("run: the README's code, and then that of the pages that go on from it", async () => {
+    const pages = ['README.md', 'docs/comparison.md', 'docs/packages.md', 'docs/finetune.md'];
+    const code = moduleOf(pages.map(read).join('\n'));
     expect(code).to.include('flashMaskAttention(q, k, v, mask)');
     const shapes = '[dq.shape, lse.shape, [...pair.toDense().slice(7 * 8)], Object.keys(grads).length]';
     const {stdout} = await new Project().run(
