@@ -3,10 +3,10 @@
  * case of the table, of the influence trials, or of the calls with large scores.
  */
 import {expect} from 'chai';
-import * as tf from '@tensorflow/tfjs';
 import {type Case, type Prepared, cases, prepare} from '../support/cases.js';
 import {compare} from '../support/compare.js';
 import {denseFloat32} from '../support/dense_float32.js';
+import {useWasm} from '../support/devices.js';
 import {influenceCases, wrongElements} from '../support/influence_trials.js';
 import {EXTREME_SCORES, LARGEST, SCORES, causalScores, equalKeys} from '../support/large_scores.js';
 import {
@@ -193,7 +193,7 @@ describe('tests that can fail', () => {
     return known.get(c)!;
   }
 
-  before(() => tf.setBackend('cpu'));
+  before(useWasm);
 
   it('a right result, rounded to float32, passes every case', async () => {
     for (const c of cases) {
@@ -254,7 +254,7 @@ describe('tests of large scores that can fail', () => {
     ...LARGEST.map(causalScores),
   ].map(({call}) => call);
 
-  before(() => tf.setBackend('cpu'));
+  before(useWasm);
 
   it('a right implementation passes every call', async () => {
     for (const call of calls) compare(rounded(oracle(call)), oracle(call), await denseFloat32(call));

@@ -4,6 +4,7 @@
  * read fewer bits, its products read as few.
  */
 import * as tf from '@tensorflow/tfjs';
+import {onSoftwareAdapter, useWasm} from './devices.js';
 import type {AttentionCall, AttentionResult} from './oracle.js';
 
 const MASKED = -1e30;
@@ -14,6 +15,17 @@ const MASKED = -1e30;
  * @param bits Precision of the operands of the matrix multiplications.
  */
 export async function denseFloat32(call: AttentionCall, bits = 24): Promise<AttentionResult> {
+  if (!onSoftwareAdapter()) return denseHere(call, bits);
+  // A software adapter compiles tfjs's shaders for each shape. wasm runs on the same CPU and adds in float32 too: the
+  // kernels' errors are the same share of those that it allows.
+  const backend = tf.getBackend();
+  await useWasm();
+  const result = await denseHere(call, bits);
+  await tf.setBackend(backend);
+  return result;
+}
+
+async function denseHere(call: AttentionCall, bits: number): Promise<AttentionResult> {
   const matMul = bits < 24 ? matMulOfBits(bits) : tf.matMul;
   const results = tf.tidy(() => {
     const {B, H, Hkv, Sq, Sk, D, Dv} = call;

@@ -43,7 +43,7 @@ const none = async () => [];
 
 export const devices: readonly Device[] = [
   {name: 'cpu' as const, setup: () => use('cpu'), hiddenErrors: none},
-  {name: 'composed' as const, setup: setupWasm, hiddenErrors: none},
+  {name: 'composed' as const, setup: useWasm, hiddenErrors: none},
   {name: 'webgpu' as const, setup: () => setupWebGPU('stock'), hiddenErrors: webgpuErrors},
   {
     name: 'webgpu-full' as const,
@@ -133,18 +133,22 @@ async function use(backend: string): Promise<void> {
   await tf.ready();
 }
 
-async function setupWasm(): Promise<void> {
+export async function useWasm(): Promise<void> {
   await import('@tensorflow/tfjs-backend-wasm');
   await use('wasm');
 }
 
 const swallowed: string[] = [];
 let watched: GPUDevice | null = null;
+let softwareAdapter = false;
+
+/** Whether tfjs now runs on WebGPU on the CPU. */
+export const onSoftwareAdapter = (): boolean => softwareAdapter && tf.getBackend() === 'webgpu';
 
 /** Dawn reports invalid shaders and commands only to `uncapturederror`: tfjs would return a tensor with any numbers. */
 async function setupWebGPU(kind: 'stock' | 'full'): Promise<void> {
   const {useWebGPU} = await import('../../src/node_webgpu/use_webgpu.js');
-  await useWebGPU({device: kind});
+  softwareAdapter = (await useWebGPU({device: kind})).software;
   await use('webgpu');
   // Otherwise dense attention on such small tensors would run on the CPU and not measure the error of this device.
   tf.env().set('WEBGPU_CPU_FORWARD', false);

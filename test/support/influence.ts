@@ -69,7 +69,7 @@ export function rowOf({H, Hkv, Sq, Sk, D, Dv}: AttentionCall, results: ActualRes
   const row: ActualResult = {};
   for (const name of resultNames) {
     const at = b * sizes[name];
-    if (results[name]) row[name] = Array.prototype.slice.call(results[name], at, at + sizes[name]) as number[];
+    if (results[name]) row[name] = (results[name] as Float32Array).subarray(at, at + sizes[name]);
   }
   return row;
 }

@@ -178,30 +178,36 @@ function wrongOf(
 ): string[] {
   const notFinite = single ? notFiniteOut(call, places, value) : null;
   const allNaN = single && Number.isNaN(value) && call.dropout === 0;
-  return resultNames.flatMap((result) =>
-    Array.from(actual[result] ?? [], (after, i) => {
-      const before = clean[result]![i];
-      const say = (what: string) => `${name}: ${result}[${i}] ${what}, got ${after}, clean ${before}`;
-      if (reach[result][i] === 0) {
-        return after === before || (!exactly && Number.isFinite(after)) ? '' : say('must not change');
+  return resultNames.flatMap((result) => {
+    const wrong: string[] = [];
+    const [before, after, reached] = [clean[result]!, actual[result] ?? [], reach[result]];
+    for (let i = 0; i < after.length; i++) {
+      let must = '';
+      if (reached[i] === 0) {
+        if (!(after[i] === before[i] || (!exactly && Number.isFinite(after[i])))) must = 'not change';
+      } else if (allNaN) {
+        if (!Number.isNaN(after[i])) must = 'be NaN';
+      } else if (result === 'out' && notFinite?.[i] && Number.isFinite(after[i])) {
+        must = 'not be finite';
       }
-      if (allNaN) return Number.isNaN(after) ? '' : say('must be NaN');
-      return result === 'out' && notFinite?.[i] && Number.isFinite(after) ? say('must not be finite') : '';
-    }).filter((what) => what !== ''),
-  );
+      if (must) wrong.push(`${name}: ${result}[${i}] must ${must}, got ${after[i]}, clean ${before[i]}`);
+    }
+    return wrong;
+  });
 }
 
 /** Describes results of rows that see no key, and of keys that no row sees, other than 0 or, for lse, -Infinity. */
 function seenOf(call: AttentionCall, visibility: Visibility, actual: ActualResult): string[] {
   return heads(call).flatMap((keyHead) => {
     const unseen = reachOfPart(call, visibility, visibility.unseen(keyHead));
-    return resultNames.flatMap((result) =>
-      Array.from(actual[result] ?? [], (x, i) =>
-        unseen[result][i] === 1 && x !== (result === 'lse' ? -Infinity : 0)
-          ? `${result}[${i}] is ${x}, and unseen`
-          : '',
-      ).filter((what) => what !== ''),
-    );
+    return resultNames.flatMap((result) => {
+      const [values, none] = [actual[result] ?? [], result === 'lse' ? -Infinity : 0];
+      const wrong: string[] = [];
+      for (let i = 0; i < values.length; i++) {
+        if (unseen[result][i] === 1 && values[i] !== none) wrong.push(`${result}[${i}] is ${values[i]}, and unseen`);
+      }
+      return wrong;
+    });
   });
 }
 

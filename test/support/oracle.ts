@@ -245,19 +245,24 @@ export interface Bounds {
 
 /** The definition of the mask (docs/masks.md), one pair at a time. */
 export function visibleByBounds(bounds: Bounds, sizes: Pick<Sizes, 'H' | 'Sq' | 'Sk'>): PairRule {
-  const {data, maskB, Hm, n, causal} = bounds;
+  const {maskB, Hm, n, causal} = bounds;
+  const masks = maskedRows(bounds);
   return (b, h, r, j) => {
     if (causal && r < j - (sizes.Sk - sizes.Sq)) {
       return false;
     }
     const maskHead = Math.floor(h / (sizes.H / Hm));
-    const first = (((maskB === 1 ? 0 : b) * Hm + maskHead) * sizes.Sk + j) * n;
-    const inside = (start: number, end: number) => r >= data[first + start] && r < data[first + end];
-    if (n === 0) return true;
-    if (causal && n === 1) return !(r >= data[first]);
-    if (causal && n === 2) return !inside(0, 1);
-    if (!causal && n === 2) return !(r >= data[first] || r < data[first + 1]);
-    if (!causal && n === 4) return !(inside(0, 1) || inside(2, 3));
-    throw new Error(`No mask form has causal ${causal} and ${n} bounds a column.`);
+    return !masks(r, (((maskB === 1 ? 0 : b) * Hm + maskHead) * sizes.Sk + j) * n);
   };
+}
+
+/** Whether the bounds of a column, which begin at `first`, mask a row. */
+function maskedRows({data, n, causal}: Bounds): (r: number, first: number) => boolean {
+  const inside = (r: number, start: number) => r >= data[start] && r < data[start + 1];
+  if (n === 0) return () => false;
+  if (causal && n === 1) return (r, first) => r >= data[first];
+  if (causal && n === 2) return inside;
+  if (!causal && n === 2) return (r, first) => r >= data[first] || r < data[first + 1];
+  if (!causal && n === 4) return (r, first) => inside(r, first) || inside(r, first + 2);
+  throw new Error(`No mask form has causal ${causal} and ${n} bounds a column.`);
 }

@@ -29,6 +29,7 @@ import {cases, prepare} from '../support/cases.js';
 import {type ActualResult, compare} from '../support/compare.js';
 import {denseFloat32} from '../support/dense_float32.js';
 import {devices} from '../support/devices.js';
+import {full} from '../support/full.js';
 import {oracle} from '../support/oracle.js';
 import {LONGEST, forwardWeights, picture, pictureOf} from '../support/pair_pictures.js';
 
@@ -177,7 +178,7 @@ async function decode(Sk: number): Promise<void> {
 
   afterEach(async () => expect(await webgpu.hiddenErrors()).to.deep.equal([]));
 
-  const few = cases.filter(({Sq}) => Sq <= FEW_QUERIES);
+  const few = cases.filter(({Sq, slowOnSoftware}) => Sq <= FEW_QUERIES && (full || !slowOnSoftware));
   const against = (limits: SplitLimits, chosen: typeof cases) => {
     for (const c of chosen) {
       it(`${c.group}: ${c.name}`, () =>
