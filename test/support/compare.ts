@@ -1,9 +1,9 @@
 /**
  * @file The one tolerance rule of the tests. Against the float64 oracle, the largest error and the root-mean-square
  * error of a kernel may each be at most twice those of dense attention on the same inputs and device (for a software
- * adapter: on tfjs's wasm backend), plus a small absolute term. That term is a few rounding steps of the sum of absolute
- * values that the element adds up, so it scales with the inputs. Infinities, and zeros to which nothing is added (empty
- * rows, unseen columns), are compared exactly. NaN never passes.
+ * adapter: on tfjs's wasm backend), plus a small absolute term. That term is a few rounding steps of the sum of
+ * absolute values that the element adds up, so it scales with the inputs. Infinities, and zeros to which nothing is
+ * added (empty rows, unseen columns), are compared exactly. NaN never passes.
  *
  * If products read fewer bits than float32 has, those of dense attention read as few. Then a single rounding may decide
  * the largest error, so its term gets one more rounding step. In results with few elements a few roundings decide both
