@@ -1,5 +1,5 @@
-// The interface of the kernels of the layers around the attention, and of AdamW (src/layers/kernel.ts). All tensors are float32 and
-// contiguous. N is the number of tokens, C that of channels.
+// The interface of the kernels of the layers around the attention, and of AdamW (src/layers/kernel.ts). All tensors are
+// float32 and contiguous. N is the number of tokens, C that of channels.
 #pragma once
 
 #include <cstddef>

@@ -20,9 +20,8 @@ template <class Layer>
 void RunParts(const Layer& layer, void (*kernel)(const Layer&, int64_t, int64_t), int64_t count, int64_t width,
               int64_t part, int threads) {
   const int used = count * width <= kItem ? 1 : ThreadCount(threads);
-  ParallelFor(used, (count + part - 1) / part, [&](int64_t item, int) {
-    kernel(layer, item * part, std::min(count, (item + 1) * part));
-  });
+  ParallelFor(used, (count + part - 1) / part,
+              [&](int64_t item, int) { kernel(layer, item * part, std::min(count, (item + 1) * part)); });
 }
 
 int64_t RowsOfItem(int64_t width) { return std::max<int64_t>(1, kItem / width); }
@@ -54,9 +53,7 @@ void Run(const GatedUnitGrad& layer, int threads) {
   RunParts(layer, SelectedKernels().gatedUnitGrad, layer.count, 1, kItem, threads);
 }
 
-void Run(const AdamW& layer, int threads) {
-  RunParts(layer, SelectedKernels().adamw, layer.count, 1, kItem, threads);
-}
+void Run(const AdamW& layer, int threads) { RunParts(layer, SelectedKernels().adamw, layer.count, 1, kItem, threads); }
 
 }  // namespace cpu
 }  // namespace flashmask

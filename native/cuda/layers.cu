@@ -1,5 +1,5 @@
-// The layers around the attention, and AdamW (layers.h). All are bound by memory: each number is read from it once and written once,
-// four at a time where the addresses allow.
+// The layers around the attention, and AdamW (layers.h). All are bound by memory: each number is read from it once and
+// written once, four at a time where the addresses allow.
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
@@ -298,8 +298,8 @@ Status Run(const GatedUnitGrad& layer, void* stream) {
 }
 
 Status Run(const AdamW& layer, void* stream) {
-  const bool four = Vectorizes(layer.count, {layer.gradient, layer.m, layer.v, layer.value, layer.newM, layer.newV,
-                                             layer.newValue});
+  const bool four =
+      Vectorizes(layer.count, {layer.gradient, layer.m, layer.v, layer.value, layer.newM, layer.newV, layer.newValue});
   return four ? LaunchItems(AdamWKernel<Four>, layer, layer.count / 4, stream)
               : LaunchItems(AdamWKernel<One>, layer, layer.count, stream);
 }

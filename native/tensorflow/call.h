@@ -189,8 +189,7 @@ struct Functions {
 // Registers a kernel. Returns an error message, or an empty string. `hostInput` is read on the host; null for none.
 inline std::string RegisterKernel(const char* op, const char* device, const Functions& functions,
                                   const char* hostInput = nullptr) {
-  KernelBuilder* builder =
-      api.NewKernelBuilder(op, device, functions.create, functions.compute, functions.destroy);
+  KernelBuilder* builder = api.NewKernelBuilder(op, device, functions.create, functions.compute, functions.destroy);
   if (hostInput) api.KernelBuilder_HostMemory(builder, hostInput);
   const std::string name = std::string(op) + device;
   OwnStatus status;

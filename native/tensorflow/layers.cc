@@ -144,13 +144,7 @@ void Read(Call* call, const Attributes&, RmsNormGrad* layer) {
   const Shape x = MatrixOf(call, {3});
   RequireGamma(call, 1, x);
   RequireInverse(call, 2, x);
-  *layer = {x[0],
-            x[1],
-            FloatsOf(call, 0),
-            FloatsOf(call, 1),
-            FloatsOf(call, 2),
-            FloatsOf(call, 3),
-            call->Output(0, x)};
+  *layer = {x[0], x[1], FloatsOf(call, 0), FloatsOf(call, 1), FloatsOf(call, 2), FloatsOf(call, 3), call->Output(0, x)};
 }
 
 void Read(Call* call, const Attributes&, RmsNormGammaGrad* layer) {
@@ -183,12 +177,8 @@ void Read(Call* call, const Attributes&, GatedUnit* layer) {
 
 void Read(Call* call, const Attributes&, GatedUnitGrad* layer) {
   const Shape gate = MatrixOf(call, {1, 2});
-  *layer = {gate[0] * gate[1],
-            FloatsOf(call, 0),
-            FloatsOf(call, 1),
-            FloatsOf(call, 2),
-            call->Output(0, gate),
-            call->Output(1, gate)};
+  *layer = {gate[0] * gate[1], FloatsOf(call, 0),     FloatsOf(call, 1),
+            FloatsOf(call, 2), call->Output(0, gate), call->Output(1, gate)};
 }
 
 int64_t SizeOf(const Shape& shape) {
@@ -202,19 +192,9 @@ void Read(Call* call, const Attributes& attributes, AdamW* layer) {
   for (const int i : {1, 2, 3}) Require(call->InputShape(i) == shape, "inputs must fit", call->InputShape(i));
   Require(SizeOf(call->InputShape(4)) == 1, "shrink must be one number", call->InputShape(4));
   Require(call->InputShape(5) == Shape{3}, "factors must be three numbers", call->InputShape(5));
-  *layer = {SizeOf(shape),
-            attributes.beta1,
-            attributes.beta2,
-            attributes.decays,
-            FloatsOf(call, 0),
-            FloatsOf(call, 1),
-            FloatsOf(call, 2),
-            FloatsOf(call, 3),
-            FloatsOf(call, 4),
-            FloatsOf(call, 5),
-            call->Output(0, shape),
-            call->Output(1, shape),
-            call->Output(2, shape)};
+  *layer = {SizeOf(shape),          attributes.beta1,       attributes.beta2,      attributes.decays, FloatsOf(call, 0),
+            FloatsOf(call, 1),      FloatsOf(call, 2),      FloatsOf(call, 3),     FloatsOf(call, 4), FloatsOf(call, 5),
+            call->Output(0, shape), call->Output(1, shape), call->Output(2, shape)};
 }
 
 // ---- Devices ----

@@ -177,6 +177,25 @@ describe('fine-tuning: the commands', () => {
     }
   });
 
+  it('trains with bfloat16 products and with XLA, to nearly the same losses', async function () {
+    if (BACKEND !== 'tensorflow') skip(this, 'functions need tfjs-node');
+    const losses: number[][] = [];
+    for (const [i, more] of [[], ['--dtype', 'bfloat16'], ['--xla']].entries()) {
+      await succeeds(trainingOf('sft', `compiled_${i}`, instructions, '--steps', '4', ...more));
+      losses.push(metricsOf(`compiled_${i}`).map(({loss}) => loss));
+    }
+    const [plain, bfloat16, xla] = losses;
+    plain.forEach((loss, i) => {
+      expect(bfloat16[i]).to.be.closeTo(loss, 0.02 * loss);
+      expect(xla[i]).to.be.closeTo(loss, 1e-3 * loss);
+    });
+    expect(bfloat16[3]).to.not.equal(plain[3]);
+    for (const args of [['--dtype', 'bfloat16'], ['--xla']]) {
+      const refused = trainingOf('sft', 'refused', instructions, '--steps', '1', '--eager', ...args);
+      await fails(/(--dtype bfloat16|--xla) needs TensorFlow functions, .*, got --eager\. Leave out/, refused);
+    }
+  });
+
   it('dpo learns preferences, with adapters and with all weights', async () => {
     await learn('dpo', 'dpo', comparisons, ...DPO_LORA);
     expect(metricsOf('dpo')[0]).to.have.all.keys(...COMMON, ...SPEED, ...DPO, 'rewards/margins', 'rewards/accuracies');

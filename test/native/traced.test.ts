@@ -168,6 +168,33 @@ async function executed(body: () => unknown): Promise<string[]> {
     }
   });
 
+  it('multiplies in bfloat16 where it is asked to, forward and backward', async () => {
+    const two = ({x, w, b}: tf.NamedTensorMap): tf.Tensor =>
+      tf.tanh(tf.matMul(tf.relu(layer({x, w, b})) as tf.Tensor2D, w as tf.Tensor2D, false, true));
+    const [x, w, b] = [noise([50, 70], 1), noise([70, 30], 2).mul(0.1), noise([30], 3)];
+    const results = (f: typeof two): tf.Tensor[] => [
+      f({x, w, b}),
+      ...tf.grads((x2, w2) => tf.sum(f({x: x2, w: w2, b})))([x, w]),
+    ];
+    const exact = await bitsOf(results(two));
+    for (const recompute of [true, false]) {
+      const fn = traced(two, {bfloat16: true, recompute});
+      for (let i = 0; i < 3; i++) tf.dispose(results(fn));
+      (await bitsOf(results(fn))).forEach((values, at) => {
+        const largest = Math.max(...exact[at].map(Math.abs));
+        const error = Math.max(...values.map((value, j) => Math.abs(value - exact[at][j]))) / largest;
+        // bfloat16 has 8 bits, float32 24.
+        expect(error).to.be.within(2 ** -16, 2 ** -4);
+      });
+      fn.dispose();
+    }
+    // A product by a constant, such as a mean by a vector, stays float32.
+    const mean = traced(({y}) => tf.matMul(y as tf.Tensor2D, tf.fill([70, 1], 1 / 70)), {bfloat16: true});
+    const expected = await bitsOf([tf.matMul(x as tf.Tensor2D, tf.fill([70, 1], 1 / 70))]);
+    for (let i = 0; i < 4; i++) expect(await bitsOf([mean({y: x})])).to.deep.equal(expected);
+    mean.dispose();
+  });
+
   it('throws an error of a function where its result is read, and then goes on', async () => {
     const rows = traced(({table, at}) => tf.neg(tf.gatherND(table, at)));
     const table = noise([4, 3], 1);

@@ -5,6 +5,9 @@ import {PROJECTIONS, type Projection} from '../model/config.js';
 
 export type ObjectiveName = 'sft' | 'dpo' | 'rm';
 
+export const DTYPES = ['float32', 'bfloat16'] as const;
+export type Dtype = (typeof DTYPES)[number];
+
 export interface TrainOptions {
   objective: ObjectiveName;
   model: string;
@@ -45,6 +48,10 @@ export interface TrainOptions {
   keepActivations: boolean;
   /** Run operation by operation on tfjs-node too. */
   eager: boolean;
+  /** Compile by XLA on tfjs-node. */
+  xla: boolean;
+  /** Type of the operands of matrix products. */
+  dtype: Dtype;
   saveEvery: number;
   saveLimit: number;
   /** How many steps a twin with dense attention does too; 0 for no twin. */
@@ -152,6 +159,7 @@ const UNLESS_GIVEN = {
   skipBad: false,
   keepActivations: false,
   eager: false,
+  xla: false,
   // Options of the other objectives.
   beta: 0,
   labelSmoothing: 0,
@@ -229,6 +237,12 @@ function addRun(command: Command, objective: ObjectiveName): void {
   command
     .option('--keep-activations', 'do not compute blocks twice: faster, far more memory')
     .option('--eager', 'on tfjs-node: run operation by operation, not in traced functions')
+    .option('--xla', 'on tfjs-node: compile by XLA, half a minute at the start for faster steps')
+    .addOption(
+      new Option('--dtype <type>', 'of the operands of matrix products, on tfjs-node; weights stay float32')
+        .choices(DTYPES)
+        .default('float32'),
+    )
     .option('--save-every <steps>', 'steps between two checkpoints', whole(1), 50)
     .option('--save-limit <number>', 'checkpoints that are kept', whole(1), 2)
     .addOption(

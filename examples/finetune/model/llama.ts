@@ -60,8 +60,14 @@ export interface ForwardOptions {
    * in the backward pass. Default false.
    */
   recompute?: boolean;
-  /** On tfjs-node, runs each of these parts as one operation. Default false. */
-  compiled?: boolean;
+  /** On tfjs-node, runs each of these parts as one operation, made in this way. Default null: does not. */
+  compiled?: Compilation | null;
+}
+
+/** How parts become one operation: see `TracedOptions`. */
+export interface Compilation {
+  xla: boolean;
+  bfloat16: boolean;
 }
 
 /** A part of a block: the attention or the feed-forward part, with norm and residual. */
@@ -160,15 +166,16 @@ export class Llama {
   }
 
   private tracedHalf(half: Half, inputs: Tensors, options: ForwardOptions): Traced<tf.Tensor2D> {
-    const {adapter, compiled = false, recompute = false} = options;
+    const {adapter, compiled = null, recompute = false} = options;
     const names = Object.keys(inputs);
     const frozen = names.filter((name) => name !== 'x' && !(inputs[name] instanceof tf.Variable));
-    if (!compiled || half.key === null) return traced(half.run, {frozen, recompute, eager: true});
+    if (compiled === null || half.key === null) return traced(half.run, {frozen, recompute, eager: true});
     const owner = adapter ?? this;
     const known = this.halves.get(owner) ?? new Map<string, Traced<tf.Tensor2D>>();
     this.halves.set(owner, known);
     const key = `${half.key} ${names.join()} ${frozen.join()} ${recompute}`;
-    if (!known.has(key)) known.set(key, traced(half.run, {frozen, recompute, name: half.key.split(' ')[0]}));
+    if (!known.has(key))
+      known.set(key, traced(half.run, {...compiled, frozen, recompute, name: half.key.split(' ')[0]}));
     return known.get(key)!;
   }
 

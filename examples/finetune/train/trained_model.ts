@@ -2,9 +2,10 @@
 import * as tf from '@tensorflow/tfjs';
 import type {HostTensor} from '../host_tensor.js';
 import {type LlamaConfig, weightShapes} from '../model/config.js';
-import {type Attend, Llama} from '../model/llama.js';
+import {type Attend, type Compilation, Llama} from '../model/llama.js';
 import {Lora, type LoraOptions} from '../model/lora.js';
 import {type TensorFlowBackend, whyNotNative} from '../../../src/backends/tensorflow/load.js';
+import {hasFunctions} from '../../../src/backends/tensorflow/traced/functions.js';
 import type {Batch} from '../data/batch.js';
 import {normal} from '../random.js';
 import type {ModelFiles} from '../weights/model_files.js';
@@ -29,6 +30,8 @@ export interface TrainedModelOptions {
   keepActivations?: boolean;
   /** Run operation by operation on tfjs-node too. */
   eager?: boolean;
+  /** How operations of tfjs-node are put together. Default: neither by XLA nor with bfloat16 products. */
+  compilation?: Compilation;
 }
 
 /** A network and its adapters. `dispose()` frees both. */
@@ -70,8 +73,9 @@ export class TrainedModel {
   /** `[B · T, hiddenSize]` for the heads. With `adapted: false` it is the model before its adapters were trained. */
   hidden(batch: Batch, attend: Attend, {adapted = true} = {}): tf.Tensor2D {
     const adapter = adapted ? this.adapter : null;
-    const {keepActivations = false} = this.options;
-    return this.network.hidden(batch, attend, {adapter, recompute: !keepActivations, compiled: this.compiles});
+    const {keepActivations = false, compilation = {xla: false, bfloat16: false}} = this.options;
+    const compiled = this.compiles ? compilation : null;
+    return this.network.hidden(batch, attend, {adapter, recompute: !keepActivations, compiled});
   }
 
   /** Whether its first steps make TensorFlow functions. */
@@ -106,9 +110,13 @@ export class TrainedModel {
   }
 }
 
-/** The attention composed from tfjs ops reads the bounds of masks on the host, which a TensorFlow function cannot. */
-function canCompile(): boolean {
-  return tf.getBackend() === 'tensorflow' && whyNotNative(tf.backend() as unknown as TensorFlowBackend) === null;
+/**
+ * Whether TensorFlow functions can be made of a model's parts. The attention composed from tfjs ops reads the bounds of
+ * masks on the host, which a function cannot.
+ */
+export function canCompile(): boolean {
+  const backend = tf.backend() as unknown as TensorFlowBackend & {binding?: object};
+  return tf.getBackend() === 'tensorflow' && hasFunctions(backend) && whyNotNative(backend) === null;
 }
 
 function freshScore(config: LlamaConfig, seed: number): HostTensor {

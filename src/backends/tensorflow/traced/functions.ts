@@ -2,6 +2,7 @@
 import {type Tensor, Variable, dispose, engine, ones} from '@tensorflow/tfjs-core';
 import {fail} from '../../../call/errors.js';
 import {withoutLayerKernels} from '../../../layers/kernel.js';
+import {withBfloat16} from './bfloat16.js';
 import type {FunctionGraph} from './function_graph.js';
 import {type Body, type Call, engineNow, gradientsOf, offTape} from './gradients.js';
 import {Program} from './program.js';
@@ -32,14 +33,13 @@ export class Functions {
 
   constructor(
     private readonly name: string,
-    private readonly xla: boolean,
-    private readonly eager: boolean,
+    private readonly how: {xla: boolean; bfloat16: boolean; eager: boolean},
   ) {}
 
   /** Whether functions can be made on the current backend. Must be asked before each use. */
   onBackend(): boolean {
     const {backend, backendName} = engineNow();
-    if (this.eager || backendName !== 'tensorflow' || !canRecord(backend as RecordedBackend)) return false;
+    if (this.how.eager || backendName !== 'tensorflow' || !canRecord(backend as RecordedBackend)) return false;
     // Functions belong to the binding of a backend.
     if (this.backend?.binding !== (backend as RecordedBackend).binding) this.dispose();
     this.backend = backend as RecordedBackend;
@@ -97,12 +97,19 @@ export class Functions {
   }
 
   private record(inputs: readonly Tensor[], body: () => Tensor[]): {outputs: Tensor[]; recording: Recording} {
-    const run = (): Tensor[] => (this.xla ? withoutLayerKernels(body) : body());
+    const run = (): Tensor[] => (this.how.xla ? withoutLayerKernels(body) : body());
     return record(this.backend!, inputs, run);
   }
 
   private program(kind: string, graph: FunctionGraph): Program {
-    return new Program(this.backend!.binding, `${this.name}_${kind.split(' ')[0]}`, graph, this.xla);
+    const {binding} = this.backend!;
+    const {bfloat16, xla} = this.how;
+    return new Program(
+      binding,
+      `${this.name}_${kind.split(' ')[0]}`,
+      bfloat16 ? withBfloat16(graph, binding) : graph,
+      xla,
+    );
   }
 
   private remove(key: string): void {
@@ -134,9 +141,13 @@ function confirm(known: Compiled, {steps}: Recording): void {
 
 let warned = false;
 
+/** Whether the binding of a backend of tfjs-node can make functions. */
+export const hasFunctions = ({binding}: {binding?: object}): boolean =>
+  binding !== undefined && 'runFunction' in binding;
+
 /** Whether the binding can make functions. tfjs-node's own cannot, which is said once. */
-function canRecord({binding}: RecordedBackend): boolean {
-  if (binding.runFunction) return true;
+function canRecord(backend: RecordedBackend): boolean {
+  if (hasFunctions(backend)) return true;
   if (!warned) {
     warned = true;
     console.warn(
