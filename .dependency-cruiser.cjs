@@ -20,7 +20,7 @@ const ROOMS = {
   [`${WEBGPU}/passes`]: ['src/call', `${WEBGPU}/plan`, `${WEBGPU}/wgsl`, `${WEBGPU}/run`, `${WEBGPU}/device`],
   // forward.ts, backward.ts, kernel.ts; the circles' rule keeps them in order.
   [`${WEBGPU}/[^/]+\\.ts$`]: ['src/call', 'src/mask', `${WEBGPU}/(plan|wgsl|run|device|passes)`],
-  [`${WEBGPU}/layers`]: ['src/layers'],
+  [`${WEBGPU}/layers`]: ['src/call', 'src/layers', `${WEBGPU}/(wgsl|run)`],
   [`${WEBGPU}/autotune`]: ['src/call', 'src/mask', WEBGPU],
   'src/node_webgpu': ['src/call', 'src/backends'],
   'src/cli': ['src/call', 'src/mask', 'src/backends', 'src/node_webgpu', 'src/entries'],

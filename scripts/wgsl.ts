@@ -19,10 +19,11 @@ const LIMITS = {maxComputeWorkgroupStorageSize: 32768, maxComputeInvocationsPerW
 /** The matrix configuration of NVIDIA's GPUs. */
 const MATRIX: MatrixConfig = {M: 16, N: 16, K: 16, lanes: 32};
 
-/** Properties of a call with packed documents on which shaders depend besides their plans. */
+/** Properties of a call with packed documents, and of a layer, on which shaders depend besides their plans. */
 const CALL = {
   ...{D: 64, Dv: 64, causal: true, intervals: true, dropout: false, fewQueries: false, halvesPerNumber: 1},
   ...{n: 1, ofKeys: false, lseGradient: false, rounded: false, element: 'vec4f', names: ['q', 'k', 'v'], padded: 64},
+  ...{channels: 64, H: 2, epsilon: 1e-5, back: false, again: false},
 };
 
 /** A shader and the values of its fields for that call; the fields in `given` replace the usual ones. */
@@ -68,6 +69,11 @@ export const EXAMPLES: readonly [name: string, fields: Fields][] = [
   ['delta', {Dv: 3, lseGradient: true, rounded: true}],
   ['bounds_map', {causal: false, n: 2}],
   ['schedule_ranges', {ofKeys: true}],
+  ['rms_norm', {channels: 3000, epsilon: 1e-7}],
+  ['rms_norm_grad', {channels: 6}],
+  ['gamma_grad', {channels: 6, again: true}],
+  ['rotate', {D: 6, back: true}],
+  ['gated_unit', {element: 'f32'}],
   ['magnitude', {causal: false, intervals: false, names: ['dOut']}],
 ];
 

@@ -1,6 +1,7 @@
 /** @file Starts a tfjs backend with the library's kernels and reports its silent errors. */
 import * as tf from '@tensorflow/tfjs';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
+import {registerWebGPULayers} from '../../src/backends/webgpu/layers/register.js';
 import {nativeInfo} from '../../src/entries/node.js';
 import {useWebGPU} from '../../src/node_webgpu/use_webgpu.js';
 import {useSoftwareMatMul} from './software_matmul.js';
@@ -79,6 +80,7 @@ function kernels(): string {
 }
 
 async function startWebGPU(): Promise<Started> {
+  registerWebGPULayers();
   const {adapter, software} = await useWebGPU({quiet: true});
   const restoreMatMul = software ? useSoftwareMatMul() : () => {};
   // tfjs never looks. If a tensor exceeds a limit of the device or a shader does not compile, results are arbitrary.

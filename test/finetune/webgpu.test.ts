@@ -16,6 +16,7 @@ import {sftObjective} from '../../examples/finetune/train/objectives/sft.js';
 import {TrainedModel} from '../../examples/finetune/train/trained_model.js';
 import {Trainer} from '../../examples/finetune/train/trainer.js';
 import {freshGlassllm} from '../../examples/finetune/weights/glassllm.js';
+import {registerWebGPULayers} from '../../src/backends/webgpu/layers/register.js';
 import {clearBoundsCache} from '../../src/entries/index.js';
 import {useWebGPU} from '../../src/node_webgpu/use_webgpu.js';
 import {skip} from '../support/skip.js';
@@ -28,6 +29,7 @@ describe('fine-tuning: WebGPU', function () {
     } catch (error) {
       skip(this, (error as Error).message);
     }
+    registerWebGPULayers();
     await tf.setBackend('webgpu');
     restore = useSoftwareMatMul();
   });

@@ -12,6 +12,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import type {Precision} from '../../src/call/kernel_names.js';
 import {nativeInfo} from '../../src/entries/node.js';
+import {registerWebGPULayers} from '../../src/backends/webgpu/layers/register.js';
 import {type TensorFlowBackend, whyNotNative, whyNotOnGpu} from '../../src/backends/tensorflow/load.js';
 
 export interface Device {
@@ -149,6 +150,7 @@ export const onSoftwareAdapter = (): boolean => softwareAdapter && tf.getBackend
 async function setupWebGPU(kind: 'stock' | 'full'): Promise<void> {
   const {useWebGPU} = await import('../../src/node_webgpu/use_webgpu.js');
   softwareAdapter = (await useWebGPU({device: kind})).software;
+  registerWebGPULayers();
   await use('webgpu');
   // Otherwise dense attention on such small tensors would run on the CPU and not measure the error of this device.
   tf.env().set('WEBGPU_CPU_FORWARD', false);

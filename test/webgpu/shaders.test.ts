@@ -15,6 +15,10 @@ import {shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
 import {boundsMap} from '../../src/backends/webgpu/wgsl/mask/bounds_map.js';
 import {scheduleOf, scheduleOrder, scheduleRanges} from '../../src/backends/webgpu/wgsl/mask/schedule.js';
 import {specialize, type ShaderVariant} from '../../src/backends/webgpu/wgsl/shader.js';
+import {gammaGrad} from '../../src/backends/webgpu/wgsl/layers/gamma_grad.js';
+import {gatedUnit, gatedUnitGrad} from '../../src/backends/webgpu/wgsl/layers/gated_unit.js';
+import {rmsNorm, rmsNormGrad} from '../../src/backends/webgpu/wgsl/layers/rms_norm.js';
+import {rotate} from '../../src/backends/webgpu/wgsl/layers/rotate.js';
 import {combineDq, combineOut} from '../../src/backends/webgpu/wgsl/vector/combine.js';
 import {copyRows} from '../../src/backends/webgpu/wgsl/vector/copy.js';
 import {delta} from '../../src/backends/webgpu/wgsl/vector/delta.js';
@@ -112,6 +116,19 @@ describe('shaders', () => {
       (['f32', 'vec4f'] as const).map((element) => specialize(shader, {element})),
     );
     await validate([...ofElements, ...channels.map(([, Dv]) => specialize(combineOut, {Dv}))]);
+  });
+
+  it('layers of few, odd and many channels', async () => {
+    const elements = (['f32', 'vec4f'] as const).map((element) => ({element}));
+    await validate([
+      ...elements.flatMap((v) => [specialize(gatedUnit, v), specialize(gatedUnitGrad, v)]),
+      ...[1, 2, 4, 576, 1030, 2049, 16384].flatMap((C) => [
+        ...[0, 1e-7, 1e-5, 0.1].map((epsilon) => specialize(rmsNorm, {channels: C, epsilon})),
+        specialize(rmsNormGrad, {channels: C}),
+        ...booleans.map((again) => specialize(gammaGrad, {channels: C, again})),
+      ]),
+      ...[2, 6, 64, 128].flatMap((D) => booleans.map((back) => specialize(rotate, {H: 3, D, back}))),
+    ]);
   });
 
   it('bounds maps of all forms', async () => {

@@ -62,7 +62,7 @@ export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[])
   const dispatches = passes.flatMap((pass) => dispatchesOf(device, pass, stateOf(device).budget));
   if (dispatches.length === 0) return;
   const buffer = writeUniforms(backend, dispatches);
-  const recorded = dispatches.map((dispatch, i): Recorded => ({
+  const recorded = dispatches.map((dispatch, i) => ({
     ...dispatch,
     uniforms: {buffer, offset: i * UNIFORM_STRIDE, size: UNIFORM_BYTES},
   }));
@@ -72,32 +72,37 @@ export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[])
   bufferManager.releaseBuffer(buffer);
 }
 
-/** A dispatch and the buffer range with its uniforms. */
-interface Recorded extends Dispatch {
+/** A dispatch as it is recorded. */
+export interface Recorded {
+  pass: Pick<PassRun, 'shader' | 'buffers'>;
+  /** Workgroups, and how many of them are a row of the grid. */
+  count: number;
+  gridX: number;
+  /** The buffer range with its uniforms. */
   uniforms: GPUBufferBinding;
 }
 
-function submitWithinBudget({device, queue}: WebGPUBackend, dispatches: readonly Recorded[]): void {
+function submitWithinBudget({device, queue}: WebGPUBackend, dispatches: readonly (Dispatch & Recorded)[]): void {
   const state = stateOf(device);
   let flops = 0;
-  let encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
-  dispatches.forEach((dispatch, i) => {
-    recordDispatch(device, encoder, dispatch);
+  let encoder: GPUCommandEncoder | null = null;
+  for (const dispatch of dispatches) {
+    encoder ??= device.createCommandEncoder({label: 'flashMaskAttention'});
+    recordPass(device, encoder, dispatch);
     flops += dispatch.count * dispatch.pass.flopsPerWorkgroup;
-    const last = i === dispatches.length - 1;
-    if (flops < state.budget && !last) return;
+    if (flops < state.budget && dispatch !== dispatches.at(-1)) continue;
     queue.submit([encoder.finish()]);
     measure(queue, state, flops);
     flops = 0;
-    if (!last) encoder = device.createCommandEncoder({label: 'flashMaskAttention'});
-  });
+    encoder = null;
+  }
 }
 
 /**
  * Submits within `tf.time()` and `tf.profile()`: one submission per dispatch, with tfjs's encoder and timestamp
  * queries, as tfjs times its own programs.
  */
-function submitTimed(backend: WebGPUBackend, dispatches: readonly Recorded[]): void {
+export function submitTimed(backend: WebGPUBackend, dispatches: readonly Recorded[]): void {
   const {device} = backend;
   for (const dispatch of dispatches) {
     backend.ensureCommandEncoderReady();
@@ -106,7 +111,7 @@ function submitTimed(backend: WebGPUBackend, dispatches: readonly Recorded[]): v
       const querySet = (backend.querySet ??= device.createQuerySet({type: 'timestamp', count: backend.querySetCount}));
       timestampWrites = {querySet, beginningOfPassWriteIndex: 0, endOfPassWriteIndex: 1};
     }
-    recordDispatch(device, backend.commandEncoder!, dispatch, timestampWrites);
+    recordPass(device, backend.commandEncoder!, dispatch, timestampWrites);
     // getQueryTime() also submits, if the device supports timestamps.
     const query = backend.getQueryTime();
     if (backend.commandEncoder !== null) backend.submitQueue();
@@ -163,11 +168,24 @@ function measure(queue: GPUQueue, state: DeviceState, flops: number): void {
   );
 }
 
-function recordDispatch(
+/** Records a dispatch in a compute pass of its own. */
+function recordPass(
   device: GPUDevice,
   encoder: GPUCommandEncoder,
-  {pass, count, gridX, uniforms}: Recorded,
+  dispatch: Recorded,
   timestampWrites?: GPUComputePassTimestampWrites,
+): void {
+  const label = dispatch.pass.shader.key;
+  const recorder = encoder.beginComputePass({label, timestampWrites});
+  recordDispatch(device, recorder, dispatch);
+  recorder.end();
+}
+
+/** Records a dispatch in an open compute pass. */
+export function recordDispatch(
+  device: GPUDevice,
+  recorder: GPUComputePassEncoder,
+  {pass, count, gridX, uniforms}: Recorded,
 ): void {
   const {key} = pass.shader;
   const pipeline = pipelineOf(device, pass.shader);
@@ -179,11 +197,9 @@ function recordDispatch(
       resource: 'buffer' in range ? range : {buffer: range},
     })),
   });
-  const recorder = encoder.beginComputePass({label: key, ...(timestampWrites && {timestampWrites})});
   recorder.setPipeline(pipeline);
   recorder.setBindGroup(0, bindGroup);
   recorder.dispatchWorkgroups(gridX, Math.ceil(count / gridX));
-  recorder.end();
 }
 
 /** Uniform values in the order and with the types of the shader's struct. */

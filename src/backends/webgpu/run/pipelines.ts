@@ -28,6 +28,9 @@ export function pipelineOf(device: GPUDevice, shader: Code): GPUComputePipeline 
   return pipeline;
 }
 
+/** Whether the cache has the pipeline of a shader. */
+export const isCompiled = (device: GPUDevice, {key}: Code): boolean => cacheOf(device).has(key);
+
 /** Whether tfjs only compiles and runs nothing: its flag `WEBGPU_ENGINE_COMPILE_ONLY`. */
 export const isCompileOnly = (): boolean => env().getBool('WEBGPU_ENGINE_COMPILE_ONLY');
 

@@ -33,6 +33,13 @@ export interface WebGPUBackend {
   tensorMap: {get(dataId: object): TensorEntry; has(dataId: object): boolean};
   /** Commands recorded but not submitted yet; null when there are none. */
   commandEncoder: GPUCommandEncoder | null;
+  /** The open compute pass of these commands, and the number of dispatches since the last submission. */
+  computePassEncoder: GPUComputePassEncoder | null;
+  dispatchCountInPass: number;
+  /** Data that these commands use: tfjs keeps their buffers until the submission. */
+  commandQueueOwnedIds: {add(dataId: object): void};
+  /** A buffer with the values, which have the alignment of WGSL. */
+  makeUniforms(uniforms: readonly {type: 'uint32'; data: number[]}[]): GPUBufferBinding;
   /** Whether tfjs has disposed the backend, by tf.engine().reset() or tf.removeBackend(). */
   disposed: boolean;
   /** Pipelines by key, or promises of those that are still being compiled. */

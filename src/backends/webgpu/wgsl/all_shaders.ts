@@ -1,6 +1,10 @@
 /** @file The registry of all shaders. */
 import {boundsMap} from './mask/bounds_map.js';
 import {scheduleOrder, scheduleRanges} from './mask/schedule.js';
+import {gammaGrad} from './layers/gamma_grad.js';
+import {gatedUnit, gatedUnitGrad} from './layers/gated_unit.js';
+import {rmsNorm, rmsNormGrad} from './layers/rms_norm.js';
+import {rotate} from './layers/rotate.js';
 import {matrixDkdv, matrixDq} from './matrix/backward.js';
 import {float16Copies, magnitude} from './matrix/float16_copies.js';
 import {matrixForward} from './matrix/forward.js';
@@ -29,4 +33,10 @@ export const allShaders = [
   matrixDq,
   matrixDkdv,
   matrixProbe,
+  rmsNorm,
+  rmsNormGrad,
+  gammaGrad,
+  rotate,
+  gatedUnit,
+  gatedUnitGrad,
 ] as const;

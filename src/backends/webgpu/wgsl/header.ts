@@ -76,7 +76,9 @@ export const UNIFORMS = [
   ['resultStride', 'u32'],
 ] as const;
 
-export type UniformName = (typeof UNIFORMS)[number][0];
+/** Name and type of a uniform. */
+export type Uniform = (typeof UNIFORMS)[number];
+export type UniformName = Uniform[0];
 export type UniformValues = Record<UniformName, number>;
 
 /** One storage binding of a shader. */
@@ -93,14 +95,14 @@ export function elementType(channels: number): 'vec4f' | 'f32' {
 }
 
 /** Declares the bindings. Binding 0 is the uniform buffer if there are `uniforms`; the others follow in order. */
-export function declare(bindings: readonly Binding[], uniforms = true): string {
-  const fields = UNIFORMS.map(([name, type]) => `  ${name}: ${type},`).join('\n');
-  const first = uniforms ? 1 : 0;
+export function declare(bindings: readonly Binding[], uniforms: readonly Uniform[] = UNIFORMS): string {
+  const fields = uniforms.map(([name, type]) => `  ${name}: ${type},`).join('\n');
+  const first = uniforms.length ? 1 : 0;
   const storage = bindings.map(
     ({name, type, access}, i) => `@group(0) @binding(${first + i}) var<storage, ${access}> ${name}: array<${type}>;`,
   );
   const sizes = `struct Sizes {\n${fields}\n}\n@group(0) @binding(0) var<uniform> u: Sizes;\n`;
-  return `${uniforms ? sizes : ''}${storage.join('\n')}\n`;
+  return `${first ? sizes : ''}${storage.join('\n')}\n`;
 }
 
 /** Declares the constants of a plan, named as in the glossary. */

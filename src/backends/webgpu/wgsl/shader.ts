@@ -2,7 +2,7 @@
  * @file A shader is one value: the fields of its variants, its bindings and its WGSL. Key, entry point, bounds check
  * and layout are derived from it, so that they cannot disagree.
  */
-import {declare, type Binding} from './header.js';
+import {declare, type Binding, type Uniform} from './header.js';
 
 /** A shader for all variants of type V. */
 export interface Shader<V extends object> {
@@ -14,8 +14,10 @@ export interface Shader<V extends object> {
   readonly bindings: (v: V) => readonly Binding[];
   /** Threads of a workgroup. */
   readonly threads: (v: V) => number;
-  /** Whether a workgroup or a thread handles one `item`; a 'single' workgroup has neither items nor uniforms. */
+  /** Whether a workgroup or a thread handles one `item`; a 'single' workgroup has no items. */
   readonly item: 'workgroup' | 'thread' | 'single';
+  /** The uniforms that it sees. Default: all. */
+  readonly uniforms?: readonly Uniform[];
   /** Directives that come before everything else, for example `enable f16`. */
   readonly directives?: readonly string[];
   /** Built-in values that the body sees besides `lid`: the built-in of each variable name. */
@@ -86,7 +88,7 @@ function textOfShader<V extends object>(shader: Shader<V>, v: V, threads: number
   const extra = Object.entries(builtins).map(([name, builtin]) => `, @builtin(${builtin}) ${name}: u32`);
   const workgroup = shader.item === 'single' ? '' : '@builtin(workgroup_id) id: vec3u, ';
   return `${directives.map((line) => `${line};\n`).join('')}
-${declare(shader.bindings(v), shader.item !== 'single')}
+${declare(shader.bindings(v), shader.uniforms)}
 ${shader.declarations(v)}
 @compute @workgroup_size(${threads})
 fn main(${workgroup}@builtin(local_invocation_index) lid: u32${extra.join('')}) {

@@ -106,6 +106,7 @@ export const matrixProbe: Shader<MatrixConfig> = {
   ],
   threads: ({lanes}) => SUBGROUPS * lanes,
   item: 'single',
+  uniforms: [],
   directives: MATRIX_DIRECTIVES,
   builtins: {band: 'subgroup_id', lane: 'subgroup_invocation_id'},
   declarations: (matrix) => constants(matrix) + DECLARATIONS,
