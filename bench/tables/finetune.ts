@@ -1,4 +1,7 @@
-/** @file Tables of the suite `finetune`: both attentions side by side at each length, and the longest row of each. */
+/**
+ * @file Tables of the suite `finetune`: both attentions side by side at each length, the longest row of each, and what
+ * functions bring.
+ */
 import type {Task} from '../finetune/rows.js';
 import {groupedBy, byAttention, type Attentions, type BenchRecord} from '../record.js';
 import {exponent, percent, table, type Column, type Section} from './markdown.js';
@@ -80,8 +83,53 @@ const rowsOf = (records: readonly BenchRecord[]): Row[] =>
     .sort((a, b) => a - b)
     .map((N) => ({N, ...byAttention(records.filter((record) => record.N === N))}));
 
+/** A length of one kind of training, in milliseconds a step. */
+interface Steps {
+  training: string;
+  N: number;
+  eager?: BenchRecord;
+  flash?: BenchRecord;
+  dense?: BenchRecord;
+}
+
+const milliseconds = (r?: BenchRecord): string => (r?.medianMs === undefined ? (r?.outcome ?? '–') : rate(r.medianMs));
+
+/** Steps as TensorFlow functions beside those operation by operation, and beside dense attention as functions. */
+const FUNCTIONS: readonly Column<Steps>[] = [
+  ['training', ({training}) => training],
+  ['N', ({N}) => String(N)],
+  ['operation by operation, ms', ({eager}) => milliseconds(eager)],
+  ['functions, ms', ({flash}) => milliseconds(flash)],
+  ['faster', ({eager, flash}) => ratio(eager?.medianMs, flash?.medianMs)],
+  ['dense as functions, ms', ({dense}) => milliseconds(dense)],
+  ['faster than dense', (row) => speedup(row)],
+  ['GiB', ({flash}) => memory(flash)],
+  ['dense GiB', ({dense}) => memory(dense)],
+];
+
+/** Whether TensorFlow ran the steps as functions. */
+const asFunctions = ({backend, eager}: BenchRecord): boolean => backend === 'tensorflow' && eager !== true;
+
+/** The steps of the machines that measured functions. */
+function stepsOf(records: readonly BenchRecord[]): Steps[] {
+  return groupedBy(records, ({task, N}) => `${String(task)} ${String(N)}`).map(([, group]) => {
+    const [{task, N}] = group;
+    const find = (attention: string, functions: boolean): BenchRecord | undefined =>
+      group.find((record) => record.attention === attention && asFunctions(record) === functions);
+    return {
+      training: TRAININGS[task as Task],
+      N,
+      eager: find('flash', false),
+      flash: find('flash', true),
+      dense: find('dense', true),
+    };
+  });
+}
+
 export function finetuneSections(records: readonly BenchRecord[]): Section[] {
-  const own = records.filter(({suite}) => suite === 'finetune');
+  const all = records.filter(({suite}) => suite === 'finetune');
+  const devices = new Set(all.filter(asFunctions).map(({device}) => device));
+  const own = all.filter(({device}) => !devices.has(device));
   const runs = groupedBy(own, ({backend, model, task}) => [backend, model, task].join(' ')).map(([, group]): Run => {
     const [{backend, model, task}] = group;
     return {title: `${String(model)}, \`${String(backend)}\``, training: TRAININGS[task as Task], rows: rowsOf(group)};
@@ -95,5 +143,10 @@ export function finetuneSections(records: readonly BenchRecord[]): Section[] {
   return [
     {name: 'longest', title: 'Longest rows', text: table(LONGEST, compared)},
     {name: 'lengths', title: 'Training steps', text: lengths.join('\n\n')},
+    {
+      name: 'functions',
+      title: 'Steps as functions',
+      text: table(FUNCTIONS, stepsOf(all.filter(({device}) => devices.has(device)))),
+    },
   ];
 }

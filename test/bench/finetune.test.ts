@@ -109,6 +109,19 @@ describe('the finetune benchmark', () => {
     // longest row with flash attention, and how many times longer it is.
     expect(longestRows[2]).to.equal('| tiny, `cpu`: SFT, LoRA | 2048 | 4096 | 4.50× | 4.00× | at least 4096 | 2.00× |');
   });
+
+  it('sets functions beside operation by operation, and beside dense attention', () => {
+    const own = {backend: 'tensorflow', device: 'b'};
+    const text = finetuneSections([
+      record('flash', 2048, {...own, medianMs: 100, tokensPerSecond: 20480, peakBytes: 2 ** 31}),
+      record('flash', 2048, {...own, medianMs: 450, tokensPerSecond: 4551, eager: true}),
+      record('dense', 2048, {...own, medianMs: 150, tokensPerSecond: 13653, peakBytes: 2 ** 32}),
+      record('flash', 2048, {backend: 'tensorflow', device: 'a', medianMs: 7, tokensPerSecond: 1, eager: true}),
+    ]).find(({name}) => name === 'functions')!.text;
+    expect(text.split('\n').slice(2)).to.deep.equal([
+      '| SFT, LoRA | 2048 | 450.0 | 100.0 | 4.50× | 150.0 | 1.50× | 2.0 | 4.0 |',
+    ]);
+  });
 });
 
 function isDocuments(task: Task): boolean {

@@ -61,10 +61,16 @@ const char* Version() { return TF_Version(); }
 /** Has what native/tfjs_node/functions.cc uses of tfjs-node's binding. */
 const BINDING = `
 #include <node_api.h>
+#include <cstdint>
+#include <unordered_map>
 #include "tensorflow/c/eager/c_api.h"
 const char* Version();
 namespace tfnodejs {
-class TFJSBackend { TFE_Context* tfe_context_ = nullptr; };
+class TFJSBackend {
+  TFE_Context* tfe_context_ = nullptr;
+  std::unordered_map<int32_t, TFE_TensorHandle*> tfe_handle_map_;
+  int32_t InsertHandle(TFE_TensorHandle*) { return 0; }
+};
 static TFJSBackend* GetTFJSBackend(napi_env) { return nullptr; }
 static napi_value InitTFNodeJSBinding(napi_env env, napi_value exports) {
   napi_value version;
@@ -215,7 +221,7 @@ const C_API = `
 #include <stddef.h>
 extern "C" {
 const char* TF_Version(void);
-enum TF_Code { TF_OK = 0 };
+enum TF_Code { TF_OK = 0, TF_INVALID_ARGUMENT = 3 };
 struct TF_Status;
 struct TF_Graph;
 struct TF_Function;
@@ -225,6 +231,7 @@ struct TF_ImportGraphDefOptions;
 struct TF_Buffer { const void* data; size_t length; };
 struct TF_Output { TF_Operation* oper; int index; };
 TF_Status* TF_NewStatus();
+void TF_SetStatus(TF_Status*, TF_Code, const char*);
 void TF_DeleteStatus(TF_Status*);
 TF_Code TF_GetCode(const TF_Status*);
 const char* TF_Message(const TF_Status*);
@@ -251,8 +258,28 @@ const EAGER_C_API = `
 #include "tensorflow/c/c_api.h"
 extern "C" {
 struct TFE_Context;
+struct TFE_Op;
+struct TFE_TensorHandle;
 void TFE_ContextAddFunction(TFE_Context*, TF_Function*, TF_Status*);
 void TFE_ContextRemoveFunction(TFE_Context*, const char*, TF_Status*);
+TFE_Op* TFE_NewOp(TFE_Context*, const char*, TF_Status*);
+void TFE_DeleteOp(TFE_Op*);
+void TFE_OpAddInput(TFE_Op*, TFE_TensorHandle*, TF_Status*);
+void TFE_Execute(TFE_Op*, TFE_TensorHandle**, int*, TF_Status*);
+}
+`;
+
+const EXPERIMENTAL_C_API = `
+#pragma once
+#include "tensorflow/c/eager/c_api.h"
+extern "C" {
+struct TFE_Executor;
+TFE_Executor* TFE_NewExecutor(bool, bool, int);
+void TFE_DeleteExecutor(TFE_Executor*);
+void TFE_ExecutorWaitForAllPendingNodes(TFE_Executor*, TF_Status*);
+void TFE_ExecutorClearError(TFE_Executor*);
+void TFE_ContextSetExecutorForThread(TFE_Context*, TFE_Executor*);
+TFE_Executor* TFE_ContextGetExecutorForThread(TFE_Context*);
 }
 `;
 
@@ -268,6 +295,7 @@ export function tensorFlowFiles(): Zippable {
     'tensorflow/libtensorflow_framework.so.2': library('libtensorflow_framework.so.2', 'int framework;'),
     'tensorflow/include/tensorflow/c/c_api.h': strToU8(C_API),
     'tensorflow/include/tensorflow/c/eager/c_api.h': strToU8(EAGER_C_API),
+    'tensorflow/include/tensorflow/c/eager/c_api_experimental.h': strToU8(EXPERIMENTAL_C_API),
     'tensorflow/python/large.py': strToU8('not used'),
   };
   return libraries;

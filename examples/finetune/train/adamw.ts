@@ -10,6 +10,7 @@ import {type Traced, traced} from '../../../src/entries/node.js';
 import {adamwStep} from '../../../src/layers/adamw.js';
 import type {HostTensor} from '../host_tensor.js';
 import {type JoinedVariables, joinVariables} from './joined_variables.js';
+import {canCompile} from './trained_model.js';
 
 export interface AdamWOptions {
   beta1: number;
@@ -49,7 +50,7 @@ interface Batch {
   move: Traced<tf.Tensor[]>;
 }
 
-/** Most elements of a batch, because new values and old ones exist at the same time. */
+/** Most elements of a batch that is one function, because its new values and old ones exist at the same time. */
 const BATCH_ELEMENTS = 2 ** 24;
 
 const MOMENTS = ['exp_avg', 'exp_avg_sq'] as const;
@@ -74,7 +75,8 @@ export class AdamW {
       const zeros = () => tf.tidy(() => tf.variable(tf.zeros([...joined.shape]), false));
       return {variables: joined, exp_avg: zeros(), exp_avg_sq: zeros()};
     });
-    this.batches = batchesOf(this.groups).map((groups) => ({
+    const most = !this.options.eager && canCompile() ? BATCH_ELEMENTS : 0;
+    this.batches = batchesOf(this.groups, most).map((groups) => ({
       groups,
       move: this.traced((inputs) => groups.flatMap((group, i) => this.moved(group, partOf(inputs, i))), 'adamw'),
     }));
@@ -257,15 +259,15 @@ function partOf(inputs: tf.NamedTensorMap, i: number): tf.NamedTensorMap {
   return {shrink, factors, ...Object.fromEntries(own.map(([name, tensor]) => [name.slice(`${i} `.length), tensor]))};
 }
 
-/** Neighbours in batches of up to `BATCH_ELEMENTS`; a larger group is a batch of its own. */
-function batchesOf(groups: readonly Group[]): Group[][] {
+/** Neighbours in batches of up to `most` elements; a larger group is a batch of its own. */
+function batchesOf(groups: readonly Group[], most: number): Group[][] {
   const batches: Group[][] = [];
   let room = 0;
   for (const group of groups) {
     const {size} = group.exp_avg;
     if (size > room) {
       batches.push([]);
-      room = BATCH_ELEMENTS;
+      room = most;
     }
     batches.at(-1)!.push(group);
     room -= size;
