@@ -3,7 +3,7 @@
  * docs/finetune.md trains, and its tables match the records.
  */
 import {spawnSync} from 'node:child_process';
-import {existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {pathToFileURL} from 'node:url';
@@ -71,7 +71,11 @@ describe('documents', () => {
 
   it('have the tables of the fine-tuning records', async () => {
     const config = await resolveConfig(join(root, 'README.md'));
-    for (const {name, text} of finetuneSections(readRecords(join(root, 'docs/benchmarks/finetune/h100.jsonl')))) {
+    const folder = join(root, 'docs/benchmarks/finetune');
+    const records = readdirSync(folder)
+      .sort()
+      .flatMap((file) => readRecords(join(folder, file)));
+    for (const {name, text} of finetuneSections(records)) {
       const between = read('docs/finetune.md').split(new RegExp(`<!-- /?${name} -->`))[1];
       expect(between.trim(), name).to.equal((await format(text, {...config, parser: 'markdown'})).trim());
     }
