@@ -3,7 +3,7 @@
 //
 //   addFunction(name: string, graph: Uint8Array, inputs: string[], outputs: string[], xla: boolean)
 //   runFunction(name: string, inputs: number[], outputs: number): number[]    ids of tensors
-//   waitForFunctions()                        throws the error of a function that failed since the last call
+//   waitForFunctions()                        throws if a function failed that has run since the last runFunction
 //   removeFunction(name: string)
 //   opDefinition(name: string): Uint8Array    an OpDef message: the attributes that operations infer from their inputs
 //
@@ -18,8 +18,10 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "tensorflow/c/c_api.h"
@@ -155,34 +157,42 @@ std::string NameOf(napi_env env, napi_callback_info info) {
 // Calls that may wait for the thread. More block the caller, so that their inputs do not fill the memory.
 constexpr int kMostWaiting = 1000;
 
-// What runs the functions of an environment (a thread of Node), one after another.
-std::map<napi_env, Executor>& Executors() {
-  static auto* executors = new std::map<napi_env, Executor>;
-  return *executors;
+// What runs the functions of each environment (a thread of Node), one after another. Never destroyed: at exit a thread
+// may still run.
+std::map<napi_env, Executor>& executors = *new std::map<napi_env, Executor>;
+// Environments are threads, which share the map.
+std::mutex executorsMutex;
+
+// The executor of an environment; null if it has run no function.
+TFE_Executor* FindExecutor(napi_env env) {
+  const std::lock_guard<std::mutex> lock(executorsMutex);
+  const auto found = executors.find(env);
+  return found == executors.end() ? nullptr : found->second.get();
 }
 
 // Waits until all functions of the environment ran, or one failed.
 Status WaitFor(napi_env env) {
   Status status(TF_NewStatus());
-  const auto found = Executors().find(env);
-  if (found != Executors().end()) TFE_ExecutorWaitForAllPendingNodes(found->second.get(), status.get());
+  if (TFE_Executor* executor = FindExecutor(env)) TFE_ExecutorWaitForAllPendingNodes(executor, status.get());
   return status;
 }
 
+// The environment's end deletes the context, which the executor uses.
+void EndExecutor(void* ended) {
+  const auto env = static_cast<napi_env>(ended);
+  WaitFor(env);
+  const std::lock_guard<std::mutex> lock(executorsMutex);
+  executors.erase(env);
+}
+
 TFE_Executor* ExecutorOf(napi_env env) {
-  Executor& executor = Executors()[env];
-  if (executor == nullptr) {
-    executor.reset(TFE_NewExecutor(/*is_async=*/true, /*enable_streaming_enqueue=*/false, kMostWaiting));
-    // The environment's end deletes the context, which the thread uses.
-    napi_add_env_cleanup_hook(
-        env,
-        [](void* ended) {
-          WaitFor(static_cast<napi_env>(ended));
-          Executors().erase(static_cast<napi_env>(ended));
-        },
-        env);
-  }
-  return executor.get();
+  if (TFE_Executor* executor = FindExecutor(env)) return executor;
+  Executor made(TFE_NewExecutor(/*is_async=*/true, /*enable_streaming_enqueue=*/false, kMostWaiting));
+  TFE_Executor* executor = made.get();
+  napi_add_env_cleanup_hook(env, EndExecutor, env);
+  const std::lock_guard<std::mutex> lock(executorsMutex);
+  executors.emplace(env, std::move(made));
+  return executor;
 }
 
 // Makes the operation for an executor: an operation takes the one that its thread has at the time.
