@@ -16,8 +16,8 @@ function gradients(gate: Tensor, up: Tensor, dy: Tensor): Tensor[] {
   return runLayer('FlashMaskGatedUnitGrad', {gate, up, dy}, {}, () => {
     const gates = sigmoid(gate);
     const silu = mul(gate, gates);
-    // d silu / dx = sigmoid + silu · (1 - sigmoid)
-    const slope = sub(add(gates, silu), mul(silu, gates));
+    // d silu / dx. Not sigmoid + silu - silu · sigmoid, which cancels for large gates.
+    const slope = add(gates, mul(silu, sub(1, gates)));
     return [mul(mul(dy, up), slope), mul(dy, silu)];
   });
 }

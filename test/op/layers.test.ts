@@ -172,6 +172,15 @@ onEachDevice((device) => {
       });
     }
 
+    it('gatedUnit of large gates has the slope 1 or 0', async () => {
+      const gate = Float64Array.of(-1e8, -100, 100, 1e4, 1e8);
+      const [dGate] = tf.grads((g, u) => gatedUnit(g as tf.Tensor2D, u as tf.Tensor2D).sum())([
+        upload(gate, [1, 5]),
+        tf.ones([1, 5]),
+      ]);
+      await expectClose(dGate, Float64Array.of(0, 0, 1, 1, 1), 1e-6, 'dgate');
+    });
+
     it('lets NaN and infinity through', async () => {
       const x = upload(Float64Array.of(NaN, 1, Infinity, 1, 2, 3), [3, 2]) as tf.Tensor2D;
       const norm = await rmsNorm(x, tf.ones([2]), 0).data();
