@@ -92,7 +92,9 @@ interface Steps {
   dense?: BenchRecord;
 }
 
-const milliseconds = (r?: BenchRecord): string => (r?.medianMs === undefined ? (r?.outcome ?? '–') : rate(r.medianMs));
+/** Without the time that dense attention's mask takes. */
+const milliseconds = (r?: BenchRecord): string =>
+  r?.medianMs === undefined ? (r?.outcome ?? '–') : rate(r.medianMs - (r.maskMs ?? 0));
 
 /** Steps as TensorFlow functions beside those operation by operation, and beside dense attention as functions. */
 const FUNCTIONS: readonly Column<Steps>[] = [
@@ -110,7 +112,7 @@ const FUNCTIONS: readonly Column<Steps>[] = [
 /** Whether TensorFlow ran the steps as functions. */
 const asFunctions = ({backend, eager}: BenchRecord): boolean => backend === 'tensorflow' && eager !== true;
 
-/** The steps of the machines that measured functions. */
+/** Rows of the steps of one model on one machine. */
 function stepsOf(records: readonly BenchRecord[]): Steps[] {
   return groupedBy(records, ({task, N}) => `${String(task)} ${String(N)}`).map(([, group]) => {
     const [{task, N}] = group;
@@ -126,10 +128,17 @@ function stepsOf(records: readonly BenchRecord[]): Steps[] {
   });
 }
 
+/** A table for each model and machine. */
+function functionTables(records: readonly BenchRecord[]): string {
+  const groups = groupedBy(records, ({model, device}) => `${String(model)}, ${device}`);
+  return groups.map(([title, group]) => `**${title}**\n\n${table(FUNCTIONS, stepsOf(group))}`).join('\n\n');
+}
+
 export function finetuneSections(records: readonly BenchRecord[]): Section[] {
   const all = records.filter(({suite}) => suite === 'finetune');
   const devices = new Set(all.filter(asFunctions).map(({device}) => device));
-  const own = all.filter(({device}) => !devices.has(device));
+  const beside = all.filter(({backend, device}) => backend === 'tensorflow' && devices.has(device));
+  const own = all.filter((record) => !beside.includes(record));
   const runs = groupedBy(own, ({backend, model, task}) => [backend, model, task].join(' ')).map(([, group]): Run => {
     const [{backend, model, task}] = group;
     return {title: `${String(model)}, \`${String(backend)}\``, training: TRAININGS[task as Task], rows: rowsOf(group)};
@@ -143,10 +152,6 @@ export function finetuneSections(records: readonly BenchRecord[]): Section[] {
   return [
     {name: 'longest', title: 'Longest rows', text: table(LONGEST, compared)},
     {name: 'lengths', title: 'Training steps', text: lengths.join('\n\n')},
-    {
-      name: 'functions',
-      title: 'Steps as functions',
-      text: table(FUNCTIONS, stepsOf(all.filter(({device}) => devices.has(device)))),
-    },
+    {name: 'functions', title: 'Steps as functions', text: functionTables(beside)},
   ];
 }

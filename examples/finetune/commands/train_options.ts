@@ -237,7 +237,7 @@ function addRun(command: Command, objective: ObjectiveName): void {
   command
     .option('--keep-activations', 'do not compute blocks twice: faster, far more memory')
     .option('--eager', 'on tfjs-node: run operation by operation, not in traced functions')
-    .option('--xla', 'on tfjs-node: compile by XLA, half a minute at the start for faster steps')
+    .option('--xla', 'on tfjs-node: compile by XLA: slow first steps, then faster ones')
     .addOption(
       new Option('--dtype <type>', 'of the operands of matrix products, on tfjs-node; weights stay float32')
         .choices(DTYPES)

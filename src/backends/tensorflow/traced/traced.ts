@@ -21,7 +21,7 @@ export interface TracedOptions {
   /** Part of the names of the TensorFlow functions, as profilers show them. Default: the name of the function. */
   name?: string;
   /**
-   * Compiles by XLA, which fuses operations that go over memory alone. The first call then takes seconds longer, and
+   * Compiles by XLA, which fuses operations that go over memory alone. The first call then takes far longer, and
    * numbers differ by roundings. flashMaskAttention runs between compiled parts. Default false.
    */
   xla?: boolean;
