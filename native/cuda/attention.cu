@@ -7,6 +7,7 @@
 #include "attention16.h"
 #include "bounds_map.cuh"
 #include "convert.cuh"
+#include "host.h"
 #include "launch.h"
 #include "tiles.h"
 
@@ -14,8 +15,6 @@ namespace flashmask::cuda {
 namespace {
 
 constexpr int kRowsThreads = 256;
-
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Hands out buffers of the scratch memory; with a null base it only counts bytes.
 class Scratch {
@@ -80,11 +79,6 @@ Dropout DropoutOf(const Problem& p) {
   const bool drops = p.dropoutThreshold != 0;
   return {p.dropoutThreshold, drops ? p.keepScale : 1.f, static_cast<uint32_t>(p.seed),
           static_cast<uint32_t>(p.seed >> 32)};
-}
-
-Status StatusOf(cudaError_t error) {
-  if (error == cudaSuccess) return {nullptr, nullptr};
-  return {cudaGetErrorName(error), cudaGetErrorString(error)};
 }
 
 cudaError_t VariantOf(const Problem& p, Variant* variant) {

@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "../layers.h"
+#include "host.h"
 
 namespace flashmask::cuda {
 namespace {
@@ -12,14 +13,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
-
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-Status Launched() {
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) return {nullptr, nullptr};
-  return {cudaGetErrorName(error), cudaGetErrorString(error)};
-}
 
 // Whether rows of `width` numbers at these addresses can be read as vectors of four. Slices may begin anywhere.
 bool Vectorizes(int64_t width, std::initializer_list<const void*> addresses) {
@@ -248,7 +241,7 @@ template <class Layer>
 Status LaunchItems(void (*kernel)(Layer), const Layer& layer, int64_t threads, void* stream) {
   const auto blocks = static_cast<unsigned>(CeilDivide(threads, kThreads));
   kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(layer);
-  return Launched();
+  return StatusOf(cudaGetLastError());
 }
 
 }  // namespace
@@ -275,7 +268,7 @@ Status Run(const RmsNormGammaGrad& layer, void* scratch, void* stream) {
   GammaSlicesKernel<<<grid, kThreads, 0, cudaStream>>>(layer, slices, sums);
   const auto blocks = static_cast<unsigned>(CeilDivide(layer.channels, kThreads));
   GammaKernel<<<blocks, kThreads, 0, cudaStream>>>(sums, slices, layer.channels, layer.dgamma);
-  return Launched();
+  return StatusOf(cudaGetLastError());
 }
 
 Status Run(const Rotation& layer, void* stream) {

@@ -9,6 +9,7 @@ import {
   type TensorInfo,
   engine,
   getKernel,
+  registerKernel,
 } from '@tensorflow/tfjs-core';
 
 /**
@@ -62,6 +63,11 @@ export function layerKernel<Backend>(
       run(inputs as Record<string, TensorInfo>, (attrs ?? {}) as LayerAttrs, backend as Backend),
     runsOn: (backend) => runsOn(backend as Backend),
   };
+}
+
+/** Registers kernels. Those of another copy of this library stay. */
+export function registerLayerKernels(kernels: readonly LayerKernelConfig[]): void {
+  kernels.filter(({kernelName, backendName}) => !getKernel(kernelName, backendName)).forEach(registerKernel);
 }
 
 let composing = false;

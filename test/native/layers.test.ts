@@ -1,6 +1,7 @@
 /** @file The ops of the layers that the Node addon registers: they run, and refuse what does not fit. */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
+import {registerNativeLayers} from '../../src/backends/tensorflow/layers.js';
 import {adamwStep} from '../../src/layers/adamw.js';
 import {gatedUnit} from '../../src/layers/gated_unit.js';
 import {rmsNorm} from '../../src/layers/rms_norm.js';
@@ -62,6 +63,12 @@ function opsOf(body: () => void): string[] {
         adamwStep({gradient: x(), m: x(), v: x(), value: x()}, tf.scalar(1), tf.tensor1d([1, 1, 1]), rates);
       expect(opsOf(() => void step())).to.deep.equal(['FlashMaskAdamW']);
       tf.dispose([gamma, tables.cosines, tables.sines]);
+    });
+
+    it('keep the kernels of another copy of this library', () => {
+      const before = tf.getKernel('FlashMaskRotate', 'tensorflow');
+      registerNativeLayers();
+      expect(tf.getKernel('FlashMaskRotate', 'tensorflow')).to.equal(before);
     });
 
     const wrong: [string, () => tf.Tensor[], RegExp][] = [

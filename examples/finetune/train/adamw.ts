@@ -9,7 +9,7 @@ import * as tf from '@tensorflow/tfjs';
 import {type Traced, traced} from '../../../src/entries/node.js';
 import {adamwStep} from '../../../src/layers/adamw.js';
 import type {HostTensor} from '../host_tensor.js';
-import {type JoinedVariables, joinVariables} from './joined_variables.js';
+import {type JoinedVariables, fill, joinVariables} from './joined_variables.js';
 import {canCompile} from './trained_model.js';
 
 export interface AdamWOptions {
@@ -76,7 +76,7 @@ export class AdamW {
       return {variables: joined, exp_avg: zeros(), exp_avg_sq: zeros()};
     });
     const most = !this.options.eager && canCompile() ? BATCH_ELEMENTS : 0;
-    this.batches = batchesOf(this.groups, most).map((groups) => ({
+    this.batches = fill(this.groups, ({exp_avg}) => exp_avg.size, most).map((groups) => ({
       groups,
       move: this.traced((inputs) => groups.flatMap((group, i) => this.moved(group, partOf(inputs, i))), 'adamw'),
     }));
@@ -103,9 +103,9 @@ export class AdamW {
       const factors = tf.tensor1d(this.factors(rate));
       let first = 0;
       for (const {groups, move} of this.batches) {
-        const gradients = joined.slice(first, (first += groups.length));
+        const own = joined.slice(first, (first += groups.length));
         tf.tidy(() => {
-          const values = move(inputsOf(groups, gradients, {shrink, factors}));
+          const values = move(inputsOf(groups, own, {shrink, factors}));
           for (const variable of groups.flatMap(changedOf)) variable.assign(values.shift()!);
         });
       }
@@ -257,20 +257,4 @@ function partOf(inputs: tf.NamedTensorMap, i: number): tf.NamedTensorMap {
   const own = Object.entries(inputs).filter(([name]) => name.startsWith(`${i} `));
   const {shrink, factors} = inputs;
   return {shrink, factors, ...Object.fromEntries(own.map(([name, tensor]) => [name.slice(`${i} `.length), tensor]))};
-}
-
-/** Neighbours in batches of up to `most` elements; a larger group is a batch of its own. */
-function batchesOf(groups: readonly Group[], most: number): Group[][] {
-  const batches: Group[][] = [];
-  let room = 0;
-  for (const group of groups) {
-    const {size} = group.exp_avg;
-    if (size > room) {
-      batches.push([]);
-      room = most;
-    }
-    batches.at(-1)!.push(group);
-    room -= size;
-  }
-  return batches;
 }

@@ -62,23 +62,33 @@ export function joinVariables(variables: ReadonlyMap<string, tf.Variable>): Join
   const small = entries.filter(([, {size}]) => size < LARGE);
   const groups = [
     ...entries.filter(([, {size}]) => size >= LARGE).map((entry) => [entry]),
-    ...fill(small.filter(([, {rank}]) => rank > 1)),
-    ...fill(small.filter(([, {rank}]) => rank <= 1)),
+    ...fill(
+      small.filter(([, {rank}]) => rank > 1),
+      sizeOf,
+      MOST_JOINED,
+    ),
+    ...fill(
+      small.filter(([, {rank}]) => rank <= 1),
+      sizeOf,
+      MOST_JOINED,
+    ),
   ];
   return groups.map((group) => new JoinedVariables(new Map(group)));
 }
 
-/** Makes groups of up to `MOST_JOINED` elements. */
-function fill(entries: readonly [string, tf.Variable][]): [string, tf.Variable][][] {
-  const groups: [string, tf.Variable][][] = [];
+const sizeOf = ([, {size}]: [string, tf.Variable]): number => size;
+
+/** Groups neighbours: up to `most` elements together, and a larger one alone. */
+export function fill<T>(items: readonly T[], sizeOfItem: (item: T) => number, most: number): T[][] {
+  const groups: T[][] = [];
   let room = 0;
-  for (const entry of entries) {
-    const {size} = entry[1];
+  for (const item of items) {
+    const size = sizeOfItem(item);
     if (size > room) {
       groups.push([]);
-      room = MOST_JOINED;
+      room = most;
     }
-    groups.at(-1)!.push(entry);
+    groups.at(-1)!.push(item);
     room -= size;
   }
   return groups;

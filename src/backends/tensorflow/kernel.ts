@@ -26,14 +26,15 @@ import {type TensorFlowBackend, whyNotNative} from './load.js';
 
 const BACKEND = 'tensorflow';
 
-interface Attribute {
+/** An attribute of an op, by the binding's number of its type. */
+export interface Attribute {
   name: string;
   type: number;
   value: boolean | number | string;
 }
 
 /** The members of tfjs-node's backend that an op needs. */
-interface Backend extends TensorFlowBackend {
+export interface Backend extends TensorFlowBackend {
   /** `values` is set until TensorFlow has the tensor. */
   tensorMap: {get(dataId: object): {values?: unknown}};
   binding: Record<'TF_ATTR_BOOL' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_ATTR_STRING', number>;

@@ -2,10 +2,10 @@
  * @file The kernels of the layers for tfjs-node: TensorFlow ops that the Node addon registers
  * (native/tensorflow/layers.cc).
  */
-import {type TensorInfo, registerKernel} from '@tensorflow/tfjs-core';
-import {type LayerAttrs, type LayerKernel, layerKernel} from '../../layers/kernel.js';
-import {threadCount} from './kernel.js';
-import {type TensorFlowBackend, whyNotNative} from './load.js';
+import type {TensorInfo} from '@tensorflow/tfjs-core';
+import {type LayerAttrs, type LayerKernel, layerKernel, registerLayerKernels} from '../../layers/kernel.js';
+import {type Attribute, type Backend, threadCount} from './kernel.js';
+import {whyNotNative} from './load.js';
 
 /** Inputs of each op in its order, and the number of its outputs. */
 const OPS: Record<LayerKernel, {inputs: readonly string[]; outputs: number}> = {
@@ -17,18 +17,6 @@ const OPS: Record<LayerKernel, {inputs: readonly string[]; outputs: number}> = {
   FlashMaskGatedUnitGrad: {inputs: ['gate', 'up', 'dy'], outputs: 2},
   FlashMaskAdamW: {inputs: ['gradient', 'm', 'v', 'value', 'shrink', 'factors'], outputs: 3},
 };
-
-interface Attribute {
-  name: string;
-  type: number;
-  value: boolean | number;
-}
-
-/** The members of tfjs-node's backend that an op needs. */
-interface Backend extends TensorFlowBackend {
-  binding: Record<'TF_ATTR_BOOL' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT', number>;
-  executeMultipleOutputs(name: string, attributes: Attribute[], inputs: TensorInfo[], outputs: number): TensorInfo[];
-}
 
 /** The attributes of an op: those that are given, by their type, and the number of threads. */
 function attributesOf(attrs: LayerAttrs, {binding}: Backend): Attribute[] {
@@ -42,11 +30,14 @@ function attributesOf(attrs: LayerAttrs, {binding}: Backend): Attribute[] {
 
 /** Registers the kernels. Where the addon is missing, the layers run as operations of tfjs. */
 export function registerNativeLayers(): void {
-  for (const [name, {inputs, outputs}] of Object.entries(OPS) as [LayerKernel, (typeof OPS)[LayerKernel]][]) {
-    const run = (given: Record<string, TensorInfo>, attrs: LayerAttrs, backend: Backend): TensorInfo[] => {
-      const all = inputs.map((input) => given[input]);
-      return backend.executeMultipleOutputs(name, attributesOf(attrs, backend), all, outputs);
-    };
-    registerKernel(layerKernel<Backend>(name, 'tensorflow', run, (backend) => whyNotNative(backend) === null));
-  }
+  const kernels = Object.entries(OPS) as [LayerKernel, (typeof OPS)[LayerKernel]][];
+  registerLayerKernels(
+    kernels.map(([name, {inputs, outputs}]) => {
+      const run = (given: Record<string, TensorInfo>, attrs: LayerAttrs, backend: Backend): TensorInfo[] => {
+        const all = inputs.map((input) => given[input]);
+        return backend.executeMultipleOutputs(name, attributesOf(attrs, backend), all, outputs);
+      };
+      return layerKernel<Backend>(name, 'tensorflow', run, (backend) => whyNotNative(backend) === null);
+    }),
+  );
 }

@@ -1,12 +1,10 @@
 /** @file Registers the layers' kernels for the backend 'webgpu'. */
-import {getKernel, registerKernel} from '@tensorflow/tfjs-core';
+import {registerLayerKernels} from '../../../layers/kernel.js';
 import {gatedUnitKernels} from './gated_unit.js';
 import {rmsNormKernels} from './rms_norm.js';
 import {rotateKernels} from './rotate.js';
 
-/** Layers run as these kernels from now on. Kernels that are registered stay. */
+/** Layers run as these kernels from now on. */
 export function registerWebGPULayers(): void {
-  [...rmsNormKernels, ...rotateKernels, ...gatedUnitKernels]
-    .filter(({kernelName, backendName}) => !getKernel(kernelName, backendName))
-    .forEach(registerKernel);
+  registerLayerKernels([...rmsNormKernels, ...rotateKernels, ...gatedUnitKernels]);
 }
