@@ -94,7 +94,7 @@ export function maskBufferBytes(p: Problem, blocks: RowBlocks): number {
 
 function acquire(backend: WebGPUBackend, p: Problem, blocks: RowBlocks): GPUBuffer {
   const bytes = maskBufferBytes(p, blocks);
-  checkBindable(backend.device, {'the bounds map of the mask': bytes});
+  checkBindable(backend.device, 'the bounds map of the mask', bytes);
   return backend.bufferManager.acquireBuffer(bytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC);
 }
 

@@ -4,8 +4,9 @@
  * listens to. Here every kernel runs inside error scopes, and reading a tensor that was made after a failed kernel
  * throws the kernel's error.
  */
-import {entryOf, type WebGPUBackend, type WebGPUDataId} from './tfjs_backend.js';
-import {bindingLimit} from './size_limits.js';
+import {remember} from '../../../call/remember.js';
+import {entryOf, submitRecorded, type WebGPUBackend, type WebGPUDataId} from './tfjs_backend.js';
+import {bindingLimit, limitsOf} from './size_limits.js';
 import {announceLoss, askLoss, lossError, lossOf} from '../device/loss.js';
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 
@@ -32,52 +33,98 @@ const watches = (globals[WATCHES] ??= new WeakMap());
 
 const SCOPES = ['validation', 'out-of-memory', 'internal'] as const;
 
+/** A method of a device: it opens the error scopes of the kernel that runs, if that has made nothing yet. */
+const OPEN = Symbol.for('tfjs-flashmask.open');
+type Watched = GPUDevice & {[OPEN]?: (() => void) | null};
+
+/** The methods of a device by which a kernel makes something new. A pipeline begins with its layout. */
+const MAKERS = ['createBuffer', 'createBindGroupLayout', 'createBindGroup'];
+
 /**
- * Runs `body`, which records and submits GPU work for a kernel, and returns its outputs. If the device reports an error
- * for that work, it is thrown when an output, or any tensor made later, is read.
+ * Runs `body`, which records GPU work for a kernel, and returns its outputs. If the device reports an error for that
+ * work, it is thrown when an output, or any tensor made later, is read.
+ *
+ * Only a kernel that makes something can fail: its commands are then submitted alone and within error scopes. A kernel
+ * whose buffers, pipelines and bind groups exist has run with them before.
  *
  * @throws Error at once if the device is lost.
  */
 export function guarded(backend: WebGPUBackend, kernel: string, body: () => TensorInfo[]): TensorInfo[] {
   const watch = watchBackend(backend);
-  const {device} = backend;
+  const device: Watched = backend.device;
   throwIfLost(backend);
-  for (const scope of SCOPES) device.pushErrorScope(scope);
+  device[OPEN] = () => {
+    device[OPEN] = null;
+    submitRecorded(backend);
+    for (const scope of SCOPES) device.pushErrorScope(scope);
+  };
+  // What failed may have left invalid objects behind.
+  if (watch.failures.length > 0) device[OPEN]();
   let outputs: TensorInfo[] = [];
   try {
     outputs = body();
   } finally {
-    // Scopes nest: the last pushed is popped first.
-    const answers = [...SCOPES]
-      .reverse()
-      .map((scope) => device.popErrorScope().then((error) => error && {scope, error}));
-    const pending = Promise.all(answers).then(
-      (errors) => {
-        const found = errors.find((e) => e !== null);
-        if (found) fail(backend, watch, kernel, found.scope, found.error.message, outputs);
-      },
-      () => {}, // A lost device answers no scopes; the loss itself is reported.
-    );
-    watch.pending.add(pending);
-    void pending.finally(() => watch.pending.delete(pending));
+    if (device[OPEN]) device[OPEN] = null;
+    else closeScopes(backend, watch, kernel, outputs);
   }
   return outputs;
+}
+
+function closeScopes(backend: WebGPUBackend, watch: Watch, kernel: string, outputs: TensorInfo[]): void {
+  submitRecorded(backend);
+  // Scopes nest: the last pushed is popped first.
+  const answers = [...SCOPES].reverse().map(async (scope) => {
+    const error = await backend.device.popErrorScope();
+    return error && {scope, message: error.message};
+  });
+  const pending = Promise.all(answers).then(
+    (errors) => {
+      const found = errors.find((error) => error !== null);
+      if (!found) return;
+      const {scope, message} = found;
+      const noRoom = scope === 'out-of-memory';
+      watch.failures.push({
+        first: Math.min(...outputs.map(({dataId}) => (dataId as WebGPUDataId).id)),
+        last: Infinity,
+        message:
+          `flashMaskAttention: ${kernel} failed on the WebGPU device (${scope}): ${message}` +
+          (noRoom ? ' Free tensors (tf.tidy, dispose) or use a shorter sequence or a smaller batch.' : ''),
+      });
+      if (noRoom) outputs.forEach((output) => discardBuffer(backend, output));
+    },
+    () => {}, // A lost device answers no scopes; the loss itself is reported.
+  );
+  watch.pending.add(pending);
+  void pending.finally(() => watch.pending.delete(pending));
+}
+
+/** Makes a device open the error scopes of the kernel that runs, before it makes anything. */
+function noticeMaking(device: Watched): void {
+  // A device may get another backend, after tf.engine().reset().
+  if (OPEN in device) return;
+  device[OPEN] = null;
+  const methods = device as unknown as Record<string, (descriptor: unknown) => unknown>;
+  for (const name of MAKERS) {
+    const make = methods[name].bind(device);
+    methods[name] = (descriptor) => {
+      device[OPEN]?.();
+      return make(descriptor);
+    };
+  }
 }
 
 /**
  * Watches a backend from now on: its reads throw the errors that its device reported, and a loss of the device is
  * noticed. Further calls do nothing.
  */
-export function watchBackend(backend: WebGPUBackend): Watch {
-  let watch = watches.get(backend);
-  if (!watch) {
-    watch = {pending: new Set(), failures: []};
-    watches.set(backend, watch);
+export const watchBackend = (backend: WebGPUBackend): Watch =>
+  remember(watches, backend, () => {
+    const watch: Watch = {pending: new Set(), failures: []};
     announceLoss(backend);
+    noticeMaking(backend.device);
     checkReads(backend, watch);
-  }
-  return watch;
-}
+    return watch;
+  });
 
 function throwIfLost(backend: WebGPUBackend): void {
   const why = lossOf(backend.device);
@@ -150,25 +197,6 @@ function newestId(backend: WebGPUBackend): number {
   return (dataId as WebGPUDataId).id;
 }
 
-function fail(
-  backend: WebGPUBackend,
-  watch: Watch,
-  kernel: string,
-  scope: (typeof SCOPES)[number],
-  message: string,
-  outputs: TensorInfo[],
-): void {
-  const first = Math.min(...outputs.map(({dataId}) => (dataId as WebGPUDataId).id));
-  const remedy =
-    scope === 'out-of-memory' ? ' Free tensors (tf.tidy, dispose) or use a shorter sequence or a smaller batch.' : '';
-  watch.failures.push({
-    first,
-    last: Infinity,
-    message: `flashMaskAttention: ${kernel} failed on the WebGPU device (${scope}): ${message}${remedy}`,
-  });
-  if (scope === 'out-of-memory') outputs.forEach((output) => discardBuffer(backend, output));
-}
-
 /** Keeps a buffer that could not be allocated out of the pool, where the next kernel would get it. */
 function discardBuffer(backend: WebGPUBackend, {dataId}: TensorInfo): void {
   const entry = entryOf(backend, dataId);
@@ -180,23 +208,22 @@ function discardBuffer(backend: WebGPUBackend, {dataId}: TensorInfo): void {
 /**
  * Throws if the device cannot bind a buffer or a range of one, before anything runs.
  *
- * @param bytes Bytes of each buffer, by its name in errors.
+ * @param name Of the buffer, in errors.
  * @param remedy What the caller can do besides creating another device.
  * @throws Error naming the buffer, its bytes and the limit.
  */
 export function checkBindable(
   device: GPUDevice,
-  bytes: Record<string, number>,
+  name: string,
+  bytes: number,
   remedy = 'Split the batch or the heads over several calls',
 ): void {
   const limit = bindingLimit(device);
-  for (const [name, size] of Object.entries(bytes)) {
-    if (size > limit) {
-      throw new Error(
-        `flashMaskAttention: ${name} must fit one WebGPU storage binding, got ${size} bytes on a device that binds ${limit}. ` +
-          `${remedy}, or create the device with the adapter's maxStorageBufferBindingSize.`,
-      );
-    }
+  if (bytes > limit) {
+    throw new Error(
+      `flashMaskAttention: ${name} must fit one WebGPU storage binding, got ${bytes} bytes on a device that binds ${limit}. ` +
+        `${remedy}, or create the device with the adapter's maxStorageBufferBindingSize.`,
+    );
   }
 }
 
@@ -206,7 +233,7 @@ export function checkBindable(
  * @throws Error naming the tensor, its bytes and the limit.
  */
 export function checkBuffer(device: GPUDevice, name: string, bytes: number): void {
-  const {maxBufferSize} = device.limits;
+  const {maxBufferSize} = limitsOf(device);
   if (bytes > maxBufferSize) {
     throw new Error(
       `flashMaskAttention: ${name} must fit one WebGPU buffer, got ${bytes} bytes on a device whose buffers hold ${maxBufferSize}. ` +

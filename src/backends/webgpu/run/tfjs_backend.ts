@@ -33,6 +33,10 @@ export interface WebGPUBackend {
   tensorMap: {get(dataId: object): TensorEntry; has(dataId: object): boolean};
   /** Commands recorded but not submitted yet; null when there are none. */
   commandEncoder: GPUCommandEncoder | null;
+  /** The open pass of these commands, if there is one. */
+  computePassEncoder: GPUComputePassEncoder | null;
+  /** Dispatches recorded: tfjs submits when there are as many as its flag allows. */
+  dispatchCountInPass: number;
   /** Whether tfjs has disposed the backend, by tf.engine().reset() or tf.removeBackend(). */
   disposed: boolean;
   /** Pipelines by key, or promises of those that are still being compiled. */
@@ -76,7 +80,7 @@ export function entryOf({tensorMap}: WebGPUBackend, dataId: object): TensorEntry
   return tensorMap.has(dataId) ? tensorMap.get(dataId) : undefined;
 }
 
-/** Submits the commands that tfjs has recorded, so that our next submission runs after them. */
+/** Submits all commands that are recorded, tfjs's and ours. */
 export function submitRecorded(backend: WebGPUBackend): void {
   if (backend.commandEncoder === null) return;
   backend.endComputePassEncoder();
