@@ -42,6 +42,16 @@ function asKernel(backend: WebGPUBackend, body: () => void, elements = 4): tf.Te
   return tf.engine().makeTensorFromTensorInfo(info);
 }
 
+/** Records a command that is invalid, as one of tfjs may be. */
+function recordInvalid(backend: WebGPUBackend): void {
+  backend.ensureCommandEncoderReady();
+  backend.endComputePassEncoder();
+  const pass = backend.commandEncoder!.beginComputePass();
+  // Without a pipeline.
+  pass.dispatchWorkgroups(1);
+  pass.end();
+}
+
 const noise = (shape: [number, number, number, number], seed: number): tf.Tensor4D =>
   tf.randomNormal(shape, 0, 1, 'float32', seed);
 
@@ -109,11 +119,7 @@ async function dispatchesOf(run: () => tf.Tensor[]): Promise<string[]> {
     }; // prettier-ignore
     const tooMany = (): void => {
       device.createBuffer({size: 16, usage: GPUBufferUsage.STORAGE}).destroy();
-      backend.ensureCommandEncoderReady();
-      backend.endComputePassEncoder();
-      const pass = backend.commandEncoder!.beginComputePass();
-      pass.dispatchWorkgroups(1);
-      pass.end();
+      recordInvalid(backend);
     };
     const x = tf.ones([2000]);
     for (const body of [() => submitPasses(backend, [wrong]), tooMany]) {
@@ -154,10 +160,55 @@ async function dispatchesOf(run: () => tf.Tensor[]): Promise<string[]> {
     for (let i = 0; i < 5; i++) call(x);
     expect(call(x)).to.deep.equal({scopes: 0, submissions: 0});
     const y = noise([1, 70, 3, HEAD_SIZE], 1);
-    expect(call(y).scopes).to.equal(3);
+    // One around the recorded calls, and three around this one.
+    expect(call(y)).to.deep.equal({scopes: 4, submissions: 2});
     tf.dispose([x, y]);
     await webgpu.setup();
     tf.removeBackend('webgpu-scopes');
+  });
+
+  it('throws the error of a command of tfjs that a call is submitted with', async () => {
+    await createWebGPUBackend({name: 'webgpu-shared'});
+    const backend = backendNow();
+    const mask = masks.causalDocument([40, 30]);
+    const x = noise([1, 70, 2, HEAD_SIZE], 1);
+    const call = (): tf.Tensor => flashMaskAttention(x, x, x, mask);
+    const kept = call();
+    const expected = [...(await kept.data())];
+    // Their buffers come back in other orders, until all bind groups exist.
+    for (let i = 0; i < 6; i++) tf.dispose([tf.add(x, 1), call()]);
+    const early = tf.add(x, 1);
+    const {commandEncoder} = backend;
+    const out = call();
+    expect(backend.commandEncoder).to.equal(commandEncoder);
+    recordInvalid(backend);
+    expect(await errorOf(out.data())).to.match(/tfjs failed on the WebGPU device \(validation\)/);
+    expect(await errorOf(early.data())).to.match(/tfjs failed/);
+    // Neither what was made before the submission nor what is made after the report.
+    expect((await x.data()).every(Number.isFinite)).to.equal(true);
+    const later = call();
+    expect([...(await later.data())]).to.deep.equal(expected);
+    tf.dispose([x, kept, early, out, later]);
+    await webgpu.setup();
+    tf.removeBackend('webgpu-shared');
+  });
+
+  it('fills the mask buffer again after a failure', async () => {
+    const backend = backendNow();
+    const mask = masks.causalDocument([40, 30]);
+    const x = noise([1, 70, 2, HEAD_SIZE], 1);
+    const {device} = backend;
+    const original = device.createBindGroup.bind(device);
+    device.createBindGroup = (descriptor) => {
+      if (descriptor.label?.startsWith('forward')) recordInvalid(backend);
+      return original(descriptor);
+    };
+    const failed = flashMaskAttention(x, x, x, mask);
+    device.createBindGroup = original;
+    expect(await errorOf(failed.data())).to.match(/failed on the WebGPU device/);
+    const [again, fresh] = [mask, masks.causalDocument([40, 30])].map((each) => flashMaskAttention(x, x, x, each));
+    expect([...(await again.data())]).to.deep.equal([...(await fresh.data())]);
+    tf.dispose([x, failed, again, fresh]);
   });
 
   it('says that the device was lost, at the call and at a read', async () => {

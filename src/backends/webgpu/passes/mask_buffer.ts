@@ -7,7 +7,7 @@ import type {TensorInfo} from '@tensorflow/tfjs-core';
 import {MAP_BLOCK} from '../../../call/constants.js';
 import type {Problem} from '../../../call/problem.js';
 import {bufferOf, type WebGPUBackend} from '../run/tfjs_backend.js';
-import {checkBindable} from '../run/device_errors.js';
+import {checkBindable, watchBackend} from '../run/device_errors.js';
 import type {PassRun} from '../run/dispatch.js';
 import {isCompileOnly} from '../run/pipelines.js';
 import {headsOfOrder, scheduleLength, schedulePasses} from './schedule.js';
@@ -46,7 +46,8 @@ export function maskBuffer(
   passes: PassRun[],
   blocks: RowBlocks,
 ): GPUBuffer {
-  const key = bufferKey(p, blocks, uniforms);
+  // A failure may have kept passes from filling a buffer.
+  const key = bufferKey(p, blocks, uniforms) + watchBackend(backend).failures.length;
   const entries = evictDisposed(backend, caches.get(backend) ?? []);
   // Stored now: the code below may throw, and an evicted buffer must not be released twice.
   caches.set(backend, entries);

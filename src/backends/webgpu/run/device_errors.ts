@@ -1,8 +1,8 @@
 /**
  * @file Makes device errors reach the user. tfjs-backend-webgpu swallows them: if a shader does not compile, a bind
  * group does not fit or a buffer cannot be allocated, the result is a tensor of garbage and an event that nobody
- * listens to. Here every kernel runs inside error scopes, and reading a tensor that was made after a failed kernel
- * throws the kernel's error.
+ * listens to. Here kernels that make something run within error scopes, and so does a submission of our passes together
+ * with tfjs's commands. Reading a tensor that was made after a failure throws its error.
  */
 import {remember} from '../../../call/remember.js';
 import {entryOf, submitRecorded, type WebGPUBackend, type WebGPUDataId} from './tfjs_backend.js';
@@ -10,7 +10,7 @@ import {bindingLimit, limitsOf} from './size_limits.js';
 import {announceLoss, askLoss, lossError, lossOf} from '../device/loss.js';
 import type {TensorInfo} from '@tensorflow/tfjs-core';
 
-/** Tensors whose data may depend on a failed kernel: those with data ids from `first` to `last`. */
+/** Tensors whose data may depend on what failed: those with data ids from `first` to `last`. */
 interface Failure {
   first: number;
   last: number;
@@ -21,6 +21,10 @@ interface Watch {
   /** Error scopes that the device has not answered yet. */
   pending: Set<Promise<void>>;
   failures: Failure[];
+  /** Whether the commands that are being recorded, outside of error scopes, may be those of kernels. */
+  shared?: boolean;
+  /** The newest data id at the last submission. */
+  submitted: number;
 }
 
 const WATCHES = Symbol.for('tfjs-flashmask.watches');
@@ -31,7 +35,7 @@ const globals = globalThis as {[WATCHES]?: WeakMap<WebGPUBackend, Watch>};
  */
 const watches = (globals[WATCHES] ??= new WeakMap());
 
-const SCOPES = ['validation', 'out-of-memory', 'internal'] as const;
+const SCOPES: readonly GPUErrorFilter[] = ['validation', 'out-of-memory', 'internal'];
 
 /** A method of a device: it opens the error scopes of the kernel that runs, if that has made nothing yet. */
 const OPEN = Symbol.for('tfjs-flashmask.open');
@@ -56,46 +60,72 @@ export function guarded(backend: WebGPUBackend, kernel: string, body: () => Tens
   device[OPEN] = () => {
     device[OPEN] = null;
     submitRecorded(backend);
+    watch.shared = false;
     for (const scope of SCOPES) device.pushErrorScope(scope);
   };
-  // What failed may have left invalid objects behind.
-  if (watch.failures.length > 0) device[OPEN]();
+  watch.shared = true;
+  // What failed may have left invalid objects behind. tf.time() makes buffers when it is too late to submit before.
+  if (watch.failures.length > 0 || backend.activeTimers) device[OPEN]();
   let outputs: TensorInfo[] = [];
   try {
     outputs = body();
   } finally {
     if (device[OPEN]) device[OPEN] = null;
-    else closeScopes(backend, watch, kernel, outputs);
+    else {
+      submitRecorded(backend);
+      closeScopes(backend, watch, SCOPES, kernel, Math.min(...outputs.map(idOf)), outputs);
+    }
   }
   return outputs;
 }
 
-function closeScopes(backend: WebGPUBackend, watch: Watch, kernel: string, outputs: TensorInfo[]): void {
-  submitRecorded(backend);
+/** Pops the scopes. Tensors with data ids from `first` on get their errors. */
+function closeScopes(
+  backend: WebGPUBackend,
+  watch: Watch,
+  scopes: readonly GPUErrorFilter[],
+  what: string,
+  first: number,
+  outputs: TensorInfo[] = [],
+): void {
   // Scopes nest: the last pushed is popped first.
-  const answers = [...SCOPES].reverse().map(async (scope) => {
-    const error = await backend.device.popErrorScope();
-    return error && {scope, message: error.message};
-  });
-  const pending = Promise.all(answers).then(
-    (errors) => {
-      const found = errors.find((error) => error !== null);
-      if (!found) return;
-      const {scope, message} = found;
-      const noRoom = scope === 'out-of-memory';
-      watch.failures.push({
-        first: Math.min(...outputs.map(({dataId}) => (dataId as WebGPUDataId).id)),
-        last: Infinity,
-        message:
-          `flashMaskAttention: ${kernel} failed on the WebGPU device (${scope}): ${message}` +
-          (noRoom ? ' Free tensors (tf.tidy, dispose) or use a shorter sequence or a smaller batch.' : ''),
-      });
-      if (noRoom) outputs.forEach((output) => discardBuffer(backend, output));
-    },
-    () => {}, // A lost device answers no scopes; the loss itself is reported.
-  );
-  watch.pending.add(pending);
-  void pending.finally(() => watch.pending.delete(pending));
+  for (const scope of [...scopes].reverse()) {
+    const pending = backend.device.popErrorScope().then(
+      (error) => {
+        if (!error) return;
+        const noRoom = scope === 'out-of-memory';
+        watch.failures.push({
+          first,
+          last: Infinity,
+          message:
+            `flashMaskAttention: ${what} failed on the WebGPU device (${scope}): ${error.message}` +
+            (noRoom ? ' Free tensors (tf.tidy, dispose) or use a shorter sequence or a smaller batch.' : ''),
+        });
+        if (noRoom) outputs.forEach((output) => discardBuffer(backend, output));
+      },
+      () => {}, // A lost device answers no scopes; the loss itself is reported.
+    );
+    watch.pending.add(pending);
+    void pending.finally(() => watch.pending.delete(pending));
+  }
+}
+
+/**
+ * Opens an error scope around each submission that may hold passes of kernels that opened none: an invalid command of
+ * tfjs makes all commands submitted with it fail.
+ */
+function checkSubmissions(backend: WebGPUBackend, watch: Watch): void {
+  const device: Watched = backend.device;
+  const submit = backend.submitQueue.bind(backend);
+  backend.submitQueue = () => {
+    const {shared, submitted} = watch;
+    if (shared) device.pushErrorScope('validation');
+    submit();
+    watch.submitted = newestId(backend);
+    if (shared) closeScopes(backend, watch, ['validation'], 'tfjs', submitted);
+    // A long kernel submits more than once.
+    watch.shared = !!device[OPEN];
+  };
 }
 
 /** Makes a device open the error scopes of the kernel that runs, before it makes anything. */
@@ -119,9 +149,10 @@ function noticeMaking(device: Watched): void {
  */
 export const watchBackend = (backend: WebGPUBackend): Watch =>
   remember(watches, backend, () => {
-    const watch: Watch = {pending: new Set(), failures: []};
+    const watch: Watch = {pending: new Set(), failures: [], submitted: 0};
     announceLoss(backend);
     noticeMaking(backend.device);
+    checkSubmissions(backend, watch);
     checkReads(backend, watch);
     return watch;
   });
@@ -138,6 +169,8 @@ function throwIfLost(backend: WebGPUBackend): void {
 function checkReads(backend: WebGPUBackend, watch: Watch): void {
   const read = backend.read.bind(backend);
   backend.read = async (dataId) => {
+    // Otherwise the read would submit it, after it has asked for errors.
+    if (watch.shared) submitRecorded(backend);
     await Promise.all(watch.pending);
     throwIfFailed(backend, watch, dataId as WebGPUDataId);
     try {
@@ -186,15 +219,18 @@ function throwIfFailed(backend: WebGPUBackend, watch: Watch, dataId: WebGPUDataI
   throwIfLost(backend);
   const failure = watch.failures.find(({first, last}) => first <= dataId.id && dataId.id <= last);
   if (!failure) return;
-  // This error is now reported; do not blame tensors made after it.
-  if (failure.last === Infinity) failure.last = newestId(backend);
+  // One cause may have several errors. It is now reported; do not blame tensors made after it.
+  const newest = newestId(backend);
+  for (const each of watch.failures) each.last = Math.min(each.last, newest);
   throw new Error(failure.message);
 }
 
+const idOf = ({dataId}: TensorInfo): number => (dataId as WebGPUDataId).id;
+
 function newestId(backend: WebGPUBackend): number {
-  const {dataId} = backend.makeTensorInfo([0], 'float32', new Float32Array(0));
-  backend.disposeData(dataId);
-  return (dataId as WebGPUDataId).id;
+  const info = backend.makeTensorInfo([], 'float32');
+  backend.disposeData(info.dataId);
+  return idOf(info);
 }
 
 /** Keeps a buffer that could not be allocated out of the pool, where the next kernel would get it. */
