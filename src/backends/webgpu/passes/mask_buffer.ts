@@ -47,7 +47,7 @@ export function maskBuffer(
   blocks: RowBlocks,
 ): GPUBuffer {
   // A failure may have kept passes from filling a buffer.
-  const key = bufferKey(p, blocks, uniforms) + watchBackend(backend).failures.length;
+  const key = `${watchBackend(backend).failures.length} ${bufferKey(p, blocks, uniforms)}`;
   const entries = evictDisposed(backend, caches.get(backend) ?? []);
   // Stored now: the code below may throw, and an evicted buffer must not be released twice.
   caches.set(backend, entries);
@@ -70,10 +70,10 @@ export function maskBuffer(
  * calls of several lengths.
  */
 function bufferKey(p: Problem, blocks: RowBlocks, uniforms: UniformValues): string {
-  const map = `${specialize(boundsMap, p).key}, Sk ${p.Sk}`;
+  const map = `${specialize(boundsMap, p).key} Sk ${p.Sk}`;
   if (!blocks.scheduled) return map;
   const {key} = specialize(scheduleRanges, scheduleOf(blocks));
-  return `${map}, Sq ${p.Sq}, ${key}, heads ${headsOfOrder(blocks, uniforms)}`;
+  return `${map} Sq ${p.Sq} ${key} ${headsOfOrder(blocks, uniforms)}`;
 }
 
 function boundsMapPass(p: Problem, bounds: GPUBuffer, mask: GPUBuffer, uniforms: UniformValues): PassRun {
