@@ -17,7 +17,9 @@ import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad
 export const gradientOfGradient: GradConfig = {
   kernelName: FlashMaskAttentionGrad,
   inputsToSave: ['q', 'k', 'v', 'bounds', 'dOut', 'dLse'],
-  gradFunc: (dy: Tensor | Tensor[], saved: Tensor[], attrs: NamedAttrMap): Record<string, () => Tensor> => {
+  gradFunc: (dy: Tensor | Tensor[], saved: Tensor[], given: NamedAttrMap): Record<string, () => Tensor> => {
+    // Here gradients come through lse, even if the caller does not see it.
+    const attrs = {...given, lseUnused: false};
     const [q, k, v, bounds, dOut, dLse] = saved;
     const [ddq, ddk, ddv] = dy as Tensor[];
     ensureKernels(engine().backendName);

@@ -44,10 +44,11 @@ function flashMaskAttention_(
   const causal = checkMask(mask, given.causal, sizes);
   const scale = given.scale ?? 1 / Math.sqrt(sizes.D);
 
-  const attrs: FlashMaskAttentionAttrs = {causal, scale, layout, dropout, seed, precision, deterministic};
+  const lseUnused = !given.returnLogSumExp;
+  const attrs: FlashMaskAttentionAttrs = {causal, scale, layout, dropout, seed, precision, deterministic, lseUnused};
   const run = hasPairs(sizes) ? runKernel : runWithoutPairs;
   const [out, lse] = run([$q, $k, $v], mask ?? null, sizes, attrs);
-  return given.returnLogSumExp ? [out, lse] : out;
+  return lseUnused ? out : [out, lse];
 }
 
 /** Runs a checked call. */

@@ -1,6 +1,6 @@
 /** @file Tensors too large for JavaScript: the device repeats a block of numbers, so the host can tell any element. */
 import * as tf from '@tensorflow/tfjs-core';
-import type {WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
+import {submitRecorded, type WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
 import {seededRandom} from '../../src/mask/builders/random.js';
 
 const FLOAT = 4;
@@ -37,7 +37,8 @@ export interface Drawn {
 }
 
 /** A tensor of drawn elements. */
-export function drawnTensor({device}: WebGPUBackend, shape: [number, number, number, number], seed: number): Drawn {
+export function drawnTensor(backend: WebGPUBackend, shape: [number, number, number, number], seed: number): Drawn {
+  const {device} = backend;
   const bytes = FLOAT * tf.util.sizeFromShape(shape);
   const {STORAGE, COPY_SRC, COPY_DST} = GPUBufferUsage;
   const block = device.createBuffer({size: FLOAT * BLOCK, usage: COPY_SRC | COPY_DST});
@@ -51,6 +52,8 @@ export function drawnTensor({device}: WebGPUBackend, shape: [number, number, num
   const tensor = tf.tensor({buffer, zeroCopy: true}, shape) as tf.Tensor4D;
   const release = (): void => {
     tensor.dispose();
+    // Commands that read it may only be recorded.
+    submitRecorded(backend);
     buffer.destroy();
     block.destroy();
   };
@@ -59,11 +62,13 @@ export function drawnTensor({device}: WebGPUBackend, shape: [number, number, num
 
 /** Reads some elements of a tensor on the device, in order from `first`, without the others. */
 export async function readElements(
-  {device}: WebGPUBackend,
+  backend: WebGPUBackend,
   buffer: GPUBuffer,
   first: number,
   count: number,
 ): Promise<Float32Array> {
+  submitRecorded(backend);
+  const {device} = backend;
   const size = FLOAT * count;
   const staging = device.createBuffer({size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST});
   const encoder = device.createCommandEncoder();

@@ -74,6 +74,8 @@ export interface FlashMaskAttentionAttrs {
   precision: Precision;
   /** Bit-identical gradients from run to run. */
   deterministic: boolean;
+  /** Whether nobody sees lse. No gradient comes through it then, and a kernel need not look for one. */
+  lseUnused?: boolean;
 }
 
 /** A registered kernel that may support more precisions than 'auto' and 'float32', and lists them. */

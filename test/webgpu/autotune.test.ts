@@ -41,7 +41,7 @@ import {HEAD_SIZE} from '../support/cases.js';
 import {devices} from '../support/devices.js';
 import {full} from '../support/full.js';
 import {temporaryFolder} from '../support/packed_project.js';
-import {recordPasses} from '../support/recorded_passes.js';
+import {recordDispatches} from './recorded_dispatches.js';
 
 loadMatrixCode();
 
@@ -262,16 +262,16 @@ describe('cache of measured tiles', () => {
 
 const webgpu = devices.find(({name}) => name === 'webgpu')!;
 
-/** Runs a call and its gradient; returns the labels of the compute passes, and the results. */
-async function attend(): Promise<{labels: string[]; results: Float32Array[]}> {
+/** Runs a call and its gradient; returns the keys of the shaders, and the results. */
+async function attend(): Promise<{keys: string[]; results: Float32Array[]}> {
   const {device} = tf.backend() as unknown as WebGPUBackend;
   const x = [1, 2, 3].map((seed) => tf.randomNormal([1, 70, 2, HEAD_SIZE], 0, 1, 'float32', seed) as tf.Tensor4D);
   const call = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor): tf.Tensor4D =>
     flashMaskAttention(q, k, v, masks.causalDocument([30, 40]));
-  const {labels, result: tensors} = recordPasses(device, () => [call(x[0], x[1], x[2]), ...tf.grads(call)(x)]);
+  const {keys, result: tensors} = recordDispatches(device, () => [call(x[0], x[1], x[2]), ...tf.grads(call)(x)]);
   const results = (await Promise.all(tensors.map((t) => t.data()))) as Float32Array[];
   tf.dispose([x, tensors]);
-  return {labels, results};
+  return {keys, results};
 }
 
 /** Fewer tiles fit a device of 64 threads: a software adapter compiles each of them for seconds. */
@@ -292,8 +292,8 @@ function shrink(capabilities: DeviceCapabilities): () => void {
     return `rows=${tiles.rows} cols=${tiles.cols} threadsX=${tiles.threadsX} threadsY=${tiles.threadsY}`;
   };
   /** The tiles in the label of a pass. */
-  const used = (labels: string[], pass: Pass): string =>
-    /rows=\d+ cols=\d+ threadsX=\d+ threadsY=\d+/.exec(labels.find((l) => l.startsWith(`${pass} `))!)![0];
+  const used = (keys: string[], pass: Pass): string =>
+    /rows=\d+ cols=\d+ threadsX=\d+ threadsY=\d+/.exec(keys.find((l) => l.startsWith(`${pass} `))!)![0];
 
   let restoreLimits = (): void => {};
   before(async () => {
@@ -314,7 +314,7 @@ function shrink(capabilities: DeviceCapabilities): () => void {
     expect(tf.memory().numTensors - numTensors).to.be.at.most(1);
     const real = capabilitiesOf((tf.backend() as unknown as WebGPUBackend).device);
     expect(found.map(({pass}) => pass)).to.deep.equal(passes);
-    const {labels} = await attend();
+    const {keys} = await attend();
     for (const {pass, tiles: best, tried} of found) {
       const fitting = tilesThatFit(real, pass, {...variant, D: HEAD_SIZE, Dv: HEAD_SIZE, intervals: true});
       expect(tried.map((one) => one.tiles)).to.have.deep.members(fitting);
@@ -322,7 +322,7 @@ function shrink(capabilities: DeviceCapabilities): () => void {
       const times = tried.map(({milliseconds}) => milliseconds);
       expect(times).to.deep.equal([...times].sort((a, b) => a - b));
       expect(times[0]).to.be.above(0);
-      expect(used(labels, pass)).to.equal(textOf(best));
+      expect(used(keys, pass)).to.equal(textOf(best));
     }
     expect(Object.values(JSON.parse(storage.text!) as object)).to.have.length(1);
   });
@@ -336,14 +336,14 @@ function shrink(capabilities: DeviceCapabilities): () => void {
     for (let i = 0; i < Math.max(...choices.map(({length}) => length)); i++) {
       const chosen = choices.map((fitting) => fitting[i % fitting.length]);
       passes.forEach((pass, p) => tunedTilesOf(device).set(tuningKey(pass, kind), chosen[p]));
-      const {labels, results} = await attend();
-      passes.forEach((pass, p) => expect(used(labels, pass)).to.equal(textOf(chosen[p])));
+      const {keys, results} = await attend();
+      passes.forEach((pass, p) => expect(used(keys, pass)).to.equal(textOf(chosen[p])));
       results.forEach((values, r) =>
         values.forEach((value, at) => expect(value).to.be.closeTo(untuned.results[r][at], 1e-5)),
       );
     }
     clearAutotuneCache();
-    expect((await attend()).labels).to.deep.equal(untuned.labels);
+    expect((await attend()).keys).to.deep.equal(untuned.keys);
   });
 
   it('refuses what no call could have, and leaves no tensors', async () => {

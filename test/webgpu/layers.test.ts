@@ -6,7 +6,7 @@ import {gatedUnit} from '../../src/layers/gated_unit.js';
 import {type LayerAttrs, type LayerKernel, runLayer} from '../../src/layers/kernel.js';
 import {rmsNorm} from '../../src/layers/rms_norm.js';
 import {devices} from '../support/devices.js';
-import {countDispatches} from '../support/recorded_passes.js';
+import {recordDispatches} from './recorded_dispatches.js';
 
 const webgpu = devices.find(({name}) => name === 'webgpu')!;
 const backendNow = (): WebGPUBackend => tf.backend() as unknown as WebGPUBackend;
@@ -49,7 +49,7 @@ describe('layers on WebGPU', function () {
         // Uploads the inputs, and leaves no pass of tfjs open.
         run(name, inputs, attrs);
         submitRecorded(backendNow());
-        return countDispatches(backendNow().device, () => run(name, inputs, attrs));
+        return recordDispatches(backendNow().device, () => run(name, inputs, attrs)).keys.length;
       });
     expect(counts(64)).to.deep.equal([1, 1, 1, 1, 1, 1]);
     expect(counts(65)).to.deep.equal([1, 1, 2, 1, 1, 1]);
@@ -131,10 +131,10 @@ describe('layers on WebGPU', function () {
   it('compile ahead', async () => {
     const x = noise(3, 22);
     tf.env().set('WEBGPU_ENGINE_COMPILE_ONLY', true);
-    const dispatches = countDispatches(backendNow().device, () => rmsNorm(x, tf.ones([22]), 1e-5));
+    const {keys} = recordDispatches(backendNow().device, () => rmsNorm(x, tf.ones([22]), 1e-5));
     await backendNow().checkCompileCompletionAsync();
     tf.env().set('WEBGPU_ENGINE_COMPILE_ONLY', false);
-    expect(dispatches).to.equal(0);
+    expect(keys).to.deep.equal([]);
     expect(Object.keys(backendNow().pipelineCache)).to.include('rms_norm channels=22 epsilon=0.00001');
   });
 

@@ -11,6 +11,7 @@ import {
   matrixCandidates,
   type MatrixPlan,
   matrixPlan,
+  matrixTilesToTry,
   type MatrixTile,
 } from '../../src/backends/webgpu/plan/matrix_plan.js';
 import {
@@ -23,7 +24,7 @@ import {
 } from '../../src/backends/webgpu/plan/vector_plan.js';
 import {MAP_BLOCK} from '../../src/call/constants.js';
 import {shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
-import {matrixTilesToTry, tuningKey} from '../../src/backends/webgpu/plan/tuned_tiles.js';
+import {tuningKey} from '../../src/backends/webgpu/plan/tuned_tiles.js';
 import {PADDED_ROWS} from '../../src/backends/webgpu/wgsl/matrix/float16_copies.js';
 
 loadMatrixCode();

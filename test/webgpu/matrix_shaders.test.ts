@@ -4,9 +4,13 @@
  */
 import {expect} from 'chai';
 import {loadMatrixCode} from '../../src/backends/webgpu/device/matrix_code.js';
-import {matrixCandidates, type MatrixPlan, matrixPlan} from '../../src/backends/webgpu/plan/matrix_plan.js';
+import {
+  matrixCandidates,
+  type MatrixPlan,
+  matrixPlan,
+  matrixTilesToTry,
+} from '../../src/backends/webgpu/plan/matrix_plan.js';
 import type {DeviceCapabilities, MatrixConfig, Pass, Variant} from '../../src/backends/webgpu/plan/vector_plan.js';
-import {matrixTilesToTry} from '../../src/backends/webgpu/plan/tuned_tiles.js';
 import {shaderOf} from '../../src/backends/webgpu/passes/attention_pass.js';
 import {MATRIX_FEATURES} from '../../src/backends/webgpu/device/matrix_probe.js';
 import type {Code} from '../../src/backends/webgpu/run/pipelines.js';

@@ -98,6 +98,8 @@ function bufferOf(mask: HostBounds, bounds: tf.Tensor4D, call: Call): {buffer: G
 }
 
 async function readBack(buffer: GPUBuffer, bytes: number): Promise<Int32Array> {
+  // The passes may only be recorded.
+  submitRecorded(backendNow());
   const {device} = backendNow();
   const staging = device.createBuffer({size: bytes, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST});
   const encoder = device.createCommandEncoder();
@@ -112,8 +114,6 @@ async function readBack(buffer: GPUBuffer, bytes: number): Promise<Int32Array> {
 /** The schedule computed on the device. */
 async function scheduleOnDevice(mask: HostBounds, bounds: tf.Tensor4D, call: Call): Promise<Schedule> {
   const {buffer, passes} = bufferOf(mask, bounds, call);
-  // Submits the upload of the bounds.
-  submitRecorded(backendNow());
   submitPasses(backendNow(), passes);
   const values = await readBack(buffer, maskBufferBytes(problemOf(mask, call), call.blocks));
   const {pass, blockQ, blockK} = call.blocks;

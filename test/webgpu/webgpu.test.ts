@@ -7,7 +7,7 @@ import {expect} from 'chai';
 import {flashMaskAttention, masks} from '../../src/entries/index.js';
 import {createWebGPUBackend} from '../../src/entries/webgpu.js';
 import {bufferOf, type WebGPUBackend} from '../../src/backends/webgpu/run/tfjs_backend.js';
-import {submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
+import {type PassRun, submitPasses} from '../../src/backends/webgpu/run/dispatch.js';
 import {createPipeline} from '../../src/backends/webgpu/run/pipelines.js';
 import {guarded} from '../../src/backends/webgpu/run/device_errors.js';
 import {capabilitiesOf} from '../../src/backends/webgpu/device/capabilities.js';
@@ -15,8 +15,8 @@ import type {UniformValues} from '../../src/backends/webgpu/wgsl/header.js';
 import {specialize, type Shader} from '../../src/backends/webgpu/wgsl/shader.js';
 import {HEAD_SIZE} from '../support/cases.js';
 import {devices} from '../support/devices.js';
-import {recordPasses} from '../support/recorded_passes.js';
 import {skip} from '../support/skip.js';
+import {recordDispatches} from './recorded_dispatches.js';
 
 const webgpu = devices.find(({name}) => name === 'webgpu')!;
 
@@ -31,15 +31,25 @@ async function errorOf(promise: Promise<unknown>): Promise<string> {
 
 const backendNow = (): WebGPUBackend => tf.backend() as unknown as WebGPUBackend;
 
-/** Runs `body` as a kernel and returns its output as a tensor. */
-function asKernel(backend: WebGPUBackend, body: () => void): tf.Tensor {
+/** Runs `body` as a kernel and returns its output, of so many elements, as a tensor. */
+function asKernel(backend: WebGPUBackend, body: () => void, elements = 4): tf.Tensor {
   const [info] = guarded(backend, 'TestKernel', () => {
-    const out = backend.makeTensorInfo([4], 'float32');
+    const out = backend.makeTensorInfo([elements], 'float32');
     bufferOf(backend, out);
     body();
     return [out];
   });
   return tf.engine().makeTensorFromTensorInfo(info);
+}
+
+/** Records a command that is invalid, as one of tfjs may be. */
+function recordInvalid(backend: WebGPUBackend): void {
+  backend.ensureCommandEncoderReady();
+  backend.endComputePassEncoder();
+  const pass = backend.commandEncoder!.beginComputePass();
+  // Without a pipeline.
+  pass.dispatchWorkgroups(1);
+  pass.end();
 }
 
 const noise = (shape: [number, number, number, number], seed: number): tf.Tensor4D =>
@@ -56,12 +66,12 @@ const countItems: Shader<object> = {
   body: () => 'counts[item] = counts[item] + 1u;',
 };
 
-/** Labels of the compute passes that `run` records. */
-async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
-  const {labels, result: results} = recordPasses(backendNow().device, run);
+/** Keys of the shaders that `run` dispatches. */
+async function dispatchesOf(run: () => tf.Tensor[]): Promise<string[]> {
+  const {keys, result: results} = recordDispatches(backendNow().device, run);
   await Promise.all(results.map((t) => t.data()));
   tf.dispose(results);
-  return labels;
+  return keys;
 }
 
 (webgpu.skip ? describe.skip : describe)(`webgpu${webgpu.skip ? ` (${webgpu.skip})` : ''}`, () => {
@@ -89,14 +99,116 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
     let scope = 0;
     // The scopes are popped in the order internal, out-of-memory, validation.
     device.popErrorScope = async () => ((await pop(), ++scope === 2) ? new GPUOutOfMemoryError('no room') : null);
-    const out = asKernel(backend, () => {});
+    // No buffer of this size is in the pool.
+    const out = asKernel(backend, () => {}, 4321);
     device.popErrorScope = pop;
     const {resource} = backend.tensorMap.get(out.dataId);
     expect(await errorOf(out.data())).to.match(/out-of-memory\): no room.*Free tensors/);
     out.dispose();
-    const next = tf.add(tf.tensor([1, 2, 3, 4]), 1);
+    const next = tf.add(tf.ones([4321]), 1);
     expect(backend.tensorMap.get(next.dataId).resource).to.not.equal(resource);
-    expect([...(await next.data())]).to.deep.equal([2, 3, 4, 5]);
+    expect((await next.data()).every((x) => x === 2)).to.equal(true);
+  });
+
+  it('throws the error of a bind group or a command, and what was recorded before and after it still runs', async () => {
+    const backend = backendNow();
+    const {device} = backend;
+    const wrong: PassRun = {
+      // Without the uniforms and the buffer that it binds.
+      shader: specialize(countItems, {}), buffers: [], uniforms: {} as UniformValues, items: 1, flopsPerWorkgroup: 1,
+    }; // prettier-ignore
+    const tooMany = (): void => {
+      device.createBuffer({size: 16, usage: GPUBufferUsage.STORAGE}).destroy();
+      recordInvalid(backend);
+    };
+    const x = tf.ones([2000]);
+    for (const body of [() => submitPasses(backend, [wrong]), tooMany]) {
+      const before = tf.add(x, 1);
+      const out = asKernel(backend, body);
+      expect(await errorOf(out.data())).to.match(/TestKernel failed on the WebGPU device \(validation\)/);
+      expect((await before.data())[1999]).to.equal(2);
+      const after = tf.add(x, 2);
+      expect((await after.data())[1999]).to.equal(3);
+      tf.dispose([before, out, after]);
+    }
+    x.dispose();
+  });
+
+  it('opens error scopes for a call that makes something, and submits no short call that makes nothing', async () => {
+    const backend = (await createWebGPUBackend({name: 'webgpu-scopes'})) as unknown as WebGPUBackend;
+    const {device, queue} = backend;
+    const mask = masks.causalDocument([40, 30]);
+    let counts = {scopes: 0, submissions: 0};
+    const push = device.pushErrorScope.bind(device);
+    device.pushErrorScope = (scope) => {
+      counts.scopes++;
+      push(scope);
+    };
+    const submit = queue.submit.bind(queue);
+    queue.submit = (commands) => {
+      counts.submissions++;
+      submit(commands);
+    };
+    const call = (x: tf.Tensor4D): typeof counts => {
+      counts = {scopes: 0, submissions: 0};
+      tf.dispose(flashMaskAttention(x, x, x, mask));
+      return counts;
+    };
+    const x = noise([1, 70, 2, HEAD_SIZE], 1);
+    expect(call(x)).to.deep.equal({scopes: 3, submissions: 1});
+    // Its buffers come back in another order, and then again in this one.
+    for (let i = 0; i < 5; i++) call(x);
+    expect(call(x)).to.deep.equal({scopes: 0, submissions: 0});
+    const y = noise([1, 70, 3, HEAD_SIZE], 1);
+    // One around the recorded calls, and three around this one.
+    expect(call(y)).to.deep.equal({scopes: 4, submissions: 2});
+    tf.dispose([x, y]);
+    await webgpu.setup();
+    tf.removeBackend('webgpu-scopes');
+  });
+
+  it('throws the error of a command of tfjs that a call is submitted with', async () => {
+    await createWebGPUBackend({name: 'webgpu-shared'});
+    const backend = backendNow();
+    const mask = masks.causalDocument([40, 30]);
+    const x = noise([1, 70, 2, HEAD_SIZE], 1);
+    const call = (): tf.Tensor => flashMaskAttention(x, x, x, mask);
+    const kept = call();
+    const expected = [...(await kept.data())];
+    // Their buffers come back in other orders, until all bind groups exist.
+    for (let i = 0; i < 6; i++) tf.dispose([tf.add(x, 1), call()]);
+    const early = tf.add(x, 1);
+    const {commandEncoder} = backend;
+    const out = call();
+    expect(backend.commandEncoder).to.equal(commandEncoder);
+    recordInvalid(backend);
+    expect(await errorOf(out.data())).to.match(/tfjs failed on the WebGPU device \(validation\)/);
+    expect(await errorOf(early.data())).to.match(/tfjs failed/);
+    // Neither what was made before the submission nor what is made after the report.
+    expect((await x.data()).every(Number.isFinite)).to.equal(true);
+    const later = call();
+    expect([...(await later.data())]).to.deep.equal(expected);
+    tf.dispose([x, kept, early, out, later]);
+    await webgpu.setup();
+    tf.removeBackend('webgpu-shared');
+  });
+
+  it('fills the mask buffer again after a failure', async () => {
+    const backend = backendNow();
+    const mask = masks.causalDocument([40, 30]);
+    const x = noise([1, 70, 2, HEAD_SIZE], 1);
+    const {device} = backend;
+    const original = device.createBindGroup.bind(device);
+    device.createBindGroup = (descriptor) => {
+      if (descriptor.label?.startsWith('forward')) recordInvalid(backend);
+      return original(descriptor);
+    };
+    const failed = flashMaskAttention(x, x, x, mask);
+    device.createBindGroup = original;
+    expect(await errorOf(failed.data())).to.match(/failed on the WebGPU device/);
+    const [again, fresh] = [mask, masks.causalDocument([40, 30])].map((each) => flashMaskAttention(x, x, x, each));
+    expect([...(await again.data())]).to.deep.equal([...(await fresh.data())]);
+    tf.dispose([x, failed, again, fresh]);
   });
 
   it('says that the device was lost, at the call and at a read', async () => {
@@ -157,11 +269,11 @@ async function passesOf(run: () => tf.Tensor[]): Promise<string[]> {
   it('computes bounds map and schedules once for all layers, forward and backward', async () => {
     const mask = masks.causalDocument([40, 30]);
     const x = noise([1, 70, 2, HEAD_SIZE], 2);
-    const labels = await passesOf(() => {
+    const keys = await dispatchesOf(() => {
       const layers = (q: tf.Tensor4D): tf.Tensor => [1, 2, 3].reduce((h) => flashMaskAttention(h, h, h, mask), q);
       return [tf.grad((q) => layers(q as tf.Tensor4D))(x)];
     });
-    const count = (name: string): number => labels.filter((label) => label.startsWith(name)).length;
+    const count = (name: string): number => keys.filter((key) => key.startsWith(name)).length;
     // Once for the tiles of forward and dq, once for those of dkdv.
     expect(count('bounds_map')).to.equal(2);
     for (const pass of ['schedule_ranges', 'schedule_order']) {

@@ -34,7 +34,7 @@ export function backward(
   const p = problemOf(inputs, attrs);
   const {q, k, v, out, rowStats, dOut, dLse} = inputs;
   if (p.B * p.H * p.Sq * p.Sk === 0) return [q, k, v].map(({shape}) => constant(backend, shape, 0));
-  const lseGradient = !isHostZeros(backend, dLse);
+  const lseGradient = !attrs.lseUnused && !isHostZeros(backend, dLse);
   const device = capabilitiesOf(backend.device);
   const asked = variantOf(p, attrs);
   // Gradients through lse have no known bound and could overflow float16: such calls run on vectors.

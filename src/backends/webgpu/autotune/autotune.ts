@@ -12,6 +12,7 @@ import {variantFor} from '../plan/choose_plan.js';
 import type {Pass, Variant} from '../plan/vector_plan.js';
 import {tilesThatFit, tuningKey, type Tiles} from '../plan/tuned_tiles.js';
 import {capabilitiesOf} from '../device/capabilities.js';
+import type {WebGPUBackend} from '../run/tfjs_backend.js';
 import {type CallKind, checkPositive, readCallKind, webgpuBackend} from './call_kind.js';
 import {timeRuns} from './timing.js';
 import {storeTunedTiles, tunedTilesOf} from '../device/tuned_tiles_store.js';
@@ -65,14 +66,14 @@ export type Attention = (
 /** Implements `autotune` of src/entries/autotune.ts, which passes the op: backends import no ops. */
 export async function autotuneWith(op: Attention, options: AutotuneOptions): Promise<TunedPass[]> {
   const given = readOptions(options);
-  const {device} = webgpuBackend('autotune');
+  const backend = webgpuBackend('autotune');
   const trial = makeTrial(op, given);
   try {
     const found: TunedPass[] = [];
     for (const pass of PASSES) {
-      found.push(await tune(device, pass, trial));
+      found.push(await tune(backend, pass, trial));
     }
-    storeTunedTiles(device);
+    storeTunedTiles(backend.device);
     return found;
   } finally {
     tf.dispose(trial.tensors);
@@ -130,7 +131,8 @@ function documentsMask(length: number, causal: boolean): FlashMask {
 }
 
 /** Times all tiles of a pass. Later calls use the fastest. */
-async function tune(device: GPUDevice, pass: Pass, trial: Trial): Promise<TunedPass> {
+async function tune(backend: WebGPUBackend, pass: Pass, trial: Trial): Promise<TunedPass> {
+  const {device} = backend;
   const tuned = tunedTilesOf(device);
   const key = tuningKey(pass, trial.variant);
   const before = tuned.get(key);
@@ -144,7 +146,7 @@ async function tune(device: GPUDevice, pass: Pass, trial: Trial): Promise<TunedP
         const values = await valuesOf(trial.run(pass));
         expected ??= values;
         if (!isSame(values, expected)) throw new Error(`tiles ${JSON.stringify(tiles)} give another result`);
-        const {ms} = await timeRuns(device, () => tf.dispose(trial.run(pass)));
+        const {ms} = await timeRuns(backend, () => tf.dispose(trial.run(pass)));
         tried.push({tiles, milliseconds: ms});
       } catch (error) {
         // A driver may fail on some tiles. These are skipped.

@@ -4,6 +4,7 @@
  * warned when another backend takes over.
  */
 import {engine} from '@tensorflow/tfjs-core';
+import {remember} from '../../../call/remember.js';
 import type {WebGPUBackend} from '../run/tfjs_backend.js';
 
 /** Why a device was lost; null while no loss is known. */
@@ -25,17 +26,14 @@ const globals = globalThis as {[STATE]?: State};
  */
 const state: State = (globals[STATE] ??= {fates: new WeakMap()});
 
-function fateOf(device: GPUDevice): Fate {
-  let fate = state.fates.get(device);
-  if (!fate) {
-    const made: Fate = (fate = {lost: null});
-    state.fates.set(device, made);
+const fateOf = (device: GPUDevice): Fate =>
+  remember(state.fates, device, () => {
+    const fate: Fate = {lost: null};
     void device.lost.then(({reason, message}) => {
-      made.lost = [reason, message].filter(Boolean).join(': ');
+      fate.lost = [reason, message].filter(Boolean).join(': ');
     });
-  }
-  return fate;
-}
+    return fate;
+  });
 
 /**
  * Why the device was lost, or null if no loss is known yet. The first call only starts to watch the device, so it may

@@ -177,7 +177,7 @@ const numberOf = (object: Numbered): number => (object[NUMBER] ??= ++numbered);
 /** One bind group for all dispatches of a pipeline with the same buffers. */
 function keepBindGroups(device: GPUDevice): void {
   // A device may get another backend, after tf.engine().reset().
-  if (Object.hasOwn(device, 'createBindGroup')) return;
+  if (Object.hasOwn(device, 'createComputePipeline')) return;
   const bindGroups = new Map<string, GPUBindGroup>();
   const createBindGroup = device.createBindGroup.bind(device);
   const createPipeline = device.createComputePipeline.bind(device);

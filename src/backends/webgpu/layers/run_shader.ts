@@ -1,14 +1,14 @@
 /**
- * @file Runs the shader of a layer as one dispatch among those of tfjs. An attention call submits its passes itself. A
- * layer takes the GPU so little time that a submission of its own would cost more: its dispatch goes into the compute
- * pass that tfjs records, and takes tfjs's uniform buffers and bind groups, which a backend of this library reuses.
+ * @file Runs the shader of a layer as one dispatch among those of tfjs, with tfjs's uniform buffers, which a backend of
+ * this library reuses.
  */
-import {type TensorInfo, env, util} from '@tensorflow/tfjs-core';
+import {type TensorInfo, util} from '@tensorflow/tfjs-core';
 import {FLOAT} from '../../../call/numbers.js';
-import {type Recorded, recordDispatch, submitTimed} from '../run/dispatch.js';
+import {type Dispatch, isBatchFull, recordDispatch} from '../run/dispatch.js';
 import {guarded} from '../run/device_errors.js';
 import {compileAhead, isCompileOnly, isCompiled} from '../run/pipelines.js';
-import {type WebGPUBackend, bufferOf} from '../run/tfjs_backend.js';
+import {limitsOf} from '../run/size_limits.js';
+import {type WebGPUBackend, bufferOf, submitRecorded} from '../run/tfjs_backend.js';
 import {LAYER_UNIFORMS} from '../wgsl/layers/layer.js';
 import type {ShaderVariant} from '../wgsl/shader.js';
 
@@ -29,10 +29,12 @@ export function runShader(
   }
   const run = (): TensorInfo[] => {
     const results = shapes.map((shape) => backend.makeTensorInfo(shape, 'float32'));
-    const tensors = [...inputs, ...results];
-    const buffers = tensors.map((tensor) => rangeOf(backend, tensor));
+    const buffers = [...inputs, ...results].map((tensor) => rangeOf(backend, tensor));
     if (isCompileOnly()) compileAhead(backend, [shader]);
-    else dispatch(backend, tensors, {pass: {shader, buffers}, ...gridOf(backend, shader, items)});
+    else {
+      recordDispatch(backend, {shader, buffers, ...gridOf(backend, shader, items)});
+      if (isBatchFull(backend)) submitRecorded(backend);
+    }
     return results;
   };
   // Error scopes take a quarter of a call's time. A shader that has compiled fails like any operation of tfjs: when
@@ -45,26 +47,10 @@ function rangeOf(backend: WebGPUBackend, tensor: TensorInfo): GPUBufferBinding {
   return {buffer: bufferOf(backend, tensor), offset: 0, size: FLOAT * util.sizeFromShape(tensor.shape)};
 }
 
-function gridOf(backend: WebGPUBackend, shader: ShaderVariant, items: number): Omit<Recorded, 'pass'> {
+function gridOf(backend: WebGPUBackend, shader: ShaderVariant, items: number): Omit<Dispatch, 'shader' | 'buffers'> {
   const count = Math.ceil(items / shader.itemsPerWorkgroup);
-  const gridX = Math.min(count, backend.device.limits.maxComputeWorkgroupsPerDimension);
+  const gridX = Math.min(count, limitsOf(backend.device).maxComputeWorkgroupsPerDimension);
   const values = {firstWorkgroup: 0, gridX, workEnd: items};
   const uniforms = LAYER_UNIFORMS.map(([name]) => ({type: 'uint32' as const, data: [values[name]]}));
   return {count, gridX, uniforms: backend.makeUniforms(uniforms)};
-}
-
-function dispatch(backend: WebGPUBackend, tensors: readonly TensorInfo[], recorded: Recorded): void {
-  if (backend.activeTimers != null) {
-    backend.endComputePassEncoder();
-    submitTimed(backend, [recorded]);
-    return;
-  }
-  backend.ensureCommandEncoderReady();
-  backend.computePassEncoder ??= backend.commandEncoder!.beginComputePass();
-  recordDispatch(backend.device, backend.computePassEncoder, recorded);
-  for (const {dataId} of tensors) backend.commandQueueOwnedIds.add(dataId);
-  backend.dispatchCountInPass++;
-  if (backend.dispatchCountInPass < env().getNumber('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE')) return;
-  backend.endComputePassEncoder();
-  backend.submitQueue();
 }

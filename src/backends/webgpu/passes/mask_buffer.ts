@@ -7,7 +7,7 @@ import type {TensorInfo} from '@tensorflow/tfjs-core';
 import {MAP_BLOCK} from '../../../call/constants.js';
 import type {Problem} from '../../../call/problem.js';
 import {bufferOf, type WebGPUBackend} from '../run/tfjs_backend.js';
-import {checkBindable} from '../run/device_errors.js';
+import {checkBindable, watchBackend} from '../run/device_errors.js';
 import type {PassRun} from '../run/dispatch.js';
 import {isCompileOnly} from '../run/pipelines.js';
 import {headsOfOrder, scheduleLength, schedulePasses} from './schedule.js';
@@ -46,7 +46,8 @@ export function maskBuffer(
   passes: PassRun[],
   blocks: RowBlocks,
 ): GPUBuffer {
-  const key = bufferKey(p, blocks, uniforms);
+  // A failure may have kept passes from filling a buffer.
+  const key = `${watchBackend(backend).failures.length} ${bufferKey(p, blocks, uniforms)}`;
   const entries = evictDisposed(backend, caches.get(backend) ?? []);
   // Stored now: the code below may throw, and an evicted buffer must not be released twice.
   caches.set(backend, entries);
@@ -69,10 +70,10 @@ export function maskBuffer(
  * calls of several lengths.
  */
 function bufferKey(p: Problem, blocks: RowBlocks, uniforms: UniformValues): string {
-  const map = `${specialize(boundsMap, p).key}, Sk ${p.Sk}`;
+  const map = `${specialize(boundsMap, p).key} Sk ${p.Sk}`;
   if (!blocks.scheduled) return map;
   const {key} = specialize(scheduleRanges, scheduleOf(blocks));
-  return `${map}, Sq ${p.Sq}, ${key}, heads ${headsOfOrder(blocks, uniforms)}`;
+  return `${map} Sq ${p.Sq} ${key} ${headsOfOrder(blocks, uniforms)}`;
 }
 
 function boundsMapPass(p: Problem, bounds: GPUBuffer, mask: GPUBuffer, uniforms: UniformValues): PassRun {
@@ -94,7 +95,7 @@ export function maskBufferBytes(p: Problem, blocks: RowBlocks): number {
 
 function acquire(backend: WebGPUBackend, p: Problem, blocks: RowBlocks): GPUBuffer {
   const bytes = maskBufferBytes(p, blocks);
-  checkBindable(backend.device, {'the bounds map of the mask': bytes});
+  checkBindable(backend.device, 'the bounds map of the mask', bytes);
   return backend.bufferManager.acquireBuffer(bytes, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC);
 }
 

@@ -5,16 +5,17 @@
 import type {FlashMaskAttentionAttrs, Precision} from '../../../call/kernel_names.js';
 import type {Problem} from '../../../call/problem.js';
 import {loadedMatrixPlan} from './loaded_matrix_plan.js';
-import type {MatrixPlan} from './matrix_plan.js';
+import type {MatrixPlan, MatrixTile} from './matrix_plan.js';
 import {
   FEW_QUERIES,
   vectorPlan,
   type DeviceCapabilities,
   type Pass,
+  type TileShape,
   type VectorPlan,
   type Variant,
 } from './vector_plan.js';
-import {isMatrixTile, tunedTiles} from './tuned_tiles.js';
+import {tunedTiles} from './tuned_tiles.js';
 
 /**
  * Number of float16 values that represent one number, per precision. 0 means that vectors multiply float32: `'auto'` is
@@ -48,8 +49,10 @@ export const variantOf = (p: Problem, {precision, dropout}: FlashMaskAttentionAt
 /** The plan of a pass on a device: on subgroup matrices where variant and device allow it, else on vectors. */
 export function planOn(device: DeviceCapabilities, pass: Pass, variant: Variant): MatrixPlan | VectorPlan {
   const tuned = tunedTiles(device, pass, variant);
-  if (tuned === undefined) return loadedMatrixPlan(pass, variant, device) ?? vectorPlan(pass, variant, device.limits);
-  return isMatrixTile(tuned)
-    ? loadedMatrixPlan(pass, variant, device, [tuned])!
-    : vectorPlan(pass, variant, device.limits, [tuned]);
+  // They are tiles on matrices exactly where there is a plan on matrices.
+  const tiles = tuned && [tuned];
+  return (
+    loadedMatrixPlan(pass, variant, device, tiles as MatrixTile[] | undefined) ??
+    vectorPlan(pass, variant, device.limits, tiles as TileShape[] | undefined)
+  );
 }

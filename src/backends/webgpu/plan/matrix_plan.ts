@@ -85,6 +85,19 @@ export function matrixCandidates(
   return [fastest, ...smaller].map(([subgroups, heights, cols]) => ({subgroups, bandRows: heights * M, cols}));
 }
 
+/** Tile shapes that are worth measuring, the plan's own first. */
+export function matrixTilesToTry(own: MatrixPlan): MatrixTile[] {
+  const {M, lanes} = own.matrix;
+  const heights = lanes >= 2 * M ? [M, 2 * M] : [M];
+  const all = [4, 8, 16].flatMap((subgroups) =>
+    heights.flatMap((bandRows) => [16, 32, 64].map((cols) => ({subgroups, bandRows, cols}))),
+  );
+  const isOwn = ({subgroups, bandRows, cols}: MatrixTile): boolean =>
+    subgroups === own.subgroups && bandRows === own.bandRows && cols === own.cols;
+  const {subgroups, bandRows, cols} = own;
+  return [{subgroups, bandRows, cols}, ...all.filter((tile) => !isOwn(tile))];
+}
+
 const PASSES: readonly Pass[] = ['forward', 'dq', 'dkdv'];
 
 /**

@@ -2,8 +2,8 @@
  * @file Tiles that `autotune` measured to be the fastest on a device, and how a plan chooses them: pure functions.
  * Nothing is measured unless the user calls `autotune`.
  */
-import {loadedMatrixPlan} from './loaded_matrix_plan.js';
-import type {MatrixPlan, MatrixTile} from './matrix_plan.js';
+import {loadedMatrixPlan, loadedMatrixTiles} from './loaded_matrix_plan.js';
+import type {MatrixTile} from './matrix_plan.js';
 import {candidates, fits, type DeviceCapabilities, type Pass, type TileShape, type Variant} from './vector_plan.js';
 import {MAP_BLOCK} from '../../../call/constants.js';
 
@@ -45,16 +45,6 @@ export function tilesToTry(pass: Pass, variant: Pick<Variant, 'fewQueries'>): Ti
   return [...chosen, ...MORE_SHAPES.filter((tiles) => !known.has(textOf(tiles)) && hasWholeMapBlocks(pass, tiles))];
 }
 
-/** Tiles on subgroup matrices that are worth measuring, the plan's own first. */
-export function matrixTilesToTry({subgroups, bandRows, cols, matrix: {M, lanes}}: MatrixPlan): MatrixTile[] {
-  const first = {subgroups, bandRows, cols};
-  const heights = lanes >= 2 * M ? [M, 2 * M] : [M];
-  const all = [4, 8, 16].flatMap((count) =>
-    heights.flatMap((height) => [16, 32, 64].map((width) => ({subgroups: count, bandRows: height, cols: width}))),
-  );
-  return [first, ...all.filter((tiles) => textOf(tiles) !== textOf(first))];
-}
-
 /** All passes read one bounds map, so the keys of a tile must be whole blocks of the map. */
 function hasWholeMapBlocks(pass: Pass, {rows, cols}: TileShape): boolean {
   return (pass === 'dkdv' ? rows : cols) % MAP_BLOCK === 0;
@@ -64,7 +54,7 @@ function hasWholeMapBlocks(pass: Pass, {rows, cols}: TileShape): boolean {
 export function tilesThatFit(device: DeviceCapabilities, pass: Pass, variant: Variant): Tiles[] {
   const onMatrices = loadedMatrixPlan(pass, variant, device);
   return onMatrices
-    ? matrixTilesToTry(onMatrices).filter((tiles) => loadedMatrixPlan(pass, variant, device, [tiles]) !== null)
+    ? loadedMatrixTiles(onMatrices).filter((tiles) => loadedMatrixPlan(pass, variant, device, [tiles]) !== null)
     : tilesToTry(pass, variant).filter((tiles) => fits(pass, device.limits, tiles));
 }
 

@@ -3,6 +3,7 @@
  * of use.
  */
 import {env} from '@tensorflow/tfjs-core';
+import {remember} from '../../../call/remember.js';
 import type {ShaderVariant} from '../wgsl/shader.js';
 import type {WebGPUBackend} from './tfjs_backend.js';
 
@@ -11,22 +12,15 @@ export type Code = Pick<ShaderVariant, 'key' | 'code' | 'bindings'>;
 
 const caches = new WeakMap<GPUDevice, Map<string, GPUComputePipeline>>();
 
-function cacheOf(device: GPUDevice): Map<string, GPUComputePipeline> {
-  let cache = caches.get(device);
-  if (!cache) caches.set(device, (cache = new Map<string, GPUComputePipeline>()));
-  return cache;
-}
+const cacheOf = (device: GPUDevice): Map<string, GPUComputePipeline> =>
+  remember(caches, device, () => new Map<string, GPUComputePipeline>());
 
 /** The pipeline of a shader, compiled now if the cache does not have it. */
-export function pipelineOf(device: GPUDevice, shader: Code): GPUComputePipeline {
-  const cache = cacheOf(device);
-  let pipeline = cache.get(shader.key);
-  if (!pipeline) {
+export const pipelineOf = (device: GPUDevice, shader: Code): GPUComputePipeline =>
+  remember(cacheOf(device), shader.key, () => {
     printShader(shader);
-    cache.set(shader.key, (pipeline = createPipeline(device, shader)));
-  }
-  return pipeline;
-}
+    return createPipeline(device, shader);
+  });
 
 /** Whether the cache has the pipeline of a shader. */
 export const isCompiled = (device: GPUDevice, {key}: Code): boolean => cacheOf(device).has(key);

@@ -1,4 +1,5 @@
 /** @file The buffers that the passes of a call need besides its tensors. */
+import {remember} from '../../../call/remember.js';
 import type {WebGPUBackend} from './tfjs_backend.js';
 
 /**
@@ -12,11 +13,7 @@ export class Scratch {
 
   /** The buffer of this name, with at least `bytes` bytes: the first slice, which is the largest, allocates it. */
   buffer(name: string, bytes: number): GPUBuffer {
-    let buffer = this.buffers.get(name);
-    if (!buffer) {
-      this.buffers.set(name, (buffer = this.backend.bufferManager.acquireBuffer(bytes, GPUBufferUsage.STORAGE)));
-    }
-    return buffer;
+    return remember(this.buffers, name, () => this.backend.bufferManager.acquireBuffer(bytes, GPUBufferUsage.STORAGE));
   }
 
   /**

@@ -5,7 +5,7 @@
 import {FLOAT} from '../../../call/numbers.js';
 import type {Layout} from '../../../call/kernel_names.js';
 import type {Problem} from '../../../call/problem.js';
-import {bindingLimit} from './size_limits.js';
+import {bindingLimit, limitsOf} from './size_limits.js';
 import type {PassRun} from './dispatch.js';
 import {specialize} from '../wgsl/shader.js';
 import {copyRows} from '../wgsl/vector/copy.js';
@@ -104,7 +104,7 @@ export const regionBytes = ({rows, length}: Region): number => FLOAT * rows * le
 
 /** Whether a binding can cover the region and nothing else. */
 export function isBindable(device: GPUDevice, {first, length, stride}: Region): boolean {
-  return length === stride && (FLOAT * first) % device.limits.minStorageBufferOffsetAlignment === 0;
+  return length === stride && (FLOAT * first) % limitsOf(device).minStorageBufferOffsetAlignment === 0;
 }
 
 /** The region of a buffer as a binding. Call it only if `isBindable`. */
@@ -128,7 +128,7 @@ export function copyRegion(
 ): PassRun[] {
   const {rows, length, stride, channels} = region;
   const unit = elementType(channels) === 'vec4f' ? 4 : 1;
-  const alignment = device.limits.minStorageBufferOffsetAlignment;
+  const alignment = limitsOf(device).minStorageBufferOffsetAlignment;
   const rowsAtOnce = Math.max(1, Math.floor((bindingLimit(device) - alignment) / (FLOAT * stride)));
   const passes: PassRun[] = [];
   for (let row = 0; row < rows; row += rowsAtOnce) {

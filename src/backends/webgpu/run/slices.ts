@@ -62,12 +62,13 @@ export function slicesOf(
 ): Slice[] {
   const bytes = {...Object.fromEntries(names.map((name) => [name, bytesPerKeyHead(p, name)])), ...scratch};
   const keyHeads = p.B * p.Hkv;
+  const most = Math.max(...Object.values(bytes));
+  const limit = bindingLimit(device);
+  if (keyHeads * most <= limit) return divide(p, most, limit);
   for (const name of names) checkBuffer(device, name, keyHeads * bytes[name]);
   const ofOne = (name: string): string =>
     keyHeads === 1 ? name : `the part of a key head and its query heads in ${name}`;
-  checkBindable(device, Object.fromEntries(Object.entries(bytes).map(([name, size]) => [ofOne(name), size])), REMEDY);
-  const most = Math.max(...Object.values(bytes));
-  const limit = bindingLimit(device);
+  for (const [name, size] of Object.entries(bytes)) checkBindable(device, ofOne(name), size, REMEDY);
   const slices = divide(p, most, limit);
   const copies = slices.some((slice) => names.some((name) => !isBindable(device, regionOf(p, name, slice))));
   return copies ? divide(p, most, Math.min(limit, Math.max(most, COPIED_BYTES))) : slices;
@@ -118,55 +119,54 @@ export function runSlices<T extends Tensors>(
   call: SlicedCall<T>,
   passesOf: (view: SliceView<T>) => PassRun[],
 ): void {
-  const {p, slices, tensors} = call;
-  const named = Object.entries(tensors) as [TensorName, TensorInfo][];
-  const buffers = new Map(named.map(([name, tensor]) => [name, bufferOf(backend, tensor)]));
+  const {p, slices} = call;
   const scratch = new Scratch(backend);
   try {
     for (const slice of slices) {
       const sliceProblem = problemOfSlice(p, slice);
       const uniforms = sliceUniforms(call, sliceProblem, slice);
-      const {bound, gather, scatter} = accessTo(backend.device, call, slice, uniforms, buffers, scratch);
+      const {bound, gather, scatter} = accessTo(backend, call, slice, uniforms, scratch);
       const passes = passesOf({
         p: sliceProblem,
         uniforms,
-        bound: Object.fromEntries(bound) as SliceView<T>['bound'],
+        bound: bound as SliceView<T>['bound'],
         scratch,
       });
-      submitRecorded(backend);
       submitPasses(backend, [...gather, ...passes, ...scatter]);
     }
   } finally {
     // Only another sliced call could reuse buffers of these sizes: destroy them instead of pooling them.
+    if (slices.length > 1) submitRecorded(backend);
     scratch.release(slices.length === 1);
   }
 }
 
 /** The buffer ranges that a slice's passes bind, and the copies before and after them. */
 interface Access {
-  bound: Map<TensorName, BufferRange>;
+  bound: Partial<Record<TensorName, BufferRange>>;
   gather: PassRun[];
   scatter: PassRun[];
 }
 
 function accessTo<T extends Tensors>(
-  device: GPUDevice,
-  {p, slices, results}: SlicedCall<T>,
+  backend: WebGPUBackend,
+  {p, slices, tensors, results}: SlicedCall<T>,
   slice: Slice,
   uniforms: UniformValues,
-  buffers: ReadonlyMap<TensorName, GPUBuffer>,
   scratch: Scratch,
 ): Access {
-  const access: Access = {bound: new Map(), gather: [], scatter: []};
-  for (const [name, buffer] of buffers) {
+  const access: Access = {bound: {}, gather: [], scatter: []};
+  const {device} = backend;
+  for (const [name, tensor] of Object.entries(tensors) as [TensorName, TensorInfo][]) {
+    const buffer = bufferOf(backend, tensor);
     const region = regionOf(p, name, slice);
     if (isBindable(device, region)) {
-      access.bound.set(name, rangeOf(buffer, region));
+      access.bound[name] = rangeOf(buffer, region);
       continue;
     }
     // The size is that of the first slice, the largest: a later slice may be the first that needs a copy.
     const copy = scratch.buffer(`copy of ${name}`, regionBytes(regionOf(p, name, slices[0])));
-    access.bound.set(name, copy);
+    access.bound[name] = copy;
     const direction = results.includes(name) ? 'scatter' : 'gather';
     access[direction].push(...copyRegion(device, direction, buffer, copy, region, uniforms));
   }

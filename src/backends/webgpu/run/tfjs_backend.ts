@@ -33,11 +33,9 @@ export interface WebGPUBackend {
   tensorMap: {get(dataId: object): TensorEntry; has(dataId: object): boolean};
   /** Commands recorded but not submitted yet; null when there are none. */
   commandEncoder: GPUCommandEncoder | null;
-  /** The open compute pass of these commands, and the number of dispatches since the last submission. */
+  /** The open pass of these commands, and the number of dispatches: tfjs submits when there are many. */
   computePassEncoder: GPUComputePassEncoder | null;
   dispatchCountInPass: number;
-  /** Data that these commands use: tfjs keeps their buffers until the submission. */
-  commandQueueOwnedIds: {add(dataId: object): void};
   /** A buffer with the values, which have the alignment of WGSL. */
   makeUniforms(uniforms: readonly {type: 'uint32'; data: number[]}[]): GPUBufferBinding;
   /** Whether tfjs has disposed the backend, by tf.engine().reset() or tf.removeBackend(). */
@@ -83,7 +81,7 @@ export function entryOf({tensorMap}: WebGPUBackend, dataId: object): TensorEntry
   return tensorMap.has(dataId) ? tensorMap.get(dataId) : undefined;
 }
 
-/** Submits the commands that tfjs has recorded, so that our next submission runs after them. */
+/** Submits all commands that are recorded, tfjs's and ours. */
 export function submitRecorded(backend: WebGPUBackend): void {
   if (backend.commandEncoder === null) return;
   backend.endComputePassEncoder();

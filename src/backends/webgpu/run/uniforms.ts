@@ -25,9 +25,6 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
     mapBlocks: Math.ceil(p.Sk / MAP_BLOCK),
     causalOffset: p.Sk - p.Sq,
     ...NO_SPLIT,
-    firstWorkgroup: 0,
-    gridX: 0,
-    workEnd: 0,
     ...strides('q', p, p.Sq, p.H, p.D),
     ...strides('k', p, p.Sk, p.Hkv, p.D),
     ...strides('v', p, p.Sk, p.Hkv, p.Dv),
@@ -39,13 +36,6 @@ export function uniformsOf(p: Problem, attrs: FlashMaskAttentionAttrs): UniformV
     seedHigh: dropout.key1,
     dropThreshold: dropout.threshold,
     keepScale: dropout.keepScale,
-    firstHead: 0,
-    firstMaskHead: 0,
-    copyLength: 0,
-    sourceFirst: 0,
-    sourceStride: 0,
-    resultFirst: 0,
-    resultStride: 0,
   };
 }
 

@@ -79,7 +79,18 @@ export const UNIFORMS = [
 /** Name and type of a uniform. */
 export type Uniform = (typeof UNIFORMS)[number];
 export type UniformName = Uniform[0];
-export type UniformValues = Record<UniformName, number>;
+
+/** The uniforms of a dispatch, a slice and a copy: 0 where they are left out. */
+type LateUniform =
+  | 'firstWorkgroup'
+  | 'gridX'
+  | 'workEnd'
+  | 'firstHead'
+  | 'firstMaskHead'
+  | 'copyLength'
+  | `${'source' | 'result'}${'First' | 'Stride'}`;
+
+export type UniformValues = Record<Exclude<UniformName, LateUniform>, number> & Partial<Record<LateUniform, number>>;
 
 /** One storage binding of a shader. */
 export interface Binding {

@@ -2,6 +2,7 @@
  * @file A shader is one value: the fields of its variants, its bindings and its WGSL. Key, entry point, bounds check
  * and layout are derived from it, so that they cannot disagree.
  */
+import {remember} from '../../../call/remember.js';
 import {declare, type Binding, type Uniform} from './header.js';
 
 /** A shader for all variants of type V. */
@@ -53,12 +54,10 @@ const variants = new Map<string, ShaderVariant>();
 export function specialize<V extends object>(shader: Shader<V>, values: V): ShaderVariant {
   const names = Object.keys(shader.fields) as (keyof V & string)[];
   const key = [shader.name, ...names.map((name) => textOf(name, values[name]))].filter(Boolean).join(' ');
-  let variant = variants.get(key);
-  if (!variant) {
+  return remember(variants, key, () => {
     const own = Object.fromEntries(names.map((name) => [name, values[name]])) as V;
-    variants.set(key, (variant = makeVariant(shader, key, own)));
-  }
-  return variant;
+    return makeVariant(shader, key, own);
+  });
 }
 
 /** A field in a key: its name if it is true, nothing if it is false, else name and value. */
