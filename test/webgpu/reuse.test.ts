@@ -7,24 +7,31 @@ import {devices} from '../support/devices.js';
 const webgpu = devices.find(({name}) => name === 'webgpu')!;
 const backendNow = (): WebGPUBackend => tf.backend() as unknown as WebGPUBackend;
 
-/** Counts the calls of a method while `body` runs. */
-async function callsOf<T extends object>(object: T, method: keyof T & string, body: () => Promise<unknown>) {
+/** The results of a method's calls while `body` runs. */
+async function resultsOf<T extends object>(object: T, method: keyof T & string, body: () => Promise<unknown>) {
+  const own = Object.getOwnPropertyDescriptor(object, method);
   const original = object[method] as unknown as (...args: unknown[]) => unknown;
-  let calls = 0;
+  const results: unknown[] = [];
   Object.defineProperty(object, method, {
     configurable: true,
     value: (...args: unknown[]) => {
-      calls++;
-      return original.apply(object, args);
+      const result = original.apply(object, args);
+      results.push(result);
+      return result;
     },
   });
   try {
     await body();
   } finally {
     Reflect.deleteProperty(object, method);
+    if (own) Object.defineProperty(object, method, own);
   }
-  return calls;
+  return results;
 }
+
+/** The number of calls of a method while `body` runs. */
+const callsOf = async <T extends object>(object: T, method: keyof T & string, body: () => Promise<unknown>) =>
+  (await resultsOf(object, method, body)).length;
 
 /** A few operations with numbers, on a tensor of the device. */
 async function work(x: tf.Tensor, factor: number): Promise<number[]> {
@@ -98,5 +105,25 @@ const expected = (x: number[], factor: number): number[] => x.map((value) => Mat
     const values = await result.data();
     host.forEach((value, at) => expect(values[at]).to.be.closeTo(value + 41, 1e-4));
     result.dispose();
+  });
+
+  it('training steps take the bind groups of the steps before', async () => {
+    const weights = [0.5, 0.25, 0.125].map((value) => tf.variable(tf.fill([1000], value)));
+    const step = async (): Promise<void> => {
+      const {value, grads} = tf.variableGrads(() =>
+        weights.reduce<tf.Tensor>((y, weight) => tf.tanh(y.mul(weight).add(weight)), tf.ones([1000])).sum(),
+      );
+      tf.tidy(() => weights.forEach((weight) => weight.assign(weight.sub(grads[weight.name].mul(0.01)))));
+      await value.data();
+      tf.dispose([value, grads]);
+    };
+    const known = new Set<unknown>();
+    for (let i = 0; i < 6; i++) {
+      for (const bindGroup of await resultsOf(backendNow().device, 'createBindGroup', step)) known.add(bindGroup);
+    }
+    const last = await resultsOf(backendNow().device, 'createBindGroup', step);
+    expect(last).to.have.length.above(20);
+    expect(last.filter((bindGroup) => !known.has(bindGroup))).to.deep.equal([]);
+    tf.dispose(weights);
   });
 });

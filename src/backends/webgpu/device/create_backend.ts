@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import type {WebGPUBackend as WatchedBackend} from '../run/tfjs_backend.js';
 import {watchBackend} from '../run/device_errors.js';
-import {reuseUploads} from './reuse.js';
+import {reuseUploads} from './reuse/reuse.js';
 import {announceNext, askLoss, deviceOf, lossOf} from './loss.js';
 import {FULL, type Kind, type Made, STOCK, gpu, makeDevice} from './make_device.js';
 
