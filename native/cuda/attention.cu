@@ -7,6 +7,7 @@
 #include "attention16.h"
 #include "bounds_map.cuh"
 #include "convert.cuh"
+#include "hopper_forward.h"
 #include "host.h"
 #include "launch.h"
 #include "tiles.h"
@@ -99,6 +100,7 @@ struct MaskScratch {
   int4* boundsMap;
   uint8_t* seeing;
   int2* ranges;
+  int* counter;  // of row blocks that are taken; the ranges kernel sets it to 0
 };
 
 // The smallest blockQ of all kernels that use ranges.
@@ -112,6 +114,7 @@ MaskScratch TakeMask(const Problem& p, Scratch& scratch) {
   mask.boundsMap = scratch.Take<int4>(heads * CeilDivide(p.Sk, kMapBlock) * 2);
   mask.seeing = scratch.Take<uint8_t>(heads * p.Sq);
   mask.ranges = scratch.Take<int2>(heads * CeilDivide(p.Sq, kLeastBlockQ));
+  mask.counter = scratch.Take<int>(1);
   return mask;
 }
 
@@ -144,7 +147,8 @@ void LaunchRanges(const Problem& p, const MaskScratch& scratch, int blockQ, int 
   const int queryBlocks = static_cast<int>(CeilDivide(p.Sq, blockQ));
   const dim3 grid(static_cast<unsigned>(CeilDivide(queryBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
   RangesKernel<kThreads><<<grid, kThreads, 0, stream>>>(
-      MaskOf(p, scratch), static_cast<int>(p.Sq), static_cast<int>(p.Sk), blockQ, blockK, queryBlocks, scratch.ranges);
+      MaskOf(p, scratch), static_cast<int>(p.Sq), static_cast<int>(p.Sk), blockQ, blockK, queryBlocks, scratch.ranges,
+      scratch.counter);
 }
 
 template <class Get>
@@ -280,6 +284,7 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskSc
   params.v = in.v;
   params.mask = MaskOf(p, mask);
   params.ranges = mask.ranges;
+  params.counter = mask.counter;
   params.out = TensorIn(p, out, p.Sq, p.H, p.Dv);
   params.lse = lse;
   params.rowStats = reinterpret_cast<float2*>(rowStats);
@@ -288,8 +293,15 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskSc
   return params;
 }
 
+// Whether the kernels on Hopper's own instructions run a call.
+bool UsesHopper(const Variant& variant, int parts) { return variant.large && variant.kD <= 128 && parts == 1; }
+
 cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
                        const ForwardParams& params, cudaStream_t stream) {
+  if (UsesHopper(variant, parts)) {
+    LaunchRanges(p, mask, HopperBlockQ(variant.kD), kHopperBlockK, stream);
+    return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(variant.kD, params, stream);
+  }
   LaunchForwardRanges(p, variant, parts, mask, stream);
   const auto launch = bfloat16 ? LaunchForwardBfloat16 : parts == 1 ? LaunchForwardHalf : LaunchForwardFloat32;
   return launch(variant, params, stream);

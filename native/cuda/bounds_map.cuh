@@ -72,9 +72,11 @@ __global__ void SeeingKernel(Mask mask, Sizes s, uint8_t* seeing) {
 // One warp per query block: the first of its live key blocks and their end, so that long rows with few live tiles do
 // not visit all others.
 template <int kThreads>
-__global__ void RangesKernel(Mask mask, int Sq, int Sk, int blockQ, int blockK, int queryBlocks, int2* ranges) {
+__global__ void RangesKernel(Mask mask, int Sq, int Sk, int blockQ, int blockK, int queryBlocks, int2* ranges,
+                             int* counter) {
   const int queryBlock = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
   const int64_t index = blockIdx.y;
+  if (queryBlock == 0 && index == 0) *counter = 0;
   if (queryBlock >= queryBlocks) return;
   const int r0 = queryBlock * blockQ;
   const int r1 = min(r0 + blockQ, Sq);

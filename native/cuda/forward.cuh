@@ -50,10 +50,10 @@ __device__ inline float QuadSum(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-// Raises the references of rows that have scores far above them, and rescales the accumulators of these rows. Each row
-// decides for itself, so that other rows have no influence on it.
-template <int kShift, int kM, int kN, int kOut>
-__device__ inline void RaiseReferences(RowStats<kM>& stats, float (&out)[kM][kOut][4], const float (&scores)[kM][kN][4],
+// Raises the references of rows that have scores far above them. Each row decides for itself, so that other rows have no
+// influence on it. Gives whether there are such rows; then the output must be multiplied by the factors.
+template <int kShift, int kM, int kN>
+__device__ inline bool RaiseReferences(RowStats<kM>& stats, float (&factors)[kM][2], const float (&scores)[kM][kN][4],
                                        float scale2) {
   float largest[kM][2];
   bool raise = false;
@@ -70,7 +70,7 @@ __device__ inline void RaiseReferences(RowStats<kM>& stats, float (&out)[kM][kOu
       raise |= largest[m][half] - stats.reference[m][half] > kShift + kSlack;
     }
   }
-  if (!__any_sync(~0u, raise)) return;
+  if (!__any_sync(~0u, raise)) return false;
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -79,14 +79,22 @@ __device__ inline void RaiseReferences(RowStats<kM>& stats, float (&out)[kM][kOu
       const bool raise = largest[m][half] - reference > kShift + kSlack;
       // Rounds up, so that no weight exceeds 2^kShift, however large the score.
       const float raised = raise ? __fadd_ru(largest[m][half], -kShift) : reference;
-      const float factor = raise ? Exp2(reference - raised) : 1.f;
+      factors[m][half] = raise ? Exp2(reference - raised) : 1.f;
       reference = raised;
-      stats.sum[m][half] *= factor;
+      stats.sum[m][half] *= factors[m][half];
+    }
+  }
+  return true;
+}
+
+template <int kM, int kOut>
+__device__ inline void Rescale(float (&out)[kM][kOut][4], const float (&factors)[kM][2]) {
 #pragma unroll
-      for (int n = 0; n < kOut; ++n) {
-        out[m][n][2 * half] *= factor;
-        out[m][n][2 * half + 1] *= factor;
-      }
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < kOut; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[m][n][i] *= factors[m][i / 2];
     }
   }
 }
@@ -127,6 +135,55 @@ __device__ inline void DropWeights(float (&weights)[kM][kN][4], const Dropout& d
   }
 }
 
+// Divides a warp's rows, which begin at row warpRow of the row block, by their sums, and stores them and their statistics.
+template <class T, int kParts, int kM, int kN>
+__device__ inline void StoreOutput(const ForwardParams& p, const RowBlock& at, int warpRow, const float (&out)[kM][kN][4],
+                                   const RowStats<kM>& stats) {
+  const float unit = PowerOfTwo(ExponentOf<kParts>(p.vFacts, at.keyBatchHead)) * p.dropout.keepScale;
+  float* outHead = p.out.data + at.b * p.out.batch + at.h * p.out.head;
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = at.r0 + warpRow + ElementRow(m, 2 * half);
+      float sum = QuadSum(stats.sum[m][half]);
+      if (row >= at.r1) continue;
+      // If all visible scores of a row are minus infinity, its output is 0 / 0.
+      if (sum == 0 && SeesKeys(p.mask, at.maskHead, p.sizes, row)) sum = kNaN;
+      const float factor = sum == 0 ? 0.f : unit / sum;
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+        StorePair(outHead + row * p.out.row, ElementColumn(n, 0), p.out.channels, out[m][n][2 * half] * factor,
+                  out[m][n][2 * half + 1] * factor);
+      }
+      if (threadIdx.x % 4 == 0) {
+        const int64_t index = static_cast<int64_t>(at.batchHead) * p.sizes.Sq + row;
+        const float reference = FiniteReference(stats.reference[m][half]);
+        const float plainSum = sum * (1.f / (1 << kProductShift<T, kParts>));
+        p.lse[index] = sum == 0 ? -kInfinity : (reference + log2f(plainSum)) * kLn2;
+        p.rowStats[index] = {reference, plainSum};
+      }
+    }
+  }
+}
+
+// Adds the values that are not finite to the stored rows that see them. All rows must be stored.
+template <class T, int kBlockK, int kThreads>
+__device__ inline void AddNotFiniteValues(const ForwardParams& p, const RowBlock& at) {
+  const T* v = static_cast<const T*>(p.v.data) + at.b * p.v.batch + at.keyHead * p.v.head;
+  float* rows = p.out.data + at.b * p.out.batch + at.h * p.out.head + at.r0 * p.out.row;
+  LiveBlocks live = LiveKeyBlocks<kBlockK>(at, p.sizes, p.mask, p.ranges);
+  const auto classify = [&](int block) { return ClassifyKeyBlock<kBlockK>(at, p.sizes, p.mask, block); };
+  bool partial;
+  for (int block; (block = live.Next(&partial, classify)) >= 0;) {
+    if (!partial) continue;
+    const int c0 = block * kBlockK;
+    AddNotFinite<T, kThreads>(
+        rows, p.out, at.r1 - at.r0, v + c0 * p.v.row, p.v.row, min(kBlockK, p.sizes.Sk - c0),
+        [&](int key, int query) { return Sees(p.mask, at.maskHead, p.sizes, at.r0 + query, c0 + key); });
+  }
+}
+
 template <class T, class Tile>
 __device__ inline void Forward(const ForwardParams& p) {
   constexpr int kBlockQ = Tile::kBlockQ;
@@ -145,7 +202,7 @@ __device__ inline void Forward(const ForwardParams& p) {
                           ? nullptr
                           : reinterpret_cast<const int4*>(shared + Tile::kQueryBytes + 2 * Tile::kKeyBytes);
 
-  const RowBlock at = RowBlockOf<kBlockQ>(p.sizes, p.mask);
+  const RowBlock at = RowBlockAt<kBlockQ>(blockIdx.x, p.sizes, p.mask);
   const int Sq = p.sizes.Sq;
   const int Sk = p.sizes.Sk;
   const int warpRow = threadIdx.x / kWarp * (kM * 16);
@@ -206,7 +263,8 @@ __device__ inline void Forward(const ForwardParams& p) {
       __syncthreads();
     }
 
-    RaiseReferences<kReferenceShift<T, kParts>>(stats, out, scores, scale2);
+    float factors[kM][2];
+    if (RaiseReferences<kReferenceShift<T, kParts>>(stats, factors, scores, scale2)) Rescale(out, factors);
     ScoresToWeights<kProductShift<T, kParts>>(stats, scores, scale2);
     if (p.dropout.threshold != 0) DropWeights(scores, p.dropout, at.batchHead, at.r0 + warpRow, c0);
     Accumulate<kParts>(out,
@@ -214,43 +272,10 @@ __device__ inline void Forward(const ForwardParams& p) {
     block = nextBlock;
   }
 
-  const float unit = PowerOfTwo(ExponentOf<kParts>(p.vFacts, at.keyBatchHead)) * p.dropout.keepScale;
-  float* outHead = p.out.data + at.b * p.out.batch + at.h * p.out.head;
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = at.r0 + warpRow + ElementRow(m, 2 * half);
-      float sum = QuadSum(stats.sum[m][half]);
-      if (row >= at.r1) continue;
-      // If all visible scores of a row are minus infinity, its output is 0 / 0.
-      if (sum == 0 && SeesKeys(p.mask, at.maskHead, p.sizes, row)) sum = kNaN;
-      const float factor = sum == 0 ? 0.f : unit / sum;
-#pragma unroll
-      for (int n = 0; n < Tile::kD / 8; ++n) {
-        StorePair(outHead + row * p.out.row, ElementColumn(n, 0), p.out.channels, out[m][n][2 * half] * factor,
-                  out[m][n][2 * half + 1] * factor);
-      }
-      if (threadIdx.x % 4 == 0) {
-        const int64_t index = static_cast<int64_t>(at.batchHead) * Sq + row;
-        const float reference = FiniteReference(stats.reference[m][half]);
-        const float plainSum = sum * (1.f / (1 << kProductShift<T, kParts>));
-        p.lse[index] = sum == 0 ? -kInfinity : (reference + log2f(plainSum)) * kLn2;
-        p.rowStats[index] = {reference, plainSum};
-      }
-    }
-  }
-
+  StoreOutput<T, kParts>(p, at, warpRow, out, stats);
   if (!HasNotFinite(p.vFacts, at.keyBatchHead)) return;
   __syncthreads();
-  LiveBlocks again = LiveKeyBlocks<kBlockK>(at, p.sizes, p.mask, p.ranges);
-  while ((block = again.Next(&partial, classify)) >= 0) {
-    if (!partial) continue;
-    const int c0 = block * kBlockK;
-    AddNotFinite<T, Tile::kThreads>(
-        outHead + at.r0 * p.out.row, p.out, at.r1 - at.r0, v + c0 * p.v.row, p.v.row, min(kBlockK, Sk - c0),
-        [&](int key, int query) { return Sees(p.mask, at.maskHead, p.sizes, at.r0 + query, c0 + key); });
-  }
+  AddNotFiniteValues<T, kBlockK, Tile::kThreads>(p, at);
 }
 
 template <class T, int kD, int kParts, bool kLarge>

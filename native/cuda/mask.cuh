@@ -104,6 +104,7 @@ struct LiveBlocks {
   int end;
   uint32_t live = 0;
   uint32_t full = 0;
+  TileKind own = kEmpty;  // of this lane's block
 
   __device__ LiveBlocks(int begin, int end) : base(begin - kWarp), end(end) {}
 
@@ -114,15 +115,18 @@ struct LiveBlocks {
       base += kWarp;
       if (base >= end) return -1;
       const int block = base + static_cast<int>(threadIdx.x % kWarp);
-      const TileKind kind = block < end ? classify(block) : kEmpty;
-      live = __ballot_sync(~0u, kind != kEmpty);
-      full = __ballot_sync(~0u, kind == kLive);
+      own = block < end ? classify(block) : kEmpty;
+      live = __ballot_sync(~0u, own != kEmpty);
+      full = __ballot_sync(~0u, own == kLive);
     }
     const int bit = __ffs(live) - 1;
     live &= live - 1;
     *partial = (full >> bit & 1) == 0;
     return base + bit;
   }
+
+  // The kind of the block that Next() gave last.
+  __device__ TileKind Kind(int block) const { return __shfl_sync(~0u, own, block - base); }
 };
 
 // Sets scores to `hidden` where hides(row, column state) is true. Rows count from row0; `stateOf(column)` is called

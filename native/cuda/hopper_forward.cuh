@@ -1,0 +1,344 @@
+// The forward kernel of 16-bit numbers on Hopper. Thread blocks stay and take one row block after another. One warp
+// loads: it finds the live key blocks and starts their copies. Each of the warpgroups that compute keeps 64 queries; it
+// issues the scores of the next key block before the output of this one, so that exponentials run beside products.
+#pragma once
+
+#include "forward.cuh"
+#include "hopper.cuh"
+
+namespace flashmask::cuda {
+
+struct HopperForwardParams {
+  CUtensorMap q, k, v;
+  ForwardParams call;
+};
+
+// kGroups warpgroups compute.
+template <int kD_, int kGroups_, int kStages_>
+struct HopperForwardTile {
+  static constexpr int kD = kD_;
+  static constexpr int kGroups = kGroups_;
+  static constexpr int kStages = kStages_;
+  static constexpr int kBlockQ = 64 * kGroups;
+  static constexpr int kBlockK = 128;
+  static constexpr int kComputing = kGroups * kWarpgroup;
+  static constexpr int kThreads = kComputing + kWarpgroup;
+  // Registers of a thread that computes and of one that loads. A processor has 512 for each thread of a warpgroup.
+  static constexpr int kComputeRegisters = kGroups == 2 ? 232 : 160;
+  static constexpr int kLoadRegisters = kGroups == 2 ? 40 : 32;
+  static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
+  static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
+  static constexpr int kSpanBytes = kBlockK * 16;
+  // In shared memory, in this order: queries, keys, values, spans, entries, barriers.
+  static constexpr int kKeysAt = kQueryBytes;
+  static constexpr int kValuesAt = kKeysAt + kStages * kKeyBytes;
+  static constexpr int kSpansAt = kValuesAt + kStages * kKeyBytes;
+  static constexpr int kEntriesAt = kSpansAt + kStages * kSpanBytes;
+  static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
+  static constexpr int kSharedBytes = kBarriersAt + (2 + 4 * kStages) * 8;
+};
+
+// What the loading warp tells of a stage: a key block of the row block `work`, or the end of it (block -1), or the end
+// of all work (work -1).
+struct Entry {
+  int work, block;
+  TileKind kind;
+};
+
+// The barriers of a thread block.
+template <class Tile>
+struct Barriers {
+  uint32_t base;
+  __device__ uint32_t queriesFull() const { return base; }
+  __device__ uint32_t queriesFree() const { return base + 8; }
+  __device__ uint32_t keysFull(int stage) const { return base + 16 + stage * 32; }
+  __device__ uint32_t keysFree(int stage) const { return base + 24 + stage * 32; }
+  __device__ uint32_t valuesFull(int stage) const { return base + 32 + stage * 32; }
+  __device__ uint32_t valuesFree(int stage) const { return base + 40 + stage * 32; }
+
+  __device__ void Init() const {
+    // One warp loads; each warp that computes frees for itself.
+    constexpr int kWarps = Tile::kComputing / kWarp;
+    InitBarrier(queriesFull(), 1);
+    InitBarrier(queriesFree(), kWarps);
+    for (int stage = 0; stage < Tile::kStages; ++stage) {
+      InitBarrier(keysFull(stage), 1);
+      InitBarrier(keysFree(stage), kWarps);
+      InitBarrier(valuesFull(stage), 1);
+      InitBarrier(valuesFree(stage), kWarps);
+    }
+    FenceBarrierInit();
+  }
+};
+
+// A place in a ring of stages, and the parity of its barriers in this round.
+template <int kStages>
+struct Place {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void Advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// The work of the loading warp.
+template <class Tile>
+__device__ inline void LoadTiles(const HopperForwardParams& p, uint8_t* shared, Barriers<Tile> barriers, int works) {
+  const ForwardParams& call = p.call;
+  const Sizes& s = call.sizes;
+  const bool lane0 = threadIdx.x % kWarp == 0;
+  const uint32_t base = SharedAddress(shared);
+  Entry* entries = reinterpret_cast<Entry*>(shared + Tile::kEntriesAt);
+  Place<Tile::kStages> keys, values;
+  uint32_t queriesParity = 1;
+
+  for (int work = blockIdx.x; work < works;) {
+    const RowBlock at = RowBlockAt<Tile::kBlockQ>(work, s, call.mask);
+    LiveBlocks live = LiveKeyBlocks<Tile::kBlockK>(at, s, call.mask, call.ranges);
+    const auto classify = [&](int block) { return ClassifyKeyBlock<Tile::kBlockK>(at, s, call.mask, block); };
+    bool first = true;
+    for (;;) {
+      bool partial;
+      const int block = live.Next(&partial, classify);
+      const TileKind kind = block < 0 ? kEmpty : live.Kind(block);
+      WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
+      if (block >= 0 && first) WaitParity(barriers.queriesFree(), queriesParity);
+      if (lane0) {
+        entries[keys.stage] = {work, block, kind};
+        const uint32_t full = barriers.keysFull(keys.stage);
+        if (block < 0) {
+          Arrive(full);
+        } else {
+          const int c0 = block * Tile::kBlockK;
+          const bool spans = (kind & (kHidesLower | kHidesUpper)) != 0;
+          const uint32_t spanBytes = spans ? min(Tile::kBlockK, s.Sk - c0) * 16 : 0;
+          if (first) {
+            ArriveExpecting(barriers.queriesFull(), Tile::kQueryBytes);
+            for (int page = 0; page < Tile::kD / 64; ++page) {
+              CopyBox(base + page * Tile::kBlockQ * kPageRowBytes, &p.q, barriers.queriesFull(), page * 64, at.r0, at.h,
+                      at.b);
+            }
+          }
+          ArriveExpecting(full, Tile::kKeyBytes + spanBytes);
+          const uint32_t to = base + Tile::kKeysAt + keys.stage * Tile::kKeyBytes;
+          for (int page = 0; page < Tile::kD / 64; ++page) {
+            CopyBox(to + page * Tile::kBlockK * kPageRowBytes, &p.k, full, page * 64, c0, at.keyHead, at.b);
+          }
+          if (spans) {
+            CopyBulk(base + Tile::kSpansAt + keys.stage * Tile::kSpanBytes,
+                     call.mask.spans + at.maskHead * s.Sk + c0, spanBytes, full);
+          }
+        }
+      }
+      keys.Advance();
+      if (block < 0) break;
+      if (first) queriesParity ^= 1;
+      first = false;
+      WaitParity(barriers.valuesFree(values.stage), values.parity ^ 1);
+      if (lane0) {
+        const uint32_t full = barriers.valuesFull(values.stage);
+        ArriveExpecting(full, Tile::kKeyBytes);
+        const uint32_t to = base + Tile::kValuesAt + values.stage * Tile::kKeyBytes;
+        for (int page = 0; page < Tile::kD / 64; ++page) {
+          CopyBox(to + page * Tile::kBlockK * kPageRowBytes, &p.v, full, page * 64, block * Tile::kBlockK, at.keyHead,
+                  at.b);
+        }
+      }
+      values.Advance();
+    }
+    if (call.counter == nullptr) {
+      work += gridDim.x;
+    } else {
+      if (lane0) work = gridDim.x + atomicAdd(call.counter, 1);
+      work = __shfl_sync(~0u, work, 0);
+    }
+  }
+  WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
+  if (lane0) {
+    entries[keys.stage] = {-1, -1, kEmpty};
+    Arrive(barriers.keysFull(keys.stage));
+  }
+}
+
+// scores = Q K^T for the 64 queries at `queries`.
+template <class T, class Tile>
+__device__ inline void IssueScores(float (&scores)[Tile::kBlockK / 8][4], uint32_t queries, uint32_t keys) {
+  Pin(scores);
+  FenceProducts();
+#pragma unroll
+  for (int k = 0; k < Tile::kD / 16; ++k) {
+    const int page = k / 4;
+    const int within = k % 4 * 32;
+    Product16<false>(scores, RowsDescriptor(queries + page * Tile::kBlockQ * kPageRowBytes + within),
+                     RowsDescriptor(keys + page * Tile::kBlockK * kPageRowBytes + within), k != 0, T());
+  }
+  CommitProducts();
+  Pin(scores);
+}
+
+// out += P V.
+template <class T, class Tile>
+__device__ inline void IssueOutput(float (&out)[Tile::kD / 8][4], const uint32_t (&weights)[Tile::kBlockK / 16][4],
+                                   uint32_t values) {
+  Pin(out);
+  FenceProducts();
+#pragma unroll
+  for (int k = 0; k < Tile::kBlockK / 16; ++k) {
+    Product16<true>(out, weights[k],
+                    ColumnsDescriptor<Tile::kBlockK * kPageRowBytes>(values + k * 16 * kPageRowBytes), true, T());
+  }
+  CommitProducts();
+  Pin(out);
+}
+
+// Rounds weights to T, in the layout of a left operand.
+template <class T, int kN>
+__device__ inline void PackWeights(uint32_t (&packed)[kN / 2][4], const float (&weights)[1][kN][4]) {
+#pragma unroll
+  for (int k = 0; k < kN / 2; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float(&block)[4] = weights[0][2 * k + i / 2];
+      packed[k][i] = Pack<T>(block[2 * (i % 2)], block[2 * (i % 2) + 1]);
+    }
+  }
+}
+
+// The work of a warpgroup that computes.
+template <class T, class Tile>
+__device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barriers<Tile> barriers) {
+  constexpr int kN = Tile::kBlockK / 8;
+  constexpr int kReference = kReferenceShift<T, 1>;
+  const uint32_t base = SharedAddress(shared);
+  const uint32_t queries = base + threadIdx.x / kWarpgroup * 64 * kPageRowBytes;
+  const int warpRow = threadIdx.x / kWarp * 16;
+  const int Sq = p.sizes.Sq;
+  const int Sk = p.sizes.Sk;
+  const bool frees = threadIdx.x % kWarp == 0;
+  Place<Tile::kStages> keys, values;
+  uint32_t queriesParity = 0;
+
+  const auto nextEntry = [&]() {
+    WaitParity(barriers.keysFull(keys.stage), keys.parity);
+    return reinterpret_cast<const Entry*>(shared + Tile::kEntriesAt)[keys.stage];
+  };
+  const auto freeKeys = [&]() {
+    if (frees) Arrive(barriers.keysFree(keys.stage));
+    keys.Advance();
+  };
+  float scores[1][kN][4];
+  float out[1][Tile::kD / 8][4];
+  uint32_t weights[kN / 2][4];
+  const auto issueScores = [&]() {
+    IssueScores<T, Tile>(scores[0], queries, base + Tile::kKeysAt + keys.stage * Tile::kKeyBytes);
+  };
+
+  for (;;) {
+    Entry entry = nextEntry();
+    if (entry.work < 0) return;
+    const RowBlock at = RowBlockAt<Tile::kBlockQ>(entry.work, p.sizes, p.mask);
+    const int scoreExponent = ExponentOf<1>(p.qFacts, at.keyBatchHead) + ExponentOf<1>(p.kFacts, at.keyBatchHead);
+    const float scale2 = ScaleOfScores(p.scoreScale, scoreExponent);
+    const bool notFinite = HasNotFinite(p.vFacts, at.keyBatchHead);
+    Clear(out);
+    RowStats<1> stats;
+    stats.reference[0][0] = stats.reference[0][1] = -kInfinity;
+    stats.sum[0][0] = stats.sum[0][1] = 0;
+    float factors[1][2];
+    // The scores of `entry` become weights. Gives whether `out` must be multiplied by the factors.
+    const auto weigh = [&]() {
+      if (entry.kind != kLive) {
+        const int4* spans = reinterpret_cast<const int4*>(shared + Tile::kSpansAt + keys.stage * Tile::kSpanBytes);
+        HideMasked(scores, entry.kind, spans, p.mask.causal, at.r0 + warpRow, 0, entry.block * Tile::kBlockK, Sq, Sk);
+      }
+      // Copies of later key blocks overwrite the spans too.
+      freeKeys();
+      const bool raised = RaiseReferences<kReference>(stats, factors, scores, scale2);
+      ScoresToWeights<0>(stats, scores, scale2);
+      if (p.dropout.threshold != 0) {
+        DropWeights(scores, p.dropout, at.batchHead, at.r0 + warpRow, entry.block * Tile::kBlockK);
+      }
+      return raised;
+    };
+
+    // Waits for the values of a key block, and issues their part of the output.
+    const auto issueOutput = [&](bool partial) {
+      WaitParity(barriers.valuesFull(values.stage), values.parity);
+      const int valuesAt = Tile::kValuesAt + values.stage * Tile::kKeyBytes;
+      if (notFinite && partial) {
+        SyncThreads<Tile::kComputing>(1);
+        ClearNotFinite<T, Tile::kKeyBytes, Tile::kComputing>(shared + valuesAt);
+        FenceAsync();
+        SyncThreads<Tile::kComputing>(1);
+      }
+      IssueOutput<T, Tile>(out[0], weights, base + valuesAt);
+    };
+    const auto finishOutput = [&]() {
+      WaitProducts<0>();
+      Pin(out[0]);
+      if (frees) Arrive(barriers.valuesFree(values.stage));
+      values.Advance();
+    };
+
+    if (entry.block >= 0) {
+      WaitParity(barriers.queriesFull(), queriesParity);
+      queriesParity ^= 1;
+      issueScores();
+      WaitProducts<0>();
+      Pin(scores[0]);
+      weigh();
+      PackWeights<T>(weights, scores);
+      bool partial = entry.kind != kLive;
+      for (;;) {
+        entry = nextEntry();
+        if (entry.block < 0) break;
+        issueScores();
+        issueOutput(partial);
+        WaitProducts<1>();
+        Pin(scores[0]);
+        partial = entry.kind != kLive;
+        const bool raised = weigh();
+        finishOutput();
+        if (raised) Rescale(out, factors);
+        PackWeights<T>(weights, scores);
+      }
+      if (frees) Arrive(barriers.queriesFree());
+      issueOutput(partial);
+      finishOutput();
+    }
+    freeKeys();
+    StoreOutput<T, 1>(p, at, warpRow, out, stats);
+    if (notFinite) {
+      SyncThreads<Tile::kComputing>(1);
+      AddNotFiniteValues<T, Tile::kBlockK, Tile::kComputing>(p, at);
+    }
+  }
+}
+
+template <class T, class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, 1) HopperForwardKernel(const __grid_constant__ HopperForwardParams p) {
+  if constexpr (kHopper) {
+    extern __shared__ __align__(1024) uint8_t shared[];
+    const Barriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
+    if (threadIdx.x == 0) barriers.Init();
+    __syncthreads();
+    if (threadIdx.x >= Tile::kComputing) {
+      GiveRegisters<Tile::kLoadRegisters>();
+      if (threadIdx.x < Tile::kComputing + kWarp) {
+        const Sizes& s = p.call.sizes;
+        const int blocks = (s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ;
+        LoadTiles<Tile>(p, shared, barriers, s.B * s.H * blocks);
+      }
+    } else {
+      TakeRegisters<Tile::kComputeRegisters>();
+      ComputeRows<T, Tile>(p.call, shared, barriers);
+    }
+  } else {
+    __trap();
+  }
+}
+
+}  // namespace flashmask::cuda
