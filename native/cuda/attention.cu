@@ -299,7 +299,7 @@ bool UsesHopper(const Variant& variant, int parts) { return variant.large && var
 cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
                        const ForwardParams& params, cudaStream_t stream) {
   if (UsesHopper(variant, parts)) {
-    LaunchRanges(p, mask, HopperBlockQ(variant.kD), kHopperBlockK, stream);
+    LaunchRanges(p, mask, kHopperBlockQ, kHopperBlockK, stream);
     return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(variant.kD, params, stream);
   }
   LaunchForwardRanges(p, variant, parts, mask, stream);

@@ -202,7 +202,7 @@ __device__ inline void Forward(const ForwardParams& p) {
                           ? nullptr
                           : reinterpret_cast<const int4*>(shared + Tile::kQueryBytes + 2 * Tile::kKeyBytes);
 
-  const RowBlock at = RowBlockAt<kBlockQ>(blockIdx.x, p.sizes, p.mask);
+  const RowBlock at = RowBlockAt<kBlockQ>(blockIdx.x, p.sizes, p.mask, p.mask.spans != nullptr);
   const int Sq = p.sizes.Sq;
   const int Sk = p.sizes.Sk;
   const int warpRow = threadIdx.x / kWarp * (kM * 16);

@@ -55,10 +55,6 @@ __device__ inline void FenceAsync() { asm volatile("fence.proxy.async.shared::ct
 
 // ---- Bulk copies. One thread starts them; they arrive at a barrier. ----
 
-__device__ inline void PrefetchMap(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
 // Copies the box of a tensor map that begins at these coordinates. What lies outside of the tensor becomes zeros.
 __device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int channel, int row, int head,
                                int batch) {

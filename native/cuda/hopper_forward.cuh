@@ -5,6 +5,7 @@
 
 #include "forward.cuh"
 #include "hopper.cuh"
+#include "hopper_forward.h"
 
 namespace flashmask::cuda {
 
@@ -13,19 +14,17 @@ struct HopperForwardParams {
   ForwardParams call;
 };
 
-// kGroups warpgroups compute.
-template <int kD_, int kGroups_, int kStages_>
+template <int kD_, int kStages_>
 struct HopperForwardTile {
   static constexpr int kD = kD_;
-  static constexpr int kGroups = kGroups_;
   static constexpr int kStages = kStages_;
-  static constexpr int kBlockQ = 64 * kGroups;
-  static constexpr int kBlockK = 128;
-  static constexpr int kComputing = kGroups * kWarpgroup;
+  static constexpr int kBlockQ = kHopperBlockQ;
+  static constexpr int kBlockK = kHopperBlockK;
+  static constexpr int kComputing = kBlockQ / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
-  // Registers of a thread that computes and of one that loads. A processor has 512 for each thread of a warpgroup.
-  static constexpr int kComputeRegisters = kGroups == 2 ? 232 : 160;
-  static constexpr int kLoadRegisters = kGroups == 2 ? 40 : 32;
+  // Registers of a thread that computes and of one that loads. A processor has 512 for one thread of each warpgroup.
+  static constexpr int kComputeRegisters = 232;
+  static constexpr int kLoadRegisters = 40;
   static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
   static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
   static constexpr int kSpanBytes = kBlockK * 16;
@@ -37,6 +36,12 @@ struct HopperForwardTile {
   static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
   static constexpr int kSharedBytes = kBarriersAt + (2 + 4 * kStages) * 8;
 };
+
+// The row block that is taken as number `work`. Heads take turns, so that those with the most work come first.
+template <class Tile>
+__device__ inline RowBlock TakenRows(int work, const Sizes& s, const Mask& mask) {
+  return RowBlockAt<Tile::kBlockQ>(work, s, mask, mask.causal || mask.spans != nullptr);
+}
 
 // What the loading warp tells of a stage: a key block of the row block `work`, or the end of it (block -1), or the end
 // of all work (work -1).
@@ -86,82 +91,115 @@ struct Place {
 
 // The work of the loading warp.
 template <class Tile>
-__device__ inline void LoadTiles(const HopperForwardParams& p, uint8_t* shared, Barriers<Tile> barriers, int works) {
-  const ForwardParams& call = p.call;
-  const Sizes& s = call.sizes;
-  const bool lane0 = threadIdx.x % kWarp == 0;
-  const uint32_t base = SharedAddress(shared);
-  Entry* entries = reinterpret_cast<Entry*>(shared + Tile::kEntriesAt);
+struct Loader {
+  const HopperForwardParams& p;
+  uint32_t shared;
+  Entry* entries;
+  Barriers<Tile> barriers;
   Place<Tile::kStages> keys, values;
   uint32_t queriesParity = 1;
 
-  for (int work = blockIdx.x; work < works;) {
-    const RowBlock at = RowBlockAt<Tile::kBlockQ>(work, s, call.mask);
-    LiveBlocks live = LiveKeyBlocks<Tile::kBlockK>(at, s, call.mask, call.ranges);
-    const auto classify = [&](int block) { return ClassifyKeyBlock<Tile::kBlockK>(at, s, call.mask, block); };
-    bool first = true;
-    for (;;) {
-      bool partial;
-      const int block = live.Next(&partial, classify);
-      const TileKind kind = block < 0 ? kEmpty : live.Kind(block);
-      WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
-      if (block >= 0 && first) WaitParity(barriers.queriesFree(), queriesParity);
-      if (lane0) {
-        entries[keys.stage] = {work, block, kind};
-        const uint32_t full = barriers.keysFull(keys.stage);
-        if (block < 0) {
-          Arrive(full);
-        } else {
-          const int c0 = block * Tile::kBlockK;
-          const bool spans = (kind & (kHidesLower | kHidesUpper)) != 0;
-          const uint32_t spanBytes = spans ? min(Tile::kBlockK, s.Sk - c0) * 16 : 0;
-          if (first) {
-            ArriveExpecting(barriers.queriesFull(), Tile::kQueryBytes);
-            for (int page = 0; page < Tile::kD / 64; ++page) {
-              CopyBox(base + page * Tile::kBlockQ * kPageRowBytes, &p.q, barriers.queriesFull(), page * 64, at.r0, at.h,
-                      at.b);
-            }
-          }
-          ArriveExpecting(full, Tile::kKeyBytes + spanBytes);
-          const uint32_t to = base + Tile::kKeysAt + keys.stage * Tile::kKeyBytes;
-          for (int page = 0; page < Tile::kD / 64; ++page) {
-            CopyBox(to + page * Tile::kBlockK * kPageRowBytes, &p.k, full, page * 64, c0, at.keyHead, at.b);
-          }
-          if (spans) {
-            CopyBulk(base + Tile::kSpansAt + keys.stage * Tile::kSpanBytes,
-                     call.mask.spans + at.maskHead * s.Sk + c0, spanBytes, full);
-          }
-        }
-      }
-      keys.Advance();
-      if (block < 0) break;
-      if (first) queriesParity ^= 1;
-      first = false;
-      WaitParity(barriers.valuesFree(values.stage), values.parity ^ 1);
-      if (lane0) {
-        const uint32_t full = barriers.valuesFull(values.stage);
-        ArriveExpecting(full, Tile::kKeyBytes);
-        const uint32_t to = base + Tile::kValuesAt + values.stage * Tile::kKeyBytes;
-        for (int page = 0; page < Tile::kD / 64; ++page) {
-          CopyBox(to + page * Tile::kBlockK * kPageRowBytes, &p.v, full, page * 64, block * Tile::kBlockK, at.keyHead,
-                  at.b);
-        }
-      }
-      values.Advance();
-    }
-    if (call.counter == nullptr) {
-      work += gridDim.x;
-    } else {
-      if (lane0) work = gridDim.x + atomicAdd(call.counter, 1);
-      work = __shfl_sync(~0u, work, 0);
+  __device__ Loader(const HopperForwardParams& p, uint8_t* shared, Barriers<Tile> barriers)
+      : p(p),
+        shared(SharedAddress(shared)),
+        entries(reinterpret_cast<Entry*>(shared + Tile::kEntriesAt)),
+        barriers(barriers) {}
+
+  __device__ static bool First() { return threadIdx.x % kWarp == 0; }
+
+  // Starts the copies of the pages of a tile.
+  template <int kRows>
+  __device__ void CopyPages(int at, const CUtensorMap* map, uint32_t full, int row, int head, int batch) {
+    for (int page = 0; page < Tile::kD / 64; ++page) {
+      CopyBox(shared + at + page * kRows * kPageRowBytes, map, full, page * 64, row, head, batch);
     }
   }
-  WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
-  if (lane0) {
-    entries[keys.stage] = {-1, -1, kEmpty};
-    Arrive(barriers.keysFull(keys.stage));
+
+  // Tells what has no tile.
+  __device__ void Tell(const Entry& entry) {
+    WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
+    if (First()) {
+      entries[keys.stage] = entry;
+      Arrive(barriers.keysFull(keys.stage));
+    }
+    keys.Advance();
   }
-}
+
+  __device__ void LoadQueries(const RowBlock& at) {
+    WaitParity(barriers.queriesFree(), queriesParity);
+    queriesParity ^= 1;
+    if (!First()) return;
+    ArriveExpecting(barriers.queriesFull(), Tile::kQueryBytes);
+    CopyPages<Tile::kBlockQ>(0, &p.q, barriers.queriesFull(), at.r0, at.h, at.b);
+  }
+
+  __device__ void LoadKeys(const RowBlock& at, const Entry& entry) {
+    WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
+    if (First()) {
+      const Mask& mask = p.call.mask;
+      const int Sk = p.call.sizes.Sk;
+      const int c0 = entry.block * Tile::kBlockK;
+      const uint32_t full = barriers.keysFull(keys.stage);
+      const bool spans = (entry.kind & (kHidesLower | kHidesUpper)) != 0;
+      const uint32_t spanBytes = spans ? min(Tile::kBlockK, Sk - c0) * sizeof(int4) : 0;
+      entries[keys.stage] = entry;
+      ArriveExpecting(full, Tile::kKeyBytes + spanBytes);
+      CopyPages<Tile::kBlockK>(Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k, full, c0, at.keyHead, at.b);
+      if (spans) {
+        CopyBulk(shared + Tile::kSpansAt + keys.stage * Tile::kSpanBytes, mask.spans + at.maskHead * Sk + c0, spanBytes,
+                 full);
+      }
+    }
+    keys.Advance();
+  }
+
+  __device__ void LoadValues(const RowBlock& at, int block) {
+    WaitParity(barriers.valuesFree(values.stage), values.parity ^ 1);
+    if (First()) {
+      const uint32_t full = barriers.valuesFull(values.stage);
+      ArriveExpecting(full, Tile::kKeyBytes);
+      CopyPages<Tile::kBlockK>(Tile::kValuesAt + values.stage * Tile::kKeyBytes, &p.v, full, block * Tile::kBlockK,
+                               at.keyHead, at.b);
+    }
+    values.Advance();
+  }
+
+  __device__ void LoadRows(int work) {
+    const ForwardParams& call = p.call;
+    const RowBlock at = TakenRows<Tile>(work, call.sizes, call.mask);
+    LiveBlocks live = LiveKeyBlocks<Tile::kBlockK>(at, call.sizes, call.mask, call.ranges);
+    const auto classify = [&](int block) {
+      return ClassifyKeyBlock<Tile::kBlockK>(at, call.sizes, call.mask, block);
+    };
+    bool partial;
+    int block = live.Next(&partial, classify);
+    if (block >= 0) LoadQueries(at);
+    for (; block >= 0; block = live.Next(&partial, classify)) {
+      LoadKeys(at, {work, block, live.Kind(block)});
+      LoadValues(at, block);
+    }
+    Tell({work, -1, kEmpty});
+  }
+
+  __device__ void LoadAll() {
+    const Sizes& s = p.call.sizes;
+    const int works = s.B * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
+    int* counter = p.call.counter;
+    const int blocks = gridDim.x;
+    for (int round = 0, work = blockIdx.x; work < works;) {
+      LoadRows(work);
+      if (counter == nullptr) {
+        // There and back, because row blocks that come later have less work.
+        ++round;
+        work = round * blocks + (round % 2 == 0 ? blockIdx.x : blocks - 1 - blockIdx.x);
+      } else {
+        if (First()) work = blocks + atomicAdd(counter, 1);
+        work = __shfl_sync(~0u, work, 0);
+      }
+    }
+    Tell({-1, -1, kEmpty});
+  }
+};
 
 // scores = Q K^T for the 64 queries at `queries`.
 template <class T, class Tile>
@@ -239,7 +277,7 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
   for (;;) {
     Entry entry = nextEntry();
     if (entry.work < 0) return;
-    const RowBlock at = RowBlockAt<Tile::kBlockQ>(entry.work, p.sizes, p.mask);
+    const RowBlock at = TakenRows<Tile>(entry.work, p.sizes, p.mask);
     const int scoreExponent = ExponentOf<1>(p.qFacts, at.keyBatchHead) + ExponentOf<1>(p.kFacts, at.keyBatchHead);
     const float scale2 = ScaleOfScores(p.scoreScale, scoreExponent);
     const bool notFinite = HasNotFinite(p.vFacts, at.keyBatchHead);
@@ -327,11 +365,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) HopperForwardKernel(const _
     __syncthreads();
     if (threadIdx.x >= Tile::kComputing) {
       GiveRegisters<Tile::kLoadRegisters>();
-      if (threadIdx.x < Tile::kComputing + kWarp) {
-        const Sizes& s = p.call.sizes;
-        const int blocks = (s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ;
-        LoadTiles<Tile>(p, shared, barriers, s.B * s.H * blocks);
-      }
+      if (threadIdx.x < Tile::kComputing + kWarp) Loader<Tile>(p, shared, barriers).LoadAll();
     } else {
       TakeRegisters<Tile::kComputeRegisters>();
       ComputeRows<T, Tile>(p.call, shared, barriers);

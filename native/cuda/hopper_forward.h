@@ -6,7 +6,7 @@
 namespace flashmask::cuda {
 
 // The queries of a row block of these kernels, and the keys of a tile.
-constexpr int HopperBlockQ(int kD) { return kD == 64 ? 192 : 128; }
+constexpr int kHopperBlockQ = 128;
 constexpr int kHopperBlockK = 128;
 
 using HopperForwardLauncher = cudaError_t(int kD, const ForwardParams&, cudaStream_t);

@@ -67,11 +67,8 @@ cudaError_t LaunchHopperTile(const ForwardParams& call, cudaStream_t stream) {
 
 template <class T>
 cudaError_t LaunchHopper(int kD, const ForwardParams& call, cudaStream_t stream) {
-  using Small = HopperForwardTile<64, 3, 4>;
-  using Large = HopperForwardTile<128, 2, 2>;
-  static_assert(Small::kBlockQ == HopperBlockQ(64) && Large::kBlockQ == HopperBlockQ(128));
-  static_assert(Small::kBlockK == kHopperBlockK && Large::kBlockK == kHopperBlockK);
-  return kD == 64 ? LaunchHopperTile<T, Small>(call, stream) : LaunchHopperTile<T, Large>(call, stream);
+  return kD == 64 ? LaunchHopperTile<T, HopperForwardTile<64, 4>>(call, stream)
+                  : LaunchHopperTile<T, HopperForwardTile<128, 2>>(call, stream);
 }
 
 }  // namespace flashmask::cuda

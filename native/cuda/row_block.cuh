@@ -28,13 +28,13 @@ struct RowBlock {
   int64_t maskHead;
 };
 
-// The row block number `index` of a call. Under a causal mask later rows come first: they have the most work, and the
+// The row block number `index` of a call, head by head or with heads in turn. Under a causal mask later rows come first: they have the most work, and the
 // blocks that run last should have little.
 template <int kBlockQ>
-__device__ inline RowBlock RowBlockAt(int index, const Sizes& s, const Mask& mask) {
+__device__ inline RowBlock RowBlockAt(int index, const Sizes& s, const Mask& mask, bool inTurn) {
   RowBlock at;
   at.queryBlocks = (s.Sq + kBlockQ - 1) / kBlockQ;
-  const BlockOfHead place = BlockOfHeadAt(index, at.queryBlocks, s.B * s.H, mask.spans != nullptr);
+  const BlockOfHead place = BlockOfHeadAt(index, at.queryBlocks, s.B * s.H, inTurn);
   at.queryBlock = mask.causal ? at.queryBlocks - 1 - place.block : place.block;
   at.batchHead = place.batchHead;
   at.b = at.batchHead / s.H;
