@@ -7,6 +7,7 @@
 #include "attention16.h"
 #include "bounds_map.cuh"
 #include "convert.cuh"
+#include "hopper_backward.h"
 #include "hopper_forward.h"
 #include "host.h"
 #include "launch.h"
@@ -321,6 +322,7 @@ struct BackwardScratch {
   float* reference;
   float* weight;
   float* rowShift;
+  int* counter;
 };
 
 BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
@@ -330,6 +332,7 @@ BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
   s.reference = scratch.Take<float>(p.B * p.H * p.Sq);
   s.weight = scratch.Take<float>(p.B * p.H * p.Sq);
   s.rowShift = scratch.Take<float>(p.B * p.H * p.Sq);
+  s.counter = scratch.Take<int>(1);
   return s;
 }
 
@@ -345,7 +348,8 @@ void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, const 
                              s.reference,
                              s.weight,
                              s.rowShift,
-                             rowFacts};
+                             rowFacts,
+                             s.counter};
   const int64_t blocks = CeilDivide(p.B * p.H * p.Sq, kRowsThreads / 32);
   RowsKernel<T, DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
 }
@@ -360,6 +364,7 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   params.dOut = dOut;
   params.mask = MaskOf(p, s.mask);
   params.ranges = s.mask.ranges;
+  params.counter = s.counter;
   params.reference = s.reference;
   params.weight = s.weight;
   params.rowShift = s.rowShift;
@@ -385,7 +390,14 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
     if (error != cudaSuccess) return error;
   }
   const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
-  return launch(variant, params, stream);
+  // The copy engine adds rows whose bytes are a multiple of 16.
+  if (!UsesHopper(variant, parts) || (params.accumulateDq && p.D % 4 != 0)) return launch(variant, params, stream);
+  const auto launchHopper = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
+  const cudaError_t error = launchHopper(variant.kD, params, stream);
+  if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;
+  BackwardParams rest = params;
+  rest.onlyNotFinite = true;
+  return launch(variant, rest, stream);
 }
 
 size_t LayOutBackward(const Problem& p, void* base, Inputs16* in, Tensor16* dOut, BackwardScratch* s) {

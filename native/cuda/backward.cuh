@@ -52,11 +52,12 @@ __device__ inline void Backward(const BackwardParams& p) {
   const int Sk = p.sizes.Sk;
   const int offset = Sk - Sq;
   const int queryBlocks = (Sq + kBlockQ - 1) / kBlockQ;
-  const KeyBlock keys = KeyBlockOf<kBlockK>(p.sizes, p.mask);
+  const KeyBlock keys = KeyBlockAt<kBlockK>(blockIdx.x, p.sizes, p.mask.spans != nullptr);
   const int b = keys.b;
   const int keyHead = keys.keyHead;
   const int group = keys.group;
   const int keyBatchHead = keys.keyBatchHead;
+  if (p.onlyNotFinite && !HasNotFinite(p, keyBatchHead)) return;
   const int c0 = keys.c0;
   const int warp = threadIdx.x / kWarp;
 

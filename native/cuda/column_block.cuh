@@ -14,14 +14,14 @@ struct KeyBlock {
   int c0, c1;  // columns [c0, c1)
 };
 
-// The key block of this thread block. The first key blocks have the most work under a causal mask, and if some keys are
+// The key block number `index` of a call, head by head or with heads in turn. The first key blocks have the most work under a causal mask, and if some keys are
 // seen by all rows.
 template <int kBlockK>
-__device__ inline KeyBlock KeyBlockOf(const Sizes& s, const Mask& mask) {
+__device__ inline KeyBlock KeyBlockAt(int index, const Sizes& s, bool inTurn) {
   KeyBlock keys;
   keys.group = s.H / s.Hkv;
   const int blocks = (s.Sk + kBlockK - 1) / kBlockK;
-  const BlockOfHead place = BlockOfHeadAt(blockIdx.x, blocks, s.B * s.Hkv, mask.spans != nullptr);
+  const BlockOfHead place = BlockOfHeadAt(index, blocks, s.B * s.Hkv, inTurn);
   keys.block = place.block;
   keys.keyBatchHead = place.batchHead;
   keys.b = keys.keyBatchHead / s.Hkv;

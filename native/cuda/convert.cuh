@@ -153,6 +153,7 @@ struct RowsParams {
   float* weight;
   float* rowShift;
   Facts rowFacts;  // output
+  int* counter;    // output: 0
 };
 
 // Computes the row fields of BackwardParams, one warp per row. T is the type that the products read; DOut is the type
@@ -162,6 +163,7 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   const int H = p.sizes.H;
   const int Sq = p.sizes.Sq;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
+  if (index == 0) *p.counter = 0;
   if (index >= static_cast<int64_t>(p.sizes.B) * H * Sq) return;
   const int row = index % Sq;
   const int h = index / Sq % H;

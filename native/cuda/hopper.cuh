@@ -71,6 +71,19 @@ __device__ inline void CopyBulk(uint32_t shared, const void* global, uint32_t by
                : "memory");
 }
 
+// Adds a tile of floats in shared memory to a tensor in memory. Rows and channels outside of the tensor are left out.
+__device__ inline void AddBox(const CUtensorMap* map, uint32_t shared, int channel, int row, int head, int batch) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
+      "r"(shared), "r"(channel), "r"(row), "r"(head), "r"(batch)
+      : "memory");
+}
+
+// Arrives at a barrier when this thread's copies (CopyAsync4, CopyAsync16) so far are done.
+__device__ inline void ArriveAfterCopies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 // ---- Registers ----
 
 template <int kRegisters>
@@ -118,6 +131,19 @@ __device__ inline void Pin(float (&acc)[kN][4]) {
   }
 }
 
+// Rounds accumulators to T, in the layout of a left operand.
+template <class T, int kN>
+__device__ inline void PackLeft(uint32_t (&packed)[kN / 2][4], const float (&acc)[kN][4]) {
+#pragma unroll
+  for (int k = 0; k < kN / 2; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float(&block)[4] = acc[2 * k + i / 2];
+      packed[k][i] = Pack<T>(block[2 * (i % 2)], block[2 * (i % 2) + 1]);
+    }
+  }
+}
+
 #define FLASHMASK_ACC(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define FLASHMASK_ACC4(c, n) \
   FLASHMASK_ACC(c, n), FLASHMASK_ACC(c, n + 1), FLASHMASK_ACC(c, n + 2), FLASHMASK_ACC(c, n + 3)
@@ -129,21 +155,22 @@ __device__ inline void Pin(float (&acc)[kN][4]) {
   "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "  \
   "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
 
-// acc[64 x N] (+)= A B over 16 channels, with A in shared memory or in registers. kColumns: B is summed over its rows.
+// acc[64 x N] (+)= A B over 16 channels, with A in shared memory or in registers. kColumns: B is summed over its rows;
+// kColumnsA: so is A.
 #define FLASHMASK_PRODUCTS(kType, kName)                                                                               \
-  template <bool kColumns>                                                                                             \
+  template <bool kColumns, bool kColumnsA = false>                                                                     \
   __device__ inline void Product16(float (&c)[8][4], uint64_t a, uint64_t b, bool add, kType) {                        \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." kName         \
-                 "." kName " " FLASHMASK_ACC32 ", %32, %33, p, 1, 1, 0, %35;\n}\n"                                     \
+                 "." kName " " FLASHMASK_ACC32 ", %32, %33, p, 1, 1, %36, %35;\n}\n"                                   \
                  : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4)                                                          \
-                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}));                                                 \
+                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                            \
   }                                                                                                                    \
-  template <bool kColumns>                                                                                             \
+  template <bool kColumns, bool kColumnsA = false>                                                                     \
   __device__ inline void Product16(float (&c)[16][4], uint64_t a, uint64_t b, bool add, kType) {                       \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." kName        \
-                 "." kName " " FLASHMASK_ACC64 ", %64, %65, p, 1, 1, 0, %67;\n}\n"                                     \
+                 "." kName " " FLASHMASK_ACC64 ", %64, %65, p, 1, 1, %68, %67;\n}\n"                                   \
                  : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4), FLASHMASK_ACC4(c, 8), FLASHMASK_ACC4(c, 12)             \
-                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}));                                                 \
+                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                            \
   }                                                                                                                    \
   template <bool kColumns>                                                                                             \
   __device__ inline void Product16(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {            \

@@ -6,6 +6,7 @@
 #include "forward.cuh"
 #include "hopper.cuh"
 #include "hopper_forward.h"
+#include "hopper_launch.cuh"
 
 namespace flashmask::cuda {
 
@@ -232,19 +233,6 @@ __device__ inline void IssueOutput(float (&out)[Tile::kD / 8][4], const uint32_t
   Pin(out);
 }
 
-// Rounds weights to T, in the layout of a left operand.
-template <class T, int kN>
-__device__ inline void PackWeights(uint32_t (&packed)[kN / 2][4], const float (&weights)[1][kN][4]) {
-#pragma unroll
-  for (int k = 0; k < kN / 2; ++k) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float(&block)[4] = weights[0][2 * k + i / 2];
-      packed[k][i] = Pack<T>(block[2 * (i % 2)], block[2 * (i % 2) + 1]);
-    }
-  }
-}
-
 // The work of a warpgroup that computes.
 template <class T, class Tile>
 __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barriers<Tile> barriers) {
@@ -328,7 +316,7 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
       WaitProducts<0>();
       Pin(scores[0]);
       weigh();
-      PackWeights<T>(weights, scores);
+      PackLeft<T>(weights, scores[0]);
       bool partial = entry.kind != kLive;
       for (;;) {
         entry = nextEntry();
@@ -341,7 +329,7 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
         const bool raised = weigh();
         finishOutput();
         if (raised) Rescale(out, factors);
-        PackWeights<T>(weights, scores);
+        PackLeft<T>(weights, scores[0]);
       }
       if (frees) Arrive(barriers.queriesFree());
       issueOutput(partial);
@@ -373,6 +361,25 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) HopperForwardKernel(const _
   } else {
     __trap();
   }
+}
+
+template <class T, class Tile>
+cudaError_t LaunchHopperForwardTile(const ForwardParams& call, cudaStream_t stream) {
+  const Sizes& s = call.sizes;
+  HopperForwardParams params;
+  params.call = call;
+  cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, s.B, Tile::kBlockQ);
+  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, s.B, Tile::kBlockK);
+  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, s.B, Tile::kBlockK);
+  if (error != cudaSuccess) return error;
+  const int64_t works = int64_t{s.B} * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
+  return LaunchStaying<Tile>(HopperForwardKernel<T, Tile>, params, works, stream);
+}
+
+template <class T>
+cudaError_t LaunchHopperForward(int kD, const ForwardParams& call, cudaStream_t stream) {
+  return kD == 64 ? LaunchHopperForwardTile<T, HopperForwardTile<64, 4>>(call, stream)
+                  : LaunchHopperForwardTile<T, HopperForwardTile<128, 2>>(call, stream);
 }
 
 }  // namespace flashmask::cuda

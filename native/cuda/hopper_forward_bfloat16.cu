@@ -1,10 +1,10 @@
 // The forward kernels on Hopper for bfloat16.
-#include "hopper_launch.cuh"
+#include "hopper_forward.cuh"
 
 namespace flashmask::cuda {
 
 cudaError_t LaunchHopperForwardBfloat16(int kD, const ForwardParams& params, cudaStream_t stream) {
-  return LaunchHopper<__nv_bfloat16>(kD, params, stream);
+  return LaunchHopperForward<__nv_bfloat16>(kD, params, stream);
 }
 
 }  // namespace flashmask::cuda

@@ -93,6 +93,7 @@ struct BackwardParams {
   Facts qFacts, kFacts, vFacts, dOutFacts, rowFacts;  // for rows, the magnitude is that of rowShift
   Mask mask;
   const int2* ranges;  // for the deterministic dq kernel
+  int* counter;        // 0: thread blocks that stay take the next key block by it
   // [B, H, Sq] each. A row's weights are 2^(score - reference) · weight / 2^kBackwardWeightShift; all three are 0 for
   // rows that see no key.
   const float* reference;
@@ -102,6 +103,7 @@ struct BackwardParams {
   Scale scale;
   Scale scoreScale;
   bool accumulateDq;
+  bool onlyNotFinite;  // leaves out key heads without numbers that are not finite
   Dropout dropout;
 };
 

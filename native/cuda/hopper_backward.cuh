@@ -1,0 +1,524 @@
+// The backward kernel of 16-bit numbers on Hopper. Thread blocks stay and take one block of 128 keys after another. One
+// warp loads: it finds the live query blocks of all query heads of the key head and starts their copies. Two warpgroups
+// compute, each with 64 keys, whose dk and dv stay in registers. Scores are computed transposed, keys by queries, so
+// that weights and their gradients are left operands in registers. Both warpgroups put the gradients into shared
+// memory for dq, which the copy engine adds up in memory.
+#pragma once
+
+#include "column_block.cuh"
+#include "gradients.cuh"
+#include "hopper.cuh"
+#include "hopper_backward.h"
+#include "hopper_launch.cuh"
+#include "not_finite.cuh"
+#include "rows.cuh"
+
+namespace flashmask::cuda {
+
+struct HopperBackwardParams {
+  CUtensorMap q, k, v, dOut;
+  CUtensorMap dq;  // in boxes of 32 floats x 64 rows
+  BackwardParams call;
+};
+
+// kBlockQ · kD / 64 is 128: each warpgroup computes 64 x 64 of dq.
+template <int kD_>
+struct HopperBackwardTile {
+  static constexpr int kD = kD_;
+  static constexpr int kBlockQ = 8192 / kD;
+  static constexpr int kBlockK = kHopperBackwardBlockK;
+  static constexpr int kStages = 2;
+  static constexpr int kComputing = kBlockK / 64 * kWarpgroup;  // threads
+  static constexpr int kThreads = kComputing + kWarpgroup;
+  static constexpr int kComputeRegisters = 240;
+  static constexpr int kLoadRegisters = 24;
+  static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
+  static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
+  static constexpr int kGradientBytes = kTileBytes<kBlockK, kBlockQ>;
+  static constexpr int kDqBoxBytes = 64 * 128;
+  static constexpr int kDqBytes = 2 * kDqBoxBytes;  // of a warpgroup
+  static constexpr int kStatBytes = kBlockQ * 4;
+  // In shared memory, in this order: keys, values, queries, dO, gradients, dq, row terms, entries, barriers.
+  static constexpr int kValuesAt = kKeyBytes;
+  static constexpr int kQueriesAt = 2 * kKeyBytes;
+  static constexpr int kDOutAt = kQueriesAt + kStages * kQueryBytes;
+  static constexpr int kGradientsAt = kDOutAt + kStages * kQueryBytes;
+  static constexpr int kDqAt = kGradientsAt + kGradientBytes;
+  static constexpr int kStatsAt = kDqAt + 2 * kDqBytes;
+  static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
+  static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
+  static constexpr int kSharedBytes = kBarriersAt + (2 + 3 * kStages) * 8;
+};
+
+// What the loading warp tells of a stage: a query block of a head of the group for the key block `work`, or the end of
+// the key block (block -1), or the end of all work (work -1).
+struct QueryEntry {
+  int work, head, block;
+  TileKind kind;
+};
+
+// The barriers of a thread block.
+template <class Tile>
+struct BackwardBarriers {
+  uint32_t base;
+  __device__ uint32_t keysFull() const { return base; }
+  __device__ uint32_t keysFree() const { return base + 8; }
+  __device__ uint32_t queriesFull(int stage) const { return base + 16 + stage * 24; }
+  __device__ uint32_t dOutFull(int stage) const { return base + 24 + stage * 24; }
+  __device__ uint32_t free(int stage) const { return base + 32 + stage * 24; }
+
+  __device__ void Init() const {
+    // One warp loads; each warp that computes frees for itself.
+    constexpr int kWarps = Tile::kComputing / kWarp;
+    InitBarrier(keysFull(), 1);
+    InitBarrier(keysFree(), kWarps);
+    for (int stage = 0; stage < Tile::kStages; ++stage) {
+      InitBarrier(queriesFull(stage), 1 + kWarp);  // each lane copies row terms
+      InitBarrier(dOutFull(stage), 1);
+      InitBarrier(free(stage), kWarps);
+    }
+    FenceBarrierInit();
+  }
+};
+
+// The key block that is taken as number `work`. Heads take turns, so that those with the most work come first.
+template <class Tile>
+__device__ inline KeyBlock TakenKeys(int work, const Sizes& s, const Mask& mask) {
+  return KeyBlockAt<Tile::kBlockK>(work, s, mask.causal || mask.spans != nullptr);
+}
+
+template <class Tile>
+struct BackwardLoader {
+  const HopperBackwardParams& p;
+  uint32_t shared;
+  QueryEntry* entries;
+  BackwardBarriers<Tile> barriers;
+  int stage = 0;
+  uint32_t parity = 0;
+  uint32_t keysParity = 1;
+
+  __device__ BackwardLoader(const HopperBackwardParams& p, uint8_t* shared, BackwardBarriers<Tile> barriers)
+      : p(p),
+        shared(SharedAddress(shared)),
+        entries(reinterpret_cast<QueryEntry*>(shared + Tile::kEntriesAt)),
+        barriers(barriers) {}
+
+  __device__ static bool First() { return threadIdx.x % kWarp == 0; }
+
+  template <int kRows>
+  __device__ void CopyPages(int at, const CUtensorMap* map, uint32_t full, int row, int head, int batch) {
+    for (int page = 0; page < Tile::kD / 64; ++page) {
+      CopyBox(shared + at + page * kRows * kPageRowBytes, map, full, page * 64, row, head, batch);
+    }
+  }
+
+  __device__ void Advance() {
+    if (++stage == Tile::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+
+  // Tells what has no tile.
+  __device__ void Tell(const QueryEntry& entry) {
+    WaitParity(barriers.free(stage), parity ^ 1);
+    if (First()) {
+      entries[stage] = entry;
+      Arrive(barriers.queriesFull(stage));
+      Arrive(barriers.dOutFull(stage));
+    }
+    Arrive(barriers.queriesFull(stage));
+    Advance();
+  }
+
+  __device__ void LoadKeys(const KeyBlock& keys) {
+    WaitParity(barriers.keysFree(), keysParity);
+    keysParity ^= 1;
+    if (!First()) return;
+    ArriveExpecting(barriers.keysFull(), 2 * Tile::kKeyBytes);
+    CopyPages<Tile::kBlockK>(0, &p.k, barriers.keysFull(), keys.c0, keys.keyHead, keys.b);
+    CopyPages<Tile::kBlockK>(Tile::kValuesAt, &p.v, barriers.keysFull(), keys.c0, keys.keyHead, keys.b);
+  }
+
+  __device__ void LoadQueries(const KeyBlock& keys, const QueryEntry& entry) {
+    const BackwardParams& call = p.call;
+    const int h = keys.keyHead * keys.group + entry.head;
+    const int r0 = entry.block * Tile::kBlockQ;
+    const uint32_t queriesFull = barriers.queriesFull(stage);
+    WaitParity(barriers.free(stage), parity ^ 1);
+    if (First()) {
+      entries[stage] = entry;
+      ArriveExpecting(queriesFull, Tile::kQueryBytes);
+      CopyPages<Tile::kBlockQ>(Tile::kQueriesAt + stage * Tile::kQueryBytes, &p.q, queriesFull, r0, h, keys.b);
+      ArriveExpecting(barriers.dOutFull(stage), Tile::kQueryBytes);
+      CopyPages<Tile::kBlockQ>(Tile::kDOutAt + stage * Tile::kQueryBytes, &p.dOut, barriers.dOutFull(stage), r0, h,
+                               keys.b);
+    }
+    const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.sizes.Sq + r0;
+    const uint32_t stats = shared + Tile::kStatsAt + stage * 3 * Tile::kStatBytes;
+    for (int i = threadIdx.x % kWarp; i < Tile::kBlockQ; i += kWarp) {
+      const bool valid = r0 + i < call.sizes.Sq;  // other rows are zeros, with weights of 0
+      const int64_t from = valid ? row + i : 0;
+      CopyAsync4(stats + i * 4, call.reference + from, valid);
+      CopyAsync4(stats + Tile::kStatBytes + i * 4, call.weight + from, valid);
+      CopyAsync4(stats + 2 * Tile::kStatBytes + i * 4, call.rowShift + from, valid);
+    }
+    ArriveAfterCopies(queriesFull);
+    Advance();
+  }
+
+  __device__ void LoadKeyBlock(int work) {
+    const BackwardParams& call = p.call;
+    const Sizes& s = call.sizes;
+    const KeyBlock keys = TakenKeys<Tile>(work, s, call.mask);
+    const int offset = s.Sk - s.Sq;
+    const int firstBlock = call.mask.causal ? max(keys.c0 - offset, 0) / Tile::kBlockQ : 0;
+    const int blocks = (s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ;
+    bool loaded = HasNotFinite(call, keys.keyBatchHead);
+    // Those are the work of the kernel of backward.cuh.
+    for (int head = loaded ? keys.group : 0; head < keys.group; ++head) {
+      const int64_t maskHead = MaskHeadOf(call.mask, keys.b, keys.keyHead * keys.group + head, s.H);
+      const BlockBounds bounds = ReadBlockBounds<Tile::kBlockK>(call.mask, maskHead, keys.block);
+      const auto classify = [&](int block) {
+        const int r0 = block * Tile::kBlockQ;
+        return Classify(bounds, call.mask.causal, r0, min(r0 + Tile::kBlockQ, s.Sq), keys.c0, keys.c1,
+                        keys.c0 + Tile::kBlockK > s.Sk, offset);
+      };
+      LiveBlocks live(firstBlock, blocks);
+      bool partial;
+      for (int block; (block = live.Next(&partial, classify)) >= 0;) {
+        if (!loaded) LoadKeys(keys);
+        loaded = true;
+        LoadQueries(keys, {work, head, block, live.Kind(block)});
+      }
+    }
+    Tell({work, -1, -1, kEmpty});
+  }
+
+  __device__ void LoadAll() {
+    const Sizes& s = p.call.sizes;
+    const int works = s.B * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
+    for (int work = blockIdx.x; work < works;) {
+      LoadKeyBlock(work);
+      if (First()) work = gridDim.x + atomicAdd(p.call.counter, 1);
+      work = __shfl_sync(~0u, work, 0);
+    }
+    Tell({-1, -1, -1, kEmpty});
+  }
+};
+
+// Sets masked scores of a warp's part of a transposed tile to minus infinity. The part begins at key row0 of the
+// problem, the tile at query r0. `spans` are those of the mask head.
+template <int kN>
+__device__ inline void HideMaskedKeys(float (&scores)[kN][4], const int4* spans, bool causal, int row0, int r0, int Sq,
+                                      int Sk) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int key = row0 + ElementRow(0, 2 * half);
+    const bool outside = key >= Sk;
+    const int first = outside ? 0x7fffffff : causal ? key - (Sk - Sq) : -0x7fffffff;
+    const int4 span = spans == nullptr || outside ? int4{0, 0, 0, 0} : __ldg(&spans[key]);
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int row = r0 + ElementColumn(n, e);
+        const bool hidden = row < first ||
+                            static_cast<uint32_t>(row - span.x) < static_cast<uint32_t>(span.y) ||
+                            static_cast<uint32_t>(row - span.z) < static_cast<uint32_t>(span.w);
+        if (hidden) scores[n][2 * half + e] = -kInfinity;
+      }
+    }
+  }
+}
+
+// Which of the four elements of a block of a transposed tile are kept: bit i is element i's. Its first element is the
+// pair of query `row` and key `column`. One Philox counter serves four keys of one query, which four lanes have: each
+// of these draws for one of the queries and halves.
+__device__ inline uint32_t KeptTransposed(const Dropout& d, int batchHead, int row, int column) {
+  const int own = threadIdx.x / 4 % 4;  // the key among four
+  const uint32_t drawn = static_cast<uint32_t>(column - own + (own >> 1) * 8) >> 2;
+  const uint4 x = Philox(drawn, row + (own & 1), batchHead, d.key0, d.key1);
+  const uint32_t bits =
+      (x.x >= d.threshold) | (x.y >= d.threshold) << 1 | (x.z >= d.threshold) << 2 | (x.w >= d.threshold) << 3;
+  const int first = threadIdx.x % kWarp - own * 4;
+  uint32_t kept = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) kept |= (__shfl_sync(~0u, bits, first + i * 4) >> own & 1) << i;
+  return kept;
+}
+
+// The work of a warpgroup that computes.
+template <class T, class Tile>
+__device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* shared,
+                                   BackwardBarriers<Tile> barriers) {
+  constexpr int kBlockQ = Tile::kBlockQ;
+  constexpr int kBlockK = Tile::kBlockK;
+  constexpr int kD = Tile::kD;
+  constexpr int kN = 8;  // of 64 queries
+  constexpr int kKeyPage = kBlockK * kPageRowBytes;
+  constexpr int kQueryPage = kBlockQ * kPageRowBytes;
+  const BackwardParams& p = params.call;
+  const uint32_t base = SharedAddress(shared);
+  const int group = threadIdx.x / kWarpgroup;
+  const int warpRow = threadIdx.x / kWarp * 16;
+  const bool frees = threadIdx.x % kWarp == 0;
+  const bool adds = threadIdx.x % kWarpgroup == 0;
+  const uint32_t ownKeys = base + group * 64 * kPageRowBytes;
+  // The 64 queries and 64 channels of dq that this warpgroup computes.
+  const int dqQueries = kD == 64 ? group : 0;
+  const int dqChannels = kD == 64 ? 0 : group;
+  const uint32_t dqTile = base + Tile::kDqAt + group * Tile::kDqBytes;
+  int stage = 0;
+  uint32_t parity = 0;
+  uint32_t keysParity = 0;
+
+  const auto nextEntry = [&]() {
+    WaitParity(barriers.queriesFull(stage), parity);
+    return reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[stage];
+  };
+  const auto freeStage = [&]() {
+    if (frees) Arrive(barriers.free(stage));
+    if (++stage == Tile::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  };
+
+  for (;;) {
+    QueryEntry entry = nextEntry();
+    if (entry.work < 0) break;
+    const KeyBlock keys = TakenKeys<Tile>(entry.work, p.sizes, p.mask);
+    float dk[1][kD / 8][4];
+    float dv[1][kD / 8][4];
+    Clear(dk);
+    Clear(dv);
+    const bool any = entry.block >= 0;
+    if (any) {
+      WaitParity(barriers.keysFull(), keysParity);
+      keysParity ^= 1;
+    }
+    for (; entry.block >= 0; entry = nextEntry()) {
+      const uint32_t queries = base + Tile::kQueriesAt + stage * Tile::kQueryBytes;
+      const uint32_t dOut = base + Tile::kDOutAt + stage * Tile::kQueryBytes;
+      const int h = keys.keyHead * keys.group + entry.head;
+      const int r0 = entry.block * kBlockQ;
+      const Factors factors = FactorsOf<T, 1>(p, keys.keyBatchHead);
+#pragma unroll
+      for (int half = 0; half < kBlockQ / 64; ++half) {
+        // The part of 64 queries.
+        const uint32_t ownQueries = queries + half * 64 * kPageRowBytes;
+        const uint32_t ownDOut = dOut + half * 64 * kPageRowBytes;
+        float scores[kN][4];
+        float gradients[kN][4];
+        Pin(scores);
+        Pin(gradients);
+        FenceProducts();
+#pragma unroll
+        for (int k = 0; k < kD / 16; ++k) {
+          Product16<false>(scores, RowsDescriptor(ownKeys + k / 4 * kKeyPage + k % 4 * 32),
+                           RowsDescriptor(ownQueries + k / 4 * kQueryPage + k % 4 * 32), k != 0, T());
+        }
+        CommitProducts();
+        if (half == 0) WaitParity(barriers.dOutFull(stage), parity);
+#pragma unroll
+        for (int k = 0; k < kD / 16; ++k) {
+          Product16<false>(gradients, RowsDescriptor(ownKeys + Tile::kValuesAt + k / 4 * kKeyPage + k % 4 * 32),
+                           RowsDescriptor(ownDOut + k / 4 * kQueryPage + k % 4 * 32), k != 0, T());
+        }
+        CommitProducts();
+        const float* stats = reinterpret_cast<const float*>(shared + Tile::kStatsAt + stage * 3 * Tile::kStatBytes);
+        const auto stat = [&](int which, int n) {
+          return *reinterpret_cast<const float2*>(stats + which * kBlockQ + half * 64 + ElementColumn(n, 0));
+        };
+        WaitProducts<1>();
+        Pin(scores);
+        if (entry.kind != kLive) {
+          const int4* spans = p.mask.spans == nullptr
+                                  ? nullptr
+                                  : p.mask.spans + MaskHeadOf(p.mask, keys.b, h, p.sizes.H) * p.sizes.Sk;
+          HideMaskedKeys(scores, spans, p.mask.causal, keys.c0 + warpRow, r0 + half * 64, p.sizes.Sq, p.sizes.Sk);
+        }
+#pragma unroll
+        for (int n = 0; n < kN; ++n) {
+          const float2 reference = stat(0, n);
+          const float2 weight = stat(1, n);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const bool second = i % 2 == 1;
+            scores[n][i] = Exp2(fmaf(scores[n][i], factors.scale2, second ? -reference.y : -reference.x)) *
+                           (second ? weight.y : weight.x);
+          }
+        }
+        uint32_t left[kN / 2][4];
+        const bool drops = p.dropout.threshold != 0;
+        uint32_t kept = ~0u;  // 4 bits for each block of 8 queries
+        if (drops) {
+          kept = 0;
+          float keptWeights[kN][4];
+#pragma unroll
+          for (int n = 0; n < kN; ++n) {
+            kept |= KeptTransposed(p.dropout, keys.b * p.sizes.H + h, r0 + half * 64 + ElementColumn(n, 0),
+                                   keys.c0 + warpRow + ElementRow(0, 0))
+                    << n * 4;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) keptWeights[n][i] = kept >> (n * 4 + i) & 1 ? scores[n][i] : 0.f;
+          }
+          PackLeft<T>(left, keptWeights);
+        } else {
+          PackLeft<T>(left, scores);
+        }
+        Pin(dv[0]);
+        FenceProducts();
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          Product16<true>(dv[0], left[k], ColumnsDescriptor<kQueryPage>(ownDOut + k * 16 * kPageRowBytes), true, T());
+        }
+        CommitProducts();
+        WaitProducts<1>();
+        Pin(gradients);
+#pragma unroll
+        for (int n = 0; n < kN; ++n) {
+          const float2 shift = stat(2, n);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float product = drops && !(kept >> (n * 4 + i) & 1) ? 0.f : gradients[n][i];
+            gradients[n][i] =
+                scores[n][i] * fmaf(product, factors.gradient, -(i % 2 == 1 ? shift.y : shift.x) * factors.offset);
+          }
+        }
+        uint32_t leftGradients[kN / 2][4];
+        PackLeft<T>(leftGradients, gradients);
+        Pin(dk[0]);
+        FenceProducts();
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          Product16<true>(dk[0], leftGradients[k], ColumnsDescriptor<kQueryPage>(ownQueries + k * 16 * kPageRowBytes),
+                          true, T());
+        }
+        CommitProducts();
+        if (p.accumulateDq) {
+          // Until here the other warpgroup may read the gradients of the block before.
+          if (half == 0) SyncThreads<Tile::kComputing>(1);
+#pragma unroll
+          for (int n = 0; n < kN; ++n) {
+#pragma unroll
+            for (int lower = 0; lower < 2; ++lower) {
+              const int row = warpRow + ElementRow(0, 2 * lower);
+              StoreShared(base + Tile::kGradientsAt + ChunkOffset<kBlockK>(row, half * 8 + n) + threadIdx.x % 4 * 4,
+                          leftGradients[n / 2][n % 2 * 2 + lower]);
+            }
+          }
+        }
+        if (half + 1 < kBlockQ / 64) {
+          WaitProducts<0>();
+          Pin(dv[0]);
+          Pin(dk[0]);
+        }
+      }
+      if (!p.accumulateDq) {
+        WaitProducts<0>();
+        Pin(dv[0]);
+        Pin(dk[0]);
+        freeStage();
+        continue;
+      }
+      FenceAsync();
+      SyncThreads<Tile::kComputing>(1);
+      float dq[8][4];
+      Pin(dq);
+      FenceProducts();
+#pragma unroll
+      for (int k = 0; k < kBlockK / 16; ++k) {
+        const int rows = k * 16 * kPageRowBytes;
+        Product16<true, true>(dq, ColumnsDescriptor<kKeyPage>(base + Tile::kGradientsAt + dqQueries * kKeyPage + rows),
+                              ColumnsDescriptor<kKeyPage>(base + dqChannels * kKeyPage + rows), k != 0, T());
+      }
+      CommitProducts();
+      WaitProducts<1>();
+      Pin(dv[0]);
+      Pin(dk[0]);
+      freeStage();
+      if (adds) WaitBulkRead();
+      WaitProducts<0>();
+      Pin(dq);
+      SyncThreads<kWarpgroup>(2 + group);
+      const float unit = factors.dq;
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int row = warpRow % 64 + ElementRow(0, 2 * half);
+          const int channel = ElementColumn(n, 0);
+          const uint32_t at = dqTile + channel / 32 * Tile::kDqBoxBytes + row * kPageRowBytes +
+                              (((channel % 32 / 4) ^ (row & 7)) << 4) + channel % 4 * 4;
+          asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(dq[n][2 * half] * unit),
+                       "f"(dq[n][2 * half + 1] * unit)
+                       : "memory");
+        }
+      }
+      FenceAsync();
+      SyncThreads<kWarpgroup>(2 + group);
+      if (adds) {
+        for (int box = 0; box < 2; ++box) {
+          AddBox(&params.dq, dqTile + box * Tile::kDqBoxBytes, dqChannels * 64 + box * 32, r0 + dqQueries * 64, h,
+                 keys.b);
+        }
+        CommitBulk();
+      }
+    }
+    freeStage();
+    if (any && frees) Arrive(barriers.keysFree());
+    if (HasNotFinite(p, keys.keyBatchHead)) continue;
+    const Factors factors = FactorsOf<T, 1>(p, keys.keyBatchHead);
+    float* dkHead = p.dk.data + keys.b * p.dk.batch + keys.keyHead * p.dk.head + keys.c0 * p.dk.row;
+    float* dvHead = p.dv.data + keys.b * p.dv.batch + keys.keyHead * p.dv.head + keys.c0 * p.dv.row;
+    StoreRows(dkHead, p.dk, dk, factors.dk, warpRow, 0, p.sizes.Sk - keys.c0);
+    StoreRows(dvHead, p.dv, dv, factors.dv, warpRow, 0, p.sizes.Sk - keys.c0);
+  }
+  // Shared memory must stay until it is read.
+  if (adds) WaitBulkRead();
+}
+
+template <class T, class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, 1)
+    HopperBackwardKernel(const __grid_constant__ HopperBackwardParams p) {
+  if constexpr (kHopper) {
+    extern __shared__ __align__(1024) uint8_t shared[];
+    const BackwardBarriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
+    if (threadIdx.x == 0) barriers.Init();
+    __syncthreads();
+    if (threadIdx.x >= Tile::kComputing) {
+      GiveRegisters<Tile::kLoadRegisters>();
+      if (threadIdx.x < Tile::kComputing + kWarp) BackwardLoader<Tile>(p, shared, barriers).LoadAll();
+    } else {
+      TakeRegisters<Tile::kComputeRegisters>();
+      ComputeKeys<T, Tile>(p, shared, barriers);
+    }
+  } else {
+    __trap();
+  }
+}
+
+template <class T, class Tile>
+cudaError_t LaunchHopperBackwardTile(const BackwardParams& call, cudaStream_t stream) {
+  const Sizes& s = call.sizes;
+  HopperBackwardParams params;
+  params.call = call;
+  cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, s.B, Tile::kBlockQ);
+  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, s.B, Tile::kBlockK);
+  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, s.B, Tile::kBlockK);
+  if (error == cudaSuccess) error = Describe<T>(&params.dOut, call.dOut, s.Sq, s.H, s.B, Tile::kBlockQ);
+  if (error == cudaSuccess && call.accumulateDq) error = Describe<float>(&params.dq, call.dq, s.Sq, s.H, s.B, 64);
+  if (error != cudaSuccess) return error;
+  const int64_t works = int64_t{s.B} * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
+  return LaunchStaying<Tile>(HopperBackwardKernel<T, Tile>, params, works, stream);
+}
+
+template <class T>
+cudaError_t LaunchHopperBackward(int kD, const BackwardParams& call, cudaStream_t stream) {
+  return kD == 64 ? LaunchHopperBackwardTile<T, HopperBackwardTile<64>>(call, stream)
+                  : LaunchHopperBackwardTile<T, HopperBackwardTile<128>>(call, stream);
+}
+
+}  // namespace flashmask::cuda
