@@ -108,14 +108,14 @@ struct MaskScratch {
 constexpr int kLeastBlockQ = 32;
 
 MaskScratch TakeMask(const Problem& p, Scratch& scratch) {
-  if (p.n == 0) return {};
+  MaskScratch mask = {};
+  mask.counter = scratch.Take<int>(1);
+  if (p.n == 0) return mask;
   const int64_t heads = p.maskB * p.Hm;
-  MaskScratch mask;
   mask.spans = scratch.Take<int4>(heads * p.Sk);
   mask.boundsMap = scratch.Take<int4>(heads * CeilDivide(p.Sk, kMapBlock) * 2);
   mask.seeing = scratch.Take<uint8_t>(heads * p.Sq);
   mask.ranges = scratch.Take<int2>(heads * CeilDivide(p.Sq, kLeastBlockQ));
-  mask.counter = scratch.Take<int>(1);
   return mask;
 }
 
@@ -301,6 +301,7 @@ cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, 
                        const ForwardParams& params, cudaStream_t stream) {
   if (UsesHopper(variant, parts)) {
     LaunchRanges(p, mask, kHopperBlockQ, kHopperBlockK, stream);
+    if (p.n == 0) cudaMemsetAsync(mask.counter, 0, sizeof(int), stream);
     return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(variant.kD, params, stream);
   }
   LaunchForwardRanges(p, variant, parts, mask, stream);

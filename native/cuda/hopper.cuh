@@ -53,6 +53,19 @@ __device__ inline void SyncThreads(int id) {
 // Orders ordinary accesses to shared memory before those of bulk copies and products.
 __device__ inline void FenceAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// A place in a ring of stages, and the parity of its barriers in this round.
+template <int kStages>
+struct Place {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void Advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 // ---- Bulk copies. One thread starts them; they arrive at a barrier. ----
 
 // Copies the box of a tensor map that begins at these coordinates. What lies outside of the tensor becomes zeros.

@@ -93,8 +93,7 @@ struct BackwardLoader {
   uint32_t shared;
   QueryEntry* entries;
   BackwardBarriers<Tile> barriers;
-  int stage = 0;
-  uint32_t parity = 0;
+  Place<Tile::kStages> place;
   uint32_t keysParity = 1;
 
   __device__ BackwardLoader(const HopperBackwardParams& p, uint8_t* shared, BackwardBarriers<Tile> barriers)
@@ -112,23 +111,16 @@ struct BackwardLoader {
     }
   }
 
-  __device__ void Advance() {
-    if (++stage == Tile::kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-
   // Tells what has no tile.
   __device__ void Tell(const QueryEntry& entry) {
-    WaitParity(barriers.free(stage), parity ^ 1);
+    WaitParity(barriers.free(place.stage), place.parity ^ 1);
     if (First()) {
-      entries[stage] = entry;
-      Arrive(barriers.queriesFull(stage));
-      Arrive(barriers.dOutFull(stage));
+      entries[place.stage] = entry;
+      Arrive(barriers.queriesFull(place.stage));
+      Arrive(barriers.dOutFull(place.stage));
     }
-    Arrive(barriers.queriesFull(stage));
-    Advance();
+    Arrive(barriers.queriesFull(place.stage));
+    place.Advance();
   }
 
   __device__ void LoadKeys(const KeyBlock& keys) {
@@ -144,18 +136,18 @@ struct BackwardLoader {
     const BackwardParams& call = p.call;
     const int h = keys.keyHead * keys.group + entry.head;
     const int r0 = entry.block * Tile::kBlockQ;
-    const uint32_t queriesFull = barriers.queriesFull(stage);
-    WaitParity(barriers.free(stage), parity ^ 1);
+    const uint32_t queriesFull = barriers.queriesFull(place.stage);
+    WaitParity(barriers.free(place.stage), place.parity ^ 1);
     if (First()) {
-      entries[stage] = entry;
+      entries[place.stage] = entry;
       ArriveExpecting(queriesFull, Tile::kQueryBytes);
-      CopyPages<Tile::kBlockQ>(Tile::kQueriesAt + stage * Tile::kQueryBytes, &p.q, queriesFull, r0, h, keys.b);
-      ArriveExpecting(barriers.dOutFull(stage), Tile::kQueryBytes);
-      CopyPages<Tile::kBlockQ>(Tile::kDOutAt + stage * Tile::kQueryBytes, &p.dOut, barriers.dOutFull(stage), r0, h,
+      CopyPages<Tile::kBlockQ>(Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, queriesFull, r0, h, keys.b);
+      ArriveExpecting(barriers.dOutFull(place.stage), Tile::kQueryBytes);
+      CopyPages<Tile::kBlockQ>(Tile::kDOutAt + place.stage * Tile::kQueryBytes, &p.dOut, barriers.dOutFull(place.stage), r0, h,
                                keys.b);
     }
     const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.sizes.Sq + r0;
-    const uint32_t stats = shared + Tile::kStatsAt + stage * 3 * Tile::kStatBytes;
+    const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
     for (int i = threadIdx.x % kWarp; i < Tile::kBlockQ; i += kWarp) {
       const bool valid = r0 + i < call.sizes.Sq;  // other rows are zeros, with weights of 0
       const int64_t from = valid ? row + i : 0;
@@ -164,7 +156,7 @@ struct BackwardLoader {
       CopyAsync4(stats + 2 * Tile::kStatBytes + i * 4, call.rowShift + from, valid);
     }
     ArriveAfterCopies(queriesFull);
-    Advance();
+    place.Advance();
   }
 
   __device__ void LoadKeyBlock(int work) {
@@ -248,6 +240,32 @@ __device__ inline uint32_t KeptTransposed(const Dropout& d, int batchHead, int r
   return kept;
 }
 
+// acc = A B^T for the 64 rows of A and of B at these addresses, summed over the channels.
+template <class T, class Tile>
+__device__ inline void IssueTransposed(float (&acc)[8][4], uint32_t a, uint32_t b) {
+  Pin(acc);
+  FenceProducts();
+#pragma unroll
+  for (int k = 0; k < Tile::kD / 16; ++k) {
+    Product16<false>(acc, RowsDescriptor(a + k / 4 * (Tile::kBlockK * kPageRowBytes) + k % 4 * 32),
+                     RowsDescriptor(b + k / 4 * (Tile::kBlockQ * kPageRowBytes) + k % 4 * 32), k != 0, T());
+  }
+  CommitProducts();
+}
+
+// acc += W B for the 64 rows of B at this address, which are summed over.
+template <class T, class Tile>
+__device__ inline void IssueKeyRows(float (&acc)[Tile::kD / 8][4], const uint32_t (&left)[4][4], uint32_t b) {
+  Pin(acc);
+  FenceProducts();
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    Product16<true>(acc, left[k], ColumnsDescriptor<Tile::kBlockQ * kPageRowBytes>(b + k * 16 * kPageRowBytes), true,
+                    T());
+  }
+  CommitProducts();
+}
+
 // The work of a warpgroup that computes.
 template <class T, class Tile>
 __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* shared,
@@ -255,9 +273,9 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
   constexpr int kBlockQ = Tile::kBlockQ;
   constexpr int kBlockK = Tile::kBlockK;
   constexpr int kD = Tile::kD;
-  constexpr int kN = 8;  // of 64 queries
+  constexpr int kN = 8;  // blocks of 8 in a part of 64 queries
+  constexpr int kParts = kBlockQ / 64;
   constexpr int kKeyPage = kBlockK * kPageRowBytes;
-  constexpr int kQueryPage = kBlockQ * kPageRowBytes;
   const BackwardParams& p = params.call;
   const uint32_t base = SharedAddress(shared);
   const int group = threadIdx.x / kWarpgroup;
@@ -269,20 +287,16 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
   const int dqQueries = kD == 64 ? group : 0;
   const int dqChannels = kD == 64 ? 0 : group;
   const uint32_t dqTile = base + Tile::kDqAt + group * Tile::kDqBytes;
-  int stage = 0;
-  uint32_t parity = 0;
+  Place<Tile::kStages> place;
   uint32_t keysParity = 0;
 
   const auto nextEntry = [&]() {
-    WaitParity(barriers.queriesFull(stage), parity);
-    return reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[stage];
+    WaitParity(barriers.queriesFull(place.stage), place.parity);
+    return reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[place.stage];
   };
   const auto freeStage = [&]() {
-    if (frees) Arrive(barriers.free(stage));
-    if (++stage == Tile::kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
+    if (frees) Arrive(barriers.free(place.stage));
+    place.Advance();
   };
 
   for (;;) {
@@ -299,45 +313,33 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
       keysParity ^= 1;
     }
     for (; entry.block >= 0; entry = nextEntry()) {
-      const uint32_t queries = base + Tile::kQueriesAt + stage * Tile::kQueryBytes;
-      const uint32_t dOut = base + Tile::kDOutAt + stage * Tile::kQueryBytes;
+      const uint32_t queries = base + Tile::kQueriesAt + place.stage * Tile::kQueryBytes;
+      const uint32_t dOut = base + Tile::kDOutAt + place.stage * Tile::kQueryBytes;
       const int h = keys.keyHead * keys.group + entry.head;
       const int r0 = entry.block * kBlockQ;
+      const bool partial = entry.kind != kLive;
       const Factors factors = FactorsOf<T, 1>(p, keys.keyBatchHead);
 #pragma unroll
-      for (int half = 0; half < kBlockQ / 64; ++half) {
-        // The part of 64 queries.
-        const uint32_t ownQueries = queries + half * 64 * kPageRowBytes;
-        const uint32_t ownDOut = dOut + half * 64 * kPageRowBytes;
+      for (int part = 0; part < kParts; ++part) {
+        const uint32_t partQueries = queries + part * 64 * kPageRowBytes;
+        const uint32_t partDOut = dOut + part * 64 * kPageRowBytes;
         float scores[kN][4];
         float gradients[kN][4];
-        Pin(scores);
-        Pin(gradients);
-        FenceProducts();
-#pragma unroll
-        for (int k = 0; k < kD / 16; ++k) {
-          Product16<false>(scores, RowsDescriptor(ownKeys + k / 4 * kKeyPage + k % 4 * 32),
-                           RowsDescriptor(ownQueries + k / 4 * kQueryPage + k % 4 * 32), k != 0, T());
-        }
-        CommitProducts();
-        if (half == 0) WaitParity(barriers.dOutFull(stage), parity);
-#pragma unroll
-        for (int k = 0; k < kD / 16; ++k) {
-          Product16<false>(gradients, RowsDescriptor(ownKeys + Tile::kValuesAt + k / 4 * kKeyPage + k % 4 * 32),
-                           RowsDescriptor(ownDOut + k / 4 * kQueryPage + k % 4 * 32), k != 0, T());
-        }
-        CommitProducts();
-        const float* stats = reinterpret_cast<const float*>(shared + Tile::kStatsAt + stage * 3 * Tile::kStatBytes);
+        IssueTransposed<T, Tile>(scores, ownKeys, partQueries);
+        if (part == 0) WaitParity(barriers.dOutFull(place.stage), place.parity);
+        IssueTransposed<T, Tile>(gradients, ownKeys + Tile::kValuesAt, partDOut);
+        const float* stats =
+            reinterpret_cast<const float*>(shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes) + part * 64;
         const auto stat = [&](int which, int n) {
-          return *reinterpret_cast<const float2*>(stats + which * kBlockQ + half * 64 + ElementColumn(n, 0));
+          return *reinterpret_cast<const float2*>(stats + which * kBlockQ + ElementColumn(n, 0));
         };
         WaitProducts<1>();
         Pin(scores);
-        if (entry.kind != kLive) {
+        if (partial) {
           const int4* spans = p.mask.spans == nullptr
                                   ? nullptr
                                   : p.mask.spans + MaskHeadOf(p.mask, keys.b, h, p.sizes.H) * p.sizes.Sk;
-          HideMaskedKeys(scores, spans, p.mask.causal, keys.c0 + warpRow, r0 + half * 64, p.sizes.Sq, p.sizes.Sk);
+          HideMaskedKeys(scores, spans, p.mask.causal, keys.c0 + warpRow, r0 + part * 64, p.sizes.Sq, p.sizes.Sk);
         }
 #pragma unroll
         for (int n = 0; n < kN; ++n) {
@@ -358,7 +360,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
           float keptWeights[kN][4];
 #pragma unroll
           for (int n = 0; n < kN; ++n) {
-            kept |= KeptTransposed(p.dropout, keys.b * p.sizes.H + h, r0 + half * 64 + ElementColumn(n, 0),
+            kept |= KeptTransposed(p.dropout, keys.b * p.sizes.H + h, r0 + part * 64 + ElementColumn(n, 0),
                                    keys.c0 + warpRow + ElementRow(0, 0))
                     << n * 4;
 #pragma unroll
@@ -368,13 +370,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
         } else {
           PackLeft<T>(left, scores);
         }
-        Pin(dv[0]);
-        FenceProducts();
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          Product16<true>(dv[0], left[k], ColumnsDescriptor<kQueryPage>(ownDOut + k * 16 * kPageRowBytes), true, T());
-        }
-        CommitProducts();
+        IssueKeyRows<T, Tile>(dv[0], left, partDOut);
         WaitProducts<1>();
         Pin(gradients);
 #pragma unroll
@@ -389,28 +385,21 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
         }
         uint32_t leftGradients[kN / 2][4];
         PackLeft<T>(leftGradients, gradients);
-        Pin(dk[0]);
-        FenceProducts();
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          Product16<true>(dk[0], leftGradients[k], ColumnsDescriptor<kQueryPage>(ownQueries + k * 16 * kPageRowBytes),
-                          true, T());
-        }
-        CommitProducts();
+        IssueKeyRows<T, Tile>(dk[0], leftGradients, partQueries);
         if (p.accumulateDq) {
           // Until here the other warpgroup may read the gradients of the block before.
-          if (half == 0) SyncThreads<Tile::kComputing>(1);
+          if (part == 0) SyncThreads<Tile::kComputing>(1);
 #pragma unroll
           for (int n = 0; n < kN; ++n) {
 #pragma unroll
             for (int lower = 0; lower < 2; ++lower) {
               const int row = warpRow + ElementRow(0, 2 * lower);
-              StoreShared(base + Tile::kGradientsAt + ChunkOffset<kBlockK>(row, half * 8 + n) + threadIdx.x % 4 * 4,
+              StoreShared(base + Tile::kGradientsAt + ChunkOffset<kBlockK>(row, part * 8 + n) + threadIdx.x % 4 * 4,
                           leftGradients[n / 2][n % 2 * 2 + lower]);
             }
           }
         }
-        if (half + 1 < kBlockQ / 64) {
+        if (part + 1 < kParts) {
           WaitProducts<0>();
           Pin(dv[0]);
           Pin(dk[0]);
@@ -452,9 +441,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
           const int channel = ElementColumn(n, 0);
           const uint32_t at = dqTile + channel / 32 * Tile::kDqBoxBytes + row * kPageRowBytes +
                               (((channel % 32 / 4) ^ (row & 7)) << 4) + channel % 4 * 4;
-          asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(dq[n][2 * half] * unit),
-                       "f"(dq[n][2 * half + 1] * unit)
-                       : "memory");
+          StoreSharedPair(at, dq[n][2 * half] * unit, dq[n][2 * half + 1] * unit);
         }
       }
       FenceAsync();

@@ -77,19 +77,6 @@ struct Barriers {
   }
 };
 
-// A place in a ring of stages, and the parity of its barriers in this round.
-template <int kStages>
-struct Place {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void Advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // The work of the loading warp.
 template <class Tile>
 struct Loader {
@@ -185,18 +172,10 @@ struct Loader {
   __device__ void LoadAll() {
     const Sizes& s = p.call.sizes;
     const int works = s.B * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
-    int* counter = p.call.counter;
-    const int blocks = gridDim.x;
-    for (int round = 0, work = blockIdx.x; work < works;) {
+    for (int work = blockIdx.x; work < works;) {
       LoadRows(work);
-      if (counter == nullptr) {
-        // There and back, because row blocks that come later have less work.
-        ++round;
-        work = round * blocks + (round % 2 == 0 ? blockIdx.x : blocks - 1 - blockIdx.x);
-      } else {
-        if (First()) work = blocks + atomicAdd(counter, 1);
-        work = __shfl_sync(~0u, work, 0);
-      }
+      if (First()) work = gridDim.x + atomicAdd(p.call.counter, 1);
+      work = __shfl_sync(~0u, work, 0);
     }
     Tell({-1, -1, kEmpty});
   }

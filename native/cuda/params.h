@@ -76,7 +76,7 @@ struct ForwardParams {
   Facts qFacts, kFacts, vFacts;
   Mask mask;
   const int2* ranges;  // [maskB, Hm, query blocks]: first live key block and the end of them; null: all
-  int* counter;        // 0: thread blocks that stay take the next row block by it; null: in turn
+  int* counter;        // 0: thread blocks that stay take the next row block by it
   Tensor32 out;
   float* lse;        // [B, H, Sq]
   float2* rowStats;  // [B, H, Sq]: the reference, in powers of two, and the sum of 2^(score - reference)

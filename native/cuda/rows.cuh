@@ -86,9 +86,7 @@ __device__ inline void StageRows(uint32_t tile, const float (&x)[kM][kN][4], flo
       const uint32_t row = tile + (row0 + ElementRow(m, 2 * half)) * kRowBytes + (channel0 + ElementColumn(0, 0)) * 4;
 #pragma unroll
       for (int n = 0; n < kN; ++n) {
-        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(row + n * 32), "f"(x[m][n][2 * half] * factor),
-                     "f"(x[m][n][2 * half + 1] * factor)
-                     : "memory");
+        StoreSharedPair(row + n * 32, x[m][n][2 * half] * factor, x[m][n][2 * half + 1] * factor);
       }
     }
   }
