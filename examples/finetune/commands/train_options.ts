@@ -5,7 +5,7 @@ import {PROJECTIONS, type Projection} from '../model/config.js';
 
 export type ObjectiveName = 'sft' | 'dpo' | 'rm';
 
-const DTYPES = ['float32', 'bfloat16'] as const;
+export const DTYPES = ['float32', 'bfloat16'] as const;
 export type Dtype = (typeof DTYPES)[number];
 
 export interface TrainOptions {

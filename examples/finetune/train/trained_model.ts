@@ -119,6 +119,17 @@ export function canCompile(): boolean {
   return tf.getBackend() === 'tensorflow' && hasFunctions(backend) && whyNotNative(backend) === null;
 }
 
+/** Throws if options ask for functions of TensorFlow where there are none: they would be without effect. */
+export function checkCompilation({dtype, xla, eager}: {dtype: string; xla: boolean; eager: boolean}): void {
+  const asked = dtype === 'float32' ? (xla ? '--xla' : null) : `--dtype ${dtype}`;
+  if (asked === null || (!eager && canCompile())) return;
+  const got = eager ? '--eager' : `the backend '${tf.getBackend()}' without them`;
+  throw new Error(
+    `${asked} needs TensorFlow functions, which tfjs-node has after 'npx tfjs-flashmask setup-node', got ${got}. Leave ` +
+      'out one of the two, or set tfjs-node up (docs/tfjs-node.md).',
+  );
+}
+
 function freshScore(config: LlamaConfig, seed: number): HostTensor {
   const next = normal(seed);
   const shape = weightShapes(config).get(SCORE)!;
