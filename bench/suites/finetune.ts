@@ -9,7 +9,7 @@
 import type {Dtype} from '../../examples/finetune/commands/train_options.js';
 import type {BackendName} from '../../examples/finetune/device.js';
 import type {AttentionKind} from '../../examples/finetune/train/attention.js';
-import {nvidiaSmi} from '../backend.js';
+import {nvidiaName} from '../backend.js';
 import {inOwnProcess} from '../child.js';
 import {longest} from '../finetune/longest.js';
 import {keepsInTorch, stepsOfTorch, whyNoTorch} from '../finetune/torch.js';
@@ -132,7 +132,7 @@ async function longestOf(subject: Lengths, lengths: readonly number[], options: 
 
 export async function runFinetune(options: FinetuneOptions, emit: Emit): Promise<void> {
   const deadline = performance.now() + 60000 * options.minutes;
-  const machine = options.machine ?? (options.backend === 'tensorflow' ? (nvidiaSmi('name') ?? undefined) : undefined);
+  const machine = options.machine ?? (options.backend === 'tensorflow' ? (nvidiaName() ?? undefined) : undefined);
   const torch = canRunTorch(options);
   let device = machine ?? 'unknown';
   for (const model of options.models) {

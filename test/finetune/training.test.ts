@@ -11,6 +11,7 @@ import type {HostTensor} from '../../examples/finetune/host_tensor.js';
 import {PROJECTIONS, parseConfig, weightShapes} from '../../examples/finetune/model/config.js';
 import type {LoraOptions} from '../../examples/finetune/model/lora.js';
 import {normal} from '../../examples/finetune/random.js';
+import {chooseActivations, keptBytes} from '../../examples/finetune/train/activations.js';
 import {AdamW} from '../../examples/finetune/train/adamw.js';
 import {type AttentionKind, attentionOf} from '../../examples/finetune/train/attention.js';
 import {batchLogProbs, dpoObjective} from '../../examples/finetune/train/objectives/dpo.js';
@@ -259,6 +260,37 @@ describe('fine-tuning: training steps', () => {
       });
     }
 
+    if (device.name === 'tensorflow' || device.name === 'cpu') {
+      const functions = device.name === 'tensorflow';
+      const tokens = functions ? 512 : PACKED_ROW;
+      it('keeps at most what is estimated, and not far less', async () => {
+        for (const lora of [null, LORA, {...LORA, dropout: 0.2}]) {
+          for (const eager of functions ? [false, true] : [true]) {
+            const trained = await TrainedModel.load(tinyFiles(), {
+              ...{lora, rewardModel: false, seed: 5, keepActivations: true, eager},
+            });
+            const batch = toBatch(packed, tokens);
+            let held = 0;
+            // The third call is that of functions.
+            for (let i = 0; i < (eager ? 1 : 3); i++) {
+              trained.adapter?.setDropout(1);
+              const {attend, tensors} = attentionOf('flash', batch, trained.config);
+              const before = tf.memory().numBytes;
+              const loss = (): tf.Scalar => {
+                const hidden = trained.hidden(batch, attend);
+                held = tf.memory().numBytes - before;
+                return hidden.sum();
+              };
+              tf.dispose([tf.variableGrads(loss, [...trained.trainable.values()]), tensors] as tf.TensorContainer);
+            }
+            expect(held / keptBytes(trained, 2 * tokens)).to.be.within(0.5, 1.1);
+            batch.dispose();
+            trained.dispose();
+          }
+        }
+      });
+    }
+
     it('switches adapters off for the reference, and dropout off for an evaluation', async () => {
       const trained = await model({...LORA, dropout: 0.5});
       await stir(trained);
@@ -280,6 +312,23 @@ describe('fine-tuning: training steps', () => {
       trainer.dispose();
       plain.dispose();
     });
+  });
+
+  it('keeps activations where they take half of what is free, beside the optimizer', async () => {
+    await tf.setBackend('cpu');
+    const trained = await model(LORA);
+    const size = [...trained.trainable.values()].reduce((sum, weight) => sum + weight.size, 0);
+    const enough = 2 * keptBytes(trained, 100) + 16 * size;
+    expect(chooseActivations(trained, 100, enough).keep).to.equal(true);
+    const short = chooseActivations(trained, 100, enough - 8);
+    expect(short.keep).to.equal(false);
+    expect(short.why).to.match(/^they take up to 0\.\d{3} GB of 0\.\d{3} GB that are free$/);
+    expect(chooseActivations(trained, 100, 0).why).to.match(/of 0\.000 GB that are free/);
+    expect(chooseActivations(trained, 1, null)).to.deep.equal({
+      keep: false,
+      why: 'the device does not tell its free memory',
+    });
+    trained.dispose();
   });
 
   it('drops the stated part of the inputs, every seed another', async () => {

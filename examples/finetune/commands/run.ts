@@ -136,7 +136,7 @@ async function loadModel({options, files, before}: Run, frozen?: TrainedModel['n
   const common = {
     rewardModel: options.objective === 'rm',
     seed: options.seed,
-    keepActivations: options.keepActivations,
+    keepActivations: options.keepActivations === 'always',
     eager: options.eager,
     compilation: {xla: options.xla, bfloat16: options.dtype === 'bfloat16'},
   };

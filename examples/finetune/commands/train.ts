@@ -3,11 +3,13 @@ import {setImmediate} from 'node:timers/promises';
 import {join} from 'node:path';
 import type {Batch} from '../data/batch.js';
 import type {Io, Session} from '../io.js';
+import {chooseActivations} from '../train/activations.js';
 import {printCharts, saveCharts} from '../train/charts.js';
 import {LossComparison} from '../train/comparison.js';
 import {MetricsLog} from '../train/metrics.js';
 import {type TrainingBar, formatSeconds, trainingBar} from '../train/progress.js';
 import {learningRate} from '../train/schedule.js';
+import type {TrainedModel} from '../train/trained_model.js';
 import type {StepResult} from '../train/trainer.js';
 import {BatchSource} from './data.js';
 import {type Sample, TILE, reportComparison, reportSamples, reportTiles, sample} from './outcome.js';
@@ -32,6 +34,7 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
   }
   const model = await startModel(run);
   io.say(describeRun(run, model));
+  if (options.keepActivations === 'auto') io.say(`Memory   ${chooseMemory(run, model)}`);
   const trainers = await makeTrainers(run, model);
   const first = await sample(run, trainers.flash);
   const log = new MetricsLog(join(options.output, 'metrics.jsonl'), before?.state.logHistory);
@@ -45,6 +48,17 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
     io.say(`Stopped after step ${log.records.length} of ${steps}. Go on with --resume.`);
   }
   return complete ? Number(!comparison.agrees) : INTERRUPTED;
+}
+
+/** Keeps activations where that fits; returns what it chose, for the user. */
+function chooseMemory({options, device}: Run, model: TrainedModel): string {
+  const {rowTokens, batchRows, compare} = options;
+  const {keep, why} =
+    compare > 0
+      ? {keep: false, why: 'the twin with dense attention needs memory'}
+      : chooseActivations(model, rowTokens * batchRows, device.freeBytes());
+  model.keepActivations = keep;
+  return `activations are ${keep ? 'kept' : 'computed twice'}: ${why}`;
 }
 
 interface Outcome {
