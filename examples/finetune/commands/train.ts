@@ -1,6 +1,7 @@
 /** @file The commands sft, dpo and rm: they train, show progress, and leave checkpoints, metrics and charts. */
 import {setImmediate} from 'node:timers/promises';
 import {join} from 'node:path';
+import {onFunctions} from '../../../src/backends/tensorflow/traced/progress.js';
 import type {Batch} from '../data/batch.js';
 import type {Io, Session} from '../io.js';
 import {chooseActivations} from '../train/activations.js';
@@ -105,8 +106,7 @@ async function loop(
   const bar = trainingBar(steps, log.records.length, session.io);
   const {signal: stopping, end} = stopOnInterrupt(bar, session.io);
   let folder = before?.folder ?? '';
-  if (trainers.flash.model.compiles)
-    session.io.say('Compiling     in the first steps, which take longer (--eager: not)');
+  const endCompiling = onFunctions((made, known) => bar.compiling(made, known));
   try {
     while (log.records.length < steps && !stopping.aborted) {
       const batches = await data.next();
@@ -131,6 +131,7 @@ async function loop(
     }
   } finally {
     end();
+    endCompiling();
     bar.stop();
     await data.close();
   }
