@@ -247,7 +247,10 @@ describe('fine-tuning: training steps', () => {
         // The second step shows that the first one changed the weights in the same way.
         const firstTwo = flash.slice(0, 4);
         expectClose(await train(2, one, 'dense'), firstTwo, 10 * tolerance);
-        expectClose(await train(2, one, 'flash', true), firstTwo, 10 * tolerance);
+        // A GPU may multiply by another algorithm in a function.
+        const kept = await train(2, one, 'flash', true);
+        if (device.name === 'tensorflow-gpu') expectClose(kept, firstTwo, 10 * tolerance);
+        else expect(kept).to.deep.equal(firstTwo);
         if (lora?.dropout !== 0.2) {
           const two = rows.map((row) => toBatch([row], length));
           expectClose(await train(2, two), firstTwo, 10 * tolerance);
