@@ -2,12 +2,16 @@
  * @file Training steps in one process, on every device: packed rows give the same as each sample alone, several batches
  * the same as one, flashMaskAttention the same as dense attention; dropout, frozen weights, memory.
  */
+import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {type Batch, toBatch} from '../../examples/finetune/data/batch.js';
 import {encodeComparison, encodeConversation} from '../../examples/finetune/data/encode.js';
 import type {Row, Sample} from '../../examples/finetune/data/sample.js';
 import type {HostTensor} from '../../examples/finetune/host_tensor.js';
+import {nvidiaSmi} from '../../examples/finetune/memory.js';
 import {PROJECTIONS, parseConfig, weightShapes} from '../../examples/finetune/model/config.js';
 import type {LoraOptions} from '../../examples/finetune/model/lora.js';
 import {normal} from '../../examples/finetune/random.js';
@@ -26,6 +30,7 @@ import type {ModelFiles} from '../../examples/finetune/weights/model_files.js';
 import {clearBoundsCache} from '../../src/entries/index.js';
 import {onEachDevice, slackOf} from '../support/devices.js';
 import {useFinetuneMatMul} from '../support/finetune_device.js';
+import {within} from '../support/in_process.js';
 import {TINY_CONFIG} from '../support/finetune_tiny.js';
 import {tinyTokenizer} from '../support/tiny_tokenizer.js';
 
@@ -332,6 +337,17 @@ describe('fine-tuning: training steps', () => {
       why: 'the device does not tell its free memory',
     });
     trained.dispose();
+  });
+
+  it('asks nvidia-smi for every GPU, and gets nothing without it', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'flashmask-nvidia-'));
+    const ask = (): Promise<string[]> => within({env: {PATH: folder}}, () => Promise.resolve(nvidiaSmi('memory.free')));
+    expect(await ask()).to.deep.equal([]);
+    const program =
+      '#!/bin/sh\n[ "$1 $2" = "--query-gpu=memory.free --format=csv,noheader,nounits" ] && echo 81000 && echo 79000';
+    writeFileSync(join(folder, 'nvidia-smi'), program, {mode: 0o755});
+    expect(await ask()).to.deep.equal(['81000', '79000']);
+    rmSync(folder, {recursive: true});
   });
 
   it('drops the stated part of the inputs, every seed another', async () => {
