@@ -66,15 +66,20 @@ const GPU_SHARE = 0.9;
 /** What this process may take, within the limits of its container if Node tells (from 20.13 on). */
 const freeOfHost = (): number => (process as {availableMemory?: () => number}).availableMemory?.() ?? freemem();
 
+/** The least of all NVIDIA GPUs, because which of them is taken is not known; null without one. */
+function freeOfGpus(): number | null {
+  const free = nvidiaSmi('memory.free').map((mebibytes) => GPU_SHARE * 2 ** 20 * Number(mebibytes));
+  return free.length === 0 ? null : Math.min(...free);
+}
+
 /** Why tfjs-node could not be started. */
 let tensorFlowProblem: string | null = null;
 
 /** Null where tfjs-node is not set up. */
 async function startTensorFlow(): Promise<Started | null> {
   // TensorFlow takes most of a GPU's memory when it starts, and gives it to tensors.
-  const free = nvidiaSmi('memory.free').map((mebibytes) => GPU_SHARE * 2 ** 20 * Number(mebibytes));
-  // Which of several GPUs it takes is not known.
-  const freeOfGpu = (): number | null => (free.length === 0 ? null : Math.min(...free) - tf.memory().numBytes);
+  const free = freeOfGpus();
+  const freeOfGpu = (): number | null => (free === null ? null : free - tf.memory().numBytes);
   for (const module of ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node']) {
     try {
       await import(module);
@@ -106,7 +111,7 @@ async function startWebGPU(): Promise<Started> {
   return {
     description: `webgpu on ${adapter}${software ? ' (software: runs on the CPU)' : ''}`,
     gpu: !software,
-    freeBytes: () => null,
+    freeBytes: () => (software ? freeOfHost() : /nvidia/i.test(adapter) ? freeOfGpus() : null),
     async check() {
       await device.queue.onSubmittedWorkDone();
       const [first] = errors.splice(0);
