@@ -1,8 +1,8 @@
 /** @file Starts the backend that a benchmark runs on and collects the errors that tfjs does not report. */
-import {execFileSync} from 'node:child_process';
 import {readFileSync, writeFileSync} from 'node:fs';
 import {cpus} from 'node:os';
 import * as tf from '@tensorflow/tfjs';
+import {nvidiaSmi} from '../examples/finetune/memory.js';
 import {findAddon} from '../src/backends/tensorflow/load.js';
 import type {WebGPUBackend} from '../src/backends/webgpu/run/tfjs_backend.js';
 import {useWebGPU} from '../src/node_webgpu/use_webgpu.js';
@@ -45,7 +45,7 @@ export const webgpuDevice = (): GPUDevice => (tf.backend() as unknown as WebGPUB
 
 async function startTensorFlow(): Promise<Runtime> {
   // Ask before TensorFlow takes the device's memory.
-  const gpuName = nvidiaSmi('name');
+  const gpuName = nvidiaName();
   await import('@tensorflow/tfjs-node');
   await import('../src/entries/node.js');
   await tf.setBackend('tensorflow');
@@ -76,21 +76,13 @@ export async function forgetErrors({check}: Runtime): Promise<void> {
   }
 }
 
-/** One value of the first NVIDIA GPU, or null without nvidia-smi. */
-export function nvidiaSmi(query: string): string | null {
-  const args = [`--query-gpu=${query}`, '--format=csv,noheader,nounits'];
-  try {
-    const text = execFileSync('nvidia-smi', args, {encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore']});
-    return text.split('\n')[0].trim();
-  } catch {
-    return null;
-  }
-}
+/** The name of the first NVIDIA GPU, or null without one. */
+export const nvidiaName = (): string | null => nvidiaSmi('name')[0] ?? null;
 
 /** Bytes used on the first NVIDIA GPU, or null without one. */
 export function nvidiaBytes(): number | null {
-  const mebibytes = nvidiaSmi('memory.used');
-  return mebibytes === null ? null : 2 ** 20 * Number(mebibytes);
+  const [mebibytes] = nvidiaSmi('memory.used');
+  return mebibytes === undefined ? null : 2 ** 20 * Number(mebibytes);
 }
 
 /** One line of the process status, in bytes. */

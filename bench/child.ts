@@ -19,7 +19,7 @@ export function outcomeOf(text: string, signal: string | null = null): 'out of m
 }
 
 /** Why a measurement gave no figures. */
-interface Failure {
+export interface Failure {
   outcome: Outcome;
   reason: string;
 }
@@ -29,7 +29,7 @@ export function failureOf(error: unknown): Failure {
   return {outcome: outcomeOf(message), reason: shorten(message)};
 }
 
-const shorten = (text: string): string => text.replace(/\s+/g, ' ').trim().slice(0, 300);
+export const shorten = (text: string): string => text.replace(/\s+/g, ' ').trim().slice(0, 300);
 
 /** How many characters to keep of a process's last output. */
 const TAIL = 8192;

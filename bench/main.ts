@@ -5,6 +5,7 @@
 import {writeFileSync} from 'node:fs';
 import {basename, join} from 'node:path';
 import {Command, Option} from 'commander';
+import {DTYPES} from '../examples/finetune/commands/train_options.js';
 import {BACKENDS} from './backend.js';
 import {answer} from './child.js';
 import {MODELS} from './finetune/models.js';
@@ -154,6 +155,12 @@ suite('finetune', 'training steps of the example application with both attention
   .option('--bisections <n>', 'times that the gap to the first failure is halved', Number, 2)
   .option('--keep-activations', 'do not compute blocks twice', false)
   .option('--eager', 'on tfjs-node: operation by operation, not in traced functions', false)
+  .option('--xla', 'on tfjs-node: compile by XLA', false)
+  .addOption(
+    new Option('--dtype <type>', 'of the operands of products, on tfjs-node').choices(DTYPES).default('float32'),
+  )
+  .option('--python <path>', "its PyTorch's steps are measured too (with --backend tensorflow)", 'python3')
+  .option('--no-torch', 'without them')
   .option('--timeout <s>', 'seconds for one measurement, with the start of its process', positive, 120)
   .option('--minutes <m>', 'start nothing after so many', positive, Infinity);
 

@@ -20,7 +20,7 @@ const CALL = {
   suite: SUITES,
   /** A part of the suite `paper`, or a pass of the suite `tiles`. */
   part: 'string',
-  /** The tfjs backend, or `cuda` for the kernels called from PyTorch. */
+  /** The tfjs backend; `cuda` for the kernels called from PyTorch, `torch` for PyTorch's own steps. */
   backend: 'string',
   /** Name of the hardware. */
   device: 'string',
@@ -29,12 +29,16 @@ const CALL = {
   precision: 'string',
   /** Type of the tensors, where it is not only float32. */
   input: 'string',
-  attention: ['flash', 'dense', 'flex', 'cudnn', 'fa2'],
+  attention: ['flash', 'dense', 'flex', 'cudnn', 'fa2', 'sdpa'],
   model: 'string',
   task: 'string',
   keepActivations: 'boolean',
   /** Operation by operation on tfjs-node. */
   eager: 'boolean',
+  /** Compiled by XLA on tfjs-node. */
+  xla: 'boolean',
+  /** Type of the operands of matrix products, where it is not float32. */
+  dtype: 'string',
   mask: 'string',
   /** Batch; 1 where absent. */
   B: 'number',
@@ -109,6 +113,8 @@ const FIGURES = {
   heldBytes: 'number',
   /** What counted the bytes of a training step. */
   memoryBy: 'string',
+  /** Of PyTorch and its libraries. */
+  versions: 'string',
   /** Resident memory of the process, on CPUs. */
   residentBytes: 'number',
   /** Loss of the first step. The learning rate is 0. */

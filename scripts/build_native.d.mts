@@ -1,4 +1,4 @@
-/** @file Types of the functions that tests import from build_native.mjs. */
+/** @file Types of what tests import from build_native.mjs. */
 
-/** The flags that a C++ file needs for its instruction set, on x64. */
-export function instructionSetFlags(path: string): string[];
+/** Compiles files of native/, with these flags and those of their instruction sets; returns their objects in the cache. */
+export function compileForTests(paths: string[], flags: string[]): Promise<string[]>;

@@ -59,7 +59,7 @@ const INSTRUCTION_SETS = [
 ];
 
 /** The flags that a C++ file needs for its instruction set, on x64. */
-export function instructionSetFlags(path) {
+function instructionSetFlags(path) {
   return INSTRUCTION_SETS.filter(([pattern]) => pattern.test(path)).flatMap(([, flags]) => flags);
 }
 
@@ -223,11 +223,27 @@ function commandFor(path, compiler, cuda) {
 }
 
 /** A job with the path of its object, which is named after everything it depends on. */
-function jobFor(path, compiler, cuda) {
-  const {command, args, about} = commandFor(path, compiler, cuda);
+function withObject({path, command, args, about}) {
   const hash = createHash('sha256').update([about, command, ...args.map((arg) => arg.replace(root, ''))].join('\0'));
   hashSource(hash, join(NATIVE, path));
   return {path, command, args, object: join(CACHE, `${hash.digest('hex').slice(0, 32)}.o`)};
+}
+
+/**
+ * Compiles files of native/ for tests, with their own flags; objects that are in the cache are not compiled again.
+ *
+ * @param paths relative to native/
+ * @returns the objects, in the order of the paths
+ */
+export async function compileForTests(paths, flags) {
+  const compiler = findCompiler();
+  mkdirSync(CACHE, {recursive: true});
+  const jobs = paths.map((path) => {
+    const args = [...flags, ...(process.arch === 'x64' ? instructionSetFlags(path) : []), '-c', join(NATIVE, path)];
+    return withObject({path, command: compiler.command, args, about: compiler.about});
+  });
+  await compileAll(jobs, availableParallelism());
+  return jobs.map(({object}) => object);
 }
 
 // ---- Work ----
@@ -325,7 +341,7 @@ async function build(options, target) {
   const compiler = findCompiler();
   const cuda = planCuda(options);
   mkdirSync(CACHE, {recursive: true});
-  const jobs = sources(cuda !== null).map((path) => jobFor(path, compiler, cuda));
+  const jobs = sources(cuda !== null).map((path) => withObject({path, ...commandFor(path, compiler, cuda)}));
   await compileAll(jobs, Number(options.jobs ?? availableParallelism()));
   await link(compiler, jobs, cuda, target);
   dropStaleObjects();
@@ -354,5 +370,5 @@ async function main() {
   }
 }
 
-// Not if a test imports this file for the flags.
+// Not if a test imports this file.
 if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) await main();

@@ -4,12 +4,12 @@ import {type LlamaConfig, parseConfig, weightShapes} from '../../examples/finetu
 import {normal} from '../../examples/finetune/random.js';
 import type {ModelFiles} from '../../examples/finetune/weights/model_files.js';
 
-const COMMON = {
+export const COMMON = {
   model_type: 'llama', architectures: ['LlamaForCausalLM'], rms_norm_eps: 1e-5, tie_word_embeddings: true,
 }; // prettier-ignore
 
 /** By the size names of Hugging Face. `tiny` is for tests. */
-const CONFIGS = {
+export const CONFIGS = {
   tiny: {
     vocab_size: 512, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4,
     num_key_value_heads: 2, max_position_embeddings: 8192,

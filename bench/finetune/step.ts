@@ -2,6 +2,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {toBatch} from '../../examples/finetune/data/batch.js';
 import type {Row} from '../../examples/finetune/data/sample.js';
+import type {Dtype} from '../../examples/finetune/commands/train_options.js';
 import {type BackendName, startDevice} from '../../examples/finetune/device.js';
 import {peakBytes} from '../../examples/finetune/memory.js';
 import {PROJECTIONS} from '../../examples/finetune/model/config.js';
@@ -12,7 +13,7 @@ import type {Objective} from '../../examples/finetune/train/objectives/objective
 import {rmObjective} from '../../examples/finetune/train/objectives/rm.js';
 import {sftObjective} from '../../examples/finetune/train/objectives/sft.js';
 import {adapterOffReference} from '../../examples/finetune/train/reference.js';
-import {TrainedModel} from '../../examples/finetune/train/trained_model.js';
+import {TrainedModel, checkCompilation} from '../../examples/finetune/train/trained_model.js';
 import {type StepResult, Trainer} from '../../examples/finetune/train/trainer.js';
 import {nvidiaBytes} from '../backend.js';
 import {once, repeat} from '../clock.js';
@@ -30,6 +31,9 @@ export interface StepOptions {
   keepActivations: boolean;
   /** Operation by operation on tfjs-node too. */
   eager: boolean;
+  /** On tfjs-node: compiled by XLA, and the type of the operands of products. */
+  xla: boolean;
+  dtype: Dtype;
   /** Timed steps after the first one. */
   steps: number;
   /** After so many seconds of timed steps no further step starts. */
@@ -37,7 +41,7 @@ export interface StepOptions {
 }
 
 /** The defaults of the command line, see `examples/finetune/commands/train_options.ts`. */
-const LORA = {rank: 8, alpha: 16, dropout: 0, targetModules: PROJECTIONS, useRslora: false};
+export const LORA = {rank: 8, alpha: 16, dropout: 0, targetModules: PROJECTIONS, useRslora: false};
 const BETA = 0.1;
 
 /**
@@ -60,13 +64,14 @@ function objectiveOf({task, attention}: StepOptions, model: TrainedModel): Objec
 
 /** Starts the backend, trains, and returns the figures. */
 export async function measureSteps(options: StepOptions): Promise<Figures & {device: string}> {
-  const {backend, task, N, attention, keepActivations, eager, steps, seconds} = options;
+  const {backend, task, N, attention, keepActivations, eager, xla, dtype, steps, seconds} = options;
   // Read this before TensorFlow takes any memory.
   const others = backend === 'tensorflow' ? nvidiaBytes() : null;
   const device = await startDevice(backend);
+  checkCompilation(options);
   const lora = task === 'sft' ? null : LORA;
   const model = await TrainedModel.load(randomModel(options.model), {
-    lora, rewardModel: task === 'rm', seed: SEED, keepActivations, eager,
+    lora, rewardModel: task === 'rm', seed: SEED, keepActivations, eager, compilation: {xla, bfloat16: dtype === 'bfloat16'},
   }); // prettier-ignore
   const trainer = new Trainer(model, objectiveOf(options, model), new AdamW(model.trainable, {eager}), attention);
   const memory = memoryMeter(device.gpu ? others : null);

@@ -6,15 +6,17 @@
  * Each measurement runs in its own process. TensorFlow may abort when memory runs out; that is then a result and does
  * not end the suite. Once a length has failed, longer ones are not started.
  */
+import type {Dtype} from '../../examples/finetune/commands/train_options.js';
 import type {BackendName} from '../../examples/finetune/device.js';
 import type {AttentionKind} from '../../examples/finetune/train/attention.js';
-import {nvidiaSmi} from '../backend.js';
+import {nvidiaName} from '../backend.js';
 import {inOwnProcess} from '../child.js';
 import {longest} from '../finetune/longest.js';
+import {keepsInTorch, stepsOfTorch, whyNoTorch} from '../finetune/torch.js';
 import type {ModelName} from '../finetune/models.js';
 import type {Task} from '../finetune/rows.js';
 import type {StepOptions} from '../finetune/step.js';
-import type {BenchRecord, Emit, Figures} from '../record.js';
+import type {BenchRecord, Call, Emit, Figures} from '../record.js';
 
 interface FinetuneOptions {
   backend: BackendName;
@@ -30,17 +32,29 @@ interface FinetuneOptions {
   bisections: number;
   keepActivations: boolean;
   eager: boolean;
+  xla: boolean;
+  dtype: Dtype;
   /** Seconds that a measurement may take, including the start of its process. */
   timeout: number;
   /** Minutes after which no measurement starts. */
   minutes: number;
   machine?: string;
+  /** A Python, and whether to measure its PyTorch's steps. */
+  python: string;
+  torch: boolean;
 }
 
 /** Dense comes first, because flash is also measured at the longest row that dense can train. */
 export const ATTENTIONS: AttentionKind[] = ['dense', 'flash'];
 
-type Subject = Pick<StepOptions, 'model' | 'task' | 'attention'>;
+type Subject = Pick<StepOptions, 'model' | 'task'> & Pick<BenchRecord, 'attention'>;
+
+/** Measures a length, within so many ms. */
+interface Measurement {
+  /** The fields of the record that are known before. */
+  call: (N: number) => Call;
+  run: (N: number, milliseconds: number) => Promise<Figures>;
+}
 
 /** Measures lengths of one subject, each once. */
 class Lengths {
@@ -49,8 +63,8 @@ class Lengths {
   private failed?: BenchRecord;
 
   constructor(
-    private readonly subject: Subject,
-    private readonly options: FinetuneOptions,
+    private readonly measurement: Measurement,
+    private readonly timeout: number,
     private readonly deadline: number,
     private readonly emit: Emit,
   ) {}
@@ -68,20 +82,41 @@ class Lengths {
   }
 
   private async measure(N: number): Promise<BenchRecord> {
-    const {backend, keepActivations, eager, steps, seconds, timeout, machine} = this.options;
-    const step = {...this.subject, N, keepActivations};
-    const call = {suite: 'finetune', backend, device: machine ?? 'unknown', ...step, ...(eager && {eager})} as const;
+    const call = this.measurement.call(N);
     const start = performance.now();
     const left = this.deadline - start;
-    if (this.failed && N > this.failed.N) {
+    if (this.failed && N > this.failed.N!) {
       return {...call, outcome: this.failed.outcome, reason: `so ended N ${this.failed.N}`, seconds: 0};
     }
     if (left <= 0) return {...call, outcome: 'not run', reason: 'the minutes are over', seconds: 0};
-    const own: StepOptions = {...step, backend, eager, steps, seconds};
-    const figures = await inOwnProcess<Figures & {device: string}>('step', own, Math.min(1000 * timeout, left));
-    const named = machine === undefined ? {} : {device: machine};
-    return {...call, ...figures, ...named, seconds: (performance.now() - start) / 1000};
+    const figures = await this.measurement.run(N, Math.min(1000 * this.timeout, left));
+    return {...call, ...figures, seconds: (performance.now() - start) / 1000};
   }
+}
+
+/** Our own steps. */
+function ownSteps(subject: Subject & Pick<StepOptions, 'attention'>, options: FinetuneOptions): Measurement {
+  const {backend, keepActivations, eager, xla, dtype, steps, seconds, machine} = options;
+  const how = {...(eager && {eager}), ...(xla && {xla}), ...(dtype !== 'float32' && {dtype})};
+  const device = machine ?? 'unknown';
+  return {
+    call: (N) => ({suite: 'finetune', backend, device, ...subject, N, keepActivations, ...how}),
+    async run(N, milliseconds) {
+      const own: StepOptions = {...subject, N, keepActivations, backend, eager, xla, dtype, steps, seconds};
+      const figures = await inOwnProcess<Figures & {device: string}>('step', own, milliseconds);
+      return machine === undefined ? figures : {...figures, device: machine};
+    },
+  };
+}
+
+/** PyTorch's steps of the same model, on the device that ours ran on. */
+function torchSteps(subject: Subject, device: string, options: FinetuneOptions): Measurement {
+  const {dtype} = options;
+  const fields = {suite: 'finetune', backend: 'torch', device, ...subject, attention: 'sdpa'} as const;
+  return {
+    call: (N) => ({...fields, N, keepActivations: keepsInTorch(N), ...(dtype !== 'float32' && {dtype})}),
+    run: (N, milliseconds) => stepsOfTorch(options.python, {...subject, N, ...options}, milliseconds),
+  };
 }
 
 /** Tries the lengths and, on request, others. Returns the longest that works, 0 if none. */
@@ -97,15 +132,36 @@ async function longestOf(subject: Lengths, lengths: readonly number[], options: 
 
 export async function runFinetune(options: FinetuneOptions, emit: Emit): Promise<void> {
   const deadline = performance.now() + 60000 * options.minutes;
-  const machine = options.machine ?? (options.backend === 'tensorflow' ? (nvidiaSmi('name') ?? undefined) : undefined);
+  const machine = options.machine ?? (options.backend === 'tensorflow' ? (nvidiaName() ?? undefined) : undefined);
+  const torch = canRunTorch(options);
+  let device = machine ?? 'unknown';
   for (const model of options.models) {
     for (const task of options.tasks) {
       let {lengths} = options;
+      const lengthsOf = (measurement: Measurement): Lengths =>
+        new Lengths(measurement, options.timeout, deadline, (record) => {
+          ({device} = record);
+          emit(record);
+        });
       for (const attention of options.attention) {
-        const subject = new Lengths({model, task, attention}, {...options, machine}, deadline, emit);
+        const subject = lengthsOf(ownSteps({model, task, attention}, {...options, machine}));
         const best = await longestOf(subject, lengths, options);
         lengths = [...new Set(best === 0 ? lengths : [...lengths, best])];
       }
+      if (torch && (task === 'sft' || task === 'lora')) {
+        const subject = lengthsOf(torchSteps({model, task}, device, options));
+        await longestOf(subject, lengths, {...options, longest: false});
+      }
     }
   }
+}
+
+/** Whether PyTorch's steps can be measured. If they cannot, it says why. */
+function canRunTorch({backend, torch, python}: FinetuneOptions): boolean {
+  if (!torch || backend !== 'tensorflow') return false;
+  const why = whyNoTorch(python);
+  if (why !== null) {
+    console.log(`Without PyTorch: ${python} must have torch, transformers and peft, got '${why}'. Give --python.`);
+  }
+  return why === null;
 }

@@ -90,6 +90,7 @@ interface Steps {
   eager?: BenchRecord;
   flash?: BenchRecord;
   dense?: BenchRecord;
+  torch?: BenchRecord;
 }
 
 /** Without the time that dense attention's mask takes. */
@@ -109,21 +110,35 @@ const FUNCTIONS: readonly Column<Steps>[] = [
   ['dense GiB', ({dense}) => memory(dense)],
 ];
 
+/** PyTorch's own steps beside them, where they were measured. */
+const TORCH: readonly Column<Steps>[] = [
+  ['PyTorch, ms', ({torch}) => milliseconds(torch)],
+  ['faster than PyTorch', ({flash, torch}) => ratio(torch?.medianMs, flash?.medianMs)],
+];
+
+/** How steps differ from those without options, besides `--eager`. */
+const variantOf = ({keepActivations, xla, dtype}: BenchRecord): string =>
+  [keepActivations && 'activations kept', xla && 'XLA', dtype].filter((word) => word).join(', ');
+
+const isTorch = ({backend}: BenchRecord): boolean => backend === 'torch';
+
 /** Whether TensorFlow ran the steps as functions. */
 const asFunctions = ({backend, eager}: BenchRecord): boolean => backend === 'tensorflow' && eager !== true;
 
 /** Rows of the steps of one model on one machine. */
-function stepsOf(records: readonly BenchRecord[]): Steps[] {
-  return groupedBy(records, ({task, N}) => `${String(task)} ${String(N)}`).map(([, group]) => {
-    const [{task, N}] = group;
+function stepsOf(all: readonly BenchRecord[]): Steps[] {
+  const own = all.filter((record) => !isTorch(record));
+  return groupedBy(own, (r) => [r.task, r.N, variantOf(r)].join(' ')).map(([, group]) => {
+    const [{task, N, dtype}] = group;
     const find = (attention: string, functions: boolean): BenchRecord | undefined =>
       group.find((record) => record.attention === attention && asFunctions(record) === functions);
     return {
-      training: TRAININGS[task as Task],
+      training: [TRAININGS[task as Task], variantOf(group[0])].filter((word) => word).join(', '),
       N,
       eager: find('flash', false),
       flash: find('flash', true),
       dense: find('dense', true),
+      torch: all.find((r) => isTorch(r) && r.task === task && r.N === N && r.dtype === dtype),
     };
   });
 }
@@ -131,14 +146,16 @@ function stepsOf(records: readonly BenchRecord[]): Steps[] {
 /** A table for each model and machine. */
 function functionTables(records: readonly BenchRecord[]): string {
   const groups = groupedBy(records, ({model, device}) => `${String(model)}, ${device}`);
-  return groups.map(([title, group]) => `**${title}**\n\n${table(FUNCTIONS, stepsOf(group))}`).join('\n\n');
+  const tableOf = (group: readonly BenchRecord[]): string =>
+    table(group.some(isTorch) ? [...FUNCTIONS, ...TORCH] : FUNCTIONS, stepsOf(group));
+  return groups.map(([title, group]) => `**${title}**\n\n${tableOf(group)}`).join('\n\n');
 }
 
 export function finetuneSections(records: readonly BenchRecord[]): Section[] {
   const all = records.filter(({suite}) => suite === 'finetune');
   const devices = new Set(all.filter(asFunctions).map(({device}) => device));
-  const beside = all.filter(({backend, device}) => backend === 'tensorflow' && devices.has(device));
-  const own = all.filter((record) => !beside.includes(record));
+  const beside = all.filter((r) => (r.backend === 'tensorflow' || isTorch(r)) && devices.has(r.device));
+  const own = all.filter((record) => !beside.includes(record) && !isTorch(record));
   const runs = groupedBy(own, ({backend, model, task}) => [backend, model, task].join(' ')).map(([, group]): Run => {
     const [{backend, model, task}] = group;
     return {title: `${String(model)}, \`${String(backend)}\``, training: TRAININGS[task as Task], rows: rowsOf(group)};

@@ -43,13 +43,12 @@ const FIGURES: [name: keyof BenchRecord, show: (value: number) => string][] = [
 
 /** A record as one line, shown during the run. */
 export function describeRecord(r: BenchRecord): string {
-  const {suite, part, kind, precision, model, task, attention, mask, N, H, Hkv, D, shape} = r;
+  const {suite, part, kind, precision, model, task, attention, eager, xla, dtype, mask, N, H, Hkv, D, shape} = r;
   const sizes = Object.entries({N, H, Hkv, D}).map(([name, value]) =>
     value === undefined ? undefined : `${name} ${value}`,
   );
-  const call = [suite, part, kind, precision, model, task, attention, mask, ...sizes, shape].filter(
-    (word) => word !== undefined,
-  );
+  const how = [eager && 'eager', xla && 'xla', dtype];
+  const call = [suite, part, kind, precision, model, task, attention, ...how, mask, ...sizes, shape].filter(Boolean);
   const figures = FIGURES.flatMap(([name, show]) => (typeof r[name] === 'number' ? [show(r[name])] : []));
   const outcome = r.outcome === undefined ? [] : [`${r.outcome} (${String(r.reason)})`];
   return `${call.join(' ').padEnd(60)} ${[...outcome, ...figures].join(', ')}`;

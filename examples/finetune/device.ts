@@ -1,9 +1,11 @@
 /** @file Starts a tfjs backend with the library's kernels and reports its silent errors. */
+import {freemem} from 'node:os';
 import * as tf from '@tensorflow/tfjs';
 import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import {registerWebGPULayers} from '../../src/backends/webgpu/layers/register.js';
 import {nativeInfo} from '../../src/entries/node.js';
 import {useWebGPU} from '../../src/node_webgpu/use_webgpu.js';
+import {nvidiaSmi} from './memory.js';
 import {useSoftwareMatMul} from './software_matmul.js';
 
 export const BACKENDS = ['auto', 'tensorflow', 'webgpu', 'cpu'] as const;
@@ -15,6 +17,8 @@ export interface Device {
   description: string;
   /** Whether a GPU does the computation. */
   gpu: boolean;
+  /** Bytes that tensors can still take; null where the device does not tell. */
+  freeBytes(): number | null;
   /** Throws the device errors that raised no exception since the last call. */
   check(): Promise<void>;
   /** Restores the former backend. The caller must not need tensors of this one any more. */
@@ -52,8 +56,20 @@ async function start(name: BackendName): Promise<Started> {
       return startWebGPU();
     case 'cpu':
       await tf.setBackend('cpu');
-      return {description: 'cpu (JavaScript)', gpu: false, check: async () => {}};
+      return {description: 'cpu (JavaScript)', gpu: false, freeBytes: freeOfHost, check: async () => {}};
   }
+}
+
+/** Part of a GPU's free memory that tensors get. CUDA and its libraries need some. */
+const GPU_SHARE = 0.9;
+
+/** What this process may take, within the limits of its container if Node tells (from 20.13 on). */
+const freeOfHost = (): number => (process as {availableMemory?: () => number}).availableMemory?.() ?? freemem();
+
+/** The least of all NVIDIA GPUs, because which of them is taken is not known; null without one. */
+function freeOfGpus(): number | null {
+  const free = nvidiaSmi('memory.free').map((mebibytes) => GPU_SHARE * 2 ** 20 * Number(mebibytes));
+  return free.length === 0 ? null : Math.min(...free);
 }
 
 /** Why tfjs-node could not be started. */
@@ -61,12 +77,16 @@ let tensorFlowProblem: string | null = null;
 
 /** Null where tfjs-node is not set up. */
 async function startTensorFlow(): Promise<Started | null> {
+  // TensorFlow takes most of a GPU's memory when it starts, and gives it to tensors.
+  const free = freeOfGpus();
+  const freeOfGpu = (): number | null => (free === null ? null : free - tf.memory().numBytes);
   for (const module of ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node']) {
     try {
       await import(module);
       if (!(await tf.setBackend('tensorflow'))) throw new Error('its backend does not start');
       const {isUsingGpuDevice: gpu} = tf.backend() as unknown as {isUsingGpuDevice: boolean};
-      return {description: `tensorflow on ${gpu ? 'a GPU' : 'the CPU'} (${kernels()})`, gpu, check: async () => {}};
+      const description = `tensorflow on ${gpu ? 'a GPU' : 'the CPU'} (${kernels()})`;
+      return {description, gpu, freeBytes: gpu ? freeOfGpu : freeOfHost, check: async () => {}};
     } catch (error) {
       tensorFlowProblem = `${module}: ${(error as Error).message.split('\n')[0]}`;
     }
@@ -91,6 +111,7 @@ async function startWebGPU(): Promise<Started> {
   return {
     description: `webgpu on ${adapter}${software ? ' (software: runs on the CPU)' : ''}`,
     gpu: !software,
+    freeBytes: () => (software ? freeOfHost() : /nvidia/i.test(adapter) ? freeOfGpus() : null),
     async check() {
       await device.queue.onSubmittedWorkDone();
       const [first] = errors.splice(0);

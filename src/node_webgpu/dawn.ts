@@ -14,6 +14,12 @@ export interface FoundAdapter {
   software: boolean;
 }
 
+/**
+ * SwiftShader zeroes workgroup memory by one store per word, which multiplies what it compiles: attention shaders take
+ * four times as long. Without this feature Dawn writes a loop into the shader that zeroes the same memory.
+ */
+const SWIFTSHADER_FLAG = 'disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension';
+
 /** The first Node version that exports abseil, of which Dawn has another version. */
 const NODE_WITH_ABSEIL = 24;
 
@@ -84,7 +90,7 @@ async function systemAdapter(dawn: Dawn, flags: string[]): Promise<FoundAdapter 
 
 async function swiftShaderAdapter(dawn: Dawn, flags: string[]): Promise<FoundAdapter> {
   activateSwiftShader();
-  const found = await requestAdapter(dawn.create(['backend=vulkan', ...flags]));
+  const found = await requestAdapter(dawn.create(['backend=vulkan', SWIFTSHADER_FLAG, ...flags]));
   if (found === null) {
     throw new Error(
       'useWebGPU: Dawn found no adapter although SwiftShader was set up. Clear the cache folder ' +

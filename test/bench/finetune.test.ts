@@ -2,11 +2,15 @@
  * @file The pure parts of the fine-tuning benchmark: rows, the search for the longest row, how the end of a run is
  * read, tables.
  */
+import {existsSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
 import {expect} from 'chai';
 import fc from 'fast-check';
 import {outcomeOf} from '../../bench/child.js';
 import {longest} from '../../bench/finetune/longest.js';
 import {TASKS, type Task, drawTexts, fillRow, typicalTexts, visiblePairs} from '../../bench/finetune/rows.js';
+import {stepsOfTorch, whyNoTorch} from '../../bench/finetune/torch.js';
 import type {BenchRecord} from '../../bench/record.js';
 import {finetuneSections} from '../../bench/tables/finetune.js';
 import {toBatch} from '../../examples/finetune/data/batch.js';
@@ -126,6 +130,88 @@ describe('the finetune benchmark', () => {
       '**tiny, c**',
       '| SFT, LoRA | 2048 | – | 200.0 |  | – |  | 2.0 |  |',
     ]);
+  });
+
+  it('sets PyTorch, XLA and bfloat16 beside them, each dtype by itself', () => {
+    const own = {backend: 'tensorflow', device: 'b', tokensPerSecond: 1};
+    const torch = {backend: 'torch', device: 'b', attention: 'sdpa'} as const;
+    const text = finetuneSections([
+      record('flash', 2048, {...own, medianMs: 100}),
+      record('flash', 2048, {...own, medianMs: 80, xla: true}),
+      record('flash', 2048, {...own, medianMs: 90, dtype: 'bfloat16'}),
+      record('flash', 8192, {...own, medianMs: 200, keepActivations: true}),
+      record('flash', 2048, {...torch, medianMs: 150, keepActivations: true}),
+      record('flash', 2048, {...torch, medianMs: 180, keepActivations: true, dtype: 'bfloat16'}),
+      record('flash', 8192, {...torch, outcome: 'out of memory'}),
+      record('flash', 2048, {...torch, device: 'elsewhere', medianMs: 1}),
+    ]);
+    const rows = text.find(({name}) => name === 'functions')!.text.split('\n');
+    const cells = rows.slice(4).map((line) => line.split('|').map((cell) => cell.trim()));
+    expect(rows[2]).to.match(/PyTorch, ms \| faster than PyTorch \|$/);
+    expect(cells.map((row) => [row[1], row[4], ...row.slice(-3, -1)])).to.deep.equal([
+      ['SFT, LoRA', '100.0', '150.0', '1.50×'],
+      ['SFT, LoRA, XLA', '80.0', '150.0', '1.88×'],
+      ['SFT, LoRA, bfloat16', '90.0', '180.0', '2.00×'],
+      ['SFT, LoRA, activations kept', '200.0', 'out of memory', ''],
+    ]);
+    expect(text.find(({name}) => name === 'lengths')!.text).to.equal('');
+  });
+
+  describe('runs PyTorch by a Python', () => {
+    let folder: string;
+    let python: string;
+    beforeEach(() => {
+      folder = mkdtempSync(join(tmpdir(), 'flashmask-python-'));
+      python = join(folder, 'python3');
+    });
+    afterEach(() => rmSync(folder, {recursive: true}));
+
+    const step = {model: 'tiny', task: 'lora', N: 8192, dtype: 'bfloat16', steps: 3, seconds: 10} as const;
+    /** Measures by an executable of that code. */
+    const measured = (code: string, milliseconds = 60_000) => {
+      writeFileSync(python, `#!${process.execPath}\n${code}`, {mode: 0o755});
+      return stepsOfTorch(python, step, milliseconds);
+    };
+
+    it('passes the model and the call, and takes the last line as the figures', async () => {
+      const figures: Record<string, unknown> = {
+        ...(await measured(
+          'console.log("a warning"); console.log(JSON.stringify({medianMs: 5, got: process.argv.slice(2)}))',
+        )),
+      };
+      const [script, options] = figures.got as string[];
+      expect(existsSync(script)).to.equal(true);
+      expect(figures.medianMs).to.equal(5);
+      const {config, lora, ...others} = JSON.parse(options) as Record<'config' | 'lora', object>;
+      expect(others).to.deep.equal({
+        ...{task: 'lora', N: 8192, dtype: 'bfloat16', steps: 3, seconds: 10, keepActivations: false},
+      });
+      expect(lora).to.include({rank: 8, alpha: 16}).and.to.have.property('targetModules').that.includes('q_proj');
+      expect(config).to.include({model_type: 'llama', hidden_size: 64, num_key_value_heads: 2});
+    });
+
+    it('tells how it failed', async () => {
+      const oom = 'torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 36.00 GiB.';
+      expect(await measured(`console.error("Traceback\\n${oom}"); process.exit(1)`)).to.deep.equal({
+        outcome: 'out of memory',
+        reason: oom,
+      });
+      const other = await measured('console.error("KeyError: 3"); process.exit(1)');
+      expect(other).to.deep.equal({outcome: 'failed', reason: 'KeyError: 3'});
+      expect(await measured('process.kill(process.pid, "SIGKILL")')).to.include({outcome: 'out of memory'});
+      expect(await measured('setTimeout(() => {}, 1e6)', 200)).to.deep.equal({outcome: 'time limit', reason: '0 s'});
+      const silent = (await measured('console.log("no figures")')) as {outcome: string; reason: string};
+      expect(silent.outcome).to.equal('failed');
+      expect(silent.reason).to.match(/torch_step\.py must print a line of JSON, got 'no figures/);
+    });
+
+    it('says why there is none', async () => {
+      expect(whyNoTorch(python)).to.match(/ENOENT/);
+      await measured('console.error("Traceback"); console.error("ModuleNotFoundError: No module"); process.exit(1)');
+      expect(whyNoTorch(python)).to.equal('ModuleNotFoundError: No module');
+      await measured('');
+      expect(whyNoTorch(python)).to.equal(null);
+    });
   });
 });
 

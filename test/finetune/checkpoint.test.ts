@@ -632,6 +632,30 @@ describe('fine-tuning: progress', () => {
     ]);
   });
 
+  it('shows what is compiled: on a terminal beside the steps, else in one line', () => {
+    const plain = printed(false, (io) => {
+      const bar = trainingBar(3, 0, io);
+      for (const made of [0, 1, 2]) bar.compiling(made, 2);
+    });
+    expect(plain).to.deep.equal(['Compiling functions in the first steps, which take longer (--eager: not)']);
+    let shown = '';
+    const write = (text: string): boolean => Boolean((shown += text));
+    const terminal = {write, isTTY: true, columns: 200};
+    const bar = trainingBar(3, 0, {...processIo, terminal: terminal as never});
+    const after = (made: number): string => {
+      shown = '';
+      // Bars are drawn ten times a second.
+      for (const end = Date.now() + 250; Date.now() < end;);
+      bar.compiling(made, 2);
+      return shown;
+    };
+    expect(after(1)).to.match(/^[^\n]*step 0\/3 .* left  compiling functions: 1 of 2/);
+    expect(after(2))
+      .to.match(/step 0\/3 /)
+      .and.to.not.match(/compiling/);
+    bar.stop();
+  });
+
   it('formats times', () => {
     const times = [0, 59.4, 95, 3599, 7322, -1].map(formatSeconds);
     expect(times).to.deep.equal(['0s', '59s', '1m35s', '59m59s', '2h02m', '0s']);

@@ -20,7 +20,7 @@ import {
   succeeds,
 } from '../support/finetune_command.js';
 import {FASTEST_BACKEND as BACKEND, setUpFastestBackend} from '../support/finetune_device.js';
-import {writeTinyModel} from '../support/finetune_tiny.js';
+import {writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
 import {skip} from '../support/skip.js';
 import {withWrongDense} from '../support/wrong_dense_attention.js';
 
@@ -107,7 +107,9 @@ describe('the main job', () => {
   });
 
   it('fails when dense attention gives other losses', async () => {
-    const args = ['demo', ...SCRATCH, '--backend', 'cpu', '--steps', '2'];
+    await writeTinyModel(join(folder, 'model'));
+    const model = ['--model', 'model', '--data', writeInstructions(folder)];
+    const args = ['demo', ...SMALL, ...model, '--backend', 'cpu', '--steps', '2'];
     const {code, stdout, stderr} = await withWrongDense(() => command(args, here()));
     expect(stdout, stderr).to.match(/Same losses +NO: .* over 2 steps \(allowed 1e-4\)/);
     expect(code).to.equal(1);

@@ -162,19 +162,33 @@ describe('fine-tuning: the commands', () => {
     if (BACKEND !== 'tensorflow') skip(this, 'functions need tfjs-node');
     const lora = ['--lora', '--lora-dropout', '0.1'];
     const kinds: [objective: string, data: string, args: string[]][] = [
-      ['sft', instructions, []],
+      ['sft', instructions, ['--keep-activations', 'never']],
       ['sft', instructions, [...lora, '--accumulate', '2', '--keep-activations']],
-      ['dpo', comparisons, lora],
+      ['dpo', comparisons, [...lora, '--keep-activations', 'never']],
       ['rm', comparisons, lora],
     ];
     for (const [i, [objective, data, args]] of kinds.entries()) {
       const names = [`functions_${i}`, `eager_${i}`];
       const all = [...args, '--steps', '4'];
       expect(await succeeds(trainingOf(objective, names[0], data, ...all))).to.include('Compiling');
-      expect(await succeeds(trainingOf(objective, names[1], data, ...all, '--eager'))).to.not.include('Compiling');
+      // Keeping activations changes no digit either.
+      const kept = [...all.map((arg) => (arg === 'never' ? 'always' : arg)), '--eager'];
+      expect(await succeeds(trainingOf(objective, names[1], data, ...kept))).to.not.include('Compiling');
       const [functions, eager] = names.map((name) => metricsOf(name).map((r) => [r.loss, r.grad_norm]));
       expect(functions, objective).to.deep.equal(eager);
     }
+  });
+
+  it('keeps activations where they fit, unless it is told or has a twin, and says why', async () => {
+    const said = async (name: string, ...args: string[]): Promise<string> => {
+      const stdout = await succeeds(trainingOf('sft', `memory_${name}`, instructions, '--steps', '1', ...args));
+      return /Memory.*/.exec(stdout)?.[0] ?? '';
+    };
+    expect(await said('fits')).to.match(
+      /^Memory   activations are kept: they take up to 0\.\d+ GB of .* GB that are free/,
+    );
+    expect(await said('twin', '--compare')).to.match(/^Memory   activations are computed twice: the twin/);
+    for (const when of ['always', 'never']) expect(await said(when, '--keep-activations', when)).to.equal('');
   });
 
   it('trains with bfloat16 products and with XLA, to nearly the same losses', async function () {

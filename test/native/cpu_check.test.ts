@@ -4,12 +4,12 @@
  */
 import {execFile, spawnSync} from 'node:child_process';
 import {mkdtempSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
-import {availableParallelism, tmpdir} from 'node:os';
+import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {promisify} from 'node:util';
 import {expect} from 'chai';
-import {instructionSetFlags} from '../../scripts/build_native.mjs';
+import {compileForTests} from '../../scripts/build_native.mjs';
 import {skip} from '../support/skip.js';
 import {vectors} from '../support/vectors.js';
 
@@ -53,27 +53,21 @@ function vectorsInCpp(): string {
   ].join('\n'); // prettier-ignore
 }
 
-/** Compiles the kernels and the programs `check` and `vectors_check` into the folder. */
-async function build(folder: string): Promise<void> {
+const FLAGS = ['-std=c++17', '-O2', '-Wall', '-Wextra', '-Werror'];
+
+/** Makes the programs `cpu_check` and `vectors_check` in the folder; returns objects of one instruction set. */
+async function build(folder: string): Promise<string[]> {
   writeFileSync(join(folder, 'vectors.inc'), vectorsInCpp());
   const sources = readdirSync(cpu).filter((file) => file.endsWith('.cc'));
-  const kernels = sources.map((file) => ({from: join(cpu, file), to: join(folder, `${file}.o`)}));
-  const mains = ['cpu_check', 'vectors_check'].map((name) => ({
-    from: join(programs, `${name}.cc`),
-    to: join(folder, `${name}.o`),
-  }));
-  const jobs = [...kernels, ...mains];
-  const worker = async (): Promise<void> => {
-    for (let job = jobs.pop(); job; job = jobs.pop()) {
-      const flags = ['-std=c++17', '-O2', '-Wall', '-Wextra', '-Werror', `-I${folder}`];
-      await run(compiler, [...flags, ...instructionSetFlags(job.from), '-c', job.from, '-o', job.to]);
-    }
-  };
-  await Promise.all(Array.from({length: availableParallelism()}, worker));
-  const objects = kernels.map(({to}) => to);
-  for (const {to} of mains) {
-    await run(compiler, [...objects, to, '-pthread', '-o', to.replace(/\.o$/, '')]);
-  }
+  const [check, ...kernels] = await compileForTests(
+    ['test/cpu_check.cc', ...sources.map((file) => join('cpu', file))],
+    FLAGS,
+  );
+  await run(compiler, [...kernels, check, '-pthread', '-o', join(folder, 'cpu_check')]);
+  // The cache of objects does not know vectors.inc, which is not in native/.
+  const vectorsCheck = [`-I${folder}`, join(programs, 'vectors_check.cc')];
+  await run(compiler, [...FLAGS, ...vectorsCheck, ...kernels, '-pthread', '-o', join(folder, 'vectors_check')]);
+  return kernels.filter((_, i) => sources[i].startsWith('kernels_'));
 }
 
 describe('CPU kernels against plain loops', function () {
@@ -82,10 +76,11 @@ describe('CPU kernels against plain loops', function () {
     return;
   }
   let folder: string;
+  let ofOneSet: string[];
 
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'flashmask-cpu-'));
-    await build(folder);
+    ofOneSet = await build(folder);
   });
   after(() => rmSync(folder, {recursive: true, force: true}));
 
@@ -105,8 +100,7 @@ describe('CPU kernels against plain loops', function () {
 
   it('share no function with other files that an older machine could not run', async function () {
     if (spawnSync('nm', ['--version']).status !== 0) skip(this, 'nm is not installed');
-    const files = readdirSync(folder).filter((file) => /^kernels_.*\.o$/.test(file));
-    const {stdout} = await run('nm', ['-C', ...files.map((file) => join(folder, file))]);
+    const {stdout} = await run('nm', ['-C', ...ofOneSet]);
     // The linker keeps one of several equal weak (W, V) or unique (u) functions, perhaps one for a newer machine.
     expect(stdout.split('\n').filter((line) => / [WVu] /.test(line))).to.deep.equal([]);
   });

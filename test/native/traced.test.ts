@@ -4,6 +4,7 @@ import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {flashMaskAttention, masks, traced} from '../../src/entries/node.js';
+import {onFunctions} from '../../src/backends/tensorflow/traced/progress.js';
 import {devices} from '../support/devices.js';
 import {Project, root} from '../support/packed_project.js';
 
@@ -328,11 +329,19 @@ async function executed(body: () => unknown): Promise<string[]> {
     const step = (): void => {
       tf.tidy(() => void tf.grad((x) => tf.sum(fn({...inputs, x})))(inputs.x));
     };
+    const counts: number[][] = [];
+    const end = onFunctions((made, known) => counts.push([made, known]));
     step();
     const {numTensors, numDataBuffers} = tf.memory();
     for (let i = 0; i < 20; i++) step();
     expect(tf.memory()).to.include({numTensors, numDataBuffers});
     fn.dispose();
+    end();
+    // Forward and backward are recorded, made and freed.
+    const [made, known] = counts.at(-1)!;
+    expect(counts.map((pair) => [pair[0] - made, pair[1] - known])).to.deep.equal([
+      [0, 1], [0, 2], [1, 2], [2, 2], [1, 1], [0, 0],
+    ]); // prettier-ignore
     const run = (): unknown => bindingNow().executeOp('tfjs_flashmask_layer_forward_1', [], [], 1);
     expect(run).to.throw(/tfjs_flashmask_layer/);
   });

@@ -32,7 +32,7 @@ export interface Case extends Sizes {
   dropout: number;
   seed: number;
   deterministic?: boolean;
-  /** Has head sizes that take a software adapter ten seconds to compile: there only `npm run test:all` runs it. */
+  /** Has head sizes that take a software adapter 3 to 10 seconds to compile: there only `npm run test:all` runs it. */
   slowOnSoftware?: boolean;
   /** Also returns the log-sum-exp, and sends a gradient through it. */
   lse: boolean;

@@ -66,6 +66,20 @@ const countItems: Shader<object> = {
   body: () => 'counts[item] = counts[item] + 1u;',
 };
 
+/** Shows which bits workgroup memory has at the start, then sets some. */
+const showWorkgroupMemory: Shader<object> = {
+  name: 'test_show_workgroup_memory',
+  fields: {},
+  bindings: () => [{name: 'bits', type: 'u32', access: 'read_write'}],
+  threads: () => 1,
+  item: 'workgroup',
+  declarations: () => 'var<workgroup> memory: array<u32, 1024>;',
+  body: () => `for (var i = 0u; i < 1024u; i++) {
+  bits[item] = bits[item] | memory[i];
+  memory[i] = 7u + item;
+}`,
+};
+
 /** Keys of the shaders that `run` dispatches. */
 async function dispatchesOf(run: () => tf.Tensor[]): Promise<string[]> {
   const {keys, result: results} = recordDispatches(backendNow().device, run);
@@ -90,6 +104,17 @@ async function dispatchesOf(run: () => tf.Tensor[]): Promise<string[]> {
     const after = tf.tensor([3, 4]);
     expect([...(await tf.add(before, after).data())]).to.deep.equal([4, 6]);
     tf.dispose([before, out, derived, after]);
+  });
+
+  // How it is zeroed depends on the driver (src/node_webgpu/dawn.ts).
+  it('starts each workgroup with zeroed memory, whatever the one before left there', async () => {
+    const backend = backendNow();
+    const items = 256;
+    const bits = tf.zeros([items], 'int32');
+    const pass = {shader: specialize(showWorkgroupMemory, {}), uniforms: {} as UniformValues};
+    submitPasses(backend, [{...pass, buffers: [bufferOf(backend, bits)], items, flopsPerWorkgroup: 1}]);
+    expect([...(await bits.data())]).to.deep.equal(Array.from({length: items}, () => 0));
+    bits.dispose();
   });
 
   it('throws when memory runs out, and keeps the failed buffer out of the pool', async () => {

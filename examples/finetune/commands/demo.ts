@@ -36,7 +36,7 @@ const DEFAULTS = {
   learningRate: 1e-3,
   compare: 20,
   prompt: 'Describe a day at the beach.',
-  keepActivations: true,
+  keepActivations: 'always',
 } as const satisfies Partial<TrainOptions>;
 
 const EXAMPLES = `

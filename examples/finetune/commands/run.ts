@@ -1,6 +1,5 @@
 /** @file Everything that a training run needs, opened and checked before its first step. */
 import {join} from 'node:path';
-import {getBackend} from '@tensorflow/tfjs';
 import type {Batch} from '../data/batch.js';
 import type {RowSettings, RowStatistics} from '../data/rows.js';
 import {fileFingerprint} from '../data/json_stream.js';
@@ -10,7 +9,7 @@ import type {Io, Session} from '../io.js';
 import type {LoraOptions} from '../model/lora.js';
 import {readAdapter} from '../train/adapter_files.js';
 import {type Checkpoint, type RunIdentity, fingerprint, latestCheckpoint, loadCheckpoint} from '../train/checkpoint.js';
-import {TrainedModel, canCompile} from '../train/trained_model.js';
+import {TrainedModel, checkCompilation} from '../train/trained_model.js';
 import {type ModelFiles, openModel} from '../weights/model_files.js';
 import {countEpoch, dataPath, heldOutBatches, rowSettings} from './data.js';
 import {openDevice, openFiles} from './opening.js';
@@ -62,17 +61,6 @@ export async function prepareRun(options: TrainOptions, session: Session, opened
   const heldOut = await heldOutBatches(rows, tokenizer, options.evalSamples);
   session.atEnd(() => heldOut.forEach((batch) => batch.dispose()));
   return {options, session, device, files, tokenizer, identity, before, rows, epoch, steps, heldOut};
-}
-
-/** Throws if options ask for functions of TensorFlow where there are none: they would be without effect. */
-function checkCompilation({dtype, xla, eager}: TrainOptions): void {
-  const asked = dtype === 'float32' ? (xla ? '--xla' : null) : `--dtype ${dtype}`;
-  if (asked === null || (!eager && canCompile())) return;
-  const got = eager ? '--eager' : `the backend '${getBackend()}' without them`;
-  throw new Error(
-    `${asked} needs TensorFlow functions, which tfjs-node has after 'npx tfjs-flashmask setup-node', got ${got}. Leave ` +
-      'out one of the two, or set tfjs-node up (docs/tfjs-node.md).',
-  );
 }
 
 /** Options that change the losses, by their names on the command line. */
@@ -148,7 +136,7 @@ async function loadModel({options, files, before}: Run, frozen?: TrainedModel['n
   const common = {
     rewardModel: options.objective === 'rm',
     seed: options.seed,
-    keepActivations: options.keepActivations,
+    keepActivations: options.keepActivations === 'always',
     eager: options.eager,
     compilation: {xla: options.xla, bfloat16: options.dtype === 'bfloat16'},
   };

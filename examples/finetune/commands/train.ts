@@ -1,13 +1,16 @@
 /** @file The commands sft, dpo and rm: they train, show progress, and leave checkpoints, metrics and charts. */
 import {setImmediate} from 'node:timers/promises';
 import {join} from 'node:path';
+import {onFunctions} from '../../../src/backends/tensorflow/traced/progress.js';
 import type {Batch} from '../data/batch.js';
 import type {Io, Session} from '../io.js';
+import {chooseActivations} from '../train/activations.js';
 import {printCharts, saveCharts} from '../train/charts.js';
 import {LossComparison} from '../train/comparison.js';
 import {MetricsLog} from '../train/metrics.js';
 import {type TrainingBar, formatSeconds, trainingBar} from '../train/progress.js';
 import {learningRate} from '../train/schedule.js';
+import type {TrainedModel} from '../train/trained_model.js';
 import type {StepResult} from '../train/trainer.js';
 import {BatchSource} from './data.js';
 import {type Sample, TILE, reportComparison, reportSamples, reportTiles, sample} from './outcome.js';
@@ -32,6 +35,7 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
   }
   const model = await startModel(run);
   io.say(describeRun(run, model));
+  if (options.keepActivations === 'auto') io.say(`Memory   ${chooseMemory(run, model)}`);
   const trainers = await makeTrainers(run, model);
   const first = await sample(run, trainers.flash);
   const log = new MetricsLog(join(options.output, 'metrics.jsonl'), before?.state.logHistory);
@@ -45,6 +49,17 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
     io.say(`Stopped after step ${log.records.length} of ${steps}. Go on with --resume.`);
   }
   return complete ? Number(!comparison.agrees) : INTERRUPTED;
+}
+
+/** Keeps activations where that fits; returns what it chose, for the user. */
+function chooseMemory({options, device}: Run, model: TrainedModel): string {
+  const {rowTokens, batchRows, compare} = options;
+  const {keep, why} =
+    compare > 0
+      ? {keep: false, why: 'the twin with dense attention needs memory'}
+      : chooseActivations(model, rowTokens * batchRows, device.freeBytes());
+  model.keepActivations = keep;
+  return `activations are ${keep ? 'kept' : 'computed twice'}: ${why}`;
 }
 
 interface Outcome {
@@ -91,8 +106,7 @@ async function loop(
   const bar = trainingBar(steps, log.records.length, session.io);
   const {signal: stopping, end} = stopOnInterrupt(bar, session.io);
   let folder = before?.folder ?? '';
-  if (trainers.flash.model.compiles)
-    session.io.say('Compiling     in the first steps, which take longer (--eager: not)');
+  const endCompiling = onFunctions((made, known) => bar.compiling(made, known));
   try {
     while (log.records.length < steps && !stopping.aborted) {
       const batches = await data.next();
@@ -117,6 +131,7 @@ async function loop(
     }
   } finally {
     end();
+    endCompiling();
     bar.stop();
     await data.close();
   }

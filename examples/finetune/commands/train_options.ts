@@ -2,10 +2,11 @@
 import {Command, InvalidArgumentError, Option} from 'commander';
 import {BACKENDS, type BackendName} from '../device.js';
 import {PROJECTIONS, type Projection} from '../model/config.js';
+import {KEEP_ACTIVATIONS, type KeepActivations} from '../train/activations.js';
 
 export type ObjectiveName = 'sft' | 'dpo' | 'rm';
 
-const DTYPES = ['float32', 'bfloat16'] as const;
+export const DTYPES = ['float32', 'bfloat16'] as const;
 export type Dtype = (typeof DTYPES)[number];
 
 export interface TrainOptions {
@@ -45,7 +46,8 @@ export interface TrainOptions {
   precomputeReference: boolean;
   centering: number;
 
-  keepActivations: boolean;
+  /** Whether blocks keep their activations, or compute them twice. */
+  keepActivations: KeepActivations;
   /** Run operation by operation on tfjs-node too. */
   eager: boolean;
   /** Compile by XLA on tfjs-node. */
@@ -157,7 +159,6 @@ const UNLESS_GIVEN = {
   lora: false,
   rslora: false,
   skipBad: false,
-  keepActivations: false,
   eager: false,
   xla: false,
   // Options of the other objectives.
@@ -235,7 +236,12 @@ function addOptimization(command: Command, objective: ObjectiveName): void {
 
 function addRun(command: Command, objective: ObjectiveName): void {
   command
-    .option('--keep-activations', 'do not compute blocks twice: faster, far more memory')
+    .addOption(
+      new Option('--keep-activations [when]', 'do not compute blocks twice: faster, more memory; auto: where it fits')
+        .choices(KEEP_ACTIVATIONS)
+        .preset('always')
+        .default('auto'),
+    )
     .option('--eager', 'on tfjs-node: run operation by operation, not in traced functions')
     .option('--xla', 'on tfjs-node: compile by XLA: slow first steps, then faster ones')
     .addOption(

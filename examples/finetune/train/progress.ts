@@ -15,6 +15,8 @@ export interface TrainingStatus {
 
 export interface TrainingBar {
   update: (status: TrainingStatus) => void;
+  /** Shows how many TensorFlow functions are compiled. */
+  compiling: (made: number, known: number) => void;
   stop: () => void;
 }
 
@@ -39,20 +41,29 @@ export function trainingBar(steps: number, done: number, io: Io = processIo): Tr
       return `step ${status.step}/${steps}  loss ${loss}  learning rate ${rate}  ${speed} tokens/s  ${left} left`;
     });
   }
-  const format = 'step {value}/{total} [{bar}] loss {loss}  learning rate {rate}  {speed} tokens/s  {left} left';
+  const format = 'step {value}/{total} [{bar}] loss {loss}  learning rate {rate}  {speed} tokens/s  {left} left{note}';
   const bar = new SingleBar({format, hideCursor: true, stream: terminal, barsize: 24}, Presets.shades_classic);
-  bar.start(steps, done, {loss: '-', rate: '-', speed: '-', left: '-'});
-  return {update: (status) => bar.update(status.step, fields(status)), stop: () => bar.stop()};
+  bar.start(steps, done, {loss: '-', rate: '-', speed: '-', left: '-', note: ''});
+  return {
+    update: (status) => bar.update(status.step, fields(status)),
+    compiling: (made, known) => bar.update({note: made < known ? `  compiling functions: ${made} of ${known}` : ''}),
+    stop: () => bar.stop(),
+  };
 }
 
 function plainBar(steps: number, {say}: Io, line: (status: TrainingStatus) => string): TrainingBar {
   let last = -Infinity;
+  let compiles = false;
   return {
     update(status) {
       if (status.step === steps || performance.now() - last >= LINE_MS) {
         last = performance.now();
         say(line(status));
       }
+    },
+    compiling() {
+      if (!compiles) say('Compiling functions in the first steps, which take longer (--eager: not)');
+      compiles = true;
     },
     stop() {},
   };

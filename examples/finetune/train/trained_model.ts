@@ -39,6 +39,8 @@ export class TrainedModel {
   /** The trained weights, by Hugging Face's names (adapters: `<projection>.lora_A.weight`). */
   readonly trainable: ReadonlyMap<string, tf.Variable>;
   readonly config: LlamaConfig;
+  /** Whether the blocks keep their activations for the backward pass. */
+  keepActivations: boolean;
 
   /** Loads the weights of `files`, or shares those of `frozen`, a network with the same weights that is not trained. */
   static async load(files: ModelFiles, options: TrainedModelOptions, frozen?: Llama): Promise<TrainedModel> {
@@ -63,6 +65,7 @@ export class TrainedModel {
     private readonly ownsNetwork: boolean,
   ) {
     this.config = network.config;
+    this.keepActivations = options.keepActivations ?? false;
     const trainable = new Map((adapter === null ? network.weights : adapter.weights) as Map<string, tf.Variable>);
     if (score !== null) {
       trainable.set(SCORE, score);
@@ -73,9 +76,9 @@ export class TrainedModel {
   /** `[B · T, hiddenSize]` for the heads. With `adapted: false` it is the model before its adapters were trained. */
   hidden(batch: Batch, attend: Attend, {adapted = true} = {}): tf.Tensor2D {
     const adapter = adapted ? this.adapter : null;
-    const {keepActivations = false, compilation = {xla: false, bfloat16: false}} = this.options;
+    const {compilation = {xla: false, bfloat16: false}} = this.options;
     const compiled = this.compiles ? compilation : null;
-    return this.network.hidden(batch, attend, {adapter, recompute: !keepActivations, compiled});
+    return this.network.hidden(batch, attend, {adapter, recompute: !this.keepActivations, compiled});
   }
 
   /** Whether its first steps make TensorFlow functions. */
@@ -117,6 +120,17 @@ export class TrainedModel {
 export function canCompile(): boolean {
   const backend = tf.backend() as unknown as TensorFlowBackend & {binding?: object};
   return tf.getBackend() === 'tensorflow' && hasFunctions(backend) && whyNotNative(backend) === null;
+}
+
+/** Throws if options ask for functions of TensorFlow where there are none: they would be without effect. */
+export function checkCompilation({dtype, xla, eager}: {dtype: string; xla: boolean; eager: boolean}): void {
+  const asked = dtype === 'float32' ? (xla ? '--xla' : null) : `--dtype ${dtype}`;
+  if (asked === null || (!eager && canCompile())) return;
+  const got = eager ? '--eager' : `the backend '${tf.getBackend()}' without them`;
+  throw new Error(
+    `${asked} needs TensorFlow functions, which tfjs-node has after 'npx tfjs-flashmask setup-node', got ${got}. Leave ` +
+      'out one of the two, or set tfjs-node up (docs/tfjs-node.md).',
+  );
 }
 
 function freshScore(config: LlamaConfig, seed: number): HostTensor {

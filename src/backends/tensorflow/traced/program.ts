@@ -4,6 +4,7 @@ import {bitsOf, withBits} from './bits.js';
 import {type FunctionGraph, nodeOf, placeOf} from './function_graph.js';
 import {engineNow} from './gradients.js';
 import {graphDef} from './graph_def.js';
+import {countFunctions} from './progress.js';
 import type {Binding, RecordedBackend} from './recorder.js';
 import {type Segment, segmentsOf} from './segments.js';
 
@@ -49,6 +50,7 @@ export class Program {
         name: null,
       };
     });
+    countFunctions({known: this.parts.length});
   }
 
   /** Runs the functions, and makes those that TensorFlow does not have. */
@@ -59,7 +61,10 @@ export class Program {
       part.name ??= this.add(part.segment);
       this.runPart(part, part.name, values);
       // TensorFlow compiles a function in its first call. An error of it belongs to this call.
-      if (compiles) this.binding.waitForFunctions!();
+      if (compiles) {
+        this.binding.waitForFunctions!();
+        countFunctions({made: 1, known: this.disposed ? 1 : 0});
+      }
     }
     // A gradient may run after the traced function was disposed.
     if (this.disposed) this.dispose();
@@ -89,9 +94,11 @@ export class Program {
 
   /** Frees the functions. A later run makes them again, and frees them. */
   dispose(): void {
+    const made = this.parts.filter(({name}) => name !== null);
+    countFunctions({made: -made.length, known: -(this.disposed ? made : this.parts).length});
     this.disposed = true;
-    for (const part of this.parts) {
-      if (part.name !== null) this.binding.removeFunction!(part.name);
+    for (const part of made) {
+      this.binding.removeFunction!(part.name!);
       part.name = null;
     }
   }

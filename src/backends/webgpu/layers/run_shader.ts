@@ -4,7 +4,7 @@
  */
 import {type TensorInfo, util} from '@tensorflow/tfjs-core';
 import {FLOAT} from '../../../call/numbers.js';
-import {type Dispatch, isBatchFull, recordDispatch} from '../run/dispatch.js';
+import {isBatchFull, recordDispatch} from '../run/dispatch.js';
 import {guarded} from '../run/device_errors.js';
 import {compileAhead, isCompileOnly, isCompiled} from '../run/pipelines.js';
 import {limitsOf} from '../run/size_limits.js';
@@ -32,7 +32,9 @@ export function runShader(
     const buffers = [...inputs, ...results].map((tensor) => rangeOf(backend, tensor));
     if (isCompileOnly()) compileAhead(backend, [shader]);
     else {
-      recordDispatch(backend, {shader, buffers, ...gridOf(backend, shader, items)});
+      const count = Math.ceil(items / shader.itemsPerWorkgroup);
+      const gridX = Math.min(count, limitsOf(backend.device).maxComputeWorkgroupsPerDimension);
+      recordDispatch(backend, shader, [uniformsOf(backend, gridX, items), ...buffers], count, gridX);
       if (isBatchFull(backend)) submitRecorded(backend);
     }
     return results;
@@ -47,10 +49,7 @@ function rangeOf(backend: WebGPUBackend, tensor: TensorInfo): GPUBufferBinding {
   return {buffer: bufferOf(backend, tensor), offset: 0, size: FLOAT * util.sizeFromShape(tensor.shape)};
 }
 
-function gridOf(backend: WebGPUBackend, shader: ShaderVariant, items: number): Omit<Dispatch, 'shader' | 'buffers'> {
-  const count = Math.ceil(items / shader.itemsPerWorkgroup);
-  const gridX = Math.min(count, limitsOf(backend.device).maxComputeWorkgroupsPerDimension);
-  const values = {firstWorkgroup: 0, gridX, workEnd: items};
-  const uniforms = LAYER_UNIFORMS.map(([name]) => ({type: 'uint32' as const, data: [values[name]]}));
-  return {count, gridX, uniforms: backend.makeUniforms(uniforms)};
+function uniformsOf(backend: WebGPUBackend, gridX: number, workEnd: number): GPUBufferBinding {
+  const values = {firstWorkgroup: 0, gridX, workEnd};
+  return backend.makeUniforms(LAYER_UNIFORMS.map(([name]) => ({type: 'uint32', data: [values[name]]})));
 }

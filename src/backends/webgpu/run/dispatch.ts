@@ -52,66 +52,65 @@ const states = new WeakMap<WebGPUBackend, State>();
 const stateOf = (backend: WebGPUBackend): State =>
   remember(states, backend, () => ({budget: FIRST_BUDGET, flops: 0, uniforms: new Map<string, GPUBuffer>(), free: []}));
 
-/** A range of the workgroups of a pass that is dispatched at once: `count` workgroups from `first` on. */
-interface Range {
-  pass: PassRun;
-  first: number;
-  count: number;
-  gridX: number;
-}
-
-/** A dispatch as it is recorded. */
-export interface Dispatch {
-  shader: ShaderVariant;
-  /** One per binding, in order. */
-  buffers: readonly BufferRange[];
-  uniforms: BufferRange;
-  /** Workgroups, and how many of them are a row of the grid. */
-  count: number;
-  gridX: number;
-}
-
 /**
  * Records the passes in order, and submits them if they are long. Buffers of the passes may be released, but not
  * destroyed, as soon as this returns: later commands run after these.
  */
 export function submitPasses(backend: WebGPUBackend, passes: readonly PassRun[]): void {
   if (isCompileOnly()) {
-    const shaders = passes.map(({shader}) => shader);
-    compileAhead(backend, shaders);
+    compileAhead(
+      backend,
+      passes.map(({shader}) => shader),
+    );
     return;
   }
   const state = stateOf(backend);
-  for (const pass of passes) {
-    for (const range of rangesOf(backend.device, pass, state.budget)) recordRange(backend, state, range);
-  }
+  for (const pass of passes) recordPass(backend, state, pass);
   if (state.flops >= LONG || isBatchFull(backend)) submit(backend, state);
 }
 
-function recordRange(backend: WebGPUBackend, state: State, {pass, first, count, gridX}: Range): void {
-  const {shader, buffers} = pass;
-  const workEnd = Math.min(pass.items, (first + count) * shader.itemsPerWorkgroup);
-  const uniforms = uniformBuffer(backend, state, {...pass.uniforms, firstWorkgroup: first, gridX, workEnd});
-  recordDispatch(backend, {shader, buffers, uniforms, count, gridX});
-  // tfjs may have submitted since the last pass.
-  if (state.encoder !== backend.commandEncoder) state.flops = 0;
-  state.encoder = backend.commandEncoder;
-  state.flops += count * pass.flopsPerWorkgroup;
-  if (state.flops >= state.budget) submit(backend, state);
+/** Records the workgroups of a pass in ranges, each of them within the budget. */
+function recordPass(backend: WebGPUBackend, state: State, pass: PassRun): void {
+  const {shader, buffers, items, flopsPerWorkgroup} = pass;
+  const total = Math.ceil(items / shader.itemsPerWorkgroup);
+  const most = Math.max(LEAST_WORKGROUPS, Math.floor(state.budget / flopsPerWorkgroup));
+  for (let first = 0; first < total; first += most) {
+    const count = Math.min(most, total - first);
+    const gridX = Math.min(count, limitsOf(backend.device).maxComputeWorkgroupsPerDimension);
+    const workEnd = Math.min(items, (first + count) * shader.itemsPerWorkgroup);
+    const uniforms = uniformBuffer(backend, state, {...pass.uniforms, firstWorkgroup: first, gridX, workEnd});
+    recordDispatch(backend, shader, [uniforms, ...buffers], count, gridX);
+    // tfjs may have submitted since the last pass.
+    if (state.encoder !== backend.commandEncoder) state.flops = 0;
+    state.encoder = backend.commandEncoder;
+    state.flops += count * flopsPerWorkgroup;
+    if (state.flops >= state.budget) submit(backend, state);
+  }
 }
 
 /** Whether tfjs would submit what is recorded. */
 export const isBatchFull = ({dispatchCountInPass}: WebGPUBackend): boolean =>
   dispatchCountInPass >= env().getNumber('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE');
 
-/** Records a dispatch into tfjs's commands, and submits it within `tf.time()` and `tf.profile()`. */
-export function recordDispatch(backend: WebGPUBackend, {shader, buffers, uniforms, count, gridX}: Dispatch): void {
+/**
+ * Records a dispatch into tfjs's commands, and submits it within `tf.time()` and `tf.profile()`.
+ *
+ * @param ranges The uniforms, then what the shader binds, in order.
+ * @param count Workgroups, in rows of `gridX`.
+ */
+export function recordDispatch(
+  backend: WebGPUBackend,
+  shader: ShaderVariant,
+  ranges: readonly BufferRange[],
+  count: number,
+  gridX: number,
+): void {
   const {device, activeTimers} = backend;
   const pipeline = pipelineOf(device, shader);
   const bindGroup = device.createBindGroup({
     label: shader.key,
     layout: pipeline.getBindGroupLayout(0),
-    entries: [uniforms, ...buffers].map((range, binding) => ({
+    entries: ranges.map((range, binding) => ({
       binding,
       resource: 'buffer' in range ? range : {buffer: range},
     })),
@@ -141,17 +140,6 @@ function timedPass(backend: WebGPUBackend): GPUComputePassEncoder {
   const {device, querySetCount: count} = backend;
   const querySet = (backend.querySet ??= device.createQuerySet({type: 'timestamp', count}));
   return computePass(backend, {timestampWrites: {querySet, beginningOfPassWriteIndex: 0, endOfPassWriteIndex: 1}});
-}
-
-/** The ranges of a pass, each of them within the budget. */
-function rangesOf(device: GPUDevice, pass: PassRun, budget: number): Range[] {
-  const total = Math.ceil(pass.items / pass.shader.itemsPerWorkgroup);
-  const most = Math.max(LEAST_WORKGROUPS, Math.floor(budget / pass.flopsPerWorkgroup));
-  return Array.from({length: Math.ceil(total / most)}, (_, i) => {
-    const first = i * most;
-    const count = Math.min(most, total - first);
-    return {pass, first, count, gridX: Math.min(count, limitsOf(device).maxComputeWorkgroupsPerDimension)};
-  });
 }
 
 /** Most uniform buffers that stay. */
