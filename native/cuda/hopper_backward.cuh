@@ -43,7 +43,7 @@ struct HopperBackwardTile {
   static constexpr int kQueriesAt = 2 * kKeyBytes;
   static constexpr int kDOutAt = kQueriesAt + kStages * kQueryBytes;
   static constexpr int kGradientsAt = kDOutAt + kStages * kQueryBytes;
-  static constexpr int kDqAt = kGradientsAt + kGradientBytes;
+  static constexpr int kDqAt = kGradientsAt + 2 * kGradientBytes;
   static constexpr int kStatsAt = kDqAt + 2 * kDqBytes;
   static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
   static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
@@ -289,6 +289,8 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
   const uint32_t dqTile = base + Tile::kDqAt + group * Tile::kDqBytes;
   Place<Tile::kStages> place;
   uint32_t keysParity = 0;
+  // Two tiles take turns: while one is written, the other warpgroup may read the one before.
+  uint32_t gradientsTile = base + Tile::kGradientsAt;
 
   const auto nextEntry = [&]() {
     WaitParity(barriers.queriesFull(place.stage), place.parity);
@@ -307,6 +309,31 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
     float dv[1][kD / 8][4];
     Clear(dk);
     Clear(dv);
+    const Factors factors = FactorsOf<T, 1>(p, keys.keyBatchHead);
+    // Adds dq of 64 queries from dqRow on to memory.
+    const auto addDq = [&](const float (&dq)[8][4], int dqHead, int dqRow) {
+      if (adds) WaitBulkRead();
+      SyncThreads<kWarpgroup>(2 + group);
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int row = warpRow % 64 + ElementRow(0, 2 * half);
+          const int channel = ElementColumn(n, 0);
+          const uint32_t at = dqTile + channel / 32 * Tile::kDqBoxBytes + row * kPageRowBytes +
+                              (((channel % 32 / 4) ^ (row & 7)) << 4) + channel % 4 * 4;
+          StoreSharedPair(at, dq[n][2 * half] * factors.dq, dq[n][2 * half + 1] * factors.dq);
+        }
+      }
+      FenceAsync();
+      SyncThreads<kWarpgroup>(2 + group);
+      if (adds) {
+        for (int box = 0; box < 2; ++box) {
+          AddBox(&params.dq, dqTile + box * Tile::kDqBoxBytes, dqChannels * 64 + box * 32, dqRow, dqHead, keys.b);
+        }
+        CommitBulk();
+      }
+    };
     const bool any = entry.block >= 0;
     if (any) {
       WaitParity(barriers.keysFull(), keysParity);
@@ -318,7 +345,6 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
       const int h = keys.keyHead * keys.group + entry.head;
       const int r0 = entry.block * kBlockQ;
       const bool partial = entry.kind != kLive;
-      const Factors factors = FactorsOf<T, 1>(p, keys.keyBatchHead);
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
         const uint32_t partQueries = queries + part * 64 * kPageRowBytes;
@@ -387,14 +413,12 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
         PackLeft<T>(leftGradients, gradients);
         IssueKeyRows<T, Tile>(dk[0], leftGradients, partQueries);
         if (p.accumulateDq) {
-          // Until here the other warpgroup may read the gradients of the block before.
-          if (part == 0) SyncThreads<Tile::kComputing>(1);
 #pragma unroll
           for (int n = 0; n < kN; ++n) {
 #pragma unroll
             for (int lower = 0; lower < 2; ++lower) {
               const int row = warpRow + ElementRow(0, 2 * lower);
-              StoreShared(base + Tile::kGradientsAt + ChunkOffset<kBlockK>(row, part * 8 + n) + threadIdx.x % 4 * 4,
+              StoreShared(gradientsTile + ChunkOffset<kBlockK>(row, part * 8 + n) + threadIdx.x % 4 * 4,
                           leftGradients[n / 2][n % 2 * 2 + lower]);
             }
           }
@@ -420,7 +444,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
 #pragma unroll
       for (int k = 0; k < kBlockK / 16; ++k) {
         const int rows = k * 16 * kPageRowBytes;
-        Product16<true, true>(dq, ColumnsDescriptor<kKeyPage>(base + Tile::kGradientsAt + dqQueries * kKeyPage + rows),
+        Product16<true, true>(dq, ColumnsDescriptor<kKeyPage>(gradientsTile + dqQueries * kKeyPage + rows),
                               ColumnsDescriptor<kKeyPage>(base + dqChannels * kKeyPage + rows), k != 0, T());
       }
       CommitProducts();
@@ -428,40 +452,19 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
       Pin(dv[0]);
       Pin(dk[0]);
       freeStage();
-      if (adds) WaitBulkRead();
       WaitProducts<0>();
       Pin(dq);
-      SyncThreads<kWarpgroup>(2 + group);
-      const float unit = factors.dq;
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int row = warpRow % 64 + ElementRow(0, 2 * half);
-          const int channel = ElementColumn(n, 0);
-          const uint32_t at = dqTile + channel / 32 * Tile::kDqBoxBytes + row * kPageRowBytes +
-                              (((channel % 32 / 4) ^ (row & 7)) << 4) + channel % 4 * 4;
-          StoreSharedPair(at, dq[n][2 * half] * unit, dq[n][2 * half + 1] * unit);
-        }
-      }
-      FenceAsync();
-      SyncThreads<kWarpgroup>(2 + group);
-      if (adds) {
-        for (int box = 0; box < 2; ++box) {
-          AddBox(&params.dq, dqTile + box * Tile::kDqBoxBytes, dqChannels * 64 + box * 32, r0 + dqQueries * 64, h,
-                 keys.b);
-        }
-        CommitBulk();
-      }
+      addDq(dq, h, r0 + dqQueries * 64);
+      gradientsTile = 2 * base + 2 * Tile::kGradientsAt + Tile::kGradientBytes - gradientsTile;
     }
     freeStage();
     if (any && frees) Arrive(barriers.keysFree());
     if (HasNotFinite(p, keys.keyBatchHead)) continue;
-    const Factors factors = FactorsOf<T, 1>(p, keys.keyBatchHead);
+    const Factors last = FactorsOf<T, 1>(p, keys.keyBatchHead);  // read again, which saves registers in the loop
     float* dkHead = p.dk.data + keys.b * p.dk.batch + keys.keyHead * p.dk.head + keys.c0 * p.dk.row;
     float* dvHead = p.dv.data + keys.b * p.dv.batch + keys.keyHead * p.dv.head + keys.c0 * p.dv.row;
-    StoreRows(dkHead, p.dk, dk, factors.dk, warpRow, 0, p.sizes.Sk - keys.c0);
-    StoreRows(dvHead, p.dv, dv, factors.dv, warpRow, 0, p.sizes.Sk - keys.c0);
+    StoreRows(dkHead, p.dk, dk, last.dk, warpRow, 0, p.sizes.Sk - keys.c0);
+    StoreRows(dvHead, p.dv, dv, last.dv, warpRow, 0, p.sizes.Sk - keys.c0);
   }
   // Shared memory must stay until it is read.
   if (adds) WaitBulkRead();
