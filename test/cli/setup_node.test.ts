@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readFileSync,
   readdirSync,
+  readlinkSync,
   rmSync,
   statSync,
   truncateSync,
@@ -267,7 +268,9 @@ describe('setup-node', () => {
       const downloads = join(partial(project), 'downloads');
       cpSync(wheelFolder(), downloads, {recursive: true});
       mkdirSync(join(downloads, '.pip-killed', 'tmp'), {recursive: true});
-      writeFileSync(`${partial(project)}.lock`, `${hostname()} 999999999`);
+      const namespace = readlinkSync('/proc/self/ns/pid');
+      const killed = {host: hostname(), namespace, pid: 999999999, started: '1', id: 'x'};
+      writeFileSync(`${partial(project)}.lock`, JSON.stringify(killed));
       const finished = await project.run(SETUP, {wheels: temporaryFolder()});
       expectSuccess(finished, 'which an earlier run downloaded', 'works: a matMul');
       expect(finished.stderr).not.to.include('Downloading');
@@ -277,7 +280,7 @@ describe('setup-node', () => {
       const project = new FakeProject();
       mkdirSync(partial(project), {recursive: true});
       const lock = `${partial(project)}.lock`;
-      writeFileSync(lock, 'another-machine 1');
+      writeFileSync(lock, JSON.stringify({host: 'another-machine', namespace: '', pid: 1, started: '', id: 'x'}));
       utimesSync(lock, new Date(0), new Date(0));
       expectSuccess(await project.run(SETUP, {wheels: wheelFolder()}), 'works: a matMul');
     });

@@ -5,7 +5,17 @@
  */
 import {spawn, spawnSync} from 'node:child_process';
 import {once} from 'node:events';
-import {mkdtempSync, readFileSync, readdirSync, rmSync, truncateSync, unlinkSync, writeFileSync} from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  rmdirSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import {mkdir} from 'node:fs/promises';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
@@ -25,12 +35,12 @@ import {
 import {printCharts, saveCharts} from '../../examples/finetune/train/charts.js';
 import {
   type CheckpointParts,
-  type TrainerState,
-  fingerprint,
   latestCheckpoint,
   loadCheckpoint,
   saveCheckpoint,
 } from '../../examples/finetune/train/checkpoint.js';
+import type {TrainerState} from '../../examples/finetune/train/checkpoint_state.js';
+import {fingerprint} from '../../examples/finetune/train/fingerprint.js';
 import {type MetricsRecord, MetricsLog} from '../../examples/finetune/train/metrics.js';
 import {rewardModelConfig, writeModelFolder} from '../../examples/finetune/train/model_folder.js';
 import {formatSeconds, trainingBar} from '../../examples/finetune/train/progress.js';
@@ -53,6 +63,7 @@ const CONFIG_JSON = {
 const CONFIG = parseConfig(CONFIG_JSON, 'the test');
 
 const STATE: TrainerState = {
+  run: '0123456789abcdef'.repeat(2),
   settings: {rank: 8, learningRate: 2e-4, targets: ['q_proj', 'v_proj'], seed: 1},
   baseModel: {origin: 'smollm2', fingerprint: 'a'.repeat(64)},
   position: {epoch: 1, row: 17},
@@ -77,8 +88,14 @@ function randomTensors(shapes: Iterable<readonly [string, number[]]>, seed = 1):
   );
 }
 
+/** The state after some steps. */
+const stateOf = (step: number): TrainerState => ({
+  ...STATE,
+  logHistory: Array.from({length: step}, (_, i) => STATE.logHistory[i] ?? {global_step: i + 1, loss: i}),
+});
+
 /** A small checkpoint; each seed gives other tensors. */
-function parts(seed = 1, state: TrainerState = STATE): CheckpointParts {
+function parts(seed = 1, step = 2, run = STATE.run): CheckpointParts {
   const model = randomTensors([['weight', [5, 3]]], seed);
   const optimizer = randomTensors(
     [
@@ -88,8 +105,11 @@ function parts(seed = 1, state: TrainerState = STATE): CheckpointParts {
     seed + 100,
   );
   return {
-    state,
-    writeModel: (into) => writeSafetensors(join(into, 'model.safetensors'), shapesOf(model), model),
+    state: {...stateOf(step), run},
+    writeModel: async (into) => {
+      writeFileSync(join(into, 'adapter_config.json'), '{}');
+      await writeSafetensors(join(into, 'adapter_model.safetensors'), shapesOf(model), model);
+    },
     optimizer: {shapes: shapesOf(optimizer), tensors: optimizer},
   };
 }
@@ -114,8 +134,10 @@ async function readAll(tensors: AsyncIterable<[string, HostTensor]>): Promise<Ma
 
 describe('fine-tuning: checkpoints', () => {
   const save = (step: number, seed = step, saveLimit?: number): Promise<string> =>
-    saveCheckpoint(folder, step, parts(seed), saveLimit);
+    saveCheckpoint(folder, step, parts(seed, step), saveLimit, (text) => said.push(text));
   const path = (step: number): string => join(folder, `checkpoint-${step}`);
+  let said: string[];
+  beforeEach(() => (said = []));
 
   /** The latest checkpoint's step, and the messages printed while looking for it. */
   async function latest(): Promise<{step: number | null; said: string[]}> {
@@ -130,7 +152,7 @@ describe('fine-tuning: checkpoints', () => {
     const checkpoint = await loadCheckpoint(path(2), STATE);
     expect(checkpoint.state).to.deep.equal(STATE);
     expect(await readAll(checkpoint.optimizer)).to.deep.equal(parts(2).optimizer.tensors);
-    const model = await openSafetensors(join(checkpoint.folder, 'model.safetensors'));
+    const model = await openSafetensors(join(checkpoint.folder, 'adapter_model.safetensors'));
     expect([...model.entries.keys()]).to.deep.equal(['weight']);
     await model.close();
     expect(readdirSync(folder)).to.deep.equal(['checkpoint-2']);
@@ -175,9 +197,14 @@ describe('fine-tuning: checkpoints', () => {
     writeFileSync(file, JSON.stringify(state));
   };
   const damages: [string, string, (file: string) => void, string][] = [
-    ['a changed bit in the model', 'model.safetensors', flipByte, 'model.safetensors is not as it was written'],
+    [
+      'a changed bit in the model',
+      'adapter_model.safetensors',
+      flipByte,
+      'adapter_model.safetensors is not as it was written',
+    ],
     ['a truncated optimizer', 'optimizer.safetensors', (file) => truncateSync(file, 100), 'not as it was written'],
-    ['a missing model', 'model.safetensors', unlinkSync, 'no such file'],
+    ['a missing model', 'adapter_model.safetensors', unlinkSync, 'no such file'],
     ['a missing state', 'trainer_state.json', unlinkSync, 'no such file'],
     ['a truncated state', 'trainer_state.json', (file) => truncateSync(file, 90), 'is not JSON'],
     [
@@ -189,16 +216,16 @@ describe('fine-tuning: checkpoints', () => {
     [
       'a state of a later version',
       'trainer_state.json',
-      rewriteState((state) => (state.format_version = 2)),
-      "checkpoint' 2",
+      rewriteState((state) => (state.format_version = 3)),
+      "checkpoint' 3",
     ],
     [
-      'a state without settings',
+      'a state that was edited',
       'trainer_state.json',
-      rewriteState((state) => delete state.settings),
-      'lacks settings',
+      rewriteState((state) => (state.data_position = {epoch: 0, row: 1})),
+      'is not as it was written',
     ],
-    ['a state that is null', 'trainer_state.json', (file) => writeFileSync(file, 'null'), 'should be of the format'],
+    ['a state that is null', 'trainer_state.json', (file) => writeFileSync(file, 'null'), 'is not a JSON object'],
   ];
   for (const [name, file, damage, reason] of damages) {
     it(`passes over ${name}, and says so`, async () => {
@@ -216,12 +243,11 @@ describe('fine-tuning: checkpoints', () => {
 
   it('tells of an unfinished one, and the next save removes it', async () => {
     await save(1);
-    await mkdir(join(folder, '.checkpoint-2.new'));
+    const unfinished = join(folder, '.checkpoint-2.0123456789abcdef.new');
+    await mkdir(unfinished);
     const {step, said} = await latest();
     expect(step).to.equal(1);
-    expect(said).to.deep.equal([
-      `Passed over ${join(folder, '.checkpoint-2.new')}: the process was stopped before that was done.`,
-    ]);
+    expect(said).to.deep.equal([`Passed over ${unfinished}: the process was stopped before that was done.`]);
     await save(3);
     expect(readdirSync(folder).sort()).to.deep.equal(['checkpoint-1', 'checkpoint-3']);
   });
@@ -273,15 +299,19 @@ function program(text: string): string[] {
   const module = (file: string): string =>
     JSON.stringify(new URL(`../../examples/finetune/${file}`, import.meta.url).href);
   const source = `
-    import {readdirSync} from 'node:fs';
+    import {readdirSync, writeFileSync} from 'node:fs';
     import {latestCheckpoint, saveCheckpoint} from ${module('train/checkpoint.ts')};
     import {shapesOf, writeSafetensors} from ${module('weights/safetensors.ts')};
     const folder = process.argv[1];
+    const history = (step) => Array.from({length: step}, (_, i) => ({global_step: i + 1, loss: 1}));
     function parts(step, size) {
       const tensors = ['a', 'b', 'c'].map((name) => [name, {shape: [size], data: new Float32Array(size).fill(step)}]);
       return {
-        state: {...${JSON.stringify(STATE)}, position: {row: step}},
-        writeModel: (into) => writeSafetensors(into + '/model.safetensors', shapesOf(tensors), tensors),
+        state: {...${JSON.stringify(STATE)}, position: {epoch: 0, row: step}, logHistory: history(step)},
+        writeModel: async (into) => {
+          writeFileSync(into + '/adapter_config.json', '{}');
+          await writeSafetensors(into + '/adapter_model.safetensors', shapesOf(tensors), tensors);
+        },
         optimizer: {shapes: shapesOf(tensors), tensors},
       };
     }
@@ -608,6 +638,21 @@ describe('fine-tuning: metrics', () => {
     resumed.append({global_step: 3, loss: 0.2});
     expect(lines()).to.deep.equal([...STATE.logHistory, {global_step: 3, loss: 0.2}]);
     expect(STATE.logHistory).to.have.lengthOf(2);
+  });
+
+  it('go on where the file could not be written for a while, and say so once', () => {
+    const said: string[] = [];
+    const log = new MetricsLog(file(), [], (text) => said.push(text));
+    const history = [1, 2, 3, 4].map((step) => ({global_step: step, loss: step}));
+    log.append(history[0]);
+    unlinkSync(file());
+    mkdirSync(file());
+    history.slice(1, 3).forEach((record) => log.append(record));
+    rmdirSync(file());
+    log.append(history[3]);
+    expect(lines()).to.deep.equal(history);
+    expect(said).to.have.lengthOf(1);
+    expect(said[0]).to.include(`${file()} lacks steps until it can be written again: EISDIR`);
   });
 });
 

@@ -11,12 +11,14 @@ import {type Run, loraOptions} from './run.js';
 
 /** Saves the state after the latest step of the log. Resolves to the checkpoint's folder. */
 export async function save(run: Run, {model, optimizer}: Trainer, data: BatchSource, log: MetricsLog): Promise<string> {
+  run.output.checkHeld();
   const parts = {
-    state: {...run.identity, position: {...data.position}, logHistory: log.records},
+    state: {...run.identity, run: run.id, position: data.position, logHistory: log.records},
     writeModel: (folder: string) => writeModel(run, model, folder),
     optimizer: {shapes: optimizer.shapes, tensors: optimizer.download()},
   };
-  return saveCheckpoint(run.options.output, log.records.length, parts, run.options.saveLimit);
+  const {options, session} = run;
+  return saveCheckpoint(options.output, log.records.length, parts, options.saveLimit, session.io.warn);
 }
 
 /** A PEFT adapter, or the whole model as a Hugging Face folder. */
