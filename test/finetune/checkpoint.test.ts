@@ -4,6 +4,7 @@
  * those tests are skipped with the reason.
  */
 import {spawn, spawnSync} from 'node:child_process';
+import {createHash} from 'node:crypto';
 import {once} from 'node:events';
 import {
   mkdirSync,
@@ -40,9 +41,10 @@ import {
   saveCheckpoint,
 } from '../../examples/finetune/train/checkpoint.js';
 import type {TrainerState} from '../../examples/finetune/train/checkpoint_state.js';
-import {fingerprint} from '../../examples/finetune/train/fingerprint.js';
+import {type Fingerprint, fingerprint} from '../../examples/finetune/train/fingerprint.js';
 import {type MetricsRecord, MetricsLog} from '../../examples/finetune/train/metrics.js';
 import {rewardModelConfig, writeModelFolder} from '../../examples/finetune/train/model_folder.js';
+import {PrecomputedReference} from '../../examples/finetune/train/reference.js';
 import {formatSeconds, trainingBar} from '../../examples/finetune/train/progress.js';
 import {openSafetensors, shapesOf, writeSafetensors} from '../../examples/finetune/weights/safetensors.js';
 import {skip} from '../support/skip.js';
@@ -62,10 +64,16 @@ const CONFIG_JSON = {
 };
 const CONFIG = parseConfig(CONFIG_JSON, 'the test');
 
+const fingerprintOf = (digit: string): Fingerprint => {
+  const sha256 = digit.repeat(64);
+  return {configuration: sha256, weights: sha256, tokenizer: sha256, 'chat template': sha256};
+};
+
 const STATE: TrainerState = {
   run: '0123456789abcdef'.repeat(2),
   settings: {rank: 8, learningRate: 2e-4, targets: ['q_proj', 'v_proj'], seed: 1},
-  baseModel: {origin: 'smollm2', fingerprint: 'a'.repeat(64)},
+  baseModel: {origin: 'smollm2', fingerprint: fingerprintOf('a')},
+  reference: null,
   position: {epoch: 1, row: 17},
   logHistory: [
     {global_step: 1, loss: 2.5},
@@ -225,6 +233,24 @@ describe('fine-tuning: checkpoints', () => {
       rewriteState((state) => (state.data_position = {epoch: 0, row: 1})),
       'is not as it was written',
     ],
+    ...(
+      [
+        ['a place in the data before its start', 'data_position', {epoch: 0, row: -1}],
+        ['a log with another number of steps', 'log_history', []],
+        ['a file elsewhere', 'files', {'../../dev/zero': 'a'.repeat(64)}],
+        ['settings that are none', 'settings', {seed: {}}],
+        ['a field of tomorrow', 'tomorrow', 1],
+      ] as const
+    ).map(([what, field, value]): (typeof damages)[number] => [
+      `a state with ${what}, though its sha256 is right`,
+      'trainer_state.json',
+      rewriteState((state) => {
+        Object.assign(state, {[field]: value});
+        const body = Object.fromEntries(Object.entries(state).filter(([name]) => name !== 'sha256'));
+        state.sha256 = createHash('sha256').update(JSON.stringify(body)).digest('hex');
+      }),
+      'is no part of such a file',
+    ]),
     ['a state that is null', 'trainer_state.json', (file) => writeFileSync(file, 'null'), 'is not a JSON object'],
   ];
   for (const [name, file, damage, reason] of damages) {
@@ -254,16 +280,16 @@ describe('fine-tuning: checkpoints', () => {
 
   it('refuses to go on with another model', async () => {
     await save(2);
-    const baseModel = {origin: 'glassllm', fingerprint: 'b'.repeat(64)};
+    const baseModel = {origin: 'glassllm', fingerprint: {...STATE.baseModel.fingerprint, weights: 'b'.repeat(64)}};
     await fails(
       loadCheckpoint(path(2), {...STATE, baseModel}),
-      `${path(2)} is a checkpoint of another model: smollm2 (aaaaaaaaaaaa), but this run trains glassllm (bbbbbbbbbbbb)`,
+      `${path(2)} is a checkpoint of another model: smollm2, but this run trains glassllm, with another weights. Give`,
     );
   });
 
   it('takes the same model from another place', async () => {
     await save(2);
-    const baseModel = {origin: 'a folder', fingerprint: 'a'.repeat(64)};
+    const baseModel = {origin: 'a folder', fingerprint: fingerprintOf('a')};
     expect((await loadCheckpoint(path(2), {...STATE, baseModel})).step).to.equal(2);
   });
 
@@ -408,8 +434,8 @@ describe('fine-tuning: a process that is stopped while it writes checkpoints', (
 
 describe('fine-tuning: fingerprints of models', () => {
   const weights = randomTensors(weightShapes(CONFIG));
-  const files = (config: LlamaConfig, changed?: string) => ({
-    config,
+  const files = (config: LlamaConfig, changed?: string, template = 'x') => ({
+    ...{config, tokenizerJson: {version: '1.0'}, tokenizerConfig: {chat_template: template}},
     read: (name: string): Promise<HostTensor> => {
       const {shape, data} = weights.get(name)!;
       return Promise.resolve({shape, data: name === changed ? data.map((value) => value + 1e-3) : data});
@@ -418,20 +444,20 @@ describe('fine-tuning: fingerprints of models', () => {
 
   it('are equal for equal models', async () => {
     const one = await fingerprint(files(CONFIG));
-    expect(await fingerprint(files({...CONFIG}))).to.equal(one);
-    expect(one).to.match(/^[0-9a-f]{64}$/);
+    expect(await fingerprint(files({...CONFIG}))).to.deep.equal(one);
+    Object.values(one).forEach((sha256) => expect(sha256).to.match(/^[0-9a-f]{64}$/));
   });
 
-  it('differ by a setting, and by any weight of the first layer', async () => {
+  it('differ by a setting, any weight, the tokenizer and the chat template, each by its name', async () => {
     const one = await fingerprint(files(CONFIG));
-    expect(await fingerprint(files({...CONFIG, rmsNormEpsilon: 1e-5}))).to.not.equal(one);
-    for (const name of [
-      'model.layers.0.self_attn.q_proj.weight',
-      'model.layers.0.mlp.down_proj.weight',
-      'model.norm.weight',
-    ]) {
-      expect(await fingerprint(files(CONFIG, name)), name).to.not.equal(one);
-    }
+    const changes = async (other: Parameters<typeof fingerprint>[0]): Promise<string[]> => {
+      const entries = Object.entries(await fingerprint(other)) as [keyof Fingerprint, string][];
+      return entries.filter(([part, sha256]) => sha256 !== one[part]).map(([part]) => part);
+    };
+    expect(await changes(files({...CONFIG, rmsNormEpsilon: 1e-5}))).to.deep.equal(['configuration']);
+    expect(await changes({...files(CONFIG), tokenizerJson: {}})).to.deep.equal(['tokenizer']);
+    expect(await changes(files(CONFIG, undefined, 'y'))).to.deep.equal(['chat template']);
+    for (const name of weights.keys()) expect(await changes(files(CONFIG, name)), name).to.deep.equal(['weights']);
   });
 });
 
@@ -458,8 +484,8 @@ describe('fine-tuning: adapters', () => {
     ['r', 8, 'rank 8 on this model needs [8,16]'],
     ['lora_alpha', '16', 'lora_alpha should be a number above 0, got "16"'],
     ['lora_dropout', 1, 'lora_dropout should be a number from 0 to below 1, got 1'],
-    ['target_modules', 'all-linear', 'target_modules should be a list'],
-    ['target_modules', ['q_proj', 'lm_head'], 'target_modules should be a list of one or more of q_proj'],
+    ['target_modules', null, 'target_modules should be a text, or a list'],
+    ['target_modules', ['q_proj', 'lm_head'], 'target_modules should be a text, or a list of one or more of q_proj'],
     ['target_modules', ['q_proj', 'v_proj'], 'lacks base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight'],
     ['target_modules', ['q_proj'], 'holds base_model.model.model.layers.0.mlp.down_proj.lora_A.weight'],
     ['modules_to_save', ['lm_head'], 'modules_to_save should be null'],
@@ -478,6 +504,15 @@ describe('fine-tuning: adapters', () => {
       const config = JSON.parse(readFileSync(configPath(), 'utf8')) as Record<string, unknown>;
       writeFileSync(configPath(), JSON.stringify({...config, [field]: value}));
       await fails(readAdapter(folder, CONFIG), folder, message);
+    });
+  }
+
+  for (const targets of ['all-linear', String.raw`(?:.*?(?:self_attn|mlp).*?(?:q_proj|down_proj).*?)|(?:(a+)+)`]) {
+    it(`have the projections of their tensors, if target_modules is ${targets}`, async () => {
+      await writeAdapter(folder, adapter('CAUSAL_LM'));
+      const config = JSON.parse(readFileSync(configPath(), 'utf8')) as Record<string, unknown>;
+      writeFileSync(configPath(), JSON.stringify({...config, target_modules: targets}));
+      expect(await readAdapter(folder, CONFIG)).to.deep.equal({...adapter('CAUSAL_LM'), useRslora: false});
     });
   }
 
@@ -653,6 +688,20 @@ describe('fine-tuning: metrics', () => {
     expect(lines()).to.deep.equal(history);
     expect(said).to.have.lengthOf(1);
     expect(said[0]).to.include(`${file()} lacks steps until it can be written again: EISDIR`);
+  });
+});
+
+describe('fine-tuning: reference log-probabilities', () => {
+  it('are those of before training, byte for byte, or an error', async () => {
+    const file = join(folder, 'reference.json');
+    const sha256 = await new PrecomputedReference().save(file);
+    expect(await PrecomputedReference.load(file, sha256)).to.be.instanceOf(PrecomputedReference);
+    writeFileSync(file, '[[0,[-1.5]]]');
+    await fails(PrecomputedReference.load(file, sha256), `--resume: ${file} holds the`, 'it is not as it was written.');
+    writeFileSync(file, '[[0,["x"]]]');
+    await fails(PrecomputedReference.load(file, sha256), 'it is no list of log-probabilities. Start again.');
+    unlinkSync(file);
+    await fails(PrecomputedReference.load(file, sha256), 'there is no such file');
   });
 });
 

@@ -1081,7 +1081,14 @@ describe('examples/finetune/data: rows of a file', () => {
     JSON.stringify({prompt: 'a', chosen: 'b', rejected: 'c'}),
     JSON.stringify({messages: [assistant('Hi'), user('a'), assistant('b')]}),
   ];
-  const none = {tiedAnswers: 0, unlabelledAnswers: 0, withUnknown: 0, droppedTooLong: 0, cut: 0};
+  const none = {
+    tiedAnswers: 0,
+    unlabelledAnswers: 0,
+    withUnknown: 0,
+    toolCallsNotWritten: 0,
+    droppedTooLong: 0,
+    cut: 0,
+  };
 
   it('count what became of every record', async () => {
     const problems: string[] = [];

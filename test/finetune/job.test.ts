@@ -290,6 +290,11 @@ describe('fine-tuning: the commands', () => {
       const refuses = (message: RegExp, ...args: string[]): Promise<Finished> =>
         fails(message, adapters('damaged', '--resume', ...args));
       await refuses(/is a checkpoint of another model/, '--model', other);
+      const reworded = output('reworded_model');
+      cpSync(model, reworded, {recursive: true});
+      const config = join(reworded, 'tokenizer_config.json');
+      writeFileSync(config, readFileSync(config, 'utf8').replace('Be brief', 'Be short'));
+      await refuses(/trains .*reworded_model, with another chat template\./, '--model', reworded);
       await refuses(/lora-rank was 8 and is 4/, '--lora-rank', '4');
       const changed = output('changed.jsonl');
       copyFileSync(instructions, changed);

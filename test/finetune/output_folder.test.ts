@@ -38,6 +38,11 @@ afterEach(() => rmSync(folder, {recursive: true, force: true}));
 
 const path = (...names: string[]): string => join(folder, ...names);
 const RUN = 'a'.repeat(32);
+const SHA256 = 'b'.repeat(64);
+const BASE_MODEL = {
+  origin: 'a',
+  fingerprint: {configuration: SHA256, weights: SHA256, tokenizer: SHA256, 'chat template': SHA256},
+};
 const history = (steps: number): {global_step: number; loss: number}[] =>
   Array.from({length: steps}, (_, i) => ({global_step: i + 1, loss: 1 / (i + 1)}));
 
@@ -45,7 +50,7 @@ const history = (steps: number): {global_step: number; loss: number}[] =>
 function save(step: number, saveLimit?: number, run = RUN): Promise<string> {
   const tensors = new Map([['x', {shape: [2], data: Float32Array.of(step, step)}]]);
   const state = {
-    ...{run, settings: {seed: 1}, baseModel: {origin: 'a', fingerprint: 'b'.repeat(64)}},
+    ...{run, settings: {seed: 1}, baseModel: BASE_MODEL, reference: null},
     ...{position: {epoch: 0, row: step}, logHistory: history(step)},
   };
   const writeModel = async (into: string): Promise<void> => {
@@ -257,7 +262,7 @@ describe('the output folder of a run', () => {
 
 const EMPTY = {shapes: new Map<string, number[]>(), tensors: []};
 const stateWithout = () => ({
-  ...{run: RUN, settings: {}, baseModel: {origin: 'a', fingerprint: 'b'.repeat(64)}},
+  ...{run: RUN, settings: {}, baseModel: BASE_MODEL, reference: null},
   ...{position: {epoch: 0, row: 3}, logHistory: history(3)},
 });
 

@@ -2,7 +2,7 @@
 import {join} from 'node:path';
 import {getBackend} from '@tensorflow/tfjs';
 import type {Batch} from '../data/batch.js';
-import type {RowSettings, RowStatistics} from '../data/rows.js';
+import type {RowSettings} from '../data/rows.js';
 import {fileFingerprint} from '../data/json_stream.js';
 import {ChatTokenizer} from '../data/tokenizer.js';
 import type {Device} from '../device.js';
@@ -15,7 +15,7 @@ import {fingerprint} from '../train/fingerprint.js';
 import {type OutputFolder, REFERENCE_FILE} from '../train/output_folder.js';
 import {TrainedModel, canCompile} from '../train/trained_model.js';
 import {type ModelFiles, openModel} from '../weights/model_files.js';
-import {countEpoch, dataPath, heldOutBatches, rowSettings} from './data.js';
+import {type Epoch, countEpoch, dataPath, heldOutBatches, rowSettings} from './data.js';
 import {openDevice, openFiles, openOutput} from './opening.js';
 import type {TrainOptions} from './train_options.js';
 
@@ -33,8 +33,8 @@ export interface Run {
   /** The checkpoint that a resumed run continues. */
   before: Checkpoint | null;
   rows: RowSettings;
-  /** Statistics of one epoch. */
-  epoch: RowStatistics;
+  /** Of the first epoch. */
+  epoch: Epoch;
   /** Total steps of the optimizer. */
   steps: number;
   heldOut: Batch[];
@@ -59,13 +59,14 @@ export async function prepareRun(options: TrainOptions, session: Session, opened
   }
   const tokenizer = new ChatTokenizer(files.tokenizerJson, files.tokenizerConfig, files.config.vocabSize, files.origin);
   const file = await dataPath(options.data, io);
+  const rows = rowSettings(file, options, files.config);
+  const epoch = await countEpoch(rows, tokenizer, io);
+  const data = {'data file': await fileFingerprint(file), 'data as tokens': epoch.sha256};
   const identity = {
-    settings: {...settingsOf(options), 'data file': await fileFingerprint(file)},
+    settings: {...settingsOf(options), ...data},
     baseModel: {origin: files.origin, fingerprint: await fingerprint(files)},
   };
   if (before !== null) checkSameRun(before.folder, before.state, identity);
-  const rows = rowSettings(file, options, files.config);
-  const epoch = await countEpoch(rows, tokenizer, io);
   const stepsOfEpochs = Math.ceil((epoch.rows * options.epochs) / (options.batchRows * options.accumulate));
   const steps = options.steps ?? stepsOfEpochs;
   const heldOut = await heldOutBatches(rows, tokenizer, options.evalSamples);

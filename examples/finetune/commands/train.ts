@@ -113,7 +113,7 @@ async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trai
       await setImmediate();
       const step = log.records.length;
       if (step % options.saveEvery === 0 || step === steps || stopping.aborted) {
-        folder = await save(run, trainers.flash, data, log);
+        folder = await save(run, trainers, data, log);
       }
     }
   } finally {

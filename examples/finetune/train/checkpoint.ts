@@ -22,6 +22,7 @@ import {
 } from './checkpoint_folders.js';
 import {OPTIMIZER_FILE, type RunIdentity, type TrainerState, readState, writeState} from './checkpoint_state.js';
 import {sha256OfFile, syncFolder} from './durable_files.js';
+import type {Fingerprint} from './fingerprint.js';
 
 export interface CheckpointParts {
   state: TrainerState;
@@ -172,8 +173,8 @@ export async function loadCheckpoint(folder: string, run?: RunIdentity): Promise
     checkSameRun(folder, state, run);
   }
   const optimizer = {[Symbol.asyncIterator]: () => readTensors(join(folder, OPTIMIZER_FILE))};
-  const {settings, baseModel, position, logHistory} = state;
-  return {folder, step, state: {run: state.run, settings, baseModel, position, logHistory}, optimizer};
+  const {settings, baseModel, position, logHistory, reference} = state;
+  return {folder, step, state: {run: state.run, settings, baseModel, position, logHistory, reference}, optimizer};
 }
 
 async function* readTensors(path: string): AsyncGenerator<[string, HostTensor]> {
@@ -189,12 +190,12 @@ async function* readTensors(path: string): AsyncGenerator<[string, HostTensor]> 
 
 /** Throws if a checkpoint is of another model or of other settings, and names the difference. */
 export function checkSameRun(folder: string, there: RunIdentity, here: RunIdentity): void {
-  if (there.baseModel.fingerprint !== here.baseModel.fingerprint) {
-    const describe = ({baseModel}: RunIdentity): string =>
-      `${baseModel.origin} (${baseModel.fingerprint.slice(0, 12)})`;
+  const parts = Object.entries(here.baseModel.fingerprint) as [keyof Fingerprint, string][];
+  const others = parts.filter(([part, is]) => there.baseModel.fingerprint[part] !== is).map(([part]) => part);
+  if (others.length > 0) {
     throw new Error(
-      `${folder} is a checkpoint of another model: ${describe(there)}, but this run trains ${describe(here)}. ` +
-        'Give the same model, or another output folder.',
+      `${folder} is a checkpoint of another model: ${there.baseModel.origin}, but this run trains ` +
+        `${here.baseModel.origin}, with another ${others.join(', ')}. Give the same model, or another output folder.`,
     );
   }
   const names = new Set([...Object.keys(there.settings), ...Object.keys(here.settings)]);

@@ -7,13 +7,14 @@ import {join} from 'node:path';
 import {z} from 'zod';
 import {readJsonObject} from '../read_file.js';
 import {writeJson} from './durable_files.js';
+import type {Fingerprint} from './fingerprint.js';
 import type {MetricsRecord} from './metrics.js';
 
 /** What a resumed run must share with the run of the checkpoint, so that its losses continue without a difference. */
 export interface RunIdentity {
   /** Every option that changes the numbers, by its user-facing name. JSON values. */
   settings: Readonly<Record<string, unknown>>;
-  baseModel: {origin: string; fingerprint: string};
+  baseModel: {origin: string; fingerprint: Fingerprint};
 }
 
 /** The part of the state that the training loop passes in and gets back. */
@@ -23,6 +24,8 @@ export interface TrainerState extends RunIdentity {
   /** Where the data continue. */
   position: {epoch: number; row: number};
   logHistory: readonly MetricsRecord[];
+  /** SHA-256 of the reference log-probabilities that the run computed first; null without. */
+  reference: string | null;
 }
 
 /** A whole checkpoint's state. */
@@ -45,6 +48,10 @@ const FORMAT_VERSION = 2;
 
 const scalar = z.union([z.string(), z.number(), z.boolean(), z.null()]);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, 'should be 64 hexadecimal digits');
+const fingerprint = z.strictObject({
+  ...{configuration: sha256, weights: sha256, tokenizer: sha256},
+  'chat template': sha256,
+});
 const whole = z.int().min(0);
 /** JSON has no NaN and writes it as null. */
 const metric = z
@@ -61,9 +68,10 @@ const SCHEMA = z
     run: z.string().regex(/^[0-9a-f]{32}$/, 'should be 32 hexadecimal digits'),
     global_step: z.int().positive(),
     settings: z.record(z.string(), z.union([scalar, z.array(scalar)])),
-    base_model: z.strictObject({origin: z.string(), fingerprint: sha256}),
+    base_model: z.strictObject({origin: z.string(), fingerprint}),
     data_position: z.strictObject({epoch: whole, row: whole}),
     log_history: z.array(metrics),
+    reference_log_probs: sha256.nullable(),
     files: z.partialRecord(fileName, sha256),
   })
   .refine(({global_step: step, log_history: log}) => log.length === step, {
@@ -90,6 +98,7 @@ export async function writeState(folder: string, {step, files, ...state}: SavedS
     base_model: state.baseModel,
     data_position: state.position,
     log_history: state.logHistory,
+    reference_log_probs: state.reference,
     files,
   };
   const path = join(folder, STATE_FILE);
@@ -117,6 +126,7 @@ export async function readState(folder: string): Promise<SavedState> {
     baseModel: data.base_model,
     position: data.data_position,
     logHistory: data.log_history,
+    reference: data.reference_log_probs,
     files: data.files as SavedState['files'],
   };
 }
