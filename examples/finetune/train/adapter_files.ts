@@ -4,8 +4,8 @@
  * https://huggingface.co/docs/peft/developer_guides/checkpoint
  */
 import {existsSync} from 'node:fs';
-import {mkdir} from 'node:fs/promises';
 import {join} from 'node:path';
+import {makeFolder} from '../../../src/node_webgpu/make_folder.js';
 import type {HostTensor} from '../host_tensor.js';
 import {type LlamaConfig, PROJECTIONS, type Projection, projectionName, weightShapes} from '../model/config.js';
 import {readJsonObject} from '../read_file.js';
@@ -42,7 +42,7 @@ const HEADS = ['classifier', 'score'];
 
 /** Writes an adapter into a folder. Makes the folder if needed. */
 export async function writeAdapter(folder: string, {tensors, ...settings}: AdapterContent): Promise<void> {
-  await mkdir(folder, {recursive: true});
+  makeFolder(folder);
   const named = Array.from(tensors, ([name, tensor]) => [PREFIX + name, tensor] as const);
   await writeSafetensors(join(folder, WEIGHTS_FILE), shapesOf(named), named);
   await writeJson(join(folder, CONFIG_FILE), toPeft(settings));
