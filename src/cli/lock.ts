@@ -16,6 +16,7 @@ import {dirname} from 'node:path';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {makeFolder} from '../node_webgpu/make_folder.js';
 import {onInterrupt} from './run.js';
+import {UserError} from './user_error.js';
 
 const TOUCH_MS = 5000;
 /** Age at which the lock of another machine is stale. A holder on a busy machine is never this late. */
@@ -77,13 +78,17 @@ function isAlive({pid, started}: Holder): boolean {
 
 /** The file's text; null if it was just released. */
 function textOf(path: string): string | null {
+  const stat = statSync(path, {throwIfNoEntry: false});
+  if (stat === undefined) return null;
+  if (!stat.isFile()) {
+    const got = stat.isDirectory() ? 'a folder' : 'no file';
+    throw new UserError(`${path} must be the lock file of another process, got ${got}. Delete it.`);
+  }
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    const {code} = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') return null;
-    const got = code === 'EISDIR' ? 'a folder' : `one that cannot be read (${code})`;
-    throw new Error(`${path} must be the lock file of another process, got ${got}. Delete it.`, {cause: error});
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+    throw error;
   }
 }
 

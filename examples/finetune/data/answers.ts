@@ -110,16 +110,16 @@ function splitAtAnswers(
 ): {pieces: Piece[]; unlabelledAnswers: number} {
   if (messages.length < 2) throw new Error('a conversation needs a message before its answer');
   const rendered = tokenizer.chat(messages);
-  const prompt = messages.slice(0, -1);
-  const composed =
-    startOfAnswer(prompt, rendered, tokenizer) === null ? composeLastTurn(messages, rendered, tokenizer) : null;
+  const lastStart = startOfAnswer(messages.slice(0, -1), rendered, tokenizer);
+  const composed = lastStart === null ? composeLastTurn(messages, rendered, tokenizer) : null;
   const whole = composed === null ? rendered : composed.before + composed.answer;
+  const last = {start: lastStart ?? composed!.before.length, end: whole.length};
   const pieces: Piece[] = [];
   let at = 0;
   let unlabelledAnswers = 0;
   messages.forEach((message, i) => {
     if (!isAnswer(message)) return;
-    const found = findAnswer(whole, messages, i, tokenizer);
+    const found = i + 1 === messages.length ? last : findAnswer(whole, messages, i, tokenizer);
     if (found === null) {
       unlabelledAnswers++;
       return;
@@ -142,8 +142,7 @@ function findAnswer(
   tokenizer: ChatTokenizer,
 ): {start: number; end: number} | null {
   if (i === 0) return null;
-  const last = i + 1 === messages.length;
-  const upTo = last ? whole : tokenizer.chat(messages.slice(0, i + 1));
+  const upTo = tokenizer.chat(messages.slice(0, i + 1));
   if (!whole.startsWith(upTo)) return null;
   const start = startOfAnswer(messages.slice(0, i), upTo, tokenizer);
   return start === null ? null : {start, end: upTo.length};
