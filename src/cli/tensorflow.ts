@@ -14,28 +14,13 @@ import {cacheFolder, makeCacheFolder, whyNotOwn} from '../node_webgpu/cache_fold
 import {makeFolder} from '../node_webgpu/make_folder.js';
 import {filesBelow, readJson, writeJson} from './files.js';
 import {withLock} from './lock.js';
+import {TENSORFLOW_VERSION, pinnedCuda, pinnedHashes} from './pinned_wheels.js';
 import {downloadWheel, findPip} from './pip.js';
 import type {Platform} from './platform.js';
 import {requireSpace} from './platform.js';
 import type {Console} from './progress.js';
 import {unzip, withZip} from './unzip.js';
 import {UserError} from './user_error.js';
-
-/** The version that is built and tested against. */
-export const TENSORFLOW_VERSION = '2.21.0';
-
-/**
- * SHA-256 of the wheels of {@link TENSORFLOW_VERSION} by project and version. A wheel of these must be one of them,
- * whatever tag its name has and whatever the index says of it.
- */
-const PINNED: Readonly<Record<string, readonly string[]>> = {
-  'tensorflow_cpu-2.21.0': ['dcc8afd32930e42d5296b6ee19078b773706830af4ea97fbe503b9f5e0f820cb'],
-  // For x64 and for arm64.
-  'tensorflow-2.21.0': [
-    'b3b95643c4e70eb925839938fb35cbe142f317ec84af6844ee61513713bb13c0',
-    'b07d15737406533898e36c7ef7944b1be18e9028dc521b9229952c537bbc5552',
-  ],
-};
 
 /** File names of the libraries in the wheel and in the cache. */
 export const LIBRARIES = ['libtensorflow_cc.so.2', 'libtensorflow_framework.so.2'];
@@ -168,7 +153,7 @@ class Fetching {
     const kept = this.kept(requirement);
     if (kept !== null) {
       const sum = await sha256(kept);
-      if ((await this.damage(kept, sum)) === null) {
+      if ((await this.damage(kept, sum, requirement)) === null) {
         this.output.say(`Using ${kept.split('/').at(-1)}, which an earlier run downloaded.`);
         return {wheel: kept, sum};
       }
@@ -177,7 +162,7 @@ class Fetching {
     const wanted = {requirement, platform: this.choice.platform, folder: this.downloads};
     const wheel = await downloadWheel(await findPip(), wanted, this.output);
     const sum = await sha256(wheel);
-    const damage = await this.damage(wheel, sum);
+    const damage = await this.damage(wheel, sum, requirement);
     if (damage !== null) {
       rmSync(wheel);
       throw new UserError(
@@ -189,9 +174,9 @@ class Fetching {
   }
 
   /** The fault of a wheel, or null. */
-  private async damage(wheel: string, sum: string): Promise<string | null> {
-    const pinned = PINNED[wheel.split('/').at(-1)!.toLowerCase().split('-').slice(0, 2).join('-')];
-    if (pinned !== undefined && !pinned.includes(sum)) {
+  private async damage(wheel: string, sum: string, requirement: string): Promise<string | null> {
+    const pinned = pinnedHashes(requirement);
+    if (pinned !== null && !pinned.includes(sum)) {
       const known = pinned.map((each) => `${each.slice(0, 12)}...`).join(' or ');
       return `SHA-256 ${sum.slice(0, 12)}... in place of ${known}`;
     }
@@ -232,8 +217,13 @@ class Fetching {
     }
   }
 
-  /** The CUDA requirements that TensorFlow's wheel lists, in pip's form: `nvidia-cublas-cu12<13.0,>=12.5.3.2`. */
+  /**
+   * The CUDA requirements of TensorFlow in pip's form, pinned ones or those that its wheel lists:
+   * `nvidia-cublas-cu12<13.0,>=12.5.3.2`.
+   */
   cudaRequirements(): string[] {
+    const pinned = pinnedCuda(this.choice.version);
+    if (pinned !== null) return pinned;
     const info = readdirSync(this.folder).find((name) => /^tensorflow.*\.dist-info$/.test(name));
     const metadata = info ? readFileSync(join(this.folder, info, 'METADATA'), 'utf8') : '';
     // Older wheels write `nvidia-cublas-cu12 (==12.2.5.6) ; extra == 'and-cuda'`.
@@ -272,6 +262,11 @@ function checkLibraries(folder: string, {version}: TensorFlowChoice): void {
 async function fetchAll(choice: TensorFlowChoice, partial: string, output: Console): Promise<void> {
   requireSpace(cacheFolder(), choice.gpu ? SPACE.gpu : SPACE.cpu);
   const fetching = new Fetching(choice, partial, output);
+  if (choice.version !== TENSORFLOW_VERSION) {
+    output.say(
+      `TensorFlow ${choice.version} is verified by the package index alone: hashes are known of ${TENSORFLOW_VERSION}.`,
+    );
+  }
   await fetching.fetch(tensorFlowRequirement(choice));
   try {
     checkLibraries(partial, choice);

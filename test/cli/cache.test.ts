@@ -3,10 +3,25 @@ import {chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFil
 import {homedir, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {expect} from 'chai';
+import {TENSORFLOW_VERSION, pinnedCuda, pinnedHashes} from '../../src/cli/pinned_wheels.js';
 import {LIBRARIES, isComplete} from '../../src/cli/tensorflow.js';
 import {cacheFolder, makeCacheFolder, requireOwn} from '../../src/node_webgpu/cache_folder.js';
 import {within} from '../support/in_process.js';
 import {skip} from '../support/skip.js';
+
+describe('the wheels of setup-node', () => {
+  it('are pinned by what is asked for, CUDA with its exact versions', () => {
+    const cuda = pinnedCuda(TENSORFLOW_VERSION)!;
+    expect(cuda.filter((requirement) => !/^nvidia-[a-z0-9-]+==[\d.]+$/.test(requirement))).to.deep.equal([]);
+    const tensorflow = ['tensorflow', 'tensorflow-cpu'].map((name) => `${name}==${TENSORFLOW_VERSION}`);
+    for (const requirement of [...tensorflow, ...cuda]) {
+      const hashes = pinnedHashes(requirement)!;
+      expect(hashes.length, requirement).to.be.above(0);
+      hashes.forEach((sha256) => expect(sha256).to.match(/^[0-9a-f]{64}$/));
+    }
+    expect([pinnedCuda('2.20.0'), pinnedHashes('tensorflow==2.20.0')]).to.deep.equal([null, null]);
+  });
+});
 
 describe('the cache folder', () => {
   let base: string;
