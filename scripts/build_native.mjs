@@ -27,7 +27,7 @@ import {
 } from 'node:fs';
 import {createRequire} from 'node:module';
 import {availableParallelism, homedir} from 'node:os';
-import {delimiter, dirname, join, relative, resolve} from 'node:path';
+import {delimiter, dirname, isAbsolute, join, relative, resolve} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {parseArgs} from 'node:util';
 
@@ -39,7 +39,8 @@ const OTHERS = ['test', 'tfjs_node'];
 /**
  * Compiled objects. Each is named after the hash of everything it depends on, so that all clones of a user share them.
  */
-const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tfjs-flashmask', 'objects');
+const {XDG_CACHE_HOME: base = ''} = process.env;
+const CACHE = join(isAbsolute(base) ? base : join(homedir(), '.cache'), 'tfjs-flashmask', 'objects');
 const LOCAL = join(root, 'build', 'Release', 'tfjs_flashmask.node');
 const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 
@@ -237,7 +238,7 @@ function withObject({path, command, args, about}) {
  */
 export async function compileForTests(paths, flags) {
   const compiler = findCompiler();
-  mkdirSync(CACHE, {recursive: true});
+  mkdirSync(CACHE, {recursive: true, mode: 0o700});
   const jobs = paths.map((path) => {
     const args = [...flags, ...(process.arch === 'x64' ? instructionSetFlags(path) : []), '-c', join(NATIVE, path)];
     return withObject({path, command: compiler.command, args, about: compiler.about});
@@ -340,7 +341,7 @@ async function build(options, target) {
   const start = Date.now();
   const compiler = findCompiler();
   const cuda = planCuda(options);
-  mkdirSync(CACHE, {recursive: true});
+  mkdirSync(CACHE, {recursive: true, mode: 0o700});
   const jobs = sources(cuda !== null).map((path) => withObject({path, ...commandFor(path, compiler, cuda)}));
   await compileAll(jobs, Number(options.jobs ?? availableParallelism()));
   await link(compiler, jobs, cuda, target);

@@ -1,8 +1,9 @@
 /** @file Downloads a pinned file of PyPI with pip into a cache: checked, complete or absent, and safe to interrupt. */
 import {spawn, spawnSync} from 'node:child_process';
 import {createHash} from 'node:crypto';
-import {existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync} from 'node:fs';
+import {existsSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
+import {makeFolder} from '../../src/node_webgpu/make_folder.js';
 
 /** A file of a package index, fixed by its hash. */
 export interface PinnedFile {
@@ -45,7 +46,7 @@ export async function pinnedFile(pin: PinnedFile, options: DownloadOptions): Pro
     options.onNotice?.(`${path} is damaged; downloading it again.`);
     rmSync(path);
   }
-  mkdirSync(options.cache, {recursive: true});
+  makeFolder(options.cache, 0o700);
   removeStale(options.cache);
   const folder = mkdtempSync(join(options.cache, '.download-'));
   try {

@@ -1,19 +1,11 @@
 /** @file Builds tfjs-node's own addon, from the C++ sources in its package, against the TensorFlow in the cache. */
 import {createHash} from 'node:crypto';
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import {copyFileSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {tmpdir} from 'node:os';
 import {basename, dirname, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
+import {makeFolder} from '../node_webgpu/make_folder.js';
 import {packageRoot} from './package_root.js';
 import {run} from './run.js';
 import {LIBRARIES, type TensorFlow, libraryFolders} from './tensorflow.js';
@@ -109,7 +101,7 @@ async function compile(compiler: Compiler, tfjsNode: TfjsNode, tensorflow: Tenso
 function install(built: string, target: string): () => void {
   const draft = `${target}.${process.pid}.new`;
   const backup = `${target}.${process.pid}.old`;
-  mkdirSync(dirname(target), {recursive: true});
+  makeFolder(dirname(target));
   if (existsSync(target)) {
     copyFileSync(target, backup);
   }

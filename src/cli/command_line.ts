@@ -7,7 +7,7 @@ import {packageRoot} from './package_root.js';
 import type {Console} from './progress.js';
 import {endOnSignals} from './run.js';
 import {type SetupNodeOptions, setupNode} from './setup_node.js';
-import {TENSORFLOW_VERSION} from './tensorflow.js';
+import {TENSORFLOW_VERSION} from './pinned_wheels.js';
 import {UserError} from './user_error.js';
 
 /** The streams that a command writes to. */

@@ -19,8 +19,9 @@ import {
   GPU_PACKAGE,
   TFJS_NODE_VERSION,
   type TfjsNode,
-  errorOf,
+  PROBE_TIMEOUT_MS,
   findTfjsNode,
+  reasonOf,
   tryTfjsNode,
 } from './tfjs_node.js';
 
@@ -76,16 +77,16 @@ async function probe(backend: string, ...args: string[]): Promise<Probed> {
   // In the repository this file is TypeScript, and the other process needs the loader that runs it.
   const file = new URL(`./probe${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
   const env = {NODE_OPTIONS: '', TF_CPP_MIN_LOG_LEVEL: process.env.TF_CPP_MIN_LOG_LEVEL ?? '1'};
-  const {code, signal, stdout, stderr} = await run(
-    process.execPath,
-    [...process.execArgv, fileURLToPath(file), backend, ...args],
-    {env},
-  );
+  const finished = await run(process.execPath, [...process.execArgv, fileURLToPath(file), backend, ...args], {
+    env,
+    timeoutMs: PROBE_TIMEOUT_MS,
+  });
+  const {code, stdout} = finished;
   const line = stdout.split('\n').find((line) => line.startsWith(PROBE_MARK));
   if (code === 0 && line !== undefined) {
     return {result: JSON.parse(line.slice(PROBE_MARK.length)) as ProbeResult, error: null};
   }
-  return {result: null, error: signal ? `the process ended by ${signal}` : errorOf(stderr)};
+  return {result: null, error: reasonOf(finished, PROBE_TIMEOUT_MS)};
 }
 
 function report(name: string, status: Status, rest: Partial<BackendReport>): BackendReport {
@@ -188,7 +189,11 @@ async function checkTfjsNode(tfjsNode: TfjsNode): Promise<Checked> {
   }
   const {result, error} = await probe('tensorflow', tfjsNode.folder);
   if (result === null) {
-    return broken(error, `${SETUP + gpuFlag} --force`);
+    // tfjs-node by itself has just worked, so the fault is what this package adds to it.
+    return broken(
+      `tfjs-node works, but not with the native kernels of tfjs-flashmask: ${error}`,
+      provideAddon(usesGpu),
+    );
   }
   const facts = library === null ? [] : [library];
   if (result.addon) {

@@ -1,6 +1,7 @@
 /** @file Downloads wheels through pip, which knows the user's package index, proxy and certificates. */
 import {mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
+import {makeFolder} from '../node_webgpu/make_folder.js';
 import {filesBelow} from './files.js';
 import type {Platform} from './platform.js';
 import {describePlatform, platformTags} from './platform.js';
@@ -177,7 +178,7 @@ async function tryDownload(pip: Pip, wanted: Wanted, version: string, output: Co
  * @throws UserError, with the remedy, if the download fails.
  */
 export async function downloadWheel(pip: Pip, wanted: Wanted, output: Console): Promise<string> {
-  mkdirSync(wanted.folder, {recursive: true});
+  makeFolder(wanted.folder);
   for (const name of readdirSync(wanted.folder).filter((name) => name.startsWith(TEMPORARY))) {
     rmSync(join(wanted.folder, name), {recursive: true, force: true});
   }

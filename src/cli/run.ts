@@ -7,7 +7,7 @@ export interface Finished {
   code: number | null;
   stdout: string;
   stderr: string;
-  /** Why it could not start: `ENOENT` if there is no such program. */
+  /** Why it could not start or end by itself: `ENOENT` if there is no such program, `timeout`. */
   failure?: string;
   signal?: NodeJS.Signals | null;
 }
@@ -16,9 +16,14 @@ export interface RunOptions {
   cwd?: string;
   /** Added to this process's environment. */
   env?: NodeJS.ProcessEnv;
+  /** Kills the program after this time; `failure` is then 'timeout'. Default: never. */
+  timeoutMs?: number;
   /** Called with each piece of standard output. */
   onOutput?: (text: string) => void;
 }
+
+/** The longest time of a timer. */
+const NEVER_MS = 2 ** 31 - 1;
 
 const running = new Set<ChildProcess>();
 const cleanups = new Set<() => void>();
@@ -50,7 +55,7 @@ export function onInterrupt(cleanup: () => void): () => void {
   };
 }
 
-/** Runs a program to its end. Never rejects: `failure` tells that a program could not start. */
+/** Runs a program to its end. Never rejects: `failure` tells that a program could not start, or ran too long. */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<Finished> {
   return new Promise((resolve) => {
     const env = {...process.env, ...options.env};
@@ -66,11 +71,22 @@ export function run(command: string, args: readonly string[], options: RunOption
       running.delete(child);
       resolve({...finished, ...how});
     };
+    let failure: string | undefined;
+    const timer = setTimeout(() => {
+      failure = 'timeout';
+      child.kill('SIGKILL');
+      // A process that it started may hold its output open.
+      child.stdout.destroy();
+      child.stderr.destroy();
+    }, options.timeoutMs ?? NEVER_MS);
+    timer.unref();
     child.once('error', (error: NodeJS.ErrnoException) => {
+      clearTimeout(timer);
       end({failure: error.code ?? error.message});
     });
     child.once('close', (code, signal) => {
-      end({code, signal});
+      clearTimeout(timer);
+      end({code, signal, ...(failure !== undefined && {failure})});
     });
   });
 }

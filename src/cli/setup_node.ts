@@ -12,7 +12,8 @@ import {findPip} from './pip.js';
 import {run} from './run.js';
 import {type Platform, thisPlatform, unsupported} from './platform.js';
 import {type Console, terminal} from './progress.js';
-import {TENSORFLOW_VERSION, isComplete, provideTensorFlow, tensorFlowFolder} from './tensorflow.js';
+import {TENSORFLOW_VERSION} from './pinned_wheels.js';
+import {isComplete, provideTensorFlow, tensorFlowFolder} from './tensorflow.js';
 import {type LoadedTfjsNode, type TfjsNode, requireTfjsNode, tryTfjsNode} from './tfjs_node.js';
 import {UserError, tail} from './user_error.js';
 

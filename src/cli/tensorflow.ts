@@ -6,42 +6,21 @@
  * renamed when it is complete. After an interruption, the next process uses the wheels that are already finished.
  */
 import {createHash} from 'node:crypto';
-import {
-  createReadStream,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from 'node:fs';
+import {createReadStream, existsSync, readFileSync, readdirSync, renameSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {pipeline} from 'node:stream/promises';
-import {cacheFolder} from '../node_webgpu/swiftshader.js';
+import * as z from 'zod/mini';
+import {cacheFolder, makeCacheFolder, whyNotOwn} from '../node_webgpu/cache_folder.js';
+import {makeFolder} from '../node_webgpu/make_folder.js';
 import {filesBelow, readJson, writeJson} from './files.js';
 import {withLock} from './lock.js';
+import {TENSORFLOW_VERSION, pinnedCuda, pinnedHashes} from './pinned_wheels.js';
 import {downloadWheel, findPip} from './pip.js';
 import type {Platform} from './platform.js';
 import {requireSpace} from './platform.js';
 import type {Console} from './progress.js';
 import {unzip, withZip} from './unzip.js';
 import {UserError} from './user_error.js';
-
-/** The version that is built and tested against. */
-export const TENSORFLOW_VERSION = '2.21.0';
-
-/**
- * SHA-256 of the wheels of {@link TENSORFLOW_VERSION}, so that they are verified even if an index gives no checksums.
- */
-const CHECKSUMS: Record<string, string> = {
-  'tensorflow_cpu-2.21.0-cp312-cp312-manylinux_2_27_x86_64.whl':
-    'dcc8afd32930e42d5296b6ee19078b773706830af4ea97fbe503b9f5e0f820cb',
-  'tensorflow-2.21.0-cp312-cp312-manylinux_2_27_x86_64.whl':
-    'b3b95643c4e70eb925839938fb35cbe142f317ec84af6844ee61513713bb13c0',
-  'tensorflow-2.21.0-cp312-cp312-manylinux_2_27_aarch64.whl':
-    'b07d15737406533898e36c7ef7944b1be18e9028dc521b9229952c537bbc5552',
-};
 
 /** File names of the libraries in the wheel and in the cache. */
 export const LIBRARIES = ['libtensorflow_cc.so.2', 'libtensorflow_framework.so.2'];
@@ -65,16 +44,18 @@ export interface TensorFlow extends TensorFlowChoice {
   folder: string;
 }
 
-interface Manifest {
-  version: string;
-  gpu: boolean;
-  /** Wheels by file name, with their SHA-256. */
-  wheels: Record<string, string>;
-  /** Sizes of the files, by path. */
-  sizes: Record<string, number>;
-}
+/** `wheels`: SHA-256 of the wheels by file name. `sizes`: bytes of the files by path. */
+const MANIFEST_SCHEMA = z.object({
+  version: z.string(),
+  gpu: z.boolean(),
+  wheels: z.record(z.string(), z.string()),
+  sizes: z.record(z.string(), z.number()),
+});
+type Manifest = z.infer<typeof MANIFEST_SCHEMA>;
 
-type Finished = Record<string, {wheel: string; sha256: string}>;
+/** By requirement. */
+const FINISHED_SCHEMA = z.record(z.string(), z.object({wheel: z.string(), sha256: z.string()}));
+type Finished = z.infer<typeof FINISHED_SCHEMA>;
 
 /** @example 'tensorflow-2.21.0-cpu-linux-x64' */
 function folderName({version, gpu, platform}: TensorFlowChoice): string {
@@ -85,11 +66,21 @@ export function tensorFlowFolder(choice: TensorFlowChoice): string {
   return join(cacheFolder(), folderName(choice));
 }
 
-/** Whether all files of a folder exist with the right sizes. */
+/**
+ * Whether all files of a folder exist with the right sizes. Their contents were verified when they were unpacked.
+ *
+ * @throws UserError if somebody else could have changed them since.
+ */
 export function isComplete(folder: string): boolean {
-  const manifest = readJson(join(folder, MANIFEST)) as Manifest | null;
+  const {data: manifest} = MANIFEST_SCHEMA.safeParse(readJson(join(folder, MANIFEST)));
+  if (manifest === undefined) return false;
+  const loaded = LIBRARIES.map((name) => join(folder, 'tensorflow', name));
+  for (const path of [cacheFolder(), folder, join(folder, 'tensorflow'), ...loaded]) {
+    const problem = whyNotOwn(path);
+    if (problem !== null) throw new UserError(`setup-node: the cache must belong to its user alone, got ${problem}`);
+  }
   return (
-    manifest !== null &&
+    LIBRARIES.every((name) => `tensorflow/${name}` in manifest.sizes) &&
     Object.entries(manifest.sizes).every(
       ([path, size]) => statSync(join(folder, path), {throwIfNoEntry: false})?.size === size,
     )
@@ -134,8 +125,9 @@ class Fetching {
     private readonly output: Console,
   ) {
     this.downloads = join(folder, 'downloads');
-    mkdirSync(this.downloads, {recursive: true});
-    this.finished = (readJson(join(folder, FINISHED)) as Finished | null) ?? {};
+    makeCacheFolder(folder);
+    makeFolder(this.downloads, 0o700);
+    this.finished = FINISHED_SCHEMA.safeParse(readJson(join(folder, FINISHED))).data ?? {};
   }
 
   /** Downloads and unpacks the wheel of a requirement, unless an earlier run did. */
@@ -161,7 +153,7 @@ class Fetching {
     const kept = this.kept(requirement);
     if (kept !== null) {
       const sum = await sha256(kept);
-      if ((await this.damage(kept, sum)) === null) {
+      if ((await this.damage(kept, sum, requirement)) === null) {
         this.output.say(`Using ${kept.split('/').at(-1)}, which an earlier run downloaded.`);
         return {wheel: kept, sum};
       }
@@ -170,7 +162,7 @@ class Fetching {
     const wanted = {requirement, platform: this.choice.platform, folder: this.downloads};
     const wheel = await downloadWheel(await findPip(), wanted, this.output);
     const sum = await sha256(wheel);
-    const damage = await this.damage(wheel, sum);
+    const damage = await this.damage(wheel, sum, requirement);
     if (damage !== null) {
       rmSync(wheel);
       throw new UserError(
@@ -182,10 +174,11 @@ class Fetching {
   }
 
   /** The fault of a wheel, or null. */
-  private async damage(wheel: string, sum: string): Promise<string | null> {
-    const expected = CHECKSUMS[wheel.split('/').at(-1)!];
-    if (expected !== undefined && expected !== sum) {
-      return `SHA-256 ${sum.slice(0, 12)}... in place of ${expected.slice(0, 12)}...`;
+  private async damage(wheel: string, sum: string, requirement: string): Promise<string | null> {
+    const pinned = pinnedHashes(requirement);
+    if (pinned !== null && !pinned.includes(sum)) {
+      const known = pinned.map((each) => `${each.slice(0, 12)}...`).join(' or ');
+      return `SHA-256 ${sum.slice(0, 12)}... in place of ${known}`;
     }
     try {
       return await withZip(wheel, () => null);
@@ -224,8 +217,13 @@ class Fetching {
     }
   }
 
-  /** The CUDA requirements that TensorFlow's wheel lists, in pip's form: `nvidia-cublas-cu12<13.0,>=12.5.3.2`. */
+  /**
+   * The CUDA requirements of TensorFlow in pip's form, pinned ones or those that its wheel lists:
+   * `nvidia-cublas-cu12<13.0,>=12.5.3.2`.
+   */
   cudaRequirements(): string[] {
+    const pinned = pinnedCuda(this.choice.version);
+    if (pinned !== null) return pinned;
     const info = readdirSync(this.folder).find((name) => /^tensorflow.*\.dist-info$/.test(name));
     const metadata = info ? readFileSync(join(this.folder, info, 'METADATA'), 'utf8') : '';
     // Older wheels write `nvidia-cublas-cu12 (==12.2.5.6) ; extra == 'and-cuda'`.
@@ -264,6 +262,11 @@ function checkLibraries(folder: string, {version}: TensorFlowChoice): void {
 async function fetchAll(choice: TensorFlowChoice, partial: string, output: Console): Promise<void> {
   requireSpace(cacheFolder(), choice.gpu ? SPACE.gpu : SPACE.cpu);
   const fetching = new Fetching(choice, partial, output);
+  if (choice.version !== TENSORFLOW_VERSION) {
+    output.say(
+      `TensorFlow ${choice.version} is verified by the package index alone: hashes are known of ${TENSORFLOW_VERSION}.`,
+    );
+  }
   await fetching.fetch(tensorFlowRequirement(choice));
   try {
     checkLibraries(partial, choice);

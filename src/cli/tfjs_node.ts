@@ -2,7 +2,7 @@
 import {existsSync, readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {dirname, join} from 'node:path';
-import {run} from './run.js';
+import {type Finished, run} from './run.js';
 import {UserError, tail} from './user_error.js';
 
 export const CPU_PACKAGE = '@tensorflow/tfjs-node';
@@ -103,20 +103,31 @@ console.log('${MARK}' + JSON.stringify({
 `;
 
 /** The message of an uncaught error that a process of Node printed, without its stack. */
-export function errorOf(stderr: string): string {
+function errorOf(stderr: string): string {
   return /^(?:\w*Error: )(.*(?:\n(?!\s+at |Node\.js).*)*)/m.exec(stderr)?.[1].trim() || tail(stderr);
 }
 
+/** Far longer than the slowest machine takes to load TensorFlow. */
+export const PROBE_TIMEOUT_MS = 120_000;
+
+/** Why a process of a probe gave no result, in words that are never empty. */
+export function reasonOf({code, signal, stderr, failure}: Finished, timeoutMs: number): string {
+  if (failure === 'timeout') return `the process did not end within ${timeoutMs / 1000} seconds${tail(stderr)}`;
+  if (signal) return `the process ended by ${signal}${tail(stderr)}`;
+  return errorOf(stderr) || `the process ended with exit code ${code ?? failure}, and said nothing`;
+}
+
 /** Loads tfjs-node in a new process and multiplies two matrices with it. */
-export async function tryTfjsNode({folder, binding, name}: TfjsNode): Promise<Trial> {
+export async function tryTfjsNode({folder, binding}: TfjsNode, timeoutMs: number = PROBE_TIMEOUT_MS): Promise<Trial> {
   if (!existsSync(binding)) {
     return {works: false, reason: `its addon is missing: ${binding}`};
   }
   const env = {NODE_OPTIONS: '', TF_CPP_MIN_LOG_LEVEL: process.env.TF_CPP_MIN_LOG_LEVEL ?? '1'};
-  const {code, signal, stdout, stderr} = await run(process.execPath, ['-e', TRIAL, folder], {env});
+  const finished = await run(process.execPath, ['-e', TRIAL, folder], {env, timeoutMs});
+  const {code, stdout, stderr} = finished;
   const line = stdout.split('\n').find((line) => line.startsWith(MARK));
   if (code === 0 && line !== undefined) {
     return {works: true, loaded: JSON.parse(line.slice(MARK.length)) as LoadedTfjsNode, stderr};
   }
-  return {works: false, reason: signal ? `${name} ended by ${signal}${tail(stderr)}` : errorOf(stderr)};
+  return {works: false, reason: reasonOf(finished, timeoutMs)};
 }

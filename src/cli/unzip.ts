@@ -1,8 +1,9 @@
 /** @file Reads files out of a zip archive (a Python wheel) on the disk, without holding any in memory. */
-import {createWriteStream, mkdirSync} from 'node:fs';
+import {createWriteStream} from 'node:fs';
 import {dirname} from 'node:path';
 import {pipeline} from 'node:stream/promises';
 import * as zlib from 'node:zlib';
+import {makeFolder} from '../node_webgpu/make_folder.js';
 import yauzl, {type Entry, type ZipFile} from 'yauzl';
 
 /**
@@ -34,7 +35,7 @@ export async function unzip(
   path: string,
   onBytes?: (bytes: number) => void,
 ): Promise<void> {
-  mkdirSync(dirname(path), {recursive: true});
+  makeFolder(dirname(path), 0o755);
   let crc = 0;
   const check = async function* (chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     for await (const chunk of chunks) {

@@ -5,21 +5,12 @@
  * interrupted or concurrent processes leave no half-written driver.
  */
 import {createHash} from 'node:crypto';
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
-import {constants, homedir, tmpdir} from 'node:os';
-import {join} from 'node:path';
+import {existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync} from 'node:fs';
+import {constants, tmpdir} from 'node:os';
+import {dirname, join} from 'node:path';
 import {isMainThread} from 'node:worker_threads';
 import {brotliDecompressSync} from 'node:zlib';
+import {cacheFolder, makeCacheFolder, requireOwn} from './cache_folder.js';
 import {findPackageFolder} from './packages.js';
 import {untar} from './untar.js';
 
@@ -29,11 +20,19 @@ const PACKAGE_VERSION = '143.0.4';
 const LOADER = 'libvulkan.so.1';
 const MANIFEST = 'vk_swiftshader_icd.json';
 const FILES = [LOADER, 'libvk_swiftshader.so', MANIFEST];
-/** Written last. Holds the sizes of the other files, so that a damaged cache is noticed and unpacked again. */
-const SIZES = 'sizes.json';
+/** SHA-256 of the archive of the tested version, and of the files in it. Both libraries are loaded into the process. */
+const TESTED_ARCHIVE = '1b4c63ac0f24bfedd469675c33b09c84f7d6d26acb30bed2ab8e875e084cf3a2';
+const TESTED_FILES: Hashes = {
+  [LOADER]: '858e4d3fd0fc5d1409f9c9c076e7611c0967459bab153c5cb4ec81124a24e53c',
+  'libvk_swiftshader.so': '55571f337145a70e32bb64f07ceb413796cc7e9dc1ecac2144728777faf75c8c',
+  [MANIFEST]: 'c9eef28b6b984fec220ef0abfecc40b502d46946706e47bfe97707027cb818bd',
+};
 const ABANDONED_AFTER_MS = 10 * 60 * 1000;
 /** glibc's RTLD_NODELETE, which `os.constants.dlopen` lacks. */
 const RTLD_NODELETE = 0x1000;
+
+/** SHA-256 of files by name. */
+type Hashes = Readonly<Record<string, string>>;
 
 /** The reason why SwiftShader cannot be used on this platform, or null if it can. */
 export function swiftShaderUnsupported(): string | null {
@@ -70,38 +69,48 @@ function archivePath(): string {
   return archive;
 }
 
-/** The user's cache folder for this package: `$XDG_CACHE_HOME` or `~/.cache`, then `tfjs-flashmask`. */
-export function cacheFolder(): string {
-  const base = process.env.XDG_CACHE_HOME || join(homedir(), '.cache');
-  return join(base, 'tfjs-flashmask');
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
 }
 
-function isComplete(folder: string): boolean {
-  try {
-    const sizes = JSON.parse(readFileSync(join(folder, SIZES), 'utf8')) as Record<string, number>;
-    return FILES.every((name) => statSync(join(folder, name)).size === sizes[name]);
-  } catch {
-    return false;
-  }
-}
-
-function writeDriver(archive: Uint8Array, folder: string): void {
+/** The files of the archive. Throws, with the remedy, if it is damaged. */
+function filesOf(archive: Uint8Array): Map<string, Uint8Array> {
   let files: Map<string, Uint8Array>;
   try {
     files = untar(brotliDecompressSync(archive));
   } catch (cause) {
     throw new Error(`useWebGPU: ${PACKAGE}'s swiftshader.tar.br is damaged. ${otherVersion()}`, {cause});
   }
-  const sizes: Record<string, number> = {};
-  for (const name of FILES) {
-    const content = files.get(name);
-    if (content === undefined) {
-      throw new Error(`useWebGPU: ${PACKAGE}'s swiftshader.tar.br lacks ${name}. ${otherVersion()}`);
-    }
-    writeFileSync(join(folder, name), content, {mode: 0o755});
-    sizes[name] = content.length;
+  const missing = FILES.find((name) => !files.has(name));
+  if (missing !== undefined) {
+    throw new Error(`useWebGPU: ${PACKAGE}'s swiftshader.tar.br lacks ${missing}. ${otherVersion()}`);
   }
-  writeFileSync(join(folder, SIZES), JSON.stringify(sizes));
+  return files;
+}
+
+/** What the files must be: for the tested archive known beforehand, for any other read from it. */
+function hashesOf(archive: Uint8Array): Hashes {
+  if (sha256(archive) === TESTED_ARCHIVE) return TESTED_FILES;
+  const files = filesOf(archive);
+  return Object.fromEntries(FILES.map((name) => [name, sha256(files.get(name)!)]));
+}
+
+/** Whether a folder has the driver, byte for byte. Throws, with the remedy, if others could change it meanwhile. */
+function isComplete(folder: string, hashes: Hashes): boolean {
+  requireOwn(folder);
+  try {
+    return FILES.every((name) => sha256(readFileSync(join(folder, name))) === hashes[name]);
+  } catch {
+    return false;
+  }
+}
+
+function writeDriver(archive: Uint8Array, folder: string, hashes: Hashes): void {
+  const files = filesOf(archive);
+  FILES.forEach((name) => writeFileSync(join(folder, name), files.get(name)!, {mode: 0o755}));
+  if (!isComplete(folder, hashes)) {
+    throw new Error(`useWebGPU: ${folder} must hold what was written to it, got other files. Is its disk damaged?`);
+  }
 }
 
 /** Removes old folders, which interrupted processes left. The folders of running processes are younger. */
@@ -115,14 +124,14 @@ function removeAbandoned(parent: string): void {
   }
 }
 
-function unpackInto(parent: string, name: string, archive: Uint8Array): string {
-  const target = join(parent, name);
-  mkdirSync(parent, {recursive: true});
+function unpackInto(target: string, archive: Uint8Array, hashes: Hashes): string {
+  const parent = dirname(target);
+  makeCacheFolder(parent);
   removeAbandoned(parent);
   const unpacking = mkdtempSync(join(parent, '.unpacking-'));
   try {
-    writeDriver(archive, unpacking);
-    for (let attempt = 0; attempt < 5 && !isComplete(target); attempt++) {
+    writeDriver(archive, unpacking, hashes);
+    for (let attempt = 0; attempt < 5 && !isComplete(target, hashes); attempt++) {
       try {
         renameSync(unpacking, target);
       } catch (error) {
@@ -130,7 +139,7 @@ function unpackInto(parent: string, name: string, archive: Uint8Array): string {
           throw error;
         }
         // Either another process was first, and the loop ends, or a damaged copy blocks the name.
-        if (!isComplete(target)) {
+        if (!isComplete(target, hashes)) {
           rmSync(target, {recursive: true, force: true});
         }
       }
@@ -142,10 +151,10 @@ function unpackInto(parent: string, name: string, archive: Uint8Array): string {
 }
 
 /** For machines with a read-only cache folder: a private copy that is removed when the process ends. */
-function unpackPrivately(archive: Uint8Array): string {
+function unpackPrivately(archive: Uint8Array, hashes: Hashes): string {
   const folder = mkdtempSync(join(tmpdir(), 'tfjs-flashmask-'));
   process.once('exit', () => rmSync(folder, {recursive: true, force: true}));
-  writeDriver(archive, folder);
+  writeDriver(archive, folder, hashes);
   return folder;
 }
 
@@ -157,16 +166,14 @@ function unpackPrivately(archive: Uint8Array): string {
  */
 function unpackSwiftShader(): string {
   const archive = readFileSync(archivePath());
-  const name = `swiftshader-${createHash('sha256').update(archive).digest('hex').slice(0, 12)}`;
-  const parent = cacheFolder();
-  if (isComplete(join(parent, name))) {
-    return join(parent, name);
-  }
+  const hashes = hashesOf(archive);
+  const folder = join(cacheFolder(), `swiftshader-${sha256(archive).slice(0, 12)}`);
   try {
-    return unpackInto(parent, name, archive);
+    requireOwn(cacheFolder());
+    return isComplete(folder, hashes) ? folder : unpackInto(folder, archive, hashes);
   } catch (error) {
     if (['EACCES', 'EROFS', 'EPERM', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) {
-      return unpackPrivately(archive);
+      return unpackPrivately(archive, hashes);
     }
     throw error;
   }

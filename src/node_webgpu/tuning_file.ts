@@ -1,8 +1,8 @@
 /** @file Stores measured tiles in the user's cache folder. */
-import {mkdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs';
-import {dirname, join} from 'node:path';
+import {readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
 import type {TuningStorage} from '../backends/webgpu/device/tuned_tiles_store.js';
-import {cacheFolder} from './swiftshader.js';
+import {cacheFolder, makeCacheFolder} from './cache_folder.js';
 
 /** `autotune.json` in the cache folder, whose path is read at each call. */
 export function tuningFile(): TuningStorage {
@@ -17,7 +17,7 @@ export function tuningFile(): TuningStorage {
       }
     },
     write: (text) => {
-      mkdirSync(dirname(path()), {recursive: true});
+      makeCacheFolder(cacheFolder());
       // A process that reads at the same time gets the old or the new text, never a partial one.
       const writing = `${path()}.${process.pid}`;
       writeFileSync(writing, text);

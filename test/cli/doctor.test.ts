@@ -5,6 +5,7 @@
 import {mkdirSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {expect} from 'chai';
+import {findTfjsNode, tryTfjsNode} from '../../src/cli/tfjs_node.js';
 import {type BackendReport, type DoctorReport, checkTensorFlow} from '../../src/cli/doctor.js';
 import {doctorText} from '../../src/cli/doctor_text.js';
 import {thisMachine} from '../../src/cli/machine.js';
@@ -114,7 +115,20 @@ describe('doctor', () => {
       const project = new FakeProject();
       project.source('lib/napi-v8/tfjs_binding.node', '');
       project.source('index.js', "process.kill(process.pid, 'SIGSEGV'); setTimeout(() => 0, 1e4);");
-      expect((await tensorflow(project)).problem).to.match(/^@tensorflow\/tfjs-node ended by SIGSEGV/);
+      expect((await tensorflow(project)).problem).to.match(/^the process ended by SIGSEGV/);
+    });
+
+    it('hangs, or ends without a word', async () => {
+      const project = new FakeProject();
+      project.source('lib/napi-v8/tfjs_binding.node', '');
+      const [tfjsNode] = findTfjsNode(project.folder, false);
+      const reasonWith = async (source: string): Promise<string> => {
+        project.source('index.js', source);
+        const trial = await tryTfjsNode(tfjsNode, 1500);
+        return trial.works ? 'works' : trial.reason;
+      };
+      expect(await reasonWith('for (;;);')).to.equal('the process did not end within 1.5 seconds');
+      expect(await reasonWith('process.exit(3);')).to.equal('the process ended with exit code 3, and said nothing');
     });
 
     it('has lost its TensorFlow in the cache; or has a tfjs-core of its own', async function () {

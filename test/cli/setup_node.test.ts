@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readFileSync,
   readdirSync,
+  readlinkSync,
   rmSync,
   statSync,
   truncateSync,
@@ -267,7 +268,9 @@ describe('setup-node', () => {
       const downloads = join(partial(project), 'downloads');
       cpSync(wheelFolder(), downloads, {recursive: true});
       mkdirSync(join(downloads, '.pip-killed', 'tmp'), {recursive: true});
-      writeFileSync(`${partial(project)}.lock`, `${hostname()} 999999999`);
+      const namespace = readlinkSync('/proc/self/ns/pid');
+      const killed = {host: hostname(), namespace, pid: 999999999, started: '1', id: 'x'};
+      writeFileSync(`${partial(project)}.lock`, JSON.stringify(killed));
       const finished = await project.run(SETUP, {wheels: temporaryFolder()});
       expectSuccess(finished, 'which an earlier run downloaded', 'works: a matMul');
       expect(finished.stderr).not.to.include('Downloading');
@@ -277,7 +280,7 @@ describe('setup-node', () => {
       const project = new FakeProject();
       mkdirSync(partial(project), {recursive: true});
       const lock = `${partial(project)}.lock`;
-      writeFileSync(lock, 'another-machine 1');
+      writeFileSync(lock, JSON.stringify({host: 'another-machine', namespace: '', pid: 1, started: '', id: 'x'}));
       utimesSync(lock, new Date(0), new Date(0));
       expectSuccess(await project.run(SETUP, {wheels: wheelFolder()}), 'works: a matMul');
     });
@@ -305,7 +308,8 @@ describe('setup-node', () => {
     it('compares the checksum of the TensorFlow that it was tested with', async function () {
       if (process.arch !== 'x64') skip(this, 'the wheels are those of x64');
       const wheels = temporaryFolder();
-      writeWheel(wheels, 'tensorflow_cpu', '2.21.0', 'cp312-cp312-manylinux_2_27_x86_64', tensorFlowFiles());
+      // Of another Python version than the pinned wheel, which makes no difference.
+      writeWheel(wheels, 'tensorflow_cpu', '2.21.0', 'cp311-cp311-manylinux_2_27_x86_64', tensorFlowFiles());
       const project = new FakeProject();
       expectError(
         await project.run(['setup-node'], {wheels}),

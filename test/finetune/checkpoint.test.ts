@@ -4,8 +4,19 @@
  * those tests are skipped with the reason.
  */
 import {spawn, spawnSync} from 'node:child_process';
+import {createHash} from 'node:crypto';
 import {once} from 'node:events';
-import {mkdtempSync, readFileSync, readdirSync, rmSync, truncateSync, unlinkSync, writeFileSync} from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  rmdirSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import {mkdir} from 'node:fs/promises';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
@@ -25,14 +36,15 @@ import {
 import {printCharts, saveCharts} from '../../examples/finetune/train/charts.js';
 import {
   type CheckpointParts,
-  type TrainerState,
-  fingerprint,
   latestCheckpoint,
   loadCheckpoint,
   saveCheckpoint,
 } from '../../examples/finetune/train/checkpoint.js';
+import type {TrainerState} from '../../examples/finetune/train/checkpoint_state.js';
+import {type Fingerprint, fingerprint} from '../../examples/finetune/train/fingerprint.js';
 import {type MetricsRecord, MetricsLog} from '../../examples/finetune/train/metrics.js';
 import {rewardModelConfig, writeModelFolder} from '../../examples/finetune/train/model_folder.js';
+import {PrecomputedReference} from '../../examples/finetune/train/reference.js';
 import {formatSeconds, trainingBar} from '../../examples/finetune/train/progress.js';
 import {openSafetensors, shapesOf, writeSafetensors} from '../../examples/finetune/weights/safetensors.js';
 import {skip} from '../support/skip.js';
@@ -52,9 +64,16 @@ const CONFIG_JSON = {
 };
 const CONFIG = parseConfig(CONFIG_JSON, 'the test');
 
+const fingerprintOf = (digit: string): Fingerprint => {
+  const sha256 = digit.repeat(64);
+  return {configuration: sha256, weights: sha256, tokenizer: sha256, 'chat template': sha256};
+};
+
 const STATE: TrainerState = {
+  run: '0123456789abcdef'.repeat(2),
   settings: {rank: 8, learningRate: 2e-4, targets: ['q_proj', 'v_proj'], seed: 1},
-  baseModel: {origin: 'smollm2', fingerprint: 'a'.repeat(64)},
+  baseModel: {origin: 'smollm2', fingerprint: fingerprintOf('a')},
+  reference: null,
   position: {epoch: 1, row: 17},
   logHistory: [
     {global_step: 1, loss: 2.5},
@@ -77,8 +96,14 @@ function randomTensors(shapes: Iterable<readonly [string, number[]]>, seed = 1):
   );
 }
 
+/** The state after some steps. */
+const stateOf = (step: number): TrainerState => ({
+  ...STATE,
+  logHistory: Array.from({length: step}, (_, i) => STATE.logHistory[i] ?? {global_step: i + 1, loss: i}),
+});
+
 /** A small checkpoint; each seed gives other tensors. */
-function parts(seed = 1, state: TrainerState = STATE): CheckpointParts {
+function parts(seed = 1, step = 2, run = STATE.run): CheckpointParts {
   const model = randomTensors([['weight', [5, 3]]], seed);
   const optimizer = randomTensors(
     [
@@ -88,8 +113,11 @@ function parts(seed = 1, state: TrainerState = STATE): CheckpointParts {
     seed + 100,
   );
   return {
-    state,
-    writeModel: (into) => writeSafetensors(join(into, 'model.safetensors'), shapesOf(model), model),
+    state: {...stateOf(step), run},
+    writeModel: async (into) => {
+      writeFileSync(join(into, 'adapter_config.json'), '{}');
+      await writeSafetensors(join(into, 'adapter_model.safetensors'), shapesOf(model), model);
+    },
     optimizer: {shapes: shapesOf(optimizer), tensors: optimizer},
   };
 }
@@ -114,8 +142,10 @@ async function readAll(tensors: AsyncIterable<[string, HostTensor]>): Promise<Ma
 
 describe('fine-tuning: checkpoints', () => {
   const save = (step: number, seed = step, saveLimit?: number): Promise<string> =>
-    saveCheckpoint(folder, step, parts(seed), saveLimit);
+    saveCheckpoint(folder, step, parts(seed, step), saveLimit, (text) => said.push(text));
   const path = (step: number): string => join(folder, `checkpoint-${step}`);
+  let said: string[];
+  beforeEach(() => (said = []));
 
   /** The latest checkpoint's step, and the messages printed while looking for it. */
   async function latest(): Promise<{step: number | null; said: string[]}> {
@@ -130,7 +160,7 @@ describe('fine-tuning: checkpoints', () => {
     const checkpoint = await loadCheckpoint(path(2), STATE);
     expect(checkpoint.state).to.deep.equal(STATE);
     expect(await readAll(checkpoint.optimizer)).to.deep.equal(parts(2).optimizer.tensors);
-    const model = await openSafetensors(join(checkpoint.folder, 'model.safetensors'));
+    const model = await openSafetensors(join(checkpoint.folder, 'adapter_model.safetensors'));
     expect([...model.entries.keys()]).to.deep.equal(['weight']);
     await model.close();
     expect(readdirSync(folder)).to.deep.equal(['checkpoint-2']);
@@ -175,9 +205,14 @@ describe('fine-tuning: checkpoints', () => {
     writeFileSync(file, JSON.stringify(state));
   };
   const damages: [string, string, (file: string) => void, string][] = [
-    ['a changed bit in the model', 'model.safetensors', flipByte, 'model.safetensors is not as it was written'],
+    [
+      'a changed bit in the model',
+      'adapter_model.safetensors',
+      flipByte,
+      'adapter_model.safetensors is not as it was written',
+    ],
     ['a truncated optimizer', 'optimizer.safetensors', (file) => truncateSync(file, 100), 'not as it was written'],
-    ['a missing model', 'model.safetensors', unlinkSync, 'no such file'],
+    ['a missing model', 'adapter_model.safetensors', unlinkSync, 'no such file'],
     ['a missing state', 'trainer_state.json', unlinkSync, 'no such file'],
     ['a truncated state', 'trainer_state.json', (file) => truncateSync(file, 90), 'is not JSON'],
     [
@@ -189,16 +224,34 @@ describe('fine-tuning: checkpoints', () => {
     [
       'a state of a later version',
       'trainer_state.json',
-      rewriteState((state) => (state.format_version = 2)),
-      "checkpoint' 2",
+      rewriteState((state) => (state.format_version = 3)),
+      "checkpoint' 3",
     ],
     [
-      'a state without settings',
+      'a state that was edited',
       'trainer_state.json',
-      rewriteState((state) => delete state.settings),
-      'lacks settings',
+      rewriteState((state) => (state.data_position = {epoch: 0, row: 1})),
+      'is not as it was written',
     ],
-    ['a state that is null', 'trainer_state.json', (file) => writeFileSync(file, 'null'), 'should be of the format'],
+    ...(
+      [
+        ['a place in the data before its start', 'data_position', {epoch: 0, row: -1}],
+        ['a log with another number of steps', 'log_history', []],
+        ['a file elsewhere', 'files', {'../../dev/zero': 'a'.repeat(64)}],
+        ['settings that are none', 'settings', {seed: {}}],
+        ['a field of tomorrow', 'tomorrow', 1],
+      ] as const
+    ).map(([what, field, value]): (typeof damages)[number] => [
+      `a state with ${what}, though its sha256 is right`,
+      'trainer_state.json',
+      rewriteState((state) => {
+        Object.assign(state, {[field]: value});
+        const body = Object.fromEntries(Object.entries(state).filter(([name]) => name !== 'sha256'));
+        state.sha256 = createHash('sha256').update(JSON.stringify(body)).digest('hex');
+      }),
+      'is no part of such a file',
+    ]),
+    ['a state that is null', 'trainer_state.json', (file) => writeFileSync(file, 'null'), 'is not a JSON object'],
   ];
   for (const [name, file, damage, reason] of damages) {
     it(`passes over ${name}, and says so`, async () => {
@@ -216,28 +269,27 @@ describe('fine-tuning: checkpoints', () => {
 
   it('tells of an unfinished one, and the next save removes it', async () => {
     await save(1);
-    await mkdir(join(folder, '.checkpoint-2.new'));
+    const unfinished = join(folder, '.checkpoint-2.0123456789abcdef.new');
+    await mkdir(unfinished);
     const {step, said} = await latest();
     expect(step).to.equal(1);
-    expect(said).to.deep.equal([
-      `Passed over ${join(folder, '.checkpoint-2.new')}: the process was stopped before that was done.`,
-    ]);
+    expect(said).to.deep.equal([`Passed over ${unfinished}: the process was stopped before that was done.`]);
     await save(3);
     expect(readdirSync(folder).sort()).to.deep.equal(['checkpoint-1', 'checkpoint-3']);
   });
 
   it('refuses to go on with another model', async () => {
     await save(2);
-    const baseModel = {origin: 'glassllm', fingerprint: 'b'.repeat(64)};
+    const baseModel = {origin: 'glassllm', fingerprint: {...STATE.baseModel.fingerprint, weights: 'b'.repeat(64)}};
     await fails(
       loadCheckpoint(path(2), {...STATE, baseModel}),
-      `${path(2)} is a checkpoint of another model: smollm2 (aaaaaaaaaaaa), but this run trains glassllm (bbbbbbbbbbbb)`,
+      `${path(2)} is a checkpoint of another model: smollm2, but this run trains glassllm, with another weights. Give`,
     );
   });
 
   it('takes the same model from another place', async () => {
     await save(2);
-    const baseModel = {origin: 'a folder', fingerprint: 'a'.repeat(64)};
+    const baseModel = {origin: 'a folder', fingerprint: fingerprintOf('a')};
     expect((await loadCheckpoint(path(2), {...STATE, baseModel})).step).to.equal(2);
   });
 
@@ -273,15 +325,19 @@ function program(text: string): string[] {
   const module = (file: string): string =>
     JSON.stringify(new URL(`../../examples/finetune/${file}`, import.meta.url).href);
   const source = `
-    import {readdirSync} from 'node:fs';
+    import {readdirSync, writeFileSync} from 'node:fs';
     import {latestCheckpoint, saveCheckpoint} from ${module('train/checkpoint.ts')};
     import {shapesOf, writeSafetensors} from ${module('weights/safetensors.ts')};
     const folder = process.argv[1];
+    const history = (step) => Array.from({length: step}, (_, i) => ({global_step: i + 1, loss: 1}));
     function parts(step, size) {
       const tensors = ['a', 'b', 'c'].map((name) => [name, {shape: [size], data: new Float32Array(size).fill(step)}]);
       return {
-        state: {...${JSON.stringify(STATE)}, position: {row: step}},
-        writeModel: (into) => writeSafetensors(into + '/model.safetensors', shapesOf(tensors), tensors),
+        state: {...${JSON.stringify(STATE)}, position: {epoch: 0, row: step}, logHistory: history(step)},
+        writeModel: async (into) => {
+          writeFileSync(into + '/adapter_config.json', '{}');
+          await writeSafetensors(into + '/adapter_model.safetensors', shapesOf(tensors), tensors);
+        },
         optimizer: {shapes: shapesOf(tensors), tensors},
       };
     }
@@ -378,8 +434,8 @@ describe('fine-tuning: a process that is stopped while it writes checkpoints', (
 
 describe('fine-tuning: fingerprints of models', () => {
   const weights = randomTensors(weightShapes(CONFIG));
-  const files = (config: LlamaConfig, changed?: string) => ({
-    config,
+  const files = (config: LlamaConfig, changed?: string, template = 'x') => ({
+    ...{config, tokenizerJson: {version: '1.0'}, tokenizerConfig: {chat_template: template}},
     read: (name: string): Promise<HostTensor> => {
       const {shape, data} = weights.get(name)!;
       return Promise.resolve({shape, data: name === changed ? data.map((value) => value + 1e-3) : data});
@@ -388,20 +444,20 @@ describe('fine-tuning: fingerprints of models', () => {
 
   it('are equal for equal models', async () => {
     const one = await fingerprint(files(CONFIG));
-    expect(await fingerprint(files({...CONFIG}))).to.equal(one);
-    expect(one).to.match(/^[0-9a-f]{64}$/);
+    expect(await fingerprint(files({...CONFIG}))).to.deep.equal(one);
+    Object.values(one).forEach((sha256) => expect(sha256).to.match(/^[0-9a-f]{64}$/));
   });
 
-  it('differ by a setting, and by any weight of the first layer', async () => {
+  it('differ by a setting, any weight, the tokenizer and the chat template, each by its name', async () => {
     const one = await fingerprint(files(CONFIG));
-    expect(await fingerprint(files({...CONFIG, rmsNormEpsilon: 1e-5}))).to.not.equal(one);
-    for (const name of [
-      'model.layers.0.self_attn.q_proj.weight',
-      'model.layers.0.mlp.down_proj.weight',
-      'model.norm.weight',
-    ]) {
-      expect(await fingerprint(files(CONFIG, name)), name).to.not.equal(one);
-    }
+    const changes = async (other: Parameters<typeof fingerprint>[0]): Promise<string[]> => {
+      const entries = Object.entries(await fingerprint(other)) as [keyof Fingerprint, string][];
+      return entries.filter(([part, sha256]) => sha256 !== one[part]).map(([part]) => part);
+    };
+    expect(await changes(files({...CONFIG, rmsNormEpsilon: 1e-5}))).to.deep.equal(['configuration']);
+    expect(await changes({...files(CONFIG), tokenizerJson: {}})).to.deep.equal(['tokenizer']);
+    expect(await changes(files(CONFIG, undefined, 'y'))).to.deep.equal(['chat template']);
+    for (const name of weights.keys()) expect(await changes(files(CONFIG, name)), name).to.deep.equal(['weights']);
   });
 });
 
@@ -428,8 +484,8 @@ describe('fine-tuning: adapters', () => {
     ['r', 8, 'rank 8 on this model needs [8,16]'],
     ['lora_alpha', '16', 'lora_alpha should be a number above 0, got "16"'],
     ['lora_dropout', 1, 'lora_dropout should be a number from 0 to below 1, got 1'],
-    ['target_modules', 'all-linear', 'target_modules should be a list'],
-    ['target_modules', ['q_proj', 'lm_head'], 'target_modules should be a list of one or more of q_proj'],
+    ['target_modules', null, 'target_modules should be a text, or a list'],
+    ['target_modules', ['q_proj', 'lm_head'], 'target_modules should be a text, or a list of one or more of q_proj'],
     ['target_modules', ['q_proj', 'v_proj'], 'lacks base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight'],
     ['target_modules', ['q_proj'], 'holds base_model.model.model.layers.0.mlp.down_proj.lora_A.weight'],
     ['modules_to_save', ['lm_head'], 'modules_to_save should be null'],
@@ -448,6 +504,15 @@ describe('fine-tuning: adapters', () => {
       const config = JSON.parse(readFileSync(configPath(), 'utf8')) as Record<string, unknown>;
       writeFileSync(configPath(), JSON.stringify({...config, [field]: value}));
       await fails(readAdapter(folder, CONFIG), folder, message);
+    });
+  }
+
+  for (const targets of ['all-linear', String.raw`(?:.*?(?:self_attn|mlp).*?(?:q_proj|down_proj).*?)|(?:(a+)+)`]) {
+    it(`have the projections of their tensors, if target_modules is ${targets}`, async () => {
+      await writeAdapter(folder, adapter('CAUSAL_LM'));
+      const config = JSON.parse(readFileSync(configPath(), 'utf8')) as Record<string, unknown>;
+      writeFileSync(configPath(), JSON.stringify({...config, target_modules: targets}));
+      expect(await readAdapter(folder, CONFIG)).to.deep.equal({...adapter('CAUSAL_LM'), useRslora: false});
     });
   }
 
@@ -608,6 +673,35 @@ describe('fine-tuning: metrics', () => {
     resumed.append({global_step: 3, loss: 0.2});
     expect(lines()).to.deep.equal([...STATE.logHistory, {global_step: 3, loss: 0.2}]);
     expect(STATE.logHistory).to.have.lengthOf(2);
+  });
+
+  it('go on where the file could not be written for a while, and say so once', () => {
+    const said: string[] = [];
+    const log = new MetricsLog(file(), [], (text) => said.push(text));
+    const history = [1, 2, 3, 4].map((step) => ({global_step: step, loss: step}));
+    log.append(history[0]);
+    unlinkSync(file());
+    mkdirSync(file());
+    history.slice(1, 3).forEach((record) => log.append(record));
+    rmdirSync(file());
+    log.append(history[3]);
+    expect(lines()).to.deep.equal(history);
+    expect(said).to.have.lengthOf(1);
+    expect(said[0]).to.include(`${file()} lacks steps until it can be written again: EISDIR`);
+  });
+});
+
+describe('fine-tuning: reference log-probabilities', () => {
+  it('are those of before training, byte for byte, or an error', async () => {
+    const file = join(folder, 'reference.json');
+    const sha256 = await new PrecomputedReference().save(file);
+    expect(await PrecomputedReference.load(file, sha256)).to.be.instanceOf(PrecomputedReference);
+    writeFileSync(file, '[[0,[-1.5]]]');
+    await fails(PrecomputedReference.load(file, sha256), `--resume: ${file} holds the`, 'it is not as it was written.');
+    writeFileSync(file, '[[0,["x"]]]');
+    await fails(PrecomputedReference.load(file, sha256), 'it is no list of log-probabilities. Start again.');
+    unlinkSync(file);
+    await fails(PrecomputedReference.load(file, sha256), 'there is no such file');
   });
 });
 

@@ -5,7 +5,7 @@
 import {mkdtempSync, rmSync, truncateSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {spawnSync} from 'node:child_process';
+import {execFileSync, spawnSync} from 'node:child_process';
 import {fileURLToPath} from 'node:url';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
@@ -20,6 +20,7 @@ import {IGNORED, type Message, type Row, type Sample, usedTokens} from '../../ex
 import {shuffleStream} from '../../examples/finetune/data/shuffle.js';
 import {ChatTokenizer} from '../../examples/finetune/data/tokenizer.js';
 import {uniform} from '../../examples/finetune/random.js';
+import {depthOf, readJsonObject} from '../../examples/finetune/read_file.js';
 import {bpeTokenizer} from '../../examples/finetune/weights/bpe.js';
 import {TINY_VOCABULARY, tinyTokenizer, tinyTokenizerConfig, tinyTokenizerJson} from '../support/tiny_tokenizer.js';
 
@@ -137,6 +138,23 @@ describe('examples/finetune/data: JSON files', () => {
       expect(problems[0]).to.include(`${path}, ${place}: `).and.match(why);
     });
   }
+
+  it('refuses devices and pipes, which may never end', async function () {
+    if (process.platform === 'win32') this.skip();
+    const pipe = join(folder, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    for (const file of ['/dev/zero', pipe]) {
+      expect(await failure(() => all(readJsonItems(file)))).to.equal(`Cannot read the data ${file}: it is no file.`);
+      expect(await failure(() => readJsonObject(file))).to.equal(`${file} must be a file, got no file.`);
+    }
+    const deep = join(folder, 'deep.json');
+    writeFileSync(deep, `{"a": ${'['.repeat(5000)}${']'.repeat(5000)}}`);
+    expect(await failure(() => readJsonObject(deep))).to.equal(
+      `${deep} must nest at most 100 levels of JSON, got 5001.`,
+    );
+    expect(depthOf('{"a": "[[[\\"[", "b": [[1], {}]}')).to.equal(3);
+    expect(await failure(() => readJsonObject(deep, 100))).to.include('must have at most 100 bytes, got 10007');
+  });
 
   it('names files that cannot be read and text that is not UTF-8', async () => {
     expect(await failure(() => valuesOf(join(folder, 'none.json')))).to.match(
@@ -1081,7 +1099,14 @@ describe('examples/finetune/data: rows of a file', () => {
     JSON.stringify({prompt: 'a', chosen: 'b', rejected: 'c'}),
     JSON.stringify({messages: [assistant('Hi'), user('a'), assistant('b')]}),
   ];
-  const none = {tiedAnswers: 0, unlabelledAnswers: 0, withUnknown: 0, droppedTooLong: 0, cut: 0};
+  const none = {
+    tiedAnswers: 0,
+    unlabelledAnswers: 0,
+    withUnknown: 0,
+    toolCallsNotWritten: 0,
+    droppedTooLong: 0,
+    cut: 0,
+  };
 
   it('count what became of every record', async () => {
     const problems: string[] = [];

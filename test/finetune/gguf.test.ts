@@ -119,6 +119,8 @@ describe('GGUF number formats', () => {
   const expected: Record<string, {halves: number[]; numbers: Record<number, number>; sum: number}> = {
     Q4_0: {halves: [0], numbers: {0: -0.1875, 1: 0.125, 15: -0.5, 16: -0.1875, 30: -0.1875, 31: 0}, sum: -1.3125},
     Q4_1: {halves: [0, 2], numbers: {0: 1.0625, 1: 0.375, 15: 0.75, 16: 0.6875, 30: 0.75, 31: 0.875}, sum: 19.3125},
+    Q5_0: {halves: [0], numbers: {0: 0.5625, 1: -0.125, 15: -0.75, 16: 0.875, 30: 0.875, 31: 0.0625}, sum: 0.9375},
+    Q5_1: {halves: [0, 2], numbers: {0: 1.3125, 1: 1.625, 15: 2, 16: 1.3125, 30: 0.3125, 31: 0.4375}, sum: 35.5625},
     Q8_0: {halves: [0], numbers: {0: 5.3125, 1: 7.625, 15: -8, 16: -5.6875, 30: -5.3125, 31: -3}, sum: -11},
     Q4_K: {
       halves: [0, 2],

@@ -9,6 +9,7 @@ import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {run} from '../../examples/finetune/command_line.js';
 import {clearBoundsCache} from '../../src/entries/index.js';
+import type {StopReason} from '../../examples/finetune/io.js';
 import {type Surroundings, processTraces, within} from './in_process.js';
 
 const MAIN = fileURLToPath(new URL('../../examples/finetune/main.ts', import.meta.url));
@@ -23,8 +24,8 @@ export interface Finished {
 }
 
 export interface CommandOptions extends Surroundings {
-  /** Gets the standard output so far after each new piece of it; `interrupt` acts like Ctrl-C. */
-  onOutput?: (stdout: string, interrupt: () => void) => void;
+  /** Gets the standard output so far after each new piece of it; `stop` acts like Ctrl-C, or another wish to stop. */
+  onOutput?: (stdout: string, stop: (reason?: StopReason) => void) => void;
 }
 
 /** Everything that a command must restore or free in its process. */
@@ -50,27 +51,27 @@ export async function command(args: readonly string[], options: CommandOptions =
 
 async function collect(args: readonly string[], onOutput: CommandOptions['onOutput'] = () => {}): Promise<Finished> {
   const written = {stdout: '', stderr: ''};
-  const listeners = new Set<() => void>();
-  const interrupt = (): void => {
+  const listeners = new Set<(reason: StopReason) => void>();
+  const stop = (reason: StopReason = 'SIGINT'): void => {
     const called = [...listeners];
     listeners.clear();
-    called.forEach((listener) => listener());
+    called.forEach((listener) => listener(reason));
   };
   const write = (text: string): void => {
     written.stdout += text;
-    onOutput(written.stdout, interrupt);
+    onOutput(written.stdout, stop);
   };
   const code = await run(args, {
     write,
     say: (line) => write(`${line}\n`),
     warn: (line) => void (written.stderr += `${line}\n`),
     terminal: null,
-    onInterrupt(listener) {
+    onStop(listener) {
       listeners.add(listener);
       return () => void listeners.delete(listener);
     },
   });
-  expect(listeners.size, 'listeners of Ctrl-C').to.equal(0);
+  expect(listeners.size, 'listeners of wishes to stop').to.equal(0);
   return {code, ...written};
 }
 
@@ -93,13 +94,13 @@ export function onEachLine(code: string): NodeJS.ProcessEnv {
   return preload(`const {log} = console; console.log = (line) => { log(line); ${code}; };`);
 }
 
-/** Sends Ctrl-C once, as soon as the output includes a text. */
-export function interruptAt(wanted: string): NonNullable<CommandOptions['onOutput']> {
+/** Sends Ctrl-C, or another wish to stop, once, as soon as the output includes a text. */
+export function interruptAt(wanted: string, reason?: StopReason): NonNullable<CommandOptions['onOutput']> {
   let sent = false;
-  return (stdout, interrupt) => {
+  return (stdout, stop) => {
     if (!sent && stdout.includes(wanted)) {
       sent = true;
-      interrupt();
+      stop(reason);
     }
   };
 }

@@ -1,4 +1,5 @@
 /** @file The data of a run: rows for its steps, held-out batches, and the number of steps in its epochs. */
+import {createHash} from 'node:crypto';
 import {existsSync} from 'node:fs';
 import {type Batch, toBatch} from '../data/batch.js';
 import {type Position, type RowSettings, type RowStatistics, RowSource} from '../data/rows.js';
@@ -49,16 +50,25 @@ export function rowSettings(file: string, options: TrainOptions, config: LlamaCo
   };
 }
 
+/** Statistics of an epoch, and the sha256 of its rows as the model gets them. */
+export interface Epoch extends RowStatistics {
+  sha256: string;
+}
+
 /** Counts a whole epoch. Reads the data once and reports the first problems that it skips. */
-export async function countEpoch(settings: RowSettings, tokenizer: ChatTokenizer, io: Io): Promise<RowStatistics> {
+export async function countEpoch(settings: RowSettings, tokenizer: ChatTokenizer, io: Io): Promise<Epoch> {
   let told = 0;
   const tell = (problem: string): void => {
     if (++told <= PROBLEMS_SHOWN) io.warn(`Skipped  ${problem}`);
   };
   const source = new RowSource({...settings, epochs: 1, onBad: settings.onBad && tell}, tokenizer);
-  const rows = source[Symbol.asyncIterator]();
-  while (!(await rows.next()).done);
-  return source.statistics;
+  const hash = createHash('sha256');
+  for await (const {samples} of source) {
+    for (const {tokens, positions, labels, parts} of samples) {
+      [tokens, positions, labels, Int32Array.from(parts)].forEach((numbers) => hash.update(numbers));
+    }
+  }
+  return {...source.statistics, sha256: hash.digest('hex')};
 }
 
 /** The held-out records as batches of one row. The caller disposes them. */

@@ -8,11 +8,11 @@ import {type Command, Option} from 'commander';
 import {BACKENDS, type Device} from '../device.js';
 import type {Session} from '../io.js';
 import {PipMissingError} from '../pinned_download.js';
-import {latestCheckpoint, loadCheckpoint, removeCheckpoints} from '../train/checkpoint.js';
+import {latestCheckpoint, loadCheckpoint} from '../train/checkpoint.js';
 import type {ModelFiles} from '../weights/model_files.js';
 import {dataPath} from './data.js';
 import {documentationModel} from './documentation.js';
-import {openDevice, openFiles} from './opening.js';
+import {openDevice, openFiles, openOutput} from './opening.js';
 import {train} from './train.js';
 import {type TrainOptions, defaultOptions, positive, whole} from './train_options.js';
 
@@ -88,6 +88,7 @@ async function demo({fromScratch = false, ...given}: Given, session: Session): P
     ...(given.resume ? await optionsOfCheckpoint(given.output ?? DEFAULTS.output) : {}),
     ...given,
   };
+  const output = openOutput(options.output, session);
   const documentation = join(options.output, 'documentation.jsonl');
   const files =
     fromScratch || options.data === documentation
@@ -95,13 +96,13 @@ async function demo({fromScratch = false, ...given}: Given, session: Session): P
       : await download(options, session, {mayFail: isDefault(given)});
   // A run in the default folder replaces the one before.
   if (!options.resume && given.output === undefined) {
-    await removeCheckpoints(options.output);
+    await output.discardRuns();
   }
   if (files !== null) {
-    return train(options, session, {device, files});
+    return train(options, session, {device, files, output});
   }
-  const fresh = await documentationModel(documentation, options.rowTokens, options.seed);
-  return train({...options, data: documentation}, session, {device, files: fresh});
+  const fresh = documentationModel(documentation, options, session.io.warn);
+  return train({...options, data: documentation}, session, {device, files: fresh, output});
 }
 
 function isDefault({model, data}: Given): boolean {

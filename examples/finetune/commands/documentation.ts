@@ -1,9 +1,9 @@
 /** @file This repository's documentation as data, and a fresh model for it: training without a download. */
-import {existsSync, readFileSync, readdirSync} from 'node:fs';
-import {mkdir, writeFile} from 'node:fs/promises';
-import {dirname, join} from 'node:path';
+import {existsSync, readFileSync, readdirSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {ChatTokenizer} from '../data/tokenizer.js';
+import {keepAside} from '../train/output_folder.js';
 import {freshGlassllm} from '../weights/glassllm.js';
 import type {ModelFiles} from '../weights/model_files.js';
 
@@ -13,9 +13,14 @@ const REPOSITORY = fileURLToPath(new URL('../../..', import.meta.url));
  * A fresh model whose tokenizer knows the documentation.
  *
  * @param file Where to write the documentation, as JSON lines: paragraphs, each an answer to an empty prompt.
+ *   Another text of that name is kept beside it.
  * @param rowTokens No paragraph is longer than this or than the model's context.
  */
-export async function documentationModel(file: string, rowTokens: number, seed: number): Promise<ModelFiles> {
+export function documentationModel(
+  file: string,
+  {rowTokens, seed}: {rowTokens: number; seed: number},
+  say: (text: string) => void,
+): ModelFiles {
   const texts = documentation();
   const model = freshGlassllm(texts, seed);
   const {config, origin} = model;
@@ -24,8 +29,11 @@ export async function documentationModel(file: string, rowTokens: number, seed: 
   const records = texts
     .flatMap((text) => paragraphs(text, (part) => tokenizer.encode(part).length < maxTokens))
     .map((completion) => `${JSON.stringify({prompt: '', completion})}\n`);
-  await mkdir(dirname(file), {recursive: true});
-  await writeFile(file, records.join(''));
+  const text = records.join('');
+  if (!existsSync(file) || readFileSync(file, 'utf8') !== text) {
+    keepAside(file, say);
+    writeFileSync(file, text);
+  }
   return model;
 }
 

@@ -1,4 +1,5 @@
 /** @file The command merge: adds an adapter to its base model and writes the sum as a Hugging Face folder. */
+import {randomBytes} from 'node:crypto';
 import {existsSync} from 'node:fs';
 import {rename, rm} from 'node:fs/promises';
 import {resolve} from 'node:path';
@@ -28,7 +29,7 @@ export async function merge(options: MergeOptions, session: Session): Promise<vo
   const {files, rewardModel} = trained;
   const shapes = weightShapes({...files.config, scoreHead: rewardModel});
   // Write under another name first: a folder with the final name is always complete.
-  const unfinished = `${resolve(output)}.unfinished`;
+  const unfinished = `${resolve(output)}.${randomBytes(8).toString('hex')}.unfinished`;
   try {
     await writeModelFolder(unfinished, {
       configJson: rewardModel && !files.config.scoreHead ? rewardModelConfig(files.configJson) : files.configJson,

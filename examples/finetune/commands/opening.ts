@@ -1,6 +1,7 @@
-/** @file Opens a device or a model until the end of a command. */
+/** @file Opens a device, a model or an output folder until the end of a command. */
 import {type BackendName, type Device, startDevice} from '../device.js';
 import type {Session} from '../io.js';
+import {OutputFolder} from '../train/output_folder.js';
 import {type ModelFiles, openModel} from '../weights/model_files.js';
 
 export async function openDevice(name: BackendName, session: Session): Promise<Device> {
@@ -13,4 +14,10 @@ export async function openFiles(model: string, session: Session): Promise<ModelF
   const files = await openModel(model, {io: session.io});
   session.atEnd(() => files.close());
   return files;
+}
+
+export function openOutput(path: string, session: Session): OutputFolder {
+  const output = OutputFolder.open(path);
+  session.atEnd(() => output.close());
+  return output;
 }

@@ -32,6 +32,8 @@ function describeData({options, rows, epoch: {counts}, heldOut}: Run): string {
     counts.droppedTooLong > 0 && `${counts.droppedTooLong} longer than ${rows.maxTokens} tokens left out`,
     counts.droppedBad > 0 && `${counts.droppedBad} unreadable ones skipped`,
     counts.noAnswer > 0 && `${counts.noAnswer} without an answer left out`,
+    counts.toolCallsNotWritten > 0 &&
+      `${counts.toolCallsNotWritten} with tool calls that the chat template does not write left out`,
     counts.tiedAnswers > 0 && `${counts.tiedAnswers} answers as good as another left out`,
     counts.unlabelledAnswers > 0 && `${counts.unlabelledAnswers} earlier answers read, not learned`,
     counts.withUnknown > 0 && `${counts.withUnknown} with characters unknown to the tokenizer, read, not learned`,

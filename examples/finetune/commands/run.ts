@@ -1,18 +1,21 @@
 /** @file Everything that a training run needs, opened and checked before its first step. */
 import {join} from 'node:path';
 import type {Batch} from '../data/batch.js';
-import type {RowSettings, RowStatistics} from '../data/rows.js';
+import type {RowSettings} from '../data/rows.js';
 import {fileFingerprint} from '../data/json_stream.js';
 import {ChatTokenizer} from '../data/tokenizer.js';
 import type {Device} from '../device.js';
-import type {Io, Session} from '../io.js';
+import type {Session} from '../io.js';
 import type {LoraOptions} from '../model/lora.js';
 import {readAdapter} from '../train/adapter_files.js';
-import {type Checkpoint, type RunIdentity, fingerprint, latestCheckpoint, loadCheckpoint} from '../train/checkpoint.js';
+import {type Checkpoint, checkSameRun} from '../train/checkpoint.js';
+import type {RunIdentity} from '../train/checkpoint_state.js';
+import {fingerprint} from '../train/fingerprint.js';
+import {type OutputFolder, REFERENCE_FILE} from '../train/output_folder.js';
 import {TrainedModel, checkCompilation} from '../train/trained_model.js';
 import {type ModelFiles, openModel} from '../weights/model_files.js';
-import {countEpoch, dataPath, heldOutBatches, rowSettings} from './data.js';
-import {openDevice, openFiles} from './opening.js';
+import {type Epoch, countEpoch, dataPath, heldOutBatches, rowSettings} from './data.js';
+import {openDevice, openFiles, openOutput} from './opening.js';
 import type {TrainOptions} from './train_options.js';
 
 export interface Run {
@@ -22,22 +25,28 @@ export interface Run {
   /** The base model. */
   files: ModelFiles;
   tokenizer: ChatTokenizer;
+  /** Drawn at the start of a run, and the same after --resume. */
+  id: string;
   identity: RunIdentity;
+  output: OutputFolder;
   /** The checkpoint that a resumed run continues. */
   before: Checkpoint | null;
   rows: RowSettings;
-  /** Statistics of one epoch. */
-  epoch: RowStatistics;
+  /** Of the first epoch. */
+  epoch: Epoch;
   /** Total steps of the optimizer. */
   steps: number;
   heldOut: Batch[];
 }
 
 /** What the caller has opened already. The options determine the rest. */
-export type Opened = Partial<Pick<Run, 'device' | 'files'>>;
+export type Opened = Partial<Pick<Run, 'device' | 'files' | 'output'>>;
 
 export async function prepareRun(options: TrainOptions, session: Session, opened: Opened = {}): Promise<Run> {
   const {io} = session;
+  const output = opened.output ?? openOutput(options.output, session);
+  const before = options.resume ? await output.resumeRun(io.warn) : null;
+  const id = before?.state.run ?? (await output.startRun(io.warn));
   const device = opened.device ?? (await openDevice(options.backend, session));
   io.say(`Device   ${device.description}`);
   checkCompilation(options);
@@ -49,18 +58,19 @@ export async function prepareRun(options: TrainOptions, session: Session, opened
   }
   const tokenizer = new ChatTokenizer(files.tokenizerJson, files.tokenizerConfig, files.config.vocabSize, files.origin);
   const file = await dataPath(options.data, io);
-  const identity = {
-    settings: {...settingsOf(options), 'data file': await fileFingerprint(file)},
-    baseModel: {origin: files.origin, fingerprint: await fingerprint(files)},
-  };
-  const before = await findCheckpoint(options, identity, io);
   const rows = rowSettings(file, options, files.config);
   const epoch = await countEpoch(rows, tokenizer, io);
+  const data = {'data file': await fileFingerprint(file), 'data as tokens': epoch.sha256};
+  const identity = {
+    settings: {...settingsOf(options), ...data},
+    baseModel: {origin: files.origin, fingerprint: await fingerprint(files)},
+  };
+  if (before !== null) checkSameRun(before.folder, before.state, identity);
   const stepsOfEpochs = Math.ceil((epoch.rows * options.epochs) / (options.batchRows * options.accumulate));
   const steps = options.steps ?? stepsOfEpochs;
   const heldOut = await heldOutBatches(rows, tokenizer, options.evalSamples);
   session.atEnd(() => heldOut.forEach((batch) => batch.dispose()));
-  return {options, session, device, files, tokenizer, identity, before, rows, epoch, steps, heldOut};
+  return {options, session, device, files, tokenizer, id, identity, output, before, rows, epoch, steps, heldOut};
 }
 
 /** Options that change the losses, by their names on the command line. */
@@ -100,26 +110,6 @@ function settingsOf(options: TrainOptions): Record<string, unknown> {
   };
 }
 
-async function findCheckpoint(
-  {output, resume}: TrainOptions,
-  identity: RunIdentity,
-  io: Io,
-): Promise<Checkpoint | null> {
-  const folder = await latestCheckpoint(output, io.warn);
-  if (resume) {
-    if (folder === null) {
-      throw new Error(
-        `--resume: there is no checkpoint in ${output}. Give the --output of the run, or leave out --resume.`,
-      );
-    }
-    return loadCheckpoint(folder, identity);
-  }
-  if (folder !== null) {
-    throw new Error(`${folder} is there already. Go on with --resume, or give another --output.`);
-  }
-  return null;
-}
-
 export function loraOptions(options: TrainOptions): LoraOptions {
   const {loraRank: rank, loraAlpha: alpha, loraDropout: dropout, loraTargets: targetModules, rslora} = options;
   return {rank, alpha, dropout, targetModules, useRslora: rslora};
@@ -156,5 +146,5 @@ async function loadModel({options, files, before}: Run, frozen?: TrainedModel['n
 }
 
 export function referenceFile({options}: Run): string {
-  return join(options.output, 'reference_log_probs.json');
+  return join(options.output, REFERENCE_FILE);
 }

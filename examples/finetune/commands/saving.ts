@@ -5,18 +5,26 @@ import {saveCheckpoint} from '../train/checkpoint.js';
 import type {MetricsLog} from '../train/metrics.js';
 import {rewardModelConfig, writeModelFolder} from '../train/model_folder.js';
 import type {TrainedModel} from '../train/trained_model.js';
-import type {Trainer} from '../train/trainer.js';
 import type {BatchSource} from './data.js';
 import {type Run, loraOptions} from './run.js';
+import type {Trainers} from './trainers.js';
 
 /** Saves the state after the latest step of the log. Resolves to the checkpoint's folder. */
-export async function save(run: Run, {model, optimizer}: Trainer, data: BatchSource, log: MetricsLog): Promise<string> {
+export async function save(
+  run: Run,
+  {flash, reference}: Trainers,
+  data: BatchSource,
+  log: MetricsLog,
+): Promise<string> {
+  const {model, optimizer} = flash;
+  run.output.checkHeld();
   const parts = {
-    state: {...run.identity, position: {...data.position}, logHistory: log.records},
+    state: {...run.identity, run: run.id, position: data.position, logHistory: log.records, reference},
     writeModel: (folder: string) => writeModel(run, model, folder),
     optimizer: {shapes: optimizer.shapes, tensors: optimizer.download()},
   };
-  return saveCheckpoint(run.options.output, log.records.length, parts, run.options.saveLimit);
+  const {options, session} = run;
+  return saveCheckpoint(options.output, log.records.length, parts, options.saveLimit, session.io.warn);
 }
 
 /** A PEFT adapter, or the whole model as a Hugging Face folder. */

@@ -3,11 +3,11 @@ import {setImmediate} from 'node:timers/promises';
 import {join} from 'node:path';
 import {onFunctions} from '../../../src/backends/tensorflow/traced/progress.js';
 import type {Batch} from '../data/batch.js';
-import type {Io, Session} from '../io.js';
+import {EXIT_CODES, type Io, type Session, type StopReason} from '../io.js';
 import {chooseActivations} from '../train/activations.js';
 import {printCharts, saveCharts} from '../train/charts.js';
 import {LossComparison} from '../train/comparison.js';
-import {MetricsLog} from '../train/metrics.js';
+import {METRICS_FILE, MetricsLog} from '../train/metrics.js';
 import {type TrainingBar, formatSeconds, trainingBar} from '../train/progress.js';
 import {learningRate} from '../train/schedule.js';
 import type {TrainedModel} from '../train/trained_model.js';
@@ -20,10 +20,7 @@ import {save} from './saving.js';
 import type {TrainOptions} from './train_options.js';
 import {type Trainers, makeTrainers} from './trainers.js';
 
-/** Customary exit code of a run that Ctrl-C stopped. */
-const INTERRUPTED = 130;
-
-/** Trains. Resolves to the exit code: 1 if the losses of dense attention differ. */
+/** Trains. Resolves to the exit code: 1 if the losses of dense attention differ, and that of a stopped run. */
 export async function train(options: TrainOptions, session: Session, opened: Opened = {}): Promise<number> {
   const started = performance.now();
   const {io} = session;
@@ -36,19 +33,20 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
   const model = await startModel(run);
   io.say(describeRun(run, model));
   if (options.keepActivations === 'auto') io.say(`Memory   ${chooseMemory(run, model)}`);
+  const history = before?.state.logHistory ?? [];
+  run.output.setAside(history, io.warn);
   const trainers = await makeTrainers(run, model);
   const first = await sample(run, trainers.flash);
-  const log = new MetricsLog(join(options.output, 'metrics.jsonl'), before?.state.logHistory);
-  const {folder, comparison} = await loop(run, trainers, log);
+  const log = new MetricsLog(join(options.output, METRICS_FILE), history, io.warn);
+  const {folder, comparison, stopped} = await loop(run, trainers, log);
   io.say(`Saved    ${folder}`);
-  const complete = log.records.length === steps;
-  if (complete) {
+  if (log.records.length === steps) {
     await reportOutcome(run, trainers, {first, log, comparison});
     io.say(`Done in ${formatSeconds((performance.now() - started) / 1000)}.`);
-  } else {
-    io.say(`Stopped after step ${log.records.length} of ${steps}. Go on with --resume.`);
+    return Number(!comparison.agrees);
   }
-  return complete ? Number(!comparison.agrees) : INTERRUPTED;
+  io.say(`Stopped after step ${log.records.length} of ${steps}. Go on with --resume.`);
+  return EXIT_CODES[stopped!];
 }
 
 /** Keeps activations where that fits; returns what it chose, for the user. */
@@ -80,31 +78,34 @@ async function reportOutcome(run: Run, trainers: Trainers, {first, log, comparis
   }
 }
 
-/** Until `end` is called, Ctrl-C stops the run after the present step, and a second Ctrl-C ends the process. */
-function stopOnInterrupt(bar: TrainingBar, io: Io): {signal: AbortSignal; end: () => void} {
+/** Until `end` is called, a wish to stop ends the run after the present step, and a second one ends the process. */
+function stopWhenAsked(bar: TrainingBar, io: Io): {signal: AbortSignal; end: () => void} {
   const controller = new AbortController();
-  const stop = (): void => {
-    controller.abort();
-    // Restores the terminal's cursor now, because the second Ctrl-C would not.
+  const stop = (reason: StopReason): void => {
+    controller.abort(reason);
+    // Restores the terminal's cursor now, because a second wish would not.
     bar.stop();
     io.say('Stopping after this step, with a checkpoint (Ctrl-C again: at once, without).');
   };
-  return {signal: controller.signal, end: io.onInterrupt(stop)};
+  return {signal: controller.signal, end: io.onStop(stop)};
 }
 
-/** Trains to the last step or to Ctrl-C. If there is a twin, it does the first `compare` steps too. */
-async function loop(
-  run: Run,
-  trainers: Trainers,
-  log: MetricsLog,
-): Promise<{folder: string; comparison: LossComparison}> {
+interface Trained {
+  /** The last checkpoint. */
+  folder: string;
+  comparison: LossComparison;
+  /** Null for a run that did all its steps. */
+  stopped: StopReason | null;
+}
+
+/** Trains to the last step or to a wish to stop. If there is a twin, it does the first `compare` steps too. */
+async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trained> {
   const {options, session, steps, tokenizer, before} = run;
-  const start = before?.state.position as BatchSource['position'] | undefined;
-  const data = new BatchSource(run.rows, tokenizer, options, start);
+  const data = new BatchSource(run.rows, tokenizer, options, before?.state.position);
   const warmup = Math.ceil(options.warmupRatio * steps);
   const comparison = new LossComparison();
   const bar = trainingBar(steps, log.records.length, session.io);
-  const {signal: stopping, end} = stopOnInterrupt(bar, session.io);
+  const {signal: stopping, end} = stopWhenAsked(bar, session.io);
   let folder = before?.folder ?? '';
   const endCompiling = onFunctions((made, known) => bar.compiling(made, known));
   try {
@@ -122,11 +123,11 @@ async function loop(
       } finally {
         batches.forEach((batch) => batch.dispose());
       }
-      // On the cpu backend Node has no other chance to see Ctrl-C.
+      // On the cpu backend Node has no other chance to see a signal.
       await setImmediate();
       const step = log.records.length;
       if (step % options.saveEvery === 0 || step === steps || stopping.aborted) {
-        folder = await save(run, trainers.flash, data, log);
+        folder = await save(run, trainers, data, log);
       }
     }
   } finally {
@@ -135,7 +136,7 @@ async function loop(
     bar.stop();
     await data.close();
   }
-  return {folder, comparison};
+  return {folder, comparison, stopped: stopping.aborted ? (stopping.reason as StopReason) : null};
 }
 
 /** Throws if the loss or gradient is not finite. The weights are then spoilt, so nothing of this step may be saved. */

@@ -17,11 +17,14 @@ export interface Trainers {
   flash: Trainer;
   /** The twin that `--compare` asks for. */
   dense: Trainer | null;
+  /** SHA-256 of the file of reference log-probabilities; null without. */
+  reference: string | null;
 }
 
 export async function makeTrainers(run: Run, model: TrainedModel): Promise<Trainers> {
   const {options, before} = run;
-  const reference = await precomputedReference(run, model);
+  const precomputed = await precomputedReference(run, model);
+  const [reference, sha256] = precomputed === null ? [null, null] : [precomputed.reference, precomputed.sha256];
   const make = async (kind: AttentionKind, trained: TrainedModel): Promise<Trainer> => {
     const {weightDecay, maxGradNorm: maxNorm, eager} = options;
     const optimizer = new AdamW(trained.trainable, {weightDecay, maxNorm, eager});
@@ -33,10 +36,11 @@ export async function makeTrainers(run: Run, model: TrainedModel): Promise<Train
   };
   const flash = await make('flash', model);
   if (options.compare === 0) {
-    return {flash, dense: null};
+    return {flash, dense: null, reference: sha256};
   }
   // Both share the frozen weights.
-  return {flash, dense: await make('dense', await startModel(run, options.lora ? model.network : undefined))};
+  const dense = await make('dense', await startModel(run, options.lora ? model.network : undefined));
+  return {flash, dense, reference: sha256};
 }
 
 function objectiveOf(
@@ -59,14 +63,18 @@ function objectiveOf(
  * Computes the reference before the first step, because full training changes all weights. Adapters can be switched off
  * at any step.
  */
-async function precomputedReference(run: Run, model: TrainedModel): Promise<PrecomputedReference | null> {
+async function precomputedReference(
+  run: Run,
+  model: TrainedModel,
+): Promise<{reference: PrecomputedReference; sha256: string | null} | null> {
   const {options, rows, tokenizer, before, heldOut} = run;
   if (options.objective !== 'dpo' || (options.lora && !options.precomputeReference)) {
     return null;
   }
   const file = referenceFile(run);
   if (before !== null) {
-    return PrecomputedReference.load(file);
+    const sha256 = before.state.reference;
+    return {reference: await PrecomputedReference.load(file, sha256), sha256};
   }
   const reference = new PrecomputedReference();
   for (const batch of heldOut) {
@@ -79,6 +87,5 @@ async function precomputedReference(run: Run, model: TrainedModel): Promise<Prec
     batch.dispose();
     if (++done % 10 === 0) run.session.io.say(`Reference log-probabilities: ${done} of ${run.epoch.rows} rows`);
   }
-  await reference.save(file);
-  return reference;
+  return {reference, sha256: await reference.save(file)};
 }

@@ -1,9 +1,9 @@
 /**
  * @file Finds the assistant's answers in a conversation as tokens. Chat templates do not mark them. So the conversation
  * is rendered up to each answer, with the generation prompt, and once more with the answer; the difference is the
- * answer.
+ * answer. Where the template writes more than that differently, further renderings prove the border or refuse it.
  */
-import type {Message} from './sample.js';
+import {type Message, callsTools} from './sample.js';
 import type {ChatTokenizer} from './tokenizer.js';
 
 /** A conversation as tokens. It ends with the end token of its last answer. */
@@ -15,9 +15,22 @@ export interface Turns {
   unlabelledAnswers: number;
 }
 
-/** Whether a message is an answer of the model with text. */
-export function isAnswer({role, content}: Message): boolean {
-  return role === 'assistant' && content.trim() !== '';
+/** Whether a message is an answer of the model, with a text or calls of tools. */
+export function isAnswer({role, content, extra}: Message): boolean {
+  return role === 'assistant' && (content.trim() !== '' || callsTools(extra));
+}
+
+/** Whether the chat template writes the messages' calls of tools, if there are any. Many write an empty turn. */
+export function writesToolCalls(messages: readonly Message[], tokenizer: ChatTokenizer): boolean {
+  if (!messages.some(({extra}) => callsTools(extra))) return true;
+  const without = tokenizer.chat(messages.map(({role, content}) => ({role, content})));
+  try {
+    return tokenizer.chat(messages) !== without;
+  } catch {
+    // It does not take a missing text. Other reasons to fail show where the messages are encoded.
+    const withText = messages.map((message) => ({...message, extra: {...message.extra, content: message.content}}));
+    return tokenizer.chat(withText) !== without;
+  }
 }
 
 /**
@@ -57,17 +70,31 @@ export function encodeAnswers(
   answers: readonly string[],
   tokenizer: ChatTokenizer,
 ): PromptAndAnswers {
-  const before = tokenizer.chat(prompt, {addGenerationPrompt: true});
+  const {before, texts} = findAnswers(prompt, answers, tokenizer);
   const tokens = tokenizer.encode(before);
   if (tokens.length === 0) throw new Error(`The chat template of ${tokenizer.origin} writes nothing for a prompt.`);
   return {
     prompt: tokens,
-    answers: answers.map((content) => {
-      const whole = tokenizer.chat([...prompt, {role: 'assistant', content}]);
-      if (!whole.startsWith(before) || whole.length === before.length) throw new Error(answerNotFound(tokenizer));
-      return toEndToken(encodeAfter(before, tokens, whole.slice(before.length), tokenizer), tokenizer, true);
-    }),
+    answers: texts.map((text) => toEndToken(encodeAfter(before, tokens, text, tokenizer), tokenizer, true)),
   };
+}
+
+/** The text before all answers to a prompt, and that of each answer. */
+function findAnswers(
+  prompt: readonly Message[],
+  answers: readonly string[],
+  tokenizer: ChatTokenizer,
+): {before: string; texts: string[]} {
+  const conversations = answers.map((content) => [...prompt, {role: 'assistant', content}]);
+  const wholes = conversations.map((messages) => tokenizer.chat(messages));
+  const starts = wholes.map((whole) => startOfAnswer(prompt, whole, tokenizer));
+  if (starts.every((start) => start !== null)) {
+    // An answer may begin with the end of the generation prompt, and another to the same prompt not.
+    const start = Math.min(...starts);
+    return {before: wholes[0].slice(0, start), texts: wholes.map((whole) => whole.slice(start))};
+  }
+  const composed = conversations.map((messages, i) => composeLastTurn(messages, wholes[i], tokenizer));
+  return {before: composed[0].before, texts: composed.map(({answer}) => answer)};
 }
 
 /** A piece of a rendered conversation: an answer with what the template writes after it, or text between answers. */
@@ -82,13 +109,17 @@ function splitAtAnswers(
   tokenizer: ChatTokenizer,
 ): {pieces: Piece[]; unlabelledAnswers: number} {
   if (messages.length < 2) throw new Error('a conversation needs a message before its answer');
-  const whole = tokenizer.chat(messages);
+  const rendered = tokenizer.chat(messages);
+  const lastStart = startOfAnswer(messages.slice(0, -1), rendered, tokenizer);
+  const composed = lastStart === null ? composeLastTurn(messages, rendered, tokenizer) : null;
+  const whole = composed === null ? rendered : composed.before + composed.answer;
+  const last = {start: lastStart ?? composed!.before.length, end: whole.length};
   const pieces: Piece[] = [];
   let at = 0;
   let unlabelledAnswers = 0;
   messages.forEach((message, i) => {
     if (!isAnswer(message)) return;
-    const found = findAnswer(whole, messages, i, tokenizer);
+    const found = i + 1 === messages.length ? last : findAnswer(whole, messages, i, tokenizer);
     if (found === null) {
       unlabelledAnswers++;
       return;
@@ -97,7 +128,6 @@ function splitAtAnswers(
     pieces.push({text: whole.slice(at, start), learned: false}, {text: whole.slice(start, end), learned: true});
     at = end;
   });
-  if (at !== whole.length) throw new Error(answerNotFound(tokenizer));
   return {pieces, unlabelledAnswers};
 }
 
@@ -112,10 +142,63 @@ function findAnswer(
   tokenizer: ChatTokenizer,
 ): {start: number; end: number} | null {
   if (i === 0) return null;
-  const before = tokenizer.chat(messages.slice(0, i), {addGenerationPrompt: true});
-  const upTo = i + 1 === messages.length ? whole : tokenizer.chat(messages.slice(0, i + 1));
-  const found = whole.startsWith(upTo) && upTo.startsWith(before) && upTo.length > before.length;
-  return found ? {start: before.length, end: upTo.length} : null;
+  const upTo = tokenizer.chat(messages.slice(0, i + 1));
+  if (!whole.startsWith(upTo)) return null;
+  const start = startOfAnswer(messages.slice(0, i), upTo, tokenizer);
+  return start === null ? null : {start, end: upTo.length};
+}
+
+/** Answers that begin differently, and that no template changes. */
+const PROBES = ['x', 'y'];
+
+/**
+ * Where the answer to a prompt starts in `whole`, the rendered prompt with its answer. Usually that is behind the
+ * prompt as it is rendered for generation. Some generation prompts end with what the template does not write before an
+ * answer, like the start of reasoning. Then it is where the text starts to depend on the answer. Null if the template
+ * renders the prompt itself differently once it has an answer.
+ */
+function startOfAnswer(prompt: readonly Message[], whole: string, tokenizer: ChatTokenizer): number | null {
+  const before = tokenizer.chat(prompt, {addGenerationPrompt: true});
+  if (whole.startsWith(before)) return whole.length > before.length ? before.length : null;
+  const [one, other] = PROBES.map((content) => tokenizer.chat([...prompt, {role: 'assistant', content}]));
+  const shared = commonStart(before, commonStart(one, other));
+  const found = shared.startsWith(tokenizer.chat(prompt)) && whole.startsWith(shared);
+  return found && whole.length > shared.length ? shared.length : null;
+}
+
+/**
+ * The last turn of a conversation where the template renders a prompt differently once it has an answer: the prompt as
+ * for generation, which is what the model will see, and the answer as the template writes it. Mistral's template writes
+ * the system message into the last message, if that is the user's. The answer is found in the last turn alone, where
+ * both texts must end alike.
+ *
+ * @throws Error, with what differs, if they do not.
+ */
+function composeLastTurn(
+  messages: readonly Message[],
+  whole: string,
+  tokenizer: ChatTokenizer,
+): {before: string; answer: string} {
+  const prompt = messages.slice(0, -1);
+  const before = tokenizer.chat(prompt, {addGenerationPrompt: true});
+  const question = prompt.map(({role}) => role).lastIndexOf('user');
+  if (question > 0) {
+    const turn = tokenizer.chat(messages.slice(question));
+    const start = startOfAnswer(prompt.slice(question), turn, tokenizer);
+    const answer = turn.slice(start ?? turn.length);
+    const content = prompt[question].content.trim();
+    const behind = turn.slice(turn.lastIndexOf(content, start ?? 0), start ?? 0);
+    if (answer !== '' && content !== '' && behind.startsWith(content) && before.endsWith(behind)) {
+      if (whole.endsWith(behind + answer)) return {before, answer};
+    }
+  }
+  throw new Error(answerNotFound(before, whole, tokenizer));
+}
+
+function commonStart(a: string, b: string): string {
+  let length = 0;
+  while (length < a.length && a[length] === b[length]) length++;
+  return a.slice(0, length);
 }
 
 /**
@@ -140,6 +223,11 @@ function toEndToken(tokens: number[], tokenizer: ChatTokenizer, endsText: boolea
   return endsText && eosTokenId !== null ? [...tokens, eosTokenId] : tokens;
 }
 
-function answerNotFound({origin}: ChatTokenizer): string {
-  return `The chat template of ${origin} does not write an answer right behind its prompt: answers cannot be found in it.`;
+function answerNotFound(before: string, whole: string, {origin}: ChatTokenizer): string {
+  const at = commonStart(before, whole).length;
+  const excerpt = (text: string): string => JSON.stringify(text.slice(at, at + 40));
+  return (
+    `The chat template of ${origin} does not write an answer right behind its prompt: answers cannot be found in it. ` +
+    `After ${at} equal characters it writes ${excerpt(before)} without the answer, and ${excerpt(whole)} with it.`
+  );
 }

@@ -1,5 +1,5 @@
 /** @file Turns conversations and comparisons into samples: their labels, their layout, and how to shorten long ones. */
-import {type PromptAndAnswers, type Turns, encodeAnswers, encodeTurns, isAnswer} from './answers.js';
+import {type PromptAndAnswers, type Turns, encodeAnswers, encodeTurns, isAnswer, writesToolCalls} from './answers.js';
 import type {Comparison} from './records.js';
 import {IGNORED, type Message, type Sample} from './sample.js';
 import type {ChatTokenizer} from './tokenizer.js';
@@ -22,7 +22,9 @@ export interface ComparisonOptions extends EncodeOptions {
 }
 
 /** A record as a sample, or the reason why it gives none. */
-export type Encoding = {sample: Sample; cut: boolean; unlabelledAnswers: number} | {dropped: 'too long' | 'no answer'};
+export type Encoding =
+  | {sample: Sample; cut: boolean; unlabelledAnswers: number}
+  | {dropped: 'too long' | 'no answer' | 'tool calls not written'};
 
 /**
  * A conversation as a document for SFT. The labels are every answer of the assistant with its end token, and nothing
@@ -44,6 +46,7 @@ export function encodeConversation(
   const until = messages.map(isAnswer).lastIndexOf(true) + 1;
   if (until === 0) return {dropped: 'no answer'};
   const turns = messages.slice(0, until);
+  if (!writesToolCalls(turns, tokenizer)) return {dropped: 'tool calls not written'};
   const encode = (some: readonly Message[]): Turns => encodeTurns(some, tokenizer);
   const fits = ({tokens}: Turns): boolean => tokens.length - 1 <= maxTokens;
   const whole = encode(turns);
@@ -78,6 +81,7 @@ export function encodeComparison(
   {maxTokens, tooLong, objective, layout}: ComparisonOptions,
 ): Encoding {
   if (answers.length === 0 || answers.some((answer) => answer.trim() === '')) return {dropped: 'no answer'};
+  if (!writesToolCalls(prompt, tokenizer)) return {dropped: 'tool calls not written'};
   const copies = layout === 'shared' ? 1 : answers.length;
   const encode = (turns: readonly Message[]): Parts =>
     (objective === 'dpo' ? toPredict : toScore)(encodeAnswers(turns, answers, tokenizer));

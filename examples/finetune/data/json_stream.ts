@@ -1,6 +1,7 @@
 /** @file Reads JSON lines and JSON lists item by item, so that memory never holds a whole file. */
 import {createHash} from 'node:crypto';
 import {createReadStream} from 'node:fs';
+import {stat} from 'node:fs/promises';
 
 /** One item of a file. */
 export interface JsonItem {
@@ -108,6 +109,9 @@ async function* slices(path: string): AsyncGenerator<Slice> {
 async function* pieces(path: string): AsyncGenerator<Buffer> {
   let first = true;
   try {
+    const found = await stat(path);
+    // A device or a pipe may never end, and data are read once for each epoch.
+    if (!found.isFile() && !found.isDirectory()) throw Object.assign(new Error('it is no file'), {code: 'ENOTSUP'});
     for await (const piece of createReadStream(path, {highWaterMark: 2 ** 18})) {
       const bytes = piece as Buffer;
       const mark = first && bytes.subarray(0, 3).equals(Buffer.from([0xef, 0xbb, 0xbf])) ? 3 : 0;

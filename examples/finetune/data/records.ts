@@ -1,5 +1,5 @@
 /** @file Reads records in the usual shapes of data sets as conversations and comparisons. */
-import type {Message} from './sample.js';
+import {type Message, callsTools} from './sample.js';
 
 /** A conversation whose answers are to be learned (SFT). */
 export interface Conversation {
@@ -151,6 +151,7 @@ function answerAfter(prompt: Message[], value: unknown, name: string): {prompt: 
     throw new Error(`${name} must end with a message of the assistant, got ${last?.role ?? 'no message'}`);
   }
   const before = messages.slice(0, -1);
+  if (callsTools(last.extra)) throw new Error(`${name} calls tools: only texts can be compared or completed`);
   const repeats = prompt.every((asked) => before.some((other) => sameMessages([asked], [other])));
   return {prompt: repeats ? before : [...prompt, ...before], answer: last.content};
 }
@@ -209,7 +210,17 @@ function message(value: unknown, name: string): Message {
   if (role === undefined) {
     throw new Error(`${name}.${who} must be one of ${[...ROLES.keys()].join(', ')}, got ${describe(fields[who])}`);
   }
-  return {role, content: contentText(fields[what], `${name}.${what}`)};
+  const extra = extraFields(fields);
+  const content = extra?.content === null ? '' : contentText(fields[what], `${name}.${what}`);
+  return extra === undefined ? {role, content} : {role, content, extra};
+}
+
+/** Fields beside the text that chat templates read. A message that calls tools may have no text. */
+function extraFields(fields: Fields): Message['extra'] {
+  const names = ['tool_calls', 'tool_call_id', 'name'].filter((name) => has(fields, name));
+  if (names.length === 0) return undefined;
+  const extra: Fields = Object.fromEntries(names.map((name) => [name, fields[name]]));
+  return callsTools(extra) && !has(fields, 'content') && !has(fields, 'value') ? {...extra, content: null} : extra;
 }
 
 /** Content is a text or a list of parts. This model family reads only texts. */
@@ -232,7 +243,8 @@ function has(fields: Fields, name: string): boolean {
 }
 
 function sameMessages(a: readonly Message[], b: readonly Message[]): boolean {
-  return a.length === b.length && a.every(({role, content}, i) => role === b[i].role && content === b[i].content);
+  const textOf = ({role, content, extra}: Message): string => JSON.stringify([role, content, extra]);
+  return a.length === b.length && a.every((message, i) => textOf(message) === textOf(b[i]));
 }
 
 /** A short form of any value, for errors. */

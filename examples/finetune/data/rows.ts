@@ -53,6 +53,8 @@ export interface Counts {
   /** Not JSON, of an unknown shape, or refused by the chat template. */
   droppedBad: number;
   noAnswer: number;
+  /** Left out because the chat template does not write their calls of tools. */
+  toolCallsNotWritten: number;
   /** Answers left out because another answer to their prompt has the same rank or score. */
   tiedAnswers: number;
   /**
@@ -233,6 +235,8 @@ export class RowSource implements AsyncIterable<Row> {
       this.counts.unlabelledAnswers += encoding.unlabelledAnswers;
     } else if (encoding.dropped === 'too long') {
       this.counts.droppedTooLong++;
+    } else if (encoding.dropped === 'tool calls not written') {
+      this.counts.toolCallsNotWritten++;
     } else {
       this.counts.noAnswer++;
     }
@@ -240,8 +244,9 @@ export class RowSource implements AsyncIterable<Row> {
 
   private nothingToLearn(): string {
     const {file, firstRecord = 0, endRecord = Infinity} = this.settings;
-    const {read, droppedTooLong, droppedBad, noAnswer} = this.counts;
-    const why = `${droppedTooLong} were too long, ${droppedBad} bad, ${noAnswer} without an answer`;
+    const {read, droppedTooLong, droppedBad, noAnswer, toolCallsNotWritten: calls} = this.counts;
+    const unwritten = calls > 0 ? `, ${calls} with tool calls that the chat template does not write` : '';
+    const why = `${droppedTooLong} were too long, ${droppedBad} bad, ${noAnswer} without an answer${unwritten}`;
     const first = this.firstProblem === '' ? '' : ` The first bad one: ${this.firstProblem}`;
     const behind = firstRecord > 0 ? ` after the first ${firstRecord}, which are held out` : '';
     const among = endRecord < Infinity ? ` in its first ${endRecord} records` : '';
@@ -263,6 +268,7 @@ function noCounts(): Counts {
     droppedTooLong: 0,
     droppedBad: 0,
     noAnswer: 0,
+    toolCallsNotWritten: 0,
     tiedAnswers: 0,
     unlabelledAnswers: 0,
     withUnknown: 0,

@@ -9,6 +9,16 @@ export const IGNORED = -100;
 export interface Message {
   role: string;
   content: string;
+  /**
+   * Further fields that chat templates read: `tool_calls`, `tool_call_id`, `name`; and `content` where it is null,
+   * which some templates tell from an empty text.
+   */
+  extra?: Readonly<Record<string, unknown>>;
+}
+
+/** Whether the fields of a message have calls of tools. */
+export function callsTools(extra: Message['extra']): boolean {
+  return Array.isArray(extra?.tool_calls) && extra.tool_calls.length > 0;
 }
 
 /**

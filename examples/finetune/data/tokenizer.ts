@@ -1,8 +1,9 @@
 /** @file A model's own tokenizer and chat template, run by @huggingface/tokenizers and @huggingface/jinja. */
-import {Template} from '@huggingface/jinja';
 import {Tokenizer as HuggingFaceTokenizer} from '@huggingface/tokenizers';
+import {ChatTemplate} from './chat_template.js';
 import {withExactCuts} from './pre_tokenizer.js';
 import type {Message} from './sample.js';
+import {checkTokenizer} from './tokenizer_support.js';
 
 /** The parts of the package that are used here. The package's own types do not resolve in Node's ESM. */
 interface TextEncoding {
@@ -22,9 +23,6 @@ const PLAIN_TEMPLATE =
   "{% for message in messages %}{{ message['content'] }}" +
   "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}";
 
-/** Llama 3's template writes today's date if it gets none. The tokens of a run must not depend on the day. */
-const DATE = '26 Jul 2024';
-
 /** The special tokens that templates know by name. */
 const NAMED_TOKENS = ['bos_token', 'eos_token', 'unk_token', 'pad_token'] as const;
 
@@ -37,7 +35,7 @@ export class ChatTokenizer {
   private readonly encoding: TextEncoding;
   private readonly specialIds: ReadonlySet<number>;
   private readonly namedTokens: Record<string, string>;
-  private readonly template: Template;
+  private readonly template: ChatTemplate;
   private readonly cleanUp: boolean;
 
   /**
@@ -53,10 +51,10 @@ export class ChatTokenizer {
     readonly vocabSize: number,
     readonly origin: string,
   ) {
-    this.encoding = this.guard(
-      'The tokenizer',
-      () => new PackageTokenizer(withExactCuts(tokenizerJson), tokenizerConfig),
-    );
+    this.encoding = this.guard('The tokenizer', () => {
+      checkTokenizer(tokenizerJson);
+      return new PackageTokenizer(withExactCuts(tokenizerJson), tokenizerConfig);
+    });
     this.checkVocabulary();
     const added = this.encoding.get_added_tokens_decoder();
     this.specialIds = new Set([...added].filter(([, {special}]) => special).map(([id]) => id));
@@ -73,7 +71,7 @@ export class ChatTokenizer {
         `The tokenizer of ${origin} has neither a chat template nor an eos_token: answers would not end.`,
       );
     }
-    this.template = this.guard('The chat template', () => new Template(source ?? PLAIN_TEMPLATE));
+    this.template = this.guard('The chat template', () => new ChatTemplate(source ?? PLAIN_TEMPLATE));
     this.cleanUp = tokenizerConfig.clean_up_tokenization_spaces === true;
   }
 
@@ -106,9 +104,8 @@ export class ChatTokenizer {
     const roles = messages.map(({role}) => role).join(', ');
     return this.guard(`The chat template, given messages of ${roles || 'nobody'},`, () =>
       this.template.render({
-        messages,
+        messages: messages.map(({role, content, extra}) => ({role, content, ...extra})),
         add_generation_prompt: options.addGenerationPrompt ?? false,
-        date_string: DATE,
         ...this.namedTokens,
       }),
     );

@@ -4,10 +4,11 @@
  * https://huggingface.co/docs/peft/developer_guides/checkpoint
  */
 import {existsSync} from 'node:fs';
-import {mkdir, readFile} from 'node:fs/promises';
 import {join} from 'node:path';
+import {makeFolder} from '../../../src/node_webgpu/make_folder.js';
 import type {HostTensor} from '../host_tensor.js';
 import {type LlamaConfig, PROJECTIONS, type Projection, projectionName, weightShapes} from '../model/config.js';
+import {readJsonObject} from '../read_file.js';
 import {openSafetensors, shapesOf, writeSafetensors} from '../weights/safetensors.js';
 import {writeJson} from './durable_files.js';
 
@@ -41,7 +42,7 @@ const HEADS = ['classifier', 'score'];
 
 /** Writes an adapter into a folder. Makes the folder if needed. */
 export async function writeAdapter(folder: string, {tensors, ...settings}: AdapterContent): Promise<void> {
-  await mkdir(folder, {recursive: true});
+  makeFolder(folder);
   const named = Array.from(tensors, ([name, tensor]) => [PREFIX + name, tensor] as const);
   await writeSafetensors(join(folder, WEIGHTS_FILE), shapesOf(named), named);
   await writeJson(join(folder, CONFIG_FILE), toPeft(settings));
@@ -82,7 +83,7 @@ export async function readAdapter(
   folder: string,
   config: LlamaConfig,
 ): Promise<Required<AdapterSettings> & {tensors: Map<string, HostTensor>}> {
-  const settings = await readSettings(folder);
+  const {targetModules: named, ...others} = await readSettings(folder);
   const path = join(folder, WEIGHTS_FILE);
   if (!existsSync(path)) {
     const hint = existsSync(join(folder, 'adapter_model.bin'))
@@ -92,6 +93,7 @@ export async function readAdapter(
   }
   const file = await openSafetensors(path);
   try {
+    const settings = {...others, targetModules: named ?? projectionsIn(file.entries.keys())};
     const shapes = adapterShapes(config, settings);
     checkNames(path, file.entries.keys(), shapes);
     const tensors = new Map<string, HostTensor>();
@@ -170,7 +172,10 @@ const WITHOUT_EFFECT = new Set(
  */
 const HARMLESS_STARTS: readonly unknown[] = [undefined, true, false, 'gaussian', 'orthogonal', 'eva'];
 
-async function readSettings(folder: string): Promise<Required<AdapterSettings>> {
+/** Null for `targetModules` that only the tensors tell. */
+type ReadSettings = Omit<Required<AdapterSettings>, 'targetModules'> & {targetModules: Projection[] | null};
+
+async function readSettings(folder: string): Promise<ReadSettings> {
   const path = join(folder, CONFIG_FILE);
   const json = await readObject(path);
   const {peft_type, task_type, r, lora_alpha, lora_dropout, target_modules, modules_to_save, ...others} = json;
@@ -190,7 +195,10 @@ async function readSettings(folder: string): Promise<Required<AdapterSettings>> 
   check(Number.isFinite(lora_alpha) && (lora_alpha as number) > 0, 'lora_alpha', 'a number above 0');
   const dropout = (lora_dropout ?? 0) as number;
   check(Number.isFinite(dropout) && dropout >= 0 && dropout < 1, 'lora_dropout', 'a number from 0 to below 1');
-  check(isProjections(target_modules), 'target_modules', `a list of one or more of ${PROJECTIONS.join(', ')}`);
+  // Unsloth writes a regular expression, PEFT 'all-linear'. A hostile expression could run for ever.
+  const named = typeof target_modules !== 'string';
+  const rule = `a text, or a list of one or more of ${PROJECTIONS.join(', ')}`;
+  check(!named || isProjections(target_modules), 'target_modules', rule);
   check(isHeads(modules_to_save), 'modules_to_save', 'null, or ["score"] for a reward model\'s adapter');
   check(HARMLESS_STARTS.includes(init_lora_weights), 'init_lora_weights', 'one that leaves the base model as it is');
   check([undefined, 'none'].includes(bias as string), 'bias', "'none' (trained biases are not supported)");
@@ -201,7 +209,7 @@ async function readSettings(folder: string): Promise<Required<AdapterSettings>> 
     rank: r as number,
     alpha: lora_alpha as number,
     dropout,
-    targetModules: target_modules as Projection[],
+    targetModules: named ? (target_modules as Projection[]) : null,
     baseModel: typeof base_model_name_or_path === 'string' ? base_model_name_or_path : '',
     taskType: task_type === 'SEQ_CLS' ? 'SEQ_CLS' : 'CAUSAL_LM',
     useRslora: use_rslora === true,
@@ -209,25 +217,22 @@ async function readSettings(folder: string): Promise<Required<AdapterSettings>> 
 }
 
 async function readObject(path: string): Promise<Record<string, unknown>> {
-  let text: string;
   try {
-    text = await readFile(path, 'utf8');
+    return await readJsonObject(path);
   } catch (error) {
-    throw new Error(`${path} cannot be read (${(error as Error).message}). An adapter's folder has that file.`);
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    throw new Error(`${path} cannot be read (ENOENT). An adapter's folder has that file.`, {cause: error});
   }
-  try {
-    const json: unknown = JSON.parse(text);
-    if (typeof json === 'object' && json !== null && !Array.isArray(json)) {
-      return json as Record<string, unknown>;
-    }
-  } catch (error) {
-    throw new Error(`${path} is not JSON: ${(error as Error).message}`);
-  }
-  throw new Error(`${path} is not a JSON object.`);
 }
 
 function isProjections(value: unknown): boolean {
   return Array.isArray(value) && value.length > 0 && value.every((name) => PROJECTIONS.includes(name as Projection));
+}
+
+/** The projections that have tensors. */
+function projectionsIn(names: Iterable<string>): Projection[] {
+  const found = new Set(Array.from(names, (name) => name.split('.').at(-3)));
+  return PROJECTIONS.filter((name) => found.has(name));
 }
 
 function isHeads(value: unknown): boolean {

@@ -1,9 +1,10 @@
 /** @file Charts of loss, rewards and accuracy over the steps of a run: text for the terminal, and SVG files. */
-import {mkdirSync, writeFileSync} from 'node:fs';
+import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as Plot from '@observablehq/plot';
 import asciichart from 'asciichart';
 import {parseHTML} from 'linkedom';
+import {makeFolder} from '../../../src/node_webgpu/make_folder.js';
 import {type Io, processIo} from '../io.js';
 import type {MetricsRecord} from './metrics.js';
 
@@ -64,7 +65,7 @@ export function printCharts(records: readonly MetricsRecord[], {say, terminal}: 
 
 /** Writes those of `loss.svg`, `rewards.svg` and `accuracy.svg` that the run has numbers for. Returns their paths. */
 export function saveCharts(folder: string, records: readonly MetricsRecord[]): string[] {
-  mkdirSync(folder, {recursive: true});
+  makeFolder(folder);
   return CHARTS.map((chart) => ({chart, lines: linesOf(chart, records)}))
     .filter(({lines}) => lines.length > 0)
     .map(({chart, lines}) => {

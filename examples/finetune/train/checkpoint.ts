@@ -3,31 +3,26 @@
  * folder), the optimizer and `trainer_state.json`. A checkpoint is written under another name and renamed when it is
  * complete and on the disk. So the last good one survives if the process stops or the disk is full.
  */
-import {createHash} from 'node:crypto';
 import {existsSync} from 'node:fs';
-import {mkdir, readFile, readdir, rename, rm} from 'node:fs/promises';
+import {lstat, readdir, rm} from 'node:fs/promises';
 import {basename, join} from 'node:path';
+import {makeFolder} from '../../../src/node_webgpu/make_folder.js';
 import type {HostTensor} from '../host_tensor.js';
 import {processIo} from '../io.js';
-import {weightShapes} from '../model/config.js';
-import type {ModelFiles} from '../weights/model_files.js';
 import {type Tensors, openSafetensors, writeSafetensors} from '../weights/safetensors.js';
-import {sha256OfFile, syncFolder, writeJson} from './durable_files.js';
-import type {MetricsRecord} from './metrics.js';
-
-/** What a resumed run must share with the run of the checkpoint, so that its losses continue without a difference. */
-export interface RunIdentity {
-  /** Every option that changes the numbers, by its user-facing name. JSON values. */
-  settings: Readonly<Record<string, unknown>>;
-  baseModel: {origin: string; fingerprint: string};
-}
-
-/** The part of `trainer_state.json` that the training loop passes in and gets back. */
-export interface TrainerState extends RunIdentity {
-  /** Where the data continues. JSON values. */
-  position: Readonly<Record<string, number>>;
-  logHistory: readonly MetricsRecord[];
-}
+import {
+  checkpointFolder,
+  discard,
+  giveName,
+  makeTemporary,
+  notOfRun,
+  removeTemporary,
+  stepsIn,
+  temporaryFolders,
+} from './checkpoint_folders.js';
+import {OPTIMIZER_FILE, type RunIdentity, type TrainerState, readState, writeState} from './checkpoint_state.js';
+import {sha256OfFile, syncFolder} from './durable_files.js';
+import type {Fingerprint} from './fingerprint.js';
 
 export interface CheckpointParts {
   state: TrainerState;
@@ -46,32 +41,12 @@ export interface Checkpoint {
   optimizer: AsyncIterable<[string, HostTensor]>;
 }
 
-/** The content of `trainer_state.json`. */
-interface StateFile {
-  format: string;
-  format_version: number;
-  global_step: number;
-  settings: TrainerState['settings'];
-  base_model: TrainerState['baseModel'];
-  data_position: TrainerState['position'];
-  log_history: TrainerState['logHistory'];
-  /** SHA-256 of each other file. */
-  files: Record<string, string>;
-}
-
-const FORMAT = 'tfjs-flashmask checkpoint';
-const FORMAT_VERSION = 1;
-const STATE_FILE = 'trainer_state.json';
-const OPTIMIZER_FILE = 'optimizer.safetensors';
-/** Names of folders during a write or a deletion. Any folder with such a name can be deleted. */
-const UNFINISHED = /^\.checkpoint-\d+\.(new|old)$/;
-
 /**
- * Writes `<outputFolder>/checkpoint-<step>` in one step, then deletes the oldest checkpoints beyond `saveLimit`.
- * Replaces a checkpoint of the same step. Before a fresh run, ask `latestCheckpoint` whether the folder holds another
- * run.
+ * Writes `<outputFolder>/checkpoint-<step>` in one step, then deletes the oldest checkpoints of the same run beyond
+ * `saveLimit`. Replaces a checkpoint of the same run and step. What else lies in the folder stays.
  *
  * @param saveLimit How many checkpoints to keep, including this one; at least 1.
+ * @param say Called with each folder that would have been deleted, but holds what the run did not write.
  * @returns the checkpoint's folder.
  * @throws when it cannot be written, for example because the disk is full. Earlier checkpoints are then unchanged.
  */
@@ -80,46 +55,64 @@ export async function saveCheckpoint(
   step: number,
   parts: CheckpointParts,
   saveLimit = Infinity,
+  say: (text: string) => void = processIo.warn,
 ): Promise<string> {
-  await mkdir(outputFolder, {recursive: true});
-  await removeUnfinished(outputFolder);
-  const folder = join(outputFolder, `checkpoint-${step}`);
-  const unfinished = join(outputFolder, `.checkpoint-${step}.new`);
+  const {run} = parts.state;
+  let unfinished: string | null = null;
+  let folder: string;
   try {
-    await mkdir(unfinished);
-    await parts.writeModel(unfinished);
-    await writeSafetensors(join(unfinished, OPTIMIZER_FILE), parts.optimizer.shapes, parts.optimizer.tensors);
-    await writeJson(join(unfinished, STATE_FILE), await stateFile(unfinished, step, parts.state));
-    await syncFolder(unfinished);
-    await discard(folder);
-    await rename(unfinished, folder);
+    makeFolder(outputFolder);
+    await removeTemporary(outputFolder);
+    unfinished = await makeTemporary(outputFolder, step);
+    await writeParts(unfinished, step, parts);
+    await makeWay(outputFolder, step, run);
+    folder = await giveName(unfinished, outputFolder, step);
     await syncFolder(outputFolder);
   } catch (error) {
-    await rm(unfinished, {recursive: true, force: true});
+    if (unfinished !== null) await rm(unfinished, {recursive: true, force: true});
     throw await failure(error as Error, outputFolder, step);
   }
-  const older = (await stepsIn(outputFolder)).filter((other) => other < step);
-  for (const other of older.slice(saveLimit - 1)) {
-    await discard(join(outputFolder, `checkpoint-${other}`));
-  }
+  await removeOldest(outputFolder, step, {run, saveLimit, say});
   return folder;
 }
 
-async function stateFile(folder: string, step: number, state: TrainerState): Promise<StateFile> {
+async function writeParts(
+  folder: string,
+  step: number,
+  {state, writeModel, optimizer}: CheckpointParts,
+): Promise<void> {
+  const before = await readdir(folder);
+  await writeModel(folder);
+  await writeSafetensors(join(folder, OPTIMIZER_FILE), optimizer.shapes, optimizer.tensors);
   const files: Record<string, string> = {};
-  for (const name of await readdir(folder)) {
+  for (const name of (await readdir(folder)).filter((each) => !before.includes(each))) {
     files[name] = await sha256OfFile(join(folder, name));
   }
-  return {
-    format: FORMAT,
-    format_version: FORMAT_VERSION,
-    global_step: step,
-    settings: state.settings,
-    base_model: state.baseModel,
-    data_position: state.position,
-    log_history: state.logHistory,
-    files,
-  };
+  await writeState(folder, {...state, step, files});
+  await syncFolder(folder);
+}
+
+/** Deletes the checkpoint of the same run and step, if there is one. */
+async function makeWay(outputFolder: string, step: number, run: string): Promise<void> {
+  const folder = checkpointFolder(outputFolder, step);
+  if (!existsSync(folder)) return;
+  const other = await notOfRun(folder, run);
+  if (other !== null) throw new Error(`${folder} is in the way and stays: ${other}. Move it elsewhere`);
+  await discard(outputFolder, step);
+}
+
+async function removeOldest(
+  outputFolder: string,
+  step: number,
+  {run, saveLimit, say}: {run: string; saveLimit: number; say: (text: string) => void},
+): Promise<void> {
+  let kept = 1;
+  for (const other of (await stepsIn(outputFolder)).filter((each) => each < step)) {
+    const folder = checkpointFolder(outputFolder, other);
+    const reason = await notOfRun(folder, run);
+    if (reason === null && kept++ >= saveLimit) await discard(outputFolder, other);
+    else if (reason?.startsWith('it also holds')) say(`Kept ${folder}: ${reason}.`);
+  }
 }
 
 async function failure(error: Error, outputFolder: string, step: number): Promise<Error> {
@@ -130,46 +123,8 @@ async function failure(error: Error, outputFolder: string, step: number): Promis
   return new Error(message, {cause: error});
 }
 
-/** Deletes a checkpoint. A half-deleted one cannot be mistaken for a checkpoint. */
-async function discard(folder: string): Promise<void> {
-  if (existsSync(folder)) {
-    const leaving = join(folder, '..', `.${basename(folder)}.old`);
-    await rename(folder, leaving);
-    await rm(leaving, {recursive: true});
-  }
-}
-
-/** Deletes all checkpoints in a folder, for a run that starts over. */
-export async function removeCheckpoints(outputFolder: string): Promise<void> {
-  await removeUnfinished(outputFolder);
-  for (const step of await stepsIn(outputFolder)) {
-    await discard(join(outputFolder, `checkpoint-${step}`));
-  }
-}
-
-async function removeUnfinished(outputFolder: string): Promise<void> {
-  for (const name of await unfinishedIn(outputFolder)) {
-    await rm(join(outputFolder, name), {recursive: true});
-  }
-}
-
-async function unfinishedIn(outputFolder: string): Promise<string[]> {
-  return (await namesIn(outputFolder)).filter((name) => UNFINISHED.test(name));
-}
-
-/** Steps of the checkpoints in a folder, the latest first. */
-async function stepsIn(outputFolder: string): Promise<number[]> {
-  const names = await namesIn(outputFolder);
-  const steps = names.map((name) => /^checkpoint-(\d+)$/.exec(name)?.[1]).filter((step) => step !== undefined);
-  return steps.map(Number).sort((a, b) => b - a);
-}
-
-async function namesIn(folder: string): Promise<string[]> {
-  return existsSync(folder) ? readdir(folder) : [];
-}
-
 /**
- * The folder of the latest intact checkpoint, or null if there is none. Every byte of it is checked.
+ * The folder of the latest whole checkpoint, or null if there is none. Every byte of it is checked.
  *
  * @param say Called with each unfinished or damaged checkpoint that is skipped, and the reason.
  */
@@ -177,11 +132,11 @@ export async function latestCheckpoint(
   outputFolder: string,
   say: (text: string) => void = processIo.warn,
 ): Promise<string | null> {
-  for (const name of await unfinishedIn(outputFolder)) {
-    say(`Passed over ${join(outputFolder, name)}: the process was stopped before that was done.`);
+  for (const folder of await temporaryFolders(outputFolder)) {
+    say(`Passed over ${folder}: the process was stopped before that was done.`);
   }
   for (const step of await stepsIn(outputFolder)) {
-    const folder = join(outputFolder, `checkpoint-${step}`);
+    const folder = checkpointFolder(outputFolder, step);
     const damage = await findDamage(folder);
     if (damage === null) {
       return folder;
@@ -194,15 +149,16 @@ export async function latestCheckpoint(
 /** The damage of a checkpoint, or null. */
 async function findDamage(folder: string): Promise<string | null> {
   try {
-    const {files} = await readState(folder);
+    const {files, step} = await readState(folder);
+    if (basename(folder) !== `checkpoint-${step}`) return `it is the checkpoint of step ${step}`;
     for (const [name, expected] of Object.entries(files)) {
-      if ((await sha256OfFile(join(folder, name))) !== expected) {
-        return `${name} is not as it was written`;
-      }
+      const path = join(folder, name);
+      if (!(await lstat(path)).isFile()) return `${name} is no file`;
+      if ((await sha256OfFile(path)) !== expected) return `${name} is not as it was written`;
     }
     return null;
   } catch (error) {
-    return (error as Error).message;
+    return (error as Error).message.replace(/\.$/, '');
   }
 }
 
@@ -212,36 +168,13 @@ async function findDamage(folder: string): Promise<string | null> {
  * @param run The run to compare with. Default: no comparison.
  */
 export async function loadCheckpoint(folder: string, run?: RunIdentity): Promise<Checkpoint> {
-  const {global_step: step, settings, base_model: baseModel, data_position, log_history} = await readState(folder);
+  const {step, ...state} = await readState(folder);
   if (run !== undefined) {
-    checkSameRun(folder, {settings, baseModel}, run);
+    checkSameRun(folder, state, run);
   }
-  const state = {settings, baseModel, position: data_position, logHistory: log_history};
   const optimizer = {[Symbol.asyncIterator]: () => readTensors(join(folder, OPTIMIZER_FILE))};
-  return {folder, step, state, optimizer};
-}
-
-async function readState(folder: string): Promise<StateFile> {
-  const path = join(folder, STATE_FILE);
-  const state = parseJson(path, await readFile(path, 'utf8')) as Partial<StateFile> | null;
-  if (state?.format !== FORMAT || state.format_version !== FORMAT_VERSION) {
-    const got = `'${state?.format}' ${state?.format_version}`;
-    throw new Error(`${path} should be of the format '${FORMAT}' ${FORMAT_VERSION}, got ${got}: another program's?`);
-  }
-  for (const field of ['settings', 'base_model', 'data_position', 'log_history', 'files'] as const) {
-    if (typeof state[field] !== 'object' || state[field] === null) {
-      throw new Error(`${path} lacks ${field}.`);
-    }
-  }
-  return state as StateFile;
-}
-
-function parseJson(path: string, text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new Error(`${path} is not JSON: ${(error as Error).message}`);
-  }
+  const {settings, baseModel, position, logHistory, reference} = state;
+  return {folder, step, state: {run: state.run, settings, baseModel, position, logHistory, reference}, optimizer};
 }
 
 async function* readTensors(path: string): AsyncGenerator<[string, HostTensor]> {
@@ -255,13 +188,14 @@ async function* readTensors(path: string): AsyncGenerator<[string, HostTensor]> 
   }
 }
 
-function checkSameRun(folder: string, there: RunIdentity, here: RunIdentity): void {
-  if (there.baseModel.fingerprint !== here.baseModel.fingerprint) {
-    const describe = ({baseModel}: RunIdentity): string =>
-      `${baseModel.origin} (${baseModel.fingerprint.slice(0, 12)})`;
+/** Throws if a checkpoint is of another model or of other settings, and names the difference. */
+export function checkSameRun(folder: string, there: RunIdentity, here: RunIdentity): void {
+  const parts = Object.entries(here.baseModel.fingerprint) as [keyof Fingerprint, string][];
+  const others = parts.filter(([part, is]) => there.baseModel.fingerprint[part] !== is).map(([part]) => part);
+  if (others.length > 0) {
     throw new Error(
-      `${folder} is a checkpoint of another model: ${describe(there)}, but this run trains ${describe(here)}. ` +
-        'Give the same model, or another output folder.',
+      `${folder} is a checkpoint of another model: ${there.baseModel.origin}, but this run trains ` +
+        `${here.baseModel.origin}, with another ${others.join(', ')}. Give the same model, or another output folder.`,
     );
   }
   const names = new Set([...Object.keys(there.settings), ...Object.keys(here.settings)]);
@@ -276,19 +210,4 @@ function checkSameRun(folder: string, there: RunIdentity, here: RunIdentity): vo
         'Give the same settings to resume it, or another output folder.',
     );
   }
-}
-
-/**
- * Identifies a model: SHA-256 over the configuration, the weights of the first layer and the final norm. Training or
- * merging an adapter changes the first layer too, and reading all weights of a large model takes long.
- */
-export async function fingerprint(model: Pick<ModelFiles, 'config' | 'read'>): Promise<string> {
-  const hash = createHash('sha256').update(JSON.stringify(model.config));
-  for (const name of weightShapes(model.config).keys()) {
-    if (name.startsWith('model.layers.0.') || name === 'model.norm.weight') {
-      const {data} = await model.read(name);
-      hash.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-    }
-  }
-  return hash.digest('hex');
 }

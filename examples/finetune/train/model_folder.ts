@@ -2,8 +2,8 @@
  * @file Writes a whole model as a Hugging Face folder: `config.json`, `model.safetensors`, the tokenizer. Python's
  * `AutoModelFor….from_pretrained(folder)` and our `openModel(folder)` read it.
  */
-import {mkdir} from 'node:fs/promises';
 import {join} from 'node:path';
+import {makeFolder} from '../../../src/node_webgpu/make_folder.js';
 import type {LlamaConfig} from '../model/config.js';
 import {type Tensors, writeSafetensors} from '../weights/safetensors.js';
 import {writeJson} from './durable_files.js';
@@ -26,7 +26,7 @@ const FAMILIES: Record<LlamaConfig['modelType'], string> = {llama: 'Llama', mist
 /** Writes a model in float32 into a folder. Makes the folder if needed. */
 export async function writeModelFolder(folder: string, model: ModelFolder): Promise<void> {
   const {configJson, tokenizerJson, tokenizerConfig, shapes, tensors} = model;
-  await mkdir(folder, {recursive: true});
+  makeFolder(folder);
   await writeSafetensors(join(folder, 'model.safetensors'), shapes, tensors);
   // The weights are float32 now. Transformers rounds them to torch_dtype (version 4) or dtype (version 5).
   await writeJson(join(folder, 'config.json'), {...configJson, torch_dtype: 'float32', dtype: 'float32'});

@@ -1,11 +1,10 @@
 /** @file DPO's reference: the log-probabilities of the answers before training, without a second model in memory. */
-import {readFileSync} from 'node:fs';
-import {mkdir} from 'node:fs/promises';
-import {dirname} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
+import {z} from 'zod';
 import type {Batch} from '../data/batch.js';
+import {readJsonFile} from '../read_file.js';
 import {type AttentionKind, attentionOf} from './attention.js';
-import {writeJson} from './durable_files.js';
+import {sha256OfFile, writeJson} from './durable_files.js';
 import {type Reference, batchLogProbs} from './objectives/dpo.js';
 import type {TrainedModel} from './trained_model.js';
 
@@ -19,20 +18,28 @@ export function adapterOffReference(model: TrainedModel, kind: AttentionKind): R
   };
 }
 
+/** For each record, its log-probabilities. */
+const CONTENT = z.array(z.tuple([z.int().min(0), z.array(z.number())]));
+
 /** Log-probabilities of every answer in the data, computed before training. */
 export class PrecomputedReference {
   private readonly bySample = new Map<number, number[]>();
 
-  /** Loads what an earlier process saved. */
-  static load(file: string): PrecomputedReference {
+  /**
+   * Loads what an earlier process saved.
+   *
+   * @param sha256 What `save` returned there.
+   */
+  static async load(file: string, sha256: string | null): Promise<PrecomputedReference> {
     const reference = new PrecomputedReference();
     try {
-      for (const [id, values] of JSON.parse(readFileSync(file, 'utf8')) as [number, number[]][]) {
-        reference.bySample.set(id, values);
-      }
+      const values = CONTENT.parse(await readJsonFile(file));
+      if ((await sha256OfFile(file)) !== sha256) throw new Error('it is not as it was written.');
+      values.forEach(([id, logProbs]) => reference.bySample.set(id, logProbs));
     } catch (error) {
+      const why = error instanceof z.ZodError ? 'it is no list of log-probabilities.' : (error as Error).message;
       throw new Error(
-        `--resume: ${file} holds the log-probabilities before training, and cannot be read: ${(error as Error).message}. Start again.`,
+        `--resume: ${file} holds the log-probabilities before training, and cannot be used: ${why} Start again.`,
         {cause: error},
       );
     }
@@ -52,9 +59,10 @@ export class PrecomputedReference {
     }
   }
 
-  async save(file: string): Promise<void> {
-    await mkdir(dirname(file), {recursive: true});
+  /** Resolves to the sha256 of the file. */
+  async save(file: string): Promise<string> {
     await writeJson(file, [...this.bySample]);
+    return sha256OfFile(file);
   }
 
   readonly of: Reference = (batch) => {

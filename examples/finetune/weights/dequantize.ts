@@ -21,6 +21,8 @@ export const FORMATS: ReadonlyMap<number, BlockFormat> = new Map([
   [1, {name: 'F16', numbers: 1, bytes: 2, dequantize: float16ToFloat32}],
   [2, {name: 'Q4_0', numbers: 32, bytes: 18, dequantize: dequantizeQ4_0}],
   [3, {name: 'Q4_1', numbers: 32, bytes: 20, dequantize: dequantizeQ4_1}],
+  [6, {name: 'Q5_0', numbers: 32, bytes: 22, dequantize: dequantizeQ5_0}],
+  [7, {name: 'Q5_1', numbers: 32, bytes: 24, dequantize: dequantizeQ5_1}],
   [8, {name: 'Q8_0', numbers: 32, bytes: 34, dequantize: dequantizeQ8_0}],
   [12, {name: 'Q4_K', numbers: 256, bytes: 144, dequantize: dequantizeQ4_K}],
   [14, {name: 'Q6_K', numbers: 256, bytes: 210, dequantize: dequantizeQ6_K}],
@@ -29,7 +31,6 @@ export const FORMATS: ReadonlyMap<number, BlockFormat> = new Map([
 
 /** Names of other formats, for messages. */
 export const OTHER_FORMATS: ReadonlyMap<number, string> = new Map([
-  ...(['Q5_0', 'Q5_1'].map((name, i) => [6 + i, name]) as [number, string][]),
   ...(['Q8_1', 'Q2_K', 'Q3_K'].map((name, i) => [9 + i, name]) as [number, string][]),
   [13, 'Q5_K'],
   [15, 'Q8_K'],
@@ -76,6 +77,34 @@ function dequantizeQ4_1(blocks: Uint8Array, out: Float32Array): void {
       out[to + 16 + i] = d * (pair >> 4) + m;
     }
   }
+}
+
+/** Block: scale d; 4 bytes: bit i is the fifth bit of q of number i; 16 bytes as in Q4_0. x = d (q - 16). */
+function dequantizeQ5_0(blocks: Uint8Array, out: Float32Array): void {
+  for (let at = 0, to = 0; at < blocks.length; at += 22, to += 32) {
+    const d = float16At(blocks, at);
+    for (let i = 0; i < 32; i++) {
+      out[to + i] = d * (fiveBits(blocks, at + 2, i) - 16);
+    }
+  }
+}
+
+/** Block: scale d, minimum m; the numbers q as in Q5_0. x = d q + m. */
+function dequantizeQ5_1(blocks: Uint8Array, out: Float32Array): void {
+  for (let at = 0, to = 0; at < blocks.length; at += 24, to += 32) {
+    const d = float16At(blocks, at);
+    const m = float16At(blocks, at + 2);
+    for (let i = 0; i < 32; i++) {
+      out[to + i] = d * fiveBits(blocks, at + 4, i) + m;
+    }
+  }
+}
+
+/** Number `i` of 32, from 4 bytes of high bits and 16 bytes of low ones. */
+function fiveBits(bytes: Uint8Array, at: number, i: number): number {
+  const high = (bytes[at + (i >> 3)] >> (i & 7)) & 1;
+  const pair = bytes[at + 4 + (i & 15)];
+  return (high << 4) | (i < 16 ? pair & 15 : pair >> 4);
 }
 
 /** Block: scale d; 32 signed bytes q. x = d q. */

