@@ -46,8 +46,8 @@ const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 
 /** Architectures to compile for. PTX, which drivers compile for later ones, adds every other GPU from sm_80 on. */
 const CUDA_ARCHS = ['80', '86', '89', '90'];
-/** The first CUDA version that supports all of them. */
-const OLDEST_CUDA = 11.8;
+/** The first CUDA version that has all instructions of sm_90. */
+const OLDEST_CUDA = 12.0;
 const STALE_OBJECT_MS = 14 * 24 * 3600 * 1000;
 const LOG_LINES = 30;
 
@@ -172,10 +172,12 @@ function nodeHeaders() {
  * architecture before sm_90.
  */
 function cudaCode(archs) {
+  // Hopper's own instructions are those of sm_90a.
+  const targetOf = (arch) => (arch === '90' ? '90a' : arch);
   const portable = archs.filter((arch) => arch !== '90').slice(-1);
   return {
     flags: [
-      ...archs.map((arch) => `-gencode=arch=compute_${arch},code=sm_${arch}`),
+      ...archs.map((arch) => `-gencode=arch=compute_${targetOf(arch)},code=sm_${targetOf(arch)}`),
       ...portable.map((arch) => `-gencode=arch=compute_${arch},code=compute_${arch}`),
     ],
     archs: [...archs, ...portable.map((arch) => `${arch}-ptx`)],

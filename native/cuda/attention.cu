@@ -147,9 +147,9 @@ void LaunchRanges(const Problem& p, const MaskScratch& scratch, int blockQ, int 
   constexpr int kThreads = 128;
   const int queryBlocks = static_cast<int>(CeilDivide(p.Sq, blockQ));
   const dim3 grid(static_cast<unsigned>(CeilDivide(queryBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  RangesKernel<kThreads><<<grid, kThreads, 0, stream>>>(
-      MaskOf(p, scratch), static_cast<int>(p.Sq), static_cast<int>(p.Sk), blockQ, blockK, queryBlocks, scratch.ranges,
-      scratch.counter);
+  RangesKernel<kThreads><<<grid, kThreads, 0, stream>>>(MaskOf(p, scratch), static_cast<int>(p.Sq),
+                                                        static_cast<int>(p.Sk), blockQ, blockK, queryBlocks,
+                                                        scratch.ranges, scratch.counter);
 }
 
 template <class Get>

@@ -14,8 +14,8 @@ struct KeyBlock {
   int c0, c1;  // columns [c0, c1)
 };
 
-// The key block number `index` of a call, head by head or with heads in turn. The first key blocks have the most work under a causal mask, and if some keys are
-// seen by all rows.
+// The key block number `index` of a call, head by head or with heads in turn. The first key blocks have the most work
+// under a causal mask, and if some keys are seen by all rows.
 template <int kBlockK>
 __device__ inline KeyBlock KeyBlockAt(int index, const Sizes& s, bool inTurn) {
   KeyBlock keys;

@@ -50,8 +50,8 @@ __device__ inline float QuadSum(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-// Raises the references of rows that have scores far above them. Each row decides for itself, so that other rows have no
-// influence on it. Gives whether there are such rows; then the output must be multiplied by the factors.
+// Raises the references of rows that have scores far above them. Each row decides for itself, so that other rows have
+// no influence on it. Gives whether there are such rows; then the output must be multiplied by the factors.
 template <int kShift, int kM, int kN>
 __device__ inline bool RaiseReferences(RowStats<kM>& stats, float (&factors)[kM][2], const float (&scores)[kM][kN][4],
                                        float scale2) {
@@ -135,10 +135,11 @@ __device__ inline void DropWeights(float (&weights)[kM][kN][4], const Dropout& d
   }
 }
 
-// Divides a warp's rows, which begin at row warpRow of the row block, by their sums, and stores them and their statistics.
+// Divides a warp's rows, which begin at row warpRow of the row block, by their sums, and stores them and their
+// statistics.
 template <class T, int kParts, int kM, int kN>
-__device__ inline void StoreOutput(const ForwardParams& p, const RowBlock& at, int warpRow, const float (&out)[kM][kN][4],
-                                   const RowStats<kM>& stats) {
+__device__ inline void StoreOutput(const ForwardParams& p, const RowBlock& at, int warpRow,
+                                   const float (&out)[kM][kN][4], const RowStats<kM>& stats) {
   const float unit = PowerOfTwo(ExponentOf<kParts>(p.vFacts, at.keyBatchHead)) * p.dropout.keepScale;
   float* outHead = p.out.data + at.b * p.out.batch + at.h * p.out.head;
 #pragma unroll

@@ -28,6 +28,12 @@ __device__ inline void Arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// Arrives once for a warp, when all its lanes have come here.
+__device__ inline void ArriveAsWarp(uint32_t barrier) {
+  __syncwarp();
+  if (threadIdx.x % kWarp == 0) Arrive(barrier);
+}
+
 __device__ inline void ArriveExpecting(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
@@ -69,11 +75,11 @@ struct Place {
 // ---- Bulk copies. One thread starts them; they arrive at a barrier. ----
 
 // Copies the box of a tensor map that begins at these coordinates. What lies outside of the tensor becomes zeros.
-__device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int channel, int row, int head,
-                               int batch) {
+__device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int channel, int row,
+                               int head, int batch) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::
-          "r"(shared),
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
+      "[%2];" ::"r"(shared),
       "l"(map), "r"(barrier), "r"(channel), "r"(row), "r"(head), "r"(batch)
       : "memory");
 }
@@ -90,11 +96,6 @@ __device__ inline void AddBox(const CUtensorMap* map, uint32_t shared, int chann
       "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
       "r"(shared), "r"(channel), "r"(row), "r"(head), "r"(batch)
       : "memory");
-}
-
-// Arrives at a barrier when this thread's copies (CopyAsync4, CopyAsync16) so far are done.
-__device__ inline void ArriveAfterCopies(uint32_t barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
 // ---- Registers ----
@@ -120,8 +121,7 @@ __device__ inline uint64_t RowsDescriptor(uint32_t shared) {
 // A right operand that is summed over its rows. Its pages of 64 channels are kPageBytes apart.
 template <int kPageBytes>
 __device__ inline uint64_t ColumnsDescriptor(uint32_t shared) {
-  constexpr uint64_t kLayout =
-      (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{kPageBytes >> 4} << 16);
+  constexpr uint64_t kLayout = (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{kPageBytes >> 4} << 16);
   return kLayout | ((shared & 0x3ffff) >> 4);
 }
 
@@ -151,7 +151,7 @@ __device__ inline void PackLeft(uint32_t (&packed)[kN / 2][4], const float (&acc
   for (int k = 0; k < kN / 2; ++k) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float(&block)[4] = acc[2 * k + i / 2];
+      const float (&block)[4] = acc[2 * k + i / 2];
       packed[k][i] = Pack<T>(block[2 * (i % 2)], block[2 * (i % 2) + 1]);
     }
   }
@@ -160,44 +160,44 @@ __device__ inline void PackLeft(uint32_t (&packed)[kN / 2][4], const float (&acc
 #define FLASHMASK_ACC(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define FLASHMASK_ACC4(c, n) \
   FLASHMASK_ACC(c, n), FLASHMASK_ACC(c, n + 1), FLASHMASK_ACC(c, n + 2), FLASHMASK_ACC(c, n + 3)
-#define FLASHMASK_ACC32 \
+#define FLASHMASK_ACC32                                                                                             \
   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31}"
-#define FLASHMASK_ACC64 \
+#define FLASHMASK_ACC64                                                                                             \
   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "  \
   "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
 
 // acc[64 x N] (+)= A B over 16 channels, with A in shared memory or in registers. kColumns: B is summed over its rows;
 // kColumnsA: so is A.
-#define FLASHMASK_PRODUCTS(kType, kName)                                                                               \
-  template <bool kColumns, bool kColumnsA = false>                                                                     \
-  __device__ inline void Product16(float (&c)[8][4], uint64_t a, uint64_t b, bool add, kType) {                        \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." kName         \
-                 "." kName " " FLASHMASK_ACC32 ", %32, %33, p, 1, 1, %36, %35;\n}\n"                                   \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4)                                                          \
-                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                            \
-  }                                                                                                                    \
-  template <bool kColumns, bool kColumnsA = false>                                                                     \
-  __device__ inline void Product16(float (&c)[16][4], uint64_t a, uint64_t b, bool add, kType) {                       \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." kName        \
-                 "." kName " " FLASHMASK_ACC64 ", %64, %65, p, 1, 1, %68, %67;\n}\n"                                   \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4), FLASHMASK_ACC4(c, 8), FLASHMASK_ACC4(c, 12)             \
-                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                            \
-  }                                                                                                                    \
-  template <bool kColumns>                                                                                             \
-  __device__ inline void Product16(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {            \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." kName         \
-                 "." kName " " FLASHMASK_ACC32 ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"                       \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4)                                                          \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));             \
-  }                                                                                                                    \
-  template <bool kColumns>                                                                                             \
-  __device__ inline void Product16(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {           \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." kName        \
-                 "." kName " " FLASHMASK_ACC64 ", {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"                       \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4), FLASHMASK_ACC4(c, 8), FLASHMASK_ACC4(c, 12)             \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));             \
+#define FLASHMASK_PRODUCTS(kType, kName)                                                                        \
+  template <bool kColumns, bool kColumnsA = false>                                                              \
+  __device__ inline void Product16(float (&c)[8][4], uint64_t a, uint64_t b, bool add, kType) {                 \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." kName  \
+                 "." kName " " FLASHMASK_ACC32 ", %32, %33, p, 1, 1, %36, %35;\n}\n"                            \
+                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4)                                                   \
+                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                     \
+  }                                                                                                             \
+  template <bool kColumns, bool kColumnsA = false>                                                              \
+  __device__ inline void Product16(float (&c)[16][4], uint64_t a, uint64_t b, bool add, kType) {                \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." kName \
+                 "." kName " " FLASHMASK_ACC64 ", %64, %65, p, 1, 1, %68, %67;\n}\n"                            \
+                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4), FLASHMASK_ACC4(c, 8), FLASHMASK_ACC4(c, 12)      \
+                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                     \
+  }                                                                                                             \
+  template <bool kColumns>                                                                                      \
+  __device__ inline void Product16(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {     \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." kName  \
+                 "." kName " " FLASHMASK_ACC32 ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"                \
+                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4)                                                   \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));      \
+  }                                                                                                             \
+  template <bool kColumns>                                                                                      \
+  __device__ inline void Product16(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {    \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." kName \
+                 "." kName " " FLASHMASK_ACC64 ", {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"                \
+                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4), FLASHMASK_ACC4(c, 8), FLASHMASK_ACC4(c, 12)      \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));      \
   }
 
 FLASHMASK_PRODUCTS(__half, "f16")

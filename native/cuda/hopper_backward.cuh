@@ -31,7 +31,7 @@ struct HopperBackwardTile {
   static constexpr int kComputing = kBlockK / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
   static constexpr int kComputeRegisters = 240;
-  static constexpr int kLoadRegisters = 24;
+  static constexpr int kLoadRegisters = 32;
   static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
   static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
   static constexpr int kGradientBytes = kTileBytes<kBlockK, kBlockQ>;
@@ -73,7 +73,7 @@ struct BackwardBarriers {
     InitBarrier(keysFull(), 1);
     InitBarrier(keysFree(), kWarps);
     for (int stage = 0; stage < Tile::kStages; ++stage) {
-      InitBarrier(queriesFull(stage), 1 + kWarp);  // each lane copies row terms
+      InitBarrier(queriesFull(stage), 1);
       InitBarrier(dOutFull(stage), 1);
       InitBarrier(free(stage), kWarps);
     }
@@ -90,6 +90,7 @@ __device__ inline KeyBlock TakenKeys(int work, const Sizes& s, const Mask& mask)
 template <class Tile>
 struct BackwardLoader {
   const HopperBackwardParams& p;
+  uint8_t* memory;
   uint32_t shared;
   QueryEntry* entries;
   BackwardBarriers<Tile> barriers;
@@ -98,6 +99,7 @@ struct BackwardLoader {
 
   __device__ BackwardLoader(const HopperBackwardParams& p, uint8_t* shared, BackwardBarriers<Tile> barriers)
       : p(p),
+        memory(shared),
         shared(SharedAddress(shared)),
         entries(reinterpret_cast<QueryEntry*>(shared + Tile::kEntriesAt)),
         barriers(barriers) {}
@@ -119,7 +121,6 @@ struct BackwardLoader {
       Arrive(barriers.queriesFull(place.stage));
       Arrive(barriers.dOutFull(place.stage));
     }
-    Arrive(barriers.queriesFull(place.stage));
     place.Advance();
   }
 
@@ -136,26 +137,35 @@ struct BackwardLoader {
     const BackwardParams& call = p.call;
     const int h = keys.keyHead * keys.group + entry.head;
     const int r0 = entry.block * Tile::kBlockQ;
-    const uint32_t queriesFull = barriers.queriesFull(place.stage);
+    const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.sizes.Sq + r0;
+    const int lane = threadIdx.x % kWarp;
+    // Rows past the end are zeros, with weights of 0. These loads take as long as the wait for the stage.
+    float terms[3][Tile::kBlockQ / kWarp];
+#pragma unroll
+    for (int i = 0; i < Tile::kBlockQ / kWarp; ++i) {
+      const int at = i * kWarp + lane;
+      const bool valid = r0 + at < call.sizes.Sq;
+      terms[0][i] = valid ? call.reference[row + at] : 0.f;
+      terms[1][i] = valid ? call.weight[row + at] : 0.f;
+      terms[2][i] = valid ? call.rowShift[row + at] : 0.f;
+    }
     WaitParity(barriers.free(place.stage), place.parity ^ 1);
+    float* stats = reinterpret_cast<float*>(memory + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes);
+#pragma unroll
+    for (int which = 0; which < 3; ++which) {
+#pragma unroll
+      for (int i = 0; i < Tile::kBlockQ / kWarp; ++i) stats[which * Tile::kBlockQ + i * kWarp + lane] = terms[which][i];
+    }
+    __syncwarp();
     if (First()) {
+      const uint32_t queriesFull = barriers.queriesFull(place.stage);
       entries[place.stage] = entry;
       ArriveExpecting(queriesFull, Tile::kQueryBytes);
       CopyPages<Tile::kBlockQ>(Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, queriesFull, r0, h, keys.b);
       ArriveExpecting(barriers.dOutFull(place.stage), Tile::kQueryBytes);
-      CopyPages<Tile::kBlockQ>(Tile::kDOutAt + place.stage * Tile::kQueryBytes, &p.dOut, barriers.dOutFull(place.stage), r0, h,
-                               keys.b);
+      CopyPages<Tile::kBlockQ>(Tile::kDOutAt + place.stage * Tile::kQueryBytes, &p.dOut, barriers.dOutFull(place.stage),
+                               r0, h, keys.b);
     }
-    const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.sizes.Sq + r0;
-    const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
-    for (int i = threadIdx.x % kWarp; i < Tile::kBlockQ; i += kWarp) {
-      const bool valid = r0 + i < call.sizes.Sq;  // other rows are zeros, with weights of 0
-      const int64_t from = valid ? row + i : 0;
-      CopyAsync4(stats + i * 4, call.reference + from, valid);
-      CopyAsync4(stats + Tile::kStatBytes + i * 4, call.weight + from, valid);
-      CopyAsync4(stats + 2 * Tile::kStatBytes + i * 4, call.rowShift + from, valid);
-    }
-    ArriveAfterCopies(queriesFull);
     place.Advance();
   }
 
@@ -166,9 +176,10 @@ struct BackwardLoader {
     const int offset = s.Sk - s.Sq;
     const int firstBlock = call.mask.causal ? max(keys.c0 - offset, 0) / Tile::kBlockQ : 0;
     const int blocks = (s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ;
-    bool loaded = HasNotFinite(call, keys.keyBatchHead);
-    // Those are the work of the kernel of backward.cuh.
-    for (int head = loaded ? keys.group : 0; head < keys.group; ++head) {
+    // Key heads with numbers that are not finite are left to the kernel of backward.cuh.
+    const int heads = HasNotFinite(call, keys.keyBatchHead) ? 0 : keys.group;
+    bool loaded = false;
+    for (int head = 0; head < heads; ++head) {
       const int64_t maskHead = MaskHeadOf(call.mask, keys.b, keys.keyHead * keys.group + head, s.H);
       const BlockBounds bounds = ReadBlockBounds<Tile::kBlockK>(call.mask, maskHead, keys.block);
       const auto classify = [&](int block) {
@@ -215,8 +226,7 @@ __device__ inline void HideMaskedKeys(float (&scores)[kN][4], const int4* spans,
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int row = r0 + ElementColumn(n, e);
-        const bool hidden = row < first ||
-                            static_cast<uint32_t>(row - span.x) < static_cast<uint32_t>(span.y) ||
+        const bool hidden = row < first || static_cast<uint32_t>(row - span.x) < static_cast<uint32_t>(span.y) ||
                             static_cast<uint32_t>(row - span.z) < static_cast<uint32_t>(span.w);
         if (hidden) scores[n][2 * half + e] = -kInfinity;
       }
@@ -280,7 +290,6 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
   const uint32_t base = SharedAddress(shared);
   const int group = threadIdx.x / kWarpgroup;
   const int warpRow = threadIdx.x / kWarp * 16;
-  const bool frees = threadIdx.x % kWarp == 0;
   const bool adds = threadIdx.x % kWarpgroup == 0;
   const uint32_t ownKeys = base + group * 64 * kPageRowBytes;
   // The 64 queries and 64 channels of dq that this warpgroup computes.
@@ -297,7 +306,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
     return reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[place.stage];
   };
   const auto freeStage = [&]() {
-    if (frees) Arrive(barriers.free(place.stage));
+    ArriveAsWarp(barriers.free(place.stage));
     place.Advance();
   };
 
@@ -362,9 +371,8 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
         WaitProducts<1>();
         Pin(scores);
         if (partial) {
-          const int4* spans = p.mask.spans == nullptr
-                                  ? nullptr
-                                  : p.mask.spans + MaskHeadOf(p.mask, keys.b, h, p.sizes.H) * p.sizes.Sk;
+          const int4* spans =
+              p.mask.spans == nullptr ? nullptr : p.mask.spans + MaskHeadOf(p.mask, keys.b, h, p.sizes.H) * p.sizes.Sk;
           HideMaskedKeys(scores, spans, p.mask.causal, keys.c0 + warpRow, r0 + part * 64, p.sizes.Sq, p.sizes.Sk);
         }
 #pragma unroll
@@ -458,7 +466,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
       gradientsTile = 2 * base + 2 * Tile::kGradientsAt + Tile::kGradientBytes - gradientsTile;
     }
     freeStage();
-    if (any && frees) Arrive(barriers.keysFree());
+    if (any) ArriveAsWarp(barriers.keysFree());
     if (HasNotFinite(p, keys.keyBatchHead)) continue;
     const Factors last = FactorsOf<T, 1>(p, keys.keyBatchHead);  // read again, which saves registers in the loop
     float* dkHead = p.dk.data + keys.b * p.dk.batch + keys.keyHead * p.dk.head + keys.c0 * p.dk.row;

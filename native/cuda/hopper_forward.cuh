@@ -156,9 +156,7 @@ struct Loader {
     const ForwardParams& call = p.call;
     const RowBlock at = TakenRows<Tile>(work, call.sizes, call.mask);
     LiveBlocks live = LiveKeyBlocks<Tile::kBlockK>(at, call.sizes, call.mask, call.ranges);
-    const auto classify = [&](int block) {
-      return ClassifyKeyBlock<Tile::kBlockK>(at, call.sizes, call.mask, block);
-    };
+    const auto classify = [&](int block) { return ClassifyKeyBlock<Tile::kBlockK>(at, call.sizes, call.mask, block); };
     bool partial;
     int block = live.Next(&partial, classify);
     if (block >= 0) LoadQueries(at);
@@ -205,8 +203,8 @@ __device__ inline void IssueOutput(float (&out)[Tile::kD / 8][4], const uint32_t
   FenceProducts();
 #pragma unroll
   for (int k = 0; k < Tile::kBlockK / 16; ++k) {
-    Product16<true>(out, weights[k],
-                    ColumnsDescriptor<Tile::kBlockK * kPageRowBytes>(values + k * 16 * kPageRowBytes), true, T());
+    Product16<true>(out, weights[k], ColumnsDescriptor<Tile::kBlockK * kPageRowBytes>(values + k * 16 * kPageRowBytes),
+                    true, T());
   }
   CommitProducts();
   Pin(out);
@@ -222,7 +220,6 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
   const int warpRow = threadIdx.x / kWarp * 16;
   const int Sq = p.sizes.Sq;
   const int Sk = p.sizes.Sk;
-  const bool frees = threadIdx.x % kWarp == 0;
   Place<Tile::kStages> keys, values;
   uint32_t queriesParity = 0;
 
@@ -231,7 +228,7 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
     return reinterpret_cast<const Entry*>(shared + Tile::kEntriesAt)[keys.stage];
   };
   const auto freeKeys = [&]() {
-    if (frees) Arrive(barriers.keysFree(keys.stage));
+    ArriveAsWarp(barriers.keysFree(keys.stage));
     keys.Advance();
   };
   float scores[1][kN][4];
@@ -284,7 +281,7 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
     const auto finishOutput = [&]() {
       WaitProducts<0>();
       Pin(out[0]);
-      if (frees) Arrive(barriers.valuesFree(values.stage));
+      ArriveAsWarp(barriers.valuesFree(values.stage));
       values.Advance();
     };
 
@@ -310,7 +307,7 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
         if (raised) Rescale(out, factors);
         PackLeft<T>(weights, scores[0]);
       }
-      if (frees) Arrive(barriers.queriesFree());
+      ArriveAsWarp(barriers.queriesFree());
       issueOutput(partial);
       finishOutput();
     }
@@ -324,7 +321,8 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
 }
 
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, 1) HopperForwardKernel(const __grid_constant__ HopperForwardParams p) {
+__global__ void __launch_bounds__(Tile::kThreads, 1)
+    HopperForwardKernel(const __grid_constant__ HopperForwardParams p) {
   if constexpr (kHopper) {
     extern __shared__ __align__(1024) uint8_t shared[];
     const Barriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};

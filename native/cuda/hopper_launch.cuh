@@ -41,10 +41,9 @@ cudaError_t Describe(CUtensorMap* map, const Tensor& tensor, int rows, int heads
   const cuuint64_t strides[] = {bytes(tensor.row), bytes(tensor.head), bytes(tensor.batch)};
   const cuuint32_t box[] = {128 / sizeof(T), static_cast<cuuint32_t>(boxRows), 1, 1};
   const cuuint32_t steps[] = {1, 1, 1, 1};
-  const CUresult result =
-      encode(map, kMapType<T>, 4, const_cast<void*>(static_cast<const void*>(tensor.data)), sizes, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(map, kMapType<T>, 4, const_cast<void*>(static_cast<const void*>(tensor.data)), sizes,
+                                 strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 

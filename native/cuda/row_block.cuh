@@ -28,8 +28,8 @@ struct RowBlock {
   int64_t maskHead;
 };
 
-// The row block number `index` of a call, head by head or with heads in turn. Under a causal mask later rows come first: they have the most work, and the
-// blocks that run last should have little.
+// The row block number `index` of a call, head by head or with heads in turn. Under a causal mask later rows come
+// first: they have the most work, and the blocks that run last should have little.
 template <int kBlockQ>
 __device__ inline RowBlock RowBlockAt(int index, const Sizes& s, const Mask& mask, bool inTurn) {
   RowBlock at;

@@ -1,7 +1,8 @@
 // The native kernels behind C names, for Python's ctypes (flashmask_torch.py): benchmarks and checks without
 // TensorFlow.
 //
-//   nvcc -std=c++17 -O3 -arch=sm_90 -shared -Xcompiler -fPIC native/test/cuda/c_api.cu native/cuda/*.cu -o LIB.so
+//   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a -shared -Xcompiler -fPIC native/test/cuda/c_api.cu
+//       native/cuda/*.cu -o LIB.so
 //   g++ -x c++ -std=c++17 -O3 -shared -fPIC -pthread -DFLASHMASK_CPU native/test/cuda/c_api.cu native/cpu/*.cc -o
 //   LIB.so (those of the CPU)
 //
