@@ -100,6 +100,12 @@ __device__ inline void AddBox(const CUtensorMap* map, uint32_t shared, int chann
 
 // ---- Registers ----
 
+// Whether a thread block has so many registers for those of its threads that compute and for those that load. It has
+// what it is started with: equal numbers for all threads, in steps of 8. If it had fewer, it would wait for ever.
+constexpr bool CanExchange(int threads, int computing, int computeRegisters, int loadRegisters) {
+  return computing * computeRegisters + (threads - computing) * loadRegisters <= 65536 / threads / 8 * 8 * threads;
+}
+
 template <int kRegisters>
 __device__ inline void GiveRegisters() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));

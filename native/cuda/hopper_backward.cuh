@@ -31,7 +31,8 @@ struct HopperBackwardTile {
   static constexpr int kComputing = kBlockK / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
   static constexpr int kComputeRegisters = 240;
-  static constexpr int kLoadRegisters = 32;
+  static constexpr int kLoadRegisters = 24;
+  static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
   static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
   static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
   static constexpr int kGradientBytes = kTileBytes<kBlockK, kBlockQ>;

@@ -23,9 +23,10 @@ struct HopperForwardTile {
   static constexpr int kBlockK = kHopperBlockK;
   static constexpr int kComputing = kBlockQ / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
-  // Registers of a thread that computes and of one that loads. A processor has 512 for one thread of each warpgroup.
+  // Registers of a thread that computes and of one that loads.
   static constexpr int kComputeRegisters = 232;
   static constexpr int kLoadRegisters = 40;
+  static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
   static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
   static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
   static constexpr int kSpanBytes = kBlockK * 16;
