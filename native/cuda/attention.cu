@@ -301,7 +301,10 @@ cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, 
                        const ForwardParams& params, cudaStream_t stream) {
   if (UsesHopper(variant, parts)) {
     LaunchRanges(p, mask, kHopperBlockQ, kHopperBlockK, stream);
-    if (p.n == 0) cudaMemsetAsync(mask.counter, 0, sizeof(int), stream);
+    if (p.n == 0) {
+      const cudaError_t error = cudaMemsetAsync(mask.counter, 0, sizeof(int), stream);
+      if (error != cudaSuccess) return error;
+    }
     return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(variant.kD, params, stream);
   }
   LaunchForwardRanges(p, variant, parts, mask, stream);
