@@ -2,7 +2,7 @@
  * @file `tfjs-flashmask doctor`: in this repository, in projects where something is missing or broken, and as users run
  * it.
  */
-import {mkdirSync, rmSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {expect} from 'chai';
 import {findTfjsNode, tryTfjsNode} from '../../src/cli/tfjs_node.js';
@@ -12,6 +12,7 @@ import {thisMachine} from '../../src/cli/machine.js';
 import {featureLine, kernelLines} from '../../src/cli/webgpu_kernels.js';
 import type {DeviceCapabilities} from '../../src/backends/webgpu/plan/vector_plan.js';
 import {tuningKey} from '../../src/backends/webgpu/plan/tuned_tiles.js';
+import {devices} from '../support/devices.js';
 import {
   FAKE_VERSION,
   FakeProject,
@@ -24,6 +25,7 @@ import {
 import {type Finished, Project, root, temporaryFolder} from '../support/packed_project.js';
 
 const here = whyNotHere();
+const tensorflow = devices.find(({name}) => name === 'tensorflow')!;
 /** An environment without a GPU, even on a machine with one. */
 const noGpu = () => ({PATH: `${programs({'nvidia-smi': 'exit 9'})}:${process.env.PATH!}`});
 
@@ -85,7 +87,7 @@ describe('doctor', () => {
 
   describe('tfjs-node that is broken', () => {
     /** The doctor's report on tfjs-node alone. */
-    const tensorflow = async ({folder, cache}: FakeProject): Promise<BackendReport> => {
+    const reportOn = async ({folder, cache}: FakeProject): Promise<BackendReport> => {
       const env = {...noGpu(), XDG_CACHE_HOME: cache};
       const [report] = await inProject(folder, env, async () => checkTensorFlow(await thisMachine()));
       return report;
@@ -106,7 +108,7 @@ describe('doctor', () => {
     it('has an addon that does not load', async () => {
       const project = new FakeProject('tfjs-node-gpu');
       project.source('lib/napi-v8/tfjs_binding.node', 'no library');
-      const {status, problem, fix} = await tensorflow(project);
+      const {status, problem, fix} = await reportOn(project);
       expect({status, fix}).to.deep.equal({status: 'broken', fix: ['npx tfjs-flashmask setup-node --gpu']});
       expect(problem).to.match(/tfjs_binding\.node: .*(too short|invalid)/);
     });
@@ -115,19 +117,19 @@ describe('doctor', () => {
       const project = new FakeProject();
       project.source('lib/napi-v8/tfjs_binding.node', '');
       project.source('index.js', "process.kill(process.pid, 'SIGSEGV'); setTimeout(() => 0, 1e4);");
-      expect((await tensorflow(project)).problem).to.match(/^the process ended by SIGSEGV/);
+      expect((await reportOn(project)).problem).to.match(/^the process ended by SIGSEGV/);
     });
 
     it('hangs, or ends without a word', async () => {
       const project = new FakeProject();
       project.source('lib/napi-v8/tfjs_binding.node', '');
       const [tfjsNode] = findTfjsNode(project.folder, false);
-      const reasonWith = async (source: string): Promise<string> => {
+      const reasonWith = async (source: string, limitMs?: number): Promise<string> => {
         project.source('index.js', source);
-        const trial = await tryTfjsNode(tfjsNode, 1500);
+        const trial = await tryTfjsNode(tfjsNode, limitMs);
         return trial.works ? 'works' : trial.reason;
       };
-      expect(await reasonWith('for (;;);')).to.equal('the process did not end within 1.5 seconds');
+      expect(await reasonWith('for (;;);', 1500)).to.equal('the process did not end within 1.5 seconds');
       expect(await reasonWith('process.exit(3);')).to.equal('the process ended with exit code 3, and said nothing');
     });
 
@@ -141,15 +143,33 @@ describe('doctor', () => {
       const core = join(project.tfjsNode, 'node_modules', '@tensorflow', 'tfjs-core');
       mkdirSync(core, {recursive: true});
       writeFileSync(join(core, 'package.json'), '{"name": "@tensorflow/tfjs-core", "version": "4.21.0"}');
-      const twice = await tensorflow(project);
+      const twice = await reportOn(project);
       expect(twice.versions).to.deep.equal({'@tensorflow/tfjs-node': '4.22.0', libtensorflow: FAKE_VERSION});
       expect(twice.problem).to.include('@tensorflow/tfjs-node has a tfjs-core of its own');
       expect(twice.fix).to.deep.equal(['npm dedupe']);
       rmSync(project.cache, {recursive: true});
-      const lost = await tensorflow(project);
+      const lost = await reportOn(project);
       expect(lost.problem).to.include('libtensorflow_cc.so.2: cannot open shared object file');
       expect(lost.fix).to.deep.equal(['npx tfjs-flashmask setup-node']);
     });
+  });
+
+  it('says that it is the addon of this package that is cut off, where tfjs-node works', async function () {
+    const addon = join(root, 'build', 'Release', 'tfjs_flashmask.node');
+    const why = tensorflow.skip ?? (existsSync(addon) ? undefined : 'the addon is not built');
+    if (why !== undefined) {
+      this.test!.title += ` (${why})`;
+      this.skip();
+    }
+    const cut = join(temporaryFolder(), 'tfjs_flashmask.node');
+    writeFileSync(cut, readFileSync(addon).subarray(0, 100_000));
+    const env = {...noGpu(), FLASHMASK_ADDON: cut};
+    const [report] = await inProject(root, env, async () => checkTensorFlow(await thisMachine()));
+    // Loading it may end the process.
+    expect(report.problem).to.match(
+      /native kernels (are not used: there is an addon that does not load|of tfjs-flashmask)/,
+    );
+    expect(report.fix).to.deep.equal(['npm run build:native']);
   });
 
   describe('of the packed package', () => {

@@ -19,7 +19,7 @@ import {
 } from 'node:fs';
 import {mkdir} from 'node:fs/promises';
 import {tmpdir} from 'node:os';
-import {join} from 'node:path';
+import {basename, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';
 import {parseHTML} from 'linkedom';
@@ -810,6 +810,18 @@ describe('fine-tuning: charts', () => {
     expect(saveCharts(folder, records)).to.deep.equal([join(folder, 'loss.svg')]);
     expect(heights(svg('loss').querySelector('g[aria-label=line] path')!)).to.have.lengthOf(2);
     expect(saveCharts(folder, [])).to.deep.equal([]);
+  });
+
+  it('are a warning where one cannot be written', () => {
+    mkdirSync(join(folder, 'rewards.svg'));
+    const warnings: string[] = [];
+    const warn = (text: string): number => warnings.push(text);
+    expect(saveCharts(folder, dpo(3), {warn}).map((path) => basename(path))).to.deep.equal([
+      'loss.svg',
+      'accuracy.svg',
+    ]);
+    expect(warnings).to.have.lengthOf(1);
+    expect(warnings[0]).to.match(/rewards\.svg is not written: EISDIR/);
   });
 
   it('show one point, and equal ones', () => {

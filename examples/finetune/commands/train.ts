@@ -70,7 +70,7 @@ interface Outcome {
 async function reportOutcome(run: Run, trainers: Trainers, {first, log, comparison}: Outcome): Promise<void> {
   const {io} = run.session;
   printCharts(log.records, io);
-  io.say(`\nCharts   ${saveCharts(run.options.output, log.records).join(', ')}`);
+  io.say(`\nCharts   ${saveCharts(run.options.output, log.records, io).join(', ')}`);
   reportSamples(run, first, await sample(run, trainers.flash));
   reportTiles(log, io);
   if (trainers.dense !== null) {

@@ -63,15 +63,28 @@ export function printCharts(records: readonly MetricsRecord[], {say, terminal}: 
   }
 }
 
-/** Writes those of `loss.svg`, `rewards.svg` and `accuracy.svg` that the run has numbers for. Returns their paths. */
-export function saveCharts(folder: string, records: readonly MetricsRecord[]): string[] {
-  makeFolder(folder);
-  return CHARTS.map((chart) => ({chart, lines: linesOf(chart, records)}))
+/**
+ * Writes those of `loss.svg`, `rewards.svg` and `accuracy.svg` that the run has numbers for. Returns their paths. The
+ * run is saved already, so one that cannot be written, as on a full disk, is only a warning.
+ */
+export function saveCharts(
+  folder: string,
+  records: readonly MetricsRecord[],
+  {warn}: Pick<Io, 'warn'> = processIo,
+): string[] {
+  const charts = CHARTS.map((chart) => ({...chart, lines: linesOf(chart, records)}));
+  return charts
     .filter(({lines}) => lines.length > 0)
-    .map(({chart, lines}) => {
-      const path = join(folder, `${chart.name}.svg`);
-      writeFileSync(path, svgChart(chart.title, lines));
-      return path;
+    .flatMap(({name, title, lines}) => {
+      const path = join(folder, `${name}.svg`);
+      try {
+        makeFolder(folder);
+        writeFileSync(path, svgChart(title, lines));
+        return [path];
+      } catch (error) {
+        warn(`${path} is not written: ${(error as Error).message}.`);
+        return [];
+      }
     });
 }
 
