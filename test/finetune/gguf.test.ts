@@ -254,7 +254,7 @@ describe('GGUF models', () => {
     for (let head = 0; head < heads; head++) {
       expect(score(false, head)).to.be.closeTo(score(true, head), 1e-12);
     }
-    expect(() => pairsToHalves(query, 5)).to.throw(/no heads of 5 channels/);
+    expect(() => pairsToHalves(query, 5, 'a.gguf: q')).to.throw(/^a\.gguf: q of shape .* has no heads of 5 channels/);
     expect(() => pairsToHalves({shape: [10], data: new Float32Array(10)}, 6)).to.throw(/\[10\] has no heads of 6/);
   });
 

@@ -102,7 +102,7 @@ describe('the cut of few queries', () => {
       if (workgroups < SPLIT_LIMITS.workgroups) expect(blocks / (splits + 1)).to.be.below(SPLIT_LIMITS.keyBlocks);
       expect(keysOf(p, pass, {foldedHeads, splits}) * splits).to.be.within(p.Sk, p.Sk + pass.blockK * splits);
     };
-    fc.assert(fc.property(sizes, check));
+    fc.assert(fc.property(sizes, check), {seed: 1});
   });
 });
 

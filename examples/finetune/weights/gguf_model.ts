@@ -61,7 +61,7 @@ export async function openGgufModel(path: string, origin: string = path): Promis
           throw new Error(`${origin} has no tensor ${name}.`);
         }
         const tensor: HostTensor = await file.read(own);
-        return rotated?.test(name) ? pairsToHalves(tensor, config.headSize) : tensor;
+        return rotated?.test(name) ? pairsToHalves(tensor, config.headSize, `${origin}: ${own}`) : tensor;
       },
       close: () => file.close(),
     };

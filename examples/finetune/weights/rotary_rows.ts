@@ -6,12 +6,17 @@ import type {HostTensor} from '../host_tensor.js';
  * of a head becomes row i, row 2i + 1 becomes row i + D/2. It undoes the `permute` of llama.cpp's
  * convert_hf_to_gguf.py.
  *
+ * @param where File and name of the tensor, for errors.
  * @throws if the rows are not whole heads of an even size.
  */
-export function pairsToHalves({shape, data}: HostTensor, headSize: number): HostTensor {
+export function pairsToHalves(
+  {shape, data}: HostTensor,
+  headSize: number,
+  where = 'A query or key projection',
+): HostTensor {
   const [rows] = shape;
   if (headSize % 2 !== 0 || rows % headSize !== 0) {
-    throw new Error(`A query or key projection of shape [${shape}] has no heads of ${headSize} channels in pairs.`);
+    throw new Error(`${where} of shape [${shape}] has no heads of ${headSize} channels in pairs.`);
   }
   const width = data.length / rows;
   const moved = new Float32Array(data.length);
