@@ -58,6 +58,7 @@ describe('layers on WebGPU', function () {
   it('are part of the submissions of tfjs', () => {
     const {queue} = backendNow();
     const x = noise(3, 4);
+    gatedUnit(x, x).dispose();
     submitRecorded(backendNow());
     const submit = queue.submit.bind(queue);
     let submissions = 0;

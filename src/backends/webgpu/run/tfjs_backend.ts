@@ -65,9 +65,15 @@ export interface WebGPUBackend {
 }
 
 /** The tensor's buffer, uploaded if it was still on the host. */
-export function bufferOf(backend: WebGPUBackend, tensor: TensorInfo): GPUBuffer {
-  backend.uploadToGPU(tensor.dataId);
-  return backend.tensorMap.get(tensor.dataId).resource!;
+export function bufferOf(backend: WebGPUBackend, {dataId}: TensorInfo): GPUBuffer {
+  const entry = backend.tensorMap.get(dataId);
+  if (!entry.resource) {
+    const {values} = entry;
+    backend.uploadToGPU(dataId);
+    // Apart from the commands that follow: an invalid one of them would take the upload with it.
+    if (values) submitRecorded(backend);
+  }
+  return entry.resource!;
 }
 
 /** Whether the tensor consists of zeros that never left the host. */
