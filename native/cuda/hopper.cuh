@@ -28,10 +28,13 @@ __device__ inline void Arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// Whether this is the lane that acts for its warp.
+__device__ inline bool IsFirstLane() { return threadIdx.x % kWarp == 0; }
+
 // Arrives once for a warp, when all its lanes have come here.
 __device__ inline void ArriveAsWarp(uint32_t barrier) {
   __syncwarp();
-  if (threadIdx.x % kWarp == 0) Arrive(barrier);
+  if (IsFirstLane()) Arrive(barrier);
 }
 
 __device__ inline void ArriveExpecting(uint32_t barrier, uint32_t bytes) {
@@ -82,6 +85,15 @@ __device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t
       "[%2];" ::"r"(shared),
       "l"(map), "r"(barrier), "r"(channel), "r"(row), "r"(head), "r"(batch)
       : "memory");
+}
+
+// Copies the pages of a tile of kRows rows from `row` on.
+template <int kD, int kRows>
+__device__ inline void CopyPages(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int row, int head,
+                                 int batch) {
+  for (int page = 0; page < kD / 64; ++page) {
+    CopyBox(shared + page * kRows * kPageRowBytes, map, barrier, page * 64, row, head, batch);
+  }
 }
 
 __device__ inline void CopyBulk(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {
@@ -214,5 +226,45 @@ FLASHMASK_PRODUCTS(__nv_bfloat16, "bf16")
 #undef FLASHMASK_ACC32
 #undef FLASHMASK_ACC4
 #undef FLASHMASK_ACC
+
+// Issues acc = A B^T, summed over kD channels: 64 rows of A, and as many of B as acc has columns. Both are tiles, of
+// kRowsA and kRowsB rows.
+template <class T, int kD, int kRowsA, int kRowsB, int kN>
+__device__ inline void IssueTransposed(float (&acc)[kN][4], uint32_t a, uint32_t b) {
+  Pin(acc);
+  FenceProducts();
+#pragma unroll
+  for (int k = 0; k < kD / 16; ++k) {
+    Product16<false>(acc, RowsDescriptor(a + k / 4 * (kRowsA * kPageRowBytes) + k % 4 * 32),
+                     RowsDescriptor(b + k / 4 * (kRowsB * kPageRowBytes) + k % 4 * 32), k != 0, T());
+  }
+  CommitProducts();
+}
+
+// Issues acc += W B, summed over kSteps times 16 rows of B, a tile of kRowsB rows.
+template <class T, int kRowsB, int kSteps, int kN>
+__device__ inline void IssueFromRegisters(float (&acc)[kN][4], const uint32_t (&left)[kSteps][4], uint32_t b) {
+  Pin(acc);
+  FenceProducts();
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+    Product16<true>(acc, left[k], ColumnsDescriptor<kRowsB * kPageRowBytes>(b + k * 16 * kPageRowBytes), true, T());
+  }
+  CommitProducts();
+}
+
+// ---- Thread blocks that stay ----
+
+// Lets one warp of the last warpgroup load, and the warpgroups before compute.
+template <class Tile, class Load, class Compute>
+__device__ inline void RunRoles(Load load, Compute compute) {
+  if (threadIdx.x >= Tile::kComputing) {
+    GiveRegisters<Tile::kLoadRegisters>();
+    if (threadIdx.x < Tile::kComputing + kWarp) load();
+  } else {
+    TakeRegisters<Tile::kComputeRegisters>();
+    compute();
+  }
+}
 
 }  // namespace flashmask::cuda

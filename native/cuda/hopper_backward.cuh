@@ -105,19 +105,10 @@ struct BackwardLoader {
         entries(reinterpret_cast<QueryEntry*>(shared + Tile::kEntriesAt)),
         barriers(barriers) {}
 
-  __device__ static bool First() { return threadIdx.x % kWarp == 0; }
-
-  template <int kRows>
-  __device__ void CopyPages(int at, const CUtensorMap* map, uint32_t full, int row, int head, int batch) {
-    for (int page = 0; page < Tile::kD / 64; ++page) {
-      CopyBox(shared + at + page * kRows * kPageRowBytes, map, full, page * 64, row, head, batch);
-    }
-  }
-
   // Tells what has no tile.
   __device__ void Tell(const QueryEntry& entry) {
     WaitParity(barriers.free(place.stage), place.parity ^ 1);
-    if (First()) {
+    if (IsFirstLane()) {
       entries[place.stage] = entry;
       Arrive(barriers.queriesFull(place.stage));
       Arrive(barriers.dOutFull(place.stage));
@@ -128,10 +119,11 @@ struct BackwardLoader {
   __device__ void LoadKeys(const KeyBlock& keys) {
     WaitParity(barriers.keysFree(), keysParity);
     keysParity ^= 1;
-    if (!First()) return;
+    if (!IsFirstLane()) return;
     ArriveExpecting(barriers.keysFull(), 2 * Tile::kKeyBytes);
-    CopyPages<Tile::kBlockK>(0, &p.k, barriers.keysFull(), keys.c0, keys.keyHead, keys.b);
-    CopyPages<Tile::kBlockK>(Tile::kValuesAt, &p.v, barriers.keysFull(), keys.c0, keys.keyHead, keys.b);
+    CopyPages<Tile::kD, Tile::kBlockK>(shared, &p.k, barriers.keysFull(), keys.c0, keys.keyHead, keys.b);
+    CopyPages<Tile::kD, Tile::kBlockK>(shared + Tile::kValuesAt, &p.v, barriers.keysFull(), keys.c0, keys.keyHead,
+                                       keys.b);
   }
 
   __device__ void LoadQueries(const KeyBlock& keys, const QueryEntry& entry) {
@@ -158,14 +150,15 @@ struct BackwardLoader {
       for (int i = 0; i < Tile::kBlockQ / kWarp; ++i) stats[which * Tile::kBlockQ + i * kWarp + lane] = terms[which][i];
     }
     __syncwarp();
-    if (First()) {
+    if (IsFirstLane()) {
       const uint32_t queriesFull = barriers.queriesFull(place.stage);
       entries[place.stage] = entry;
       ArriveExpecting(queriesFull, Tile::kQueryBytes);
-      CopyPages<Tile::kBlockQ>(Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, queriesFull, r0, h, keys.b);
+      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, queriesFull,
+                                         r0, h, keys.b);
       ArriveExpecting(barriers.dOutFull(place.stage), Tile::kQueryBytes);
-      CopyPages<Tile::kBlockQ>(Tile::kDOutAt + place.stage * Tile::kQueryBytes, &p.dOut, barriers.dOutFull(place.stage),
-                               r0, h, keys.b);
+      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kDOutAt + place.stage * Tile::kQueryBytes, &p.dOut,
+                                         barriers.dOutFull(place.stage), r0, h, keys.b);
     }
     place.Advance();
   }
@@ -204,7 +197,7 @@ struct BackwardLoader {
     const int works = s.B * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
     for (int work = blockIdx.x; work < works;) {
       LoadKeyBlock(work);
-      if (First()) work = gridDim.x + atomicAdd(p.call.counter, 1);
+      if (IsFirstLane()) work = gridDim.x + atomicAdd(p.call.counter, 1);
       work = __shfl_sync(~0u, work, 0);
     }
     Tell({-1, -1, -1, kEmpty});
@@ -249,32 +242,6 @@ __device__ inline uint32_t KeptTransposed(const Dropout& d, int batchHead, int r
 #pragma unroll
   for (int i = 0; i < 4; ++i) kept |= (__shfl_sync(~0u, bits, first + i * 4) >> own & 1) << i;
   return kept;
-}
-
-// acc = A B^T for the 64 rows of A and of B at these addresses, summed over the channels.
-template <class T, class Tile>
-__device__ inline void IssueTransposed(float (&acc)[8][4], uint32_t a, uint32_t b) {
-  Pin(acc);
-  FenceProducts();
-#pragma unroll
-  for (int k = 0; k < Tile::kD / 16; ++k) {
-    Product16<false>(acc, RowsDescriptor(a + k / 4 * (Tile::kBlockK * kPageRowBytes) + k % 4 * 32),
-                     RowsDescriptor(b + k / 4 * (Tile::kBlockQ * kPageRowBytes) + k % 4 * 32), k != 0, T());
-  }
-  CommitProducts();
-}
-
-// acc += W B for the 64 rows of B at this address, which are summed over.
-template <class T, class Tile>
-__device__ inline void IssueKeyRows(float (&acc)[Tile::kD / 8][4], const uint32_t (&left)[4][4], uint32_t b) {
-  Pin(acc);
-  FenceProducts();
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    Product16<true>(acc, left[k], ColumnsDescriptor<Tile::kBlockQ * kPageRowBytes>(b + k * 16 * kPageRowBytes), true,
-                    T());
-  }
-  CommitProducts();
 }
 
 // The work of a warpgroup that computes.
@@ -361,9 +328,9 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
         const uint32_t partDOut = dOut + part * 64 * kPageRowBytes;
         float scores[kN][4];
         float gradients[kN][4];
-        IssueTransposed<T, Tile>(scores, ownKeys, partQueries);
+        IssueTransposed<T, kD, kBlockK, kBlockQ>(scores, ownKeys, partQueries);
         if (part == 0) WaitParity(barriers.dOutFull(place.stage), place.parity);
-        IssueTransposed<T, Tile>(gradients, ownKeys + Tile::kValuesAt, partDOut);
+        IssueTransposed<T, kD, kBlockK, kBlockQ>(gradients, ownKeys + Tile::kValuesAt, partDOut);
         const float* stats =
             reinterpret_cast<const float*>(shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes) + part * 64;
         const auto stat = [&](int which, int n) {
@@ -405,7 +372,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
         } else {
           PackLeft<T>(left, scores);
         }
-        IssueKeyRows<T, Tile>(dv[0], left, partDOut);
+        IssueFromRegisters<T, kBlockQ>(dv[0], left, partDOut);
         WaitProducts<1>();
         Pin(gradients);
 #pragma unroll
@@ -420,7 +387,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
         }
         uint32_t leftGradients[kN / 2][4];
         PackLeft<T>(leftGradients, gradients);
-        IssueKeyRows<T, Tile>(dk[0], leftGradients, partQueries);
+        IssueFromRegisters<T, kBlockQ>(dk[0], leftGradients, partQueries);
         if (p.accumulateDq) {
 #pragma unroll
           for (int n = 0; n < kN; ++n) {
@@ -487,13 +454,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     const BackwardBarriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();
-    if (threadIdx.x >= Tile::kComputing) {
-      GiveRegisters<Tile::kLoadRegisters>();
-      if (threadIdx.x < Tile::kComputing + kWarp) BackwardLoader<Tile>(p, shared, barriers).LoadAll();
-    } else {
-      TakeRegisters<Tile::kComputeRegisters>();
-      ComputeKeys<T, Tile>(p, shared, barriers);
-    }
+    RunRoles<Tile>([&] { BackwardLoader<Tile>(p, shared, barriers).LoadAll(); },
+                   [&] { ComputeKeys<T, Tile>(p, shared, barriers); });
   } else {
     __trap();
   }

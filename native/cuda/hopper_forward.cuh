@@ -94,20 +94,10 @@ struct Loader {
         entries(reinterpret_cast<Entry*>(shared + Tile::kEntriesAt)),
         barriers(barriers) {}
 
-  __device__ static bool First() { return threadIdx.x % kWarp == 0; }
-
-  // Starts the copies of the pages of a tile.
-  template <int kRows>
-  __device__ void CopyPages(int at, const CUtensorMap* map, uint32_t full, int row, int head, int batch) {
-    for (int page = 0; page < Tile::kD / 64; ++page) {
-      CopyBox(shared + at + page * kRows * kPageRowBytes, map, full, page * 64, row, head, batch);
-    }
-  }
-
   // Tells what has no tile.
   __device__ void Tell(const Entry& entry) {
     WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
-    if (First()) {
+    if (IsFirstLane()) {
       entries[keys.stage] = entry;
       Arrive(barriers.keysFull(keys.stage));
     }
@@ -117,14 +107,14 @@ struct Loader {
   __device__ void LoadQueries(const RowBlock& at) {
     WaitParity(barriers.queriesFree(), queriesParity);
     queriesParity ^= 1;
-    if (!First()) return;
+    if (!IsFirstLane()) return;
     ArriveExpecting(barriers.queriesFull(), Tile::kQueryBytes);
-    CopyPages<Tile::kBlockQ>(0, &p.q, barriers.queriesFull(), at.r0, at.h, at.b);
+    CopyPages<Tile::kD, Tile::kBlockQ>(shared, &p.q, barriers.queriesFull(), at.r0, at.h, at.b);
   }
 
   __device__ void LoadKeys(const RowBlock& at, const Entry& entry) {
     WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
-    if (First()) {
+    if (IsFirstLane()) {
       const Mask& mask = p.call.mask;
       const int Sk = p.call.sizes.Sk;
       const int c0 = entry.block * Tile::kBlockK;
@@ -133,7 +123,8 @@ struct Loader {
       const uint32_t spanBytes = spans ? min(Tile::kBlockK, Sk - c0) * sizeof(int4) : 0;
       entries[keys.stage] = entry;
       ArriveExpecting(full, Tile::kKeyBytes + spanBytes);
-      CopyPages<Tile::kBlockK>(Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k, full, c0, at.keyHead, at.b);
+      CopyPages<Tile::kD, Tile::kBlockK>(shared + Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k, full, c0,
+                                         at.keyHead, at.b);
       if (spans) {
         CopyBulk(shared + Tile::kSpansAt + keys.stage * Tile::kSpanBytes, mask.spans + at.maskHead * Sk + c0, spanBytes,
                  full);
@@ -144,11 +135,11 @@ struct Loader {
 
   __device__ void LoadValues(const RowBlock& at, int block) {
     WaitParity(barriers.valuesFree(values.stage), values.parity ^ 1);
-    if (First()) {
+    if (IsFirstLane()) {
       const uint32_t full = barriers.valuesFull(values.stage);
       ArriveExpecting(full, Tile::kKeyBytes);
-      CopyPages<Tile::kBlockK>(Tile::kValuesAt + values.stage * Tile::kKeyBytes, &p.v, full, block * Tile::kBlockK,
-                               at.keyHead, at.b);
+      CopyPages<Tile::kD, Tile::kBlockK>(shared + Tile::kValuesAt + values.stage * Tile::kKeyBytes, &p.v, full,
+                                         block * Tile::kBlockK, at.keyHead, at.b);
     }
     values.Advance();
   }
@@ -173,43 +164,12 @@ struct Loader {
     const int works = s.B * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
     for (int work = blockIdx.x; work < works;) {
       LoadRows(work);
-      if (First()) work = gridDim.x + atomicAdd(p.call.counter, 1);
+      if (IsFirstLane()) work = gridDim.x + atomicAdd(p.call.counter, 1);
       work = __shfl_sync(~0u, work, 0);
     }
     Tell({-1, -1, kEmpty});
   }
 };
-
-// scores = Q K^T for the 64 queries at `queries`.
-template <class T, class Tile>
-__device__ inline void IssueScores(float (&scores)[Tile::kBlockK / 8][4], uint32_t queries, uint32_t keys) {
-  Pin(scores);
-  FenceProducts();
-#pragma unroll
-  for (int k = 0; k < Tile::kD / 16; ++k) {
-    const int page = k / 4;
-    const int within = k % 4 * 32;
-    Product16<false>(scores, RowsDescriptor(queries + page * Tile::kBlockQ * kPageRowBytes + within),
-                     RowsDescriptor(keys + page * Tile::kBlockK * kPageRowBytes + within), k != 0, T());
-  }
-  CommitProducts();
-  Pin(scores);
-}
-
-// out += P V.
-template <class T, class Tile>
-__device__ inline void IssueOutput(float (&out)[Tile::kD / 8][4], const uint32_t (&weights)[Tile::kBlockK / 16][4],
-                                   uint32_t values) {
-  Pin(out);
-  FenceProducts();
-#pragma unroll
-  for (int k = 0; k < Tile::kBlockK / 16; ++k) {
-    Product16<true>(out, weights[k], ColumnsDescriptor<Tile::kBlockK * kPageRowBytes>(values + k * 16 * kPageRowBytes),
-                    true, T());
-  }
-  CommitProducts();
-  Pin(out);
-}
 
 // The work of a warpgroup that computes.
 template <class T, class Tile>
@@ -236,7 +196,8 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
   float out[1][Tile::kD / 8][4];
   uint32_t weights[kN / 2][4];
   const auto issueScores = [&]() {
-    IssueScores<T, Tile>(scores[0], queries, base + Tile::kKeysAt + keys.stage * Tile::kKeyBytes);
+    IssueTransposed<T, Tile::kD, Tile::kBlockQ, Tile::kBlockK>(scores[0], queries,
+                                                               base + Tile::kKeysAt + keys.stage * Tile::kKeyBytes);
   };
 
   for (;;) {
@@ -277,7 +238,7 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
         FenceAsync();
         SyncThreads<Tile::kComputing>(1);
       }
-      IssueOutput<T, Tile>(out[0], weights, base + valuesAt);
+      IssueFromRegisters<T, Tile::kBlockK>(out[0], weights, base + valuesAt);
     };
     const auto finishOutput = [&]() {
       WaitProducts<0>();
@@ -329,13 +290,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     const Barriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();
-    if (threadIdx.x >= Tile::kComputing) {
-      GiveRegisters<Tile::kLoadRegisters>();
-      if (threadIdx.x < Tile::kComputing + kWarp) Loader<Tile>(p, shared, barriers).LoadAll();
-    } else {
-      TakeRegisters<Tile::kComputeRegisters>();
-      ComputeRows<T, Tile>(p.call, shared, barriers);
-    }
+    RunRoles<Tile>([&] { Loader<Tile>(p, shared, barriers).LoadAll(); },
+                   [&] { ComputeRows<T, Tile>(p.call, shared, barriers); });
   } else {
     __trap();
   }
