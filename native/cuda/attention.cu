@@ -101,7 +101,7 @@ struct MaskScratch {
   int4* boundsMap;
   uint8_t* seeing;
   int2* ranges;
-  int* counter;  // of row blocks that are taken; the ranges kernel sets it to 0
+  int* counter;  // of the work that is taken; 0 before a kernel takes any
 };
 
 // The smallest blockQ of all kernels that use ranges.
@@ -326,7 +326,6 @@ struct BackwardScratch {
   float* reference;
   float* weight;
   float* rowShift;
-  int* counter;
 };
 
 BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
@@ -336,7 +335,6 @@ BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
   s.reference = scratch.Take<float>(p.B * p.H * p.Sq);
   s.weight = scratch.Take<float>(p.B * p.H * p.Sq);
   s.rowShift = scratch.Take<float>(p.B * p.H * p.Sq);
-  s.counter = scratch.Take<int>(1);
   return s;
 }
 
@@ -353,7 +351,7 @@ void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, const 
                              s.weight,
                              s.rowShift,
                              rowFacts,
-                             s.counter};
+                             s.mask.counter};
   const int64_t blocks = CeilDivide(p.B * p.H * p.Sq, kRowsThreads / 32);
   RowsKernel<T, DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
 }
@@ -368,7 +366,7 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   params.dOut = dOut;
   params.mask = MaskOf(p, s.mask);
   params.ranges = s.mask.ranges;
-  params.counter = s.counter;
+  params.counter = s.mask.counter;
   params.reference = s.reference;
   params.weight = s.weight;
   params.rowShift = s.rowShift;
