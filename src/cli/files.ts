@@ -1,6 +1,8 @@
 /** @file Small helpers for files. */
-import {readFileSync, readdirSync, renameSync, writeFileSync} from 'node:fs';
+import {createHash} from 'node:crypto';
+import {createReadStream, readFileSync, readdirSync, renameSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {pipeline} from 'node:stream/promises';
 
 /** Paths of all files below a folder. */
 export function filesBelow(folder: string): string[] {
@@ -23,4 +25,11 @@ export function readJson(path: string): unknown {
 export function writeJson(path: string, value: unknown): void {
   writeFileSync(`${path}.new`, `${JSON.stringify(value, null, 2)}\n`);
   renameSync(`${path}.new`, path);
+}
+
+/** SHA-256 of a file's bytes, in hexadecimal. */
+export async function sha256OfFile(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(path, {highWaterMark: 2 ** 20}), hash);
+  return hash.digest('hex');
 }

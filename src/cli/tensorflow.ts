@@ -5,14 +5,12 @@
  * libraries next to itself (`$ORIGIN/../nvidia/cublas/lib`). The folder is made under another name, wheel by wheel, and
  * renamed when it is complete. After an interruption, the next process uses the wheels that are already finished.
  */
-import {createHash} from 'node:crypto';
-import {createReadStream, existsSync, readFileSync, readdirSync, renameSync, rmSync, statSync} from 'node:fs';
+import {existsSync, readFileSync, readdirSync, renameSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
-import {pipeline} from 'node:stream/promises';
 import * as z from 'zod/mini';
 import {cacheFolder, makeCacheFolder, whyNotOwn} from '../node_webgpu/cache_folder.js';
 import {makeFolder} from '../node_webgpu/make_folder.js';
-import {filesBelow, readJson, writeJson} from './files.js';
+import {filesBelow, readJson, sha256OfFile, writeJson} from './files.js';
 import {withLock} from './lock.js';
 import {TENSORFLOW_VERSION, pinnedCuda, pinnedHashes} from './pinned_wheels.js';
 import {downloadWheel, findPip} from './pip.js';
@@ -94,12 +92,6 @@ export function libraryFolders(folder: string): string[] {
   return [join(folder, 'tensorflow'), ...parts.filter((part) => existsSync(part)).sort()];
 }
 
-async function sha256(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  await pipeline(createReadStream(path, {highWaterMark: 1 << 20}), hash);
-  return hash.digest('hex');
-}
-
 /**
  * The files of a wheel that are kept: libraries, the C API's headers and the headers that these include, and the CUDA
  * tools that the libraries use at run time.
@@ -152,7 +144,7 @@ class Fetching {
   private async download(requirement: string): Promise<{wheel: string; sum: string}> {
     const kept = this.kept(requirement);
     if (kept !== null) {
-      const sum = await sha256(kept);
+      const sum = await sha256OfFile(kept);
       if ((await this.damage(kept, sum, requirement)) === null) {
         this.output.say(`Using ${kept.split('/').at(-1)}, which an earlier run downloaded.`);
         return {wheel: kept, sum};
@@ -161,7 +153,7 @@ class Fetching {
     }
     const wanted = {requirement, platform: this.choice.platform, folder: this.downloads};
     const wheel = await downloadWheel(await findPip(), wanted, this.output);
-    const sum = await sha256(wheel);
+    const sum = await sha256OfFile(wheel);
     const damage = await this.damage(wheel, sum, requirement);
     if (damage !== null) {
       rmSync(wheel);

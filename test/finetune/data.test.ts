@@ -12,7 +12,8 @@ import {expect} from 'chai';
 import fc from 'fast-check';
 import {type Batch, toBatch} from '../../examples/finetune/data/batch.js';
 import {type Encoding, encodeComparison, encodeConversation} from '../../examples/finetune/data/encode.js';
-import {type ReadOptions, fileFingerprint, readJsonItems} from '../../examples/finetune/data/json_stream.js';
+import {sha256OfFile} from '../../src/cli/files.js';
+import {type ReadOptions, readJsonItems} from '../../examples/finetune/data/json_stream.js';
 import {packSamples} from '../../examples/finetune/data/packing.js';
 import {parseRecord} from '../../examples/finetune/data/records.js';
 import {type Position, type RowSettings, RowSource} from '../../examples/finetune/data/rows.js';
@@ -210,10 +211,10 @@ describe('examples/finetune/data: JSON files', () => {
 
   it('has a fingerprint that every byte changes', async () => {
     const [one, same, other] = [write('{"a": 1}'), write('{"a": 1}'), write('{"a": 2}')];
-    expect(await fileFingerprint(one))
-      .to.equal(await fileFingerprint(same))
+    expect(await sha256OfFile(one))
+      .to.equal(await sha256OfFile(same))
       .and.match(/^[0-9a-f]{64}$/);
-    expect(await fileFingerprint(one)).not.to.equal(await fileFingerprint(other));
+    expect(await sha256OfFile(one)).not.to.equal(await sha256OfFile(other));
   });
 });
 

@@ -1,8 +1,8 @@
 /** @file Everything that a training run needs, opened and checked before its first step. */
 import {join} from 'node:path';
+import {sha256OfFile} from '../../../src/cli/files.js';
 import type {Batch} from '../data/batch.js';
 import type {RowSettings} from '../data/rows.js';
-import {fileFingerprint} from '../data/json_stream.js';
 import {ChatTokenizer} from '../data/tokenizer.js';
 import type {Device} from '../device.js';
 import type {Session} from '../io.js';
@@ -60,7 +60,7 @@ export async function prepareRun(options: TrainOptions, session: Session, opened
   const file = await dataPath(options.data, io);
   const rows = rowSettings(file, options, files.config);
   const epoch = await countEpoch(rows, tokenizer, io);
-  const data = {'data file': await fileFingerprint(file), 'data as tokens': epoch.sha256};
+  const data = {'data file': await sha256OfFile(file), 'data as tokens': epoch.sha256};
   const identity = {
     settings: {...settingsOf(options), ...data},
     baseModel: {origin: files.origin, fingerprint: await fingerprint(files)},

@@ -1,5 +1,4 @@
 /** @file Reads JSON lines and JSON lists item by item, so that memory never holds a whole file. */
-import {createHash} from 'node:crypto';
 import {createReadStream} from 'node:fs';
 import {stat} from 'node:fs/promises';
 
@@ -62,13 +61,6 @@ export async function* readJsonItems(path: string, options: ReadOptions = {}): A
       onBad(problem);
     }
   }
-}
-
-/** sha256 of a file, to tell whether it is still the file that a run started with. */
-export async function fileFingerprint(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  for await (const piece of pieces(path)) hash.update(piece);
-  return hash.digest('hex');
 }
 
 /** The problem of one item, as opposed to the file. */

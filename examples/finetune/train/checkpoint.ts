@@ -6,6 +6,7 @@
 import {existsSync} from 'node:fs';
 import {lstat, readdir, rm} from 'node:fs/promises';
 import {basename, join} from 'node:path';
+import {sha256OfFile} from '../../../src/cli/files.js';
 import {makeFolder} from '../../../src/node_webgpu/make_folder.js';
 import type {HostTensor} from '../host_tensor.js';
 import {processIo} from '../io.js';
@@ -21,7 +22,7 @@ import {
   temporaryFolders,
 } from './checkpoint_folders.js';
 import {OPTIMIZER_FILE, type RunIdentity, type TrainerState, readState, writeState} from './checkpoint_state.js';
-import {sha256OfFile, syncFolder} from './durable_files.js';
+import {syncFolder} from './durable_files.js';
 import type {Fingerprint} from './fingerprint.js';
 
 export interface CheckpointParts {

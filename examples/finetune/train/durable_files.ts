@@ -1,8 +1,5 @@
 /** @file Writes files that survive a power cut: it calls `fsync` before it reports them as written. */
-import {createHash} from 'node:crypto';
-import {createReadStream} from 'node:fs';
 import {type FileHandle, open} from 'node:fs/promises';
-import {pipeline} from 'node:stream/promises';
 
 /** Writes text to a new file and flushes it to the disk. */
 async function writeDurably(path: string, text: string): Promise<void> {
@@ -22,13 +19,6 @@ export async function syncFolder(folder: string): Promise<void> {
   if (process.platform !== 'win32') {
     await withFile(folder, 'r', (handle) => handle.sync());
   }
-}
-
-/** SHA-256 of a file's bytes, in hexadecimal. */
-export async function sha256OfFile(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  await pipeline(createReadStream(path, {highWaterMark: 2 ** 20}), hash);
-  return hash.digest('hex');
 }
 
 async function withFile(path: string, flags: string, use: (file: FileHandle) => Promise<void>): Promise<void> {

@@ -1,10 +1,11 @@
 /** @file DPO's reference: the log-probabilities of the answers before training, without a second model in memory. */
 import * as tf from '@tensorflow/tfjs';
 import {z} from 'zod';
+import {sha256OfFile} from '../../../src/cli/files.js';
 import type {Batch} from '../data/batch.js';
 import {readJsonFile} from '../read_file.js';
 import {type AttentionKind, attentionOf} from './attention.js';
-import {sha256OfFile, writeJson} from './durable_files.js';
+import {writeJson} from './durable_files.js';
 import {type Reference, batchLogProbs} from './objectives/dpo.js';
 import type {TrainedModel} from './trained_model.js';
 

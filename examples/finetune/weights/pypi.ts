@@ -3,9 +3,9 @@ import {closeSync, existsSync, openSync, renameSync, rmSync, writeFileSync, writ
 import {join} from 'node:path';
 import {gunzipSync} from 'node:zlib';
 import {Unzip, UnzipInflate} from 'fflate';
+import {sha256OfFile} from '../../../src/cli/files.js';
 import {cacheFolder} from '../../../src/node_webgpu/cache_folder.js';
 import type {Io} from '../io.js';
-import {sha256OfFile} from '../train/durable_files.js';
 import {type PinnedFile, pinnedFile} from '../pinned_download.js';
 import {downloadBar} from '../train/progress.js';
 

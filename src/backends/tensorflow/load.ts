@@ -7,6 +7,7 @@ import {existsSync, readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {dirname, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
+import {remember} from '../../call/remember.js';
 import {VERSION} from '../../call/version.js';
 
 /** The contents of the addon, and the hardware that it finds on this machine. */
@@ -126,12 +127,7 @@ const reasons = new WeakMap<TensorFlowBackend, {reason: string | null}>();
  * reason why not.
  */
 export function whyNotNative(backend: TensorFlowBackend): string | null {
-  let known = reasons.get(backend);
-  if (!known) {
-    known = {reason: tryToRegister(backend)};
-    reasons.set(backend, known);
-  }
-  return known.reason;
+  return remember(reasons, backend, () => ({reason: tryToRegister(backend)})).reason;
 }
 
 function tryToRegister(backend: TensorFlowBackend): string | null {
