@@ -6,6 +6,7 @@ import {execFileSync} from 'node:child_process';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {flashMaskAttention, masks} from '../../src/entries/index.js';
+import {traced} from '../../src/entries/node.js';
 import {devices} from '../support/devices.js';
 import {integer, seeded} from '../support/random.js';
 
@@ -32,14 +33,20 @@ function inputsOf({B, S, H, Hkv, D}: Shape, seed: number): Four {
   return [make(H, 0), make(Hkv, 1), make(Hkv, 2), make(H, 3)] as Four;
 }
 
-/** out, dq, dk and dv. */
-function attend([q, k, v, dOut]: Four, S: number): tf.Tensor[] {
+/** Attention of q, k and v. */
+type Attention = (...inputs: tf.Tensor[]) => tf.Tensor;
+
+function attentionOf(S: number): Attention {
   const lengths = [Math.floor(S / 3), S - Math.floor(S / 3)];
-  const run = (x: tf.Tensor, y: tf.Tensor, z: tf.Tensor) =>
-    flashMaskAttention(x as tf.Tensor4D, y as tf.Tensor4D, z as tf.Tensor4D, masks.causalDocument(lengths), {
+  return (q, k, v) =>
+    flashMaskAttention(q as tf.Tensor4D, k as tf.Tensor4D, v as tf.Tensor4D, masks.causalDocument(lengths), {
       deterministic: true,
     });
-  const {value, grads} = tf.valueAndGrads(run)([q, k, v], dOut);
+}
+
+/** out, dq, dk and dv. */
+function attend([q, k, v, dOut]: Four, attention: Attention): tf.Tensor[] {
+  const {value, grads} = tf.valueAndGrads(attention)([q, k, v], dOut);
   return [value, ...grads];
 }
 
@@ -65,13 +72,13 @@ suite(`on a GPU through tfjs-node${gpu?.skip ? ` (${gpu.skip})` : ''}`, () => {
     it(`deterministic gradients have the same bits in 1,000 runs, D ${D}`, async () => {
       const shape = {B: 2, S: 611, H: 8, Hkv: 2, D};
       const inputs = inputsOf(shape, 1);
-      const first = attend(inputs, shape.S);
+      const first = attend(inputs, attentionOf(shape.S));
       for (const x of first) {
         expect(Number.isFinite((await tf.sum(x).data())[0]), 'finite results').to.equal(true);
       }
       let differences = tf.scalar(0);
       for (let i = 1; i < 1000; i++) {
-        differences = tf.tidy(() => tf.add(differences, countDifferences(attend(inputs, shape.S), first)));
+        differences = tf.tidy(() => tf.add(differences, countDifferences(attend(inputs, attentionOf(shape.S)), first)));
       }
       expect((await differences.data())[0]).to.equal(0);
       tf.dispose([...inputs, ...first]);
@@ -83,10 +90,29 @@ suite(`on a GPU through tfjs-node${gpu?.skip ? ` (${gpu.skip})` : ''}`, () => {
     for (let round = 0; round < 60; round++) {
       const [S, H] = [integer(random, 30, 900), integer(random, 1, 6)];
       const shape = {B: integer(random, 1, 4), S, H: 2 * H, Hkv: H, D: 8 * integer(random, 1, 17)};
-      const expected = await inSteps(shape, round);
-      const actual = withoutWaiting(shape, round, random);
+      const expected = await inSteps(shape, attentionOf(S), round);
+      const actual = withoutWaiting(shape, attentionOf(S), round, random);
       expect((await countDifferences(actual, expected).data())[0], `round ${round}`).to.equal(0);
       tf.dispose([...expected, ...actual]);
+    }
+  });
+
+  it('keeps that order inside functions', async () => {
+    const random = seeded('order in functions');
+    for (let round = 0; round < 15; round++) {
+      const [S, H] = [integer(random, 30, 900), integer(random, 1, 6)];
+      const shape = {B: integer(random, 1, 4), S, H: 2 * H, Hkv: H, D: 8 * integer(random, 1, 17)};
+      const mixed: Attention = (...inputs) => tf.tidy(() => attentionOf(S)(...mix(inputs)));
+      const expected = await inSteps(shape, mixed, round);
+      const fn = traced(({q, k, v}) => mixed(q, k, v));
+      // The first calls run one operation after another, later ones functions.
+      for (let call = 0; call < 6; call++) {
+        const actual = withoutWaiting(shape, (q, k, v) => fn({q, k, v}), round, random);
+        expect((await countDifferences(actual, expected).data())[0], `round ${round}, call ${call}`).to.equal(0);
+        tf.dispose(actual);
+      }
+      fn.dispose();
+      tf.dispose(expected);
     }
   });
 
@@ -118,11 +144,11 @@ suite(`on a GPU through tfjs-node${gpu?.skip ? ` (${gpu.skip})` : ''}`, () => {
 });
 
 /** The results of a round that waits after each step. */
-async function inSteps(shape: Shape, seed: number): Promise<tf.Tensor[]> {
+async function inSteps(shape: Shape, attention: Attention, seed: number): Promise<tf.Tensor[]> {
   const inputs = inputsOf(shape, seed);
-  const mixed = mix(inputs);
+  const mixed = mix(inputs) as Four;
   await settle();
-  const results = attend(mixed, shape.S);
+  const results = attend(mixed, attention);
   await settle();
   tf.dispose([...inputs, ...mixed]);
   return results;
@@ -132,7 +158,7 @@ async function inSteps(shape: Shape, seed: number): Promise<tf.Tensor[]> {
  * The same results without waiting, with other work before, between and after, and with memory that is freed and reused
  * at once.
  */
-function withoutWaiting(shape: Shape, seed: number, random: () => number): tf.Tensor[] {
+function withoutWaiting(shape: Shape, attention: Attention, seed: number, random: () => number): tf.Tensor[] {
   const side = integer(random, 64, 1500);
   const other = (): tf.Tensor =>
     tf.tidy(() => {
@@ -142,8 +168,8 @@ function withoutWaiting(shape: Shape, seed: number, random: () => number): tf.Te
   const noise = [other()];
   const inputs = inputsOf(shape, seed);
   if (random() < 0.5) noise.push(other());
-  const mixed = mix(inputs);
-  const results = attend(mixed, shape.S);
+  const mixed = mix(inputs) as Four;
+  const results = attend(mixed, attention);
   // The fills that reuse this memory must not write to it before the kernels have read it.
   const shapes = mixed.map(({shape: sizes}) => sizes);
   tf.dispose([...inputs, ...mixed]);
@@ -156,14 +182,14 @@ function withoutWaiting(shape: Shape, seed: number, random: () => number): tf.Te
 }
 
 /** The inputs after some TensorFlow ops, which are slow enough for wrongly ordered kernels to overtake them. */
-function mix(inputs: Four): Four {
+function mix(inputs: tf.Tensor[]): tf.Tensor[] {
   return inputs.map((x) =>
     tf.tidy(() => {
       let y: tf.Tensor = x;
       for (let i = 0; i < 5; i++) y = tf.tanh(tf.mul(y, 1.1));
       return y;
     }),
-  ) as Four;
+  );
 }
 
 function memoryBytes(): number {
