@@ -105,13 +105,10 @@ function verbatim(device: Device): void {
 
     it(`${value} in keys and values of padding is not seen`, async () => {
       const {out, lse, dq, dk, dv} = await run(oneOfTwo, {k: [1, value], v: [1, value]}, [2, 2]);
-      expect({out, lse, dq, dk, dv}).to.deep.equal({
-        out: [1, 0],
-        lse: [1, -Infinity],
-        dq: [0, 0],
-        dk: [0, 0],
-        dv: [1, 0],
-      });
+      expect({out, dq, dk, dv}).to.deep.equal({out: [1, 0], dq: [0, 0], dk: [0, 0], dv: [1, 0]});
+      // Some devices round the query times log2(e) to 16 bits.
+      expect(lse[0]).to.be.closeTo(1, coarseOn(device) ? 2 ** -11 : 0);
+      expect(lse[1]).to.equal(-Infinity);
     });
 
     it(`${value} in the query of a row that sees no key does not reach the keys`, async () => {

@@ -15,8 +15,8 @@ import {oracle} from '../support/oracle.js';
 
 /** Precision of the operands of the products, in bits. */
 const BITS = {auto: 24, float32: 24, float16: 11, bfloat16: 8} as const;
-/** See `kernels.test.ts`. */
-const CUT_OFF_FACTOR = 8;
+/** See `kernels.test.ts`; large scores make more of what is cut off. */
+const CUT_OFF_FACTOR = 10;
 
 describe('large scores', () => {
   onEachDevice((device) => {
@@ -43,12 +43,36 @@ describe('large scores', () => {
       for (const largest of LARGEST) {
         it(`48 queries and keys, causal, scores to ${largest.toExponential()}${inPrecision}`, async () => {
           const prepared = causalScores(largest);
-          await expectRight(device, prepared, await run(device, prepared, precision), precision);
+          const actual = await run(device, prepared, precision);
+          expectMeans(prepared, actual);
+          if (isDecided(largest, precision)) await expectRight(device, prepared, actual, precision);
         });
       }
     }
   });
 });
+
+/**
+ * Whether the weights of scores up to `largest` are decided: with operands of 16 bits the error of larger scores is not
+ * small beside 1, so a device may give the weight to another key than dense attention does.
+ */
+function isDecided(largest: number, precision?: Precision): boolean {
+  return precision === undefined || precision === 'float32' || largest < 2 ** BITS[precision];
+}
+
+/** Each output is a mean of the values that its query sees. */
+function expectMeans({call}: Prepared, {out}: ActualResult): void {
+  const {v, Sq, H, Dv} = call;
+  for (let channel = 0; channel < H * Dv; channel++) {
+    let [least, most] = [Infinity, -Infinity];
+    for (let row = 0; row < Sq; row++) {
+      const at = row * H * Dv + channel;
+      [least, most] = [Math.min(least, v[at]), Math.max(most, v[at])];
+      const slack = 2 ** -7 * Math.max(Math.abs(least), Math.abs(most));
+      expect(out![at], `row ${row}, channel ${channel}`).to.be.within(least - slack, most + slack);
+    }
+  }
+}
 
 /** The gradient of a key's value is its weight, because the gradient of the output is 1. */
 function expectShared({dv}: ActualResult, keys: number): void {
