@@ -1,6 +1,7 @@
 /**
  * @file The packed package in pages built by bundlers: each entry must keep its registrations, even if the page only
- * calls the chained op. esbuild runs always; Rollup, Vite and webpack with `npm run test:all`.
+ * calls the chained op. esbuild runs always; Rollup, Vite, webpack and Parcel with
+ * `npm run test:all`.
  */
 import {spawnSync} from 'node:child_process';
 import {createRequire} from 'node:module';
@@ -39,6 +40,21 @@ const bundlers: Record<string, Bundler> = {
       await build({root: '.', configFile: false, logLevel: 'warn', build: {outDir: 'out', target: 'es2022', modulePreload: false,
         chunkSizeWarningLimit: 1e5, rollupOptions: {input: 'page.js', output}}});`;
     return run(folder, ['--input-type=module', '-e', script]);
+  },
+  Parcel: async (folder) => {
+    const script = `
+      const {Parcel} = require('${NESTED}/node_modules/@parcel/core');
+      const target = {distDir: 'out', context: 'browser', outputFormat: 'esmodule', engines: {browsers: 'Chrome 120'}};
+      const options = {entries: 'page.js', mode: 'production', targets: {page: target}, shouldDisableCache: true, shouldAutoInstall: false,
+        defaultConfig: '${NESTED}/node_modules/@parcel/config-default'};
+      new Parcel(options).run().then(
+        () => process.exit(),
+        ({diagnostics}) => {
+          console.error(JSON.stringify(diagnostics));
+          process.exit(1);
+        },
+      );`;
+    return run(folder, ['-e', script]);
   },
   webpack: async (folder) => {
     const script = `
@@ -104,7 +120,11 @@ for (const [name, bundle] of Object.entries(bundlers)) {
         if (entry.endsWith('webgpu')) packages.push('tfjs-backend-webgpu');
         packages.forEach((package_) => project.link(`@tensorflow/${package_}`));
         project.link('linkedom');
-        project.write('package.json', '{"name": "a-page", "private": true, "type": "module"}');
+        // docs/packages.md says why Parcel needs the first. tfjs-core names the others, and does not use them in a page;
+        // in a user's project Parcel installs them.
+        const alias = {process: false, util: false, buffer: false};
+        const parcel = name === 'Parcel' && {'@parcel/resolver-default': {packageExports: true}, alias};
+        project.write('package.json', JSON.stringify({name: 'a-page', private: true, type: 'module', ...parcel}));
         project.write('page.js', pages[entry]);
         expect(await bundle(project.folder)).to.deep.equal([]);
         expect((await project.run('run.mjs', RUN)).stdout).to.include(results[entry]);
