@@ -5,7 +5,7 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {onSoftwareAdapter, useWasm} from './devices.js';
-import type {AttentionCall, AttentionResult} from './oracle.js';
+import {type AttentionCall, type AttentionResult, type OracleResult, resultNames} from './oracle.js';
 
 const MASKED = -1e30;
 
@@ -23,6 +23,25 @@ export async function denseFloat32(call: AttentionCall, bits = 24): Promise<Atte
   const result = await denseHere(call, bits);
   await tf.setBackend(backend);
   return result;
+}
+
+/**
+ * The same, each number the farthest from `expected` of several draws. Products that read few bits round q times
+ * another factor in each draw, as kernels also do. In a result of few elements a single rounding would be luck.
+ */
+export async function worstDense(call: AttentionCall, bits: number, expected: OracleResult): Promise<AttentionResult> {
+  const worst = await denseFloat32(call, bits);
+  if (bits === 24) return worst;
+  for (const factor of [0.7, 0.8, 0.9]) {
+    const scaled = Float32Array.from(call.q, (x) => x * factor);
+    const draw = await denseFloat32({...call, q: scaled, scale: call.scale / factor}, bits);
+    draw.dq = draw.dq.map((x) => x * factor);
+    for (const name of resultNames) {
+      const error = (x: number, i: number): number => Math.abs(x - expected[name][i]);
+      worst[name] = worst[name].map((x, i) => (error(draw[name][i], i) > error(x, i) ? draw[name][i] : x));
+    }
+  }
+  return worst;
 }
 
 async function denseHere(call: AttentionCall, bits: number): Promise<AttentionResult> {
