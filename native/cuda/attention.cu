@@ -320,6 +320,9 @@ size_t LayOutForward(const Problem& p, void* base, Inputs16* in, MaskScratch* ma
   return scratch.bytes();
 }
 
+// Rows that the copy engine may read for a head: whole query blocks of every kernel.
+int64_t RowsOfHead(const Problem& p) { return CeilDivide(p.Sq, 128) * 128; }
+
 struct BackwardScratch {
   uint32_t* facts;
   MaskScratch mask;
@@ -332,9 +335,9 @@ BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
   BackwardScratch s;
   s.facts = TakeFacts(p, scratch);
   s.mask = TakeMask(p, scratch);
-  s.reference = scratch.Take<float>(p.B * p.H * p.Sq);
-  s.weight = scratch.Take<float>(p.B * p.H * p.Sq);
-  s.rowShift = scratch.Take<float>(p.B * p.H * p.Sq);
+  s.reference = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
+  s.weight = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
+  s.rowShift = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
   return s;
 }
 
@@ -347,12 +350,13 @@ void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, const 
                              dOutFacts,
                              reinterpret_cast<const float2*>(rowStats),
                              dLse,
+                             static_cast<int>(RowsOfHead(p)),
                              s.reference,
                              s.weight,
                              s.rowShift,
                              rowFacts,
                              s.mask.counter};
-  const int64_t blocks = CeilDivide(p.B * p.H * p.Sq, kRowsThreads / 32);
+  const int64_t blocks = CeilDivide(p.B * p.H * RowsOfHead(p), kRowsThreads / 32);
   RowsKernel<T, DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
 }
 
@@ -367,6 +371,7 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   params.mask = MaskOf(p, s.mask);
   params.ranges = s.mask.ranges;
   params.counter = s.mask.counter;
+  params.rowsOfHead = static_cast<int>(RowsOfHead(p));
   params.reference = s.reference;
   params.weight = s.weight;
   params.rowShift = s.rowShift;

@@ -71,14 +71,12 @@ __device__ inline void Backward(const BackwardParams& p) {
     const T* dOut = static_cast<const T*>(p.dOut.data) + b * p.dOut.batch + h * p.dOut.head + r0 * p.dOut.row;
     CopyParts<kParts, kBlockQ, kD, kThreads>(to, q, p.q, Sq - r0);
     CopyParts<kParts, kBlockQ, kD, kThreads>(to + Tile::kQueryBytes, dOut, p.dOut, Sq - r0);
-    const int64_t row = static_cast<int64_t>(b * H + h) * Sq + r0;
+    const int64_t row = static_cast<int64_t>(b * H + h) * p.rowsOfHead + r0;
     const uint32_t stats = base + kStatsAt + stage * 3 * Tile::kStatBytes;
-    for (int i = threadIdx.x; i < kBlockQ; i += kThreads) {
-      const bool valid = r0 + i < Sq;  // other rows are zeros, with weights of 0
-      const int64_t from = valid ? row + i : 0;
-      CopyAsync4(stats + i * 4, p.reference + from, valid);
-      CopyAsync4(stats + Tile::kStatBytes + i * 4, p.weight + from, valid);
-      CopyAsync4(stats + 2 * Tile::kStatBytes + i * 4, p.rowShift + from, valid);
+    for (int i = 4 * threadIdx.x; i < kBlockQ; i += 4 * kThreads) {
+      CopyAsync16(stats + i * 4, p.reference + row + i, true);
+      CopyAsync16(stats + Tile::kStatBytes + i * 4, p.weight + row + i, true);
+      CopyAsync16(stats + 2 * Tile::kStatBytes + i * 4, p.rowShift + row + i, true);
     }
     CommitCopies();
   };

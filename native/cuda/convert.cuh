@@ -149,6 +149,7 @@ struct RowsParams {
   Facts dOutFacts;
   const float2* rowStats;  // [B, H, Sq]
   const float* dLse;       // [B, H, Sq]; null: zeros
+  int rowsOfHead;
   float* reference;
   float* weight;
   float* rowShift;
@@ -164,14 +165,19 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   const int Sq = p.sizes.Sq;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
   if (index == 0) *p.counter = 0;
-  if (index >= static_cast<int64_t>(p.sizes.B) * H * Sq) return;
-  const int row = index % Sq;
-  const int h = index / Sq % H;
-  const int b = index / Sq / H;
+  const int row = index % p.rowsOfHead;
+  const int64_t batchHead = index / p.rowsOfHead;
+  if (batchHead >= p.sizes.B * H) return;
+  if (row >= Sq) {
+    p.reference[index] = p.weight[index] = p.rowShift[index] = 0;
+    return;
+  }
+  const int h = batchHead % H;
+  const int b = batchHead / H;
   const float* out = p.out.data + b * p.out.batch + h * p.out.head + row * p.out.row;
   const DOut* dOut = static_cast<const DOut*>(p.dOut.data) + b * p.dOut.batch + h * p.dOut.head + row * p.dOut.row;
   const int keyBatchHead = b * p.sizes.Hkv + h / (H / p.sizes.Hkv);
-  const float2 stats = p.rowStats[index];
+  const float2 stats = p.rowStats[batchHead * Sq + row];
   const bool seesKeys = stats.y != 0;
   float sum = 0;
   if (seesKeys) {
@@ -183,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
   if (threadIdx.x % kWarp != 0) return;
   // A row that sees no key has weights of exactly 0, whatever its incoming gradient.
-  const float dLse = p.dLse == nullptr ? 0.f : p.dLse[index];
+  const float dLse = p.dLse == nullptr ? 0.f : p.dLse[batchHead * Sq + row];
   const float unit = PowerOfTwo(ExponentOf<1>(p.dOutFacts, keyBatchHead));
   const float rowShift = seesKeys ? sum * unit - dLse : 0.f;
   p.reference[index] = seesKeys ? stats.x : 0.f;

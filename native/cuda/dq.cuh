@@ -61,11 +61,11 @@ __device__ inline void Dq(const BackwardParams& p) {
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = at.r0 + warpRow + ElementRow(m, 2 * half);
-      const int64_t index = static_cast<int64_t>(at.batchHead) * Sq + row;
-      rows.reference[m][half] = row < at.r1 ? p.reference[index] : 0.f;
-      rows.weight[m][half] = row < at.r1 ? p.weight[index] : 0.f;
-      rows.rowShift[m][half] = row < at.r1 ? p.rowShift[index] : 0.f;
+      const int64_t index =
+          static_cast<int64_t>(at.batchHead) * p.rowsOfHead + at.r0 + warpRow + ElementRow(m, 2 * half);
+      rows.reference[m][half] = p.reference[index];
+      rows.weight[m][half] = p.weight[index];
+      rows.rowShift[m][half] = p.rowShift[index];
     }
   }
   float dq[kM][Tile::kD / 8][4];

@@ -130,18 +130,28 @@ __device__ inline void TakeRegisters() {
 
 // ---- Products. An operand in shared memory is a tile of pages of 64 channels (primitives.cuh). ----
 
-// A right or left operand whose rows are summed over the channels: rows of 128 bytes, groups of 8 rows 1,024 apart.
-__device__ inline uint64_t RowsDescriptor(uint32_t shared) {
-  constexpr uint64_t kLayout = (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16);
-  return kLayout | ((shared & 0x3ffff) >> 4);
-}
+// A descriptor of an operand: rows of 128 bytes, groups of 8 rows 1,024 bytes apart.
+class Descriptor {
+ public:
+  // Rows are summed over the channels.
+  static __device__ Descriptor OfRows(uint32_t shared) { return {shared, 1 << 16}; }
 
-// A right operand that is summed over its rows. Its pages of 64 channels are kPageBytes apart.
-template <int kPageBytes>
-__device__ inline uint64_t ColumnsDescriptor(uint32_t shared) {
-  constexpr uint64_t kLayout = (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{kPageBytes >> 4} << 16);
-  return kLayout | ((shared & 0x3ffff) >> 4);
-}
+  // The operand is summed over its rows. Its pages of 64 channels are kPageBytes apart.
+  template <int kPageBytes>
+  static __device__ Descriptor OfColumns(uint32_t shared) {
+    return {shared, kPageBytes >> 4 << 16};
+  }
+
+  // The part of the operand that begins `bytes` later.
+  __device__ uint64_t At(int bytes) const { return (kUpper << 32) | (lower_ + (bytes >> 4)); }
+
+ private:
+  static constexpr uint64_t kUpper = (1 << 30) | (1024 >> 4);
+
+  __device__ Descriptor(uint32_t shared, uint32_t pages) : lower_(pages | ((shared & 0x3ffff) >> 4)) {}
+
+  uint32_t lower_;
+};
 
 // Begins products: the registers of accumulators and left operands are as the threads have written them.
 __device__ inline void FenceProducts() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -231,12 +241,14 @@ FLASHMASK_PRODUCTS(__nv_bfloat16, "bf16")
 // kRowsA and kRowsB rows.
 template <class T, int kD, int kRowsA, int kRowsB, int kN>
 __device__ inline void IssueTransposed(float (&acc)[kN][4], uint32_t a, uint32_t b) {
+  const Descriptor left = Descriptor::OfRows(a);
+  const Descriptor right = Descriptor::OfRows(b);
   Pin(acc);
   FenceProducts();
 #pragma unroll
   for (int k = 0; k < kD / 16; ++k) {
-    Product16<false>(acc, RowsDescriptor(a + k / 4 * (kRowsA * kPageRowBytes) + k % 4 * 32),
-                     RowsDescriptor(b + k / 4 * (kRowsB * kPageRowBytes) + k % 4 * 32), k != 0, T());
+    Product16<false>(acc, left.At(k / 4 * (kRowsA * kPageRowBytes) + k % 4 * 32),
+                     right.At(k / 4 * (kRowsB * kPageRowBytes) + k % 4 * 32), k != 0, T());
   }
   CommitProducts();
 }
@@ -244,12 +256,11 @@ __device__ inline void IssueTransposed(float (&acc)[kN][4], uint32_t a, uint32_t
 // Issues acc += W B, summed over kSteps times 16 rows of B, a tile of kRowsB rows.
 template <class T, int kRowsB, int kSteps, int kN>
 __device__ inline void IssueFromRegisters(float (&acc)[kN][4], const uint32_t (&left)[kSteps][4], uint32_t b) {
+  const Descriptor right = Descriptor::OfColumns<kRowsB * kPageRowBytes>(b);
   Pin(acc);
   FenceProducts();
 #pragma unroll
-  for (int k = 0; k < kSteps; ++k) {
-    Product16<true>(acc, left[k], ColumnsDescriptor<kRowsB * kPageRowBytes>(b + k * 16 * kPageRowBytes), true, T());
-  }
+  for (int k = 0; k < kSteps; ++k) Product16<true>(acc, left[k], right.At(k * 16 * kPageRowBytes), true, T());
   CommitProducts();
 }
 

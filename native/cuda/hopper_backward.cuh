@@ -91,7 +91,6 @@ __device__ inline KeyBlock TakenKeys(int work, const Sizes& s, const Mask& mask)
 template <class Tile>
 struct BackwardLoader {
   const HopperBackwardParams& p;
-  uint8_t* memory;
   uint32_t shared;
   QueryEntry* entries;
   BackwardBarriers<Tile> barriers;
@@ -100,7 +99,6 @@ struct BackwardLoader {
 
   __device__ BackwardLoader(const HopperBackwardParams& p, uint8_t* shared, BackwardBarriers<Tile> barriers)
       : p(p),
-        memory(shared),
         shared(SharedAddress(shared)),
         entries(reinterpret_cast<QueryEntry*>(shared + Tile::kEntriesAt)),
         barriers(barriers) {}
@@ -130,32 +128,18 @@ struct BackwardLoader {
     const BackwardParams& call = p.call;
     const int h = keys.keyHead * keys.group + entry.head;
     const int r0 = entry.block * Tile::kBlockQ;
-    const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.sizes.Sq + r0;
-    const int lane = threadIdx.x % kWarp;
-    // Rows past the end are zeros, with weights of 0. These loads take as long as the wait for the stage.
-    float terms[3][Tile::kBlockQ / kWarp];
-#pragma unroll
-    for (int i = 0; i < Tile::kBlockQ / kWarp; ++i) {
-      const int at = i * kWarp + lane;
-      const bool valid = r0 + at < call.sizes.Sq;
-      terms[0][i] = valid ? call.reference[row + at] : 0.f;
-      terms[1][i] = valid ? call.weight[row + at] : 0.f;
-      terms[2][i] = valid ? call.rowShift[row + at] : 0.f;
-    }
+    const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.rowsOfHead + r0;
     WaitParity(barriers.free(place.stage), place.parity ^ 1);
-    float* stats = reinterpret_cast<float*>(memory + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes);
-#pragma unroll
-    for (int which = 0; which < 3; ++which) {
-#pragma unroll
-      for (int i = 0; i < Tile::kBlockQ / kWarp; ++i) stats[which * Tile::kBlockQ + i * kWarp + lane] = terms[which][i];
-    }
-    __syncwarp();
     if (IsFirstLane()) {
-      const uint32_t queriesFull = barriers.queriesFull(place.stage);
+      const uint32_t full = barriers.queriesFull(place.stage);
+      const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
       entries[place.stage] = entry;
-      ArriveExpecting(queriesFull, Tile::kQueryBytes);
-      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, queriesFull,
-                                         r0, h, keys.b);
+      ArriveExpecting(full, Tile::kQueryBytes + 3 * Tile::kStatBytes);
+      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
+                                         keys.b);
+      CopyBulk(stats, call.reference + row, Tile::kStatBytes, full);
+      CopyBulk(stats + Tile::kStatBytes, call.weight + row, Tile::kStatBytes, full);
+      CopyBulk(stats + 2 * Tile::kStatBytes, call.rowShift + row, Tile::kStatBytes, full);
       ArriveExpecting(barriers.dOutFull(place.stage), Tile::kQueryBytes);
       CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kDOutAt + place.stage * Tile::kQueryBytes, &p.dOut,
                                          barriers.dOutFull(place.stage), r0, h, keys.b);
@@ -244,8 +228,9 @@ __device__ inline uint32_t KeptTransposed(const Dropout& d, int batchHead, int r
   return kept;
 }
 
-// The work of a warpgroup that computes.
-template <class T, class Tile>
+// The work of a warpgroup that computes. Dropout is a parameter because it needs registers, which others do not have to
+// spare.
+template <class T, class Tile, bool kDrops>
 __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* shared,
                                    BackwardBarriers<Tile> barriers) {
   constexpr int kBlockQ = Tile::kBlockQ;
@@ -355,9 +340,8 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
           }
         }
         uint32_t left[kN / 2][4];
-        const bool drops = p.dropout.threshold != 0;
         uint32_t kept = ~0u;  // 4 bits for each block of 8 queries
-        if (drops) {
+        if constexpr (kDrops) {
           kept = 0;
           float keptWeights[kN][4];
 #pragma unroll
@@ -380,7 +364,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
           const float2 shift = stat(2, n);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const float product = drops && !(kept >> (n * 4 + i) & 1) ? 0.f : gradients[n][i];
+            const float product = kDrops && !(kept >> (n * 4 + i) & 1) ? 0.f : gradients[n][i];
             gradients[n][i] =
                 scores[n][i] * fmaf(product, factors.gradient, -(i % 2 == 1 ? shift.y : shift.x) * factors.offset);
           }
@@ -414,14 +398,15 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
       }
       FenceAsync();
       SyncThreads<Tile::kComputing>(1);
+      const auto dqLeft = Descriptor::OfColumns<kKeyPage>(gradientsTile + dqQueries * kKeyPage);
+      const auto dqRight = Descriptor::OfColumns<kKeyPage>(base + dqChannels * kKeyPage);
       float dq[8][4];
       Pin(dq);
       FenceProducts();
 #pragma unroll
       for (int k = 0; k < kBlockK / 16; ++k) {
         const int rows = k * 16 * kPageRowBytes;
-        Product16<true, true>(dq, ColumnsDescriptor<kKeyPage>(gradientsTile + dqQueries * kKeyPage + rows),
-                              ColumnsDescriptor<kKeyPage>(base + dqChannels * kKeyPage + rows), k != 0, T());
+        Product16<true, true>(dq, dqLeft.At(rows), dqRight.At(rows), k != 0, T());
       }
       CommitProducts();
       WaitProducts<1>();
@@ -446,7 +431,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
   if (adds) WaitBulkRead();
 }
 
-template <class T, class Tile>
+template <class T, class Tile, bool kDrops>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     HopperBackwardKernel(const __grid_constant__ HopperBackwardParams p) {
   if constexpr (kHopper) {
@@ -455,7 +440,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();
     RunRoles<Tile>([&] { BackwardLoader<Tile>(p, shared, barriers).LoadAll(); },
-                   [&] { ComputeKeys<T, Tile>(p, shared, barriers); });
+                   [&] { ComputeKeys<T, Tile, kDrops>(p, shared, barriers); });
   } else {
     __trap();
   }
@@ -473,7 +458,9 @@ cudaError_t LaunchHopperBackwardTile(const BackwardParams& call, cudaStream_t st
   if (error == cudaSuccess && call.accumulateDq) error = Describe<float>(&params.dq, call.dq, s.Sq, s.H, s.B, 64);
   if (error != cudaSuccess) return error;
   const int64_t works = int64_t{s.B} * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
-  return LaunchStaying<Tile>(HopperBackwardKernel<T, Tile>, params, works, stream);
+  const auto kernel =
+      call.dropout.threshold == 0 ? HopperBackwardKernel<T, Tile, false> : HopperBackwardKernel<T, Tile, true>;
+  return LaunchStaying<Tile>(kernel, params, works, stream);
 }
 
 template <class T>

@@ -94,8 +94,9 @@ struct BackwardParams {
   Mask mask;
   const int2* ranges;  // for the deterministic dq kernel
   int* counter;        // 0: thread blocks that stay take the next key block by it
-  // [B, H, Sq] each. A row's weights are 2^(score - reference) · weight / 2^kBackwardWeightShift; all three are 0 for
-  // rows that see no key.
+  // [B, H, rowsOfHead] each, with zeros from Sq on. A row's weights are 2^(score - reference) · weight /
+  // 2^kBackwardWeightShift; all three are 0 for rows that see no key.
+  int rowsOfHead;
   const float* reference;
   const float* weight;
   const float* rowShift;  // delta - dLse, with delta = rowsum(dO ∘ O)

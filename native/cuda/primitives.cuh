@@ -25,12 +25,6 @@ __device__ inline void CopyAsync16(uint32_t shared, const void* global, bool val
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes));
 }
 
-// The same for 4 bytes.
-__device__ inline void CopyAsync4(uint32_t shared, const void* global, bool valid) {
-  const int bytes = valid ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(bytes));
-}
-
 // Closes the group of copies that this thread has issued.
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;"); }
 
