@@ -120,8 +120,8 @@ for (const [name, bundle] of Object.entries(bundlers)) {
         if (entry.endsWith('webgpu')) packages.push('tfjs-backend-webgpu');
         packages.forEach((package_) => project.link(`@tensorflow/${package_}`));
         project.link('linkedom');
-        // docs/packages.md says why Parcel needs the first. tfjs-core names the others, and does not use them in a page;
-        // in a user's project Parcel installs them.
+        // docs/packages.md says why Parcel needs the first. The others tfjs-core names and does not use in a page; in a
+        // user's project Parcel installs them.
         const alias = {process: false, util: false, buffer: false};
         const parcel = name === 'Parcel' && {'@parcel/resolver-default': {packageExports: true}, alias};
         project.write('package.json', JSON.stringify({name: 'a-page', private: true, type: 'module', ...parcel}));
