@@ -95,7 +95,7 @@ export function segments(ids: Tensor, options?: SegmentBoundsOptions): Tensor4D 
 }
 
 /** A row after every query. A float32 holds it, as which WebGL keeps integers. */
-const AFTER_ALL_ROWS = 2 ** 24;
+export const AFTER_ALL_ROWS = 2 ** 24;
 
 const int = (value: number): Tensor => scalar(value, 'int32');
 
