@@ -37,7 +37,7 @@ function operandGradient(own: Operand, other: Operand | null, dy: Operand): Tens
   // What only the other operand has was summed before the product.
   const rest = other && sumOut(other, (label) => own.labels.includes(label) || dy.labels.includes(label));
   const seen = (label: string): boolean => dy.labels.includes(label) || (rest?.labels.includes(label) ?? false);
-  const kept = [...own.labels].filter(seen).join('');
+  const kept = Array.from(own.labels).filter(seen).join('');
   const gradient = rest
     ? einsum(`${dy.labels},${rest.labels}->${kept}`, dy.x, rest.x)
     : einsum(`${dy.labels}->${kept}`, dy.x);
@@ -47,6 +47,6 @@ function operandGradient(own: Operand, other: Operand | null, dy: Operand): Tens
 }
 
 function sumOut({labels, x}: Operand, keeps: (label: string) => boolean): Operand {
-  const axes = [...labels].flatMap((label, axis) => (keeps(label) ? [] : [axis]));
-  return {labels: [...labels].filter(keeps).join(''), x: axes.length > 0 ? sum(x, axes) : x};
+  const axes = Array.from(labels).flatMap((label, axis) => (keeps(label) ? [] : [axis]));
+  return {labels: Array.from(labels).filter(keeps).join(''), x: axes.length > 0 ? sum(x, axes) : x};
 }

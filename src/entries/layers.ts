@@ -12,3 +12,4 @@ export type {MaskConfig} from '../tf_layers/builder_mask.js';
 export {FlashMaskBounds, type FlashMaskBoundsArgs} from '../tf_layers/bounds_layer.js';
 export {type DecoderBlockArgs, transformerDecoderBlock} from '../tf_layers/decoder_block.js';
 export {KeyValueCache} from '../tf_layers/key_value_cache.js';
+export {fromKeras} from '../tf_layers/from_keras.js';

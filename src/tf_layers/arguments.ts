@@ -33,7 +33,7 @@ export interface FlashMaskMultiHeadAttentionArgs extends LayerArgs, WeightArgs {
   numKeyValueHeads?: number | null;
   /** Probability in [0, 1) that a weight is dropped in training. Default 0. */
   dropout?: number;
-  /** Key of the dropout generator. Call n of the layer uses seed + n. Default: a random one for each call. */
+  /** Key of the dropout generator. Training call n of the layer uses seed + n. Default: a random one for each call. */
   seed?: number | null;
   /** Whether the projections add a bias. Default true. */
   useBias?: boolean;

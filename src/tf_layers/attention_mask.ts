@@ -1,5 +1,16 @@
-/** @file The mask of one call of a layer: its configured mask, the mask that comes as an input, and Keras's padding masks. */
-import {type Tensor, type Tensor4D, cast, concat, maximum, minimum, scalar, split, sub, tile} from '@tensorflow/tfjs-core';
+/** @file The mask of one call of a layer: of its configuration, of its inputs, and of Keras's padding mask. */
+import {
+  type Tensor,
+  type Tensor4D,
+  cast,
+  concat,
+  maximum,
+  minimum,
+  scalar,
+  split,
+  sub,
+  tile,
+} from '@tensorflow/tfjs-core';
 import {fail} from '../call/errors.js';
 import {AFTER_ALL_ROWS, padding, segments} from '../mask/builders/on_device.js';
 import type {FlashMask} from '../mask/flash_mask.js';

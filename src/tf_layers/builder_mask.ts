@@ -1,4 +1,4 @@
-/** @file Masks by builder name and arguments: what a layer keeps in its configuration, and the mask of a call's lengths. */
+/** @file Masks by builder name and arguments, as a layer keeps them in its configuration. */
 import {checkOptions, describe, fail} from '../call/errors.js';
 import {isArray} from '../call/values.js';
 import * as masks from '../mask/builders/index.js';
@@ -32,7 +32,7 @@ export type MaskConfig = {
   };
 }[BuilderName];
 
-/** The place of the options with `queryLength` among the arguments after the length; -1: the builder has no such option. */
+/** The place of the options with `queryLength` among the arguments after the length; -1: the builder has none. */
 const OPTIONS_AT: Record<LengthFirst, number> = {
   full: 0,
   causal: 0,

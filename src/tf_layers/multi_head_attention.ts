@@ -67,7 +67,8 @@ export class FlashMaskMultiHeadAttention extends layers.Layer {
   private readonly options: AttentionConfig;
   private readonly weightArgs: WeightArgs;
   private projections: Record<ProjectionName, Projection> | null = null;
-  private calls = 0;
+  /** Calls that dropped weights. */
+  private drops = 0;
   /** Whether the latest call had a padding mask for its first input. */
   private hadMask = false;
 
@@ -129,7 +130,7 @@ export class FlashMaskMultiHeadAttention extends layers.Layer {
   /** Attention of the projected inputs, `[batch, query length, numHeads, valueDim]`. */
   private attend(roles: Roles<Tensor>, kwargs: Record<string, unknown>): Tensor4D {
     const {query, value, key, mask: input} = roles;
-    const {numHeads, numKeyValueHeads, keyDim, valueDim, causal, mask: config, seed} = this.options;
+    const {numHeads, numKeyValueHeads, keyDim, valueDim, causal, mask: config} = this.options;
     const self = value === query && key === query;
     const cache = self ? activeCache() : null;
     const first = this.firstPosition(self, cache?.seen ?? 0);
@@ -144,11 +145,13 @@ export class FlashMaskMultiHeadAttention extends layers.Layer {
     const parts = {config, causal, input, tokens, lengths, self: self && lengths[0] === lengths[1]};
     const mask = attentionMask(WHO, parts);
     this.checkForm(mask.isCausal, input, lengths, cache !== null);
-    return flashMaskAttention(q, k, v, mask.mask, {
-      causal: mask.isCausal,
-      dropout: kwargs.training === true ? this.options.dropout : 0,
-      seed: seed === null ? undefined : seed + this.calls++,
-    });
+    return flashMaskAttention(q, k, v, mask.mask, {causal: mask.isCausal, ...this.dropoutOf(kwargs)});
+  }
+
+  private dropoutOf({training}: Record<string, unknown>): {dropout: number; seed?: number} {
+    const {dropout, seed} = this.options;
+    if (training !== true || dropout === 0) return {dropout: 0};
+    return {dropout, seed: seed === null ? undefined : seed + this.drops++};
   }
 
   /** The heads of a projection. `first` is the position of the first token; null: they are not rotated. */

@@ -48,7 +48,7 @@ const labelsOf = (equation: string): {terms: string[]; out: string} => {
   const [terms, out] = equation.replaceAll(' ', '').split('->');
   return {terms: terms.split(','), out};
 };
-const shapeOf = (labels: string): number[] => [...labels].map((label) => SIZES[label]);
+const shapeOf = (labels: string): number[] => Array.from(labels, (label) => SIZES[label]);
 const sizeOf = (labels: string): number => shapeOf(labels).reduce((a, b) => a * b, 1);
 
 /** The sum over all labels of the product of all operands and the weights of the output. */
@@ -56,7 +56,7 @@ function weightedSum(equation: string, operands: Numbers[], weights: Numbers): n
   const {terms, out} = labelsOf(equation);
   const all = [...new Set(terms.join(''))];
   const place = (labels: string, at: Record<string, number>): number =>
-    [...labels].reduce((index, label) => index * SIZES[label] + at[label], 0);
+    Array.from(labels).reduce((index, label) => index * SIZES[label] + at[label], 0);
   const total = sizeOf(all.join(''));
   let sum = 0;
   for (let n = 0; n < total; n++) {
