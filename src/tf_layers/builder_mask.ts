@@ -4,8 +4,8 @@ import {isArray} from '../call/values.js';
 import * as masks from '../mask/builders/index.js';
 import type {FlashMask} from '../mask/flash_mask.js';
 
-/** Builders whose first argument is the length. A layer knows it. */
-type LengthFirst =
+/** Builders of `masks` whose first argument is the length. A layer knows it. */
+export type BuilderOfLength =
   | 'full'
   | 'causal'
   | 'slidingWindow'
@@ -14,8 +14,10 @@ type LengthFirst =
   | 'prefixLmCausal'
   | 'qkSparse'
   | 'randomEviction';
-type BuilderName = Exclude<keyof typeof masks, 'padding' | 'segments'>;
-type AfterLength<T extends unknown[]> = T extends [unknown, ...infer Rest] ? Rest : never;
+/** The builders of `masks` that make a mask of arrays. */
+export type MaskBuilder = Exclude<keyof typeof masks, 'padding' | 'segments'>;
+/** The arguments after the first. */
+export type WithoutLength<T extends unknown[]> = T extends [unknown, ...infer Rest] ? Rest : never;
 
 /**
  * A mask as JSON: the name of a builder of `masks`, and its arguments. The length of a sequence is left out where it is
@@ -26,14 +28,18 @@ type AfterLength<T extends unknown[]> = T extends [unknown, ...infer Rest] ? Res
  * const documents: MaskConfig = {builder: 'causalDocument', args: [[300, 724]]};
  */
 export type MaskConfig = {
-  [Name in BuilderName]: {
+  [Name in MaskBuilder]: {
+    /** The builder's name. */
     builder: Name;
-    args?: Name extends LengthFirst ? AfterLength<Parameters<(typeof masks)[Name]>> : Parameters<(typeof masks)[Name]>;
+    /** Its arguments, without the length where that comes first. */
+    args?: Name extends BuilderOfLength
+      ? WithoutLength<Parameters<(typeof masks)[Name]>>
+      : Parameters<(typeof masks)[Name]>;
   };
-}[BuilderName];
+}[MaskBuilder];
 
 /** The place of the options with `queryLength` among the arguments after the length; -1: the builder has none. */
-const OPTIONS_AT: Record<LengthFirst, number> = {
+const OPTIONS_AT: Record<BuilderOfLength, number> = {
   full: 0,
   causal: 0,
   slidingWindow: 1,
@@ -45,7 +51,7 @@ const OPTIONS_AT: Record<LengthFirst, number> = {
 };
 
 /** A mask configuration whose builder exists, as plain JSON values. */
-export function readMaskConfig(who: string, config: unknown): {builder: BuilderName; args: unknown[]} {
+export function readMaskConfig(who: string, config: unknown): {builder: MaskBuilder; args: unknown[]} {
   const {builder, args = []} = checkOptions(who, config as Partial<MaskConfig>, ['builder', 'args']);
   if (typeof builder !== 'string' || !(builder in masks) || ['padding', 'segments'].includes(builder)) {
     const names = Object.keys(masks).filter((name) => name !== 'padding' && name !== 'segments');
@@ -88,7 +94,7 @@ export function builtMask(
 
 function build(
   who: string,
-  builder: BuilderName,
+  builder: MaskBuilder,
   args: readonly unknown[],
   queryLength: number,
   keyLength: number,
@@ -96,7 +102,7 @@ function build(
 ): FlashMask {
   const make = masks[builder] as (...args: unknown[]) => FlashMask;
   if (!(builder in OPTIONS_AT)) return make(...args);
-  const at = OPTIONS_AT[builder as LengthFirst];
+  const at = OPTIONS_AT[builder as BuilderOfLength];
   const given = [keyLength, ...args];
   if (at >= 0) {
     const options = {queryLength, ...(builder === 'window' && {causal}), ...(args[at] as object | undefined)};

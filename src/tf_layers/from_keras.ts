@@ -49,7 +49,7 @@ export function fromKeras(source: string | io.IOHandler): io.IOHandler {
 }
 
 /** @param topology A layer, a model, or an object with a model at `model_config`; as JSON. It stays as it was. */
-export function convertTopology(topology: Json): Json {
+function convertTopology(topology: Json): Json {
   const copy = structuredClone(topology);
   convertLayer((copy.model_config ?? copy) as LayerJson);
   return copy;
@@ -104,7 +104,7 @@ function convertAttention(layer: LayerJson, calls: Call[]): void {
 }
 
 function readCall(name: string, {args, kwargs}: Call): {inputs: Reference[]; useCausalMask: boolean} {
-  const {query = args[0], value = args[1], key = args[2] ?? value, use_causal_mask, ...others} = kwargs;
+  const {query = args[0], value = args[1] ?? args[0], key = args[2] ?? value, use_causal_mask, ...others} = kwargs;
   const [unknown] = Object.entries(others).filter(([, given]) => given !== null && given !== false);
   if (unknown) {
     const remedy = 'Give document ids or bounds as an input of the layer.';
