@@ -9,6 +9,7 @@ import {
   ones,
   slice,
   tidy,
+  util,
 } from '@tensorflow/tfjs-core';
 import {fail} from '../call/errors.js';
 
@@ -52,6 +53,12 @@ export class KeyValueCache {
   /** Tokens of each row of the batch that the cache has seen. */
   get length(): number {
     return this.entries.length > 0 ? this.entries[0].seen : 0;
+  }
+
+  /** Memory of the keys, values and padding masks on the device. */
+  get numBytes(): number {
+    const tensors = this.entries.flatMap(({k, v, tokens}) => (tokens ? [k, v, tokens] : [k, v]));
+    return tensors.reduce((sum, {size, dtype}) => sum + size * util.bytesPerElement(dtype), 0);
   }
 
   /**
