@@ -14,7 +14,7 @@ await tf.ready();
 
 const VOCABULARY = 100;
 const PROMPT = [[17, 4, 99, 23, 8, 8, 61, 5]];
-const NEW_TOKENS = 24;
+const NEW_TOKENS = 16;
 
 function buildModel() {
   const tokens = tf.input({shape: [null], dtype: 'int32'}); // any length

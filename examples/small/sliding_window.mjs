@@ -14,7 +14,7 @@ await tf.ready();
 
 const VOCABULARY = 50;
 const WINDOW = 32;
-const LENGTH = 256;
+const LENGTH = 192;
 const PIECE = 64;
 
 function buildModel() {
