@@ -1,6 +1,7 @@
 /** @file The arguments of FlashMaskMultiHeadAttention, and their checks. */
 import {layers} from '@tensorflow/tfjs-layers';
 import {MAX_HEAD_SIZE} from '../call/constants.js';
+import type {Precision} from '../call/kernel_names.js';
 import {checkFlag, checkOptions, describe, fail} from '../call/errors.js';
 import {type MaskConfig, readMaskConfig} from './builder_mask.js';
 
@@ -51,6 +52,8 @@ export interface FlashMaskMultiHeadAttentionArgs extends LayerArgs, WeightArgs {
    * Channels i and i + keyDim / 2 rotate together. Default: none.
    */
   ropeMaxWavelength?: number | null;
+  /** Precision of the attention's products, as the op's option. Default 'auto'. */
+  precision?: Precision;
 }
 
 /** The arguments, checked, with their defaults. */
@@ -66,11 +69,12 @@ export interface AttentionConfig {
   causal: boolean | undefined;
   mask: ReturnType<typeof readMaskConfig> | null;
   ropeMaxWavelength: number | null;
+  precision: Precision;
 }
 
 const KNOWN = [
   ...['numHeads', 'keyDim', 'valueDim', 'numKeyValueHeads', 'dropout', 'seed', 'useBias', 'outputShape'],
-  ...['useCausalMask', 'mask', 'ropeMaxWavelength'],
+  ...['useCausalMask', 'mask', 'ropeMaxWavelength', 'precision'],
   ...['kernelInitializer', 'biasInitializer', 'kernelRegularizer', 'biasRegularizer'],
   ...['kernelConstraint', 'biasConstraint', 'activityRegularizer'],
   ...['name', 'trainable', 'inputShape', 'batchInputShape', 'batchSize', 'dtype', 'inputDType', 'weights'],
@@ -93,6 +97,7 @@ export function readArguments(args: FlashMaskMultiHeadAttentionArgs): AttentionC
     causal: flag('useCausalMask', given.useCausalMask),
     mask: given.mask == null ? null : readMaskConfig(WHO, given.mask),
     ropeMaxWavelength: given.ropeMaxWavelength ?? null,
+    precision: given.precision ?? 'auto',
   };
   const {numKeyValueHeads, ropeMaxWavelength} = config;
   if (numHeads % numKeyValueHeads !== 0) {

@@ -16,7 +16,8 @@ function hasMask({sourceLayer, inputs}: SymbolicTensor): boolean {
   if (!sourceLayer.supportsMasking || inputs.length === 0) return false;
   const name = sourceLayer.getClassName();
   if (MAKERS.includes(name)) return true;
-  return name === 'Concatenate' ? inputs.some(hasMask) : hasMask(inputs[0]);
+  if (name === 'Concatenate') return inputs.some(hasMask);
+  return name !== 'Dot' && hasMask(inputs[0]);
 }
 
 /**

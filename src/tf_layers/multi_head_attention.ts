@@ -3,7 +3,7 @@ import {type Rank, type Tensor, type Tensor4D, reshape, serialization, tidy} fro
 import {layers} from '@tensorflow/tfjs-layers';
 import {flashMaskAttention} from '../../ops/flash_mask_attention.js';
 import {describe, fail} from '../call/errors.js';
-import {rotate} from '../layers/rotate.js';
+import {type RotaryTables, rotate} from '../layers/rotate.js';
 import {
   type AttentionConfig,
   type FlashMaskMultiHeadAttentionArgs,
@@ -130,13 +130,13 @@ export class FlashMaskMultiHeadAttention extends layers.Layer {
   /** Attention of the projected inputs, `[batch, query length, numHeads, valueDim]`. */
   private attend(roles: Roles<Tensor>, kwargs: Record<string, unknown>): Tensor4D {
     const {query, value, key, mask: input} = roles;
-    const {numHeads, numKeyValueHeads, keyDim, valueDim, causal, mask: config} = this.options;
+    const {numHeads, numKeyValueHeads, keyDim, valueDim, causal, mask: config, precision} = this.options;
     const self = value === query && key === query;
     const cache = self ? activeCache() : null;
-    const first = this.firstPosition(self, cache?.seen ?? 0);
-    const q = this.heads('query', query, numHeads, keyDim, first);
+    const positions = this.positions(query, self, cache?.seen ?? 0);
+    const q = this.heads('query', query, numHeads, keyDim, positions);
     const now = {
-      k: this.heads('key', key, numKeyValueHeads, keyDim, first),
+      k: this.heads('key', key, numKeyValueHeads, keyDim, positions),
       v: this.heads('value', value, numKeyValueHeads, valueDim, null),
       tokens: this.paddingOf(roles, self, kwargs),
     };
@@ -145,7 +145,7 @@ export class FlashMaskMultiHeadAttention extends layers.Layer {
     const parts = {config, causal, input, tokens, lengths, self: self && lengths[0] === lengths[1]};
     const mask = attentionMask(WHO, parts);
     this.checkForm(mask.isCausal, input, lengths, cache !== null);
-    return flashMaskAttention(q, k, v, mask.mask, {causal: mask.isCausal, ...this.dropoutOf(kwargs)});
+    return flashMaskAttention(q, k, v, mask.mask, {causal: mask.isCausal, precision, ...this.dropoutOf(kwargs)});
   }
 
   private dropoutOf({training}: Record<string, unknown>): {dropout: number; seed?: number} {
@@ -154,18 +154,18 @@ export class FlashMaskMultiHeadAttention extends layers.Layer {
     return {dropout, seed: seed === null ? undefined : seed + this.drops++};
   }
 
-  /** The heads of a projection. `first` is the position of the first token; null: they are not rotated. */
-  private heads(name: ProjectionName, x: Tensor, heads: number, size: number, first: number | null): Tensor4D {
+  /** The heads of a projection, turned by their positions if these are given. */
+  private heads(name: ProjectionName, x: Tensor, heads: number, size: number, turn: RotaryTables | null): Tensor4D {
     const [batch, length] = x.shape as [number, number];
     const flat = project(x, this.projections![name], 1);
-    const {ropeMaxWavelength} = this.options;
-    const turned = first === null ? flat : rotate(flat, rotaryTables(batch, length, first, size, ropeMaxWavelength!));
-    return reshape<Rank.R4>(turned, [batch, length, heads, size]);
+    return reshape<Rank.R4>(turn === null ? flat : rotate(flat, turn), [batch, length, heads, size]);
   }
 
-  private firstPosition(self: boolean, seen: number): number | null {
-    if (this.options.ropeMaxWavelength === null) return null;
-    if (self) return seen;
+  /** The rotary positions of self-attention, of which the first token is at `first`. */
+  private positions({shape}: Tensor, self: boolean, first: number): RotaryTables | null {
+    const {ropeMaxWavelength, keyDim} = this.options;
+    if (ropeMaxWavelength === null) return null;
+    if (self) return rotaryTables(shape[0], shape[1]!, first, keyDim, ropeMaxWavelength);
     const remedy = 'Leave it out: queries and keys of two texts have no common positions.';
     return fail(WHO, 'ropeMaxWavelength is for self-attention', 'it with a value of other tokens', remedy);
   }
@@ -183,12 +183,13 @@ export class FlashMaskMultiHeadAttention extends layers.Layer {
   }
 
   /** The padding mask of the keys, `[batch, keys]`. */
-  private paddingOf({query, value}: Roles<Tensor>, self: boolean, kwargs: Record<string, unknown>): Tensor | null {
+  private paddingOf(roles: Roles<Tensor>, self: boolean, kwargs: Record<string, unknown>): Tensor | null {
+    const {query, value, mask} = roles;
     const ofQuery = maskOn(query) ?? ((inputHasMask(this, 0) ?? true) ? ([kwargs.mask].flat()[0] as Tensor) : null);
     this.hadMask = ofQuery != null;
     if (self) return ofQuery == null ? null : reshape(ofQuery, query.shape.slice(0, 2));
     const ofValue = maskOn(value);
-    if (ofValue === null && inputHasMask(this, 1) === true) {
+    if (ofValue === null && mask === null && inputHasMask(this, 1) === true) {
       const remedy = "Give bounds of the value's tokens: new FlashMaskBounds({of: 'tokens', crossAttention: true}).";
       fail(WHO, 'tfjs hands on the padding mask of the first input only', 'one of the value', remedy);
     }

@@ -48,7 +48,7 @@ describe('FlashMaskMultiHeadAttention: arguments', () => {
   it('keeps every argument when it is saved and loaded', async () => {
     const args: Partial<Args> = {
       ...{name: 'mine', trainable: false, valueDim: 3, numKeyValueHeads: 2, dropout: 0.25, seed: 5, useBias: false},
-      ...{outputShape: 7, useCausalMask: false, ropeMaxWavelength: 500},
+      ...{outputShape: 7, useCausalMask: false, ropeMaxWavelength: 500, precision: 'float32'},
       mask: {builder: 'window', args: [[Infinity, 2]]},
       kernelInitializer: tf.initializers.randomNormal({stddev: 0.1, seed: 3}),
       biasInitializer: 'ones',
@@ -62,7 +62,7 @@ describe('FlashMaskMultiHeadAttention: arguments', () => {
     const plain = (config: unknown): unknown => JSON.parse(JSON.stringify(config));
     const config = plain(model.layers[1].getConfig());
     expect(plain(loaded.layers[1].getConfig())).to.deep.equal(config);
-    expect(config).to.deep.include({outputShape: 7, seed: 5, useCausalMask: false, trainable: false});
+    expect(config).to.deep.include({outputShape: 7, seed: 5, useCausalMask: false, precision: 'float32'});
     expect(config).to.have.nested.property('kernelConstraint.config.maxValue', 3);
     expect(config).to.have.nested.property('kernelInitializer.config.seed', 3);
     const x = tf.randomNormal([1, 5, 6]);
@@ -163,6 +163,7 @@ describe('FlashMaskMultiHeadAttention: arguments', () => {
       () => layerOf().apply(tf.input({shape: [5, null]})),
       /the channels of an input must be known/,
     ],
+    ['an unknown precision', call({precision: 'half' as 'auto'}, [x]), /precision must be one of auto, .*, got 'half'/],
     [
       'a word for bounds',
       () => new FlashMaskBounds({of: 'words'} as unknown as FlashMaskBoundsArgs),

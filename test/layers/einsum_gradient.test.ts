@@ -1,6 +1,10 @@
 /** @file The gradient of tf.einsum against finite differences in float64, and where another gradient is there. */
+import {createRequire} from 'node:module';
+import {fileURLToPath} from 'node:url';
+import {runInThisContext} from 'node:vm';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
+import {build} from 'esbuild';
 import '../../src/entries/einsum_gradient.js';
 import {gradientOfEinsum} from '../../gradients/einsum_grad.js';
 import {registerGradients} from '../../src/entries/register.js';
@@ -133,5 +137,46 @@ describe('a gradient that is registered already', () => {
     registerGradients([{...gradientOfEinsum}]);
     expect(tf.getGradient('Einsum')).to.equal(own);
     expect(own).to.equal(gradientOfEinsum);
+  });
+});
+
+/** The layer that tfjs's package has among its files, but exports nowhere. */
+interface StockAttention {
+  call(query: tf.Tensor, kwargs: {value: tf.Tensor}): tf.Tensor;
+}
+
+describe('tfjs’s own MultiHeadAttention', () => {
+  it('trains all its weights', async () => {
+    await tf.setBackend('cpu');
+    const {outputFiles} = await build({
+      stdin: {
+        contents: `export {MultiHeadAttention} from '@tensorflow/tfjs-layers/dist/layers/nlp/multihead_attention.js';`,
+        resolveDir: fileURLToPath(new URL('.', import.meta.url)),
+      },
+      ...{bundle: true, write: false, format: 'cjs', platform: 'node', external: ['@tensorflow/tfjs-core']},
+    });
+    const module = {exports: {} as {MultiHeadAttention: new (args: object) => StockAttention}};
+    const run = runInThisContext(`(module, require) => {${outputFiles[0].text}}`) as (...given: unknown[]) => void;
+    run(module, createRequire(import.meta.url));
+    const layer = new module.exports.MultiHeadAttention({numHeads: 2, keyDim: 3});
+    const [x, factors] = [1, 2].map((seed) => tf.randomNormal([2, 4, 5], 0, 1, 'float32', seed));
+    const known = new Set(Object.keys(tf.engine().registeredVariables));
+    const loss = (): tf.Scalar => layer.call(x, {value: x}).mul(factors).sum();
+    loss();
+    const variables = Object.values(tf.engine().registeredVariables).filter(({name}) => !known.has(name));
+    expect(variables).to.have.length(8);
+    const {grads} = tf.variableGrads(loss, variables);
+    for (const variable of variables) {
+      const direction = tf.randomNormal(variable.shape, 0, 1, 'float32', 3);
+      const [slope] = await grads[variable.name].mul(direction).sum().data();
+      const at = (step: number): number => {
+        const before = variable.clone();
+        variable.assign(before.add(direction.mul(step)));
+        const value = loss().dataSync()[0];
+        variable.assign(before);
+        return value;
+      };
+      expect(slope, variable.name).to.be.closeTo((at(0.01) - at(-0.01)) / 0.02, 0.02 * Math.max(1, Math.abs(slope)));
+    }
   });
 });
