@@ -25,6 +25,8 @@ const ROOMS = {
   'src/node_webgpu': ['src/call', 'src/backends'],
   'src/cli': ['src/call', 'src/mask', 'src/backends', 'src/node_webgpu', 'src/entries'],
   ops: ['src/call', 'src/mask', 'src/backends/composed'],
+  // Models of tf.layers. A folder of its own, since only its entry may need @tensorflow/tfjs-layers.
+  'src/tf_layers': ['src/call', 'src/mask', 'src/layers', 'ops'],
   gradients: ['src/call', 'src/backends/composed'],
 };
 

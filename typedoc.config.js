@@ -7,9 +7,12 @@ const SILENT_TAGS = ['@file', '@doc'];
 /** @type {Partial<import('typedoc').TypeDocOptions>} */
 export default {
   name: 'tfjs-flashmask',
-  entryPoints: ['index', 'webgpu', 'masks', 'node', 'node_webgpu'].map((entry) => `src/entries/${entry}.ts`),
+  entryPoints: ['index', 'layers', 'webgpu', 'masks', 'node', 'node_webgpu', 'einsum_gradient'].map(
+    (entry) => `src/entries/${entry}.ts`,
+  ),
   projectDocuments: [
     'docs/masks.md',
+    'docs/layers.md',
     'docs/comparison.md',
     'docs/finetune.md',
     'docs/tfjs-node.md',

@@ -180,8 +180,7 @@ function checkBoundsTensor(bounds: Tensor, causal: boolean | undefined, s: Sizes
     const got = `${keys} (shape ${shapeText(bounds)})`;
     fail(`mask must have ${s.Sk} keys (its third axis)`, got, ifDense ?? 'One bound a key.');
   }
-  const {allowed: all, remedy} = vectorsOf(causal ?? false);
-  const allowed = all.filter((count) => count > 0);
+  const {allowed, remedy} = vectorsOf(causal ?? false);
   if (!allowed.includes(n)) {
     const rule = `the last axis of mask must be ${allowed.join(' or ')} with causal: ${causal ?? false}`;
     fail(rule, `${n}`, ifDense ?? remedy);

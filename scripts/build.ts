@@ -105,7 +105,10 @@ async function buildCommonJs(): Promise<void> {
 }
 
 /** Entries for Node, by the names of their source files. True: the entry adds the op to tfjs. */
-const NODE_ENTRIES = {index: true, tf: true, node: true, webgpu: false, masks: false, node_webgpu: false};
+const NODE_ENTRIES = {
+  ...{index: true, tf: true, node: true, layers: true},
+  ...{webgpu: false, masks: false, node_webgpu: false, einsum_gradient: false},
+};
 
 /** In Node, ES modules wrap the CommonJS build, so that a program that mixes both has only one FlashMask class. */
 function writeNodeEntries(): void {

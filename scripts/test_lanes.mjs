@@ -78,7 +78,7 @@ const devicesOf = (file, lanes) => {
   if (lanes === 1) return ['all'];
   const text = readFileSync(file, 'utf8');
   // Tests that are the same for each device.
-  if (file.startsWith('test/op/') && text.includes('onEachDevice(')) return ['webgpu', 'others'];
+  if (/^test\/(op|layers)\//.test(file) && text.includes('onEachDevice(')) return ['webgpu', 'others'];
   return [file.startsWith('test/webgpu/') && text.includes('support/devices.js') ? 'webgpu' : 'all'];
 };
 

@@ -17,6 +17,7 @@ export type {Nested} from '../mask/builders/nested.js';
 export type {Numbers, PackedOptions, PerBatch} from '../mask/builders/arguments.js';
 export type {QueryOptions, Spans, WindowOptions} from '../mask/builders/index.js';
 export type {DenseOptions, RowIndicesOptions, SegmentOptions} from '../mask/builders/conversions.js';
+export type {PaddingOptions, SegmentBoundsOptions} from '../mask/builders/on_device.js';
 export type {Group} from '../mask/builders/packed.js';
 export {type SVGOptions, toSVG} from '../mask/pictures/svg.js';
 export type {TextOptions} from '../mask/pictures/text.js';

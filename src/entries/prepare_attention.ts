@@ -2,14 +2,17 @@
 import * as tf from '@tensorflow/tfjs-core';
 import {flashMaskAttention} from '../../ops/flash_mask_attention.js';
 import {checkFlag} from '../call/errors.js';
-import {checkVectors} from '../mask/fields.js';
+import {checkReading, checkVectors} from '../mask/fields.js';
 import type {Vectors} from '../mask/bounds/intervals.js';
 import {FEW_QUERIES} from '../backends/webgpu/plan/vector_plan.js';
 import {type CallKind, checkPositive, readCallKind, webgpuBackend} from '../backends/webgpu/autotune/call_kind.js';
 
 /** Options of {@link prepareAttention}: the kind of the later calls. */
 export interface PrepareOptions extends CallKind {
-  /** Bounds per key column of their masks: 0, 1, 2 or 4. Default: as for packed documents, 1 if causal, else 2. */
+  /**
+   * Bounds per key column of their masks: 0, 1, 2 or 4. Two need `causal`, as in the op. Default: as for packed
+   * documents, 1 if causal, else 2.
+   */
   vectors?: Vectors;
   /** Query rows of the calls. Up to 16 rows, as in decoding, use other shaders. Default: more than 16. */
   queryLength?: number;
@@ -40,6 +43,7 @@ export async function prepareAttention(options: PrepareOptions): Promise<void> {
   const who = 'prepareAttention';
   const given = readCallKind(who, options, ['vectors', 'queryLength', 'gradient']);
   const {causal, vectors = causal ? 1 : 2, queryLength = FEW_QUERIES + 1, gradient = true} = given;
+  checkReading(who, options.causal, options.vectors);
   checkVectors(who, causal, vectors);
   checkPositive(who, 'queryLength', queryLength);
   checkFlag(who, 'gradient', gradient);

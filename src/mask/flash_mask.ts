@@ -5,6 +5,7 @@ import type {Tensor4D} from '@tensorflow/tfjs-core';
 import {toDense} from './builders/dense.js';
 import {checkInteger, checkOptions, describe, fail} from '../call/errors.js';
 import {FIELD_NAMES, type FlashMaskFields, MASK_MARK, checkFields} from './fields.js';
+import {boundsTensor} from './bounds/bounds_tensor.js';
 import {checkCount} from './builders/limits.js';
 import {type TextOptions, drawText} from './pictures/text.js';
 import type {HostBounds, Vectors} from './bounds/intervals.js';
@@ -128,6 +129,20 @@ export class FlashMask implements HostBounds {
   /** @ignore One line in Node's console. */
   [INSPECT](): string {
     return `FlashMask(${this.describe()})`;
+  }
+
+  /**
+   * The bounds as a new tensor, which the caller disposes: an input of a model, or the mask of a call, which then needs
+   * `causal` in its options.
+   *
+   * @example
+   * const bounds = masks.causalDocument([[3, 5], [8]]).toTensor(); // [2, 1, 8, 1]
+   * const out = flashMaskAttention(q, k, v, bounds, {causal: true});
+   *
+   * @returns int32 `[batch, heads, keyLength, vectors]`.
+   */
+  toTensor(): Tensor4D {
+    return this.boundsTensor?.clone() ?? boundsTensor(this);
   }
 
   /** This mask with its bounds on the host; itself if they are there already. */

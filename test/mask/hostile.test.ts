@@ -135,6 +135,8 @@ const builders: Good[] = [
     call: masks.fromStartEndRowIndices,
     args: () => [bounds, {causal: true, queryLength: 4, shape: [1, 1, 4, 1], name: 'mine'}],
   },
+  {name: 'padding', call: masks.padding, args: () => [tf.ones([1, 3]), {causal: true, crossAttention: false}]},
+  {name: 'segments', call: masks.segments, args: () => [tf.zeros([1, 3], 'int32'), {causal: true}]},
   {name: 'hashOrder', call: hashOrder, args: () => [[1, 0, 1]]},
 ];
 

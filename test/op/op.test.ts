@@ -211,14 +211,14 @@ const wrongCalls: Wrong[] = [
   {
     what: 'one bound without causal',
     mask: zeros([1, 1, 8, 1], 'int32'),
-    says: /must be 2 or 4 with causal: false, got 1\..*causal: true/,
+    says: /must be 0 or 2 or 4 with causal: false, got 1\..*causal: true/,
   },
-  {what: 'three bounds', mask: zeros([1, 1, 8, 3], 'int32'), says: /must be 2 or 4 with causal: false, got 3/},
+  {what: 'three bounds', mask: zeros([1, 1, 8, 3], 'int32'), says: /must be 0 or 2 or 4 with causal: false, got 3/},
   {
     what: 'four bounds with causal',
     mask: zeros([1, 1, 8, 4], 'int32'),
     options: {causal: true},
-    says: /must be 1 or 2 with causal: true, got 4/,
+    says: /must be 0 or 1 or 2 with causal: true, got 4/,
   },
   {
     what: 'bounds for another batch',
@@ -405,6 +405,7 @@ describe('flashMaskAttention', () => {
       const tensor = tf.tensor4d(bounds, [1, 1, 8, 1], 'int32');
       const expected = flashMaskAttention(q, k, v, mask);
       assert.equal(maxDifference(flashMaskAttention(q, k, v, tensor, {causal: true}), expected), 0);
+      assert.equal(maxDifference(flashMaskAttention(q, k, v, mask.toTensor(), {causal: true}), expected), 0);
       const inTensor = new FlashMask({causal: true, queryLength: 6, keyLength: 8, vectors: 1, boundsTensor: tensor});
       assert.equal(maxDifference(flashMaskAttention(q, k, v, inTensor), expected), 0);
       assert.equal(maxDifference(flashMaskAttention(q, k, v, copyOf(mask)), expected), 0);

@@ -9,6 +9,7 @@ import {join} from 'node:path';
 import {expect} from 'chai';
 import {build} from 'esbuild';
 import {type Browser, chromium as playwright} from 'playwright-core';
+import {full} from '../support/full.js';
 import {Project} from '../support/packed_project.js';
 import {skip} from '../support/skip.js';
 
@@ -34,6 +35,32 @@ async function compare(tf, flashMaskAttention, masks, backends) {
     const out = flashMaskAttention(q, k, v, mask);
     const dq = tf.grad((x) => tf.sum(tf.square(flashMaskAttention(x, k, v, mask))))(q);
     reports[backend] = {out: [...(await out.data())], dq: [...(await dq.data())]};
+  }
+  return reports;
+}`;
+
+/** The same with a model of layers: a padding mask, and document ids. */
+const LAYERS = `
+async function compare(tf, {FlashMaskMultiHeadAttention, FlashMaskBounds}, backends) {
+  const reports = {};
+  for (const backend of backends) {
+    await tf.setBackend(backend);
+    await tf.ready();
+    const [tokens, documents] = [0, 1].map(() => tf.input({shape: [7], dtype: 'int32'}));
+    const bounds = new FlashMaskBounds({of: 'documents', useCausalMask: false}).apply(documents);
+    const given = {numHeads: 2, keyDim: 8, kernelInitializer: tf.initializers.glorotUniform({seed: 1})};
+    const first = new FlashMaskMultiHeadAttention({...given, useCausalMask: true, ropeMaxWavelength: 100});
+    const second = new FlashMaskMultiHeadAttention({...given, useCausalMask: false});
+    const embeddingsInitializer = tf.initializers.randomNormal({seed: 2});
+    const x = tf.layers.embedding({inputDim: 9, outputDim: 80, maskZero: true, embeddingsInitializer}).apply(tokens);
+    const model = tf.model({inputs: [tokens, documents], outputs: second.apply([first.apply(x), bounds])});
+    const ids = [[3, 5, 1, 8, 2, 0, 0], [0, 4, 4, 7, 1, 2, 6]];
+    const texts = [[0, 0, 1, 1, 1, -1, -1], [-1, 3, 3, 3, 3, 0, 0]];
+    const inputs = [ids, texts].map((rows) => tf.tensor2d(rows, [2, 7], 'int32'));
+    const kernel = first.weights[0].read();
+    const {grads} = tf.variableGrads(() => model.apply(inputs).square().sum(), [kernel]);
+    const dq = grads[kernel.name].slice([0, 0, 0], [70, 2, 8]);
+    reports[backend] = {out: [...(await model.predict(inputs).data())], dq: [...(await dq.data())]};
   }
   return reports;
 }`;
@@ -149,6 +176,29 @@ describe('in a browser', () => {
        import {createWebGPUBackend} from 'tfjs-flashmask/webgpu';
        ${COMPARE}
        globalThis.reports = createWebGPUBackend().then(() => compare(tf, flashMaskAttention, masks, ['webgpu', 'cpu']));`,
+    );
+    await build({
+      entryPoints: [join(project.folder, 'page.js')],
+      outfile: join(project.folder, 'bundle.js'),
+      bundle: true,
+      minify: true,
+      format: 'iife',
+      logLevel: 'error',
+    });
+    const {reports, errors} = await visit('<script src="bundle.js"></script>');
+    expect(errors).to.deep.equal([]);
+    expectSame(reports);
+  });
+
+  it('runs layers on webgpu and on webgl as on cpu', async function () {
+    if (!full) skip(this, 'npm run test:all runs them');
+    project.write(
+      'page.js',
+      `import * as tf from '@tensorflow/tfjs';
+       import '@tensorflow/tfjs-backend-webgpu';
+       import * as flashmaskLayers from 'tfjs-flashmask/layers';
+       ${LAYERS}
+       globalThis.reports = compare(tf, flashmaskLayers, ['webgpu', 'webgl', 'cpu']);`,
     );
     await build({
       entryPoints: [join(project.folder, 'page.js')],

@@ -32,6 +32,8 @@ import {createWebGPUBackend, type CreateWebGPUBackendOptions} from 'tfjs-flashma
 import * as withOp from 'tfjs-flashmask/tf';
 import {useWebGPU, type WebGPUInfo} from 'tfjs-flashmask/node-webgpu';
 import {nativeInfo, setThreads, type NativeInfo} from 'tfjs-flashmask/node';
+import {FlashMaskMultiHeadAttention, type MaskConfig} from 'tfjs-flashmask/layers';
+import 'tfjs-flashmask/einsum-gradient';
 
 const wave = (shape: [number, number, number, number], step: number): tf.Tensor4D =>
   tf.tensor4d(Float32Array.from({length: shape.reduce((a, b) => a * b)}, (_, i) => Math.sin(step * i)), shape);
@@ -52,6 +54,13 @@ async function main(): Promise<void> {
   const same: tf.Tensor4D = withOp.flashMaskAttention(q, k, v, mask);
   const chained: tf.Tensor4D = q.flashMaskAttention(k, v, mask);
   chained.dispose();
+  const window: MaskConfig = {builder: 'slidingWindow', args: [2]};
+  const layer: tf.layers.Layer = new FlashMaskMultiHeadAttention({numHeads: 2, keyDim: 4, mask: window});
+  const attended = layer.apply(tf.zeros([1, 6, 3])) as tf.Tensor;
+  if (attended.shape.join() !== '1,6,3') throw new Error();
+  // @ts-expect-error -- this builder wants a number
+  const wrong: MaskConfig = {builder: 'slidingWindow', args: ['2']};
+  if (wrong.builder !== window.builder) throw new Error();
   // @ts-expect-error -- a text is no mask
   const refused = () => flashMaskAttention(q, k, v, 'causal');
   if (typeof refused !== 'function') throw new Error();
@@ -195,6 +204,32 @@ describe('the packed package', () => {
     expectAttention(await project.run('main.cjs', `(async () => {${commonJs}})();`));
   });
 
+  it('has layers that models train, save and load, as ES modules and as CommonJS', async () => {
+    const script = `
+      import * as tf from '@tensorflow/tfjs';
+      import {FlashMaskMultiHeadAttention} from 'tfjs-flashmask/layers';
+      await tf.setBackend('cpu');
+      const x = tf.input({shape: [5, 4]});
+      const layer = new FlashMaskMultiHeadAttention({numHeads: 2, keyDim: 2, useCausalMask: true});
+      const model = tf.model({inputs: x, outputs: layer.apply(x)});
+      model.compile({optimizer: 'sgd', loss: 'meanSquaredError'});
+      const data = tf.ones([2, 5, 4]);
+      await model.fit(data, data, {verbose: 0});
+      let saved;
+      await model.save(tf.io.withSaveHandler(async (artifacts) => ((saved = artifacts), {modelArtifactsInfo: {}})));
+      const loaded = await tf.loadLayersModel(tf.io.fromMemory(saved));
+      const [a, b] = await Promise.all([model, loaded].map((one) => one.predict(data).data()));
+      console.log('SAME', a.every((value, i) => value === b[i]), loaded.layers[1] instanceof FlashMaskMultiHeadAttention);`;
+    const commonJs = script
+      .replace(/import (.*?) from '(.*?)';/g, "const $1 = require('$2');")
+      .replace('* as tf', 'tf');
+    const project = new Project();
+    for (const [file, code] of Object.entries({'main.mjs': script, 'main.cjs': `(async () => {${commonJs}})();`})) {
+      const {stdout, stderr} = await project.run(file, code);
+      expect(stdout, stderr).to.include('SAME true true');
+    }
+  });
+
   it('works in a CommonJS script, required before and after tfjs', async () => {
     const project = new Project({type: 'commonjs'});
     const before = "const {masks} = require('tfjs-flashmask'); const tf = require('@tensorflow/tfjs');";
@@ -230,6 +265,7 @@ describe('the packed package', () => {
     expect(warnings).to.deep.equal([]);
     const [{text}] = outputFiles;
     expect(text, 'the unused createWebGPUBackend').not.to.include('createWebGPUBackend: the name must be free');
+    expect(text, 'the unused layers').not.to.include('FlashMaskMultiHeadAttention');
     expect(text.split('Hi, looks like you are running TensorFlow.js').length, 'tfjs-core copies').to.be.at.most(2);
     project.write('bundle.mjs', text);
     project.link('linkedom');

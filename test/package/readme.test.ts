@@ -1,5 +1,5 @@
 /**
- * @file The documents: the `js` blocks of README.md and of three pages run in order in a user's project, the program of
+ * @file The documents: the `js` blocks of README.md and of four pages run in order in a user's project, the program of
  * docs/finetune.md trains, and its tables match the records.
  */
 import {spawnSync} from 'node:child_process';
@@ -33,7 +33,7 @@ function moduleOf(markdown: string): string {
 
 describe('documents', () => {
   it("run: the README's code, and then that of the pages that go on from it", async () => {
-    const pages = ['README.md', 'docs/comparison.md', 'docs/packages.md', 'docs/finetune.md'];
+    const pages = ['README.md', 'docs/comparison.md', 'docs/packages.md', 'docs/finetune.md', 'docs/layers.md'];
     const code = moduleOf(pages.map(read).join('\n'));
     expect(code).to.include('flashMaskAttention(q, k, v, mask)');
     const shapes = '[dq.shape, lse.shape, [...pair.toDense().slice(7 * 8)], Object.keys(grads).length]';

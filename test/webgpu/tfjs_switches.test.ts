@@ -163,6 +163,7 @@ const documents = (): ReturnType<typeof masks.causalDocument> => masks.causalDoc
     expect(await errorOf({})).to.match(/prepareAttention: D must be a positive integer, got undefined\. Pass/);
     expect(await errorOf({D: 8, length: 3})).to.match(/options must be among D, Dv, .*gradient, got 'length'/);
     expect(await errorOf({D: 8, vectors: 4})).to.match(/a mask with causal: true has 0, 1, 2 bounds a column, got 4/);
+    expect(await errorOf({D: 8, vectors: 2})).to.match(/with two vectors causal must be given, got none\. Pass/);
     expect(await errorOf({D: 8, queryLength: 0})).to.match(/queryLength must be a positive integer, got 0/);
     expect(await errorOf({D: 8, precision: 'float16'})).to.match(/'float16' needs a WebGPU device with .* shader-f16/);
     expect(tf.env().getBool('WEBGPU_ENGINE_COMPILE_ONLY')).to.equal(false);

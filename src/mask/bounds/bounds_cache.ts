@@ -3,8 +3,9 @@
  * layers and both passes see one data id (the WebGPU kernels cache the bounds map by it) and a training loop allocates
  * nothing.
  */
-import {type DataId, type Tensor4D, engine, keep, tensor4d} from '@tensorflow/tfjs-core';
+import {type DataId, type Tensor4D, engine, keep} from '@tensorflow/tfjs-core';
 import type {FlashMask} from '../flash_mask.js';
+import {boundsTensor} from './bounds_tensor.js';
 
 /** Most masks kept at a time. Each holds B·Hm·Sk·n int32 values on the backend. */
 export const BOUNDS_CACHE_SIZE = 8;
@@ -35,9 +36,9 @@ export function boundsTensorOf(mask: FlashMask | null, keyLength: number): Tenso
   const backend = engine().backend;
   const at = entries.findIndex((e) => e.key === key && e.backend === backend);
   const entry = at >= 0 ? entries.splice(at, 1)[0] : undefined;
-  const tensor = entry && !entry.tensor.isDisposed ? entry.tensor : makeBounds(mask, keyLength);
+  const tensor = entry && !entry.tensor.isDisposed ? entry.tensor : makeBounds(key);
   entries.push({key, backend, tensor});
-  while (entries.length > BOUNDS_CACHE_SIZE) release(entries.shift()!);
+  while (entries.length > BOUNDS_CACHE_SIZE) entries.shift()!.tensor.dispose();
   return tensor;
 }
 
@@ -48,20 +49,14 @@ export function hostBoundsOf(dataId: DataId): Int32Array | null {
 
 /** Disposes the cached bounds tensors. They are made again when needed. */
 export function clearBoundsCache(): void {
-  entries.splice(0).forEach(release);
+  entries.splice(0).forEach(({tensor}) => tensor.dispose());
 }
 
-function makeBounds(mask: FlashMask | null, keyLength: number): Tensor4D {
-  const host = mask && mask.vectors > 0 ? mask.bounds! : new Int32Array(0);
-  const shape: [number, number, number, number] =
-    mask && mask.vectors > 0 ? [mask.batch, mask.heads, keyLength, mask.vectors] : [1, 1, keyLength, 0];
-  // Kept, so that a tidy() around the op does not dispose a tensor that later calls share. Copied, so that the backend
-  // never aliases the mask.
-  const tensor = keep(tensor4d(host.slice(), shape, 'int32'));
-  hostValues.set(tensor.dataId, host);
+function makeBounds(key: FlashMask | number): Tensor4D {
+  const none = {bounds: new Int32Array(0), batch: 1, heads: 1, keyLength: key as number, vectors: 0} as const;
+  const host = typeof key === 'number' ? none : key;
+  // Kept, so that a tidy() around the op does not dispose a tensor that later calls share.
+  const tensor = keep(boundsTensor(host));
+  hostValues.set(tensor.dataId, host.bounds!);
   return tensor;
-}
-
-function release(entry: Entry): void {
-  if (!entry.tensor.isDisposed) entry.tensor.dispose();
 }

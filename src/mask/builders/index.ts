@@ -11,6 +11,7 @@ import {isArray} from '../../call/values.js';
 
 export {causalBlockwise, causalDocument, document, prefixLmDocument, sharedQuestion} from './packed.js';
 export {fromDense, fromSegmentIds, fromStartEndRowIndices} from './conversions.js';
+export {padding, segments} from './on_device.js';
 export {hashSparse, randomEviction} from './selected.js';
 
 /** Lengths that may differ between queries and keys. */
