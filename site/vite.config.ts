@@ -72,6 +72,6 @@ export default defineConfig({
     cssTarget: 'chrome123',
     // tfjs alone is more than Vite's limit.
     chunkSizeWarningLimit: 4096,
-    rolldownOptions: {input: PAGES.map((name) => join(folder, `${name}.html`))},
+    rolldownOptions: {input: PAGES.map((name) => join(folder, `${name}.html`)), checks: {pluginTimings: false}},
   },
 });

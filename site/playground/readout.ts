@@ -32,14 +32,17 @@ const MOST_RUNS = 6;
 
 const boundText = (bound: number): string => (bound === MAX_BOUND ? '∞' : bound === MIN_BOUND ? '−∞' : String(bound));
 
-/** The bounds of a row as runs of equal numbers. */
+/** The bounds of a row as runs: of equal numbers, and of numbers that grow by 1. */
 function runsOf(mask: FlashMask, batch: number, head: number, vector: number): string {
+  const at = (key: number): number => boundOf(mask, batch, head, key, vector);
   const runs: string[] = [];
   for (let from = 0, to = 0; from < mask.keyLength; from = to) {
-    const bound = boundOf(mask, batch, head, from, vector);
-    while (to < mask.keyLength && boundOf(mask, batch, head, to, vector) === bound) to++;
+    const step = from + 1 < mask.keyLength && at(from + 1) === at(from) + 1 ? 1 : 0;
+    do to++;
+    while (to < mask.keyLength && at(to) === at(to - 1) + step);
     if (runs.length === MOST_RUNS) return `${runs.join('  ')}  …`;
-    runs.push(to - from === 1 ? boundText(bound) : `${boundText(bound)} ×${to - from}`);
+    const one = boundText(at(from));
+    runs.push(to - from === 1 ? one : step === 0 ? `${one} ×${to - from}` : `${one}–${at(to - 1)}`);
   }
   return runs.join('  ');
 }

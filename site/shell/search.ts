@@ -42,7 +42,10 @@ function entries({url, excerpt, meta, sub_results: sections = []}: Found): HTMLL
 
 /** Makes the dialog; it opens by a click on `button`, by `/` and by Ctrl or Cmd with K. */
 export function startSearch(button: HTMLElement, root: string): void {
-  const input = make('input', {type: 'search', placeholder: 'Search guide, API and pages', 'aria-label': 'Search', autocomplete: 'off'}); // prettier-ignore
+  const input = make('input', {type: 'text',
+    // Of the type `search`, the first Escape would empty the field, not close the dialog.
+    role: 'searchbox',
+    enterkeyhint: 'search', placeholder: 'Search guide, API and pages', 'aria-label': 'Search', autocomplete: 'off'}); // prettier-ignore
   const status = make('p', {role: 'status', class: 'search-status'});
   const list = make('ul', {class: 'search-results', 'aria-label': 'Results'});
   const close = make('button', {type: 'button', class: 'quiet'}, 'Close');

@@ -29,7 +29,8 @@ export function readTexts(maxTokens: number, seed: number): Corpus {
   const {config, origin} = files;
   const tokenizer = new ChatTokenizer(files.tokenizerJson, files.tokenizerConfig, config.vocabSize, origin);
   const longest = Math.min(maxTokens, config.maxPositions);
-  const parts = TEXTS.flatMap((text) => paragraphs(text, (part) => tokenizer.encode(part).length < longest - 1));
+  const fits = (part: string): boolean => lengthOf(part, tokenizer) < longest - 1;
+  const parts = TEXTS.flatMap((text) => paragraphs(text, fits));
   const samples = parts.flatMap((content, id) => {
     const turns = [
       {role: 'user', content: ''},
@@ -39,6 +40,16 @@ export function readTexts(maxTokens: number, seed: number): Corpus {
     return 'sample' in encoded ? [encoded.sample] : [];
   });
   return {files, tokenizer, samples};
+}
+
+const lengths = new Map<string, number>();
+
+/** Tokens of a text. Tokens do not cross the ends of lines, so a line is encoded once. */
+function lengthOf(text: string, tokenizer: ChatTokenizer): number {
+  return text.split(/(?<=\n)/).reduce((total, line) => {
+    if (!lengths.has(line)) lengths.set(line, tokenizer.encode(line).length);
+    return total + lengths.get(line)!;
+  }, 0);
 }
 
 /** Packed rows without end: every epoch in another order. */

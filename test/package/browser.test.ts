@@ -58,7 +58,7 @@ describe('in a browser', () => {
   let address: string;
 
   before(async function () {
-    const launched = await launch();
+    const launched = await launch({gpu: true});
     if (typeof launched === 'string') {
       skip(this, `Chromium does not start here (${launched})`);
     }

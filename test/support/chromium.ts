@@ -10,6 +10,13 @@ import {type Browser, chromium as playwright} from 'playwright-core';
 
 const FLAGS = [
   '--no-sandbox',
+  // Otherwise Chromium keeps requesting hosts that a test machine cannot reach.
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  '--no-first-run',
+];
+const WITH_GPU = [
   '--enable-unsafe-webgpu',
   '--use-webgpu-adapter=swiftshader',
   '--use-angle=swiftshader',
@@ -17,18 +24,18 @@ const FLAGS = [
   '--enable-features=Vulkan',
   // As src/node_webgpu/dawn.ts: shaders compile in a quarter of the time.
   '--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension',
-  // Otherwise Chromium keeps requesting hosts that a test machine cannot reach.
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-  '--no-first-run',
 ];
 
-/** Chromium, or the reason why it is missing. */
-export async function launch(): Promise<Browser | string> {
+/**
+ * Chromium, or the reason why it is missing.
+ *
+ * @param gpu Whether pages have WebGPU and WebGL. Without them pages are drawn in a third of the time.
+ */
+export async function launch({gpu}: {gpu: boolean}): Promise<Browser | string> {
   try {
     const {default: chromium} = await import('@sparticuz/chromium');
-    return await playwright.launch({executablePath: await chromium.executablePath(), args: FLAGS});
+    const args = [...FLAGS, ...(gpu ? WITH_GPU : ['--disable-gpu'])];
+    return await playwright.launch({executablePath: await chromium.executablePath(), args});
   } catch (error) {
     return (error as Error).message.split('\n')[0];
   }
@@ -50,7 +57,7 @@ const TYPES: Record<string, string> = {
 export async function serve(folder: string, below = '/'): Promise<{server: Server; address: string}> {
   const server = createServer((request, response) => {
     const {pathname} = new URL(request.url ?? '/', 'http://localhost');
-    const path = join(folder, pathname.slice(below.length - 1));
+    const path = join(folder, pathname.slice(below.length - 1), pathname.endsWith('/') ? 'index.html' : '');
     if (!pathname.startsWith(below) || !existsSync(path) || !statSync(path).isFile()) {
       response.writeHead(404).end();
       return;
