@@ -27,7 +27,10 @@ export class SitePages {
    *
    * @param options `before` is a script that runs before those of the page.
    */
-  async visit(path: string, options: Parameters<Browser['newContext']>[0] & {before?: string} = {}): Promise<Page> {
+  async visit(
+    path: string,
+    options: Parameters<Browser['newContext']>[0] & {before?: string; browser?: Browser} = {},
+  ): Promise<Page> {
     const {before, browser = this.browser, ...rest} = options;
     const context = await browser.newContext({viewport: {width: 1280, height: 900}, ...rest});
     if (before !== undefined) await context.addInitScript(before);
