@@ -42,7 +42,7 @@ function runsOf(mask: FlashMask, batch: number, head: number, vector: number): s
     while (to < mask.keyLength && at(to) === at(to - 1) + step);
     if (runs.length === MOST_RUNS) return `${runs.join('  ')}  …`;
     const one = boundText(at(from));
-    runs.push(to - from === 1 ? one : step === 0 ? `${one} ×${to - from}` : `${one}–${at(to - 1)}`);
+    runs.push(to - from === 1 ? one : step === 0 ? `${one} ×${to - from}` : `${one}\u2060–\u2060${at(to - 1)}`);
   }
   return runs.join('  ');
 }

@@ -13,7 +13,7 @@ type Step = Extract<Answer, {type: 'step'}>;
 /** What the visitor waits for about a minute or two. */
 const SIZES = {
   gpu: {steps: 300, rowTokens: 1024, rows: 8, words: 90},
-  cpu: {steps: 24, rowTokens: 256, rows: 1, words: 40},
+  cpu: {steps: 16, rowTokens: 256, rows: 1, words: 40},
 };
 
 const field = (id: string): HTMLInputElement | HTMLSelectElement => byId<HTMLInputElement>(id);
@@ -143,6 +143,7 @@ function showMask(): void {
   const mask = causalDocument(latest.lengths, {padTo: order.rowTokens});
   const tile = Math.max(16, 2 ** Math.ceil(Math.log2(order.rowTokens / 32)));
   const drawing = {mask, tile, batch: 0, head: 0, vectors: false, grid: true};
+  canvas.hidden = false;
   drawMask(canvas, Math.round(canvas.clientWidth * Math.min(devicePixelRatio, 2)), drawing, palette());
   const {maskedPairs} = mask.sparsity();
   const words = `${latest.lengths.length} texts in a row of ${order.rowTokens} tokens: ${percent(maskedPairs)} of the pairs are masked.`;

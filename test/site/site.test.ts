@@ -3,9 +3,9 @@
  * a training run, the search, accessibility and links.
  */
 import {mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
-import {createRequire} from 'node:module';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
+import axe from 'axe-core';
 import {expect} from 'chai';
 import type {Browser, Page} from 'playwright-core';
 import {readRecords} from '../../bench/record_files.js';
@@ -17,8 +17,6 @@ import {full} from '../support/full.js';
 import {maskTable} from '../support/mask_table.js';
 import {SitePages} from '../support/site_pages.js';
 import {skip} from '../support/skip.js';
-
-const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
 
 /** Pages that axe looks at, and in which theme; with FLASHMASK_FULL in both. */
 const PAGES = {
@@ -111,7 +109,7 @@ async function wrongPixels(page: Page, mask: FlashMask): Promise<string[]> {
 
 /** What axe calls serious or worse. */
 async function seriousProblems(page: Page): Promise<string[]> {
-  await page.addScriptTag({path: AXE});
+  await page.evaluate(axe.source);
   const found = await page.evaluate(`axe.run({resultTypes: ['violations']}).then(({violations}) => violations
     .filter(({impact}) => impact === 'serious' || impact === 'critical')
     .map(({id, nodes}) => id + ': ' + nodes.slice(0, 3).map(({target}) => target.join(' ')).join(', ')))`);
