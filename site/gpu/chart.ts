@@ -29,11 +29,11 @@ function pointsOf(records: readonly BenchRecord[]): Point[] {
 export function timeChart(records: readonly BenchRecord[], width: number): SVGElement | HTMLElement {
   const points = pointsOf(records);
   const flash = points.filter(({attention}) => attention === NAMES.flash).sort((a, b) => a.masked - b.masked);
-  // Names of neighbours stand below and above their points.
-  const names = [0, 1].map((odd) =>
+  // Names of neighbours stand below and above their points, near and far.
+  const names = [15, -14, 29, -28].map((dy, place) =>
     Plot.text(
-      flash.filter((_, i) => i % 2 === odd),
-      {x: 'masked', y: 'ms', text: 'mask', dy: odd === 0 ? 15 : -14, fill: 'currentColor', fontSize: 11},
+      flash.filter((_, i) => i % 4 === place),
+      {x: 'masked', y: 'ms', text: 'mask', dy, fill: 'currentColor', fontSize: 11},
     ),
   );
   return Plot.plot({

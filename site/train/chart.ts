@@ -14,8 +14,7 @@ export function lossChart(points: readonly Point[], width: number): SVGElement |
   return Plot.plot({
     width,
     height: Math.min(340, Math.max(240, width * 0.42)),
-    marginLeft: 44,
-    marginTop: 28,
+    ...{marginLeft: 44, marginTop: 28, marginBottom: 44},
     style: {fontFamily: 'inherit', fontSize: '12px', background: 'transparent'},
     x: {label: 'step →', tickFormat: (step: number) => (Number.isInteger(step) ? String(step) : ''), tickSize: 0},
     y: {label: '↑ loss', grid: true, nice: true, tickSize: 0},

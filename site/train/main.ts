@@ -146,7 +146,9 @@ function showMask(): void {
   canvas.hidden = false;
   drawMask(canvas, Math.round(canvas.clientWidth * Math.min(devicePixelRatio, 2)), drawing, palette());
   const {maskedPairs} = mask.sparsity();
-  const words = `${latest.lengths.length} texts in a row of ${order.rowTokens} tokens: ${percent(maskedPairs)} of the pairs are masked.`;
+  const {length: texts} = latest.lengths;
+  const row = `${texts} ${texts === 1 ? 'text' : 'texts'} in a row of ${order.rowTokens} tokens`;
+  const words = `${row}: ${percent(maskedPairs)} of the pairs are masked.`;
   byId('mask-text').textContent = words;
   canvas.setAttribute('aria-label', words);
 }

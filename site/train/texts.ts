@@ -23,7 +23,7 @@ export interface Corpus {
   samples: Sample[];
 }
 
-/** A fresh model, a tokenizer learnt from the texts, and the texts as samples of at most `maxTokens`. */
+/** A fresh model, a tokenizer learnt from the texts, and the texts as samples of `maxTokens`, or of its context. */
 export function readTexts(maxTokens: number, seed: number): Corpus {
   const files = freshGlassllm(TEXTS, seed);
   const {config, origin} = files;

@@ -37,7 +37,7 @@ async function run(order: Order): Promise<void> {
   const check = await startBackend(order.backend, 'stock');
   if (order.backend === 'webgpu' && order.software) useSoftwareMatMul();
   status('Learning a tokenizer from the guides…');
-  const {files, tokenizer, samples} = readTexts(order.rowTokens, SEED);
+  const {files, tokenizer, samples} = readTexts(Math.max(16, order.rowTokens >> 2), SEED);
   const flash = await trainerOf(files, 'flash');
   const dense = order.dense ? await trainerOf(files, 'dense') : null;
   status('Writing before the training…');
