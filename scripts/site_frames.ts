@@ -44,7 +44,7 @@ const measure = (page: Page, label: string): Promise<Frames> =>
           work(time);
           works.push(performance.now() - from);
         });
-      const end = performance.now() + 1000 * Number(seconds);
+      const end = performance.now() + 1000 * seconds;
       await new Promise<void>((done) => {
         const step = (time: number): void => {
           times.push(time);

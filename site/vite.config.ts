@@ -64,6 +64,8 @@ export default defineConfig({
   appType: 'mpa',
   plugins: [pageHeader, inPages, builtParts],
   worker: {format: 'es', plugins: () => [inPages]},
+  // Found at the start, so that the first run of a worker does not reload its page.
+  optimizeDeps: {entries: ['*.html', '*/worker.ts']},
   server: {fs: {allow: [join(folder, '..')]}},
   build: {
     outDir: output,

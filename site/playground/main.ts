@@ -193,4 +193,5 @@ showGallery(byId('gallery'), firstName, (name) => {
   choose(name);
 });
 listen();
-choose(firstName, state.values);
+// A damaged link shows the builder's first values.
+choose(firstName, build() ? state.values : builders[firstName].initial(FIRST.length));

@@ -46,7 +46,7 @@ function joined(html: string, page: string, head: string): string {
   return replaced(html, [
     ['<body>', `<body class="guide${page === 'index.html' ? ' home' : ''}">`],
     ['</head>', `${head.replaceAll('"./', `"${up}`)}</head>`],
-    [toolbar, (old) => `${header(up, current)}${unseenControls(old)}`],
+    [toolbar, (old) => `${header(up, current)}${controls(old)}`],
     ['<div class="col-content">', '<main class="col-content" id="main" data-pagefind-body>'],
     [/<\/div>(\s*<div class="col-sidebar">)/, '</main>$1'],
     [
@@ -56,11 +56,14 @@ function joined(html: string, page: string, head: string): string {
   ]).replaceAll(RAW, `${up}images/`);
 }
 
-/** TypeDoc's script needs its own controls: the search is hidden, the menu of narrow windows stays. */
-function unseenControls(toolbar: string): string {
+/**
+ * TypeDoc's script needs the controls of its search, which stay hidden. Its menu of narrow windows cannot be reached by
+ * the keyboard, so a button takes its place (site/shell/guide.ts).
+ */
+function controls(toolbar: string): string {
   const [, search] = /(<button id="tsd-search-trigger"[^]*?<\/dialog>)/.exec(toolbar) ?? [];
-  const [, menu] = /(<a href="#" class="tsd-widget menu"[^]*?<\/a>)/.exec(toolbar) ?? [];
-  return `<div hidden><div id="tsd-toolbar-links"></div>${search}</div><div class="guide-menu">${menu}</div>`;
+  const menu = '<button type="button" class="guide-menu" aria-expanded="false">Contents</button>';
+  return `<div hidden><div id="tsd-toolbar-links"></div>${search}</div>${menu}`;
 }
 
 type Replacement = string | ((old: string) => string);

@@ -19,11 +19,30 @@ function reachScrollers(): void {
   }
 }
 
+/** Opens and closes the navigation, which lies over the page in narrow windows. */
+function startMenu(button: HTMLElement): void {
+  const open = (wanted: boolean): void => {
+    document.documentElement.classList.toggle('has-menu', wanted);
+    button.setAttribute('aria-expanded', String(wanted));
+  };
+  button.addEventListener('click', () => {
+    open(button.getAttribute('aria-expanded') === 'false');
+  });
+  document.querySelector('.overlay')?.addEventListener('click', () => {
+    open(false);
+  });
+  addEventListener('keydown', ({key}) => {
+    if (key === 'Escape') open(false);
+  });
+}
+
 /** Does nothing on other pages. TypeDoc's script writes the navigation later. */
 export function startGuide(): void {
   const navigation = document.getElementById('tsd-nav-container');
   if (navigation !== null) new MutationObserver(partLinks).observe(navigation, {childList: true});
   partLinks();
+  const menu = document.querySelector<HTMLElement>('.guide-menu');
+  if (menu !== null) startMenu(menu);
   // TypeDoc shows the page only when its navigation is there.
   new ResizeObserver(reachScrollers).observe(document.getElementById('main')!);
 }

@@ -283,6 +283,8 @@ describe('the site', () => {
       const again = await pages.visit(link.slice(pages.address.length));
       expect(await codeOf(again)).to.equal(await codeOf(page));
       expect(await again.getByLabel('Lengths', {exact: true}).inputValue()).to.equal('300, 724');
+      const damaged = await pages.visit('#mask=slidingWindow&length=many');
+      expect((await settled(damaged, 'slidingWindow')).keyLength).to.equal(1024);
       const decoding = await pages.visit('#mask=causal&length=512&queries=64');
       const mask = await settled(decoding, 'causal');
       expect([mask.queryLength, mask.keyLength]).to.deep.equal([64, 512]);
@@ -429,6 +431,20 @@ describe('the site', () => {
       await page.getByRole('dialog').waitFor({state: 'hidden'});
     });
 
+    it('of the guide have a menu in narrow windows, also by keyboard', async () => {
+      const page = await pages.visit('guide/documents/Masks.html', {viewport: {width: 390, height: 800}});
+      const link = page.getByRole('link', {name: 'Packages and entries'});
+      const button = page.getByRole('button', {name: 'Contents'});
+      expect(await link.isVisible()).to.equal(false);
+      await button.press('Enter');
+      await link.waitFor();
+      await page.keyboard.press('Escape');
+      await link.waitFor({state: 'hidden'});
+      await button.click();
+      await link.click();
+      await page.waitForURL(/Packages_and_entries/);
+    });
+
     it('keep the theme that was chosen', async () => {
       const page = await pages.visit('', {colorScheme: 'dark'});
       const background = (): Promise<string> => page.evaluate('getComputedStyle(document.body).backgroundColor');
@@ -457,6 +473,15 @@ describe('the site', () => {
         }
       });
     }
+  });
+
+  it('says the figures and the install line that README.md says', () => {
+    const read = (path: string): string => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
+    const [readme, html] = [read('README.md'), read('site/index.html')];
+    const figures = [...html.matchAll(/<dt>([\d.,]+×?)/g)].map(([, figure]) => figure);
+    expect(figures).to.have.length(3);
+    const install = /id="install"[^>]*>([^<]*)</.exec(html)![1];
+    expect([...figures, install].filter((words) => !readme.includes(words))).to.deep.equal([]);
   });
 
   it('is not in the package', () => {
