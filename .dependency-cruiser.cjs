@@ -1,6 +1,6 @@
 /**
  * @file Which way imports go: call < mask < backends < node_webgpu, cli, entries. Each room may import itself and the
- * rooms that are named below. `npm run check:imports` checks src/, ops/ and gradients/, and finds circles.
+ * rooms that are named below. `npm run check:imports` checks src/, ops/, gradients/ and site/, and finds circles.
  */
 const WEBGPU = 'src/backends/webgpu';
 
@@ -37,8 +37,15 @@ const rooms = Object.entries(ROOMS).map(([room, others]) => ({
   to: {path: '^(src|ops|gradients)/', pathNot: [room, ...others].map((path) => `^${path}`)},
 }));
 
+/** The site imports what it likes; nothing of the package imports the site. */
+const site = {name: 'the site', severity: 'error', from: {path: '^(src|ops|gradients)/'}, to: {path: '^site/'}};
+
 module.exports = {
-  forbidden: [...rooms, {name: 'circle', severity: 'error', from: {}, to: {circular: true}}],
+  forbidden: [
+    ...rooms,
+    site,
+    {name: 'circle', severity: 'error', from: {path: '^(src|ops|gradients|site)/'}, to: {circular: true}},
+  ],
   options: {
     tsPreCompilationDeps: true,
     tsConfig: {fileName: 'tsconfig.json'},

@@ -6,7 +6,7 @@ import {defineConfig, globalIgnores} from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
 export default defineConfig(
-  globalIgnores(['dist/', 'coverage/', 'docs/', 'node_modules/', '**/*.tmp.*']),
+  globalIgnores(['**/dist/', 'coverage/', 'docs/', 'node_modules/', '**/*.tmp.*']),
   {linterOptions: {reportUnusedDisableDirectives: 'error'}},
   {
     files: ['**/*.ts'],

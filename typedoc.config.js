@@ -7,6 +7,7 @@ const SILENT_TAGS = ['@file', '@doc'];
 /** @type {Partial<import('typedoc').TypeDocOptions>} */
 export default {
   name: 'tfjs-flashmask',
+  plugin: ['./site/scripts/guide_titles.js'],
   entryPoints: ['index', 'layers', 'webgpu', 'masks', 'node', 'node_webgpu', 'einsum_gradient'].map(
     (entry) => `src/entries/${entry}.ts`,
   ),

@@ -2,7 +2,7 @@
 import {readFileSync, writeFileSync} from 'node:fs';
 import {cpus} from 'node:os';
 import * as tf from '@tensorflow/tfjs';
-import {nvidiaSmi} from '../examples/finetune/memory.js';
+import {nvidiaSmi} from '../examples/finetune/nvidia_smi.js';
 import {findAddon} from '../src/backends/tensorflow/load.js';
 import type {WebGPUBackend} from '../src/backends/webgpu/run/tfjs_backend.js';
 import {useWebGPU} from '../src/node_webgpu/use_webgpu.js';

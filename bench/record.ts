@@ -1,6 +1,4 @@
 /** @file The one record of all benchmarks: a JSON object per line of a file. Times are milliseconds, sizes bytes. */
-import {appendFileSync, existsSync, mkdirSync, readFileSync} from 'node:fs';
-import {dirname} from 'node:path';
 
 /** The sources of records: the commands of `npm run bench`, and `cuda` for bench/cuda/bench.py. */
 const SUITES = ['masks', 'paper', 'decode', 'long', 'schedule', 'tiles', 'finetune', 'cuda'] as const;
@@ -151,7 +149,7 @@ function isOfType(value: unknown, type: string | readonly string[]): boolean {
 }
 
 /** @throws Error if `record` lacks a required field, or has an unknown field or one of another type. */
-function check(record: BenchRecord, path: string): BenchRecord {
+export function checkRecord(record: BenchRecord, path: string): BenchRecord {
   for (const name of ['suite', 'device', 'N'] as const) {
     if (record[name] === undefined)
       throw new Error(`${path}: a record must have ${name}, got ${JSON.stringify(record)}.`);
@@ -170,25 +168,6 @@ const keyOf = (record: BenchRecord): string =>
 /** The last record of each call, in the order of the first ones. */
 export function latest(records: readonly BenchRecord[]): BenchRecord[] {
   return [...new Map(records.map((record) => [keyOf(record), record])).values()];
-}
-
-/** Appends a line. Makes the folder. */
-export function appendRecord(path: string, record: BenchRecord): void {
-  mkdirSync(dirname(path), {recursive: true});
-  appendFileSync(path, `${JSON.stringify(record)}\n`);
-}
-
-/**
- * The records of a file, the latest of each call; none without a file. Skips an incomplete last line of a killed run.
- */
-export function readRecords(path: string): BenchRecord[] {
-  if (!existsSync(path)) return [];
-  const text = readFileSync(path, 'utf8');
-  const lines = text
-    .slice(0, text.lastIndexOf('\n') + 1)
-    .split('\n')
-    .filter(Boolean);
-  return latest(lines.map((line) => check(JSON.parse(line) as BenchRecord, path)));
 }
 
 /** The records of a suite, or of one part of it, that have all figures. */

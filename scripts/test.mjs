@@ -22,7 +22,7 @@ const SECONDS = join('scripts', 'test_seconds.json');
 /** Long enough for a training run on a software adapter; a test that hangs still ends the run. */
 const TIMEOUT_MS = 600000;
 /** Folders of tests that need npm's packages alone. All others get tfjs-node with TensorFlow, and the native addon. */
-const WITHOUT_TENSORFLOW = ['bench', 'mask', 'node_webgpu', 'webgpu'];
+const WITHOUT_TENSORFLOW = ['bench', 'mask', 'node_webgpu', 'site', 'webgpu'];
 
 const args = process.argv.slice(2);
 const take = (flag) => args.includes(flag) && args.splice(args.indexOf(flag), 1).length > 0;

@@ -1,6 +1,6 @@
 /** @file PyTorch's own training step, where a Python with torch and transformers is found (torch_step.py). */
 import {execFile, execFileSync} from 'node:child_process';
-import {failureOf, outcomeOf, shorten, type Failure} from '../child.js';
+import {failureOf, outcomeOf, shorten, type Failure} from '../failure.js';
 import type {Figures} from '../record.js';
 import {CONFIGS, COMMON} from './models.js';
 import {LORA, type StepOptions} from './step.js';

@@ -18,9 +18,10 @@ import {
 } from '../attention.js';
 import {startBackend, startGrowth, type Backend} from '../backend.js';
 import {inOwnProcess} from '../child.js';
-import {peakBytesOf, settle, time} from '../clock.js';
+import {settle, time} from '../clock.js';
+import {figuresOf} from '../figures.js';
 import {maskOf, type Source} from '../masks.js';
-import {passFigures, type Emit, type Figures} from '../record.js';
+import type {Emit, Figures} from '../record.js';
 import {Bench, callsOf, disposing, precisionField, type CommonOptions} from './suite.js';
 
 type Kind = 'flash' | 'dense';
@@ -92,25 +93,6 @@ async function matMulTflops({H, N, D}: Sizes, seconds: number): Promise<number> 
   return Math.max(...rates);
 }
 
-/** Times one attention, forward and forward with backward. */
-async function figuresOf(
-  attention: Attention,
-  call: Sizes & {masked: number},
-  {seconds, forwardOnly, backend}: MasksOptions,
-): Promise<Figures> {
-  const [q, k, v, dOut] = inputsOf(call);
-  const forward = (): tf.Tensor[] => [tf.tidy(() => attention(q, k, v))];
-  const both = (): tf.Tensor[] => gradsOf(attention)([q, k, v], dOut);
-  const {firstMs, ms: forwardMs} = await time(forward, seconds);
-  const backwardMs = forwardOnly ? undefined : (await time(both, seconds)).ms - forwardMs;
-  return {
-    masked: call.masked,
-    compileMs: firstMs - forwardMs,
-    ...passFigures(call, forwardMs, backwardMs),
-    ...(backend === 'tensorflow' ? {} : {peakBytes: await peakBytesOf(forwardOnly ? forward : both)}),
-  };
-}
-
 async function runCall(bench: Bench, call: Setting, peaks: Map<string, Figures>, options: MasksOptions): Promise<void> {
   const mask = maskOf(call.mask, call.N, options.documents);
   const {gpu} = bench.runtime;
@@ -122,7 +104,8 @@ async function runCall(bench: Bench, call: Setting, peaks: Map<string, Figures>,
       const obstacle = kind === 'dense' ? denseObstacle(call, gpu) : undefined;
       if (obstacle) return {outcome: 'skipped', reason: obstacle};
       return withAttention(kind, mask, options, async (attention) => {
-        const figures = {...(await figuresOf(attention, sizes, options)), ...peaks.get(peakKey(kind, call))};
+        const settings = {...options, countBytes: options.backend !== 'tensorflow'};
+        const figures = {...(await figuresOf(attention, sizes, settings)), ...peaks.get(peakKey(kind, call))};
         if (kind === 'flash') return {...figures, ...against};
         against.difference = await difference(mask, attention, inputsOf(call), {precision: options.precision});
         if (options.backend === 'tensorflow' && !gpu) against.matMulTflops = await matMulTflops(call, options.seconds);

@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {Precision} from '../../src/call/kernel_names.js';
 import type {Sizes} from '../attention.js';
 import {forgetErrors, startBackend, type Backend, type Runtime} from '../backend.js';
-import {failureOf} from '../child.js';
+import {failureOf} from '../failure.js';
 import type {BenchRecord, Call, DeviceKind, Emit, Figures, Suite} from '../record.js';
 
 /** What runs the calls. */

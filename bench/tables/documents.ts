@@ -5,7 +5,7 @@
 import {existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync} from 'node:fs';
 import {fileURLToPath} from 'node:url';
 import {format, resolveConfig} from 'prettier';
-import {readRecords} from '../record.js';
+import {readRecords} from '../record_files.js';
 import {plotsOf} from './plots.js';
 import {sectionsOf} from './report.js';
 

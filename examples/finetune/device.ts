@@ -5,7 +5,7 @@ import type {WebGPUBackend} from '@tensorflow/tfjs-backend-webgpu';
 import {registerWebGPULayers} from '../../src/backends/webgpu/layers/register.js';
 import {nativeInfo} from '../../src/entries/node.js';
 import {useWebGPU} from '../../src/node_webgpu/use_webgpu.js';
-import {nvidiaSmi} from './memory.js';
+import {nvidiaSmi} from './nvidia_smi.js';
 import {useSoftwareMatMul} from './software_matmul.js';
 
 export const BACKENDS = ['auto', 'tensorflow', 'webgpu', 'cpu'] as const;

@@ -1,5 +1,4 @@
-/** @file Measures memory: what a piece of work takes at most, and what nvidia-smi says. */
-import {execFileSync} from 'node:child_process';
+/** @file Measures memory: what a piece of work takes at most. It runs in pages too. */
 import * as tf from '@tensorflow/tfjs';
 
 interface Pool {
@@ -33,15 +32,4 @@ export async function peakBytes(work: () => Promise<void>): Promise<number> {
     delete (pool as Partial<Pool>).acquireBuffer;
   }
   return peak - before;
-}
-
-/** A value of each NVIDIA GPU; empty without nvidia-smi. */
-export function nvidiaSmi(query: string): string[] {
-  const args = [`--query-gpu=${query}`, '--format=csv,noheader,nounits'];
-  try {
-    const text = execFileSync('nvidia-smi', args, {encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore']});
-    return text.trim().split('\n');
-  } catch {
-    return [];
-  }
 }

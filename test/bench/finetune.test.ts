@@ -7,7 +7,7 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {expect} from 'chai';
 import fc from 'fast-check';
-import {outcomeOf} from '../../bench/child.js';
+import {outcomeOf} from '../../bench/failure.js';
 import {longest} from '../../bench/finetune/longest.js';
 import {TASKS, type Task, drawTexts, fillRow, typicalTexts, visiblePairs} from '../../bench/finetune/rows.js';
 import {stepsOfTorch, whyNoTorch} from '../../bench/finetune/torch.js';

@@ -3,7 +3,7 @@ import {chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {expect} from 'chai';
-import {paragraphs} from '../../examples/finetune/commands/documentation.js';
+import {paragraphs} from '../../examples/finetune/data/paragraphs.js';
 import {findPip} from '../../examples/finetune/pinned_download.js';
 import {LossComparison} from '../../examples/finetune/train/comparison.js';
 import type {MetricsRecord} from '../../examples/finetune/train/metrics.js';

@@ -11,7 +11,7 @@ import {type Batch, toBatch} from '../../examples/finetune/data/batch.js';
 import {encodeComparison, encodeConversation} from '../../examples/finetune/data/encode.js';
 import type {Row, Sample} from '../../examples/finetune/data/sample.js';
 import type {HostTensor} from '../../examples/finetune/host_tensor.js';
-import {nvidiaSmi} from '../../examples/finetune/memory.js';
+import {nvidiaSmi} from '../../examples/finetune/nvidia_smi.js';
 import {PROJECTIONS, parseConfig, weightShapes} from '../../examples/finetune/model/config.js';
 import type {LoraOptions} from '../../examples/finetune/model/lora.js';
 import {normal} from '../../examples/finetune/random.js';

@@ -1,14 +1,13 @@
 /**
- * @file The packed package in a real page: headless Chromium with WebGPU and WebGL on SwiftShader, from the npm package
- * that `useWebGPU()` also uses for its software driver. The pages use script tags, or a bundle by esbuild.
+ * @file The packed package in a real page: headless Chromium with WebGPU and WebGL on SwiftShader. The pages use script
+ * tags, or a bundle by esbuild.
  */
-import {createReadStream, existsSync} from 'node:fs';
-import {type Server, createServer} from 'node:http';
-import type {AddressInfo} from 'node:net';
+import type {Server} from 'node:http';
 import {join} from 'node:path';
 import {expect} from 'chai';
 import {build} from 'esbuild';
-import {type Browser, chromium as playwright} from 'playwright-core';
+import type {Browser} from 'playwright-core';
+import {launch, serve} from '../support/chromium.js';
 import {full} from '../support/full.js';
 import {Project} from '../support/packed_project.js';
 import {skip} from '../support/skip.js';
@@ -65,46 +64,6 @@ async function compare(tf, {FlashMaskMultiHeadAttention, FlashMaskBounds}, backe
   return reports;
 }`;
 
-const CHROMIUM_FLAGS = [
-  '--no-sandbox',
-  '--enable-unsafe-webgpu',
-  '--use-webgpu-adapter=swiftshader',
-  '--use-angle=swiftshader',
-  '--enable-unsafe-swiftshader',
-  '--enable-features=Vulkan',
-  // As src/node_webgpu/dawn.ts: shaders compile in a quarter of the time.
-  '--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension',
-  // Otherwise Chromium keeps requesting hosts that a test machine cannot reach.
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-  '--no-first-run',
-];
-
-/** Chromium, or the reason why it is missing. */
-async function launch(): Promise<Browser | string> {
-  try {
-    const {default: chromium} = await import('@sparticuz/chromium');
-    return await playwright.launch({executablePath: await chromium.executablePath(), args: CHROMIUM_FLAGS});
-  } catch (error) {
-    return (error as Error).message.split('\n')[0];
-  }
-}
-
-/** Serves a folder over HTTP: WebGPU needs a secure context, which localhost is and a file URL is not. */
-function serve(folder: string): Promise<Server> {
-  const server = createServer((request, response) => {
-    const path = join(folder, new URL(request.url ?? '/', 'http://localhost').pathname);
-    if (!existsSync(path)) {
-      response.writeHead(404).end();
-      return;
-    }
-    response.setHeader('content-type', path.endsWith('.html') ? 'text/html' : 'text/javascript');
-    createReadStream(path).pipe(response);
-  });
-  return new Promise((resolve) => server.listen(0, 'localhost', () => resolve(server)));
-}
-
 function expectSame(reports: Record<string, Report>): void {
   const {cpu, ...others} = reports;
   for (const [name, {out, dq}] of Object.entries(others)) {
@@ -126,14 +85,13 @@ describe('in a browser', () => {
   let address: string;
 
   before(async function () {
-    const launched = await launch();
+    const launched = await launch({gpu: true});
     if (typeof launched === 'string') {
       skip(this, `Chromium does not start here (${launched})`);
     }
     browser = launched;
     project = new Project();
-    server = await serve(project.folder);
-    address = `http://localhost:${(server.address() as AddressInfo).port}`;
+    ({server, address} = await serve(project.folder));
   });
 
   after(async () => {
@@ -148,7 +106,7 @@ describe('in a browser', () => {
     const errors: string[] = [];
     page.on('console', (message) => message.type() === 'error' && errors.push(message.text()));
     page.on('pageerror', (error) => errors.push(error.message));
-    await page.goto(`${address}/index.html`);
+    await page.goto(`${address}index.html`);
     const reports = (await page.evaluate('globalThis.reports')) as Record<string, Report>;
     await page.close();
     return {reports, errors};
@@ -232,7 +190,7 @@ describe('in a browser', () => {
     const page = await browser.newPage();
     const warnings: string[] = [];
     page.on('console', (message) => message.type() === 'warning' && warnings.push(message.text()));
-    await page.goto(`${address}/crash.html`);
+    await page.goto(`${address}crash.html`);
     const expectMeans = async () => expect(await page.evaluate('means()')).to.equal('webgpu,1.5,6.5');
     await page.evaluate("tf.setBackend('webgpu')");
     await expectMeans();

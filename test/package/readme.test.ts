@@ -9,7 +9,7 @@ import {join} from 'node:path';
 import {pathToFileURL} from 'node:url';
 import {expect} from 'chai';
 import {format, resolveConfig} from 'prettier';
-import {readRecords} from '../../bench/record.js';
+import {readRecords} from '../../bench/record_files.js';
 import {finetuneSections} from '../../bench/tables/finetune.js';
 import {writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
 import {Project, root} from '../support/packed_project.js';

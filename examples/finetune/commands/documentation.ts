@@ -2,6 +2,7 @@
 import {existsSync, readFileSync, readdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
+import {paragraphs} from '../data/paragraphs.js';
 import {ChatTokenizer} from '../data/tokenizer.js';
 import {keepAside} from '../train/output_folder.js';
 import {freshGlassllm} from '../weights/glassllm.js';
@@ -46,18 +47,4 @@ function documentation(): string[] {
     throw new Error(`There is no README.md and no docs/*.md in ${REPOSITORY} to train on. Give --model and --data.`);
   }
   return files.map((file) => readFileSync(file, 'utf8'));
-}
-
-/** Groups the lines of a text into paragraphs, each as long as fits, without blank lines at the ends. */
-export function paragraphs(text: string, fits: (part: string) => boolean): string[] {
-  const parts: string[] = [];
-  let current = '';
-  for (const line of text.split(/(?<=\n)/)) {
-    if (current !== '' && !fits(current + line)) {
-      parts.push(current);
-      current = '';
-    }
-    current += line;
-  }
-  return [...parts, current].map((part) => part.replace(/^\n+/, '').trimEnd()).filter((part) => part !== '');
 }

@@ -7,7 +7,7 @@
  * attention, which is a parameter: flashMaskAttention and dense attention share everything else.
  */
 import * as tf from '@tensorflow/tfjs';
-import {type Traced, traced} from '../../../src/entries/node.js';
+import {type Traced, traced} from '../../../src/backends/tensorflow/traced/traced.js';
 import {gatedUnit} from '../../../src/layers/gated_unit.js';
 import {rmsNorm} from '../../../src/layers/rms_norm.js';
 import {rotate} from '../../../src/layers/rotate.js';

@@ -6,7 +6,7 @@
  *     w = (1 - rate·decay)·w - rate·(m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
  */
 import * as tf from '@tensorflow/tfjs';
-import {type Traced, traced} from '../../../src/entries/node.js';
+import {type Traced, traced} from '../../../src/backends/tensorflow/traced/traced.js';
 import {adamwStep} from '../../../src/layers/adamw.js';
 import type {HostTensor} from '../host_tensor.js';
 import {type JoinedVariables, fill, joinVariables} from './joined_variables.js';

