@@ -25,24 +25,34 @@ const download = byId<HTMLButtonElement>('download');
 const records: BenchRecord[] = [];
 let worker: Worker | null = null;
 let order: Order | null = null;
+let adapter: Adapter | null = null;
 
 function say(text: string): void {
   byId('status').textContent = text;
 }
 
-function showAdapter(adapter: Adapter | null): void {
-  const software = adapter === null || adapter.software;
-  const sizes = software ? SIZES.cpu : SIZES.gpu;
-  for (const name of ['N', 'H', 'D'] as const) field(name).value = String(sizes[name]);
+function showAdapter(): void {
   field('backend').value = adapter === null ? 'cpu' : 'webgpu';
-  field('machine').value = adapter?.name ?? 'cpu';
-  byId('adapter').textContent = describe(adapter);
+  byId('adapter').textContent = describe();
   byId('no-webgpu').hidden = adapter !== null;
   if (adapter === null) byId<HTMLSelectElement>('backend').options[0].disabled = true;
+  showBackend();
+}
+
+/** The sizes for what computes, and its name. */
+function showBackend(): void {
+  const {N, H, D} = sizes();
+  for (const [name, value] of Object.entries({N, H, D})) field(name).value = String(value);
+  field('machine').value = field('backend').value === 'cpu' || adapter === null ? 'one CPU core' : adapter.name;
   showDevice();
 }
 
-function describe(adapter: Adapter | null): string {
+function sizes(): typeof SIZES.gpu {
+  const onGpu = field('backend').value === 'webgpu' && adapter?.software === false;
+  return onGpu ? SIZES.gpu : SIZES.cpu;
+}
+
+function describe(): string {
   if (adapter === null) return 'This browser gives no WebGPU.';
   const has = (what: string, there: boolean): string => `${there ? '' : 'no '}${what}`;
   const kind = adapter.software ? ', computed by the CPU' : '';
@@ -64,13 +74,12 @@ function chosenMasks(): string[] {
 function readOrder(): Order {
   const number = (id: string): number => Number(field(id).value);
   const backend = field('backend').value as Order['backend'];
-  const gpu = backend === 'webgpu' && !/SwiftShader|llvmpipe/i.test(field('machine').value);
   return {
     ...{backend, kind: field('kind').value as Order['kind'], precision: field('precision').value as Precision},
     machine: field('machine').value.trim() || backend,
     masks: chosenMasks(),
     ...{N: number('N'), H: number('H'), D: number('D')},
-    seconds: (gpu ? SIZES.gpu : SIZES.cpu).seconds,
+    seconds: sizes().seconds,
   };
 }
 
@@ -149,7 +158,8 @@ byId('masks').append(
     return make('label', {class: 'flag', for: input.id}, input, name);
   }),
 );
-for (const id of ['backend', 'kind']) field(id).addEventListener('change', showDevice);
+field('backend').addEventListener('change', showBackend);
+field('kind').addEventListener('change', showDevice);
 run.addEventListener('click', start);
 stop.addEventListener('click', () => {
   say('Stopped.');
@@ -157,7 +167,8 @@ stop.addEventListener('click', () => {
 });
 download.addEventListener('click', save);
 onTheme(show);
-void findAdapter().then((adapter) => {
-  showAdapter(adapter);
+void findAdapter().then((found) => {
+  adapter = found;
+  showAdapter();
   run.disabled = false;
 });

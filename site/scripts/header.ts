@@ -22,7 +22,7 @@ const SOURCE = icon('<path d="m7 6-4 4 4 4M13 6l4 4-4 4"/>');
 const LOGO =
   '<svg viewBox="0 0 20 20" width="22" height="22" aria-hidden="true"><path class="logo-empty" d="M1 1h18v18H1z"/>' +
   '<path class="logo-partial" d="M1 1h3v3H1zM4 4h3v3H4zM7 7h3v3H7zM10 10h3v3h-3zM13 13h3v3h-3zM16 16h3v3h-3z"/>' +
-  '<path class="logo-full" d="M1 4h3v3H1zM7 10h3v3H7zM13 16h3v3h-3zM7 13h3v0z"/></svg>';
+  '<path class="logo-full" d="M1 4h3v3H1zM7 10h3v3H7zM13 16h3v3h-3z"/></svg>';
 
 /**
  * @param root Address of the site's root, as seen from the page: './' or '../'.

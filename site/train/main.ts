@@ -30,12 +30,17 @@ function say(text: string): void {
 }
 
 function showAdapter(): void {
-  const onCpu = adapter === null || adapter.software;
-  for (const [id, value] of Object.entries(onCpu ? SIZES.cpu : SIZES.gpu)) field(id).value = String(value);
-  field('backend').value = onCpu ? 'cpu' : 'webgpu';
+  field('backend').value = adapter === null || adapter.software ? 'cpu' : 'webgpu';
+  showSizes();
   byId('adapter').textContent = adapter === null ? 'This browser gives no WebGPU.' : `${adapter.name}.`;
   byId('no-webgpu').hidden = adapter !== null;
   if (adapter === null) byId<HTMLSelectElement>('backend').options[0].disabled = true;
+}
+
+/** The sizes for what computes. */
+function showSizes(): void {
+  const onGpu = field('backend').value === 'webgpu' && adapter?.software === false;
+  for (const [id, value] of Object.entries(onGpu ? SIZES.gpu : SIZES.cpu)) field(id).value = String(value);
 }
 
 function readOrder(): Order {
@@ -165,6 +170,7 @@ function show(): void {
   });
 }
 
+field('backend').addEventListener('change', showSizes);
 run.addEventListener('click', start);
 stop.addEventListener('click', () => {
   say('Stopped.');
