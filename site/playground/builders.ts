@@ -1,6 +1,7 @@
 /** @file Every builder as the playground shows it: its fields, the call that it stands for, and what can be dragged. */
 import * as masks from '../../src/entries/masks.js';
 import type {FlashMask} from '../../src/mask/flash_mask.js';
+import type {MaskBuilder} from '../../src/tf_layers/builder_mask.js';
 import {type Handle, edge, partHandles, prefixHandles, spanHandles} from './handles.js';
 import {type Control, type Values, numberOf, rescaled, rowsOf, sum, textOf} from './values.js';
 
@@ -13,7 +14,7 @@ interface Call {
   code: string;
 }
 
-export type BuilderName = keyof typeof masks;
+export type BuilderName = MaskBuilder;
 
 export interface Builder {
   controls: readonly Control[];

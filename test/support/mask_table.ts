@@ -5,6 +5,7 @@
 import * as masks from '../../src/mask/builders/index.js';
 import type {FlashMask} from '../../src/mask/flash_mask.js';
 import {type Random, randomInteger, seededRandom} from '../../src/mask/builders/random.js';
+import type {MaskBuilder} from '../../src/tf_layers/builder_mask.js';
 
 /** Whether query row r sees key column j, in a batch row and head of the mask. */
 export type VisibleRule = (r: number, j: number, batch?: number, head?: number) => boolean;
@@ -19,7 +20,7 @@ export interface MaskSample {
 /** A row of the table. */
 export interface MaskEntry {
   /** The builder's name in `masks`. */
-  name: keyof typeof masks;
+  name: MaskBuilder;
   title: string;
   /** A sentence that says what a query sees. */
   description: string;
