@@ -15,6 +15,7 @@ import numpy as np
 SHARED = ("kernel_initializer", "bias_initializer", "kernel_regularizer", "bias_regularizer")
 SHARED += ("kernel_constraint", "bias_constraint")
 OWN = ("value_dim", "output_shape", "num_key_value_heads", "use_causal_mask", "mask", "rope_max_wavelength")
+OWN += ("precision",)  # Keras multiplies as its dtype policy says.
 INNER = "keras_attention"  # tfjs has the weights without this layer between.
 
 
@@ -24,7 +25,7 @@ class FlashMaskMultiHeadAttention(keras.layers.Layer):
     def __init__(self, num_heads, key_dim, **config):
         options = {name: config.pop(name) for name in (*SHARED, "dropout", "use_bias", "seed") if name in config}
         own = {name: config.pop(name, None) for name in OWN}
-        value_dim, output_shape, groups, use_causal_mask, mask, rope = own.values()
+        value_dim, output_shape, groups, use_causal_mask, mask, rope, _precision = own.values()
         if mask is not None or rope is not None:
             raise ValueError("Keras has no counterpart of the arguments mask and rope_max_wavelength.")
         super().__init__(**config)
