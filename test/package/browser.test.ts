@@ -2,6 +2,7 @@
  * @file The packed package in a real page: headless Chromium with WebGPU and WebGL on SwiftShader. The pages use script
  * tags, or a bundle by esbuild.
  */
+import {readFileSync} from 'node:fs';
 import type {Server} from 'node:http';
 import {join} from 'node:path';
 import {expect} from 'chai';
@@ -9,7 +10,7 @@ import {build} from 'esbuild';
 import type {Browser} from 'playwright-core';
 import {launch, serve} from '../support/chromium.js';
 import {full} from '../support/full.js';
-import {Project} from '../support/packed_project.js';
+import {Project, root} from '../support/packed_project.js';
 import {skip} from '../support/skip.js';
 
 /** What the pages report for a backend. */
@@ -64,6 +65,14 @@ async function compare(tf, {FlashMaskMultiHeadAttention, FlashMaskBounds}, backe
   return reports;
 }`;
 
+/** The script tags of README.md, with the packed files in place of a CDN's. */
+function scriptsOfReadme(): string {
+  const [, tags] = /```html\n([^]*?)```/.exec(readFileSync(join(root, 'README.md'), 'utf8'))!;
+  const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {version: string};
+  expect(tags).to.include(`/tfjs-flashmask@${version}/`);
+  return tags.replace(/https:\/\/cdn\.jsdelivr\.net\/npm\/(@?[^@]+)@[^/]+/g, 'node_modules/$1');
+}
+
 function expectSame(reports: Record<string, Report>): void {
   const {cpu, ...others} = reports;
   for (const [name, {out, dq}] of Object.entries(others)) {
@@ -113,13 +122,8 @@ describe('in a browser', () => {
   }
 
   it('works from script tags on webgpu, on webgl and on cpu, with the same results', async () => {
-    const scripts = [
-      '@tensorflow/tfjs/dist/tf.min.js',
-      '@tensorflow/tfjs-backend-webgpu/dist/tf-backend-webgpu.min.js',
-      'tfjs-flashmask/dist/tfjs-flashmask.min.js',
-    ];
     const {reports, errors} = await visit(
-      `${scripts.map((path) => `<script src="node_modules/${path}"></script>`).join('')}
+      `${scriptsOfReadme()}
        <script>${COMPARE}; globalThis.reports = compare(tf, tf.flashMaskAttention, tf.masks, ['webgpu', 'webgl', 'cpu']);</script>`,
     );
     expect(errors).to.deep.equal([]);
