@@ -17,17 +17,21 @@ Examples:
   npm run finetune -- generate --adapter checkpoints/sft --prompt "Why is the sky blue?"
   npm run finetune -- merge --adapter checkpoints/sft --output merged`;
 
+/** Commands that take tfjs-node where it is set up. `merge` only adds matrices: it takes what there is. */
+const ON_TENSORFLOW: readonly string[] = ['sft', 'dpo', 'rm', 'generate', 'score'];
+
 /**
  * Runs one command. Afterwards there are no tensors, listeners or open files left, and the former tfjs backend is
  * current.
  *
  * @param argv The arguments, without those of Node.
+ * @param setUp Sets up tfjs-node. Called only for a command that runs on it, once all its options are right.
  * @returns the exit code.
  * @example await run(['sft', '--model', 'my-model', '--data', 'pairs.jsonl'], processIo) // 0
  */
-export async function run(argv: readonly string[], io: Io): Promise<number> {
+export async function run(argv: readonly string[], io: Io, setUp: () => void = () => {}): Promise<number> {
   try {
-    return await runCommand(argv, new Session(io));
+    return await runCommand(argv, new Session(io), setUp);
   } catch (error) {
     if (error instanceof CommanderError) {
       return error.exitCode;
@@ -37,13 +41,19 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
   }
 }
 
-async function runCommand(argv: readonly string[], session: Session): Promise<number> {
+async function runCommand(argv: readonly string[], session: Session, setUp: () => void): Promise<number> {
   let exitCode = 0;
   const finish = (code: number): void => {
     exitCode = code;
   };
   try {
-    await program(session, finish).parseAsync(argv, {from: 'user'});
+    await program(session, finish)
+      .hook('preAction', (_, command) => {
+        const {backend} = command.opts<{backend?: string}>();
+        const canUseIt = backend === 'auto' || backend === 'tensorflow';
+        if (canUseIt && ON_TENSORFLOW.includes(command.name())) setUp();
+      })
+      .parseAsync(argv, {from: 'user'});
     return exitCode;
   } finally {
     // Otherwise the bounds of masks stay on the device as long as the masks do.
