@@ -20,6 +20,7 @@ import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';
 import type {MetricsRecord} from '../../examples/finetune/train/metrics.js';
+import {learningRate} from '../../examples/finetune/train/schedule.js';
 import {
   type Finished,
   command,
@@ -290,6 +291,37 @@ describe('fine-tuning: the commands', () => {
       await fails(/--resume: all 6 steps are done/, args('again_dpo', '--resume'));
     });
 
+    it('goes on with more steps: a longer schedule after the same warm-up, and the identical losses again', async () => {
+      const args = (name: string, steps: number, ...more: string[]): string[] =>
+        trainingOf(
+          'sft',
+          name,
+          instructions,
+          ...['--steps', String(steps), '--warmup-ratio', '0.5'],
+          ...DROPOUT,
+          ...more,
+        );
+      await succeeds(args('longer', 2));
+      cpSync(output('longer'), output('longer_stopped'), {recursive: true});
+      const rate = (step: number, steps: number): number => learningRate(step, steps, 0.01, 1);
+      const stdout = await succeeds(args('longer', 4, '--resume'));
+      expect(stdout).to.include(
+        `Schedule 4 steps in place of 2: step 3 has the learning rate ${rate(2, 4).toExponential(2)}, not 1.00e-3; ` +
+          'warm-up and peak stay, and it falls until step 4\n',
+      );
+      expect(metricsOf('longer').map((record) => record.learning_rate)).to.deep.equal([
+        ...[rate(0, 2), rate(1, 2), rate(2, 4), rate(3, 4)],
+      ]);
+      const stopped = await command(args('longer_stopped', 4, '--resume'), {onOutput: interruptAt('step 3/4')});
+      expect(stopped.code, stopped.stderr).to.equal(130);
+      expect(await succeeds(args('longer_stopped', 4, '--resume'))).to.not.include('Schedule');
+      expect(numbers('longer_stopped')).to.deep.equal(numbers('longer'));
+      await fails(
+        /--resume: 4 steps are done, which is more than the 3 asked for, see .*checkpoint-4\. Give more --steps than 4/,
+        args('longer', 3, '--resume'),
+      );
+    });
+
     it('passes over a damaged checkpoint, and refuses those of another model, data or settings', async () => {
       cpSync(await again(), output('damaged'), {recursive: true});
       truncateSync(join(output('damaged'), 'checkpoint-6', 'optimizer.safetensors'), 1000);
@@ -406,7 +438,12 @@ describe('fine-tuning: the commands', () => {
 
     it('of data', async () => {
       await fails(/--data: there is no nowhere\.jsonl/, sft('--data', 'nowhere.jsonl', '--backend', 'cpu'));
+      await fails(/--data: .*table\.csv is a CSV file, which is not read/, withData('table.csv', 'text\nHello'));
       const good = '{"instruction": "Greet Bo.", "output": "Hello, Bo!"}\n';
+      const wrong = '{"question": "Why?"}\n'.repeat(9);
+      await fails(/wrong\.jsonl, line 1: a record of an unknown shape/, withData('wrong.jsonl', wrong));
+      const held = [...withData('held.jsonl', good + wrong), '--eval-samples', '4'];
+      await fails(/held\.jsonl, line 2: a record of an unknown shape/, held);
       await fails(/bad\.jsonl, line 2: .*--skip-bad/, withData('bad.jsonl', `${good}{"instruction": \n${good}`));
       await fails(/has nothing to learn from: of 0 records/, withData('empty.jsonl', ''));
       await fails(/samples of 65 tokens do not fit rows of 64\. Give as many --row-tokens/, [

@@ -26,10 +26,6 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
   const {io} = session;
   const run = await prepareRun(options, session, opened);
   const {before, steps} = run;
-  const done = before?.step ?? 0;
-  if (done >= steps) {
-    throw new Error(`--resume: all ${steps} steps are done, see ${before!.folder}.`);
-  }
   const model = await startModel(run);
   io.say(describeRun(run, model));
   if (options.keepActivations === 'auto') io.say(`Memory   ${chooseMemory(run, model)}`);
@@ -100,9 +96,8 @@ interface Trained {
 
 /** Trains to the last step or to a wish to stop. If there is a twin, it does the first `compare` steps too. */
 async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trained> {
-  const {options, session, steps, tokenizer, before} = run;
+  const {options, session, steps, warmupSteps, tokenizer, before} = run;
   const data = new BatchSource(run.rows, tokenizer, options, before?.state.position);
-  const warmup = Math.ceil(options.warmupRatio * steps);
   const comparison = new LossComparison();
   const bar = trainingBar(steps, log.records.length, session.io);
   const {signal: stopping, end} = stopWhenAsked(bar, session.io);
@@ -111,7 +106,7 @@ async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trai
   try {
     while (log.records.length < steps && !stopping.aborted) {
       const batches = await data.next();
-      const rate = learningRate(log.records.length, steps, options.learningRate, warmup);
+      const rate = learningRate(log.records.length, steps, options.learningRate, warmupSteps);
       try {
         const result = await trainers.flash.step(batches, rate);
         checkFinite(result, log.records.length + 1, folder);
