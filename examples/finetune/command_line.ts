@@ -1,6 +1,7 @@
 /** @file The command line of the fine-tuning application as a function, so that tests can run commands in-process. */
 import {Command, CommanderError} from 'commander';
 import {clearBoundsCache} from '../../src/entries/index.js';
+import {applyConfig} from './commands/config.js';
 import {addDemoCommand} from './commands/demo.js';
 import {type GenerateCommandOptions, generate} from './commands/generate.js';
 import {type MergeOptions, merge} from './commands/merge.js';
@@ -13,7 +14,8 @@ const EXAMPLES = `
 Examples:
   npm run finetune -- sft --lora --steps 30                            SmolLM2-135M on instructions
   npm run finetune -- dpo --lora --model my-model --data pairs.jsonl   preferences of your own
-  npm run finetune -- sft --lora --resume --steps 30                   go on after Ctrl-C
+  npm run finetune -- sft --lora --resume --steps 30                   go on after Ctrl-C, or with more steps
+  npm run finetune -- sft --config my-run.yaml --seed 1                options from a file
   npm run finetune -- generate --adapter checkpoints/sft --prompt "Why is the sky blue?"
   npm run finetune -- merge --adapter checkpoints/sft --output merged`;
 
@@ -49,6 +51,7 @@ async function runCommand(argv: readonly string[], session: Session, setUp: () =
   try {
     await program(session, finish)
       .hook('preAction', (_, command) => {
+        applyConfig(command);
         const {backend} = command.opts<{backend?: string}>();
         const canUseIt = backend === 'auto' || backend === 'tensorflow';
         if (canUseIt && ON_TENSORFLOW.includes(command.name())) setUp();

@@ -105,7 +105,7 @@ describe('fine-tuning: the commands', () => {
   };
 
   it('sft learns with all weights, and says what it does, in a process of its own', async () => {
-    const args = ['--compare', '--steps', '16', '--eval-samples', '2', '--prompt', 'Greet Eve.'];
+    const args = ['--compare', '--steps', '16', '--eval-samples', '2', '--eval-steps', '8', '--prompt', 'Greet Eve.'];
     const {code, stdout, stderr} = await finish(start(trainingOf('sft', 'sft', instructions, ...args)));
     expect(code, stderr + stdout).to.equal(0);
     for (const part of [
@@ -114,6 +114,8 @@ describe('fine-tuning: the commands', () => {
       /Data +.*: 22 samples of 22 records; the first 2 held out/,
       /Packing +\d+ rows of 192 tokens, \d+\.\d % full, \d\.\d samples a row/,
       /Training 16 steps of 1 row, \d\.\d\d epochs; a twin with dense attention does the first 16 too/,
+      /step 8\/16 .*  held-out loss \d\.\d{4}\n/,
+      /Loss: held-out loss/,
       /step 16\/16 +loss \d\.\d{4} +learning rate \d\.\d\de-\d+ +\d+ tokens\/s +0s left/,
       /Held-out loss +\d\.\d{4} before, \d\.\d{4} after/,
       /Prompt +Greet Eve\.\n +before +".*"\n +after +".*"/,
@@ -129,6 +131,9 @@ describe('fine-tuning: the commands', () => {
     expect(ends('sft', 'mean_token_accuracy')[1]).to.be.above(0.5);
     const [, before, after] = /Held-out loss +([\d.]+) before, ([\d.]+) after/.exec(stdout)!;
     expect(Number(after)).to.be.below(Number(before));
+    const measured = metricsOf('sft').map(({eval_loss: loss}) => loss?.toFixed(4));
+    expect([...measured.keys()].filter((i) => measured[i] !== undefined)).to.deep.equal([7, 15]);
+    expect(measured[15]).to.equal(after);
     expect(readdirSync(output('sft'))).to.have.members(['accuracy.svg', 'checkpoint-16', 'loss.svg', 'metrics.jsonl']);
     const asked = ['generate', '--model', output('sft'), '--prompt', 'Greet Ada.', '--backend', BACKEND];
     expect(await succeeds(asked)).to.match(/^Hello, /);
@@ -410,6 +415,7 @@ describe('fine-tuning: the commands', () => {
       await fails(/unknown option '--beta'/, sft('--beta', '1'));
       await fails(/--resume: there is no checkpoint in/, sft('--data', instructions, '--resume', '--backend', 'cpu'));
       await fails(/required option '--prompt <text>' not specified/, ['generate']);
+      await fails(/--eval-steps: there is nothing to measure on\. Give --eval-samples/, sft('--eval-steps', '5'));
       await fails(/--output: .* is there already/, ['merge', '--adapter', model, '--output', folder]);
     });
 

@@ -45,6 +45,11 @@ export type Opened = Partial<Pick<Run, 'device' | 'files' | 'output'>>;
 
 export async function prepareRun(options: TrainOptions, session: Session, opened: Opened = {}): Promise<Run> {
   const {io} = session;
+  if (options.evalSteps !== undefined && options.evalSamples === 0) {
+    throw new Error(
+      '--eval-steps: there is nothing to measure on. Give --eval-samples, the first records to hold out.',
+    );
+  }
   const output = opened.output ?? openOutput(options.output, session);
   const before = options.resume ? await output.resumeRun(io.warn) : null;
   const id = before?.state.run ?? (await output.startRun(io.warn));

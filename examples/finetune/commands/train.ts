@@ -114,7 +114,8 @@ async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trai
           comparison.add(result.loss, (await trainers.dense.step(batches, rate)).loss);
         }
         await run.device.check();
-        record(run, log, bar, {batches, rate, result, position: data.position});
+        const heldOutLoss = await evaluateNow(run, trainers, log.records.length + 1);
+        record(run, log, bar, {batches, rate, result, heldOutLoss, position: data.position});
       } finally {
         batches.forEach((batch) => batch.dispose());
       }
@@ -144,14 +145,26 @@ function checkFinite({loss, gradNorm}: StepResult, step: number, checkpoint: str
   }
 }
 
+/** The held-out loss after a step, if it is time for it. */
+async function evaluateNow({options, heldOut}: Run, {flash}: Trainers, step: number): Promise<number | undefined> {
+  const {evalSteps} = options;
+  return evalSteps !== undefined && step % evalSteps === 0 ? flash.evaluate(heldOut) : undefined;
+}
+
 interface StepRecord {
   batches: Batch[];
   rate: number;
   result: StepResult;
+  heldOutLoss: number | undefined;
   position: BatchSource['position'];
 }
 
-function record(run: Run, log: MetricsLog, bar: TrainingBar, {batches, rate, result, position}: StepRecord): void {
+function record(
+  run: Run,
+  log: MetricsLog,
+  bar: TrainingBar,
+  {batches, rate, result, heldOutLoss, position}: StepRecord,
+): void {
   const tokens = batches.reduce((sum, batch) => sum + batch.tokens, 0);
   const places = batches.reduce((sum, {positions}) => sum + positions.length, 0);
   const tokensPerSecond = tokens / (result.milliseconds / 1000);
@@ -165,9 +178,10 @@ function record(run: Run, log: MetricsLog, bar: TrainingBar, {batches, rate, res
     grad_norm: result.gradNorm,
     num_tokens: (log.records.at(-1)?.num_tokens ?? 0) + tokens,
     ...result.metrics,
+    ...(heldOutLoss === undefined ? {} : {eval_loss: heldOutLoss}),
     tokens_per_second: tokensPerSecond,
     packing_density: tokens / places,
     tile_sparsity: empty.reduce((sum, fraction) => sum + fraction, 0) / empty.length,
   });
-  bar.update({step: log.records.length, loss: result.loss, learningRate: rate, tokensPerSecond});
+  bar.update({step: log.records.length, loss: result.loss, learningRate: rate, tokensPerSecond, heldOutLoss});
 }
