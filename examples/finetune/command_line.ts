@@ -1,6 +1,7 @@
 /** @file The command line of the fine-tuning application as a function, so that tests can run commands in-process. */
 import {Command, CommanderError} from 'commander';
 import {clearBoundsCache} from '../../src/entries/index.js';
+import {applyConfig} from './commands/config.js';
 import {addDemoCommand} from './commands/demo.js';
 import {type GenerateCommandOptions, generate} from './commands/generate.js';
 import {type MergeOptions, merge} from './commands/merge.js';
@@ -13,21 +14,26 @@ const EXAMPLES = `
 Examples:
   npm run finetune -- sft --lora --steps 30                            SmolLM2-135M on instructions
   npm run finetune -- dpo --lora --model my-model --data pairs.jsonl   preferences of your own
-  npm run finetune -- sft --lora --resume --steps 30                   go on after Ctrl-C
+  npm run finetune -- sft --lora --resume --steps 30                   go on after Ctrl-C, or with more steps
+  npm run finetune -- sft --config my-run.yaml --seed 1                options from a file
   npm run finetune -- generate --adapter checkpoints/sft --prompt "Why is the sky blue?"
   npm run finetune -- merge --adapter checkpoints/sft --output merged`;
+
+/** Commands that take tfjs-node where it is set up. `merge` only adds matrices: it takes what there is. */
+const ON_TENSORFLOW: readonly string[] = ['sft', 'dpo', 'rm', 'generate', 'score'];
 
 /**
  * Runs one command. Afterwards there are no tensors, listeners or open files left, and the former tfjs backend is
  * current.
  *
  * @param argv The arguments, without those of Node.
+ * @param setUp Sets up tfjs-node. Called only for a command that runs on it, once all its options are right.
  * @returns the exit code.
  * @example await run(['sft', '--model', 'my-model', '--data', 'pairs.jsonl'], processIo) // 0
  */
-export async function run(argv: readonly string[], io: Io): Promise<number> {
+export async function run(argv: readonly string[], io: Io, setUp: () => void = () => {}): Promise<number> {
   try {
-    return await runCommand(argv, new Session(io));
+    return await runCommand(argv, new Session(io), setUp);
   } catch (error) {
     if (error instanceof CommanderError) {
       return error.exitCode;
@@ -37,13 +43,20 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
   }
 }
 
-async function runCommand(argv: readonly string[], session: Session): Promise<number> {
+async function runCommand(argv: readonly string[], session: Session, setUp: () => void): Promise<number> {
   let exitCode = 0;
   const finish = (code: number): void => {
     exitCode = code;
   };
   try {
-    await program(session, finish).parseAsync(argv, {from: 'user'});
+    await program(session, finish)
+      .hook('preAction', (_, command) => {
+        applyConfig(command);
+        const {backend} = command.opts<{backend?: string}>();
+        const canUseIt = backend === 'auto' || backend === 'tensorflow';
+        if (canUseIt && ON_TENSORFLOW.includes(command.name())) setUp();
+      })
+      .parseAsync(argv, {from: 'user'});
     return exitCode;
   } finally {
     // Otherwise the bounds of masks stay on the device as long as the masks do.

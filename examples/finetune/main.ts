@@ -4,8 +4,12 @@
  */
 import {run} from './command_line.js';
 import {processIo, watchOutput} from './io.js';
+import {setUpTensorFlow} from './set_up.js';
 
 // Otherwise TensorFlow's start-up messages fill the screen.
 process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
 watchOutput();
-process.exitCode = await run(process.argv.slice(2), processIo);
+// The scripts of package.json give the flag, so that a first run sets itself up.
+const [first, ...rest] = process.argv.slice(2);
+const setsUp = first === '--set-up';
+process.exitCode = await run(setsUp ? rest : process.argv.slice(2), processIo, setsUp ? setUpTensorFlow : undefined);

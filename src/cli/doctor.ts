@@ -25,8 +25,11 @@ import {
   tryTfjsNode,
 } from './tfjs_node.js';
 
-/** `missing`: not installed, which is not an error. `broken`: installed, but does not work. */
-export type Status = 'ok' | 'missing' | 'broken';
+/**
+ * `ok`: a small attention ran on it. `missing`: not installed, which is not an error. `not run`: installed, but Node
+ * cannot run it. `broken`: installed, but does not work.
+ */
+export type Status = 'ok' | 'missing' | 'not run' | 'broken';
 
 export interface BackendReport {
   name: string;
@@ -113,7 +116,7 @@ function checkWebGL(): BackendReport {
   const versions = versionsOf([name]);
   const facts = ['in pages only: Node has no WebGL'];
   return name in versions
-    ? report('webgl', 'ok', {versions, kernel: 'composed from tfjs ops, 128 x 128 tiles', facts})
+    ? report('webgl', 'not run', {versions, facts})
     : report('webgl', 'missing', {facts, problem: `${name} is not installed`, fix: [INSTALL_TFJS]});
 }
 

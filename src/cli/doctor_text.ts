@@ -2,7 +2,7 @@
 import type {BackendReport, DoctorReport, Status} from './doctor.js';
 import {describeMachine} from './machine.js';
 
-const SIGNS: Record<Status, string> = {ok: '✅', missing: '➖', broken: '❌'};
+const SIGNS: Record<Status, string> = {ok: '✅', missing: '➖', 'not run': '➖', broken: '❌'};
 const INDENT = 20;
 /** Columns of a line's label. */
 const LABEL = 9;

@@ -9,10 +9,11 @@ import {type AutotuneOptions, type TunedPass, autotuneWith} from '../backends/we
  * localStorage. It is valid for this adapter, its limits and this version of the library, until
  * {@link clearAutotuneCache}.
  *
- * It takes some seconds on a GPU and never runs by itself. Without it, calls use tile sizes that suit most devices.
+ * It takes some seconds on a GPU, at most about `budgetMs`, and never runs by itself. A later call returns the
+ * remembered choice at once, unless `force` is set. Without it, calls use tile sizes that suit most devices.
  *
  * ```js
- * await autotune({D: 64, causal: true});
+ * await autotune({D: 64, causal: true, onProgress: ({done, total}) => console.log(`${done} of ${total}`)});
  * ```
  *
  * @returns the result for each pass.

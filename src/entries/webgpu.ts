@@ -31,7 +31,7 @@ addChainedOp();
 export * from './api.js';
 export {autotune} from './autotune.js';
 export {type PrepareOptions, prepareAttention} from './prepare_attention.js';
-export type {AutotuneOptions, TriedTiles, TunedPass} from '../backends/webgpu/autotune/autotune.js';
+export type {AutotuneOptions, AutotuneProgress, TriedTiles, TunedPass} from '../backends/webgpu/autotune/autotune.js';
 export type {CallKind} from '../backends/webgpu/autotune/call_kind.js';
 export {
   type CreateWebGPUBackendOptions,

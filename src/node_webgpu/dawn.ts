@@ -5,6 +5,7 @@ import {dirname, join} from 'node:path';
 import {pathToFileURL} from 'node:url';
 import {type Dawn, tameEventLoop} from './event_loop.js';
 import {findPackage} from './packages.js';
+import {isSoftwareAdapter} from '../backends/webgpu/device/software_adapter.js';
 import {activateSwiftShader, hasVulkanLoader, swiftShaderUnsupported} from './swiftshader.js';
 
 /** A Dawn instance and its adapter. */
@@ -71,13 +72,7 @@ export async function loadDawn(): Promise<Dawn> {
 
 async function requestAdapter(gpu: GPU): Promise<FoundAdapter | null> {
   const adapter = await gpu.requestAdapter({powerPreference: 'high-performance'});
-  return adapter && {gpu, adapter, software: isSoftware(adapter)};
-}
-
-/** Whether an adapter computes on the CPU. */
-function isSoftware(adapter: GPUAdapter): boolean {
-  const {isFallbackAdapter, architecture, description} = adapter.info;
-  return isFallbackAdapter || /swiftshader|llvmpipe|lavapipe|warp|basic render/i.test(`${architecture} ${description}`);
+  return adapter && {gpu, adapter, software: isSoftwareAdapter(adapter.info)};
 }
 
 async function systemAdapter(dawn: Dawn, flags: string[]): Promise<FoundAdapter | null> {

@@ -11,8 +11,15 @@ import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import fc from 'fast-check';
 import {type Batch, toBatch} from '../../examples/finetune/data/batch.js';
-import {type Encoding, encodeComparison, encodeConversation} from '../../examples/finetune/data/encode.js';
+import {
+  type Encoding,
+  encodeComparison,
+  encodeConversation,
+  encodeText,
+  encodeTextPair,
+} from '../../examples/finetune/data/encode.js';
 import {sha256OfFile} from '../../src/cli/files.js';
+import {checkFileType} from '../../examples/finetune/data/file_type.js';
 import {type ReadOptions, readJsonItems} from '../../examples/finetune/data/json_stream.js';
 import {packSamples} from '../../examples/finetune/data/packing.js';
 import {parseRecord} from '../../examples/finetune/data/records.js';
@@ -218,6 +225,27 @@ describe('examples/finetune/data: JSON files', () => {
   });
 });
 
+describe('examples/finetune/data: types of files', () => {
+  it('names tables by their names or their first bytes, with the way to convert them', async () => {
+    const csv = write('instruction,output\nGreet,Hello', 'table.CSV');
+    expect(await failure(() => checkFileType(csv))).to.equal(
+      `--data: ${csv} is a CSV file, which is not read. Give JSON lines (.jsonl) or a JSON list (.json), in Python: ` +
+        `pandas.read_csv("${csv}").to_json("${csv.replace('.CSV', '.jsonl')}", orient="records", lines=True)`,
+    );
+    for (const name of ['table.parquet', 'table.json']) {
+      expect(await failure(() => checkFileType(write('PAR1\0\0', name)))).to.match(/is a Parquet file.*read_parquet/);
+    }
+    for (const text of ['', '[]', '{"text": "PAR1"}']) checkFileType(write(text));
+  });
+
+  it('says what a file should be where its first item is no JSON', async () => {
+    expect(await failure(() => valuesOf(write('instruction,output\nGreet,Hello')))).to.match(
+      /line 1: this is not JSON: .*\. A file of data has one JSON object on each line, or is one JSON list\. Fix it/,
+    );
+    expect(await failure(() => valuesOf(write('{}\nx')))).to.match(/line 2: this is not JSON: [^.]*\. Fix it/);
+  });
+});
+
 describe('examples/finetune/data: shuffled streams', () => {
   async function* stream(sizes: number[], pulled: {items: number; bytes: number}) {
     for (const [index, bytes] of sizes.entries()) {
@@ -306,6 +334,18 @@ describe('examples/finetune/data: records', () => {
     it(`reads ${name}`, () => expect(parseRecord(record)).to.deep.equal({kind: 'conversation', messages}));
   }
 
+  it('reads plain texts, but not in place of a conversation beside them', () => {
+    expect(parseRecord({text: 'Why?'})).to.deep.equal({kind: 'text', text: 'Why?'});
+    for (const [, record, messages] of conversations) {
+      expect(parseRecord({...record, text: 'x'})).to.deep.equal({kind: 'conversation', messages});
+    }
+  });
+
+  it('reads pairs of plain texts', () => {
+    const pair = {chosen: 'Why? So.', rejected: 'Why? No.'};
+    expect(parseRecord(pair)).to.deep.equal({kind: 'texts', texts: ['Why? So.', 'Why? No.']});
+  });
+
   const compared = (prompt: Message[], answers = ['So.', 'No.'], tied = 0) => ({
     kind: 'comparison',
     prompt,
@@ -376,7 +416,8 @@ describe('examples/finetune/data: records', () => {
     [[1, 2], /must be a JSON object, got \[1,2\]/],
     [null, /must be a JSON object, got null/],
     ['text', /must be a JSON object, got "text"/],
-    [{text: 'x', source: 'y'}, /unknown shape, with the fields text, source\. Known are/],
+    [{txt: 'x', source: 'y'}, /unknown shape, with the fields txt, source\. Known are/],
+    [{text: 3}, /text must be a text, got 3/],
     [{instruction: 'x', output: 3}, /output must be a text, got 3/],
     [{output: 'x'}, /instruction must be a text, got nothing/],
     [{instruction: 'x', output: 'y', history: [['a']]}, /history\[0\]\[0\] must be a text/],
@@ -389,7 +430,8 @@ describe('examples/finetune/data: records', () => {
     [{messages: ['Hi']}, /messages\[0\] must be \{role, content\} or \{from, value\}, got "Hi"/],
     [{conversations: [{from: 'human', content: 'x'}]}, /conversations\[0\]\.value must be a text/],
     [{prompt: 'Why?', chosen: 'So.'}, /rejected must be \{role, content\}/],
-    [{chosen: 'So.', rejected: 'No.'}, /a comparison needs a prompt/],
+    [{system: 's', chosen: 'So.', rejected: 'No.'}, /a comparison needs a prompt/],
+    [{chosen: 'So.'}, /rejected must be \{role, content\}/],
     [{prompt: twice, chosen: 'So.', rejected: 'No.'}, /the prompt ends with an answer/],
     [
       {prompt: 'Why?', chosen: [user('So.')], rejected: 'No.'},
@@ -861,6 +903,72 @@ function madeOf(id: number, parts: number[]): Sample {
   };
 }
 
+describe('examples/finetune/data: plain texts as tokens', () => {
+  const END = 2;
+  const keep = {maxTokens: 100, tooLong: 'drop'} as const;
+  const ids = (text: string): number[] => tokenizer.encode(text);
+  /** Adds the start token as Llama's tokenizers do. */
+  const starting = (): ChatTokenizer => {
+    const token = '<|im_start|>';
+    const processor = {
+      type: 'TemplateProcessing',
+      single: [{SpecialToken: {id: token, type_id: 0}}, {Sequence: {id: 'A', type_id: 0}}],
+      pair: [],
+      special_tokens: {[token]: {id: token, ids: [1], tokens: [token]}},
+    };
+    const json = {...tinyTokenizerJson(), post_processor: processor};
+    return new ChatTokenizer(json, tinyTokenizerConfig(), TINY_VOCABULARY, 'starting');
+  };
+
+  it('learn every token and the end token, behind the start token where the tokenizer adds one', () => {
+    const plain = sampleOf(encodeText(4, 'ab a', tokenizer, keep));
+    expect([...plain.tokens]).to.deep.equal(ids('ab a'));
+    expect([...plain.labels]).to.deep.equal([...ids('ab a').slice(1), END]);
+    expect(plain).to.deep.include({id: 4, parts: [ids('ab a').length], answers: []});
+    const started = sampleOf(encodeText(4, 'ab a', starting(), keep));
+    expect([...started.tokens]).to.deep.equal([1, ...ids('ab a')]);
+    expect([...started.labels]).to.deep.equal([...ids('ab a'), END]);
+  });
+
+  it('lose their end where they are too long, and learn the token that follows', () => {
+    const [tokens, short] = [ids('xyz ab ab'), {maxTokens: 3, tooLong: 'cut'} as const];
+    const encoding = encodeText(0, 'xyz ab ab', tokenizer, short);
+    expect(encoding).to.deep.include({cut: true});
+    expect([...sampleOf(encoding).tokens]).to.deep.equal(tokens.slice(0, 3));
+    expect([...sampleOf(encoding).labels]).to.deep.equal(tokens.slice(1, 4));
+    expect(encodeText(0, 'xyz ab ab', tokenizer, {...short, tooLong: 'drop'})).to.deep.equal({dropped: 'too long'});
+    expect(encodeText(0, ' \n', tokenizer, keep)).to.deep.equal({dropped: 'no answer'});
+  });
+
+  it('are compared behind the tokens that both start with', () => {
+    const pair = {texts: ['Why? ab', 'Why? ax'] as [string, string]};
+    const dpo = {...keep, objective: 'dpo', layout: 'shared'} as const;
+    const asked = ids('Why?');
+    const answers = ['Why? ab', 'Why? ax'].map((text) => [...ids(text), END]);
+    const shared = answers[0].findIndex((id, i) => id !== answers[1][i]);
+    expect(shared).to.be.at.least(asked.length);
+    const {tokens, labels, parts} = sampleOf(encodeTextPair(0, pair, tokenizer, dpo));
+    const [question, last] = [answers[0].slice(0, shared - 1), answers[0][shared - 1]];
+    const [one, other] = answers.map((answer) => answer.slice(shared));
+    expect([...tokens]).to.deep.equal([...question, last, ...one.slice(0, -1), last, ...other.slice(0, -1)]);
+    expect([...labels]).to.deep.equal([...question.map(() => IGNORED), ...one, ...other]);
+    expect(parts).to.deep.equal([question.length, one.length, other.length]);
+
+    const scored = sampleOf(encodeTextPair(0, pair, tokenizer, {...dpo, objective: 'rm'}));
+    expect([...scored.tokens]).to.deep.equal([...question, last, ...one, ...other]);
+  });
+
+  it('are compared behind the start token where they start differently; equal ones cannot be', async () => {
+    const rm = {...keep, objective: 'rm', layout: 'shared'} as const;
+    const encode = (...texts: [string, string]) => encodeTextPair(0, {texts}, tokenizer, rm);
+    expect([...sampleOf(encode('x', 'y')).tokens]).to.deep.equal([1, ...ids('x'), END, ...ids('y'), END]);
+    const longer = sampleOf(encode('x', 'xy'));
+    expect([...longer.tokens]).to.deep.equal([...ids('x'), END, ...ids('y'), END]);
+    expect(encode('x', ' ')).to.deep.equal({dropped: 'no answer'});
+    expect(await failure(() => encode('x', 'x'))).to.equal('chosen and rejected are the same text');
+  });
+});
+
 describe('examples/finetune/data: packing', () => {
   const lengths = fc.array(fc.integer({min: 1, max: 40}), {maxLength: 60});
 
@@ -1095,7 +1203,7 @@ describe('examples/finetune/data: rows of a file', () => {
     JSON.stringify(conversation(1)),
     '{"broken": ',
     JSON.stringify({messages: [user('a'), assistant('x'.repeat(400))]}),
-    JSON.stringify({text: 'x'}),
+    JSON.stringify({txt: 'x'}),
     JSON.stringify({messages: [user('a')]}),
     JSON.stringify({prompt: 'a', chosen: 'b', rejected: 'c'}),
     JSON.stringify({messages: [assistant('Hi'), user('a'), assistant('b')]}),
@@ -1120,8 +1228,7 @@ describe('examples/finetune/data: rows of a file', () => {
     expect(problems).to.have.length(3);
     expect(problems.sort().map((problem) => problem.slice(file.length))).to.have.ordered.members([
       problems[0].slice(file.length),
-      ', line 4: a record of an unknown shape, with the fields text. ' +
-        problems[1].slice(problems[1].indexOf('Known')),
+      ', line 4: a record of an unknown shape, with the fields txt. ' + problems[1].slice(problems[1].indexOf('Known')),
       ', line 6: sft learns conversations, but this is a comparison of answers.',
     ]);
     expect(problems[0]).to.match(/, line 2: this is not JSON/);
@@ -1185,6 +1292,42 @@ describe('examples/finetune/data: rows of a file', () => {
     expect(await message(bare)).to.equal(
       `${bare}, line 1: sft learns conversations, but this is a comparison of answers. Fix it, or leave out such items with --skip-bad.`,
     );
+  });
+
+  it('name the first wrong record of the file, whatever the order of the shuffle', async () => {
+    const wrong = (count: number) => Array.from({length: count}, (_, i) => JSON.stringify({question: `q${i}`}));
+    const right = JSON.stringify(conversation(1));
+    for (const seed of [1, 2, 3]) {
+      const message = (lines: string[], more: Partial<RowSettings> = {}) =>
+        failure(() => all(source(settings(write(lines.join('\n')), {seed, ...more}))));
+      expect(await message(wrong(20))).to.match(/, line 1: a record of an unknown shape, with the fields question/);
+      expect(await message([right, right, ...wrong(20)])).to.match(/, line 3: a record of an unknown shape/);
+      // What the chat template refuses is found when a record becomes tokens: the first record does so first.
+      const alone = Array.from({length: 20}, () => JSON.stringify({messages: [assistant('Hi')]}));
+      expect(await message(alone)).to.match(/, line 1: a conversation needs a message before its answer/);
+    }
+  });
+
+  it('read plain texts for sft, and pairs of them for dpo and rm', async () => {
+    const texts = write(JSON.stringify([{text: 'a b'}, conversation(1), {text: ' '}]));
+    const sft = source(settings(texts, {epochs: 1}));
+    await all(sft);
+    expect(sft.statistics.counts).to.deep.include({read: 3, used: 2, noAnswer: 1, droppedBad: 0});
+    const pairs = write(
+      JSON.stringify([
+        {chosen: 'a b', rejected: 'a c'},
+        {prompt: 'a', chosen: 'b', rejected: 'c'},
+      ]),
+    );
+    for (const objective of ['dpo', 'rm'] as const) {
+      const rows = source(settings(pairs, {objective, epochs: 1}));
+      const samples = (await all(rows)).flatMap((row) => row.samples);
+      expect(samples.map(({answers}) => answers.length)).to.deep.equal([2, 2]);
+      expect(await failure(() => all(source(settings(texts, {objective}))))).to.match(
+        new RegExp(`item 1: ${objective} compares answers, but this is a text\\.`),
+      );
+    }
+    expect(await failure(() => all(source(settings(pairs))))).to.match(/item 1: sft learns conversations/);
   });
 
   it('refuse data without a sample, with the counts', async () => {

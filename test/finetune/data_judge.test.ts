@@ -283,7 +283,7 @@ const TEXTS = [
         for await (const {value} of readJsonItems(await openDataset(name))) {
           const record = parseRecord(value);
           if (record.kind === 'conversation') conversations.push(record.messages);
-          else comparisons.push({prompt: record.prompt, answers: record.answers});
+          else if (record.kind === 'comparison') comparisons.push({prompt: record.prompt, answers: record.answers});
         }
       }
       // Alpaca has single turns only; the comparisons add conversations of many turns, some with a system message.

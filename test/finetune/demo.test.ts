@@ -82,8 +82,8 @@ describe('the main job', () => {
     expect(stopped.code, stopped.stderr).to.equal(130);
     const [, done] = /Stopped after step (\d) of 5\. Go on with --resume/.exec(stopped.stdout)!;
 
-    await fails(/checkpoint-\d is a checkpoint of a run with other settings: steps was 5 and is 9/, [
-      ...['--backend', BACKEND, '--resume', '--steps', '9'],
+    await fails(/checkpoint-\d is a checkpoint of a run with other settings: seed was 3 and is 4/, [
+      ...['--backend', BACKEND, '--resume', '--seed', '4'],
     ]);
     const resumed = await run(['--backend', BACKEND, '--resume', '--compare', '1']);
     expect(resumed).to.match(/Model +fresh glassllm/);

@@ -20,6 +20,7 @@ import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {expect} from 'chai';
 import type {MetricsRecord} from '../../examples/finetune/train/metrics.js';
+import {learningRate} from '../../examples/finetune/train/schedule.js';
 import {
   type Finished,
   command,
@@ -104,7 +105,7 @@ describe('fine-tuning: the commands', () => {
   };
 
   it('sft learns with all weights, and says what it does, in a process of its own', async () => {
-    const args = ['--compare', '--steps', '16', '--eval-samples', '2', '--prompt', 'Greet Eve.'];
+    const args = ['--compare', '--steps', '16', '--eval-samples', '2', '--eval-steps', '8', '--prompt', 'Greet Eve.'];
     const {code, stdout, stderr} = await finish(start(trainingOf('sft', 'sft', instructions, ...args)));
     expect(code, stderr + stdout).to.equal(0);
     for (const part of [
@@ -113,6 +114,8 @@ describe('fine-tuning: the commands', () => {
       /Data +.*: 22 samples of 22 records; the first 2 held out/,
       /Packing +\d+ rows of 192 tokens, \d+\.\d % full, \d\.\d samples a row/,
       /Training 16 steps of 1 row, \d\.\d\d epochs; a twin with dense attention does the first 16 too/,
+      /step 8\/16 .*  held-out loss \d\.\d{4}\n/,
+      /Loss: held-out loss/,
       /step 16\/16 +loss \d\.\d{4} +learning rate \d\.\d\de-\d+ +\d+ tokens\/s +0s left/,
       /Held-out loss +\d\.\d{4} before, \d\.\d{4} after/,
       /Prompt +Greet Eve\.\n +before +".*"\n +after +".*"/,
@@ -128,6 +131,9 @@ describe('fine-tuning: the commands', () => {
     expect(ends('sft', 'mean_token_accuracy')[1]).to.be.above(0.5);
     const [, before, after] = /Held-out loss +([\d.]+) before, ([\d.]+) after/.exec(stdout)!;
     expect(Number(after)).to.be.below(Number(before));
+    const measured = metricsOf('sft').map(({eval_loss: loss}) => loss?.toFixed(4));
+    expect([...measured.keys()].filter((i) => measured[i] !== undefined)).to.deep.equal([7, 15]);
+    expect(measured[15]).to.equal(after);
     expect(readdirSync(output('sft'))).to.have.members(['accuracy.svg', 'checkpoint-16', 'loss.svg', 'metrics.jsonl']);
     const asked = ['generate', '--model', output('sft'), '--prompt', 'Greet Ada.', '--backend', BACKEND];
     expect(await succeeds(asked)).to.match(/^Hello, /);
@@ -290,6 +296,37 @@ describe('fine-tuning: the commands', () => {
       await fails(/--resume: all 6 steps are done/, args('again_dpo', '--resume'));
     });
 
+    it('goes on with more steps: a longer schedule after the same warm-up, and the identical losses again', async () => {
+      const args = (name: string, steps: number, ...more: string[]): string[] =>
+        trainingOf(
+          'sft',
+          name,
+          instructions,
+          ...['--steps', String(steps), '--warmup-ratio', '0.5'],
+          ...DROPOUT,
+          ...more,
+        );
+      await succeeds(args('longer', 2));
+      cpSync(output('longer'), output('longer_stopped'), {recursive: true});
+      const rate = (step: number, steps: number): number => learningRate(step, steps, 0.01, 1);
+      const stdout = await succeeds(args('longer', 4, '--resume'));
+      expect(stdout).to.include(
+        `Schedule 4 steps in place of 2: step 3 has the learning rate ${rate(2, 4).toExponential(2)}, not 1.00e-3; ` +
+          'warm-up and peak stay, and it falls until step 4\n',
+      );
+      expect(metricsOf('longer').map((record) => record.learning_rate)).to.deep.equal([
+        ...[rate(0, 2), rate(1, 2), rate(2, 4), rate(3, 4)],
+      ]);
+      const stopped = await command(args('longer_stopped', 4, '--resume'), {onOutput: interruptAt('step 3/4')});
+      expect(stopped.code, stopped.stderr).to.equal(130);
+      expect(await succeeds(args('longer_stopped', 4, '--resume'))).to.not.include('Schedule');
+      expect(numbers('longer_stopped')).to.deep.equal(numbers('longer'));
+      await fails(
+        /--resume: 4 steps are done, which is more than the 3 asked for, see .*checkpoint-4\. Give more --steps than 4/,
+        args('longer', 3, '--resume'),
+      );
+    });
+
     it('passes over a damaged checkpoint, and refuses those of another model, data or settings', async () => {
       cpSync(await again(), output('damaged'), {recursive: true});
       truncateSync(join(output('damaged'), 'checkpoint-6', 'optimizer.safetensors'), 1000);
@@ -378,6 +415,7 @@ describe('fine-tuning: the commands', () => {
       await fails(/unknown option '--beta'/, sft('--beta', '1'));
       await fails(/--resume: there is no checkpoint in/, sft('--data', instructions, '--resume', '--backend', 'cpu'));
       await fails(/required option '--prompt <text>' not specified/, ['generate']);
+      await fails(/--eval-steps: there is nothing to measure on\. Give --eval-samples/, sft('--eval-steps', '5'));
       await fails(/--output: .* is there already/, ['merge', '--adapter', model, '--output', folder]);
     });
 
@@ -406,7 +444,12 @@ describe('fine-tuning: the commands', () => {
 
     it('of data', async () => {
       await fails(/--data: there is no nowhere\.jsonl/, sft('--data', 'nowhere.jsonl', '--backend', 'cpu'));
+      await fails(/--data: .*table\.csv is a CSV file, which is not read/, withData('table.csv', 'text\nHello'));
       const good = '{"instruction": "Greet Bo.", "output": "Hello, Bo!"}\n';
+      const wrong = '{"question": "Why?"}\n'.repeat(9);
+      await fails(/wrong\.jsonl, line 1: a record of an unknown shape/, withData('wrong.jsonl', wrong));
+      const held = [...withData('held.jsonl', good + wrong), '--eval-samples', '4'];
+      await fails(/held\.jsonl, line 2: a record of an unknown shape/, held);
       await fails(/bad\.jsonl, line 2: .*--skip-bad/, withData('bad.jsonl', `${good}{"instruction": \n${good}`));
       await fails(/has nothing to learn from: of 0 records/, withData('empty.jsonl', ''));
       await fails(/samples of 65 tokens do not fit rows of 64\. Give as many --row-tokens/, [

@@ -148,6 +148,9 @@ describe('calls of tools', () => {
     const dropped = {dropped: 'tool calls not written'};
     expect(encodeConversation(0, messagesOf(null), tinyTokenizer(), OPTIONS)).to.deep.equal(dropped);
     expect(encodeConversation(0, messagesOf('Let me see.'), tinyTokenizer(), OPTIONS)).to.deep.equal(dropped);
+    const named = messagesOf(null).map((message) => ({...message, extra: {...message.extra, name: 'Ada'}}));
+    const names = withTemplate('{% for m in messages %}{{ m.role }} {{ m.name }}: {{ m.content or "" }};{% endfor %}');
+    expect(encodeConversation(0, named, names, OPTIONS), 'writes other fields').to.deep.equal(dropped);
     const pair = {prompt: [...messagesOf(null), user('so?')], answers: ['2', '3']};
     const rm = {...OPTIONS, objective: 'rm', layout: 'shared'} as const;
     expect(encodeComparison(0, pair, tinyTokenizer(), rm)).to.deep.equal(dropped);

@@ -6,9 +6,10 @@ import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
+import {trialSize} from '../../src/backends/webgpu/autotune/autotune.js';
 import {loadMatrixCode} from '../../src/backends/webgpu/device/matrix_code.js';
 import {flashMaskAttention, masks} from '../../src/entries/index.js';
-import {type AutotuneOptions, autotune, clearAutotuneCache} from '../../src/entries/webgpu.js';
+import {type AutotuneOptions, type AutotuneProgress, autotune, clearAutotuneCache} from '../../src/entries/webgpu.js';
 import {tuningFile} from '../../src/node_webgpu/tuning_file.js';
 import {
   type DeviceCapabilities,
@@ -93,6 +94,20 @@ function warningsOf(body: () => void): string[] {
 }
 
 const tiles = {rows: 32, cols: 32, threadsX: 8, threadsY: 8};
+
+describe('the trial', () => {
+  it('is small on adapters that compute on the CPU', () => {
+    const small = {length: 256, heads: 1};
+    const infos = [
+      {architecture: 'swiftshader'},
+      {description: 'llvmpipe (LLVM 15)'},
+      {isFallbackAdapter: true, architecture: 'unknown'},
+    ];
+    for (const info of infos) expect(trialSize(info)).to.deep.equal(small);
+    const gpu = {architecture: 'ampere', description: 'NVIDIA', isFallbackAdapter: false};
+    for (const info of [gpu, undefined]) expect(trialSize(info)).to.deep.equal({length: 4096, heads: 8});
+  });
+});
 
 describe('tiles that are tried', () => {
   it('are those of the plan first, each once, with whole blocks of the bounds map', () => {
@@ -327,6 +342,31 @@ function shrink(capabilities: DeviceCapabilities): () => void {
     expect(Object.values(JSON.parse(storage.text!) as object)).to.have.length(1);
   });
 
+  it('returns what it remembers, without a measurement, until it is forced to measure again', async () => {
+    const seen: AutotuneProgress[] = [];
+    const more = {...options, onProgress: (progress: AutotuneProgress) => void seen.push(progress)};
+    const {device} = tf.backend() as unknown as WebGPUBackend;
+    const first = await autotune(more);
+    expect(seen).to.deep.equal([]);
+    expect(first.map(({pass, tried, untried}) => [pass, tried.length, untried])).to.deep.equal(
+      passes.map((pass) => [pass, 0, 0]),
+    );
+    const kind = {...variant, D: HEAD_SIZE, Dv: HEAD_SIZE, intervals: true};
+    for (const {pass, tiles: best} of first)
+      expect(best).to.deep.equal(tunedTilesOf(device).get(tuningKey(pass, kind)));
+
+    const forced = await autotune({...more, force: true, budgetMs: 1e-3});
+    const fitting = passes.map((pass) => tilesThatFit(capabilitiesOf(device), pass, kind));
+    const total = fitting.flat().length;
+    // Without time each pass tries the plan's own tiles, and no others.
+    expect(forced.map(({tried, untried}) => [tried.map((one) => one.tiles), untried])).to.deep.equal(
+      fitting.map((all) => [[all[0]], all.length - 1]),
+    );
+    const starts = [0, fitting[0].length, fitting[0].length + fitting[1].length];
+    expect(seen).to.deep.equal(passes.map((pass, i) => ({pass, ...forced[i].tried[0], done: starts[i] + 1, total})));
+    expect((await autotune(options)).map(({tiles: best}) => best)).to.deep.equal(fitting.map(([own]) => own));
+  });
+
   it('leaves results as they are, whatever tiles were stored', async () => {
     clearAutotuneCache();
     const untuned = await attend();
@@ -356,6 +396,9 @@ function shrink(capabilities: DeviceCapabilities): () => void {
     expect(await errorOf({D: 0})).to.match(/autotune: D must be a positive integer, got 0\. Pass/);
     expect(await errorOf({D: 300})).to.match(/flashMaskAttention: D .*256/);
     expect(await errorOf({length: 'long'})).to.match(/length must be a positive integer, got 'long'/);
+    expect(await errorOf({force: 1})).to.match(/force must be true or false, got 1/);
+    expect(await errorOf({budgetMs: 0})).to.match(/budgetMs must be a positive number, got 0\. Pass/);
+    expect(await errorOf({onProgress: true})).to.match(/onProgress must be a function, got true\. Pass/);
     expect(await errorOf({causal: 1})).to.match(/causal must be true or false, got 1/);
     expect(await errorOf({caussal: true})).to.match(/options must be among D, .*got 'caussal'/);
     expect(await errorOf({precision: 'float16'})).to.match(/'float16' needs a WebGPU device with .* shader-f16/);

@@ -1,7 +1,8 @@
 /** @file The data of a run: rows for its steps, held-out batches, and the number of steps in its epochs. */
 import {createHash} from 'node:crypto';
-import {existsSync} from 'node:fs';
+import {existsSync, statSync} from 'node:fs';
 import {type Batch, toBatch} from '../data/batch.js';
+import {checkFileType} from '../data/file_type.js';
 import {type Position, type RowSettings, type RowStatistics, RowSource} from '../data/rows.js';
 import type {Row} from '../data/sample.js';
 import type {ChatTokenizer} from '../data/tokenizer.js';
@@ -15,6 +16,8 @@ const PROBLEMS_SHOWN = 3;
 
 export async function dataPath(name: string, io: Io): Promise<string> {
   if (existsSync(name)) {
+    // What is no plain file has an error of its own, and to open a pipe would wait.
+    if (statSync(name).isFile()) checkFileType(name);
     return name;
   }
   if (!isDataset(name)) {

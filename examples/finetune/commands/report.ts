@@ -1,6 +1,7 @@
 /** @file What a run prints about itself before its first step. */
 import type {TrainedModel} from '../train/trained_model.js';
-import type {Run} from './run.js';
+import {learningRate} from '../train/schedule.js';
+import {type Run, plannedBefore} from './run.js';
 
 /** Model, data, packing and plan, one line each. */
 export function describeRun(run: Run, model: TrainedModel): string {
@@ -9,6 +10,7 @@ export function describeRun(run: Run, model: TrainedModel): string {
     `Data     ${describeData(run)}`,
     `Packing  ${describePacking(run)}`,
     `Training ${describePlan(run)}`,
+    ...describeChange(run),
   ].join('\n');
 }
 
@@ -62,4 +64,18 @@ function describePlan({options, steps, before, epoch}: Run): string {
   const compared = Math.min(options.compare, steps - (before?.step ?? 0));
   const twin = compared > 0 ? `; a twin with dense attention does the first ${compared}${from && ' of these'} too` : '';
   return `${steps} steps of ${rowsOfStep} row${rowsOfStep > 1 ? 's' : ''}, ${epochs.toFixed(2)} epochs${from}${twin}`;
+}
+
+/** What a resumed run does with the learning rate if it now has another number of steps. */
+function describeChange({options, steps, warmupSteps, before, epoch}: Run): string[] {
+  if (before === null) return [];
+  const planned = plannedBefore(before, options, epoch);
+  if (planned.steps === steps) return [];
+  const at = (total: number): string =>
+    learningRate(before.step, total, options.learningRate, warmupSteps).toExponential(2);
+  // After its last step the old schedule stays where it ended.
+  return [
+    `Schedule ${steps} steps in place of ${planned.steps}: step ${before.step + 1} has the learning rate ${at(steps)}, not ` +
+      `${at(planned.steps)}; warm-up and peak stay, and it falls until step ${steps}`,
+  ];
 }

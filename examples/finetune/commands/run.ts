@@ -34,8 +34,9 @@ export interface Run {
   rows: RowSettings;
   /** Of the first epoch. */
   epoch: Epoch;
-  /** Total steps of the optimizer. */
+  /** Total steps of the optimizer, and those of them until the peak of the learning rate. */
   steps: number;
+  warmupSteps: number;
   heldOut: Batch[];
 }
 
@@ -44,6 +45,11 @@ export type Opened = Partial<Pick<Run, 'device' | 'files' | 'output'>>;
 
 export async function prepareRun(options: TrainOptions, session: Session, opened: Opened = {}): Promise<Run> {
   const {io} = session;
+  if (options.evalSteps !== undefined && options.evalSamples === 0) {
+    throw new Error(
+      '--eval-steps: there is nothing to measure on. Give --eval-samples, the first records to hold out.',
+    );
+  }
   const output = opened.output ?? openOutput(options.output, session);
   const before = options.resume ? await output.resumeRun(io.warn) : null;
   const id = before?.state.run ?? (await output.startRun(io.warn));
@@ -59,18 +65,53 @@ export async function prepareRun(options: TrainOptions, session: Session, opened
   const tokenizer = new ChatTokenizer(files.tokenizerJson, files.tokenizerConfig, files.config.vocabSize, files.origin);
   const file = await dataPath(options.data, io);
   const rows = rowSettings(file, options, files.config);
+  // The held-out records are the first ones of the file, so their problems come first.
+  const heldOut = await heldOutBatches(rows, tokenizer, options.evalSamples);
+  session.atEnd(() => heldOut.forEach((batch) => batch.dispose()));
   const epoch = await countEpoch(rows, tokenizer, io);
+  const steps = stepsOf(options, epoch);
+  // A resumed run keeps its warm-up, however many steps it now has.
+  const warmupSteps = before ? plannedBefore(before, options, epoch).warmupSteps : warmupOf(options, steps);
   const data = {'data file': await sha256OfFile(file), 'data as tokens': epoch.sha256};
   const identity = {
-    settings: {...settingsOf(options), ...data},
+    settings: {...settingsOf(options), 'warmup-steps': warmupSteps, ...data},
     baseModel: {origin: files.origin, fingerprint: await fingerprint(files)},
   };
   if (before !== null) checkSameRun(before.folder, before.state, identity);
-  const stepsOfEpochs = Math.ceil((epoch.rows * options.epochs) / (options.batchRows * options.accumulate));
-  const steps = options.steps ?? stepsOfEpochs;
-  const heldOut = await heldOutBatches(rows, tokenizer, options.evalSamples);
-  session.atEnd(() => heldOut.forEach((batch) => batch.dispose()));
-  return {options, session, device, files, tokenizer, id, identity, output, before, rows, epoch, steps, heldOut};
+  if (before !== null) checkMoreToDo(before, steps);
+  const common = {options, session, device, files, tokenizer, id, identity, output, before};
+  return {...common, rows, epoch, steps, warmupSteps, heldOut};
+}
+
+type Length = Pick<TrainOptions, 'steps' | 'epochs' | 'batchRows' | 'accumulate'>;
+
+function stepsOf({steps, epochs, batchRows, accumulate}: Length, epoch: Epoch): number {
+  return steps ?? Math.ceil((epoch.rows * epochs) / (batchRows * accumulate));
+}
+
+function warmupOf({warmupRatio}: Pick<TrainOptions, 'warmupRatio'>, steps: number): number {
+  return Math.ceil(warmupRatio * steps);
+}
+
+/** The length of the run as it was planned when its checkpoint was written. */
+export function plannedBefore(
+  {state}: Checkpoint,
+  options: TrainOptions,
+  epoch: Epoch,
+): {steps: number; warmupSteps: number} {
+  const {steps: given, epochs, 'warmup-steps': warmup} = state.settings as Record<string, number | undefined>;
+  const steps = stepsOf({...options, steps: given, epochs: epochs ?? options.epochs}, epoch);
+  // Checkpoints of before runs could go on longer have no warm-up.
+  return {steps, warmupSteps: warmup ?? warmupOf(options, steps)};
+}
+
+function checkMoreToDo({step, folder}: Checkpoint, steps: number): void {
+  if (step < steps) return;
+  const done =
+    step === steps
+      ? `all ${steps} steps are done`
+      : `${step} steps are done, which is more than the ${steps} asked for`;
+  throw new Error(`--resume: ${done}, see ${folder}. Give more --steps than ${step} to go on.`);
 }
 
 /** Options that change the losses, by their names on the command line. */

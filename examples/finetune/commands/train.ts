@@ -26,10 +26,6 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
   const {io} = session;
   const run = await prepareRun(options, session, opened);
   const {before, steps} = run;
-  const done = before?.step ?? 0;
-  if (done >= steps) {
-    throw new Error(`--resume: all ${steps} steps are done, see ${before!.folder}.`);
-  }
   const model = await startModel(run);
   io.say(describeRun(run, model));
   if (options.keepActivations === 'auto') io.say(`Memory   ${chooseMemory(run, model)}`);
@@ -100,9 +96,8 @@ interface Trained {
 
 /** Trains to the last step or to a wish to stop. If there is a twin, it does the first `compare` steps too. */
 async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trained> {
-  const {options, session, steps, tokenizer, before} = run;
+  const {options, session, steps, warmupSteps, tokenizer, before} = run;
   const data = new BatchSource(run.rows, tokenizer, options, before?.state.position);
-  const warmup = Math.ceil(options.warmupRatio * steps);
   const comparison = new LossComparison();
   const bar = trainingBar(steps, log.records.length, session.io);
   const {signal: stopping, end} = stopWhenAsked(bar, session.io);
@@ -111,7 +106,7 @@ async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trai
   try {
     while (log.records.length < steps && !stopping.aborted) {
       const batches = await data.next();
-      const rate = learningRate(log.records.length, steps, options.learningRate, warmup);
+      const rate = learningRate(log.records.length, steps, options.learningRate, warmupSteps);
       try {
         const result = await trainers.flash.step(batches, rate);
         checkFinite(result, log.records.length + 1, folder);
@@ -119,7 +114,8 @@ async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trai
           comparison.add(result.loss, (await trainers.dense.step(batches, rate)).loss);
         }
         await run.device.check();
-        record(run, log, bar, {batches, rate, result, position: data.position});
+        const heldOutLoss = await evaluateNow(run, trainers, log.records.length + 1);
+        record(run, log, bar, {batches, rate, result, heldOutLoss, position: data.position});
       } finally {
         batches.forEach((batch) => batch.dispose());
       }
@@ -149,14 +145,26 @@ function checkFinite({loss, gradNorm}: StepResult, step: number, checkpoint: str
   }
 }
 
+/** The held-out loss after a step, if it is time for it. */
+async function evaluateNow({options, heldOut}: Run, {flash}: Trainers, step: number): Promise<number | undefined> {
+  const {evalSteps} = options;
+  return evalSteps !== undefined && step % evalSteps === 0 ? flash.evaluate(heldOut) : undefined;
+}
+
 interface StepRecord {
   batches: Batch[];
   rate: number;
   result: StepResult;
+  heldOutLoss: number | undefined;
   position: BatchSource['position'];
 }
 
-function record(run: Run, log: MetricsLog, bar: TrainingBar, {batches, rate, result, position}: StepRecord): void {
+function record(
+  run: Run,
+  log: MetricsLog,
+  bar: TrainingBar,
+  {batches, rate, result, heldOutLoss, position}: StepRecord,
+): void {
   const tokens = batches.reduce((sum, batch) => sum + batch.tokens, 0);
   const places = batches.reduce((sum, {positions}) => sum + positions.length, 0);
   const tokensPerSecond = tokens / (result.milliseconds / 1000);
@@ -170,9 +178,10 @@ function record(run: Run, log: MetricsLog, bar: TrainingBar, {batches, rate, res
     grad_norm: result.gradNorm,
     num_tokens: (log.records.at(-1)?.num_tokens ?? 0) + tokens,
     ...result.metrics,
+    ...(heldOutLoss === undefined ? {} : {eval_loss: heldOutLoss}),
     tokens_per_second: tokensPerSecond,
     packing_density: tokens / places,
     tile_sparsity: empty.reduce((sum, fraction) => sum + fraction, 0) / empty.length,
   });
-  bar.update({step: log.records.length, loss: result.loss, learningRate: rate, tokensPerSecond});
+  bar.update({step: log.records.length, loss: result.loss, learningRate: rate, tokensPerSecond, heldOutLoss});
 }

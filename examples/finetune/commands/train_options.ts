@@ -32,6 +32,8 @@ export interface TrainOptions {
   shareQuestions: boolean;
   skipBad: boolean;
   evalSamples: number;
+  /** Steps between two measurements on the held-out records. Default: only before and after training. */
+  evalSteps?: number;
 
   /** Default: as many as `epochs` need. */
   steps?: number;
@@ -129,7 +131,10 @@ export function addTrainCommand(
   objective: ObjectiveName,
   run: (options: TrainOptions) => Promise<void>,
 ): void {
-  const command = program.command(objective).description(TITLES[objective]);
+  const command = program
+    .command(objective)
+    .description(TITLES[objective])
+    .option('--config <file>', 'YAML with these options, as "row-tokens: 512"; those given here win');
   addOptions(command, objective);
   command.action((given: GivenOptions) => run(withDefaults(objective, given)));
 }
@@ -179,7 +184,7 @@ function addModelAndData(command: Command, objective: ObjectiveName): void {
     .option('--data <name>', 'a .jsonl or .json file, alpaca_en_demo or dpo_en_demo', DATA[objective])
     .option('--output <folder>', 'where checkpoints, metrics and charts go', `checkpoints/${objective}`)
     .addOption(backendOption())
-    .option('--resume', 'go on from the latest checkpoint in --output');
+    .option('--resume', 'go on from the latest checkpoint in --output, also with more --steps');
 }
 
 function addLora(command: Command): void {
@@ -204,7 +209,8 @@ function addBatches(command: Command): void {
     .option('--max-tokens <number>', 'longest sample (the row, or what the model can read)', whole(2))
     .addOption(new Option('--too-long <what>', 'what is done to longer ones').choices(['cut', 'drop']).default('cut'))
     .option('--skip-bad', 'leave out items that cannot be read, and count them')
-    .option('--eval-samples <number>', 'first records of the file, held out to measure the loss on', whole(0), 0);
+    .option('--eval-samples <number>', 'first records of the file, held out to measure the loss on', whole(0), 0)
+    .option('--eval-steps <number>', 'steps between two measurements on them (only before and after)', whole(1));
 }
 
 function addOptimization(command: Command, objective: ObjectiveName): void {

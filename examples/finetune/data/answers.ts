@@ -23,13 +23,29 @@ export function isAnswer({role, content, extra}: Message): boolean {
 /** Whether the chat template writes the messages' calls of tools, if there are any. Many write an empty turn. */
 export function writesToolCalls(messages: readonly Message[], tokenizer: ChatTokenizer): boolean {
   if (!messages.some(({extra}) => callsTools(extra))) return true;
-  const without = tokenizer.chat(messages.map(({role, content}) => ({role, content})));
+  // Some templates write calls only where the text is missing, others fail there.
+  const withText = messages.map((message) => ({...message, extra: {...message.extra, content: message.content}}));
+  const rendered = [messages, withText].map((some) => [
+    tryChat(some, tokenizer),
+    tryChat(withoutCalls(some), tokenizer),
+  ]);
+  // Where no rendering works, the reason shows where the messages are encoded.
+  if (rendered.every(([withCalls]) => withCalls === null)) return true;
+  return rendered.some(([withCalls, without]) => withCalls !== null && withCalls !== without);
+}
+
+function withoutCalls(messages: readonly Message[]): Message[] {
+  return messages.map((message) => {
+    const others = Object.entries(message.extra ?? {}).filter(([name]) => name !== 'tool_calls');
+    return {...message, extra: Object.fromEntries(others)};
+  });
+}
+
+function tryChat(messages: readonly Message[], tokenizer: ChatTokenizer): string | null {
   try {
-    return tokenizer.chat(messages) !== without;
+    return tokenizer.chat(messages);
   } catch {
-    // It does not take a missing text. Other reasons to fail show where the messages are encoded.
-    const withText = messages.map((message) => ({...message, extra: {...message.extra, content: message.content}}));
-    return tokenizer.chat(withText) !== without;
+    return null;
   }
 }
 
@@ -77,6 +93,25 @@ export function encodeAnswers(
     prompt: tokens,
     answers: texts.map((text) => toEndToken(encodeAfter(before, tokens, text, tokenizer), tokenizer, true)),
   };
+}
+
+/**
+ * Two plain texts as a prompt and answers: the tokens that both start with, and what follows in each. Texts that start
+ * differently are both read behind the tokenizer's start token.
+ *
+ * @throws Error for equal texts, and where texts start differently and the tokenizer has no token to start with.
+ */
+export function splitTexts(texts: readonly [string, string], tokenizer: ChatTokenizer): PromptAndAnswers {
+  const [one, other] = texts.map((text) => tokenizer.encodeWhole(text));
+  let shared = 0;
+  while (shared < Math.min(one.length, other.length) && one[shared] === other[shared]) shared++;
+  if (shared === one.length && shared === other.length) throw new Error('chosen and rejected are the same text');
+  // Without an end token the shorter of two texts may be the start of the other one. Each answer needs a token.
+  shared = Math.min(shared, one.length - 1, other.length - 1);
+  if (shared > 0) return {prompt: one.slice(0, shared), answers: [one.slice(shared), other.slice(shared)]};
+  const start = tokenizer.bosTokenId ?? tokenizer.eosTokenId;
+  if (start !== null) return {prompt: [start], answers: [one, other]};
+  throw new Error('chosen and rejected start differently, and the tokenizer has no token to start texts with');
 }
 
 /** The text before all answers to a prompt, and that of each answer. */

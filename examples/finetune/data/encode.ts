@@ -1,6 +1,14 @@
 /** @file Turns conversations and comparisons into samples: their labels, their layout, and how to shorten long ones. */
-import {type PromptAndAnswers, type Turns, encodeAnswers, encodeTurns, isAnswer, writesToolCalls} from './answers.js';
-import type {Comparison} from './records.js';
+import {
+  type PromptAndAnswers,
+  type Turns,
+  encodeAnswers,
+  encodeTurns,
+  isAnswer,
+  splitTexts,
+  writesToolCalls,
+} from './answers.js';
+import type {Comparison, TextPair} from './records.js';
 import {IGNORED, type Message, type Sample} from './sample.js';
 import type {ChatTokenizer} from './tokenizer.js';
 
@@ -58,6 +66,25 @@ export function encodeConversation(
 }
 
 /**
+ * A plain text as a document for SFT: every token is a label, and the end token. A longer text loses its end.
+ *
+ * @param id Index of the record.
+ */
+export function encodeText(
+  id: number,
+  text: string,
+  tokenizer: ChatTokenizer,
+  {maxTokens, tooLong}: EncodeOptions,
+): Encoding {
+  const tokens = text.trim() === '' ? [] : tokenizer.encodeWhole(text);
+  if (tokens.length < 2) return {dropped: 'no answer'};
+  const cut = tokens.length - 1 > maxTokens;
+  if (cut && tooLong === 'drop') return {dropped: 'too long'};
+  const kept = tokens.slice(0, maxTokens + 1);
+  return toDocument(id, {tokens: kept, answers: [{start: 0, end: kept.length}], unlabelledAnswers: 0}, cut);
+}
+
+/**
  * A prompt with its answers. DPO has PaddleNLP's layout. It repeats the last token of the prompt before each answer, so
  * that the first token of each answer is predicted inside its own segment. With P = prompt length - 1 and answers c and
  * r of n and m tokens, including end tokens:
@@ -78,19 +105,44 @@ export function encodeComparison(
   id: number,
   {prompt, answers}: Pick<Comparison, 'prompt' | 'answers'>,
   tokenizer: ChatTokenizer,
-  {maxTokens, tooLong, objective, layout}: ComparisonOptions,
+  options: ComparisonOptions,
 ): Encoding {
   if (answers.length === 0 || answers.some((answer) => answer.trim() === '')) return {dropped: 'no answer'};
   if (!writesToolCalls(prompt, tokenizer)) return {dropped: 'tool calls not written'};
-  const copies = layout === 'shared' ? 1 : answers.length;
   const encode = (turns: readonly Message[]): Parts =>
-    (objective === 'dpo' ? toPredict : toScore)(encodeAnswers(turns, answers, tokenizer));
+    partsOf(encodeAnswers(turns, answers, tokenizer), options.objective);
+  return fit(id, encode(prompt), options, (whole, fits) => withoutOldestTurns(prompt, whole, encode, fits));
+}
+
+/**
+ * Two plain texts, the better one first, in the same layout. Their common start is the prompt.
+ *
+ * @param id Index of the record.
+ * @throws Error for two equal texts.
+ */
+export function encodeTextPair(
+  id: number,
+  {texts}: Pick<TextPair, 'texts'>,
+  tokenizer: ChatTokenizer,
+  options: ComparisonOptions,
+): Encoding {
+  if (texts.some((text) => text.trim() === '')) return {dropped: 'no answer'};
+  return fit(id, partsOf(splitTexts(texts, tokenizer), options.objective), options, (whole) => whole);
+}
+
+/** A comparison as a sample. One that is too long is first given to `shorten`, then cut. */
+function fit(
+  id: number,
+  whole: Parts,
+  {maxTokens, tooLong, layout}: ComparisonOptions,
+  shorten: (whole: Parts, fits: (parts: Parts) => boolean) => Parts,
+): Encoding {
+  const copies = layout === 'shared' ? 1 : whole.answers.length;
   const fits = (parts: Parts): boolean => tokensOf(parts, copies) <= maxTokens;
   const toSample = (parts: Parts, cut: boolean) => ({sample: layOut(id, parts, layout), cut, unlabelledAnswers: 0});
-  const whole = encode(prompt);
   if (fits(whole)) return toSample(whole, false);
   if (tooLong === 'drop') return {dropped: 'too long'};
-  const shorter = withoutOldestTurns(prompt, whole, encode, fits);
+  const shorter = shorten(whole, fits);
   const cut = fits(shorter) ? shorter : cutParts(shorter, copies, maxTokens);
   return cut === null ? {dropped: 'too long'} : toSample(cut, true);
 }
@@ -99,6 +151,10 @@ export function encodeComparison(
 interface Parts {
   prompt: number[];
   answers: {tokens: number[]; labels: number[]}[];
+}
+
+function partsOf(encoded: PromptAndAnswers, objective: 'dpo' | 'rm'): Parts {
+  return objective === 'dpo' ? toPredict(encoded) : toScore(encoded);
 }
 
 function toPredict({prompt, answers}: PromptAndAnswers): Parts {

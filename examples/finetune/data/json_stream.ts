@@ -66,7 +66,7 @@ export async function* readJsonItems(path: string, options: ReadOptions = {}): A
 /** The problem of one item, as opposed to the file. */
 class BadItem extends Error {}
 
-function parseSlice({bytes, problem}: Slice): unknown {
+function parseSlice({index, bytes, problem}: Slice): unknown {
   if (problem !== undefined) throw new BadItem(problem);
   let text: string;
   try {
@@ -77,7 +77,8 @@ function parseSlice({bytes, problem}: Slice): unknown {
   try {
     return JSON.parse(text) as unknown;
   } catch (error) {
-    throw new BadItem(`this is not JSON: ${(error as Error).message}.`);
+    const types = index === 0 ? ' A file of data has one JSON object on each line, or is one JSON list.' : '';
+    throw new BadItem(`this is not JSON: ${(error as Error).message}.${types}`);
   }
 }
 

@@ -16,13 +16,25 @@ export interface Comparison {
   tied: number;
 }
 
-export type DataRecord = Conversation | Comparison;
+/** A plain text, all of which is to be learned (SFT as language modelling). */
+export interface PlainText {
+  kind: 'text';
+  text: string;
+}
+
+/** Two plain texts, the better one first, whose common start is the prompt (DPO, RM). */
+export interface TextPair {
+  kind: 'texts';
+  texts: [chosen: string, rejected: string];
+}
+
+export type DataRecord = Conversation | Comparison | PlainText | TextPair;
 
 type Fields = Record<string, unknown>;
 
 const SHAPES =
-  'Known are {instruction, input, output}, {messages} or {conversations}, {prompt, completion}, {prompt, chosen, rejected}, and ' +
-  '{prompt, answers} best first or with ranks or scores';
+  'Known are {instruction, input, output}, {messages} or {conversations}, {prompt, completion}, {text}, ' +
+  '{prompt, chosen, rejected}, {chosen, rejected}, and {prompt, answers} best first or with ranks or scores';
 
 /**
  * Recognises a record by its fields:
@@ -32,7 +44,9 @@ const SHAPES =
  * | Alpaca | `instruction`, `input`?, `output`, `system`?, `history`? as pairs |
  * | messages, ShareGPT | `messages` or `conversations` of `{role, content}` or `{from, value}`, `system`? |
  * | TRL's prompt and completion | `prompt`, `completion`, each a text or messages |
+ * | plain text | `text` |
  * | preference | `chosen`, `rejected`, each a text, a message or messages; with `prompt`, or a prompt as above |
+ * | plain texts | `chosen`, `rejected`, two texts without a prompt beside them, which is their common start |
  * | ranked | `answers` or `responses`, best first, or with `ranks` (1 best) or `scores` beside or in them; a prompt |
  *
  * @throws Error that names the wrong field.
@@ -48,6 +62,7 @@ export function parseRecord(value: unknown): DataRecord {
   if (has(fields, 'completion')) return completion(fields);
   if (has(fields, 'output')) return alpaca(fields);
   const messages = conversationField(fields);
+  if (messages === null && has(fields, 'text')) return {kind: 'text', text: text(fields.text, 'text')};
   if (messages === null) {
     throw new Error(`a record of an unknown shape, with the fields ${Object.keys(fields).join(', ')}. ${SHAPES}`);
   }
@@ -64,10 +79,15 @@ function completion(fields: Fields): Conversation {
   return {kind: 'conversation', messages: [...prompt, {role: 'assistant', content: answer}]};
 }
 
-function preference(fields: Fields): Comparison {
+function preference(fields: Fields): Comparison | TextPair {
+  const {chosen, rejected} = fields;
+  const hasTexts = typeof chosen === 'string' && typeof rejected === 'string';
+  if (hasTexts && !has(fields, 'system') && promptOf(fields).length === 0) {
+    return {kind: 'texts', texts: [chosen, rejected]};
+  }
   return comparison(fields, [
-    [fields.chosen, 'chosen'],
-    [fields.rejected, 'rejected'],
+    [chosen, 'chosen'],
+    [rejected, 'rejected'],
   ]);
 }
 

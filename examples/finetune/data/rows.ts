@@ -1,6 +1,6 @@
 /** @file Packed rows from a data file, epoch after epoch, as a pure function of file, settings and seed. */
 import {shuffled, uniform} from '../random.js';
-import {type Encoding, encodeComparison, encodeConversation} from './encode.js';
+import {type Encoding, encodeComparison, encodeConversation, encodeText, encodeTextPair} from './encode.js';
 import {type JsonItem, type SkipBad, readJsonItems} from './json_stream.js';
 import {packSamples} from './packing.js';
 import {type DataRecord, parseRecord} from './records.js';
@@ -11,7 +11,7 @@ import type {ChatTokenizer} from './tokenizer.js';
 export interface RowSettings {
   /** JSON lines, or a JSON list. */
   file: string;
-  /** 'sft' reads conversations; 'dpo' and 'rm' read comparisons. */
+  /** 'sft' reads conversations and plain texts; 'dpo' and 'rm' read comparisons and pairs of plain texts. */
   objective: 'sft' | 'dpo' | 'rm';
   rowTokens: number;
   /** Length of the longest sample, in tokens. Default `rowTokens`. */
@@ -74,6 +74,12 @@ export interface RowStatistics {
   tokens: number;
   /** Fraction of the rows that is not padding. */
   density: number;
+}
+
+interface ShuffledRecord {
+  item: JsonItem;
+  record: DataRecord;
+  bytes: number;
 }
 
 /** Limits for the text in the shuffle and the tokens in the packing. They bound the memory where samples are long. */
@@ -176,11 +182,12 @@ export class RowSource implements AsyncIterable<Row> {
       this.skip(problem);
     };
     const items = readJsonItems(file, {first: firstRecord, end: endRecord, onBad: onBad && skipUnread});
-    for await (const item of shuffleStream(items, {items: shuffleRecords, bytes: SHUFFLE_BYTES}, random)) {
+    const limits = {items: shuffleRecords, bytes: SHUFFLE_BYTES};
+    for await (const {item, record} of shuffleStream(this.records(items), limits, random)) {
       this.counts.read++;
-      const encoding = this.encode(item);
+      const encoding = this.orBad(item, () => this.withoutUnknown(this.encode(item.index, record)));
       if (encoding === null) continue;
-      this.count(encoding);
+      this.count(encoding, record);
       if ('sample' in encoding) yield encoding.sample;
     }
   }
@@ -191,10 +198,26 @@ export class RowSource implements AsyncIterable<Row> {
     this.settings.onBad?.(problem);
   }
 
-  /** Null for a bad item that is left out. */
-  private encode({index, place, value}: JsonItem): Encoding | null {
+  /** Reads records in the order of the file, so that the first wrong one is named before the shuffle. */
+  private async *records(items: AsyncIterable<JsonItem>): AsyncGenerator<ShuffledRecord> {
+    let isFirst = true;
+    for await (const item of items) {
+      const record = this.orBad(item, () => checkKind(parseRecord(item.value), this.settings.objective));
+      if (record === null) {
+        this.counts.read++;
+        continue;
+      }
+      // The chat template may refuse all records. The others are encoded in shuffled order.
+      if (isFirst && this.settings.onBad === undefined) this.orBad(item, () => this.encode(item.index, record));
+      isFirst = false;
+      yield {item, record, bytes: item.bytes};
+    }
+  }
+
+  /** The result of `read`; null for a bad item that is left out. */
+  private orBad<T>({place}: JsonItem, read: () => T): T | null {
     try {
-      return this.withoutUnknown(this.encodeRecord(index, parseRecord(value)));
+      return read();
     } catch (error) {
       const problem = `${this.settings.file}, ${place}: ${(error as Error).message.replace(/\.$/, '')}.`;
       if (this.settings.onBad === undefined) {
@@ -205,17 +228,22 @@ export class RowSource implements AsyncIterable<Row> {
     }
   }
 
-  private encodeRecord(index: number, record: DataRecord): Encoding {
-    const {objective, rowTokens, maxTokens = rowTokens, tooLong = 'cut', layout = 'shared'} = this.settings;
-    if (record.kind === 'conversation') {
-      if (objective !== 'sft') throw new Error(`${objective} compares answers, but this is a conversation with one`);
-      return encodeConversation(index, record.messages, this.tokenizer, {maxTokens, tooLong});
+  private encode(index: number, record: DataRecord): Encoding {
+    const {rowTokens, maxTokens = rowTokens, tooLong = 'cut', layout = 'shared'} = this.settings;
+    const comparison = {maxTokens, tooLong, layout, objective: this.settings.objective as 'dpo' | 'rm'};
+    switch (record.kind) {
+      case 'conversation':
+        return encodeConversation(index, record.messages, this.tokenizer, comparison);
+      case 'text':
+        return encodeText(index, record.text, this.tokenizer, comparison);
+      case 'texts':
+        return encodeTextPair(index, record, this.tokenizer, comparison);
+      case 'comparison':
+        // A single answer cannot be compared.
+        return record.answers.length < 2
+          ? {dropped: 'no answer'}
+          : encodeComparison(index, record, this.tokenizer, comparison);
     }
-    if (objective === 'sft') throw new Error('sft learns conversations, but this is a comparison of answers');
-    this.counts.tiedAnswers += record.tied;
-    // A single answer cannot be compared.
-    if (record.answers.length < 2) return {dropped: 'no answer'};
-    return encodeComparison(index, record, this.tokenizer, {maxTokens, tooLong, layout, objective});
   }
 
   /** Drops the mark of unknown text from the labels; otherwise a model would learn to write it. */
@@ -228,7 +256,8 @@ export class RowSource implements AsyncIterable<Row> {
     return encoding;
   }
 
-  private count(encoding: Encoding): void {
+  private count(encoding: Encoding, record: DataRecord): void {
+    this.counts.tiedAnswers += record.kind === 'comparison' ? record.tied : 0;
     if ('sample' in encoding) {
       this.counts.used++;
       this.counts.cut += encoding.cut ? 1 : 0;
@@ -258,6 +287,17 @@ export class RowSource implements AsyncIterable<Row> {
     const data = `${this.settings.file} now gives ${rows} rows in epoch ${epoch}`;
     return `${data}, but ${skip} of them were read before: the data or the settings have changed.`;
   }
+}
+
+/** Throws for a record that the objective cannot learn from. */
+function checkKind(record: DataRecord, objective: RowSettings['objective']): DataRecord {
+  const compares = record.kind === 'comparison' || record.kind === 'texts';
+  if (objective === 'sft' && compares) throw new Error('sft learns conversations, but this is a comparison of answers');
+  if (objective !== 'sft' && !compares) {
+    const what = record.kind === 'text' ? 'a text' : 'a conversation with one';
+    throw new Error(`${objective} compares answers, but this is ${what}`);
+  }
+  return record;
 }
 
 function noCounts(): Counts {

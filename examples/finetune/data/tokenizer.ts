@@ -29,6 +29,7 @@ const NAMED_TOKENS = ['bos_token', 'eos_token', 'unk_token', 'pad_token'] as con
 /** Converts text to tokens and back, and conversations to text, in the way the model was trained. */
 export class ChatTokenizer {
   /** Null if the tokenizer has none. */
+  readonly bosTokenId: number | null;
   readonly eosTokenId: number | null;
   /** The token for text that has no token. Null where every text has tokens, as in byte-level vocabularies. */
   readonly unknownTokenId: number | null;
@@ -61,8 +62,7 @@ export class ChatTokenizer {
     this.namedTokens = Object.fromEntries(
       NAMED_TOKENS.map((name) => [name, tokenText(tokenizerConfig[name])] as const).filter(([, text]) => text !== ''),
     );
-    // Only checked, because the chat template writes this token.
-    this.namedTokenId('bos_token');
+    this.bosTokenId = this.namedTokenId('bos_token');
     this.eosTokenId = this.namedTokenId('eos_token');
     this.unknownTokenId = unknownTokenId(tokenizerJson, this.encoding);
     const source = chatTemplate(tokenizerConfig.chat_template);
@@ -77,7 +77,17 @@ export class ChatTokenizer {
 
   /** Tokens of a text. The text may contain special tokens; none are added. */
   encode(text: string): number[] {
-    const {ids} = this.encoding.encode(text, {add_special_tokens: false});
+    return this.tokensOf(text, false);
+  }
+
+  /** Tokens of a text of its own: behind the start token, where the tokenizer adds one, and with the end token. */
+  encodeWhole(text: string): number[] {
+    const ids = this.tokensOf(text, true);
+    return this.eosTokenId === null || ids.at(-1) === this.eosTokenId ? ids : [...ids, this.eosTokenId];
+  }
+
+  private tokensOf(text: string, withSpecial: boolean): number[] {
+    const {ids} = this.encoding.encode(text, {add_special_tokens: withSpecial});
     const wrong = ids.find((id) => id >= this.vocabSize);
     if (wrong !== undefined) throw new Error(this.tooManyTokens(wrong));
     return ids;

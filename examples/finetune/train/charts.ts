@@ -18,7 +18,14 @@ interface Chart {
 
 /** A chart shows the series that the run logged. SFT, DPO and reward models log under different names. */
 const CHARTS: Chart[] = [
-  {name: 'loss', title: 'Loss', series: [{field: 'loss', label: 'training loss'}]},
+  {
+    name: 'loss',
+    title: 'Loss',
+    series: [
+      {field: 'loss', label: 'training loss'},
+      {field: 'eval_loss', label: 'held-out loss'},
+    ],
+  },
   {
     name: 'rewards',
     title: 'Rewards',
@@ -56,7 +63,9 @@ interface Line {
 export function printCharts(records: readonly MetricsRecord[], {say, terminal}: Io = processIo): void {
   for (const chart of CHARTS) {
     const lines = linesOf(chart, records);
-    const groups = terminal !== null ? [lines] : lines.map((line) => [line]);
+    // Text has one column for each point, so only lines over the same steps share a chart.
+    const together = terminal !== null && lines.every(({points}) => points.length === lines[0].points.length);
+    const groups = together ? [lines] : lines.map((line) => [line]);
     for (const group of groups.filter(({length}) => length > 0)) {
       say(textChart(chart.title, group));
     }

@@ -189,6 +189,9 @@ async function* readTensors(path: string): AsyncGenerator<[string, HostTensor]> 
   }
 }
 
+/** Settings of a run's length. A resumed run may be longer or shorter than the run of the checkpoint was to be. */
+const LENGTH: readonly string[] = ['steps', 'epochs', 'warmup-steps'];
+
 /** Throws if a checkpoint is of another model or of other settings, and names the difference. */
 export function checkSameRun(folder: string, there: RunIdentity, here: RunIdentity): void {
   const parts = Object.entries(here.baseModel.fingerprint) as [keyof Fingerprint, string][];
@@ -200,6 +203,7 @@ export function checkSameRun(folder: string, there: RunIdentity, here: RunIdenti
     );
   }
   const names = new Set([...Object.keys(there.settings), ...Object.keys(here.settings)]);
+  LENGTH.forEach((name) => names.delete(name));
   const text = (value: unknown): string => JSON.stringify(value) ?? 'unset';
   const differences = [...names]
     .map((name) => ({name, was: text(there.settings[name]), is: text(here.settings[name])}))

@@ -8,10 +8,10 @@ import {makeFolder} from '../../../src/node_webgpu/make_folder.js';
 
 /**
  * The metrics of one step. Every objective: `global_step`, `epoch`, `loss`, `learning_rate`, `grad_norm`, `num_tokens`
- * (so far), and beyond TRL's: `tokens_per_second`, `packing_density`, `tile_sparsity`. SFT: `mean_token_accuracy`,
- * `entropy` (nats). DPO: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`, and `chosen`
- * and `rejected` of `logps/` and `logits/`. Reward model: `accuracy`, `margin`, `min_reward`, `mean_reward`,
- * `max_reward`.
+ * (so far), `eval_loss` after an evaluation, and beyond TRL's: `tokens_per_second`, `packing_density`, `tile_sparsity`.
+ * SFT: `mean_token_accuracy`, `entropy` (nats). DPO: `rewards/chosen`, `rewards/rejected`, `rewards/margins`,
+ * `rewards/accuracies`, and `chosen` and `rejected` of `logps/` and `logits/`. Reward model: `accuracy`, `margin`,
+ * `min_reward`, `mean_reward`, `max_reward`.
  */
 export interface MetricsRecord {
   /** Optimizer steps done, including this one. */

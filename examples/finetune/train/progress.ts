@@ -11,6 +11,8 @@ export interface TrainingStatus {
   loss: number;
   learningRate: number;
   tokensPerSecond: number;
+  /** If it was measured after this step. */
+  heldOutLoss?: number;
 }
 
 export interface TrainingBar {
@@ -34,18 +36,26 @@ export function trainingBar(steps: number, done: number, io: Io = processIo): Tr
     speed: tokensPerSecond.toFixed(0),
     left: formatSeconds(((performance.now() - started) / 1000 / Math.max(1, step - done)) * (steps - step)),
   });
+  const heldOut = ({heldOutLoss: value}: TrainingStatus): string =>
+    value === undefined ? '' : `  held-out loss ${value.toFixed(4)}`;
   const {terminal} = io;
   if (terminal === null) {
     return plainBar(steps, io, (status) => {
       const {loss, rate, speed, left} = fields(status);
-      return `step ${status.step}/${steps}  loss ${loss}  learning rate ${rate}  ${speed} tokens/s  ${left} left`;
+      const line = `step ${status.step}/${steps}  loss ${loss}  learning rate ${rate}  ${speed} tokens/s  ${left} left`;
+      return `${line}${heldOut(status)}`;
     });
   }
-  const format = 'step {value}/{total} [{bar}] loss {loss}  learning rate {rate}  {speed} tokens/s  {left} left{note}';
+  const format =
+    'step {value}/{total} [{bar}] loss {loss}  learning rate {rate}  {speed} tokens/s  {left} left{heldOut}{note}';
   const bar = new SingleBar({format, hideCursor: true, stream: terminal, barsize: 24}, Presets.shades_classic);
-  bar.start(steps, done, {loss: '-', rate: '-', speed: '-', left: '-', note: ''});
+  bar.start(steps, done, {loss: '-', rate: '-', speed: '-', left: '-', heldOut: '', note: ''});
   return {
-    update: (status) => bar.update(status.step, fields(status)),
+    update(status) {
+      // The last one measured stays in sight.
+      const measured = status.heldOutLoss === undefined ? {} : {heldOut: heldOut(status)};
+      bar.update(status.step, {...fields(status), ...measured});
+    },
     compiling: (made, known) => bar.update({note: made < known ? `  compiling functions: ${made} of ${known}` : ''}),
     stop: () => bar.stop(),
   };
@@ -56,7 +66,8 @@ function plainBar(steps: number, {say}: Io, line: (status: TrainingStatus) => st
   let compiles = false;
   return {
     update(status) {
-      if (status.step === steps || performance.now() - last >= LINE_MS) {
+      const measured = status.heldOutLoss !== undefined;
+      if (measured || status.step === steps || performance.now() - last >= LINE_MS) {
         last = performance.now();
         say(line(status));
       }

@@ -3,15 +3,16 @@
  * them.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import {checkFlag} from '../../../call/errors.js';
+import {checkFlag, describe, fail} from '../../../call/errors.js';
 import {type FlashMaskAttentionAttrs, FlashMaskAttention, FlashMaskAttentionGrad} from '../../../call/kernel_names.js';
 import {boundsTensorOf} from '../../../mask/bounds/bounds_cache.js';
 import {causalDocument, document} from '../../../mask/builders/packed.js';
 import type {FlashMask} from '../../../mask/flash_mask.js';
 import {variantFor} from '../plan/choose_plan.js';
 import type {Pass, Variant} from '../plan/vector_plan.js';
-import {tilesThatFit, tuningKey, type Tiles} from '../plan/tuned_tiles.js';
+import {tilesThatFit, tunedTiles, tuningKey, type Tiles} from '../plan/tuned_tiles.js';
 import {capabilitiesOf} from '../device/capabilities.js';
+import {isSoftwareAdapter} from '../device/software_adapter.js';
 import type {WebGPUBackend} from '../run/tfjs_backend.js';
 import {type CallKind, checkPositive, readCallKind, webgpuBackend} from './call_kind.js';
 import {timeRuns} from './timing.js';
@@ -24,10 +25,31 @@ export interface AutotuneOptions extends CallKind {
    * has four documents.
    */
   intervals?: boolean;
-  /** Queries and keys of the trial. Default 4096. */
+  /** Queries and keys of the trial. Default 4096, and 256 on software adapters. */
   length?: number;
-  /** Heads of the trial. Default 8. */
+  /** Heads of the trial. Default 8, and 1 on software adapters. */
   heads?: number;
+  /** Measures again, in place of returning the remembered choice. Default false. */
+  force?: boolean;
+  /**
+   * Milliseconds after which no further tiles are tried. Default 60 000. Every pass tries its own default tiles at
+   * least, which may take longer. What was the fastest until then is remembered.
+   */
+  budgetMs?: number;
+  /** Called after each trial. */
+  onProgress?: (progress: AutotuneProgress) => void;
+}
+
+/** What {@link autotune} reports after a trial. */
+export interface AutotuneProgress {
+  /** The pass and the tiles that were tried. */
+  pass: Pass;
+  tiles: Tiles;
+  /** The shortest time of a run. Null for tiles that failed. */
+  milliseconds: number | null;
+  /** Trials done or left out so far, and all of them. */
+  done: number;
+  total: number;
 }
 
 /** Tiles that {@link autotune} timed. */
@@ -44,11 +66,17 @@ export interface TunedPass {
   pass: Pass;
   /** The fastest tiles. Calls of this kind use them from now on. */
   tiles: Tiles;
-  /** All tiles that were tried, fastest first. `dq` and `dkdv` are timed within the whole backward pass. */
+  /**
+   * All tiles that were tried, fastest first; none if the choice was remembered. `dq` and `dkdv` are timed within the
+   * whole backward pass.
+   */
   tried: TriedTiles[];
+  /** How many tiles the time budget left untried. */
+  untried: number;
 }
 
 const PASSES = ['forward', 'dq', 'dkdv'] as const;
+const BUDGET_MS = 60_000;
 const DOCUMENTS = 4;
 const DROPOUT = 0.1;
 /** Difference of results, relative to the largest value, that rounding cannot explain. */
@@ -65,13 +93,23 @@ export type Attention = (
 
 /** Implements `autotune` of src/entries/autotune.ts, which passes the op: backends import no ops. */
 export async function autotuneWith(op: Attention, options: AutotuneOptions): Promise<TunedPass[]> {
-  const given = readOptions(options);
   const backend = webgpuBackend('autotune');
+  const given = readOptions(options, trialSize(backend.device.adapterInfo));
+  const variant = variantOfTrial(given);
+  const remembered = given.force ? null : rememberedTiles(backend.device, variant);
+  if (remembered !== null) return remembered;
   const trial = makeTrial(op, given);
   try {
+    const fitting = PASSES.map((pass) => tilesThatFit(capabilitiesOf(backend.device), pass, variant));
+    const total = fitting.reduce((sum, {length}) => sum + length, 0);
+    const start = performance.now();
     const found: TunedPass[] = [];
-    for (const pass of PASSES) {
-      found.push(await tune(backend, pass, trial));
+    for (const [i, pass] of PASSES.entries()) {
+      const deadline = start + (given.budgetMs * (i + 1)) / PASSES.length;
+      const before = fitting.slice(0, i).reduce((sum, {length}) => sum + length, 0);
+      const report: Report = (tiles, milliseconds, done) =>
+        given.onProgress?.({pass, tiles, milliseconds, done: before + done, total});
+      found.push(await tune(backend, pass, {...trial, variant, tiles: fitting[i], deadline, report}));
     }
     storeTunedTiles(backend.device);
     return found;
@@ -80,23 +118,54 @@ export async function autotuneWith(op: Attention, options: AutotuneOptions): Pro
   }
 }
 
-function readOptions(options: AutotuneOptions): Required<AutotuneOptions> {
-  const given = readCallKind('autotune', options, ['intervals', 'length', 'heads']);
-  const {length = 4096, heads = 8, intervals = true} = given;
-  for (const [name, value] of Object.entries({length, heads})) checkPositive('autotune', name, value);
-  checkFlag('autotune', 'intervals', intervals);
-  return {...given, length, heads, intervals};
+/** The choice of an earlier call; null if a pass has none. */
+function rememberedTiles(device: GPUDevice, variant: Variant): TunedPass[] | null {
+  const chosen = PASSES.map((pass) => tunedTiles(capabilitiesOf(device), pass, variant));
+  return chosen.every((tiles) => tiles !== undefined)
+    ? chosen.map((tiles, i) => ({pass: PASSES[i], tiles, tried: [], untried: 0}))
+    : null;
 }
 
-/** A problem to measure: its variant, its tensors and a function that runs a pass of it. */
+/** Length and heads of a trial that takes seconds on the adapter. */
+export function trialSize(info?: Partial<GPUAdapterInfo>): {length: number; heads: number} {
+  return isSoftwareAdapter(info) ? {length: 256, heads: 1} : {length: 4096, heads: 8};
+}
+
+type Given = Required<Omit<AutotuneOptions, 'onProgress'>> & Pick<AutotuneOptions, 'onProgress'>;
+
+function readOptions(options: AutotuneOptions, size: ReturnType<typeof trialSize>): Given {
+  const more = ['intervals', 'length', 'heads', 'force', 'budgetMs', 'onProgress'] as const;
+  const given = readCallKind('autotune', options, more);
+  const {length = size.length, heads = size.heads, intervals = true} = given;
+  const {force = false, budgetMs = BUDGET_MS, onProgress} = given;
+  for (const [name, value] of Object.entries({length, heads})) checkPositive('autotune', name, value);
+  for (const [name, value] of Object.entries({intervals, force})) checkFlag('autotune', name, value);
+  if (!(typeof budgetMs === 'number' && budgetMs > 0)) {
+    fail('autotune', 'budgetMs must be a positive number', describe(budgetMs), 'Pass for example {budgetMs: 20000}.');
+  }
+  if (onProgress !== undefined && typeof onProgress !== 'function') {
+    fail(
+      'autotune',
+      'onProgress must be a function',
+      describe(onProgress),
+      'Pass for example {onProgress: console.log}.',
+    );
+  }
+  return {...given, length, heads, intervals, force, budgetMs, onProgress};
+}
+
+function variantOfTrial({D, Dv, causal, intervals, dropout, precision, length}: Given): Variant {
+  return variantFor({D, Dv, causal, intervals, dropout, precision, Sq: length});
+}
+
+/** A problem to measure: its tensors and a function that runs a pass of it. */
 interface Trial {
-  variant: Variant;
   tensors: tf.NamedTensorMap;
   /** Runs the forward pass, or the whole backward pass. The caller disposes the results. */
   run(pass: Pass): tf.Tensor[];
 }
 
-function makeTrial(op: Attention, given: Required<AutotuneOptions>): Trial {
+function makeTrial(op: Attention, given: Given): Trial {
   const {D, Dv, length, heads, causal, intervals, precision} = given;
   const mask = intervals ? documentsMask(length, causal) : null;
   const options = {causal, dropout: given.dropout ? DROPOUT : 0, seed: 1, precision};
@@ -117,7 +186,6 @@ function makeTrial(op: Attention, given: Required<AutotuneOptions>): Trial {
   lse.dispose();
   const saved = {out, rowStats, dOut, dLse: tf.zeros([1, heads, length])};
   return {
-    variant: variantFor({D, Dv, causal, intervals, dropout: given.dropout, precision, Sq: length}),
     tensors: {q, k, v, ...saved},
     run: (pass) => (pass === 'forward' ? runKernel(FlashMaskAttention, {}) : runKernel(FlashMaskAttentionGrad, saved)),
   };
@@ -130,8 +198,19 @@ function documentsMask(length: number, causal: boolean): FlashMask {
   return causal ? causalDocument(lengths) : document(lengths);
 }
 
-/** Times all tiles of a pass. Later calls use the fastest. */
-async function tune(backend: WebGPUBackend, pass: Pass, trial: Trial): Promise<TunedPass> {
+type Report = (tiles: Tiles, milliseconds: number | null, done: number) => void;
+
+/** The trials of a pass. */
+interface Trials extends Trial {
+  variant: Variant;
+  tiles: Tiles[];
+  /** By `performance.now()`. */
+  deadline: number;
+  report: Report;
+}
+
+/** Times the tiles of a pass until the deadline, one at least. Later calls use the fastest. */
+async function tune(backend: WebGPUBackend, pass: Pass, trial: Trials): Promise<TunedPass> {
   const {device} = backend;
   const tuned = tunedTilesOf(device);
   const key = tuningKey(pass, trial.variant);
@@ -139,19 +218,23 @@ async function tune(backend: WebGPUBackend, pass: Pass, trial: Trial): Promise<T
   const tried: TunedPass['tried'] = [];
   let expected: Float32Array[] | undefined;
   let failure: unknown;
+  let done = 0;
   try {
-    for (const tiles of tilesThatFit(capabilitiesOf(device), pass, trial.variant)) {
+    for (const tiles of trial.tiles) {
+      if (tried.length > 0 && performance.now() > trial.deadline) break;
+      let milliseconds: number | null = null;
       tuned.set(key, tiles);
       try {
         const values = await valuesOf(trial.run(pass));
         expected ??= values;
         if (!isSame(values, expected)) throw new Error(`tiles ${JSON.stringify(tiles)} give another result`);
-        const {ms} = await timeRuns(backend, () => tf.dispose(trial.run(pass)));
-        tried.push({tiles, milliseconds: ms});
+        milliseconds = (await timeRuns(backend, () => tf.dispose(trial.run(pass)))).ms;
+        tried.push({tiles, milliseconds});
       } catch (error) {
         // A driver may fail on some tiles. These are skipped.
         failure ??= error;
       }
+      trial.report(tiles, milliseconds, ++done);
     }
   } finally {
     if (before === undefined) tuned.delete(key);
@@ -160,7 +243,7 @@ async function tune(backend: WebGPUBackend, pass: Pass, trial: Trial): Promise<T
   if (tried.length === 0) throw failure;
   tried.sort((a, b) => a.milliseconds - b.milliseconds);
   tuned.set(key, tried[0].tiles);
-  return {pass, tiles: tried[0].tiles, tried};
+  return {pass, tiles: tried[0].tiles, tried, untried: trial.tiles.length - done};
 }
 
 /** Reads and disposes results. Device errors surface here. */
