@@ -49,7 +49,7 @@ async function runCommand(argv: readonly string[], session: Session, setUp: () =
     exitCode = code;
   };
   try {
-    await program(session, finish)
+    await program(session, finish, setUp)
       .hook('preAction', (_, command) => {
         applyConfig(command);
         const {backend} = command.opts<{backend?: string}>();
@@ -66,7 +66,7 @@ async function runCommand(argv: readonly string[], session: Session, setUp: () =
 }
 
 /** Commands tell their exit code to `finish`; it is 0 unless they do. */
-function program(session: Session, finish: (exitCode: number) => void): Command {
+function program(session: Session, finish: (exitCode: number) => void, setUp: () => void): Command {
   const {io} = session;
   const command = new Command('npm run finetune --')
     .description('Fine-tunes Llama models on packed sequences with flashMaskAttention.')
@@ -97,7 +97,7 @@ function program(session: Session, finish: (exitCode: number) => void): Command 
     .option('--model <name>', 'the base model, if it is not where the adapter says')
     .addOption(backendOption())
     .action((options: MergeOptions) => merge(options, session));
-  addDemoCommand(command, session, finish);
+  addDemoCommand(command, session, finish, setUp);
   return command;
 }
 

@@ -20,6 +20,7 @@ describe('the set-up of npm run finetune', () => {
   it('does nothing for help, unknown commands, wrong options and missing ones', async () => {
     for (const [args, code, text] of [
       [['--help'], 0, /Usage: npm run finetune -- .*\n[^]*sft \[options\]/],
+      [['demo', '--help'], 0, /Usage: npm start -- \[options\]/],
       [['sft', '--help'], 0, /--learning-rate <number>/],
       [['tune'], 1, /unknown command 'tune'/],
       [['sft', '--stepps', '3'], 1, /unknown option '--stepps'/],
@@ -60,5 +61,6 @@ describe('the set-up of npm run finetune', () => {
       scripts: Record<string, string>;
     };
     expect(scripts.finetune).to.match(/^node scripts\/setup\.mjs && node .*main\.ts --set-up$/);
+    expect(scripts.start).to.match(/^node scripts\/setup\.mjs && node .*main\.ts --set-up demo$/);
   });
 });

@@ -22,8 +22,15 @@ export interface Sample {
   text: string | null;
 }
 
-export async function sample({options, tokenizer, heldOut}: Run, trainer: Trainer): Promise<Sample> {
+export async function sample(
+  {options, tokenizer, heldOut, session}: Run,
+  trainer: Trainer,
+  when: 'Before' | 'After',
+): Promise<Sample> {
   const {prompt} = options;
+  const does = [heldOut.length > 0 && 'measuring the held-out loss', prompt !== undefined && 'answering the prompt'];
+  const says = does.filter((part) => part !== false).join(', ');
+  if (says !== '') session.io.say(`${when.padEnd(8)} ${says}`);
   return {
     heldOutLoss: heldOut.length > 0 ? await trainer.evaluate(heldOut) : null,
     text: prompt === undefined ? null : await answer(trainer.model, tokenizer, prompt, {maxNewTokens: SAMPLE_TOKENS}),
@@ -50,6 +57,7 @@ export function reportTiles({records}: MetricsLog, io: Io): void {
 export async function reportComparison(run: Run, trainers: Trainers, comparison: LossComparison): Promise<void> {
   const {io} = run.session;
   io.say(comparison.toString());
+  io.say('Cost     measuring one more step of each attention');
   const data = new BatchSource(run.rows, run.tokenizer, {batchRows: run.options.batchRows, accumulate: 1});
   const batches = await data.next();
   const [flash, dense] = await costsOfStep([trainers.flash, trainers.dense!], batches);

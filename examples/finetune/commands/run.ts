@@ -55,6 +55,7 @@ export async function prepareRun(options: TrainOptions, session: Session, opened
   const id = before?.state.run ?? (await output.startRun(io.warn));
   const device = opened.device ?? (await openDevice(options.backend, session));
   io.say(`Device   ${device.description}`);
+  io.say('Reading  the model, and the data once, to count them');
   checkCompilation(options);
   const files = opened.files ?? (await openFiles(options.model, session));
   if (files.config.scoreHead && options.objective !== 'rm') {

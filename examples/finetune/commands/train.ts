@@ -32,7 +32,7 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
   const history = before?.state.logHistory ?? [];
   run.output.setAside(history, io.warn);
   const trainers = await makeTrainers(run, model);
-  const first = await sample(run, trainers.flash);
+  const first = await sample(run, trainers.flash, 'Before');
   const log = new MetricsLog(join(options.output, METRICS_FILE), history, io.warn);
   const {folder, comparison, stopped} = await loop(run, trainers, log);
   io.say(`Saved    ${folder}`);
@@ -67,7 +67,7 @@ async function reportOutcome(run: Run, trainers: Trainers, {first, log, comparis
   const {io} = run.session;
   printCharts(log.records, io);
   io.say(`\nCharts   ${saveCharts(run.options.output, log.records, io).join(', ')}`);
-  reportSamples(run, first, await sample(run, trainers.flash));
+  reportSamples(run, first, await sample(run, trainers.flash, 'After'));
   reportTiles(log, io);
   if (trainers.dense !== null) {
     await reportComparison(run, trainers, comparison);

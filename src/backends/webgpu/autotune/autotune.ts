@@ -42,13 +42,15 @@ export interface AutotuneOptions extends CallKind {
 
 /** What {@link autotune} reports after a trial. */
 export interface AutotuneProgress {
-  /** The pass and the tiles that were tried. */
+  /** `'forward'`, `'dq'` or `'dkdv'`. */
   pass: Pass;
+  /** The tiles that were tried. */
   tiles: Tiles;
   /** The shortest time of a run. Null for tiles that failed. */
   milliseconds: number | null;
-  /** Trials done or left out so far, and all of them. */
+  /** Trials done or left out so far. */
   done: number;
+  /** Trials of all passes. */
   total: number;
 }
 
