@@ -17,6 +17,7 @@ const bitsOf = async (tensors: tf.Tensor[]): Promise<number[][]> =>
 interface Binding {
   executeOp(name: string, ...rest: unknown[]): unknown;
   runFunction(name: string, ...rest: unknown[]): unknown;
+  waitForFunctions(): void;
   removeFunction(name: string): void;
   getNumOfTensors(): number;
 }
@@ -204,6 +205,8 @@ async function executed(body: () => unknown): Promise<string[]> {
     const wrong = rows({table, at: at(9)});
     expect(() => tf.neg(wrong).dataSync()).to.throw(/does not index into|out of bounds|indices/i);
     expect(() => wrong.dataSync()).to.throw(/indices/i);
+    // The result has the error a moment before the thread that runs functions is done with it.
+    expect(() => bindingNow().waitForFunctions()).to.throw(/indices/i);
     expect(Array.from(rows({table, at: at(2)}).dataSync())).to.deep.equal(
       Array.from(tf.neg(table.slice([2, 0], [1, 3])).dataSync()),
     );
