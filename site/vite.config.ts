@@ -3,7 +3,7 @@ import {existsSync, readFileSync, statSync} from 'node:fs';
 import {extname, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {type Plugin, defineConfig} from 'vite';
-import {header} from './scripts/header.js';
+import {HEAD, header} from './scripts/header.js';
 
 const folder = fileURLToPath(new URL('.', import.meta.url));
 export const output = join(folder, 'dist');
@@ -11,11 +11,16 @@ export const output = join(folder, 'dist');
 /** Pages by their names. `guide` is a template: the build takes its head into the pages of the guide. */
 export const PAGES = ['index', 'gpu', 'train', 'guide'] as const;
 
-/** Replaces `<!-- header -->` of a page. */
-const pageHeader: Plugin = {
-  name: 'page-header',
-  transformIndexHtml: (html, {path}) =>
-    html.replace('<!-- header -->', () => header('./', path.replace(/^\/|\.html$/g, '') || 'index')),
+/** Replaces `<!-- head -->` and `<!-- header -->` of a page, before Vite looks for what it links to. */
+const sharedParts: Plugin = {
+  name: 'shared-parts',
+  transformIndexHtml: {
+    order: 'pre',
+    handler: (html, {path}) =>
+      html
+        .replace('<!-- head -->', () => HEAD)
+        .replace('<!-- header -->', () => header('./', path.replace(/^\/|\.html$/g, '') || 'index')),
+  },
 };
 
 /**
@@ -62,7 +67,7 @@ export default defineConfig({
   // Links are relative, so that the pages work below any path of a host.
   base: './',
   appType: 'mpa',
-  plugins: [pageHeader, inPages, builtParts],
+  plugins: [sharedParts, inPages, builtParts],
   worker: {format: 'es', plugins: () => [inPages]},
   // Found at the start, so that the first run of a worker does not reload its page.
   optimizeDeps: {entries: ['*.html', '*/worker.ts']},

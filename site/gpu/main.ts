@@ -3,7 +3,7 @@ import {paperMasks} from '../../bench/masks.js';
 import type {BenchRecord} from '../../bench/record.js';
 import type {Precision} from '../../src/call/kernel_names.js';
 import {type Adapter, findAdapter} from '../shell/adapter.js';
-import {byId, make} from '../shell/dom.js';
+import {byId, field, make, say} from '../shell/dom.js';
 import {onTheme} from '../shell/theme.js';
 import {onAnswer} from '../shell/worker_messages.js';
 import {timeChart} from './chart.js';
@@ -18,7 +18,6 @@ const SIZES = {
   cpu: {N: 256, H: 1, D: 16, seconds: 0.05},
 };
 
-const field = (id: string): HTMLInputElement | HTMLSelectElement => byId<HTMLInputElement>(id);
 const run = byId<HTMLButtonElement>('run');
 const stop = byId<HTMLButtonElement>('stop');
 const download = byId<HTMLButtonElement>('download');
@@ -26,10 +25,6 @@ const records: BenchRecord[] = [];
 let worker: Worker | null = null;
 let order: Order | null = null;
 let adapter: Adapter | null = null;
-
-function say(text: string): void {
-  byId('status').textContent = text;
-}
 
 function showAdapter(): void {
   field('backend').value = adapter === null ? 'cpu' : 'webgpu';

@@ -1,6 +1,18 @@
-/** @file The header of every page: the pages of Vite and those of the guide have the same one. */
+/** @file Head and header of every page: the pages of Vite and those of the guide have the same ones. */
 
 const REPOSITORY = 'https://github.com/tfjs-flashmask/tfjs-flashmask';
+
+/** What the heads of all pages share. The theme is set before anything is drawn; storage may be forbidden. */
+export const HEAD = `<meta charset="utf-8" />
+    <meta name="viewport" content="width=device-width, initial-scale=1" />
+    <link rel="icon" href="./favicon.svg" />
+    <link rel="stylesheet" href="./style.css" />
+    <script>
+      try {
+        document.documentElement.dataset.theme = localStorage.getItem('tsd-theme') || 'os';
+      } catch {}
+    </script>
+    <script type="module" src="./shell/main.ts"></script>`;
 
 /** Links of the header: name of the page, its address from the root, its label. */
 const LINKS = [

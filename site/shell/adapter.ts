@@ -1,4 +1,5 @@
 /** @file What this browser says of its GPU, without tfjs. */
+import {isSoftwareAdapter} from '../../src/backends/webgpu/device/software_adapter.js';
 
 export interface Adapter {
   name: string;
@@ -14,11 +15,11 @@ export async function findAdapter(): Promise<Adapter | null> {
   const gpu = (navigator as {gpu?: GPU}).gpu;
   const adapter = await gpu?.requestAdapter({powerPreference: 'high-performance'}).catch(() => null);
   if (!adapter) return null;
-  const {description, device, vendor, architecture, isFallbackAdapter} = adapter.info;
+  const {description, device, vendor, architecture} = adapter.info;
   const name = description || device || [vendor, architecture].filter(Boolean).join(' ') || 'a GPU without a name';
   return {
     name,
-    software: isFallbackAdapter || /swiftshader|llvmpipe|basic render/i.test(`${name} ${architecture}`),
+    software: isSoftwareAdapter(adapter.info),
     float16: adapter.features.has('shader-f16'),
     matrices: [...adapter.features].some((feature) => feature.includes('subgroup-matrix')),
   };

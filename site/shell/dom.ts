@@ -8,6 +8,14 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   return element as T;
 }
 
+/** The field of a form. */
+export const field = (id: string): HTMLInputElement | HTMLSelectElement => byId<HTMLInputElement>(id);
+
+/** Shows what the page's work is at. */
+export function say(text: string): void {
+  byId('status').textContent = text;
+}
+
 /** A new element with attributes and children. An attribute that is undefined is left out. */
 export function make<K extends keyof HTMLElementTagNameMap>(
   tag: K,

@@ -2,7 +2,7 @@
 import {causalDocument} from '../../src/entries/masks.js';
 import {drawMask, palette} from '../playground/picture.js';
 import {type Adapter, findAdapter} from '../shell/adapter.js';
-import {byId, bytes, percent, significant} from '../shell/dom.js';
+import {byId, bytes, field, percent, say, significant} from '../shell/dom.js';
 import {onTheme} from '../shell/theme.js';
 import {onAnswer} from '../shell/worker_messages.js';
 import {type Point, lossChart} from './chart.js';
@@ -16,7 +16,6 @@ const SIZES = {
   cpu: {steps: 16, rowTokens: 256, rows: 1, words: 40},
 };
 
-const field = (id: string): HTMLInputElement | HTMLSelectElement => byId<HTMLInputElement>(id);
 const run = byId<HTMLButtonElement>('run');
 const stop = byId<HTMLButtonElement>('stop');
 const canvas = byId<HTMLCanvasElement>('mask');
@@ -24,10 +23,6 @@ let adapter: Adapter | null = null;
 let worker: Worker | null = null;
 let order: Order | null = null;
 let steps: Step[] = [];
-
-function say(text: string): void {
-  byId('status').textContent = text;
-}
 
 function showAdapter(): void {
   field('backend').value = adapter === null || adapter.software ? 'cpu' : 'webgpu';

@@ -11,16 +11,22 @@ export const WHO = 'FlashMaskMultiHeadAttention';
 export type LayerArgs = NonNullable<ConstructorParameters<typeof layers.Layer>[0]>;
 type DenseArgs = Parameters<typeof layers.dense>[0];
 
+/** The names of {@link LayerArgs} that a saved layer may have. tfjs adds `customObjects` to what it loads. */
+export const LAYER_ARGS = [
+  ...['name', 'trainable', 'inputShape', 'batchInputShape', 'batchSize', 'dtype', 'inputDType', 'customObjects'],
+] as (keyof LayerArgs)[];
+
+const WEIGHT_ARGS = [
+  'kernelInitializer',
+  'biasInitializer',
+  'kernelRegularizer',
+  'biasRegularizer',
+  'kernelConstraint',
+  'biasConstraint',
+] as const;
+
 /** Initializers, regularizers and constraints, as `tf.layers.dense` takes them. */
-export type WeightArgs = Pick<
-  DenseArgs,
-  | 'kernelInitializer'
-  | 'biasInitializer'
-  | 'kernelRegularizer'
-  | 'biasRegularizer'
-  | 'kernelConstraint'
-  | 'biasConstraint'
->;
+export type WeightArgs = Pick<DenseArgs, (typeof WEIGHT_ARGS)[number]>;
 
 /** Arguments of {@link FlashMaskMultiHeadAttention}. Most have the names of Keras's MultiHeadAttention. */
 export interface FlashMaskMultiHeadAttentionArgs extends LayerArgs, WeightArgs {
@@ -75,10 +81,7 @@ export interface AttentionConfig {
 const KNOWN = [
   ...['numHeads', 'keyDim', 'valueDim', 'numKeyValueHeads', 'dropout', 'seed', 'useBias', 'outputShape'],
   ...['useCausalMask', 'mask', 'ropeMaxWavelength', 'precision'],
-  ...['kernelInitializer', 'biasInitializer', 'kernelRegularizer', 'biasRegularizer'],
-  ...['kernelConstraint', 'biasConstraint', 'activityRegularizer'],
-  ...['name', 'trainable', 'inputShape', 'batchInputShape', 'batchSize', 'dtype', 'inputDType', 'weights'],
-  'customObjects', // tfjs adds it to what it loads.
+  ...[...WEIGHT_ARGS, 'activityRegularizer', ...LAYER_ARGS, 'weights'],
 ] as (keyof FlashMaskMultiHeadAttentionArgs)[];
 
 export function readArguments(args: FlashMaskMultiHeadAttentionArgs): AttentionConfig {
@@ -145,26 +148,10 @@ function readOutputShape(shape: unknown): number | null {
 }
 
 /** The parsed initializers, regularizers and constraints of tf.layers.dense, which knows all their forms. */
-export interface WeightParts {
-  kernelInitializer: DenseWeightPart;
-  biasInitializer: DenseWeightPart;
-  kernelRegularizer: DenseWeightPart;
-  biasRegularizer: DenseWeightPart;
-  kernelConstraint: DenseWeightPart;
-  biasConstraint: DenseWeightPart;
-}
+export type WeightParts = Record<(typeof WEIGHT_ARGS)[number], DenseWeightPart>;
 
 /** What `addWeight` takes; tfjs exports no type of it. */
 export type DenseWeightPart = never;
-
-const WEIGHT_ARGS = [
-  'kernelInitializer',
-  'biasInitializer',
-  'kernelRegularizer',
-  'biasRegularizer',
-  'kernelConstraint',
-  'biasConstraint',
-] as const;
 
 /** Reads them through a dense layer. `config` has them as JSON. */
 export function readWeightArgs(args: WeightArgs): {parts: WeightParts; config: WeightArgs} {

@@ -3,7 +3,7 @@ import {type Tensor, serialization} from '@tensorflow/tfjs-core';
 import {type SymbolicTensor, layers} from '@tensorflow/tfjs-layers';
 import {checkFlag, checkOptions, describe, fail} from '../call/errors.js';
 import {padding, segments} from '../mask/builders/on_device.js';
-import type {LayerArgs} from './arguments.js';
+import {LAYER_ARGS, type LayerArgs} from './arguments.js';
 
 const WHO = 'FlashMaskBounds';
 
@@ -35,16 +35,7 @@ export class FlashMaskBounds extends layers.Layer {
   constructor(args: FlashMaskBoundsArgs) {
     super(args);
     const own = ['of', 'useCausalMask', 'crossAttention'] as const;
-    const ofLayers = [
-      'name',
-      'trainable',
-      'inputShape',
-      'batchInputShape',
-      'batchSize',
-      'dtype',
-      'inputDType',
-    ] as const;
-    const known = [...own, ...ofLayers, 'customObjects'] as (keyof FlashMaskBoundsArgs)[];
+    const known = [...own, ...LAYER_ARGS] as (keyof FlashMaskBoundsArgs)[];
     const {of, useCausalMask = false, crossAttention = false} = checkOptions(WHO, args, known);
     if (of !== 'documents' && of !== 'tokens') {
       fail(WHO, "of must be 'documents' or 'tokens'", describe(of), 'Say what the input holds.');

@@ -16,6 +16,8 @@ export type BuilderOfLength =
   | 'randomEviction';
 /** The builders of `masks` that make a mask of arrays. */
 export type MaskBuilder = Exclude<keyof typeof masks, 'padding' | 'segments'>;
+/** The others make bounds of tensors. */
+const OF_TENSORS: readonly string[] = ['padding', 'segments'] satisfies Exclude<keyof typeof masks, MaskBuilder>[];
 /** The arguments after the first. */
 export type WithoutLength<T extends unknown[]> = T extends [unknown, ...infer Rest] ? Rest : never;
 
@@ -53,8 +55,8 @@ const OPTIONS_AT: Record<BuilderOfLength, number> = {
 /** A mask configuration whose builder exists, as plain JSON values. */
 export function readMaskConfig(who: string, config: unknown): {builder: MaskBuilder; args: unknown[]} {
   const {builder, args = []} = checkOptions(who, config as Partial<MaskConfig>, ['builder', 'args']);
-  if (typeof builder !== 'string' || !(builder in masks) || ['padding', 'segments'].includes(builder)) {
-    const names = Object.keys(masks).filter((name) => name !== 'padding' && name !== 'segments');
+  const names = Object.keys(masks).filter((name) => !OF_TENSORS.includes(name));
+  if (builder === undefined || !names.includes(builder)) {
     fail(
       who,
       `the builder of mask must be one of ${names.join(', ')}`,

@@ -121,6 +121,19 @@ describe('in a browser', () => {
     return {reports, errors};
   }
 
+  /** The same for a module that esbuild bundles. */
+  async function visitBundle(module: string): ReturnType<typeof visit> {
+    await build({
+      entryPoints: [project.write('page.js', module)],
+      outfile: join(project.folder, 'bundle.js'),
+      bundle: true,
+      minify: true,
+      format: 'iife',
+      logLevel: 'error',
+    });
+    return visit('<script src="bundle.js"></script>');
+  }
+
   it('works from script tags on webgpu, on webgl and on cpu, with the same results', async () => {
     const {reports, errors} = await visit(
       `${scriptsOfReadme()}
@@ -131,46 +144,26 @@ describe('in a browser', () => {
   });
 
   it('works bundled by esbuild, on the device of createWebGPUBackend()', async () => {
-    project.write(
-      'page.js',
+    const {reports, errors} = await visitBundle(
       `import * as tf from '@tensorflow/tfjs';
        import {flashMaskAttention, masks} from 'tfjs-flashmask';
        import {createWebGPUBackend} from 'tfjs-flashmask/webgpu';
        ${COMPARE}
        globalThis.reports = createWebGPUBackend().then(() => compare(tf, flashMaskAttention, masks, ['webgpu', 'cpu']));`,
     );
-    await build({
-      entryPoints: [join(project.folder, 'page.js')],
-      outfile: join(project.folder, 'bundle.js'),
-      bundle: true,
-      minify: true,
-      format: 'iife',
-      logLevel: 'error',
-    });
-    const {reports, errors} = await visit('<script src="bundle.js"></script>');
     expect(errors).to.deep.equal([]);
     expectSame(reports);
   });
 
   it('runs layers on webgpu and on webgl as on cpu', async function () {
     if (!full) skip(this, 'npm run test:all runs them');
-    project.write(
-      'page.js',
+    const {reports, errors} = await visitBundle(
       `import * as tf from '@tensorflow/tfjs';
        import '@tensorflow/tfjs-backend-webgpu';
        import * as flashmaskLayers from 'tfjs-flashmask/layers';
        ${LAYERS}
        globalThis.reports = compare(tf, flashmaskLayers, ['webgpu', 'webgl', 'cpu']);`,
     );
-    await build({
-      entryPoints: [join(project.folder, 'page.js')],
-      outfile: join(project.folder, 'bundle.js'),
-      bundle: true,
-      minify: true,
-      format: 'iife',
-      logLevel: 'error',
-    });
-    const {reports, errors} = await visit('<script src="bundle.js"></script>');
     expect(errors).to.deep.equal([]);
     expectSame(reports);
   });
