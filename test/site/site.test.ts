@@ -65,6 +65,13 @@ async function settled(page: Page, name: string, tile = 64): Promise<FlashMask> 
   return mask;
 }
 
+/** The playground with its picture and its fields filled in: both come with its first frame. */
+async function playground(pages: SitePages, link = '', options?: Parameters<SitePages['visit']>[1]): Promise<Page> {
+  const page = await pages.visit(link, options);
+  await page.locator('#code[data-code]').waitFor();
+  return page;
+}
+
 /** Places where the picture's colour contradicts the mask: at the middles of a grid of its pixels. */
 async function wrongPixels(page: Page, mask: FlashMask): Promise<string[]> {
   const GRID = 40;
@@ -165,7 +172,7 @@ describe('the site', () => {
 
   describe('the playground', () => {
     it('shows every builder, and code that makes the mask it shows', async () => {
-      const page = await pages.visit('');
+      const page = await playground(pages);
       const length = page.getByLabel('Tokens', {exact: true});
       for (const {name, title, description} of maskTable) {
         await page.getByRole('radio', {name: title, exact: true}).check();
@@ -182,7 +189,7 @@ describe('the site', () => {
     });
 
     it('lets borders be dragged and moved by keys, and parts be added', async () => {
-      const page = await pages.visit('');
+      const page = await playground(pages);
       const handle = page.getByRole('slider', {name: 'End of document 1'});
       const lengths = page.getByLabel('Lengths', {exact: true});
       const before = (await lengths.inputValue()).split(', ').map(Number);
@@ -215,7 +222,7 @@ describe('the site', () => {
     });
 
     it('lets windows, prefixes, globals and spans be moved', async () => {
-      const page = await pages.visit('');
+      const page = await playground(pages);
       const moves = [
         ['Sliding window', 'slidingWindow', 'Window'],
         ['Window on both sides', 'window', 'Keys after'],
@@ -236,7 +243,7 @@ describe('the site', () => {
     });
 
     it('takes pasted lengths, batches and options, and says what is wrong with others', async () => {
-      const page = await pages.visit('');
+      const page = await playground(pages);
       const lengths = page.getByLabel('Lengths', {exact: true});
       await lengths.fill('[100, 200]\n[250]');
       await drawn(page);
@@ -269,7 +276,7 @@ describe('the site', () => {
     });
 
     it('copies code and links, and a link shows the mask again', async () => {
-      const page = await pages.visit('', {permissions: ['clipboard-read', 'clipboard-write']});
+      const page = await playground(pages, '', {permissions: ['clipboard-read', 'clipboard-write']});
       const clipboard = (): Promise<string> => page.evaluate('navigator.clipboard.readText()');
       await page.getByLabel('Lengths', {exact: true}).fill('300, 724');
       await settled(page, 'causalDocument');
@@ -280,12 +287,12 @@ describe('the site', () => {
       expect(await clipboard()).to.match(/^npm install tfjs-flashmask /);
       await page.getByRole('button', {name: 'Copy a link'}).click();
       const link = await clipboard();
-      const again = await pages.visit(link.slice(pages.address.length));
+      const again = await playground(pages, link.slice(pages.address.length));
       expect(await codeOf(again)).to.equal(await codeOf(page));
       expect(await again.getByLabel('Lengths', {exact: true}).inputValue()).to.equal('300, 724');
-      const damaged = await pages.visit('#mask=slidingWindow&length=many');
+      const damaged = await playground(pages, '#mask=slidingWindow&length=many');
       expect((await settled(damaged, 'slidingWindow')).keyLength).to.equal(1024);
-      const decoding = await pages.visit('#mask=causal&length=512&queries=64');
+      const decoding = await playground(pages, '#mask=causal&length=512&queries=64');
       const mask = await settled(decoding, 'causal');
       expect([mask.queryLength, mask.keyLength]).to.deep.equal([64, 512]);
     });
