@@ -55,8 +55,8 @@ const message = (work: () => unknown): string => {
 
 export const checks: Record<string, Check> = {
   'knows its place': (world) => {
-    expect(world.size).to.equal(Number(process.env.PMI_SIZE));
-    expect(world.rank).to.equal(Number(process.env.PMI_RANK));
+    expect(world.size).to.equal(Number(process.env.PMI_SIZE ?? process.env.OMPI_COMM_WORLD_SIZE));
+    expect(world.rank).to.equal(Number(process.env.PMI_RANK ?? process.env.OMPI_COMM_WORLD_RANK));
     expect(world.localRank).to.equal(world.rank);
   },
   'init gives the same group again': async (world) => {

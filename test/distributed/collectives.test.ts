@@ -2,7 +2,8 @@
 import {join} from 'node:path';
 import {expect} from 'chai';
 import {devices} from '../support/devices.js';
-import {mpich} from '../support/mpich.js';
+import {full} from '../support/full.js';
+import {mpich, openMpi} from '../support/mpich.js';
 import {type Rank, runOnMpi} from '../support/ranks.js';
 import {skip} from '../support/skip.js';
 import {checks} from './checks.js';
@@ -76,6 +77,20 @@ const errorOf = ({stderr}: Rank): string | undefined => /^Error: (.*)$/m.exec(st
         );
       }
     });
+  });
+
+  it('run on Open MPI too', async function () {
+    if (!full) skip(this, 'FLASHMASK_FULL=1 runs it: two other libraries, each with its own constants, run above');
+    const found = await openMpi();
+    if ('reason' in found) return skip(this, found.reason);
+    const options = ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none'];
+    const env = {OPAL_PREFIX: found.folder};
+    const ended = await runOnMpi(found.folder, {ranks: 3, program: PROGRAM, args: ['finalize'], env, options});
+    for (const rank of ended) {
+      const names = [...Object.keys(checks), 'finalize'].map((name) => ({name}));
+      expect(resultsOf(rank), rank.stderr).to.deep.equal(names);
+      expect(rank.code).to.equal(0);
+    }
   });
 
   it('whose calls do not fit end all, with both calls', async function () {

@@ -18,6 +18,8 @@ interface Programs {
   program: string;
   args?: string[];
   env?: NodeJS.ProcessEnv;
+  /** Options of mpiexec. */
+  options?: string[];
 }
 
 /** Ends processes that hang, long after every error that a test waits for. */
@@ -46,10 +48,11 @@ function environmentOf(env: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
  * all have ended.
  */
 const SHELL = `
-"$@" >"$FOLDER/$PMI_RANK.out" 2>"$FOLDER/$PMI_RANK.err"
-echo $? >"$FOLDER/$PMI_RANK.part" && mv "$FOLDER/$PMI_RANK.part" "$FOLDER/$PMI_RANK.code"
+own="$FOLDER/\${PMI_RANK:-$OMPI_COMM_WORLD_RANK}"
+"$@" >"$own.out" 2>"$own.err"
+echo $? >"$own.part" && mv "$own.part" "$own.code"
 rank=0
-while [ $rank -lt $PMI_SIZE ]; do
+while [ $rank -lt $RANKS ]; do
   if [ -e "$FOLDER/$rank.code" ]; then rank=$((rank + 1)); else sleep 0.05; fi
 done
 `;
@@ -58,16 +61,20 @@ done
 const SIGNALLED = 128;
 const SIGNALS: Record<number, NodeJS.Signals> = {6: 'SIGABRT', 9: 'SIGKILL', 11: 'SIGSEGV', 15: 'SIGTERM'};
 
-/** Runs a program on MPICH. A rank that ends takes no other with it. */
-export async function runOnMpi(mpich: string, {ranks, program, args = [], env}: Programs): Promise<Rank[]> {
+/** Runs a program on MPICH, or on Open MPI with its own options. A rank that ends takes no other with it. */
+export async function runOnMpi(mpi: string, {options = [], ranks, program, args = [], env}: Programs): Promise<Rank[]> {
   const folder = temporaryFolder();
   const command = [process.execPath, '--import=tsx', join(root, program), ...args];
-  const child = spawn(join(mpich, 'bin', 'mpiexec'), ['-n', String(ranks), 'sh', '-c', SHELL, 'sh', ...command], {
-    cwd: root,
-    env: {...environmentOf(env), FOLDER: folder},
-    stdio: ['ignore', 'pipe', 'pipe'],
-    detached: true,
-  });
+  const child = spawn(
+    join(mpi, 'bin', 'mpiexec'),
+    [...options, '-n', String(ranks), 'sh', '-c', SHELL, 'sh', ...command],
+    {
+      cwd: root,
+      env: {...environmentOf(env), FOLDER: folder, RANKS: String(ranks)},
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+    },
+  );
   let said = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (text: Buffer) => (said += text.toString()));
   await ended(child, () => process.kill(-child.pid!, 'SIGKILL'));
