@@ -1,6 +1,6 @@
 /**
  * @file Builds dist/: one ES module per source file with its declarations (esm/), the same as CommonJS (cjs/), the
- * entries for Node (node/), the commands (cli/), the bundle for script tags, and Node-API's headers. See `exports` in
+ * entries for Node (node/), the commands (cli/), the bundles for script tags, and Node-API's headers. See `exports` in
  * package.json.
  */
 import {spawnSync} from 'node:child_process';
@@ -134,6 +134,11 @@ const PAGE_GLOBALS: Record<string, string> = {
       throw new Error('tf.WebGPUBackend is missing: the script of @tensorflow/tfjs-backend-webgpu is not loaded');
     }
     module.exports = tf;`,
+  '@tensorflow/tfjs-layers': `
+    if (!tf.layers) {
+      throw new Error('tf.layers is missing: load the script of @tensorflow/tfjs, not that of tfjs-core alone');
+    }
+    module.exports = tf;`,
 };
 
 const useGlobalTf: Plugin = {
@@ -149,11 +154,11 @@ const useGlobalTf: Plugin = {
   },
 };
 
-async function buildScript(): Promise<void> {
+async function buildScript(entry: string, file: string): Promise<void> {
   await build({
     ...shared,
-    entryPoints: ['src/entries/script_tag.ts'],
-    outfile: join(dist, 'tfjs-flashmask.min.js'),
+    entryPoints: [`src/entries/${entry}.ts`],
+    outfile: join(dist, file),
     format: 'iife',
     globalName: 'flashmask',
     keepNames: false,
@@ -234,6 +239,7 @@ buildModules();
 stripWgsl();
 await buildCommonJs();
 writeNodeEntries();
-await buildScript();
+await buildScript('script_tag', 'tfjs-flashmask.min.js');
+await buildScript('script_tag_layers', 'tfjs-flashmask-layers.min.js');
 writeLicenses([...packagesIn(await buildCommands()), HEADERS]);
 copyHeaders();

@@ -42,15 +42,11 @@ export async function startDevice(name: BackendName): Promise<Device> {
 async function start(name: BackendName): Promise<Started> {
   switch (name) {
     case 'auto':
-      return (await startTensorFlow()) ?? (await startWebGPU());
     case 'tensorflow': {
       const device = await startTensorFlow();
-      if (device === null) {
-        throw new Error(
-          `--backend tensorflow: ${tensorFlowProblem ?? 'there is no tfjs-node here'}. Run: npx tfjs-flashmask doctor`,
-        );
-      }
-      return device;
+      if (typeof device !== 'string') return device;
+      if (name === 'auto') return startWebGPU();
+      throw new Error(`--backend tensorflow: ${device}. Run: npx tfjs-flashmask doctor`);
     }
     case 'webgpu':
       return startWebGPU();
@@ -72,11 +68,9 @@ function freeOfGpus(): number | null {
   return free.length === 0 ? null : Math.min(...free);
 }
 
-/** Why tfjs-node could not be started. */
-let tensorFlowProblem: string | null = null;
-
-/** Null where tfjs-node is not set up. */
-async function startTensorFlow(): Promise<Started | null> {
+/** A text says why tfjs-node does not start. */
+async function startTensorFlow(): Promise<Started | string> {
+  const problems: string[] = [];
   // TensorFlow takes most of a GPU's memory when it starts, and gives it to tensors.
   const free = freeOfGpus();
   const freeOfGpu = (): number | null => (free === null ? null : free - tf.memory().numBytes);
@@ -88,10 +82,11 @@ async function startTensorFlow(): Promise<Started | null> {
       const description = `tensorflow on ${gpu ? 'a GPU' : 'the CPU'} (${kernels()})`;
       return {description, gpu, freeBytes: gpu ? freeOfGpu : freeOfHost, check: async () => {}};
     } catch (error) {
-      tensorFlowProblem = `${module}: ${(error as Error).message.split('\n')[0]}`;
+      const {message, code} = error as NodeJS.ErrnoException;
+      if (code !== 'ERR_MODULE_NOT_FOUND') problems.push(`${module}: ${message.split('\n')[0]}`);
     }
   }
-  return null;
+  return problems.join('; ') || 'there is no tfjs-node here';
 }
 
 function kernels(): string {

@@ -1,6 +1,6 @@
 /**
  * @file Trains a language model of characters on texts that are packed into one row. The mask keeps them apart, so a
- * row costs no more than its texts. Build the page with any bundler, as examples/vite does.
+ * row costs no more than its texts.
  */
 import * as tf from '@tensorflow/tfjs';
 import '@tensorflow/tfjs-backend-webgpu';

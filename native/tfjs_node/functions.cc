@@ -157,42 +157,69 @@ std::string NameOf(napi_env env, napi_callback_info info) {
 // Calls that may wait for the thread. More block the caller, so that their inputs do not fill the memory.
 constexpr int kMostWaiting = 1000;
 
-// What runs the functions of each environment (a thread of Node), one after another. Never destroyed: at exit a thread
-// may still run.
-std::map<napi_env, Executor>& executors = *new std::map<napi_env, Executor>;
-// Environments are threads, which share the map.
-std::mutex executorsMutex;
+// What runs the functions of an environment (a thread of Node), one after another.
+struct Runner {
+  Executor executor;
+  // Whether an error was thrown that may be a function's, since the last call.
+  bool threw = false;
+};
 
-// The executor of an environment; null if it has run no function.
-TFE_Executor* FindExecutor(napi_env env) {
-  const std::lock_guard<std::mutex> lock(executorsMutex);
-  const auto found = executors.find(env);
-  return found == executors.end() ? nullptr : found->second.get();
+// Never destroyed: at exit a thread may still run.
+std::map<napi_env, Runner>& runners = *new std::map<napi_env, Runner>;
+// Environments are threads, which share the map.
+std::mutex runnersMutex;
+
+// The runner of an environment; null if it has run no function.
+Runner* FindRunner(napi_env env) {
+  const std::lock_guard<std::mutex> lock(runnersMutex);
+  const auto found = runners.find(env);
+  return found == runners.end() ? nullptr : &found->second;
 }
 
 // Waits until all functions of the environment ran, or one failed.
 Status WaitFor(napi_env env) {
   Status status(TF_NewStatus());
-  if (TFE_Executor* executor = FindExecutor(env)) TFE_ExecutorWaitForAllPendingNodes(executor, status.get());
+  if (const Runner* runner = FindRunner(env)) TFE_ExecutorWaitForAllPendingNodes(runner->executor.get(), status.get());
   return status;
 }
 
 // The environment's end deletes the context, which the executor uses.
-void EndExecutor(void* ended) {
+void EndRunner(void* ended) {
   const auto env = static_cast<napi_env>(ended);
   WaitFor(env);
-  const std::lock_guard<std::mutex> lock(executorsMutex);
-  executors.erase(env);
+  const std::lock_guard<std::mutex> lock(runnersMutex);
+  runners.erase(env);
 }
 
-TFE_Executor* ExecutorOf(napi_env env) {
-  if (TFE_Executor* executor = FindExecutor(env)) return executor;
-  Executor made(TFE_NewExecutor(/*is_async=*/true, /*enable_streaming_enqueue=*/false, kMostWaiting));
-  TFE_Executor* executor = made.get();
-  napi_add_env_cleanup_hook(env, EndExecutor, env);
-  const std::lock_guard<std::mutex> lock(executorsMutex);
-  executors.emplace(env, std::move(made));
-  return executor;
+Runner& RunnerOf(napi_env env) {
+  if (Runner* runner = FindRunner(env)) return *runner;
+  Executor executor(TFE_NewExecutor(/*is_async=*/true, /*enable_streaming_enqueue=*/false, kMostWaiting));
+  napi_add_env_cleanup_hook(env, EndRunner, env);
+  const std::lock_guard<std::mutex> lock(runnersMutex);
+  return runners.emplace(env, Runner{std::move(executor)}).first->second;
+}
+
+// The executor, ready for the next function. After an error it would refuse all work; the outputs of what failed keep
+// the error. They have it a moment before the executor does. So after one was thrown, the executor must end first, or
+// it would discard the next function for it.
+TFE_Executor* ReadyExecutor(napi_env env) {
+  Runner& runner = RunnerOf(env);
+  if (runner.threw) WaitFor(env);
+  runner.threw = false;
+  TFE_ExecutorClearError(runner.executor.get());
+  return runner.executor.get();
+}
+
+// A function of the binding that throws the error of a function whose outputs it reads.
+template <napi_value (*Read)(napi_env, napi_callback_info)>
+napi_value Reading(napi_env env, napi_callback_info info) {
+  const napi_value result = Read(env, info);
+  bool threw = false;
+  napi_is_exception_pending(env, &threw);
+  if (threw) {
+    if (Runner* runner = FindRunner(env)) runner->threw = true;
+  }
+  return result;
 }
 
 // Makes the operation for an executor: an operation takes the one that its thread has at the time.
@@ -234,10 +261,7 @@ napi_value RunFunction(napi_env env, napi_callback_info info) {
   TFJSBackend* backend = tfnodejs::GetTFJSBackend(env);
   if (backend == nullptr) return nullptr;
   Status status(TF_NewStatus());
-  TFE_Executor* executor = ExecutorOf(env);
-  // After an error the executor would refuse all work. The outputs of what failed keep the error.
-  TFE_ExecutorClearError(executor);
-  const Op op = NewOp(ContextOf(backend), TextOf(env, args[0]), executor, status);
+  const Op op = NewOp(ContextOf(backend), TextOf(env, args[0]), ReadyExecutor(env), status);
   if (Ok(status)) AddInputs(env, backend, args[1], op.get(), status);
   std::vector<TFE_TensorHandle*> outputs(wanted, nullptr);
   if (Ok(status)) TFE_Execute(op.get(), outputs.data(), &wanted, status.get());
@@ -286,10 +310,31 @@ napi_value OpDefinition(napi_env env, napi_callback_info info) {
   return result;
 }
 
+// The binding defines properties that cannot be replaced. Copies of them can.
+void CopyProperties(napi_env env, napi_value from, napi_value to) {
+  napi_value names;
+  uint32_t count = 0;
+  napi_get_all_property_names(env, from, napi_key_own_only, napi_key_all_properties, napi_key_numbers_to_strings,
+                              &names);
+  napi_get_array_length(env, names, &count);
+  for (uint32_t i = 0; i < count; i++) {
+    napi_value name, value;
+    napi_get_element(env, names, i, &name);
+    napi_get_property(env, from, name, &value);
+    napi_set_property(env, to, name, value);
+  }
+}
+
 napi_value Init(napi_env env, napi_value exports) {
-  exports = tfnodejs::InitTFNodeJSBinding(env, exports);
-  if (exports == nullptr) return nullptr;
+  napi_value binding;
+  napi_create_object(env, &binding);
+  binding = tfnodejs::InitTFNodeJSBinding(env, binding);
+  if (binding == nullptr) return nullptr;
+  CopyProperties(env, binding, exports);
   const napi_property_descriptor more[] = {
+      {"executeOp", nullptr, Reading<tfnodejs::ExecuteOp>, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"tensorDataSync", nullptr, Reading<tfnodejs::TensorDataSync>, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"runSavedModel", nullptr, Reading<tfnodejs::RunSavedModel>, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"addFunction", nullptr, AddFunction, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"runFunction", nullptr, RunFunction, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"waitForFunctions", nullptr, WaitForFunctions, nullptr, nullptr, nullptr, napi_default, nullptr},

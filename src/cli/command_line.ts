@@ -2,6 +2,7 @@
 import {readFileSync} from 'node:fs';
 import {Command, CommanderError, Option} from 'commander';
 import {examine} from './doctor.js';
+import {copyExample, listExamples} from './example.js';
 import {doctorText} from './doctor_text.js';
 import {packageRoot} from './package_root.js';
 import type {Console} from './progress.js';
@@ -51,7 +52,7 @@ export async function run(argv: readonly string[], output: CommandOutput): Promi
 function program({print, console}: CommandOutput, finish: (exitCode: number) => void): Command {
   const withoutBreak = (text: string): string => text.replace(/\n$/, '');
   const command = new Command('tfjs-flashmask')
-    .description('Sets up tfjs-node, and tells which backends FlashMask attention runs on here.')
+    .description('Sets up tfjs-node, tells which backends FlashMask attention runs on here, and copies examples.')
     .version(packageVersion())
     .showHelpAfterError('Add --help for all options.')
     .exitOverride()
@@ -76,6 +77,14 @@ function program({print, console}: CommandOutput, finish: (exitCode: number) => 
       const report = await examine();
       print(json ? JSON.stringify(report, null, 2) : doctorText(report));
       finish(report.backends.some(({status}) => status === 'broken') ? 1 : 0);
+    });
+  command
+    .command('example')
+    .description('lists the examples; with a name, copies one into a folder')
+    .argument('[name]', 'of the example')
+    .argument('[folder]', 'new or empty (default: the name)')
+    .action((name?: string, folder?: string) => {
+      print(name === undefined ? listExamples() : copyExample(process.cwd(), name, folder));
     });
   return command;
 }

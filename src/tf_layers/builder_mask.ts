@@ -107,8 +107,9 @@ function build(
   const at = OPTIONS_AT[builder as BuilderOfLength];
   const given = [keyLength, ...args];
   if (at >= 0) {
-    const options = {queryLength, ...(builder === 'window' && {causal}), ...(args[at] as object | undefined)};
-    given[at + 1] = options;
+    const options = args[at] ?? {};
+    const filled = {queryLength, ...(builder === 'window' && {causal}), ...(options as object)};
+    given[at + 1] = typeof options === 'object' ? filled : options; // The builder refuses what is no object.
   } else if (queryLength !== keyLength) {
     const got = `${queryLength} queries and ${keyLength} keys`;
     fail(who, `masks.${builder} is for as many queries as keys`, got, 'Use another builder, or no cache.');

@@ -41,13 +41,20 @@ learning-rate: 1e-3
 too-long: drop
 share-questions: false
 keep-activations: true
+report_to: tensorboard
 compare: all
 prompt: "1"
 `;
     expect(await optionsOf('dpo', text)).to.deep.equal({
       ...defaultOptions('dpo'),
       ...{model: 'my-model', data: 'pairs.jsonl', lora: true, loraTargets: ['q_proj', 'v_proj'], steps: 30},
-      ...{learningRate: 1e-3, tooLong: 'drop', shareQuestions: false, keepActivations: 'always'},
+      ...{
+        learningRate: 1e-3,
+        tooLong: 'drop',
+        shareQuestions: false,
+        keepActivations: 'always',
+        reportTo: 'tensorboard',
+      },
       ...{compare: Infinity, prompt: '1'},
     });
     expect(await optionsOf('sft', '# nothing\n')).to.deep.equal(defaultOptions('sft'));

@@ -16,6 +16,7 @@ import {
   finish,
   interruptAt,
   onEachLine,
+  preload,
   start,
   succeeds,
 } from '../support/finetune_command.js';
@@ -109,6 +110,24 @@ describe('the main job', () => {
     expect(stdout).to.match(/(glassllm|smollm2) .* no pip here\..* on this repository's documentation instead\.\n/);
     expect(stdout).to.match(/Model +fresh glassllm: 0\.\d\d M parameters, all trained/);
     await fails(/there is no pip here/, [...SMALL, '--data', 'alpaca_en_demo'], {PATH: folder});
+  });
+
+  it('says why it does not take tfjs-node', async function () {
+    const broken = preload(`const {dlopen} = process;
+      process.dlopen = (module, file, ...rest) => {
+        if (file.endsWith('tfjs_binding.node')) throw new Error('the binding is broken\\nin many ways');
+        return dlopen.call(process, module, file, ...rest);
+      };`);
+    // Without pip nothing is downloaded. The software adapter is in the user's own cache.
+    const child = start(['demo'], {cwd: folder, env: {...broken, PATH: folder}});
+    const {stdout, stderr} = await finish(child, (text) => {
+      if (text.split('\n').length > 2) child.kill('SIGKILL');
+    });
+    const [, second = stderr] = stdout.split('\n');
+    if (!second.startsWith('Start')) skip(this, `WebGPU has a GPU, or does not start: ${second}`);
+    expect(second).to.match(
+      /^Start +WebGPU on the CPU, without --backend tensorflow: (@tensorflow\/tfjs-node: the binding is broken|there is no tfjs-node here)\. Run: npx tfjs-flashmask doctor$/,
+    );
   });
 
   it('fails when dense attention gives other losses', async () => {

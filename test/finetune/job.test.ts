@@ -6,8 +6,10 @@
  */
 import {spawnSync} from 'node:child_process';
 import {
+  appendFileSync,
   copyFileSync,
   cpSync,
+  existsSync,
   mkdtempSync,
   readFileSync,
   readdirSync,
@@ -33,6 +35,7 @@ import {
   succeeds,
 } from '../support/finetune_command.js';
 import {FASTEST_BACKEND as BACKEND, setUpFastestBackend} from '../support/finetune_device.js';
+import {readScalars} from '../support/event_files.js';
 import {writeComparisons, writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
 import {skip} from '../support/skip.js';
 
@@ -214,6 +217,33 @@ describe('fine-tuning: the commands', () => {
       const refused = trainingOf('sft', 'refused', instructions, '--steps', '1', '--eager', ...args);
       await fails(/(--dtype bfloat16|--xla) needs TensorFlow functions, .*, got --eager\. Leave out/, refused);
     }
+  });
+
+  it('reports to TensorBoard what metrics.jsonl has, once a step also after --resume', async function () {
+    if (BACKEND !== 'tensorflow') skip(this, 'no tfjs-node');
+    const args = (...more: string[]): string[] =>
+      trainingOf('sft', 'events', instructions, '--lora', '--save-every', '4', '--report-to', 'tensorboard', ...more);
+    const held = ['--eval-samples', '2', '--eval-steps', '3'];
+    await succeeds(args('--steps', '6', ...held));
+    const check = (): void => {
+      const expected = metricsOf('events').flatMap(({global_step: step, eval_loss: evalLoss, ...others}) => [
+        ...Object.entries(others).map(([name, value]) => ({name: `train/${name}`, step, value: Math.fround(value)})),
+        ...(evalLoss === undefined ? [] : [{name: 'eval/loss', step, value: Math.fround(evalLoss)}]),
+      ]);
+      expect(readScalars(join(output('events'), 'runs'))).to.have.deep.members(expected);
+    };
+    check();
+    expect(readScalars(join(output('events'), 'runs')).map(({name}) => name)).to.include.members([
+      ...['train/loss', 'train/learning_rate', 'train/grad_norm', 'train/epoch', 'eval/loss'],
+    ]);
+    // As if the process had ended after step 6, and before its checkpoint was written; in the middle of a record too.
+    rmSync(join(output('events'), 'checkpoint-6'), {recursive: true});
+    const [file] = readdirSync(join(output('events'), 'runs'));
+    appendFileSync(join(output('events'), 'runs', file), 'torn');
+    await succeeds(args('--steps', '8', ...held, '--resume'));
+    expect(metricsOf('events').map(({global_step: step}) => step)).to.deep.equal([1, 2, 3, 4, 5, 6, 7, 8]);
+    check();
+    expect(readdirSync(join(output('events'), 'runs'))).to.have.length(2);
   });
 
   it('dpo learns preferences, with adapters and with all weights', async () => {
@@ -422,6 +452,11 @@ describe('fine-tuning: the commands', () => {
       await fails(/unknown option '--beta'/, sft('--beta', '1'));
       await fails(/--resume: there is no checkpoint in/, sft('--data', instructions, '--resume', '--backend', 'cpu'));
       await fails(/required option '--prompt <text>' not specified/, ['generate']);
+      await fails(
+        /--report-to tensorboard: TensorFlow writes the events, so the backend must be tensorflow, got webgpu\. Run: npx tfjs-flashmask setup-node\./,
+        sft('--report-to', 'tensorboard', '--backend', 'webgpu'),
+      );
+      expect(existsSync(output('none'))).to.equal(false);
       await fails(/--eval-steps: there is nothing to measure on\. Give --eval-samples/, sft('--eval-steps', '5'));
       await fails(/--output: .* is there already/, ['merge', '--adapter', model, '--output', folder]);
     });

@@ -129,6 +129,11 @@ describe('FlashMaskMultiHeadAttention: arguments', () => {
     ],
     ['another key of a mask', build({mask: {builder: 'full', length: 3}}), /options must be among builder, args/],
     ['arguments that are no array', build({mask: {builder: 'full', args: 3}}), /args of mask must be an array, got 3/],
+    [
+      'a number for options of a builder',
+      call({mask: {builder: 'window', args: [2, 2]} as never}, [x]),
+      /masks\.window: options must be an object, got 2/,
+    ],
     ['inputs of rank 2', call({}, [zeros(2, 5)]), /the inputs must be \[query\], .*, got inputs of ranks \[2\]/],
     ['four sequences', call({}, [x, x, x, x]), /the inputs must be \[query\], .* \[3, 3, 3, 3\]/],
     [

@@ -155,6 +155,22 @@ describe('in a browser', () => {
     expectSame(reports);
   });
 
+  it('has layers on the same global in the script with them', async () => {
+    const scripts = scriptsOfReadme();
+    const withLayers = scripts.replace('/tfjs-flashmask.min.js', '/tfjs-flashmask-layers.min.js');
+    expect(withLayers).not.to.equal(scripts);
+    const {reports, errors} = await visit(
+      `${withLayers}
+       <script>${LAYERS}
+         if (!tf.getGradient('Einsum') || !tf.flashMaskAttention) throw new Error('no gradient of einsum, or no op');
+         globalThis.reports = compare(tf, flashmask, ['cpu']);
+       </script>`,
+    );
+    expect(errors).to.deep.equal([]);
+    const {out, dq} = reports.cpu;
+    [out, dq].forEach((values) => expect(values.filter((x) => x !== 0)).to.have.length.above(500));
+  });
+
   it('runs layers on webgpu and on webgl as on cpu', async function () {
     if (!full) skip(this, 'npm run test:all runs them');
     const {reports, errors} = await visitBundle(

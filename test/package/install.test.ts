@@ -2,7 +2,7 @@
  * @file Releases as npm installs them for users: the tarballs of `npm run pack:all` without a network, and a git URL.
  */
 import {spawnSync} from 'node:child_process';
-import {mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {pathToFileURL} from 'node:url';
 import {expect} from 'chai';
@@ -67,6 +67,15 @@ describe('the packages of a release', () => {
     Object.values(packages).forEach((entry) => expect(entry).not.to.have.property('hasInstallScript'));
     expect(packages['node_modules/tfjs-flashmask']).to.deep.include({optionalDependencies: {[ADDON]: '0.1.0'}});
     expect(packages[`node_modules/${ADDON}`]).to.deep.include({os: [process.platform], cpu: [process.arch]});
+  });
+
+  it('give a copied example the file that they were installed from', () => {
+    run(process.execPath, ['node_modules/tfjs-flashmask/dist/cli/main.js', 'example', 'decoding'], folder);
+    const {dependencies} = JSON.parse(readFileSync(join(folder, 'decoding/package.json'), 'utf8')) as {
+      dependencies: Record<string, string>;
+    };
+    const [, file] = /^file:(.*\/tfjs-flashmask-\d.*\.tgz)$/.exec(dependencies['tfjs-flashmask'])!;
+    expect(existsSync(file)).to.equal(true);
   });
 
   it('run the op with the kernels of the addon package, and refuse one of another version', () => {

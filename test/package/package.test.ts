@@ -118,12 +118,16 @@ describe('the packed package', () => {
       'dist/tfjs-flashmask.min.js',
       'dist/node/node.js',
       'dist/cli/main.js',
+      'examples/vite/package.json',
       'dist/THIRD_PARTY_LICENSES',
     ]) {
       expect(files).to.include(`package/${needed}`);
     }
     const others = files.filter(
-      (name) => !/^package\/((dist|native)\/|scripts\/build_native\.mjs$|[A-Z]+(\.md)?$|package\.json$)/.test(name),
+      (name) =>
+        !/^package\/((dist|native)\/|examples\/\w+\/[\w.]+$|scripts\/build_native\.mjs$|[A-Z]+(\.md)?$|package\.json$)/.test(
+          name,
+        ),
     );
     expect(others).to.deep.equal([]);
   });

@@ -72,6 +72,9 @@ class TFJSBackend {
   int32_t InsertHandle(TFE_TensorHandle*) { return 0; }
 };
 static TFJSBackend* GetTFJSBackend(napi_env) { return nullptr; }
+static napi_value ExecuteOp(napi_env, napi_callback_info) { return nullptr; }
+static napi_value TensorDataSync(napi_env, napi_callback_info) { return nullptr; }
+static napi_value RunSavedModel(napi_env, napi_callback_info) { return nullptr; }
 static napi_value InitTFNodeJSBinding(napi_env env, napi_value exports) {
   napi_value version;
   napi_create_string_utf8(env, Version(), NAPI_AUTO_LENGTH, &version);

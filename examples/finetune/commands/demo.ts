@@ -6,7 +6,7 @@
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {type Command, Option} from 'commander';
-import {BACKENDS, type BackendName, type Device, startDevice} from '../device.js';
+import {BACKENDS, type BackendName, type Device} from '../device.js';
 import type {Session} from '../io.js';
 import {PipMissingError} from '../pinned_download.js';
 import {latestCheckpoint, loadCheckpoint} from '../train/checkpoint.js';
@@ -134,24 +134,17 @@ async function startingOn(backend: BackendName | undefined, session: Session): P
 
 /** A GPU by WebGPU; else tfjs-node, for a larger model than WebGPU could train on a CPU; else WebGPU on the CPU. */
 async function freeChoice(session: Session, setUp: () => void): Promise<Choice> {
-  if (await hasGpu()) return startingOn('webgpu', session);
+  // Where WebGPU has no driver at all, tfjs-node may still run.
+  const onWebGPU = await startingOn('webgpu', session).catch((error: unknown) => error as Error);
+  if (!(onWebGPU instanceof Error) && onWebGPU.device.gpu) return onWebGPU;
   setUp();
   try {
     return {device: await openDevice('tensorflow', session), plan: SMOLLM2};
-  } catch {
-    session.io.say('Start    there is no tfjs-node here: WebGPU, on the CPU');
-    return startingOn('webgpu', session);
-  }
-}
-
-async function hasGpu(): Promise<boolean> {
-  try {
-    const device = await startDevice('webgpu');
-    await device.close();
-    return device.gpu;
-  } catch {
-    // Where WebGPU has no driver at all, tfjs-node may still run. Otherwise the error comes back.
-    return false;
+  } catch (error) {
+    if (onWebGPU instanceof Error) throw onWebGPU;
+    session.io.say(`Start    WebGPU on the CPU, without ${(error as Error).message}`);
+    await tf.setBackend('webgpu');
+    return onWebGPU;
   }
 }
 

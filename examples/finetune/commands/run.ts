@@ -1,5 +1,6 @@
 /** @file Everything that a training run needs, opened and checked before its first step. */
 import {join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
 import {sha256OfFile} from '../../../src/cli/files.js';
 import type {Batch} from '../data/batch.js';
 import type {RowSettings} from '../data/rows.js';
@@ -8,6 +9,7 @@ import type {Device} from '../device.js';
 import type {Session} from '../io.js';
 import type {LoraOptions} from '../model/lora.js';
 import {readAdapter} from '../train/adapter_files.js';
+import {checkReportTo} from '../train/event_log.js';
 import {type Checkpoint, checkSameRun} from '../train/checkpoint.js';
 import type {RunIdentity} from '../train/checkpoint_state.js';
 import {fingerprint} from '../train/fingerprint.js';
@@ -50,11 +52,14 @@ export async function prepareRun(options: TrainOptions, session: Session, opened
       '--eval-steps: there is nothing to measure on. Give --eval-samples, the first records to hold out.',
     );
   }
+  const {reportTo, backend} = options;
+  if (backend !== 'auto') checkReportTo(reportTo, backend);
   const output = opened.output ?? openOutput(options.output, session);
   const before = options.resume ? await output.resumeRun(io.warn) : null;
   const id = before?.state.run ?? (await output.startRun(io.warn));
   const device = opened.device ?? (await openDevice(options.backend, session));
   io.say(`Device   ${device.description}`);
+  checkReportTo(reportTo, tf.getBackend());
   io.say('Reading  the model, and the data once, to count them');
   checkCompilation(options);
   const files = opened.files ?? (await openFiles(options.model, session));

@@ -7,6 +7,7 @@ import {EXIT_CODES, type Io, type Session, type StopReason} from '../io.js';
 import {chooseActivations} from '../train/activations.js';
 import {printCharts, saveCharts} from '../train/charts.js';
 import {LossComparison} from '../train/comparison.js';
+import {EVENTS_FOLDER, EventLog} from '../train/event_log.js';
 import {METRICS_FILE, MetricsLog} from '../train/metrics.js';
 import {type TrainingBar, formatSeconds, trainingBar} from '../train/progress.js';
 import {learningRate} from '../train/schedule.js';
@@ -34,7 +35,8 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
   const trainers = await makeTrainers(run, model);
   const first = await sample(run, trainers.flash, 'Before');
   const log = new MetricsLog(join(options.output, METRICS_FILE), history, io.warn);
-  const {folder, comparison, stopped} = await loop(run, trainers, log);
+  const events = openEvents(run);
+  const {folder, comparison, stopped} = await loop(run, trainers, log, events);
   io.say(`Saved    ${folder}`);
   if (log.records.length === steps) {
     await reportOutcome(run, trainers, {first, log, comparison});
@@ -43,6 +45,14 @@ export async function train(options: TrainOptions, session: Session, opened: Ope
   }
   io.say(`Stopped after step ${log.records.length} of ${steps}. Go on with --resume.`);
   return EXIT_CODES[stopped!];
+}
+
+/** The events that `--report-to tensorboard` asks for, until the end of the command. */
+function openEvents({options, before, session}: Run): EventLog | null {
+  if (options.reportTo === 'none') return null;
+  const events = new EventLog(join(options.output, EVENTS_FOLDER), before?.step ?? 0, session.io.warn);
+  session.atEnd(() => events.close());
+  return events;
 }
 
 /** Keeps activations where that fits; returns what it chose, for the user. */
@@ -95,7 +105,7 @@ interface Trained {
 }
 
 /** Trains to the last step or to a wish to stop. If there is a twin, it does the first `compare` steps too. */
-async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trained> {
+async function loop(run: Run, trainers: Trainers, log: MetricsLog, events: EventLog | null): Promise<Trained> {
   const {options, session, steps, warmupSteps, tokenizer, before} = run;
   const data = new BatchSource(run.rows, tokenizer, options, before?.state.position);
   const comparison = new LossComparison();
@@ -116,6 +126,7 @@ async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trai
         await run.device.check();
         const heldOutLoss = await evaluateNow(run, trainers, log.records.length + 1);
         record(run, log, bar, {batches, rate, result, heldOutLoss, position: data.position});
+        events?.append(log.records.at(-1)!);
       } finally {
         batches.forEach((batch) => batch.dispose());
       }

@@ -3,6 +3,7 @@ import {Command, InvalidArgumentError, Option} from 'commander';
 import {BACKENDS, type BackendName} from '../device.js';
 import {PROJECTIONS, type Projection} from '../model/config.js';
 import {KEEP_ACTIVATIONS, type KeepActivations} from '../train/activations.js';
+import {REPORT_TO, type ReportTo} from '../train/event_log.js';
 
 export type ObjectiveName = 'sft' | 'dpo' | 'rm';
 
@@ -58,6 +59,8 @@ export interface TrainOptions {
   dtype: Dtype;
   saveEvery: number;
   saveLimit: number;
+  /** Who else gets the metrics. */
+  reportTo: ReportTo;
   /** How many steps a twin with dense attention does too; 0 for no twin. */
   compare: number;
   prompt?: string;
@@ -257,6 +260,11 @@ function addRun(command: Command, objective: ObjectiveName): void {
     )
     .option('--save-every <steps>', 'steps between two checkpoints', whole(1), 50)
     .option('--save-limit <number>', 'checkpoints that are kept', whole(1), 2)
+    .addOption(
+      new Option('--report-to <what>', 'tensorboard: events in --output/runs too, on tfjs-node')
+        .choices(REPORT_TO)
+        .default('none'),
+    )
     .addOption(
       new Option('--compare [steps]', 'a twin with dense attention does the first steps too (all)')
         .argParser((text) => (text === ALL ? Infinity : whole(0)(text)))

@@ -9,6 +9,7 @@ import {type Lock, describeHolder, tryLock} from '../../../src/cli/lock.js';
 import {makeFolder} from '../../../src/node_webgpu/make_folder.js';
 import {type Checkpoint, latestCheckpoint, loadCheckpoint} from './checkpoint.js';
 import {checkpointFolder, discard, notOfRun, removeTemporary, stepsIn} from './checkpoint_folders.js';
+import {EVENTS_FOLDER} from './event_log.js';
 import {METRICS_FILE, type MetricsRecord, isLogOf} from './metrics.js';
 
 type Say = (text: string) => void;
@@ -16,7 +17,8 @@ type Say = (text: string) => void;
 const LOCK_FILE = '.lock';
 /** What a run writes beside its checkpoints. */
 export const REFERENCE_FILE = 'reference_log_probs.json';
-const FILES = [METRICS_FILE, REFERENCE_FILE, 'loss.svg', 'rewards.svg', 'accuracy.svg', 'documentation.jsonl'];
+const CHARTS = ['loss.svg', 'rewards.svg', 'accuracy.svg'];
+const FILES = [METRICS_FILE, EVENTS_FOLDER, REFERENCE_FILE, ...CHARTS, 'documentation.jsonl'];
 /** Those of them that a run writes anew, also one that is resumed. */
 const WRITTEN_ANEW = FILES.slice(0, -1);
 /** A step of a large model on the CPU keeps the process from giving a sign of life for minutes. */
@@ -110,7 +112,9 @@ export class OutputFolder {
    */
   setAside(history: readonly MetricsRecord[], say: Say): void {
     if (history.length === 0) WRITTEN_ANEW.forEach((name) => keepAside(join(this.path, name), say));
-    else if (!isLogOf(join(this.path, METRICS_FILE), history)) keepAside(join(this.path, METRICS_FILE), say);
+    else if (!isLogOf(join(this.path, METRICS_FILE), history)) {
+      [METRICS_FILE, EVENTS_FOLDER].forEach((name) => keepAside(join(this.path, name), say));
+    }
   }
 
   /** Deletes the checkpoints of earlier runs, and the metrics and charts of the deleted ones. */
@@ -122,7 +126,7 @@ export class OutputFolder {
       const {logHistory} = (await loadCheckpoint(folder)).state;
       await discard(this.path, step);
       if (isLogOf(join(this.path, METRICS_FILE), logHistory)) {
-        for (const name of FILES) rmSync(join(this.path, name), {force: true});
+        for (const name of FILES) rmSync(join(this.path, name), {recursive: true, force: true});
       }
     }
   }
