@@ -83,7 +83,7 @@ function nodeMessage({name, op, inputs, attributes}: GraphNode): Uint8Array {
  * @param ordered nodes that run in their order here, each after the one before: TensorFlow runs others as they are
  *   ready.
  */
-export function graphDef(nodes: readonly GraphNode[], ordered: (node: GraphNode) => boolean): Uint8Array {
+export function graphDef(nodes: readonly GraphNode[], ordered: (node: GraphNode) => boolean = () => false): Uint8Array {
   let before: string[] = [];
   const messages = nodes.map((node) => {
     if (!ordered(node)) return nodeMessage(node);
