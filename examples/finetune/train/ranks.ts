@@ -43,13 +43,13 @@ export async function together<T>(ranks: Ranks, work: () => T | Promise<T>): Pro
   throw new SharedError(messageOf(errors));
 }
 
-/** Each message once, with the ranks that have it where not all do. */
+/** Each message once, with the ranks that have it unless rank 0 does, which speaks for all. */
 function messageOf(errors: readonly (string | undefined)[]): string {
   const messages = new Set(errors.filter((error) => error !== undefined));
   return [...messages]
     .map((message) => {
       const having = [...errors.keys()].filter((rank) => errors[rank] === message);
-      return having.length === errors.length ? message : `rank ${having.join()}: ${message}`;
+      return having[0] === 0 ? message : `rank ${having.join()}: ${message}`;
     })
     .join('\n');
 }
@@ -65,8 +65,7 @@ export async function checkEqual(
   values: Readonly<Record<string, unknown>>,
   remedy: string,
 ): Promise<void> {
-  if (ranks.size === 1) return;
-  const all = await ranks.exchange(values);
+  const all = await together(ranks, () => values);
   const text = (rank: number, name: string): string => JSON.stringify(all[rank][name]) ?? 'unset';
   for (const name of new Set(all.flatMap((each) => Object.keys(each)))) {
     const rank = all.findIndex((_, i) => text(i, name) !== text(0, name));
