@@ -27,7 +27,10 @@ export interface TrainOptions {
 
   rowTokens: number;
   batchRows: number;
+  /** Batches of a step that each rank computes. */
   accumulate: number;
+  /** Ranks divide the states of the optimizer. */
+  shardOptimizer: boolean;
   maxTokens?: number;
   tooLong: 'cut' | 'drop';
   shareQuestions: boolean;
@@ -169,6 +172,7 @@ const UNLESS_GIVEN = {
   skipBad: false,
   eager: false,
   xla: false,
+  shardOptimizer: false,
   // Options of the other objectives.
   beta: 0,
   labelSmoothing: 0,
@@ -183,6 +187,7 @@ type GivenOptions = Omit<TrainOptions, 'objective' | 'learningRate' | keyof type
 
 function addModelAndData(command: Command, objective: ObjectiveName): void {
   command
+    .optionsGroup('Model and data:')
     .option('--model <name>', 'smollm2, glassllm, a folder, a .gguf file, or owner/name of a hub', 'smollm2')
     .option('--data <name>', 'a .jsonl or .json file, alpaca_en_demo or dpo_en_demo', DATA[objective])
     .option('--output <folder>', 'where checkpoints, metrics and charts go', `checkpoints/${objective}`)
@@ -192,6 +197,7 @@ function addModelAndData(command: Command, objective: ObjectiveName): void {
 
 function addLora(command: Command): void {
   command
+    .optionsGroup('Adapters:')
     .option('--lora', 'train low-rank adapters instead of all weights')
     .option('--lora-rank <number>', 'rank of the adapters', whole(1), 8)
     .option('--lora-alpha <number>', 'the adapters count alpha / rank', positive, 16)
@@ -206,9 +212,10 @@ function addLora(command: Command): void {
 
 function addBatches(command: Command): void {
   command
+    .optionsGroup('Rows and batches:')
     .option('--row-tokens <number>', 'tokens of a packed row', whole(2), 512)
     .option('--batch-rows <number>', 'rows that are computed together', whole(1), 1)
-    .option('--accumulate <number>', 'batches of a step', whole(1), 1)
+    .option('--accumulate <number>', 'batches of a step, on each rank', whole(1), 1)
     .option('--max-tokens <number>', 'longest sample (the row, or what the model can read)', whole(2))
     .addOption(new Option('--too-long <what>', 'what is done to longer ones').choices(['cut', 'drop']).default('cut'))
     .option('--skip-bad', 'leave out items that cannot be read, and count them')
@@ -219,6 +226,7 @@ function addBatches(command: Command): void {
 function addOptimization(command: Command, objective: ObjectiveName): void {
   const {full, lora} = LEARNING_RATES[objective];
   command
+    .optionsGroup('Optimization:')
     .option('--steps <number>', 'steps of the optimizer (as many as --epochs need)', whole(1))
     .option('--epochs <number>', 'times that the data are gone through', whole(1), 1)
     .option('--learning-rate <number>', `its peak (${full}, with --lora ${lora})`, positive)
@@ -245,6 +253,7 @@ function addOptimization(command: Command, objective: ObjectiveName): void {
 
 function addRun(command: Command, objective: ObjectiveName): void {
   command
+    .optionsGroup('Speed and memory:')
     .addOption(
       new Option('--keep-activations [when]', 'do not compute blocks twice: faster, more memory; auto: where it fits')
         .choices(KEEP_ACTIVATIONS)
@@ -258,6 +267,8 @@ function addRun(command: Command, objective: ObjectiveName): void {
         .choices(DTYPES)
         .default('float32'),
     )
+    .option('--shard-optimizer', 'several ranks divide the states of the optimizer')
+    .optionsGroup('The run:')
     .option('--save-every <steps>', 'steps between two checkpoints', whole(1), 50)
     .option('--save-limit <number>', 'checkpoints that are kept', whole(1), 2)
     .addOption(
