@@ -1,0 +1,92 @@
+/** @file Chooses the size of chunks and deals them: balanced to a given imbalance, then with little to send. */
+import type {HostBounds} from '../../mask/bounds/intervals.js';
+import {dealChunks} from './deal.js';
+import {chunkWeights, type Layout, placeOn, seenBlocks} from './layout.js';
+import {type KeyBlocks, keyBlocksOf, TILE} from './live_tiles.js';
+
+/** A layout with its balance. */
+export interface Balanced {
+  layout: Layout;
+  /** The key blocks of the mask. A block lies within a chunk. */
+  blocks: KeyBlocks;
+  /** Live tiles of each rank, in tiles as high and wide as a key block. */
+  liveTiles: number[];
+  /** How much more the busiest rank has than the mean, 0 if all have as much. */
+  imbalance: number;
+}
+
+/** Most chunks of a rank that are tried. */
+const MOST_CHUNKS = 64;
+/** Weights that differ by so many mean weights count as equal: neighbours then come together. */
+const STEPS = [1, 0.5, 0.25, 0.1, 0.05, 0];
+/** Most key blocks that the keys to send are estimated with. */
+const COARSE = 1024;
+
+/**
+ * The layout that sends the fewest keys to a rank, of those with at most `most` imbalance. Without one of these, the
+ * layout with the least imbalance.
+ *
+ * @param chunk Rows of a chunk. Default: tried are a rank's rows divided by 1, 2, 4, and so on.
+ */
+export function chooseLayout(mask: HostBounds, ranks: number, most: number, chunk?: number): Balanced {
+  const length = mask.queryLength;
+  const chunks = chunk === undefined ? chunkSizes(length / ranks) : [chunk];
+  const maps = new Map<number, KeyBlocks>();
+  const blocksOfSize = (size: number): KeyBlocks => {
+    if (!maps.has(size)) maps.set(size, keyBlocksOf(mask, size));
+    return maps.get(size)!;
+  };
+  let best: Balanced | undefined;
+  let fewest = Infinity;
+  for (const rows of chunks) {
+    const blocks = blocksOfSize(largestDivisor(rows, TILE));
+    const weights = chunkWeights(blocks, rows);
+    for (const step of STEPS) {
+      const tried = deal({ranks, length, chunk: rows}, blocks, weights, step);
+      if (tried.imbalance > most) {
+        if (fewest === Infinity && tried.imbalance < (best?.imbalance ?? Infinity)) best = tried;
+        continue;
+      }
+      const keys = mostKeys(tried.layout, blocksOfSize(length / largestDivisor(length, COARSE)));
+      if (keys < fewest) [best, fewest] = [tried, keys];
+    }
+  }
+  return best!;
+}
+
+/** Sizes of chunks to try, of `rows` rows of a rank. Chunks smaller than a tile would leave tiles partly filled. */
+function chunkSizes(rows: number): number[] {
+  const sizes: number[] = [];
+  for (let count = 1; count <= MOST_CHUNKS && rows % count === 0; count *= 2) {
+    if (count <= 2 || rows / count >= TILE) sizes.push(rows / count);
+  }
+  return sizes;
+}
+
+/** The largest divisor of `number` that is at most `most`. */
+function largestDivisor(number: number, most: number): number {
+  let divisor = Math.min(number, most);
+  while (number % divisor !== 0) divisor--;
+  return divisor;
+}
+
+function deal(sizes: Omit<Layout, 'owner'>, blocks: KeyBlocks, weights: Float64Array, step: number): Balanced {
+  const {ranks} = sizes;
+  const total = weights.reduce((a, b) => a + b, 0);
+  const owner = dealChunks(weights, ranks, (step * total) / weights.length);
+  const liveTiles = Array<number>(ranks).fill(0);
+  owner.forEach((rank, index) => (liveTiles[rank] += weights[index]));
+  const imbalance = total === 0 ? 0 : (Math.max(...liveTiles) * ranks) / total - 1;
+  return {layout: {...sizes, owner}, blocks, liveTiles, imbalance};
+}
+
+/** Key blocks of the rank that sees the most. */
+function mostKeys(layout: Layout, blocks: KeyBlocks): number {
+  const all = Int32Array.from({length: blocks.count}, (_, index) => index);
+  const rows = layout.length / layout.ranks;
+  let most = 0;
+  for (let rank = 0; rank < layout.ranks; rank++) {
+    most = Math.max(most, seenBlocks(blocks, all, placeOn(layout, rank), rows).length);
+  }
+  return most;
+}
