@@ -12,7 +12,8 @@ import {
 } from '../../src/distributed/context_parallel.js';
 import type {ProcessGroup} from '../../src/distributed/process_group.js';
 import {soloGroup} from '../../src/distributed/solo_group.js';
-import {FlashMask, flashMaskAttention, masks} from '../../src/entries/index.js';
+import type {FlashMask} from '../../src/entries/index.js';
+import {flashMaskAttention, masks} from '../../src/entries/index.js';
 import {onEachDevice} from '../support/devices.js';
 import {normals, seeded} from '../support/random.js';
 import {onAllRanks} from '../support/replayed_group.js';
@@ -112,9 +113,9 @@ onEachDevice(({name: device}) => {
         tf.tidy(() => {
           const tensors = tensorsOf(trial);
           const plan = planContextParallel(trial.mask, {ranks: trial.ranks, chunk: trial.chunk});
-          const {headGroups: _, ...options} = trial.options ?? {};
+          const {scale, layout} = trial.options ?? {};
           const whole: Attend = (q, k, v) =>
-            flashMaskAttention(q, k, v, trial.mask, {...options, returnLogSumExp: true});
+            flashMaskAttention(q, k, v, trial.mask, {scale, layout, returnLogSumExp: true});
           const wanted = results(whole, tensors);
           onRanks(trial, plan, tensors).forEach((got, i) => {
             expectClose(got, wanted[i], NAMES[i]);

@@ -1,4 +1,4 @@
-/** @file Plans of context parallelism: who has which rows, what ranks see and send, and balance on the paper's masks. */
+/** @file Plans of context parallelism: which rank has which rows, what ranks see and send, how balanced they are. */
 import {strict as assert} from 'node:assert';
 import {expect} from 'chai';
 import * as fc from 'fast-check';

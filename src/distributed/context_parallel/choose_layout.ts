@@ -18,40 +18,51 @@ export interface Balanced {
 /** Most chunks of a rank that are tried. */
 const MOST_CHUNKS = 64;
 /** Weights that differ by so many mean weights count as equal: neighbours then come together. */
-const STEPS = [1, 0.5, 0.25, 0.1, 0.05, 0];
+const STEPS = [0, 0.05, 0.1, 0.25, 0.5, 1];
+/** Smaller chunks and larger steps must bring the keys down to this share. */
+const WORTH = 0.95;
 /** Most key blocks that the keys to send are estimated with. */
 const COARSE = 1024;
 
 /**
- * The layout that sends the fewest keys to a rank, of those with at most `most` imbalance. Without one of these, the
- * layout with the least imbalance.
+ * A layout with at most `most` imbalance: with few keys to send, and of those that send about as few, the one with the
+ * largest chunks. Where there is none, the layout with the least imbalance.
  *
  * @param chunk Rows of a chunk. Default: tried are a rank's rows divided by 1, 2, 4, and so on.
  */
 export function chooseLayout(mask: HostBounds, ranks: number, most: number, chunk?: number): Balanced {
   const length = mask.queryLength;
   const chunks = chunk === undefined ? chunkSizes(length / ranks) : [chunk];
-  const maps = new Map<number, KeyBlocks>();
-  const blocksOfSize = (size: number): KeyBlocks => {
-    if (!maps.has(size)) maps.set(size, keyBlocksOf(mask, size));
-    return maps.get(size)!;
-  };
+  const coarse = keyBlocksOf(mask, length / largestDivisor(length, COARSE));
   let best: Balanced | undefined;
   let fewest = Infinity;
-  for (const rows of chunks) {
-    const blocks = blocksOfSize(largestDivisor(rows, TILE));
-    const weights = chunkWeights(blocks, rows);
-    for (const step of STEPS) {
-      const tried = deal({ranks, length, chunk: rows}, blocks, weights, step);
-      if (tried.imbalance > most) {
-        if (fewest === Infinity && tried.imbalance < (best?.imbalance ?? Infinity)) best = tried;
-        continue;
-      }
-      const keys = mostKeys(tried.layout, blocksOfSize(length / largestDivisor(length, COARSE)));
-      if (keys < fewest) [best, fewest] = [tried, keys];
+  for (const tried of balancedLayouts(mask, ranks, chunks)) {
+    if (tried.imbalance > most) {
+      if (fewest === Infinity && tried.imbalance < (best?.imbalance ?? Infinity)) best = tried;
+      continue;
     }
+    const keys = keysSeen(tried.layout, coarse);
+    if (keys < WORTH * fewest) [best, fewest] = [tried, keys];
   }
   return best!;
+}
+
+/** The layouts to choose from: large chunks and small steps first. Steps that change nothing are left out. */
+function* balancedLayouts(mask: HostBounds, ranks: number, chunks: readonly number[]): Generator<Balanced> {
+  const length = mask.queryLength;
+  let blocks: KeyBlocks | undefined;
+  for (const chunk of chunks) {
+    const block = largestDivisor(chunk, TILE);
+    if (blocks?.block !== block) blocks = keyBlocksOf(mask, block);
+    const weights = chunkWeights(blocks, chunk);
+    let before: Int32Array | undefined;
+    for (const step of STEPS) {
+      const tried = deal({ranks, length, chunk}, blocks, weights, step);
+      const {owner} = tried.layout;
+      if (!before?.every((rank, i) => rank === owner[i])) yield tried;
+      before = owner;
+    }
+  }
 }
 
 /** Sizes of chunks to try, of `rows` rows of a rank. Chunks smaller than a tile would leave tiles partly filled. */
@@ -80,13 +91,15 @@ function deal(sizes: Omit<Layout, 'owner'>, blocks: KeyBlocks, weights: Float64A
   return {layout: {...sizes, owner}, blocks, liveTiles, imbalance};
 }
 
-/** Key blocks of the rank that sees the most. */
-function mostKeys(layout: Layout, blocks: KeyBlocks): number {
+/** Key blocks of the rank that sees the most, and of the mean rank, added up: both cost time. */
+function keysSeen(layout: Layout, blocks: KeyBlocks): number {
   const all = Int32Array.from({length: blocks.count}, (_, index) => index);
   const rows = layout.length / layout.ranks;
-  let most = 0;
+  let [most, sum] = [0, 0];
   for (let rank = 0; rank < layout.ranks; rank++) {
-    most = Math.max(most, seenBlocks(blocks, all, placeOn(layout, rank), rows).length);
+    const {length} = seenBlocks(blocks, all, placeOn(layout, rank), rows);
+    most = Math.max(most, length);
+    sum += length;
   }
-  return most;
+  return most + sum / layout.ranks;
 }

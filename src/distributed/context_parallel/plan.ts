@@ -156,15 +156,13 @@ export class ContextParallelPlan {
         lists.flatMap((list) => Array.from(list, (index) => place(index * block))),
         block,
       );
-      const receives = Array<number>(this.ranks).fill(0);
-      for (const index of this.neededBlocks(rank)) receives[this.ownerOf(index)] += block;
-      return {rows, sends: lists.map((list) => list.length * block), receives};
+      return {rows, sends: lists.map((list) => list.length * block), receives: this.receives(rank)};
     });
   }
 
   /** Key rows that come to a rank from other ranks. Those of the value travel beside them. */
   receivedRows(rank: number): number {
-    return this.exchange(rank).receives.reduce((sum, rows, from) => sum + (from === rank ? 0 : rows), 0);
+    return this.receives(this.checkRank(rank)).reduce((sum, rows, from) => sum + (from === rank ? 0 : rows), 0);
   }
 
   /**
@@ -197,6 +195,13 @@ export class ContextParallelPlan {
       return all;
     });
     return restoreOrder(x, this.ranks, places, axis) as T;
+  }
+
+  /** How many key rows come to a rank from each. */
+  private receives(rank: number): number[] {
+    const rows = Array<number>(this.ranks).fill(0);
+    for (const index of this.neededBlocks(rank)) rows[this.ownerOf(index)] += this.balanced.blocks.block;
+    return rows;
   }
 
   /** The key blocks that a rank's call reads, by owner. A rank whose rows see nothing reads its own first block. */
