@@ -70,6 +70,11 @@ std::string Join(const std::vector<std::string>& words) {
 
 }  // namespace
 
+std::string LoadedTensorFlow() {
+  const std::vector<std::string> paths = LoadedLibraries();
+  return paths.empty() ? "" : paths.front();
+}
+
 std::string LoadApi() {
   const std::vector<std::string> paths = LoadedLibraries();
   const std::vector<void*> handles = Handles(paths);

@@ -55,6 +55,7 @@ struct AllocatorAttributes {
   X(void, OpDefinitionBuilderAddAttr, (OpDefinitionBuilder*, const char*))                                            \
   X(void, OpDefinitionBuilderAddInput, (OpDefinitionBuilder*, const char*))                                           \
   X(void, OpDefinitionBuilderAddOutput, (OpDefinitionBuilder*, const char*))                                          \
+  X(void, OpDefinitionBuilderSetIsStateful, (OpDefinitionBuilder*, bool))                                             \
   X(void, OpDefinitionBuilderSetShapeInferenceFunction,                                                               \
     (OpDefinitionBuilder*, void (*)(ShapeInferenceContext*, Status*)))                                                \
   X(ShapeHandle*, NewShapeHandle, ())                                                                                 \
@@ -94,6 +95,9 @@ extern Api api;
 
 // Finds the functions. Returns an error message, or an empty string.
 std::string LoadApi();
+
+// The path of a TensorFlow library that the process has loaded, or an empty string.
+std::string LoadedTensorFlow();
 
 // Owns a TF_Status.
 class OwnStatus {

@@ -117,6 +117,12 @@ class Call {
     return Keep(api.AllocateTemp(context_, kUint8, &length, 1, &attributes, status_.get()));
   }
 
+  // Keeps the memory of all tensors of the call while the process runs.
+  void Abandon() {
+    for (OwnTensor& tensor : inputs_) tensor.release();
+    for (OwnTensor& tensor : kept_) tensor.release();
+  }
+
   void Fail(Code code, const std::string& message) {
     status_.Set(code, message);
     api.OpKernelContext_Failure(context_, status_.get());

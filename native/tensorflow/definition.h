@@ -75,6 +75,7 @@ struct Definition {
   Specs outputs;  // "name: type"
   Specs attrs;    // "name: type = default"
   void (*shapes)(ShapeInferenceContext*, Status*);
+  bool stateful = false;  // calls are neither joined nor left out
 };
 
 // Registers an op. Returns an error message, or an empty string.
@@ -84,6 +85,7 @@ inline std::string RegisterOp(const Definition& op) {
   for (const char* output : op.outputs) api.OpDefinitionBuilderAddOutput(builder, output);
   for (const char* attr : op.attrs) api.OpDefinitionBuilderAddAttr(builder, attr);
   api.OpDefinitionBuilderSetShapeInferenceFunction(builder, op.shapes);
+  if (op.stateful) api.OpDefinitionBuilderSetIsStateful(builder, true);
   OwnStatus status;
   api.RegisterOpDefinition(builder, status.get());  // Frees the builder.
   return status.ok() ? "" : "TensorFlow must register the op " + std::string(op.name) + ", got: " + status.message();

@@ -68,7 +68,8 @@ std::string RegisterAll() {
   if (error.empty())
     error = RegisterOp({kBackward, all, {"dq: float", "dk: float", "dv: float"}, kAttrs, BackwardShapes});
   if (error.empty()) error = RegisterKernels();
-  return error.empty() ? RegisterLayers() : error;
+  if (error.empty()) error = RegisterLayers();
+  return error.empty() ? RegisterCollectives() : error;
 }
 
 }  // namespace

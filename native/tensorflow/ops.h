@@ -1,5 +1,5 @@
-// The ops FlashMaskAttention and FlashMaskAttentionGrad and those of the layers, registered with the TensorFlow that
-// the process has loaded.
+// The ops FlashMaskAttention and FlashMaskAttentionGrad, those of the layers and the collectives, registered with the
+// TensorFlow that the process has loaded.
 #pragma once
 
 #include <string>
@@ -16,6 +16,9 @@ std::string RegisterKernels();
 
 // Registers the ops of the layers and their kernels; defined in layers.cc, called by Register.
 std::string RegisterLayers();
+
+// Registers the ops of the collectives and their kernels; defined in collectives.cc, called by Register.
+std::string RegisterCollectives();
 
 }  // namespace tensorflow
 }  // namespace flashmask

@@ -66,7 +66,7 @@ export interface ProcessGroup {
    */
   allToAll<T extends Tensor>(x: T, sends: readonly number[], receives: readonly number[]): T;
 
-  /** Sends this member's tensor to one member and gets that of another. Every member calls it, also without partners. */
+  /** Sends this member's tensor to one member and gets that of another. All members call it, also without partners. */
   sendReceive<T extends Tensor>(x: T, partners: Partners): T;
 
   /** Waits until every member has called it. */
