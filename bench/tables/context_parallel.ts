@@ -79,16 +79,19 @@ function dots(points: readonly Dot[], title: string, x: Plot.ScaleOptions): stri
 
 const panelOf = ({N}: BenchRecord): string => `${N / 1024}K tokens`;
 
-/** The work of the busiest rank over the mean, of each way to deal a row. One panel a length, for its most ranks. */
+/** The ranks of the plot of balance. */
+const PLOTTED_RANKS = 64;
+
+/** The work of the busiest rank over the mean, of each way to deal a row. */
 export function balancePlot(records: readonly BenchRecord[]): string {
-  const middle = records.filter(({ranks}) => ranks === 64);
+  const middle = records.filter(({ranks}) => ranks === PLOTTED_RANKS);
   const ways = {
     'this plan': 'imbalance',
     zigzag: 'zigzagImbalance',
     contiguous: 'contiguousImbalance',
   } as const;
   const points = Object.entries(ways).flatMap(([series, name]) =>
-    middle.map((r) => ({mask: r.mask!, x: 1 + r[name]!, series, panel: `${panelOf(r)}, 64 ranks`})),
+    middle.map((r) => ({mask: r.mask!, x: 1 + r[name]!, series, panel: `${panelOf(r)}, ${PLOTTED_RANKS} ranks`})),
   );
   return dots(points, 'Work of the busiest rank over the mean', {label: 'busiest rank over the mean →', type: 'log'});
 }

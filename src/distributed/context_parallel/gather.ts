@@ -18,7 +18,7 @@ import {
 } from '@tensorflow/tfjs-core';
 
 /** `x[rows]`, `[rows.length, C]`, of `x [R, C]`. Rows may repeat. Differentiable to any order. */
-export function gatherRows(x: Tensor2D, rows: Int32Array): Tensor2D {
+function gatherRows(x: Tensor2D, rows: Int32Array): Tensor2D {
   const gather = (): Tensor2D => tidy(() => gatherND(x, tensor2d(rows, [rows.length, 1], 'int32')) as Tensor2D);
   if (x.dtype !== 'float32') return gather();
   const gradFunc = (dy: Tensor): Tensor => tidy(() => addRows(dy as Tensor2D, rows, x.shape[0]));
