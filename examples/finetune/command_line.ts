@@ -1,14 +1,17 @@
 /** @file The command line of the fine-tuning application as a function, so that tests can run commands in-process. */
 import {Command, CommanderError} from 'commander';
+import type {Place} from '../../src/distributed/launcher.js';
 import {clearBoundsCache} from '../../src/entries/index.js';
 import {applyConfig} from './commands/config.js';
 import {addDemoCommand} from './commands/demo.js';
 import {type GenerateCommandOptions, generate} from './commands/generate.js';
+import {ioOfRank, ofRank, placeAmongRanks} from './commands/launched.js';
 import {type MergeOptions, merge} from './commands/merge.js';
 import {type ScoreOptions, score} from './commands/score.js';
 import {train} from './commands/train.js';
 import {addTrainCommand, backendOption, whole, within} from './commands/train_options.js';
 import {type Io, Session} from './io.js';
+import {SharedError} from './train/ranks.js';
 
 const EXAMPLES = `
 Examples:
@@ -21,6 +24,8 @@ Examples:
 
 /** Commands that take tfjs-node where it is set up. `merge` only adds matrices: it takes what there is. */
 const ON_TENSORFLOW: readonly string[] = ['sft', 'dpo', 'rm', 'generate', 'score'];
+/** Commands that several processes of a launcher can run together. */
+const ON_RANKS: readonly string[] = ['sft', 'dpo', 'rm'];
 
 /**
  * Runs one command. Afterwards there are no tensors, listeners or open files left, and the former tfjs backend is
@@ -28,30 +33,44 @@ const ON_TENSORFLOW: readonly string[] = ['sft', 'dpo', 'rm', 'generate', 'score
  *
  * @param argv The arguments, without those of Node.
  * @param setUp Sets up tfjs-node. Called only for a command that runs on it, once all its options are right.
- * @returns the exit code.
+ * @returns the exit code. Of several processes of a launcher, rank 0 speaks for all.
  * @example await run(['sft', '--model', 'my-model', '--data', 'pairs.jsonl'], processIo) // 0
  */
 export async function run(argv: readonly string[], io: Io, setUp: () => void = () => {}): Promise<number> {
+  let rank = 0;
   try {
-    return await runCommand(argv, new Session(io), setUp);
+    rank = placeAmongRanks()?.rank ?? 0;
+    return await runCommand(argv, new Session(ioOfRank(io, rank)), setUp, (text) => io.warn(ofRank(rank, text)));
   } catch (error) {
     if (error instanceof CommanderError) {
       return error.exitCode;
     }
-    io.warn(`Error: ${error instanceof Error ? error.message : String(error)}`);
+    // What all ranks have, rank 0 tells.
+    if (error instanceof SharedError && rank > 0) return 1;
+    io.warn(ofRank(rank, `Error: ${error instanceof Error ? error.message : String(error)}`));
     return 1;
   }
 }
 
-async function runCommand(argv: readonly string[], session: Session, setUp: () => void): Promise<number> {
+async function runCommand(
+  argv: readonly string[],
+  session: Session,
+  setUp: () => void,
+  warn: (text: string) => void,
+): Promise<number> {
   let exitCode = 0;
   const finish = (code: number): void => {
     exitCode = code;
   };
   try {
-    await program(session, finish, setUp)
+    await program(session, finish, setUp, warn)
       .hook('preAction', (_, command) => {
         applyConfig(command);
+        const place = placeAmongRanks();
+        if (place !== null) {
+          checkRunsOnRanks(command.name(), place);
+          return;
+        }
         const {backend} = command.opts<{backend?: string}>();
         const canUseIt = backend === 'auto' || backend === 'tensorflow';
         if (canUseIt && ON_TENSORFLOW.includes(command.name())) setUp();
@@ -65,15 +84,26 @@ async function runCommand(argv: readonly string[], session: Session, setUp: () =
   }
 }
 
-/** Commands tell their exit code to `finish`; it is 0 unless they do. */
-function program(session: Session, finish: (exitCode: number) => void, setUp: () => void): Command {
+/** Sets nothing up: processes that do the same at once would be in each other's way. */
+function checkRunsOnRanks(name: string, {launcher, size}: Place): void {
+  if (ON_RANKS.includes(name)) return;
+  throw new Error(`${name} runs in one process, but ${launcher} has started ${size}. Start it without a launcher.`);
+}
+
+/** Commands tell their exit code to `finish`; it is 0 unless they do. `warn` takes what is wrong with arguments. */
+function program(
+  session: Session,
+  finish: (exitCode: number) => void,
+  setUp: () => void,
+  warn: (text: string) => void,
+): Command {
   const {io} = session;
   const command = new Command('npm run finetune --')
     .description('Fine-tunes Llama models on packed sequences with flashMaskAttention.')
     .addHelpText('after', EXAMPLES)
     .showHelpAfterError('Add --help to see what there is.')
     .exitOverride()
-    .configureOutput({writeOut: io.write, writeErr: (text) => io.warn(text.replace(/\n$/, ''))});
+    .configureOutput({writeOut: io.write, writeErr: (text) => warn(text.replace(/\n$/, ''))});
   for (const objective of ['sft', 'dpo', 'rm'] as const) {
     addTrainCommand(command, objective, async (options) => finish(await train(options, session)));
   }

@@ -99,7 +99,8 @@ export class BatchSource {
   constructor(
     private readonly settings: RowSettings,
     tokenizer: ChatTokenizer,
-    private readonly options: Pick<TrainOptions, 'batchRows' | 'accumulate'>,
+    /** Rows of a batch, and batches of a step. */
+    private readonly step: {batchRows: number; batches: number},
     start?: Position,
   ) {
     this.source = new RowSource(settings, tokenizer, start);
@@ -113,9 +114,9 @@ export class BatchSource {
   /** The caller disposes the batches. */
   async next(): Promise<Batch[]> {
     const batches: Batch[] = [];
-    while (batches.length < this.options.accumulate) {
+    while (batches.length < this.step.batches) {
       const rows: Row[] = [];
-      while (rows.length < this.options.batchRows) {
+      while (rows.length < this.step.batchRows) {
         rows.push((await this.rows.next()).value as Row);
       }
       batches.push(toBatch(rows, this.settings.rowTokens));

@@ -23,7 +23,7 @@ export interface Sample {
 }
 
 export async function sample(
-  {options, tokenizer, heldOut, session}: Run,
+  {options, tokenizer, heldOut, session, ranks}: Run,
   trainer: Trainer,
   when: 'Before' | 'After',
 ): Promise<Sample> {
@@ -33,7 +33,10 @@ export async function sample(
   if (says !== '') session.io.say(`${when.padEnd(8)} ${says}`);
   return {
     heldOutLoss: heldOut.length > 0 ? await trainer.evaluate(heldOut) : null,
-    text: prompt === undefined ? null : await answer(trainer.model, tokenizer, prompt, {maxNewTokens: SAMPLE_TOKENS}),
+    text:
+      prompt === undefined || ranks.rank > 0
+        ? null
+        : await answer(trainer.model, tokenizer, prompt, {maxNewTokens: SAMPLE_TOKENS}),
   };
 }
 
@@ -58,7 +61,7 @@ export async function reportComparison(run: Run, trainers: Trainers, comparison:
   const {io} = run.session;
   io.say(comparison.toString());
   io.say('Cost     measuring one more step of each attention');
-  const data = new BatchSource(run.rows, run.tokenizer, {batchRows: run.options.batchRows, accumulate: 1});
+  const data = new BatchSource(run.rows, run.tokenizer, {batchRows: run.options.batchRows, batches: run.ranks.size});
   const batches = await data.next();
   const [flash, dense] = await costsOfStep([trainers.flash, trainers.dense!], batches);
   const [{ids, samples}] = batches;

@@ -57,19 +57,20 @@ function describePacking({rows, options, epoch}: Run): string {
   return `${epoch.rows} rows of ${rows.rowTokens} tokens, ${percent(epoch.density)} full, ${perRow.toFixed(1)} samples a row${copies}`;
 }
 
-function describePlan({options, steps, before, epoch}: Run): string {
-  const rowsOfStep = options.batchRows * options.accumulate;
+function describePlan({options, batches, steps, before, epoch, ranks}: Run): string {
+  const rowsOfStep = options.batchRows * batches;
+  const shared = ranks.size > 1 ? ` on ${ranks.size} ranks` : '';
   const epochs = (steps * rowsOfStep) / epoch.rows;
   const from = before === null ? '' : ` from step ${before.step + 1}`;
   const compared = Math.min(options.compare, steps - (before?.step ?? 0));
   const twin = compared > 0 ? `; a twin with dense attention does the first ${compared}${from && ' of these'} too` : '';
-  return `${steps} steps of ${rowsOfStep} row${rowsOfStep > 1 ? 's' : ''}, ${epochs.toFixed(2)} epochs${from}${twin}`;
+  return `${steps} steps of ${rowsOfStep} row${rowsOfStep > 1 ? 's' : ''}${shared}, ${epochs.toFixed(2)} epochs${from}${twin}`;
 }
 
 /** What a resumed run does with the learning rate if it now has another number of steps. */
-function describeChange({options, steps, warmupSteps, before, epoch}: Run): string[] {
+function describeChange({options, batches, steps, warmupSteps, before, epoch}: Run): string[] {
   if (before === null) return [];
-  const planned = plannedBefore(before, options, epoch);
+  const planned = plannedBefore(before, {options, batches, epoch});
   if (planned.steps === steps) return [];
   const at = (total: number): string =>
     learningRate(before.step, total, options.learningRate, warmupSteps).toExponential(2);

@@ -8,19 +8,24 @@ import type {Device} from '../device.js';
 import type {Session} from '../io.js';
 import type {LoraOptions} from '../model/lora.js';
 import {readAdapter} from '../train/adapter_files.js';
-import {type Checkpoint, checkSameRun} from '../train/checkpoint.js';
+import {type Checkpoint, checkSameRun, loadCheckpoint} from '../train/checkpoint.js';
+import {checkpointFolder} from '../train/checkpoint_folders.js';
 import type {RunIdentity} from '../train/checkpoint_state.js';
 import {fingerprint} from '../train/fingerprint.js';
 import {type OutputFolder, REFERENCE_FILE} from '../train/output_folder.js';
+import {type Ranks, SharedError, checkEqual, together} from '../train/ranks.js';
 import {TrainedModel, checkCompilation} from '../train/trained_model.js';
 import {type ModelFiles, openModel} from '../weights/model_files.js';
 import {type Epoch, countEpoch, dataPath, heldOutBatches, rowSettings} from './data.js';
-import {openDevice, openFiles, openOutput} from './opening.js';
+import {openDevice, openFiles} from './opening.js';
+import {openSharedOutput} from './shared_output.js';
 import type {TrainOptions} from './train_options.js';
 
 export interface Run {
   options: TrainOptions;
   session: Session;
+  /** The processes that train together. */
+  ranks: Ranks;
   device: Device;
   /** The base model. */
   files: ModelFiles;
@@ -28,12 +33,15 @@ export interface Run {
   /** Drawn at the start of a run, and the same after --resume. */
   id: string;
   identity: RunIdentity;
-  output: OutputFolder;
+  /** Null on ranks that write nothing. */
+  output: OutputFolder | null;
   /** The checkpoint that a resumed run continues. */
   before: Checkpoint | null;
   rows: RowSettings;
   /** Of the first epoch. */
   epoch: Epoch;
+  /** Batches of a step, on all ranks together. */
+  batches: number;
   /** Total steps of the optimizer, and those of them until the peak of the learning rate. */
   steps: number;
   warmupSteps: number;
@@ -43,16 +51,21 @@ export interface Run {
 /** What the caller has opened already. The options determine the rest. */
 export type Opened = Partial<Pick<Run, 'device' | 'files' | 'output'>>;
 
-export async function prepareRun(options: TrainOptions, session: Session, opened: Opened = {}): Promise<Run> {
+export async function prepareRun(
+  options: TrainOptions,
+  session: Session,
+  ranks: Ranks,
+  opened: Opened = {},
+): Promise<Run> {
   const {io} = session;
   if (options.evalSteps !== undefined && options.evalSamples === 0) {
     throw new Error(
       '--eval-steps: there is nothing to measure on. Give --eval-samples, the first records to hold out.',
     );
   }
-  const output = opened.output ?? openOutput(options.output, session);
-  const before = options.resume ? await output.resumeRun(io.warn) : null;
-  const id = before?.state.run ?? (await output.startRun(io.warn));
+  await checkEqual(ranks, flagsOf(options), 'Give all ranks the same options.');
+  const output = await openSharedOutput(options.output, session, ranks, {opened: opened.output});
+  const {id, before} = await startOrResume(options, session, ranks, output);
   const device = opened.device ?? (await openDevice(options.backend, session));
   io.say(`Device   ${device.description}`);
   io.say('Reading  the model, and the data once, to count them');
@@ -70,24 +83,59 @@ export async function prepareRun(options: TrainOptions, session: Session, opened
   const heldOut = await heldOutBatches(rows, tokenizer, options.evalSamples);
   session.atEnd(() => heldOut.forEach((batch) => batch.dispose()));
   const epoch = await countEpoch(rows, tokenizer, io);
-  const steps = stepsOf(options, epoch);
+  const batches = options.accumulate * ranks.size;
+  checkEnoughRows(epoch, options, ranks);
+  const steps = stepsOf(options, batches, epoch);
   // A resumed run keeps its warm-up, however many steps it now has.
-  const warmupSteps = before ? plannedBefore(before, options, epoch).warmupSteps : warmupOf(options, steps);
+  const warmupSteps = before ? plannedBefore(before, {options, batches, epoch}).warmupSteps : warmupOf(options, steps);
   const data = {'data file': await sha256OfFile(file), 'data as tokens': epoch.sha256};
   const identity = {
-    settings: {...settingsOf(options), 'warmup-steps': warmupSteps, ...data},
+    settings: {...settingsOf(options, batches), 'warmup-steps': warmupSteps, ...data},
     baseModel: {origin: files.origin, fingerprint: await fingerprint(files)},
   };
+  await checkEqual(ranks, {...identity.settings, ...identity.baseModel.fingerprint}, 'Give all ranks the same.');
   if (before !== null) checkSameRun(before.folder, before.state, identity);
   if (before !== null) checkMoreToDo(before, steps);
-  const common = {options, session, device, files, tokenizer, id, identity, output, before};
-  return {...common, rows, epoch, steps, warmupSteps, heldOut};
+  const common = {options, session, ranks, device, files, tokenizer, id, identity, output, before};
+  return {...common, rows, epoch, batches, steps, warmupSteps, heldOut};
 }
 
-type Length = Pick<TrainOptions, 'steps' | 'epochs' | 'batchRows' | 'accumulate'>;
+/** All options by their flags, but the folder, which machines may have in different places. */
+function flagsOf({objective, ...options}: TrainOptions): Record<string, unknown> {
+  const flag = (name: string): string => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  const others = Object.entries(options).filter(([name]) => name !== 'output');
+  return {'the command': objective, ...Object.fromEntries(others.map(([name, value]) => [flag(name), value]))};
+}
 
-function stepsOf({steps, epochs, batchRows, accumulate}: Length, epoch: Epoch): number {
-  return steps ?? Math.ceil((epoch.rows * epochs) / (batchRows * accumulate));
+/** A new id, or the checkpoint to go on from: what the rank of the output folder has found. */
+async function startOrResume(
+  {output: path, resume}: TrainOptions,
+  {io}: Session,
+  ranks: Ranks,
+  output: OutputFolder | null,
+): Promise<{id: string; before: Checkpoint | null}> {
+  const [found] = await together(ranks, async () => {
+    if (output === null) return {id: '', step: 0};
+    if (!resume) return {id: await output.startRun(io.warn), step: 0};
+    const {state, step} = await output.resumeRun(io.warn);
+    return {id: state.run, step};
+  });
+  const before = found.step === 0 ? null : await loadCheckpoint(checkpointFolder(path, found.step));
+  return {id: found.id, before};
+}
+
+function checkEnoughRows({rows}: Epoch, {batchRows, data}: TrainOptions, {size}: Ranks): void {
+  if (size === 1 || rows >= size * batchRows) return;
+  throw new SharedError(
+    `${size} ranks with --batch-rows ${batchRows} need at least ${size * batchRows} rows, but ${data} has ${rows} in an ` +
+      'epoch. Start fewer processes, or give fewer --row-tokens.',
+  );
+}
+
+type Length = Pick<TrainOptions, 'steps' | 'epochs' | 'batchRows'>;
+
+function stepsOf({steps, epochs, batchRows}: Length, batches: number, epoch: Epoch): number {
+  return steps ?? Math.ceil((epoch.rows * epochs) / (batchRows * batches));
 }
 
 function warmupOf({warmupRatio}: Pick<TrainOptions, 'warmupRatio'>, steps: number): number {
@@ -97,11 +145,10 @@ function warmupOf({warmupRatio}: Pick<TrainOptions, 'warmupRatio'>, steps: numbe
 /** The length of the run as it was planned when its checkpoint was written. */
 export function plannedBefore(
   {state}: Checkpoint,
-  options: TrainOptions,
-  epoch: Epoch,
+  {options, batches, epoch}: Pick<Run, 'options' | 'batches' | 'epoch'>,
 ): {steps: number; warmupSteps: number} {
   const {steps: given, epochs, 'warmup-steps': warmup} = state.settings as Record<string, number | undefined>;
-  const steps = stepsOf({...options, steps: given, epochs: epochs ?? options.epochs}, epoch);
+  const steps = stepsOf({...options, steps: given, epochs: epochs ?? options.epochs}, batches, epoch);
   // Checkpoints of before runs could go on longer have no warm-up.
   return {steps, warmupSteps: warmup ?? warmupOf(options, steps)};
 }
@@ -115,10 +162,13 @@ function checkMoreToDo({step, folder}: Checkpoint, steps: number): void {
   throw new Error(`--resume: ${done}, see ${folder}. Give more --steps than ${step} to go on.`);
 }
 
-/** Options that change the losses, by their names on the command line. */
-function settingsOf(options: TrainOptions): Record<string, unknown> {
+/**
+ * Options that change the losses, by their names on the command line. One process with as much `accumulate` has the
+ * same losses as several ranks.
+ */
+function settingsOf(options: TrainOptions, batches: number): Record<string, unknown> {
   const {objective, data, loraTargets, loraRank, loraAlpha, loraDropout, rslora, ...others} = options;
-  const {lora, rowTokens, batchRows, accumulate, maxTokens, tooLong, shareQuestions, skipBad, evalSamples} = others;
+  const {lora, rowTokens, batchRows, maxTokens, tooLong, shareQuestions, skipBad, evalSamples} = others;
   const {steps, epochs, learningRate, warmupRatio, weightDecay, maxGradNorm, seed} = others;
   const {beta, labelSmoothing, centering} = others;
   const adapters = {'lora-targets': loraTargets.join(), 'lora-rank': loraRank, 'lora-alpha': loraAlpha};
@@ -129,7 +179,7 @@ function settingsOf(options: TrainOptions): Record<string, unknown> {
     ...(lora ? {...adapters, 'lora-dropout': loraDropout, rslora} : {}),
     'row-tokens': rowTokens,
     'batch-rows': batchRows,
-    accumulate,
+    accumulate: batches,
     'max-tokens': maxTokens,
     'too-long': tooLong,
     'share-questions': shareQuestions,

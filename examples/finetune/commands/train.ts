@@ -9,49 +9,94 @@ import {printCharts, saveCharts} from '../train/charts.js';
 import {LossComparison} from '../train/comparison.js';
 import {METRICS_FILE, MetricsLog} from '../train/metrics.js';
 import {type TrainingBar, formatSeconds, trainingBar} from '../train/progress.js';
+import {type Ranks, SharedError, together} from '../train/ranks.js';
 import {learningRate} from '../train/schedule.js';
 import type {TrainedModel} from '../train/trained_model.js';
 import type {StepResult} from '../train/trainer.js';
 import {BatchSource} from './data.js';
 import {type Sample, TILE, reportComparison, reportSamples, reportTiles, sample} from './outcome.js';
 import {describeRun} from './report.js';
+import {joinRanks} from './launched.js';
 import {type Opened, type Run, prepareRun, startModel} from './run.js';
 import {save} from './saving.js';
 import type {TrainOptions} from './train_options.js';
 import {type Trainers, makeTrainers} from './trainers.js';
 
-/** Trains. Resolves to the exit code: 1 if the losses of dense attention differ, and that of a stopped run. */
+/**
+ * Trains, with the other processes of a launcher if there is one. Resolves to the exit code: 1 if the losses of dense
+ * attention differ, and that of a stopped run.
+ */
 export async function train(options: TrainOptions, session: Session, opened: Opened = {}): Promise<number> {
+  const {ranks, leave} = await joinRanks(options, session);
+  try {
+    const code = await trainOn(ranks, options, session, opened);
+    await leave();
+    return code;
+  } catch (error) {
+    // The other ranks hear of any other error by the end of this process.
+    if (error instanceof SharedError) await leave();
+    throw error;
+  }
+}
+
+/** The same on ranks that the caller has joined. */
+export async function trainOn(
+  ranks: Ranks,
+  options: TrainOptions,
+  session: Session,
+  opened: Opened = {},
+): Promise<number> {
   const started = performance.now();
   const {io} = session;
-  const run = await prepareRun(options, session, opened);
-  const {before, steps} = run;
-  const model = await startModel(run);
-  io.say(describeRun(run, model));
-  if (options.keepActivations === 'auto') io.say(`Memory   ${chooseMemory(run, model)}`);
-  const history = before?.state.logHistory ?? [];
-  run.output.setAside(history, io.warn);
-  const trainers = await makeTrainers(run, model);
+  const {run, trainers} = await prepared(ranks, () => prepare(ranks, options, session, opened));
   const first = await sample(run, trainers.flash, 'Before');
-  const log = new MetricsLog(join(options.output, METRICS_FILE), history, io.warn);
+  const file = run.output === null ? null : join(options.output, METRICS_FILE);
+  const log = new MetricsLog(file, run.before?.state.logHistory, io.warn);
   const {folder, comparison, stopped} = await loop(run, trainers, log);
   io.say(`Saved    ${folder}`);
-  if (log.records.length === steps) {
+  if (stopped === null) {
     await reportOutcome(run, trainers, {first, log, comparison});
     io.say(`Done in ${formatSeconds((performance.now() - started) / 1000)}.`);
     return Number(!comparison.agrees);
   }
-  io.say(`Stopped after step ${log.records.length} of ${steps}. Go on with --resume.`);
-  return EXIT_CODES[stopped!];
+  io.say(`Stopped after step ${log.records.length} of ${run.steps}. Go on with --resume.`);
+  return EXIT_CODES[stopped];
 }
 
-/** Keeps activations where that fits; returns what it chose, for the user. */
-function chooseMemory({options, device}: Run, model: TrainedModel): string {
+interface Prepared {
+  run: Run;
+  trainers: Trainers;
+}
+
+/** What `work` prepares on every rank, once it is done on all of them. */
+async function prepared<T>(ranks: Ranks, work: () => Promise<T>): Promise<T> {
+  let own: T;
+  await together(ranks, async () => {
+    own = await work();
+  });
+  return own!;
+}
+
+async function prepare(ranks: Ranks, options: TrainOptions, session: Session, opened: Opened): Promise<Prepared> {
+  const {io} = session;
+  const run = await prepareRun(options, session, ranks, opened);
+  const {before, output} = run;
+  const model = await startModel(run);
+  io.say(describeRun(run, model));
+  if (options.keepActivations === 'auto') io.say(`Memory   ${await chooseMemory(run, model)}`);
+  output?.setAside(before?.state.logHistory ?? [], io.warn);
+  return {run, trainers: await makeTrainers(run, model)};
+}
+
+/** Keeps activations where that fits on every rank; returns what it chose, for the user. */
+async function chooseMemory({options, device, ranks}: Run, model: TrainedModel): Promise<string> {
   const {rowTokens, batchRows, compare} = options;
-  const {keep, why} =
+  const choices = await together(ranks, () =>
     compare > 0
       ? {keep: false, why: 'the twin with dense attention needs memory'}
-      : chooseActivations(model, rowTokens * batchRows, device.freeBytes());
+      : chooseActivations(model, rowTokens * batchRows, device.freeBytes()),
+  );
+  const {keep, why} = choices.find((choice) => !choice.keep) ?? choices[0];
   model.keepActivations = keep;
   return `activations are ${keep ? 'kept' : 'computed twice'}: ${why}`;
 }
@@ -65,8 +110,10 @@ interface Outcome {
 
 async function reportOutcome(run: Run, trainers: Trainers, {first, log, comparison}: Outcome): Promise<void> {
   const {io} = run.session;
-  printCharts(log.records, io);
-  io.say(`\nCharts   ${saveCharts(run.options.output, log.records, io).join(', ')}`);
+  if (run.output !== null) {
+    printCharts(log.records, io);
+    io.say(`\nCharts   ${saveCharts(run.options.output, log.records, io).join(', ')}`);
+  }
   reportSamples(run, first, await sample(run, trainers.flash, 'After'));
   reportTiles(log, io);
   if (trainers.dense !== null) {
@@ -74,16 +121,27 @@ async function reportOutcome(run: Run, trainers: Trainers, {first, log, comparis
   }
 }
 
-/** Until `end` is called, a wish to stop ends the run after the present step, and a second one ends the process. */
-function stopWhenAsked(bar: TrainingBar, io: Io): {signal: AbortSignal; end: () => void} {
-  const controller = new AbortController();
+/**
+ * Until `end` is called, a wish to stop ends the run after the present step, and a second one ends the process.
+ * `wish` tells the wish of this rank or, if it has none, that of another; all ranks must call it.
+ */
+function stopWhenAsked(
+  bar: TrainingBar,
+  io: Io,
+  ranks: Ranks,
+): {wish: () => Promise<StopReason | null>; end: () => void} {
+  let own: StopReason | null = null;
   const stop = (reason: StopReason): void => {
-    controller.abort(reason);
+    own = reason;
     // Restores the terminal's cursor now, because a second wish would not.
     bar.stop();
     io.say('Stopping after this step, with a checkpoint (Ctrl-C again: at once, without).');
   };
-  return {signal: controller.signal, end: io.onStop(stop)};
+  const wish = async (): Promise<StopReason | null> => {
+    const wishes = await ranks.exchange(own);
+    return wishes[ranks.rank] ?? wishes.find((each) => each !== null) ?? null;
+  };
+  return {wish, end: io.onStop(stop)};
 }
 
 interface Trained {
@@ -96,15 +154,17 @@ interface Trained {
 
 /** Trains to the last step or to a wish to stop. If there is a twin, it does the first `compare` steps too. */
 async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trained> {
-  const {options, session, steps, warmupSteps, tokenizer, before} = run;
-  const data = new BatchSource(run.rows, tokenizer, options, before?.state.position);
+  const {options, session, ranks, steps, warmupSteps, tokenizer, before} = run;
+  const step = {batchRows: options.batchRows, batches: run.batches};
+  const data = new BatchSource(run.rows, tokenizer, step, before?.state.position);
   const comparison = new LossComparison();
   const bar = trainingBar(steps, log.records.length, session.io);
-  const {signal: stopping, end} = stopWhenAsked(bar, session.io);
+  const {wish, end} = stopWhenAsked(bar, session.io, ranks);
+  let stopped: StopReason | null = null;
   let folder = before?.folder ?? '';
   const endCompiling = onFunctions((made, known) => bar.compiling(made, known));
   try {
-    while (log.records.length < steps && !stopping.aborted) {
+    while (log.records.length < steps && stopped === null) {
       const batches = await data.next();
       const rate = learningRate(log.records.length, steps, options.learningRate, warmupSteps);
       try {
@@ -115,15 +175,17 @@ async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trai
         }
         await run.device.check();
         const heldOutLoss = await evaluateNow(run, trainers, log.records.length + 1);
-        record(run, log, bar, {batches, rate, result, heldOutLoss, position: data.position});
+        await record(run, trainers, log, bar, {batches, rate, result, heldOutLoss, position: data.position});
       } finally {
         batches.forEach((batch) => batch.dispose());
       }
       // On the cpu backend Node has no other chance to see a signal.
       await setImmediate();
-      const step = log.records.length;
-      if (step % options.saveEvery === 0 || step === steps || stopping.aborted) {
+      stopped = await wish();
+      const done = log.records.length;
+      if (done % options.saveEvery === 0 || done === steps || stopped !== null) {
         folder = await save(run, trainers, data, log);
+        stopped ??= await wish();
       }
     }
   } finally {
@@ -132,14 +194,14 @@ async function loop(run: Run, trainers: Trainers, log: MetricsLog): Promise<Trai
     bar.stop();
     await data.close();
   }
-  return {folder, comparison, stopped: stopping.aborted ? (stopping.reason as StopReason) : null};
+  return {folder, comparison, stopped: log.records.length < steps ? stopped : null};
 }
 
 /** Throws if the loss or gradient is not finite. The weights are then spoilt, so nothing of this step may be saved. */
 function checkFinite({loss, gradNorm}: StepResult, step: number, checkpoint: string): void {
   if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
     const last = checkpoint === '' ? 'There is no checkpoint yet.' : `${checkpoint} is the last good checkpoint.`;
-    throw new Error(
+    throw new SharedError(
       `The loss of step ${step} is ${loss}, the norm of its gradients ${gradNorm}. ${last} Start again with a lower --learning-rate.`,
     );
   }
@@ -159,16 +221,18 @@ interface StepRecord {
   position: BatchSource['position'];
 }
 
-function record(
+async function record(
   run: Run,
+  {flash}: Trainers,
   log: MetricsLog,
   bar: TrainingBar,
   {batches, rate, result, heldOutLoss, position}: StepRecord,
-): void {
+): Promise<void> {
   const tokens = batches.reduce((sum, batch) => sum + batch.tokens, 0);
   const places = batches.reduce((sum, {positions}) => sum + positions.length, 0);
   const tokensPerSecond = tokens / (result.milliseconds / 1000);
-  const empty = batches.map((batch) => batch.mask(null).sparsity({blockQ: TILE, blockK: TILE}).emptyTiles);
+  const own = flash.own(batches).map((i) => batches[i].mask(null).sparsity({blockQ: TILE, blockK: TILE}).emptyTiles);
+  const empty = (await run.ranks.exchange(own)).flat();
   log.append({
     global_step: log.records.length + 1,
     // Another shuffle may pack an epoch into one row more than the first epoch has.

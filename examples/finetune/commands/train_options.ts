@@ -26,7 +26,10 @@ export interface TrainOptions {
 
   rowTokens: number;
   batchRows: number;
+  /** Batches of a step that each rank computes. */
   accumulate: number;
+  /** Ranks divide the states of the optimizer. */
+  shardOptimizer: boolean;
   maxTokens?: number;
   tooLong: 'cut' | 'drop';
   shareQuestions: boolean;
@@ -166,6 +169,7 @@ const UNLESS_GIVEN = {
   skipBad: false,
   eager: false,
   xla: false,
+  shardOptimizer: false,
   // Options of the other objectives.
   beta: 0,
   labelSmoothing: 0,
@@ -205,7 +209,7 @@ function addBatches(command: Command): void {
   command
     .option('--row-tokens <number>', 'tokens of a packed row', whole(2), 512)
     .option('--batch-rows <number>', 'rows that are computed together', whole(1), 1)
-    .option('--accumulate <number>', 'batches of a step', whole(1), 1)
+    .option('--accumulate <number>', 'batches of a step, on each rank', whole(1), 1)
     .option('--max-tokens <number>', 'longest sample (the row, or what the model can read)', whole(2))
     .addOption(new Option('--too-long <what>', 'what is done to longer ones').choices(['cut', 'drop']).default('cut'))
     .option('--skip-bad', 'leave out items that cannot be read, and count them')
@@ -222,6 +226,7 @@ function addOptimization(command: Command, objective: ObjectiveName): void {
     .option('--warmup-ratio <fraction>', 'part of the steps before the peak', within(0, 1), 0.1)
     .option('--weight-decay <number>', "AdamW's, of matrices", within(0, Infinity), 0)
     .option('--max-grad-norm <number>', 'gradients with a larger norm are scaled down', positive, 1)
+    .option('--shard-optimizer', 'several ranks divide the states of the optimizer')
     .option('--seed <number>', 'of fresh weights, dropout and the order of the data', whole(0), 0);
   if (objective === 'dpo') {
     command

@@ -7,7 +7,9 @@ import {dpoObjective} from '../train/objectives/dpo.js';
 import type {Objective} from '../train/objectives/objective.js';
 import {rmObjective} from '../train/objectives/rm.js';
 import {sftObjective} from '../train/objectives/sft.js';
+import {together} from '../train/ranks.js';
 import {PrecomputedReference, adapterOffReference} from '../train/reference.js';
+import {sharingOf} from '../train/sharing.js';
 import type {TrainedModel} from '../train/trained_model.js';
 import {Trainer} from '../train/trainer.js';
 import {type Run, referenceFile, startModel} from './run.js';
@@ -22,17 +24,18 @@ export interface Trainers {
 }
 
 export async function makeTrainers(run: Run, model: TrainedModel): Promise<Trainers> {
-  const {options, before} = run;
+  const {options, ranks, before} = run;
   const precomputed = await precomputedReference(run, model);
   const [reference, sha256] = precomputed === null ? [null, null] : [precomputed.reference, precomputed.sha256];
   const make = async (kind: AttentionKind, trained: TrainedModel): Promise<Trainer> => {
     const {weightDecay, maxGradNorm: maxNorm, eager} = options;
-    const optimizer = new AdamW(trained.trainable, {weightDecay, maxNorm, eager});
+    const sharing = sharingOf(ranks, {divided: options.shardOptimizer});
+    const optimizer = new AdamW(trained.trainable, {weightDecay, maxNorm, eager}, sharing);
     run.session.atEnd(() => optimizer.dispose());
     if (before !== null) {
       await optimizer.restore(before.optimizer, before.step);
     }
-    return new Trainer(trained, objectiveOf(options, trained, kind, reference), optimizer, kind, options.seed);
+    return new Trainer(trained, objectiveOf(options, trained, kind, reference), optimizer, kind, options.seed, ranks);
   };
   const flash = await make('flash', model);
   if (options.compare === 0) {
@@ -67,7 +70,7 @@ async function precomputedReference(
   run: Run,
   model: TrainedModel,
 ): Promise<{reference: PrecomputedReference; sha256: string | null} | null> {
-  const {options, rows, tokenizer, before, heldOut} = run;
+  const {options, ranks, rows, tokenizer, before, heldOut} = run;
   if (options.objective !== 'dpo' || (options.lora && !options.precomputeReference)) {
     return null;
   }
@@ -82,10 +85,15 @@ async function precomputedReference(
   }
   let done = 0;
   for await (const row of new RowSource({...rows, epochs: 1}, tokenizer)) {
-    const batch = toBatch([row], rows.rowTokens);
-    await reference.add(model, batch);
-    batch.dispose();
+    // The ranks take turns.
+    if (done % ranks.size === ranks.rank) {
+      const batch = toBatch([row], rows.rowTokens);
+      await reference.add(model, batch);
+      batch.dispose();
+    }
     if (++done % 10 === 0) run.session.io.say(`Reference log-probabilities: ${done} of ${run.epoch.rows} rows`);
   }
-  return {reference, sha256: await reference.save(file)};
+  await reference.share(ranks);
+  const [sha256] = await together(ranks, () => (ranks.rank === 0 ? reference.save(file) : null));
+  return {reference, sha256};
 }

@@ -10,6 +10,7 @@ import {type Traced, traced} from '../../../src/backends/tensorflow/traced/trace
 import {adamwStep} from '../../../src/layers/adamw.js';
 import type {HostTensor} from '../host_tensor.js';
 import {type JoinedVariables, fill, joinVariables} from './joined_variables.js';
+import {type Sharing, unshared} from './sharing.js';
 import {canCompile} from './trained_model.js';
 
 export interface AdamWOptions {
@@ -34,7 +35,7 @@ export const ADAMW_DEFAULTS: AdamWOptions = {
   eager: false,
 };
 
-/** Moments of variables that are updated together. */
+/** Moments of variables that are updated together; of this rank's piece where ranks divide them. */
 interface Group {
   variables: JoinedVariables;
   /** m, under PyTorch's name. */
@@ -62,23 +63,30 @@ export class AdamW {
   private readonly options: AdamWOptions;
   private readonly groups: readonly Group[];
   private readonly batches: readonly Batch[];
-  /** The global norm of the gradients, the factor that clips it, and the gradients of each group, joined. */
+  /**
+   * The global norm of the gradients, the factor that clips it, and the gradients of each group, joined: those of all
+   * ranks, and of them the piece that this rank updates.
+   */
   private readonly norm: Traced<tf.Tensor[]>;
 
-  /** @param variables By the names that their gradients and the saved state use. */
+  /**
+   * @param variables By the names that their gradients and the saved state use.
+   * @param sharing How ranks do the steps together. All must then make the same calls.
+   */
   constructor(
     private readonly variables: ReadonlyMap<string, tf.Variable>,
     options: Partial<AdamWOptions> = {},
+    private readonly sharing: Sharing = unshared,
   ) {
     this.options = {...ADAMW_DEFAULTS, ...options};
     this.groups = joinVariables(variables).map((joined) => {
-      const zeros = () => tf.tidy(() => tf.variable(tf.zeros([...joined.shape]), false));
+      const zeros = () => tf.tidy(() => tf.variable(sharing.piece(tf.zeros([...joined.shape])), false));
       return {variables: joined, exp_avg: zeros(), exp_avg_sq: zeros()};
     });
     const most = !this.options.eager && canCompile() ? BATCH_ELEMENTS : 0;
     this.batches = fill(this.groups, ({exp_avg}) => exp_avg.size, most).map((groups) => ({
       groups,
-      move: this.traced((inputs) => groups.flatMap((group, i) => this.moved(group, partOf(inputs, i))), 'adamw'),
+      move: this.traced((inputs) => this.moved(groups, inputs), 'adamw'),
     }));
     this.norm = this.traced((gradients) => this.clipped(gradients), 'clip');
   }
@@ -88,8 +96,8 @@ export class AdamW {
   }
 
   /**
-   * Updates the variables by one step. The gradients stay the caller's. A variable without a gradient counts as having
-   * zeros; its earlier gradients still move it.
+   * Updates the variables by one step, on the sum of the ranks' gradients. The gradients stay the caller's. A variable
+   * without a gradient counts as having zeros; its earlier gradients still move it.
    *
    * @param gradients By the variables' names.
    * @returns the global norm of the gradients before clipping, which the caller disposes. If it is not finite, the
@@ -115,11 +123,9 @@ export class AdamW {
 
   private clipped(gradients: tf.NamedTensorMap): tf.Tensor[] {
     const named = new Map(Object.entries(gradients));
-    const joined = this.groups.map(({variables}) => variables.join(named));
-    const norm = tf
-      .stack(joined.map((gradient) => gradient.square().sum()))
-      .sum()
-      .sqrt();
+    const joined = this.sharing.sum(this.groups.map(({variables}) => variables.join(named)));
+    const squares = tf.stack(joined.map((gradient) => gradient.square().sum())).sum();
+    const norm = this.sharing.total(squares).sqrt();
     return [norm, tf.minimum(1, tf.div(this.options.maxNorm, norm.add(1e-6))), ...joined];
   }
 
@@ -141,14 +147,22 @@ export class AdamW {
     }
   }
 
-  /** New m, new v and new values of the variables of a group, of its inputs. */
-  private moved({variables}: Group, {m, v, shrink, factors, gradient, ...values}: tf.NamedTensorMap): tf.Tensor[] {
+  /** New m, new v and new values of the variables, of each group. */
+  private moved(groups: readonly Group[], inputs: tf.NamedTensorMap): tf.Tensor[] {
+    const pieces = groups.map((group, i) => this.movedPiece(group, partOf(inputs, i)));
+    const values = this.sharing.whole(
+      pieces.map(([, , value]) => value),
+      groups.map(({variables}) => variables.shape),
+    );
+    return groups.flatMap(({variables}, i) => [pieces[i][0], pieces[i][1], ...variables.cut(values[i])]);
+  }
+
+  /** New m, new v and new value of what this rank updates of a group, of its inputs. */
+  private movedPiece({variables}: Group, {m, v, shrink, factors, gradient, ...values}: tf.NamedTensorMap): tf.Tensor[] {
     const {beta1, beta2, weightDecay} = this.options;
     const decays = weightDecay > 0 && variables.matrices;
-    const value = variables.join(new Map(Object.entries(values)));
-    const rates = {beta1, beta2, decays};
-    const [newM, newV, moved] = adamwStep({gradient, m, v, value}, shrink, factors as tf.Tensor1D, rates);
-    return [newM, newV, ...variables.cut(moved)];
+    const value = this.sharing.piece(variables.join(new Map(Object.entries(values))));
+    return adamwStep({gradient, m, v, value}, shrink, factors as tf.Tensor1D, {beta1, beta2, decays});
   }
 
   /** Name and shape of every tensor in the state. */
@@ -160,12 +174,20 @@ export class AdamW {
     );
   }
 
-  /** The state on the host: `exp_avg.<name>` and `exp_avg_sq.<name>` of every variable (m and v above). */
-  async *download(): AsyncGenerator<[string, HostTensor]> {
+  /**
+   * The state on the host: `exp_avg.<name>` and `exp_avg_sq.<name>` of every variable (m and v above). Where ranks
+   * share the steps, all must iterate to the end.
+   *
+   * @param reads With false it gives nothing: a rank that keeps no state sends its pieces to those that do.
+   */
+  async *download(reads = true): AsyncGenerator<[string, HostTensor]> {
     for (const group of this.groups) {
+      const {variables} = group;
       for (const moment of MOMENTS) {
-        const joined = (await group[moment].data()) as Float32Array;
-        for (const [name, tensor] of group.variables.split(joined)) {
+        const whole = tf.tidy(() => this.sharing.whole([group[moment]], [variables.shape])[0].clone());
+        const joined = reads ? ((await whole.data()) as Float32Array) : null;
+        whole.dispose();
+        for (const [name, tensor] of joined === null ? [] : variables.split(joined)) {
           yield [`${moment}.${name}`, tensor];
         }
       }
@@ -201,6 +223,7 @@ export class AdamW {
     }
     this.steps = steps;
   }
+
   /** Uploads each moment of a group that is complete, and forgets the parts that it was made of. */
   private uploadWhole(received: Map<string, HostTensor>): void {
     for (const group of this.groups) {
@@ -212,7 +235,7 @@ export class AdamW {
               const {data, shape} = received.get(`${moment}.${name}`)!;
               return [name, tf.tensor(data, shape)];
             });
-            group[moment].assign(group.variables.join(new Map(tensors)));
+            group[moment].assign(this.sharing.piece(group.variables.join(new Map(tensors))));
           });
           names.forEach((name) => received.delete(`${moment}.${name}`));
         }

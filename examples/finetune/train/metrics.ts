@@ -31,16 +31,18 @@ export class MetricsLog {
    * Starts the file over with the records of the run so far: none for a fresh run, a checkpoint's `log_history` for a
    * resumed one. A resumed run repeats the steps after the checkpoint, which would otherwise be in the file twice.
    *
+   * @param file Null keeps the records in memory alone.
    * @param warn Called once if the file cannot be written later on.
    */
   constructor(
-    private readonly file: string,
+    private readonly file: string | null,
     history: readonly MetricsRecord[] = [],
     private readonly warn: (text: string) => void = console.error,
   ) {
     this.records = [...history];
+    if (file === null) return;
     makeFolder(dirname(file));
-    this.rewrite();
+    this.rewrite(file);
   }
 
   /**
@@ -49,22 +51,24 @@ export class MetricsLog {
    */
   append(record: MetricsRecord): void {
     this.records.push(record);
+    const {file} = this;
+    if (file === null) return;
     const was = this.whole;
     try {
-      if (this.whole) appendFileSync(this.file, toLine(record));
-      else this.rewrite();
+      if (this.whole) appendFileSync(file, toLine(record));
+      else this.rewrite(file);
       this.whole = true;
     } catch (error) {
       this.whole = false;
-      if (was) this.warn(`${this.file} lacks steps until it can be written again: ${(error as Error).message}.`);
+      if (was) this.warn(`${file} lacks steps until it can be written again: ${(error as Error).message}.`);
     }
   }
 
-  private rewrite(): void {
-    const temporary = `${this.file}.${process.pid}.tmp`;
+  private rewrite(file: string): void {
+    const temporary = `${file}.${process.pid}.tmp`;
     try {
       writeFileSync(temporary, textOf(this.records));
-      renameSync(temporary, this.file);
+      renameSync(temporary, file);
     } finally {
       rmSync(temporary, {force: true});
     }

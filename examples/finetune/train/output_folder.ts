@@ -3,7 +3,7 @@
  * What is there already and of no use to the run stays, under another name where the run needs the name.
  */
 import {randomBytes} from 'node:crypto';
-import {existsSync, renameSync, rmSync, rmdirSync} from 'node:fs';
+import {existsSync, readFileSync, renameSync, rmSync, rmdirSync} from 'node:fs';
 import {join, parse} from 'node:path';
 import {type Lock, describeHolder, tryLock} from '../../../src/cli/lock.js';
 import {makeFolder} from '../../../src/node_webgpu/make_folder.js';
@@ -126,6 +126,12 @@ export class OutputFolder {
       }
     }
   }
+}
+
+/** What the process that has the folder wrote into its lock, which no other lock has; null where there is none. */
+export function lockText(path: string): string | null {
+  const file = join(path, LOCK_FILE);
+  return existsSync(file) ? readFileSync(file, 'utf8') : null;
 }
 
 /** Renames a file of an earlier run, so that this one does not overwrite it. */

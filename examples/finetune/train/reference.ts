@@ -7,6 +7,7 @@ import {readJsonFile} from '../read_file.js';
 import {type AttentionKind, attentionOf} from './attention.js';
 import {writeJson} from './durable_files.js';
 import {type Reference, batchLogProbs} from './objectives/dpo.js';
+import {type Ranks, together} from './ranks.js';
 import type {TrainedModel} from './trained_model.js';
 
 /** The model with its adapters off. It costs one more forward pass per step. */
@@ -21,6 +22,9 @@ export function adapterOffReference(model: TrainedModel, kind: AttentionKind): R
 
 /** For each record, its log-probabilities. */
 const CONTENT = z.array(z.tuple([z.int().min(0), z.array(z.number())]));
+
+/** Records of a message to the other ranks. */
+const SHARED_RECORDS = 10_000;
 
 /** Log-probabilities of every answer in the data, computed before training. */
 export class PrecomputedReference {
@@ -57,6 +61,22 @@ export class PrecomputedReference {
         id,
         answers.map((answer) => values[answer]),
       );
+    }
+  }
+
+  /** Gives every rank what all ranks have computed. */
+  async share(ranks: Ranks): Promise<void> {
+    if (ranks.size === 1) return;
+    const most = Math.max(...(await together(ranks, () => this.bySample.size)));
+    const own = [...this.bySample];
+    for (let first = 0; first < most; first += SHARED_RECORDS) {
+      const some = await together(ranks, () => own.slice(first, first + SHARED_RECORDS));
+      for (const [id, logProbs] of some.flat()) {
+        this.bySample.set(
+          id,
+          logProbs.map((value) => value ?? NaN),
+        );
+      }
     }
   }
 

@@ -3,9 +3,12 @@ import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../data/batch.js';
 import type {AdamW} from './adamw.js';
 import {type AttentionKind, attentionOf} from './attention.js';
+import {deal} from './dealing.js';
 import type {MetricsRecord} from './metrics.js';
 import type {Objective, Observations} from './objectives/objective.js';
+import {type Ranks, alone} from './ranks.js';
 import type {TrainedModel} from './trained_model.js';
+import {workOf} from './work.js';
 
 export interface StepResult {
   loss: number;
@@ -23,6 +26,12 @@ interface Share {
   observations: Observations;
 }
 
+/** The numbers of a share, on the host. */
+interface Seen {
+  loss: number;
+  observations: Record<string, number[]>;
+}
+
 /** Owns a model and its optimizer. `dispose()` frees both. */
 export class Trainer {
   constructor(
@@ -32,44 +41,77 @@ export class Trainer {
     private readonly kind: AttentionKind = 'flash',
     /** Seed of the dropout. */
     private readonly seed = 0,
+    /** The ranks that do the steps together. The optimizer must sum their gradients. */
+    private readonly ranks: Ranks = alone,
   ) {}
 
-  /** One optimizer step on the gradients of all batches, as if they were one batch. */
+  /** The indices of the batches that this rank computes. */
+  own(batches: readonly Batch[]): number[] {
+    return this.dealt(batches)[this.ranks.rank];
+  }
+
+  /**
+   * One optimizer step on the gradients of all batches, as if they were one batch. All ranks get the same batches, and
+   * each computes its part of them.
+   */
   async step(batches: readonly Batch[], rate: number): Promise<StepResult> {
     const started = performance.now();
     const total = batches.reduce((sum, batch) => sum + this.objective.terms(batch), 0);
     const shares: Share[] = [];
     let gradients = new Map<string, tf.Tensor>();
-    for (const [i, batch] of batches.entries()) {
-      const share = await this.share(batch, total, this.dropoutSeed(i));
+    const dealt = this.dealt(batches);
+    for (const i of dealt[this.ranks.rank]) {
+      const share = await this.share(batches[i], total, this.dropoutSeed(i));
       shares.push(share);
       gradients = addUp(gradients, share.gradients);
     }
     const norm = this.optimizer.step(gradients, rate);
     tf.dispose([...gradients.values()]);
-    const loss = (await download(shares.map((share) => share.loss))).reduce((sum, value) => sum + value, 0);
+    const seen = await this.ofAllRanks(dealt, await downloadShares(shares));
+    const loss = seen.reduce((sum, share) => sum + (share.loss ?? NaN), 0);
     const [gradNorm] = await download([norm]);
-    const metrics = this.objective.metrics(await downloadObservations(shares), batches);
+    const metrics = this.objective.metrics(joinObservations(seen), batches);
     await this.weightsAreThere();
     tf.dispose(shares.map(({loss: value, observations}) => [value, ...Object.values(observations)]).flat());
     norm.dispose();
     return {loss, gradNorm, metrics, milliseconds: performance.now() - started};
   }
 
-  /** The loss on batches, without training. */
+  /** The loss on batches, without training. All ranks get the same batches, and each computes its part of them. */
   async evaluate(batches: readonly Batch[]): Promise<number> {
     const total = batches.reduce((sum, batch) => sum + this.objective.terms(batch), 0);
     this.model.adapter?.setDropout(null);
-    let sum = 0;
-    for (const batch of batches) {
+    const dealt = this.dealt(batches);
+    const losses: number[] = [];
+    for (const batch of dealt[this.ranks.rank].map((i) => batches[i])) {
       const prepared = await this.objective.prepare?.(batch);
       const {attend, tensors} = attentionOf(this.kind, batch, this.model.config);
       const {loss, observations} = tf.tidy(() => this.lossOf(batch, attend, total, prepared));
-      sum += (await loss.data())[0];
+      losses.push((await loss.data())[0]);
       tf.dispose([loss, ...tensors, ...Object.values(observations)]);
       prepared?.dispose();
     }
-    return sum;
+    return (await this.ofAllRanks(dealt, losses)).reduce((sum, loss) => sum + (loss ?? NaN), 0);
+  }
+
+  /** Indices of batches by rank. */
+  private dealt(batches: readonly Batch[]): number[][] {
+    const {ranks, model} = this;
+    if (ranks.size === 1) return [[...batches.keys()]];
+    return deal(
+      batches.map((batch) => workOf(batch, model.config)),
+      ranks.size,
+    );
+  }
+
+  /** What the ranks have of their batches, in the order of all batches. */
+  private async ofAllRanks<T>(dealt: readonly number[][], own: T[]): Promise<T[]> {
+    const all = await this.ranks.exchange(own);
+    const inOrder: T[] = [];
+    dealt.forEach((batches, rank) => {
+      batches.forEach((batch, i) => (inOrder[batch] = all[rank][i]));
+    });
+    return inOrder;
   }
 
   private async share(batch: Batch, total: number, dropoutSeed: number): Promise<Share> {
@@ -138,11 +180,20 @@ async function download(tensors: readonly tf.Tensor[]): Promise<number[]> {
   return values;
 }
 
-async function downloadObservations(shares: readonly Share[]): Promise<Record<string, Float32Array>> {
-  const names = Object.keys(shares[0].observations);
-  const entries: [string, Float32Array][] = [];
-  for (const name of names) {
-    entries.push([name, Float32Array.from(await download(shares.map(({observations}) => observations[name])))]);
+async function downloadShares(shares: readonly Share[]): Promise<Seen[]> {
+  const losses = await download(shares.map(({loss}) => loss));
+  const seen: Seen[] = losses.map((loss) => ({loss, observations: {}}));
+  for (const name of Object.keys(shares[0].observations)) {
+    for (const [i, {observations}] of shares.entries()) {
+      seen[i].observations[name] = await download([observations[name]]);
+    }
   }
-  return Object.fromEntries(entries);
+  return seen;
+}
+
+/** The observations of all batches, one after another. */
+function joinObservations(seen: readonly Seen[]): Record<string, Float32Array> {
+  const join = (name: string): Float32Array =>
+    Float32Array.from(seen.flatMap(({observations}) => observations[name].map((value) => value ?? NaN)));
+  return Object.fromEntries(Object.keys(seen[0].observations).map((name) => [name, join(name)]));
 }

@@ -1,0 +1,199 @@
+/**
+ * @file Data parallel training: batches are dealt by live work; several ranks have the losses of one process with as
+ * much accumulation, also with divided optimizer states and after a resume on another number of ranks; they stop
+ * together, and every error reaches all of them. Ranks are threads here, on the backend cpu.
+ */
+import {mkdtempSync, readFileSync, readdirSync, rmSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import {expect} from 'chai';
+import {openSharedOutput} from '../../examples/finetune/commands/shared_output.js';
+import {Session, processIo} from '../../examples/finetune/io.js';
+import {deal} from '../../examples/finetune/train/dealing.js';
+import type {MetricsRecord} from '../../examples/finetune/train/metrics.js';
+import {alone} from '../../examples/finetune/train/ranks.js';
+import {liveTiles} from '../../examples/finetune/train/work.js';
+import {masks} from '../../src/entries/index.js';
+import {command, interruptAt, succeeds} from '../support/finetune_command.js';
+import {writeComparisons, writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
+import {seeded} from '../support/random.js';
+import {type Ended, TrainingThreads} from '../support/training_threads.js';
+
+/** Fields of a model that JavaScript computes fast. */
+const SMALL = {
+  ...{num_hidden_layers: 1, hidden_size: 16, intermediate_size: 24},
+  ...{num_attention_heads: 2, num_key_value_heads: 1, head_dim: 8},
+};
+
+describe('fine-tuning: the batches of a step are dealt to ranks', () => {
+  it('gives the heaviest to the lightest rank with room, and all ranks as many', () => {
+    expect(deal([5, 1, 3, 4], 2)).to.deep.equal([
+      [0, 1],
+      [2, 3],
+    ]);
+    // The lightest rank has no room for a third.
+    expect(deal([9, 1, 1, 1], 2)).to.deep.equal([
+      [0, 3],
+      [1, 2],
+    ]);
+    expect(deal([2, 2, 2], 3)).to.deep.equal([[0], [1], [2]]);
+    expect(deal([1, 2], 3)).to.deep.equal([[1], [0], []]);
+    expect(deal([], 2)).to.deep.equal([[], []]);
+  });
+
+  it('deals each batch once, and never worse than in order', () => {
+    const random = seeded('deal');
+    for (let round = 0; round < 200; round++) {
+      const [ranks, each] = [1 + Math.floor(8 * random()), 1 + Math.floor(6 * random())];
+      const work = Array.from({length: ranks * each}, () => Math.floor(100 * random()));
+      const dealt = deal(work, ranks);
+      expect(dealt.flat().sort((a, b) => a - b)).to.deep.equal([...work.keys()]);
+      dealt.forEach((batches) => expect(batches).to.have.length(each));
+      const heaviest = (parts: number[][]): number =>
+        Math.max(...parts.map((batches) => batches.reduce((sum, batch) => sum + work[batch], 0)));
+      // An optimal schedule is at least as long as both; dealing by work is at most one batch longer.
+      const least = Math.max(Math.max(...work), work.reduce((sum, one) => sum + one, 0) / ranks);
+      expect(heaviest(dealt)).to.be.at.most(least + Math.max(...work));
+    }
+  });
+
+  it('counts the tiles that attention computes', () => {
+    const documents = [
+      masks.causalDocument([[200, 56, 1, 300]], {padTo: 700}),
+      masks.causalDocument([[640], [64, 64, 64]], {padTo: 640}),
+      masks.sharedQuestion([[[40, 30, 200]]], {padTo: 384}),
+    ];
+    for (const mask of documents) {
+      const [queries, keys] = [mask.queryLength, mask.keyLength].map((length) => Math.ceil(length / 128));
+      const {emptyTiles} = mask.sparsity({blockQ: 128, blockK: 128});
+      expect(liveTiles(mask, 128)).to.be.closeTo((1 - emptyTiles) * mask.batch * queries * keys, 1e-6);
+    }
+  });
+});
+
+describe('fine-tuning: several ranks', () => {
+  let folder: string;
+  let comparisons: string;
+  let instructions: string;
+  let two: TrainingThreads;
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'flashmask-ranks-'));
+    await writeTinyModel(join(folder, 'model'), 1, SMALL);
+    instructions = writeInstructions(folder);
+    comparisons = writeComparisons(folder);
+    two = await TrainingThreads.start(2);
+  });
+  after(async () => {
+    await two.end();
+    rmSync(folder, {recursive: true, force: true});
+  });
+
+  const metricsOf = (name: string): MetricsRecord[] =>
+    readFileSync(join(folder, name, 'metrics.jsonl'), 'utf8')
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as MetricsRecord);
+  const argsOf = (objective: string, name: string, ...args: string[]): string[] => [
+    ...[objective, '--model', join(folder, 'model'), '--output', join(folder, name), '--backend', 'cpu'],
+    ...['--data', objective === 'sft' ? instructions : comparisons, '--row-tokens', '128', '--learning-rate', '0.01'],
+    ...(args.includes('--steps') ? [] : ['--steps', '2']),
+    ...args,
+  ];
+  const endsWell = (ends: readonly Ended[], code = 0): void => {
+    ends.forEach((ended) => expect([ended.error, ended.code]).to.deep.equal([null, code]));
+    // All make the same calls, or they would wait for each other.
+    ends.forEach(({calls}) => expect(calls).to.deep.equal(ends[0].calls));
+  };
+  /** Everything of a step but what depends on time, to so many digits or all. */
+  const numbersOf = (name: string, digits = 17): Record<string, number>[] =>
+    metricsOf(name).map((record) => {
+      const numbers = Object.entries(record).filter(([key]) => key !== 'tokens_per_second');
+      return Object.fromEntries(numbers.map(([key, value]) => [key, Number(value.toPrecision(digits))]));
+    });
+
+  it('have the numbers of one process with as much accumulation, to the last digit', async () => {
+    const kinds: [objective: string, args: string[]][] = [
+      ['sft', ['--eval-samples', '6', '--eval-steps', '1', '--weight-decay', '0.1', '--batch-rows', '2']],
+      ['dpo', ['--eval-samples', '2']],
+      ['rm', ['--lora', '--lora-dropout', '0.2', '--centering', '0.01', '--compare', '1']],
+    ];
+    for (const [i, [objective, args]] of kinds.entries()) {
+      await succeeds(argsOf(objective, `one_${i}`, ...args, '--accumulate', '2'));
+      const ends = await two.train({args: argsOf(objective, `two_${i}`, ...args)});
+      endsWell(ends);
+      expect(numbersOf(`two_${i}`), args.join(' ')).to.deep.equal(numbersOf(`one_${i}`));
+      // Rank 0 alone says what it does.
+      expect(ends[0].stdout).to.match(/Training 2 steps of \d rows on 2 ranks/);
+    }
+    expect(readdirSync(join(folder, 'two_1')).sort()).to.deep.equal(readdirSync(join(folder, 'one_1')).sort());
+  });
+
+  it('have these numbers with divided states to rounding, also three ranks that deal six batches', async () => {
+    const args = ['--accumulate', '2', '--weight-decay', '0.1', '--batch-rows', '1'];
+    await succeeds(argsOf('sft', 'six', ...args, '--accumulate', '6'));
+    const three = await TrainingThreads.start(3);
+    try {
+      for (const [name, more] of Object.entries({whole: [], divided: ['--shard-optimizer']})) {
+        const ends = await three.train({args: argsOf('sft', name, ...args, ...more)});
+        endsWell(ends);
+        expect(numbersOf(name, 5)).to.deep.equal(numbersOf('six', 5));
+        const kinds = new Set(ends[0].calls.map((call) => call.split(' ')[0]));
+        const expected = name === 'whole' ? ['allReduce'] : ['reduceScatter', 'allReduce', 'allGather'];
+        expect([...kinds].filter((kind) => kind !== 'exchange')).to.deep.equal(expected);
+      }
+    } finally {
+      await three.end();
+    }
+  });
+
+  it('go on where another number of ranks stopped, with the same numbers', async () => {
+    const args = ['--steps', '4', '--lora', '--lora-dropout', '0.1'];
+    await succeeds(argsOf('sft', 'uninterrupted', ...args, '--accumulate', '2'));
+    const onTwo = argsOf('sft', 'parts', ...args, '--shard-optimizer');
+    const stopped = await two.train({args: onTwo, stopped: 1});
+    // Rank 1 alone was asked; both have stopped after the first step, with the exit code of its reason.
+    endsWell(stopped, 130);
+    expect(stopped[0].stdout).to.include('Stopped after step 1 of 4. Go on with --resume.');
+    const onOne = argsOf('sft', 'parts', ...args, '--accumulate', '2', '--resume');
+    expect((await command(onOne, {onOutput: interruptAt('step 2/4')})).code).to.equal(130);
+    endsWell(await two.train({args: [...onTwo, '--resume']}));
+    expect(numbersOf('parts', 5)).to.deep.equal(numbersOf('uninterrupted', 5));
+    const other = await command(argsOf('sft', 'parts', ...args, '--resume'));
+    expect(other.stderr).to.match(/accumulate was 2 and is 1/);
+  });
+
+  it('fail together, with one message, before they train', async () => {
+    const refused = async (message: RegExp, args: string[], more?: Record<number, string[]>): Promise<void> => {
+      const ends = await two.train({args, more});
+      ends.forEach(({error, shared}) => {
+        expect(error).to.match(message);
+        expect(shared).to.equal(true);
+      });
+      expect(ends[1].error).to.equal(ends[0].error);
+    };
+    const args = argsOf('sft', 'refused');
+    await refused(/^--seed is 0 on rank 0 and 1 on rank 1\. Give all ranks the same options\.$/, args, {
+      1: ['--seed', '1'],
+    });
+    await refused(/^2 ranks with --batch-rows 9 need at least 18 rows, but .* has \d+ in an epoch/, [
+      ...args,
+      '--batch-rows',
+      '9',
+    ]);
+    await refused(/^--resume: there is no checkpoint in .*refused/, [...args, '--resume']);
+    await refused(/^--data: there is no missing\.jsonl/, [...args, '--data', 'missing.jsonl']);
+    await refused(/^The loss of step \d is (NaN|\d.*), .*lower --learning-rate/, [...args, '--learning-rate', '1e30']);
+  });
+
+  it('need one output folder', async () => {
+    const there = {rank: 1, size: 2, exchange: <T>(own: T) => Promise.resolve([{value: 'of rank 0'} as T, own])};
+    const opened = openSharedOutput(
+      join(folder, 'elsewhere'),
+      new Session(processIo),
+      {...alone, ...there},
+      {patience: 0},
+    );
+    const error = await opened.then(String, String);
+    expect(error).to.match(/^Error: rank 1: --output: .*elsewhere must be one folder of all ranks, got another/);
+  });
+});
