@@ -81,14 +81,25 @@ function largestDivisor(number: number, most: number): number {
   return divisor;
 }
 
+/** The same layout with the balance that it has for another mask. */
+export function withOtherMask({layout, blocks}: Balanced, mask: HostBounds): Balanced {
+  const others = keyBlocksOf(mask, blocks.block);
+  return balanceOf(layout, others, chunkWeights(others, layout.chunk));
+}
+
 function deal(sizes: Omit<Layout, 'owner'>, blocks: KeyBlocks, weights: Float64Array, step: number): Balanced {
-  const {ranks} = sizes;
   const total = weights.reduce((a, b) => a + b, 0);
-  const owner = dealChunks(weights, ranks, (step * total) / weights.length);
+  const owner = dealChunks(weights, sizes.ranks, (step * total) / weights.length);
+  return balanceOf({...sizes, owner}, blocks, weights);
+}
+
+function balanceOf(layout: Layout, blocks: KeyBlocks, weights: Float64Array): Balanced {
+  const {ranks, owner} = layout;
+  const total = weights.reduce((a, b) => a + b, 0);
   const liveTiles = Array<number>(ranks).fill(0);
   owner.forEach((rank, index) => (liveTiles[rank] += weights[index]));
   const imbalance = total === 0 ? 0 : (Math.max(...liveTiles) * ranks) / total - 1;
-  return {layout: {...sizes, owner}, blocks, liveTiles, imbalance};
+  return {layout, blocks, liveTiles, imbalance};
 }
 
 /** Key blocks of the rank that sees the most, and of the mean rank, added up: both cost time. */

@@ -3,7 +3,7 @@ import type {Tensor} from '@tensorflow/tfjs-core';
 import {checkInteger, checkOptions, describe, fail} from '../../call/errors.js';
 import {FlashMask, requireHost} from '../../mask/flash_mask.js';
 import {isFlashMask} from '../../mask/is_flash_mask.js';
-import {type Balanced, chooseLayout} from './choose_layout.js';
+import {type Balanced, chooseLayout, withOtherMask} from './choose_layout.js';
 import {gatherAlong, restoreOrder} from './gather.js';
 import {byOwner, placeOn, rowsOf, rowsOfBlocks, seenBlocks} from './layout.js';
 import {localMask} from './local_mask.js';
@@ -46,14 +46,9 @@ const IMBALANCE = 0.03;
  * @throws Error if the mask is not square, or if ranks and chunks do not divide its length.
  */
 export function planContextParallel(mask: FlashMask, options: ContextParallelOptions): ContextParallelPlan {
-  if (!isFlashMask(mask)) fail(WHO, 'mask must be a FlashMask', describe(mask), 'Build one with masks.');
-  requireHost(WHO, mask);
+  checkMask(WHO, mask);
   const given = checkOptions(WHO, options, ['ranks', 'chunk', 'imbalance']);
-  const {queryLength, keyLength} = mask;
-  if (queryLength !== keyLength) {
-    const got = `${queryLength} queries and ${keyLength} keys`;
-    fail(WHO, 'the mask must have as many queries as keys', got, 'Ranks share the tokens of one sequence.');
-  }
+  const {queryLength} = mask;
   const ranks = checkInteger(WHO, 'ranks', given.ranks, 1);
   if (queryLength % ranks !== 0) {
     const remedy = 'Pad the sequence, for example with {padTo} of the builder. Padding costs no work.';
@@ -65,6 +60,15 @@ export function planContextParallel(mask: FlashMask, options: ContextParallelOpt
     fail(WHO, 'imbalance must be a number of at least 0', describe(imbalance), `Leave it out for ${IMBALANCE}.`);
   }
   return new ContextParallelPlan(mask, chooseLayout(mask, ranks, imbalance, chunk));
+}
+
+function checkMask(who: string, mask: FlashMask): void {
+  if (!isFlashMask(mask)) fail(who, 'mask must be a FlashMask', describe(mask), 'Build one with masks.');
+  requireHost(who, mask);
+  const {queryLength, keyLength} = mask;
+  if (queryLength === keyLength) return;
+  const got = `${queryLength} queries and ${keyLength} keys`;
+  fail(who, 'the mask must have as many queries as keys', got, 'Ranks share the tokens of one sequence.');
 }
 
 function checkChunk(chunk: unknown, rows: number): void {
@@ -111,6 +115,21 @@ export class ContextParallelPlan {
     this.chunk = layout.chunk;
     this.liveTiles = liveTiles;
     this.imbalance = imbalance;
+  }
+
+  /**
+   * The plan with the same rows for another mask of the sequence: for layers with a sliding window, for example. Its
+   * balance is what it is.
+   *
+   * @throws Error if the mask is not square or of another length, or if its bounds are in a tensor.
+   */
+  withMask(mask: FlashMask): ContextParallelPlan {
+    checkMask('ContextParallelPlan.withMask', mask);
+    if (mask.keyLength !== this.length) {
+      const rule = `the mask must be of the ${this.length} tokens of the plan`;
+      fail('ContextParallelPlan.withMask', rule, `${mask.keyLength}`, 'Plan anew for sequences of another length.');
+    }
+    return new ContextParallelPlan(mask, withOtherMask(this.balanced, mask));
   }
 
   /** The positions of a rank's rows in the sequence, in order. Do not write to it. */
