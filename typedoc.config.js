@@ -8,7 +8,7 @@ const SILENT_TAGS = ['@file', '@doc'];
 export default {
   name: 'tfjs-flashmask',
   plugin: ['./site/scripts/guide_titles.js'],
-  entryPoints: ['index', 'layers', 'webgpu', 'masks', 'node', 'node_webgpu', 'einsum_gradient'].map(
+  entryPoints: ['index', 'layers', 'webgpu', 'masks', 'node', 'node_webgpu', 'einsum_gradient', 'distributed'].map(
     (entry) => `src/entries/${entry}.ts`,
   ),
   projectDocuments: [
@@ -18,6 +18,7 @@ export default {
     'docs/finetune.md',
     'docs/tfjs-node.md',
     'docs/traced.md',
+    'docs/distributed.md',
     'docs/benchmarks.md',
     'docs/performance.md',
     'docs/design.md',

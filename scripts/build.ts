@@ -106,7 +106,7 @@ async function buildCommonJs(): Promise<void> {
 
 /** Entries for Node, by the names of their source files. True: the entry adds the op to tfjs. */
 const NODE_ENTRIES = {
-  ...{index: true, tf: true, node: true, layers: true},
+  ...{index: true, tf: true, node: true, layers: true, distributed: true},
   ...{webgpu: false, masks: false, node_webgpu: false, einsum_gradient: false},
 };
 

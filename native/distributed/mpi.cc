@@ -25,23 +25,23 @@ namespace {
 using Handle = void*;
 
 // X(name without MPI_, parameters); all return an int.
-#define FLASHMASK_MPI_FUNCTIONS(X)                                                                               \
-  X(Init_thread, (int*, char***, int, int*))                                                                     \
-  X(Initialized, (int*))                                                                                         \
-  X(Finalize, ())                                                                                                \
-  X(Comm_rank, (Handle, int*))                                                                                   \
-  X(Comm_size, (Handle, int*))                                                                                   \
-  X(Comm_split, (Handle, int, int, Handle*))                                                                     \
-  X(Comm_free, (Handle*))                                                                                        \
-  X(Comm_set_errhandler, (Handle, Handle))                                                                       \
-  X(Error_string, (int, char*, int*))                                                                            \
-  X(Bcast, (void*, int, Handle, int, Handle))                                                                    \
-  X(Test, (Handle*, int*, void*))                                                                                \
-  X(Iallreduce, (const void*, void*, int, Handle, Handle, Handle, Handle*))                                      \
-  X(Iallgather, (const void*, int, Handle, void*, int, Handle, Handle, Handle*))                                 \
-  X(Ireduce_scatter_block, (const void*, void*, int, Handle, Handle, Handle, Handle*))                           \
-  X(Ibcast, (void*, int, Handle, int, Handle, Handle*))                                                          \
-  X(Ialltoall, (const void*, int, Handle, void*, int, Handle, Handle, Handle*))                                  \
+#define FLASHMASK_MPI_FUNCTIONS(X)                                                     \
+  X(Init_thread, (int*, char***, int, int*))                                           \
+  X(Initialized, (int*))                                                               \
+  X(Finalize, ())                                                                      \
+  X(Comm_rank, (Handle, int*))                                                         \
+  X(Comm_size, (Handle, int*))                                                         \
+  X(Comm_split, (Handle, int, int, Handle*))                                           \
+  X(Comm_free, (Handle*))                                                              \
+  X(Comm_set_errhandler, (Handle, Handle))                                             \
+  X(Error_string, (int, char*, int*))                                                  \
+  X(Bcast, (void*, int, Handle, int, Handle))                                          \
+  X(Test, (Handle*, int*, void*))                                                      \
+  X(Iallreduce, (const void*, void*, int, Handle, Handle, Handle, Handle*))            \
+  X(Iallgather, (const void*, int, Handle, void*, int, Handle, Handle, Handle*))       \
+  X(Ireduce_scatter_block, (const void*, void*, int, Handle, Handle, Handle, Handle*)) \
+  X(Ibcast, (void*, int, Handle, int, Handle, Handle*))                                \
+  X(Ialltoall, (const void*, int, Handle, void*, int, Handle, Handle, Handle*))        \
   X(Ialltoallv, (const void*, const int*, const int*, Handle, void*, const int*, const int*, Handle, Handle, Handle*))
 
 struct Library {
@@ -103,8 +103,8 @@ std::string Load(const std::string& path, Library* mpi) {
   void* handle = dlopen(path.c_str(), RTLD_NOW | (open ? RTLD_GLOBAL : RTLD_LOCAL));
   if (!handle) return dlerror();
   std::string missing;
-#define FLASHMASK_MPI_FIND(name, parameters)                                                  \
-  mpi->name = reinterpret_cast<decltype(mpi->name)>(dlsym(handle, "MPI_" #name));             \
+#define FLASHMASK_MPI_FIND(name, parameters)                                      \
+  mpi->name = reinterpret_cast<decltype(mpi->name)>(dlsym(handle, "MPI_" #name)); \
   if (!mpi->name) missing += " MPI_" #name;
   FLASHMASK_MPI_FUNCTIONS(FLASHMASK_MPI_FIND)
 #undef FLASHMASK_MPI_FIND

@@ -40,21 +40,21 @@ struct Config {
 };
 
 // X(name without nccl, parameters); all return a Result.
-#define FLASHMASK_NCCL_FUNCTIONS(X)                                                   \
-  X(GetVersion, (int*))                                                               \
-  X(GetUniqueId, (UniqueId*))                                                         \
-  X(CommInitRankConfig, (Comm*, int, UniqueId, int, Config*))                         \
-  X(CommGetAsyncError, (Comm, Result*))                                               \
-  X(CommFinalize, (Comm))                                                             \
-  X(CommDestroy, (Comm))                                                              \
-  X(CommAbort, (Comm))                                                                \
-  X(GroupStart, ())                                                                   \
-  X(GroupEnd, ())                                                                     \
-  X(AllReduce, (const void*, void*, size_t, int, int, Comm, Stream))                  \
-  X(AllGather, (const void*, void*, size_t, int, Comm, Stream))                       \
-  X(ReduceScatter, (const void*, void*, size_t, int, int, Comm, Stream))              \
-  X(Broadcast, (const void*, void*, size_t, int, int, Comm, Stream))                  \
-  X(Send, (const void*, size_t, int, int, Comm, Stream))                              \
+#define FLASHMASK_NCCL_FUNCTIONS(X)                                      \
+  X(GetVersion, (int*))                                                  \
+  X(GetUniqueId, (UniqueId*))                                            \
+  X(CommInitRankConfig, (Comm*, int, UniqueId, int, Config*))            \
+  X(CommGetAsyncError, (Comm, Result*))                                  \
+  X(CommFinalize, (Comm))                                                \
+  X(CommDestroy, (Comm))                                                 \
+  X(CommAbort, (Comm))                                                   \
+  X(GroupStart, ())                                                      \
+  X(GroupEnd, ())                                                        \
+  X(AllReduce, (const void*, void*, size_t, int, int, Comm, Stream))     \
+  X(AllGather, (const void*, void*, size_t, int, Comm, Stream))          \
+  X(ReduceScatter, (const void*, void*, size_t, int, int, Comm, Stream)) \
+  X(Broadcast, (const void*, void*, size_t, int, int, Comm, Stream))     \
+  X(Send, (const void*, size_t, int, int, Comm, Stream))                 \
   X(Recv, (void*, size_t, int, int, Comm, Stream))
 
 struct Library {
@@ -76,8 +76,8 @@ std::string Load(const std::string& path) {
   if (!handle) return dlerror();
   Library found;
   std::string missing;
-#define FLASHMASK_NCCL_FIND(name, parameters)                                          \
-  found.name = reinterpret_cast<decltype(found.name)>(dlsym(handle, "nccl" #name));    \
+#define FLASHMASK_NCCL_FIND(name, parameters)                                       \
+  found.name = reinterpret_cast<decltype(found.name)>(dlsym(handle, "nccl" #name)); \
   if (!found.name) missing += " nccl" #name;
   FLASHMASK_NCCL_FUNCTIONS(FLASHMASK_NCCL_FIND)
 #undef FLASHMASK_NCCL_FIND
@@ -128,9 +128,8 @@ class Members : public Transport {
     const size_t count = static_cast<size_t>(call.Elements());
     switch (call.kind) {
       case Collective::kAllReduce:
-        return Call("AllReduce", [&] {
-          return nccl.AllReduce(in, out, count, kFloat32, call.max ? kMax : kSum, comm_, stream);
-        });
+        return Call("AllReduce",
+                    [&] { return nccl.AllReduce(in, out, count, kFloat32, call.max ? kMax : kSum, comm_, stream); });
       case Collective::kAllGather:
         return Call("AllGather", [&] { return nccl.AllGather(in, out, count, kFloat32, comm_, stream); });
       case Collective::kReduceScatter:

@@ -124,9 +124,7 @@ napi_value LoadNccl(const Js& js, const Arguments& arguments) {
   return js.Number(distributed::LoadNccl(arguments.Texts(0)));
 }
 
-napi_value TensorFlowLibrary(const Js& js, const Arguments&) {
-  return js.StringOrNull(tensorflow::LoadedTensorFlow());
-}
+napi_value TensorFlowLibrary(const Js& js, const Arguments&) { return js.StringOrNull(tensorflow::LoadedTensorFlow()); }
 
 napi_value NewNcclId(const Js& js, const Arguments&) { return js.String(ToHex(distributed::NewNcclId())); }
 

@@ -51,7 +51,7 @@ export interface World extends ProcessGroup {
    * const names = await world.exchange(os.hostname());
    * ```
    */
-  exchange(value: unknown): Promise<unknown[]>;
+  exchange<T>(value: T): Promise<T[]>;
 
   /** Ends the group. All processes call it, after their last call; then they may end. */
   finalize(): Promise<void>;
@@ -80,9 +80,10 @@ let made: Promise<World> | null = null;
  * @param options see {@link InitOptions}.
  * @throws Error if a process does not come in time, or if a library is missing.
  */
-export function init(options: InitOptions = {}): Promise<World> {
+export async function init(options: InitOptions = {}): Promise<World> {
   const {timeout, rendezvous} = checkOptions('init', options, ['timeout', 'rendezvous']);
-  made ??= start({timeout: secondsOf(timeout), rendezvous: rendezvous ?? process.env.FLASHMASK_RENDEZVOUS});
+  const wishes = {timeout: secondsOf(timeout), rendezvous: rendezvous ?? process.env.FLASHMASK_RENDEZVOUS};
+  made ??= start(wishes);
   return made;
 }
 
@@ -151,17 +152,21 @@ function requireAddon(): {addon: GroupAddon; path: string; gpu: boolean} {
 function startMpi(place: Place, addon: GroupAddon, gpu: boolean): boolean {
   const {launcher, size, rank} = place;
   const libraries = mpiLibraries(launcher, process.env);
-  const rule = 'on CPUs the processes must be connected by MPI';
-  const remedy = 'Start them by mpiexec; FLASHMASK_MPI in the environment names its library.';
-  if (libraries.length === 0) return gpu ? false : fail('init', rule, `processes of ${launcher}`, remedy);
+  const got =
+    libraries.length === 0 ? `processes of ${launcher}` : whyNoMpi(() => addon.startMpi(libraries), size, rank);
+  if (got === null || gpu) return got === null;
+  const remedy = 'Start them by mpiexec; FLASHMASK_MPI in the environment names its library, if it is not found.';
+  return fail('init', "on CPUs the processes must be connected by the launcher's MPI", got, remedy);
+}
+
+/** Starts MPI; returns why it does not connect the processes, or null. */
+function whyNoMpi(start: () => ReturnType<GroupAddon['startMpi']>, size: number, rank: number): string | null {
   try {
-    const world = addon.startMpi(libraries);
-    if (world.size === size && world.rank === rank) return true;
-    const got = `${world.library}, for which this is process ${world.rank} of ${world.size}, and not ${rank} of ${size}`;
-    return fail('init', "MPI's library must be the launcher's", got, remedy);
+    const world = start();
+    if (world.size === size && world.rank === rank) return null;
+    return `${world.library}, for which this is process ${world.rank} of ${world.size}, and not ${rank} of ${size}`;
   } catch (error) {
-    if (gpu) return false;
-    return fail('init', rule, error instanceof Error ? error.message : String(error), remedy);
+    return error instanceof Error ? error.message : String(error);
   }
 }
 
@@ -228,8 +233,8 @@ class NativeWorld extends NativeGroup implements World {
     this.localRank = localRank;
   }
 
-  async exchange(value: unknown): Promise<unknown[]> {
-    return (await this.connection.control.exchange(WORLD, {kind: 'exchange'}, value)).values;
+  async exchange<T>(value: T): Promise<T[]> {
+    return (await this.connection.control.exchange(WORLD, {kind: 'exchange'}, value)).values as T[];
   }
 
   finalize(): Promise<void> {

@@ -8,7 +8,6 @@ const MPI_NAMES: Record<Launcher, readonly string[]> = {
   torchrun: [],
   MPICH: ['libmpi_abi.so.1', 'libmpi.so.12'],
   'Open MPI': ['libmpi.so.40'],
-  // With MPI's own variables in the environment it counts as MPICH.
   Slurm: ['libmpi_abi.so.1', 'libmpi.so.40', 'libmpi.so.12'],
 };
 
@@ -23,7 +22,8 @@ const BESIDE = ['lib', 'lib64', join('lib', 'release')];
  */
 export function mpiLibraries(launcher: Launcher, environment: NodeJS.ProcessEnv): string[] {
   const {FLASHMASK_MPI: given, PATH = ''} = environment;
-  const names = MPI_NAMES[launcher];
+  // srun connects programs of MPI only if it was told so.
+  const names = launcher === 'Slurm' && environment.PMIX_RANK === undefined ? [] : MPI_NAMES[launcher];
   if (given) return isFolder(given) ? names.map((name) => join(given, name)).filter(existsSync) : [given];
   const onPath = PATH.split(delimiter).map((folder) => join(folder, 'mpiexec'));
   const programs = [...launchersOfThisProcess(), ...onPath.filter(existsSync).map((path) => realpathSync(path))];

@@ -8,6 +8,7 @@ import {
   reshape,
   scalar,
   slice,
+  tidy,
   zerosLike,
 } from '@tensorflow/tfjs-core';
 import {describe, fail} from '../call/errors.js';
@@ -123,11 +124,12 @@ export class NativeGroup implements ProcessGroup {
     check('sendReceive', x);
     for (const [name, rank] of Object.entries({to, from}))
       if (rank !== undefined) this.checkRank('sendReceive', name, rank);
-    const row = reshape(x, [1, x.size]);
-    const countsOf = (partner?: number): number[] => Array.from({length: this.size}, (_, i) => Number(i === partner));
-    const given = to === undefined ? slice(row, [0, 0], [0, x.size]) : row;
-    const got = this.allToAll(given, countsOf(to), countsOf(from));
-    return from === undefined ? zerosLike(x) : (reshape(got, x.shape) as T);
+    // Differentiated as a whole: also members without a partner take part in the gradient.
+    return withGradient(
+      x,
+      () => this.transfer(x, {to, from}),
+      (dy) => this.sendReceive(dy, {to: from, from: to}),
+    );
   }
 
   barrier(): void {
@@ -147,6 +149,17 @@ export class NativeGroup implements ProcessGroup {
     return members.length === 1 ? soloGroup : part;
   }
 
+  /** The work of sendReceive: a tensor is one row. */
+  private transfer<T extends Tensor>(x: T, {to, from}: Partners): T {
+    return tidy(() => {
+      const countsOf = (partner?: number): number[] => Array.from({length: this.size}, (_, i) => Number(i === partner));
+      const row = reshape(x, [1, x.size]);
+      const given = to === undefined ? slice(row, [0, 0], [0, x.size]) : row;
+      const got = this.run('allToAll', given, {}, [...countsOf(to), ...countsOf(from)]);
+      return (from === undefined ? zerosLike(x) : reshape(got, x.shape)) as T;
+    });
+  }
+
   /** A value of each member, while this thread waits. */
   private exchangeSync(kind: string, value: unknown): {values: unknown[]; sequence: number} {
     if (isRecording()) fail('traced', `${kind}() must not run inside`, 'a call of it', 'Call it outside.');
@@ -162,11 +175,7 @@ export class NativeGroup implements ProcessGroup {
     gradient: (dy: T) => Tensor,
     counts?: number[],
   ): T {
-    const run = customGrad((given) => ({
-      value: this.run(kind, given as Tensor, attributes, counts),
-      gradFunc: (dy: Tensor) => gradient(dy as T),
-    }));
-    return run(x) as T;
+    return withGradient(x, () => this.run(kind, x, attributes, counts) as T, gradient);
   }
 
   private run(kind: Kind, x: Tensor, {max, root}: {max?: boolean; root?: number}, counts?: number[]): Tensor {
@@ -209,6 +218,11 @@ export class NativeGroup implements ProcessGroup {
       'Correct it.',
     );
   }
+}
+
+/** Computes a tensor of `x` that has its own gradient. */
+function withGradient<T extends Tensor>(x: T, value: () => T, gradient: (dy: T) => Tensor): T {
+  return customGrad(() => ({value: value(), gradFunc: (dy: Tensor) => gradient(dy as T)}))(x) as T;
 }
 
 /** What the members of a group of NCCL find each other by. */

@@ -10,6 +10,10 @@ export interface FunctionGraph {
   outputs: string[];
 }
 
+/** Calls of process groups. They wait for other processes, so all make them in the same order: that of recording. */
+export const isCollective = ({op}: GraphNode): boolean =>
+  /^FlashMask(AllReduce|AllGather|ReduceScatter|Broadcast|AllToAll)$/.test(op);
+
 /** The node of an output, which is `name:place`. */
 export const nodeOf = (output: string): string => output.slice(0, output.lastIndexOf(':'));
 export const placeOf = (output: string): number => Number(output.slice(output.lastIndexOf(':') + 1));

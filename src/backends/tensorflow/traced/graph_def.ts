@@ -77,9 +77,22 @@ function nodeMessage({name, op, inputs, attributes}: GraphNode): Uint8Array {
   return message(textField(1, name), textField(2, op), ...inputs.map((input) => textField(3, input)), ...attrs);
 }
 
-/** The GraphDef of nodes, each after those that it reads. */
-export function graphDef(nodes: readonly GraphNode[]): Uint8Array {
-  return message(...nodes.map((node) => bytesField(1, nodeMessage(node))), bytesField(4, intField(1, PRODUCER)));
+/**
+ * The GraphDef of nodes, each after those that it reads.
+ *
+ * @param ordered nodes that run in their order here, each after the one before: TensorFlow runs others as they are
+ *   ready.
+ */
+export function graphDef(nodes: readonly GraphNode[], ordered: (node: GraphNode) => boolean): Uint8Array {
+  let before: string[] = [];
+  const messages = nodes.map((node) => {
+    if (!ordered(node)) return nodeMessage(node);
+    // An input with a caret is waited for, and not read.
+    const inputs = [...node.inputs, ...before];
+    before = [`^${node.name}`];
+    return nodeMessage({...node, inputs});
+  });
+  return message(...messages.map((node) => bytesField(1, node)), bytesField(4, intField(1, PRODUCER)));
 }
 
 /** An input of an operation, as its OpDef declares it. */

@@ -1,7 +1,7 @@
 /** @file A graph as TensorFlow functions that run one after another: one, or more if XLA compiles it in part. */
 import type {Tensor} from '@tensorflow/tfjs-core';
 import {bitsOf, withBits} from './bits.js';
-import {type FunctionGraph, nodeOf, placeOf} from './function_graph.js';
+import {type FunctionGraph, isCollective, nodeOf, placeOf} from './function_graph.js';
 import {engineNow} from './gradients.js';
 import {graphDef} from './graph_def.js';
 import {countFunctions} from './progress.js';
@@ -88,7 +88,7 @@ export class Program {
   private add({nodes, inputs, outputs, xla}: Segment): string {
     globals[COUNT] = (globals[COUNT] ?? 0) + 1;
     const name = `tfjs_flashmask_${this.name}_${globals[COUNT]}`;
-    this.binding.addFunction!(name, graphDef(nodes), inputs, outputs, xla);
+    this.binding.addFunction!(name, graphDef(nodes, isCollective), inputs, outputs, xla);
     return name;
   }
 

@@ -1,8 +1,8 @@
 /**
  * @file Cuts the graph of a function into segments, so that XLA compiles what it can: it has no kernels of
- * flashMaskAttention, which runs between compiled segments.
+ * flashMaskAttention and of process groups, which run between compiled segments.
  */
-import {type FunctionGraph, nodeOf, placeOf} from './function_graph.js';
+import {type FunctionGraph, isCollective, nodeOf, placeOf} from './function_graph.js';
 import {type GraphNode, placeholder} from './graph_def.js';
 
 /** A part of a graph that runs as one function. Its inputs are stand-ins of `reads`. */
@@ -14,13 +14,11 @@ export interface Segment extends FunctionGraph {
 }
 
 /** Operations without a kernel for XLA. */
-const WITHOUT_XLA = /^FlashMaskAttention/;
-
-const isOwn = ({op}: GraphNode): boolean => WITHOUT_XLA.test(op);
+const isOwn = (node: GraphNode): boolean => node.op.startsWith('FlashMaskAttention') || isCollective(node);
 
 /**
  * The segments of a graph, in the order in which they run: odd stages hold what XLA cannot compile. A node runs as
- * early as it can.
+ * early as it can, and calls of process groups not before those that were recorded before them.
  */
 export function segmentsOf(graph: FunctionGraph): Segment[] {
   const stages = stagesOf(graph);
@@ -34,12 +32,14 @@ function stagesOf({nodes, inputs, outputs}: FunctionGraph): Map<string, number> 
   const given = new Set(inputs.map(nodeOf));
   const results = new Set(outputs.map(nodeOf));
   const stages = new Map<string, number>();
+  let collective = 0;
   for (const node of nodes) {
     if (given.has(node.name) || (isConstant(node, stages, given) && !results.has(node.name))) continue;
     const earlier = node.inputs.map((input) => stages.get(nodeOf(input)) ?? 0);
-    const stage = Math.max(0, ...earlier);
+    const stage = Math.max(isCollective(node) ? collective : 0, ...earlier);
     const odd = stage % 2 === 1;
     stages.set(node.name, odd === isOwn(node) ? stage : stage + 1);
+    if (isCollective(node)) collective = stages.get(node.name)!;
   }
   return stages;
 }

@@ -22,7 +22,8 @@ export interface TracedOptions {
   name?: string;
   /**
    * Compiles by XLA, which fuses operations that go over memory alone. The first call then takes far longer, and
-   * numbers differ by roundings. flashMaskAttention runs between compiled parts. Default false.
+   * numbers differ by roundings. flashMaskAttention and calls of process groups run between compiled parts. Default
+   * false.
    */
   xla?: boolean;
   /**
