@@ -53,6 +53,17 @@ function checkExchange(plan: ContextParallelPlan): void {
   }
 }
 
+/** The rows of a rank against the keys of the whole sequence. */
+function withAllKeys(plan: ContextParallelPlan, rank: number): FlashMask {
+  const {mask, localLength} = plan;
+  const dense = mask.toDense();
+  const rows = plan.rows(rank);
+  const {keyLength} = mask;
+  const local = new Uint8Array(localLength * keyLength);
+  rows.forEach((row, i) => local.set(dense.subarray(row * keyLength, (row + 1) * keyLength), i * keyLength));
+  return masks.fromDense(local, {shape: [localLength, keyLength]});
+}
+
 const forms = [
   {causal: true, vectors: 0},
   {causal: false, vectors: 0},
@@ -123,6 +134,25 @@ describe('planContextParallel', () => {
     const [all, some] = [plan.localMask(1), plan.localMask(1, [1, 3])];
     expect([some.batch, some.heads]).to.deep.equal([2, 2]);
     for (const b of [0, 1]) for (const h of [0, 1]) assert.deepEqual(some.toDense(b, h), all.toDense(b, h + 1));
+  });
+
+  it('other masks of a sequence keep its rows', () => {
+    const plan = planContextParallel(masks.causalDocument([30, 18]), {ranks: 2, chunk: 4});
+    const window = masks.slidingWindow(48, 7);
+    const other = plan.withMask(window);
+    for (const rank of [0, 1]) expect([...other.rows(rank)]).to.deep.equal([...plan.rows(rank)]);
+    checkMasks(window, other);
+    checkExchange(other);
+    // Blocks are of 4 rows and keys here.
+    const live = ranksOf(other).map((rank) => {
+      const {emptyTiles} = withAllKeys(other, rank).sparsity({blockQ: 4, blockK: 4});
+      return Math.round((1 - emptyTiles) * 6 * 12);
+    });
+    expect([...other.liveTiles]).to.deep.equal(live);
+    expect(() => plan.withMask(masks.causal(40))).to.throw(
+      /withMask: the mask must be of the 48 tokens of the plan, got 40/,
+    );
+    expect(() => plan.withMask(masks.causal(48, {queryLength: 4}))).to.throw(/withMask: .* as many queries as keys/);
   });
 
   it('counts the tiles that the kernels compute', () => {
