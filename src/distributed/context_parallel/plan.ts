@@ -1,5 +1,6 @@
 /** @file The plan of context parallelism: which rank has which rows of a sequence, and which keys travel. */
 import type {Tensor} from '@tensorflow/tfjs-core';
+import {remember} from '../../call/remember.js';
 import {checkInteger, checkOptions, describe, fail} from '../../call/errors.js';
 import {FlashMask, requireHost} from '../../mask/flash_mask.js';
 import {isFlashMask} from '../../mask/is_flash_mask.js';
@@ -259,8 +260,7 @@ export class ContextParallelPlan {
   }
 
   private once<T>(key: string, make: () => T): T {
-    if (!this.memory.has(key)) this.memory.set(key, make());
-    return this.memory.get(key) as T;
+    return remember(this.memory, key, make) as T;
   }
 }
 
