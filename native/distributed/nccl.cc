@@ -88,11 +88,14 @@ std::string Load(const std::string& path) {
   return "";
 }
 
-[[noreturn]] void Throw(Result result, const char* function, Comm comm) {
+std::string ErrorOf(Result result, const char* function, Comm comm) {
   const char* detail = nccl.GetLastError ? nccl.GetLastError(comm) : nullptr;
-  throw std::runtime_error("nccl" + std::string(function) + " failed with ncclResult_t " + std::to_string(result) +
-                           (detail && *detail ? ": " + std::string(detail) : "") +
-                           ". NCCL_DEBUG=WARN in the environment prints more.");
+  return "nccl" + std::string(function) + " gave ncclResult_t " + std::to_string(result) +
+         (detail && *detail ? ": " + std::string(detail) : "") + ". NCCL_DEBUG=WARN in the environment prints more.";
+}
+
+[[noreturn]] void Throw(Result result, const char* function, Comm comm) {
+  throw std::runtime_error(ErrorOf(result, function, comm));
 }
 
 // ---- A group ----
@@ -140,6 +143,13 @@ class Members : public Transport {
       case Collective::kAllToAll:
         return Call("Send and Recv", [&] { return AllToAll(call, in, out, stream); });
     }
+  }
+
+  std::string Error() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Result state = kSuccess;
+    if (!comm_ || nccl.CommGetAsyncError(comm_, &state) != kSuccess || Goes(state)) return "";
+    return ErrorOf(state, "CommGetAsyncError", comm_);
   }
 
   void Abort() override {

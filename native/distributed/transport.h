@@ -49,6 +49,9 @@ class Transport {
   // Throws Interrupted, or std::runtime_error.
   virtual void Run(const Collective& call, const float* in, float* out, void* stream) = 0;
 
+  // An error of work that was queued and has failed since; empty if there is none.
+  virtual std::string Error() { return ""; }
+
   // Ends calls that wait for others, in whatever thread. Called once, after the failure is known to the world.
   virtual void Abort() {}
 };

@@ -44,6 +44,11 @@ std::shared_ptr<Group> Find(int64_t id) {
   return found->second;
 }
 
+std::map<int64_t, std::shared_ptr<Group>> Groups() {
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  return state().groups;
+}
+
 void Announce(Group* group, const Collective& call) {
   const std::lock_guard<std::mutex> lock(state().mutex);
   group->calls++;
@@ -111,17 +116,23 @@ void ListenToCalls(std::function<void(const std::string&)> listener) {
 }
 
 void Fail(const std::string& message) {
-  std::map<int64_t, std::shared_ptr<Group>> groups;
   {
     const std::lock_guard<std::mutex> lock(state().mutex);
     if (state().failed) return;
     state().failure = message;
     state().failed = true;
-    groups = state().groups;
   }
-  for (const auto& [id, group] : groups) {
+  for (const auto& [id, group] : Groups()) {
     if (group->device) group->device->Abort();
   }
+}
+
+std::string DeviceError() {
+  for (const auto& [id, group] : Groups()) {
+    const std::string error = group->device ? group->device->Error() : "";
+    if (!error.empty()) return error;
+  }
+  return "";
 }
 
 bool Failed() { return state().failed; }

@@ -48,5 +48,8 @@ bool Failed();
 std::string Failure();
 void ThrowIfFailed();
 
+// An error of work on a GPU that was queued and has failed since, or an empty string.
+std::string DeviceError();
+
 }  // namespace distributed
 }  // namespace flashmask

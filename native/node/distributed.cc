@@ -10,6 +10,7 @@
 //   onCall(listener: (call: string) => void)  hears of each call before it starts; for the thread of the control plane
 //   fail(message: string)
 //   failure(): string | null
+//   deviceError(): string | null             of work on a GPU that was queued and has failed since
 #include "distributed.h"
 
 #include <functional>
@@ -146,6 +147,8 @@ napi_value Fail(const Js&, const Arguments& arguments) {
 
 napi_value Failure(const Js& js, const Arguments&) { return js.StringOrNull(distributed::Failure()); }
 
+napi_value DeviceError(const Js& js, const Arguments&) { return js.StringOrNull(distributed::DeviceError()); }
+
 // ---- Calls, told to JavaScript ----
 
 void TellCall(napi_env env, napi_value listener, void*, void* data) {
@@ -191,6 +194,7 @@ void ExportDistributed(napi_env env, napi_value exports) {
   Export(env, exports, "onCall", OnCall);
   Export(env, exports, "fail", Wrapped<Fail>);
   Export(env, exports, "failure", Wrapped<Failure>);
+  Export(env, exports, "deviceError", Wrapped<DeviceError>);
 }
 
 }  // namespace node

@@ -1,4 +1,5 @@
 // The ops of the collectives, and TensorFlow's kernels for them.
+#include <algorithm>
 #include <limits>
 #include <string>
 
@@ -115,7 +116,7 @@ Collective Describe(Call* call, const Attributes& attributes, Shape* output) {
 struct Cpu {
   static constexpr const char* kDevice = "CPU";
 
-  static void Run(int64_t group, const Collective& collective, const float* in, float* out) {
+  static void Run(int64_t group, const Collective& collective, const float* in, float* out, const void*) {
     distributed::RunOnHost(group, collective, in, out);
   }
 };
@@ -124,9 +125,10 @@ struct Cpu {
 struct Gpu {
   static constexpr const char* kDevice = "GPU";
 
-  static void Run(int64_t group, const Collective& collective, const float* in, float* out) {
-    // A tensor without elements has no memory.
-    cuda::OrderedStream ordered(collective.Elements() > 0 ? in : out);
+  static void Run(int64_t group, const Collective& collective, const float* in, float* out, const void* memory) {
+    // A member that neither gives nor gets anything needs no stream.
+    if (!memory) return distributed::RunOnDevice(group, collective, in, out, nullptr);
+    cuda::OrderedStream ordered(memory);
     CheckOrder(ordered);
     try {
       distributed::RunOnDevice(group, collective, in, out, ordered.stream());
@@ -148,8 +150,12 @@ void Compute(void* kernel, OpKernelContext* context) {
     const Collective collective = Describe<kKind>(call, attributes, &shape);
     const auto* in = static_cast<const float*>(call->Input(0));
     float* out = call->Output(0, shape);
+    // Of a tensor with elements: others have none.
+    const bool gives = collective.Elements() > 0;
+    const bool gets = std::find(shape.begin(), shape.end(), 0) == shape.end();
+    const void* memory = gives ? in : gets ? out : nullptr;
     try {
-      Device::Run(attributes.group, collective, in, out);
+      Device::Run(attributes.group, collective, in, out, memory);
     } catch (const distributed::Interrupted& interrupted) {
       // Others may still read from and write to its memory.
       call->Abandon();

@@ -19,4 +19,6 @@ export interface GroupAddon {
   /** Ends all calls, now and later, with this error. */
   fail(message: string): void;
   failure(): string | null;
+  /** An error of work on a GPU that was queued and has failed since. */
+  deviceError(): string | null;
 }

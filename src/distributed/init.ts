@@ -84,7 +84,12 @@ export async function init(options: InitOptions = {}): Promise<World> {
   const {timeout, rendezvous} = checkOptions('init', options, ['timeout', 'rendezvous']);
   const wishes = {timeout: secondsOf(timeout), rendezvous: rendezvous ?? process.env.FLASHMASK_RENDEZVOUS};
   made ??= start(wishes);
-  return made;
+  try {
+    return await made;
+  } catch (error) {
+    made = null;
+    throw error;
+  }
 }
 
 function secondsOf(option: number | undefined): number {

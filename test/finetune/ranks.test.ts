@@ -17,7 +17,7 @@ import {masks} from '../../src/entries/index.js';
 import {command, interruptAt, succeeds} from '../support/finetune_command.js';
 import {writeComparisons, writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
 import {seeded} from '../support/random.js';
-import {type Ended, TrainingThreads} from '../support/training_threads.js';
+import {type EndedThread, TrainingThreads} from '../support/training_threads.js';
 
 /** Fields of a model that JavaScript computes fast. */
 const SMALL = {
@@ -99,7 +99,7 @@ describe('fine-tuning: several ranks', () => {
     ...(args.includes('--steps') ? [] : ['--steps', '2']),
     ...args,
   ];
-  const endsWell = (ends: readonly Ended[], code = 0, team = ends.length): void => {
+  const endsWell = (ends: readonly EndedThread[], code = 0, team = ends.length): void => {
     ends.forEach((ended) => expect([ended.error, ended.code]).to.deep.equal([null, code]));
     // All make the same calls, or they would wait for each other.
     ends.forEach(({calls}, rank) => expect(calls).to.deep.equal(ends[rank - (rank % team)].calls));
@@ -113,7 +113,7 @@ describe('fine-tuning: several ranks', () => {
 
   it('have the numbers of one process with as much accumulation, to the last digit', async () => {
     const kinds: [objective: string, args: string[]][] = [
-      ['sft', ['--eval-samples', '6', '--eval-steps', '1', '--weight-decay', '0.1', '--batch-rows', '2']],
+      ['sft', ['--eval-samples', '4', '--eval-steps', '2', '--weight-decay', '0.1', '--batch-rows', '2']],
       ['dpo', ['--eval-samples', '2']],
       ['rm', ['--lora', '--lora-dropout', '0.2', '--centering', '0.01', '--compare', '1']],
     ];

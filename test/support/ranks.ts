@@ -1,7 +1,7 @@
 /** @file Runs a program in several processes: on MPICH, as mpiexec does, or alone, as torchrun does. */
 import {type ChildProcess, spawn} from 'node:child_process';
 import {closeSync, existsSync, openSync, readFileSync} from 'node:fs';
-import {join} from 'node:path';
+import {join, resolve as resolvePath} from 'node:path';
 import {root, temporaryFolder} from './packed_project.js';
 
 /** How a process ended, and what it printed. */
@@ -14,7 +14,7 @@ export interface Rank {
 
 interface Programs {
   ranks: number;
-  /** A TypeScript file, relative to the repository, and its arguments. */
+  /** A file, relative to the repository, and its arguments. */
   program: string;
   args?: string[];
   env?: NodeJS.ProcessEnv;
@@ -64,7 +64,7 @@ const SIGNALS: Record<number, NodeJS.Signals> = {6: 'SIGABRT', 9: 'SIGKILL', 11:
 /** Runs a program on MPICH, or on Open MPI with its own options. A rank that ends takes no other with it. */
 export async function runOnMpi(mpi: string, {options = [], ranks, program, args = [], env}: Programs): Promise<Rank[]> {
   const folder = temporaryFolder();
-  const command = [process.execPath, '--import=tsx', join(root, program), ...args];
+  const command = [process.execPath, '--import=tsx', resolvePath(root, program), ...args];
   const child = spawn(
     join(mpi, 'bin', 'mpiexec'),
     [...options, '-n', String(ranks), 'sh', '-c', SHELL, 'sh', ...command],
@@ -92,7 +92,7 @@ export async function runOnMpi(mpi: string, {options = [], ranks, program, args 
 /** Runs a program in processes that know of each other by torchrun's variables. */
 export async function runAlone({ranks, program, args = [], env}: Programs): Promise<Rank[]> {
   const folder = temporaryFolder();
-  const command = ['--import=tsx', join(root, program), ...args];
+  const command = ['--import=tsx', resolvePath(root, program), ...args];
   return Promise.all(
     Array.from({length: ranks}, async (_, rank) => {
       const paths = ['out', 'err'].map((name) => join(folder, `${rank}.${name}`));

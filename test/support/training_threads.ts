@@ -2,25 +2,11 @@
 import {fileURLToPath} from 'node:url';
 import {Worker} from 'node:worker_threads';
 import {build} from 'esbuild';
+import type {Ended, Training} from './rank_training.js';
 import {sharedMemory} from './thread_ranks.js';
 
-/** A command line of every rank. */
-export interface Training {
-  args: readonly string[];
-  /** Further arguments of some ranks. */
-  more?: Readonly<Record<number, readonly string[]>>;
-  /** A rank that is asked to stop after its first step. */
-  stopped?: number;
-}
-
 /** How a training ended on one rank. */
-export interface Ended {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-  error: string | null;
-  /** Whether all ranks have the error. */
-  shared: boolean;
+export interface EndedThread extends Ended {
   /** Its calls of the group, with the shapes of tensors. */
   calls: string[];
 }
@@ -56,11 +42,11 @@ export class TrainingThreads {
   }
 
   /** How the ranks end. */
-  train(training: Training): Promise<Ended[]> {
+  train(training: Training): Promise<EndedThread[]> {
     const ends = this.threads.map(
       (thread) =>
-        new Promise<Ended>((resolve, reject) => {
-          thread.once('error', reject).once('message', (ended: Ended) => {
+        new Promise<EndedThread>((resolve, reject) => {
+          thread.once('error', reject).once('message', (ended: EndedThread) => {
             thread.off('error', reject);
             resolve(ended);
           });

@@ -31,7 +31,7 @@ export async function joinRanks({backend}: TrainOptions, session: Session): Prom
   }
   await openDevice('tensorflow', session);
   const world = await init();
-  return {ranks: world as Ranks, leave: () => world.finalize()};
+  return {ranks: world, leave: () => world.finalize()};
 }
 
 /** What a command of a rank may say: rank 0 speaks for all. */

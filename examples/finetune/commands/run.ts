@@ -15,7 +15,7 @@ import {checkpointFolder} from '../train/checkpoint_folders.js';
 import type {RunIdentity} from '../train/checkpoint_state.js';
 import {fingerprint} from '../train/fingerprint.js';
 import {type OutputFolder, REFERENCE_FILE} from '../train/output_folder.js';
-import {type Ranks, SharedError, checkEqual, together} from '../train/ranks.js';
+import {type Ranks, SharedError, checkEqual, oneFirst, together} from '../train/ranks.js';
 import {TrainedModel, checkCompilation} from '../train/trained_model.js';
 import {type ModelFiles, openModel} from '../weights/model_files.js';
 import {type Epoch, countEpoch, dataPath, heldOutBatches, rowSettings} from './data.js';
@@ -75,14 +75,14 @@ export async function prepareRun(
   io.say(`Device   ${device.description}`);
   io.say('Reading  the model, and the data once, to count them');
   checkCompilation(options);
-  const files = opened.files ?? (await openFiles(options.model, session));
+  const files = opened.files ?? (await oneFirst(ranks, () => openFiles(options.model, session)));
   if (files.config.scoreHead && options.objective !== 'rm') {
     throw new Error(
       `${files.origin} is a reward model, which writes no text: ${options.objective} needs a language model.`,
     );
   }
   const tokenizer = new ChatTokenizer(files.tokenizerJson, files.tokenizerConfig, files.config.vocabSize, files.origin);
-  const file = await dataPath(options.data, io);
+  const file = await oneFirst(ranks, () => dataPath(options.data, io));
   const rows = rowSettings(file, options, files.config);
   // The held-out records are the first ones of the file, so their problems come first.
   const heldOut = await heldOutBatches(rows, tokenizer, options.evalSamples);

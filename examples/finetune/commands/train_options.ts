@@ -186,6 +186,7 @@ type GivenOptions = Omit<TrainOptions, 'objective' | 'learningRate' | keyof type
 
 function addModelAndData(command: Command, objective: ObjectiveName): void {
   command
+    .optionsGroup('Model and data:')
     .option('--model <name>', 'smollm2, glassllm, a folder, a .gguf file, or owner/name of a hub', 'smollm2')
     .option('--data <name>', 'a .jsonl or .json file, alpaca_en_demo or dpo_en_demo', DATA[objective])
     .option('--output <folder>', 'where checkpoints, metrics and charts go', `checkpoints/${objective}`)
@@ -195,6 +196,7 @@ function addModelAndData(command: Command, objective: ObjectiveName): void {
 
 function addLora(command: Command): void {
   command
+    .optionsGroup('Adapters:')
     .option('--lora', 'train low-rank adapters instead of all weights')
     .option('--lora-rank <number>', 'rank of the adapters', whole(1), 8)
     .option('--lora-alpha <number>', 'the adapters count alpha / rank', positive, 16)
@@ -209,6 +211,7 @@ function addLora(command: Command): void {
 
 function addBatches(command: Command): void {
   command
+    .optionsGroup('Rows and batches:')
     .option('--row-tokens <number>', 'tokens of a packed row', whole(2), 512)
     .option('--batch-rows <number>', 'rows that are computed together', whole(1), 1)
     .option('--accumulate <number>', 'batches of a step, on each rank', whole(1), 1)
@@ -223,13 +226,13 @@ function addBatches(command: Command): void {
 function addOptimization(command: Command, objective: ObjectiveName): void {
   const {full, lora} = LEARNING_RATES[objective];
   command
+    .optionsGroup('Optimization:')
     .option('--steps <number>', 'steps of the optimizer (as many as --epochs need)', whole(1))
     .option('--epochs <number>', 'times that the data are gone through', whole(1), 1)
     .option('--learning-rate <number>', `its peak (${full}, with --lora ${lora})`, positive)
     .option('--warmup-ratio <fraction>', 'part of the steps before the peak', within(0, 1), 0.1)
     .option('--weight-decay <number>', "AdamW's, of matrices", within(0, Infinity), 0)
     .option('--max-grad-norm <number>', 'gradients with a larger norm are scaled down', positive, 1)
-    .option('--shard-optimizer', 'several ranks divide the states of the optimizer')
     .option('--seed <number>', 'of fresh weights, dropout and the order of the data', whole(0), 0);
   if (objective === 'dpo') {
     command
@@ -250,6 +253,7 @@ function addOptimization(command: Command, objective: ObjectiveName): void {
 
 function addRun(command: Command, objective: ObjectiveName): void {
   command
+    .optionsGroup('Speed and memory:')
     .addOption(
       new Option('--keep-activations [when]', 'do not compute blocks twice: faster, more memory; auto: where it fits')
         .choices(KEEP_ACTIVATIONS)
@@ -263,6 +267,8 @@ function addRun(command: Command, objective: ObjectiveName): void {
         .choices(DTYPES)
         .default('float32'),
     )
+    .option('--shard-optimizer', 'several ranks divide the states of the optimizer')
+    .optionsGroup('The run:')
     .option('--save-every <steps>', 'steps between two checkpoints', whole(1), 50)
     .option('--save-limit <number>', 'checkpoints that are kept', whole(1), 2)
     .addOption(

@@ -43,6 +43,15 @@ export async function together<T>(ranks: Ranks, work: () => T | Promise<T>): Pro
   throw new SharedError(messageOf(errors));
 }
 
+/** Every rank does `work`, rank 0 before all others: what it downloads, those of its machine find. */
+export async function oneFirst<T>(ranks: Ranks, work: () => Promise<T>): Promise<T> {
+  let own: Promise<T> | null = null;
+  await together(ranks, async () => {
+    if (ranks.rank === 0) await (own = work());
+  });
+  return own ?? work();
+}
+
 /** Each message once, with the ranks that have it unless rank 0 does, which speaks for all. */
 function messageOf(errors: readonly (string | undefined)[]): string {
   const messages = new Set(errors.filter((error) => error !== undefined));

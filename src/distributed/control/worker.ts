@@ -43,6 +43,9 @@ export interface WorkerData {
 /** Names the answer to an exchange. */
 export const exchangeId = ({group, sequence}: {group: string; sequence: number}): string => `${group} ${sequence}`;
 
+/** How often NCCL is asked for errors. */
+const CHECK_MS = 1000;
+
 const data = workerData as WorkerData;
 const {introduction, timeout} = data;
 const addon = data.addon === null ? null : (createRequire(import.meta.url)(data.addon) as GroupAddon);
@@ -132,5 +135,14 @@ addon?.onCall((text) => {
   const {group, sequence, call} = JSON.parse(text) as Announcement;
   tellHub({kind: 'call', group, sequence, call, channel: 'tensors', blocks: data.blocks});
 });
+
+// Calls on a GPU are over for the host when they are queued; NCCL notices later what fails.
+if (addon !== null && !data.blocks) {
+  const timer = setInterval(() => {
+    const error = addon.deviceError();
+    if (error !== null) tellHub({kind: 'error', message: error});
+    if (error !== null || over) clearInterval(timer);
+  }, CHECK_MS).unref();
+}
 
 if (data.listens) orFail(listen(data.listens));
