@@ -167,6 +167,8 @@ function startMpi(place: Place, addon: GroupAddon, gpu: boolean): boolean {
 /** Starts MPI; returns why it does not connect the processes, or null. */
 function whyNoMpi(start: () => ReturnType<GroupAddon['startMpi']>, size: number, rank: number): string | null {
   try {
+    // UCX, which many libraries of MPI use, else rewrites mmap() in place while threads of Node are in it: they crash.
+    process.env.UCX_MEM_EVENTS ??= 'no';
     const world = start();
     if (world.size === size && world.rank === rank) return null;
     return `${world.library}, for which this is process ${world.rank} of ${world.size}, and not ${rank} of ${size}`;

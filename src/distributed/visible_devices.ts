@@ -33,5 +33,6 @@ export function requireOwnDevice(place: Place): void {
   if (!tooLate) return;
   const remedy =
     "Import 'tfjs-flashmask/distributed' before @tensorflow/tfjs-node-gpu, or set CUDA_VISIBLE_DEVICES for each process.";
-  fail('init', `each process must see one GPU, its ${place.localRank}th on this host`, 'all of them', remedy);
+  const rule = `each process must see its own GPU alone, this one number ${place.localRank} of its host`;
+  fail('init', rule, 'all of them', remedy);
 }

@@ -6,13 +6,17 @@
 import {mkdtempSync, readFileSync, readdirSync, rmSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
+import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {openSharedOutput} from '../../examples/finetune/commands/shared_output.js';
 import {Session, processIo} from '../../examples/finetune/io.js';
 import {deal} from '../../examples/finetune/train/dealing.js';
 import type {MetricsRecord} from '../../examples/finetune/train/metrics.js';
 import {alone} from '../../examples/finetune/train/ranks.js';
+import {sharingOf} from '../../examples/finetune/train/sharing.js';
 import {liveTiles} from '../../examples/finetune/train/work.js';
+import type {ProcessGroup} from '../../src/distributed/process_group.js';
+import {soloGroup} from '../../src/distributed/solo_group.js';
 import {masks} from '../../src/entries/index.js';
 import {command, interruptAt, succeeds} from '../support/finetune_command.js';
 import {writeComparisons, writeInstructions, writeTinyModel} from '../support/finetune_tiny.js';
@@ -71,6 +75,64 @@ describe('fine-tuning: the batches of a step are dealt to ranks', () => {
   });
 });
 
+describe('fine-tuning: ranks share a step of the optimizer', () => {
+  const MEBI = 2 ** 20;
+  before(() => tf.setBackend('cpu'));
+
+  /** A rank of two that have the same tensors, and the sizes of what it sends. */
+  function twin(rank: number): {group: ProcessGroup; sent: number[]} {
+    const sent: number[] = [];
+    const sending =
+      <T extends tf.Tensor>(received: (x: T) => tf.Tensor) =>
+      (x: T): T => {
+        sent.push(x.size);
+        return received(x) as T;
+      };
+    const group = {
+      ...{...soloGroup, rank, size: 2},
+      allReduce: sending((x) => x.mul(2)),
+      reduceScatter: sending((x) => x.mul(2).slice([rank, 0], [1, -1])),
+      allGather: sending((x) => tf.concat([x, x])),
+    };
+    return {group: group as ProcessGroup, sent};
+  }
+  /** Elements 0, 1, 2, ... of a shape. */
+  const counted = (...shape: number[]): tf.Tensor => tf.range(0, tf.util.sizeFromShape(shape)).reshape(shape);
+  const values = (tensors: readonly tf.Tensor[]): number[][] => tensors.map((tensor) => [...tensor.dataSync()]);
+
+  it('joins gradients up to 16 MB, and leaves larger ones alone', () => {
+    const {group, sent} = twin(0);
+    tf.tidy(() => {
+      const sizes = [3 * MEBI, MEBI, 5 * MEBI, 6, 7];
+      const sums = sharingOf(group, {divided: false}).sum(sizes.map((size) => tf.fill([1, size], size)));
+      expect(sent).to.deep.equal([4 * MEBI, 5 * MEBI, 13]);
+      expect(sums.map(({shape}) => shape)).to.deep.equal(sizes.map((size) => [1, size]));
+      sums.forEach((sum, i) => expect(sum.mean().dataSync()[0]).to.equal(2 * sizes[i]));
+    });
+  });
+
+  it('divides every tensor into equal pieces, with zeros behind the last', () => {
+    const tensors = [counted(2, 3), counted(5), counted(1)];
+    const shapes = tensors.map(({shape}) => shape);
+    const pieces = [[[0, 1, 2], [0, 1, 2], [0]], [[3, 4, 5], [3, 4, 0], [0]]]; // prettier-ignore
+    for (const rank of [0, 1]) {
+      const {group, sent} = twin(rank);
+      const sharing = sharingOf(group, {divided: true});
+      tf.tidy(() => {
+        const own = tensors.map((tensor) => sharing.piece(tensor));
+        expect(values(own)).to.deep.equal(pieces[rank]);
+        expect(values(sharing.sum(tensors))).to.deep.equal(pieces[rank].map((piece) => piece.map((x) => 2 * x)));
+        const whole = sharing.whole(own, shapes);
+        expect(whole.map(({shape}) => shape)).to.deep.equal(shapes);
+        const twice = pieces[rank].map((piece, i) => [...piece, ...piece].slice(0, tensors[i].size));
+        expect(values(whole)).to.deep.equal(twice);
+        expect(sent).to.deep.equal([14, 7]);
+      });
+    }
+    tf.dispose(tensors);
+  });
+});
+
 describe('fine-tuning: several ranks', () => {
   let folder: string;
   let comparisons: string;
@@ -104,6 +166,9 @@ describe('fine-tuning: several ranks', () => {
     // All make the same calls, or they would wait for each other.
     ends.forEach(({calls}, rank) => expect(calls).to.deep.equal(ends[rank - (rank % team)].calls));
   };
+  /** The kinds of collectives that a rank has called. */
+  const kindsOf = ({calls}: EndedThread): string[] =>
+    [...new Set(calls.map((call) => call.split(' ')[0]))].filter((kind) => kind !== 'exchange');
   /** Everything of a step but what depends on time, to so many digits or all. */
   const numbersOf = (name: string, digits = 17): Record<string, number>[] =>
     metricsOf(name).map((record) => {
@@ -122,28 +187,21 @@ describe('fine-tuning: several ranks', () => {
       const ends = await two.train({args: argsOf(objective, `two_${i}`, ...args)});
       endsWell(ends);
       expect(numbersOf(`two_${i}`), args.join(' ')).to.deep.equal(numbersOf(`one_${i}`));
-      // Rank 0 alone says what it does.
+      expect(kindsOf(ends[0])).to.deep.equal(['allReduce']);
       expect(ends[0].stdout).to.match(/Training 2 steps of \d rows on 2 ranks/);
     }
     expect(readdirSync(join(folder, 'two_1')).sort()).to.deep.equal(readdirSync(join(folder, 'one_1')).sort());
   });
 
   it('have these numbers with divided states to rounding, also three ranks that deal six batches', async () => {
-    const args = ['--accumulate', '2', '--weight-decay', '0.1', '--batch-rows', '1'];
-    await succeeds(argsOf('sft', 'six', ...args, '--accumulate', '6'));
+    const args = ['--weight-decay', '0.1', '--accumulate'];
+    await succeeds(argsOf('sft', 'six', ...args, '6'));
     const three = await TrainingThreads.start(3);
-    try {
-      for (const [name, more] of Object.entries({whole: [], divided: ['--shard-optimizer']})) {
-        const ends = await three.train({args: argsOf('sft', name, ...args, ...more)});
-        endsWell(ends);
-        expect(numbersOf(name, 5)).to.deep.equal(numbersOf('six', 5));
-        const kinds = new Set(ends[0].calls.map((call) => call.split(' ')[0]));
-        const expected = name === 'whole' ? ['allReduce'] : ['reduceScatter', 'allReduce', 'allGather'];
-        expect([...kinds].filter((kind) => kind !== 'exchange')).to.deep.equal(expected);
-      }
-    } finally {
-      await three.end();
-    }
+    const ends = await three.train({args: argsOf('sft', 'divided', ...args, '2', '--shard-optimizer')});
+    await three.end();
+    endsWell(ends);
+    expect(numbersOf('divided', 5)).to.deep.equal(numbersOf('six', 5));
+    expect(kindsOf(ends[0])).to.deep.equal(['reduceScatter', 'allReduce', 'allGather']);
   });
 
   it('have these numbers to rounding where two ranks share each row, also two such pairs', async () => {

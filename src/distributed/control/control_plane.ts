@@ -25,6 +25,8 @@ export interface Exchanged {
   sequence: number;
 }
 
+type Listening = Report & {kind: 'listening'};
+
 interface Waiting {
   resolve: (report: Report) => void;
   reject: (error: Error) => void;
@@ -35,7 +37,9 @@ const EXTENSION = extname(import.meta.url);
 const LEARN = EXTENSION === '.ts' ? "require('node:module').register('tsx/esm', {parentURL: code, data: {}});" : '';
 const START = `const {code} = require('node:worker_threads').workerData; ${LEARN} import(code);`;
 /** How long a process that ends by an error waits until the others can know it. */
-const LAST_WORDS_MS = 1000;
+const LAST_WORDS_MS = 5000;
+/** How much longer than the hub a thread waits. */
+const GRACE_MS = 60_000;
 /** The longest wait for the end of connections. */
 const CLOSE_MS = 2000;
 
@@ -48,7 +52,10 @@ export class ControlPlane {
   private failure: string | null = null;
   private readonly onError = (error: unknown): void => this.tellError(error);
 
-  private constructor(options: ControlOptions, listens: WorkerData['listens']) {
+  private constructor(
+    private readonly options: ControlOptions,
+    listens: WorkerData['listens'],
+  ) {
     const {port1, port2} = new MessageChannel();
     this.port = port1;
     const code = new URL(`./worker${EXTENSION}`, import.meta.url).href;
@@ -66,20 +73,19 @@ export class ControlPlane {
     tell: (port: number) => void,
   ): Promise<ControlPlane> {
     const control = new ControlPlane(options, listens);
-    const joined = control.expect('joined');
-    const {port} = (await control.expect('listening')) as Report & {kind: 'listening'};
-    tell(port);
-    await joined;
-    return control.ready();
+    return control.started(async () => {
+      const told = control.expect('listening').then((report) => tell((report as Listening).port));
+      await Promise.all([told, control.expect('joined')]);
+    });
   }
 
   /** The others: join rank 0. */
   static async join(options: ControlOptions, where: Endpoint | {file: string}): Promise<ControlPlane> {
     const control = new ControlPlane(options, null);
-    const joined = control.expect('joined');
-    control.order({kind: 'join', where});
-    await joined;
-    return control.ready();
+    return control.started(async () => {
+      control.order({kind: 'join', where});
+      await control.expect('joined');
+    });
   }
 
   /** A value of each member of a group. All call it in the same order. */
@@ -94,7 +100,8 @@ export class ControlPlane {
   /** The same, while this thread waits. */
   exchangeSync(group: string, call: Call, value: unknown): Exchanged {
     const announcement = this.announcement(group, call, value, true);
-    const report = this.await({kind: 'exchange', announcement, waits: true});
+    // The hub ends it earlier, if the thread runs.
+    const report = this.await({kind: 'exchange', announcement, waits: true}, this.options.timeout + GRACE_MS);
     if (report?.kind === 'values') return {values: report.values, sequence: announcement.sequence};
     throw new Error(report?.kind === 'failed' ? report.message : 'the control plane must answer, got nothing.');
   }
@@ -110,8 +117,14 @@ export class ControlPlane {
     await this.worker.terminate();
   }
 
-  /** The process may end though the thread runs. */
-  private ready(): this {
+  /** Waits until all have joined; from then on the process may end though the thread runs. */
+  private async started(join: () => Promise<void>): Promise<this> {
+    try {
+      await join();
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
     this.worker.unref();
     return this;
   }
@@ -127,7 +140,7 @@ export class ControlPlane {
     this.worker.postMessage(order);
   }
 
-  private await(order: Order, milliseconds?: number): Report | undefined {
+  private await(order: Order, milliseconds: number): Report | undefined {
     Atomics.store(this.word, 0, 0);
     this.order(order);
     Atomics.wait(this.word, 0, 0, milliseconds);
