@@ -24,7 +24,7 @@ const ROOMS = {
   [`${WEBGPU}/autotune`]: ['src/call', 'src/mask', WEBGPU],
   'src/node_webgpu': ['src/call', 'src/backends'],
   'src/cli': ['src/call', 'src/mask', 'src/backends', 'src/node_webgpu', 'src/entries'],
-  'src/distributed': ['src/call', 'src/backends/tensorflow'],
+  'src/distributed': ['src/call', 'src/mask', 'src/backends/tensorflow', 'ops'],
   ops: ['src/call', 'src/mask', 'src/backends/composed'],
   // Models of tf.layers. A folder of its own, since only its entry may need @tensorflow/tfjs-layers.
   'src/tf_layers': ['src/call', 'src/mask', 'src/layers', 'ops'],

@@ -15,6 +15,7 @@ import {paperMasks} from './masks.js';
 import {count, list, numbers, positive, some} from './options.js';
 import {DEVICE_KINDS, type DeviceKind, type Emit, type Suite} from './record.js';
 import {appendRecord, readRecords} from './record_files.js';
+import {runContextParallel} from './suites/context_parallel.js';
 import {runDecode} from './suites/decode.js';
 import {ATTENTIONS, runFinetune} from './suites/finetune.js';
 import {runLong} from './suites/long.js';
@@ -164,6 +165,11 @@ suite('finetune', 'training steps of the example application with both attention
   .option('--no-torch', 'without them')
   .option('--timeout <s>', 'seconds for one measurement, with the start of its process', positive, 120)
   .option('--minutes <m>', 'start nothing after so many', positive, Infinity);
+
+suite('context-parallel', 'balance and bytes of plans for ranks that share a row, without ranks', runContextParallel)
+  .option('--masks <names>', 'masks of the paper', some(paperMasks), paperMasks)
+  .option('--lengths <N,...>', 'tokens of a row', numbers, [131072, 1048576])
+  .option('--ranks <n,...>', 'processes that share a row', numbers, [8, 64, 512]);
 
 /** Measurements that run in a process of their own (child.ts). */
 const CHILDREN: Record<string, (options: never) => Promise<object>> = {peak: peakOf, step: measureSteps};

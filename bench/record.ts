@@ -1,7 +1,9 @@
 /** @file The one record of all benchmarks: a JSON object per line of a file. Times are milliseconds, sizes bytes. */
 
 /** The sources of records: the commands of `npm run bench`, and `cuda` for bench/cuda/bench.py. */
-const SUITES = ['masks', 'paper', 'decode', 'long', 'schedule', 'tiles', 'finetune', 'cuda'] as const;
+const SUITES = [
+  'masks', 'paper', 'decode', 'long', 'schedule', 'tiles', 'finetune', 'context-parallel', 'cuda',
+] as const; // prettier-ignore
 export type Suite = (typeof SUITES)[number];
 
 /** tfjs's own WebGPU device, or that of createWebGPUBackend(). */
@@ -49,6 +51,8 @@ const CALL = {
   D: 'number',
   /** Tile shape of the suite `tiles`. */
   shape: 'string',
+  /** Processes that share a row. */
+  ranks: 'number',
 } as const;
 
 const FIGURES = {
@@ -118,6 +122,20 @@ const FIGURES = {
   /** Loss of the first step. The learning rate is 0. */
   loss: 'number',
   gradNorm: 'number',
+  /**
+   * How much more live tiles the busiest rank has than the mean: of the plan, with two chunks a rank dealt from both
+   * ends of the row, and with one chunk a rank.
+   */
+  imbalance: 'number',
+  zigzagImbalance: 'number',
+  contiguousImbalance: 'number',
+  /** Rows of a chunk of the plan. */
+  chunk: 'number',
+  /** Key rows that come to a rank from others: the mean, and the most. */
+  receivedRows: 'number',
+  mostReceivedRows: 'number',
+  /** Time of the plan, and of the rows, keys and mask of one rank. */
+  planMs: 'number',
   /** Duration of the whole measurement, including the start of its process. */
   seconds: 'number',
 } as const;

@@ -1,6 +1,6 @@
 /**
  * @file Draws every mask of the table into docs/images/masks with the library's `toSVG`, and lists the pictures in
- * docs/masks.md between `<!-- gallery -->` and `<!-- /gallery -->`.
+ * docs/masks.md between `<!-- gallery -->` and `<!-- /gallery -->`. Also draws how a row is dealt to ranks.
  *
  *     npx tsx scripts/gallery.ts            writes pictures and lists
  *     npx tsx scripts/gallery.ts --check    fails if the committed ones differ
@@ -10,6 +10,7 @@ import {fileURLToPath} from 'node:url';
 import {seededRandom} from '../src/mask/builders/random.js';
 import {toSVG} from '../src/mask/pictures/svg.js';
 import {type MaskEntry, maskTable} from '../test/support/mask_table.js';
+import {dealtPicture} from './dealt_row.js';
 
 /** Tokens of a picture, and tokens per tile. */
 const LENGTH = 24;
@@ -48,6 +49,7 @@ const IMAGES = 'images/masks/';
 /** All files that this script writes: path to content. */
 function outputs(): Map<string, string> {
   const files = new Map(maskTable.map((entry) => [`${folder}${entry.name}.svg`, galleryPicture(entry)]));
+  files.set('docs/images/context-parallel.svg', dealtPicture());
   const text = readOr(DOCUMENT) ?? '';
   const list = `<!-- gallery -->\n${galleryList()}\n<!-- /gallery -->`;
   files.set(

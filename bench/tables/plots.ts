@@ -1,9 +1,10 @@
 /** @file Plots of benchmark records as SVG: time against sparsity or visible tiles, memory against length. */
 import * as Plot from '@observablehq/plot';
-import {parseHTML} from 'linkedom';
 import {measured, type BenchRecord} from '../record.js';
+import {balancePlot, bytesPlot} from './context_parallel.js';
 import {type FittedLine, memoryLines, timeLines} from './fit.js';
 import {isCpu} from './masks.js';
+import {COLORS, page, standalone} from './svg.js';
 
 interface Point {
   x: number;
@@ -25,8 +26,6 @@ interface Look {
   lines?: (Point & {name: string})[];
 }
 
-const COLORS = ['#1f6feb', '#d1242f', '#54aeff', '#ff8182'];
-
 /** Panels of points and lines, and the names of the colours in the first one, as a standalone SVG document. */
 function panels(points: readonly Point[], {title, height, x, y, lines = []}: Look): string {
   const series = [...new Set(points.map((point) => point.series))];
@@ -41,7 +40,6 @@ function panels(points: readonly Point[], {title, height, x, y, lines = []}: Loo
     }),
   ); // prettier-ignore
   const labels = points.filter(({label}) => label !== undefined);
-  const {document} = parseHTML('<html><body></body></html>');
   const plot = Plot.plot({
     width: 760, height: 60 + height * rows.length, marginLeft: 60, marginRight: 70, insetTop: 40, insetBottom: 16,
     x,
@@ -55,14 +53,9 @@ function panels(points: readonly Point[], {title, height, x, y, lines = []}: Loo
       Plot.text(labels, {...place, text: 'label', dx: 5, dy: 6, fontSize: 9, rotate: 25, textAnchor: 'start'}),
       ...legend,
     ],
-    document: document as unknown as Document,
-    style: {background: 'white', color: '#1f2328'},
+    ...page(),
   }); // prettier-ignore
-  plot.setAttribute('xmlns', 'http://www.w3.org/2000/svg');
-  const heading = document.createElementNS('http://www.w3.org/2000/svg', 'title');
-  heading.textContent = title;
-  plot.prepend(heading as unknown as Node);
-  return `${plot.outerHTML}\n`;
+  return standalone(plot, title);
 }
 
 const seriesOf = ({attention}: BenchRecord): string =>
@@ -175,6 +168,11 @@ export function plotsOf(file: string, records: readonly BenchRecord[]): Map<stri
         look,
       ),
     );
+  }
+  const shared = measured(records, 'context-parallel');
+  if (shared.length > 0) {
+    plots.set(`${file}-balance`, balancePlot(shared));
+    plots.set(`${file}-bytes`, bytesPlot(shared));
   }
   return plots;
 }

@@ -1,5 +1,6 @@
 /** @file What a terminal shows of records: a line for each, and the tables of a file. */
 import type {BenchRecord} from '../record.js';
+import {contextParallelSections} from './context_parallel.js';
 import {finetuneSections, gibibytes, rate} from './finetune.js';
 import {digits, exponent, mebibytes, percent, tera, type Section} from './markdown.js';
 import {maskSections} from './masks.js';
@@ -10,6 +11,7 @@ export const sectionsOf = (records: readonly BenchRecord[]): Section[] => [
   ...maskSections(records),
   ...paperSections(records),
   ...finetuneSections(records),
+  ...contextParallelSections(records),
 ];
 
 /** The tables of all sections that have records. */
@@ -38,13 +40,20 @@ const FIGURES: [name: keyof BenchRecord, show: (value: number) => string][] = [
   ['peakBytes', (x) => `peak ${mebibytes(x)} MiB`],
   ['loss', (x) => `loss ${x.toFixed(4)}`],
   ['difference', (x) => `differs by ${exponent(x)}`],
+  ['imbalance', (x) => `imbalance ${percent(x)}`],
+  ['zigzagImbalance', (x) => `zigzag ${percent(x)}`],
+  ['contiguousImbalance', (x) => `contiguous ${percent(x)}`],
+  ['chunk', (x) => `chunks of ${x}`],
+  ['receivedRows', (x) => `${x.toFixed(0)} key rows a rank`],
+  ['mostReceivedRows', (x) => `at most ${x}`],
+  ['planMs', (x) => `planned in ${x.toFixed(0)} ms`],
   ['seconds', (x) => `took ${x.toFixed(1)} s`],
 ];
 
 /** A record as one line, shown during the run. */
 export function describeRecord(r: BenchRecord): string {
-  const {suite, part, kind, precision, model, task, attention, eager, xla, dtype, mask, N, H, Hkv, D, shape} = r;
-  const sizes = Object.entries({N, H, Hkv, D}).map(([name, value]) =>
+  const {suite, part, kind, precision, model, task, attention, eager, xla, dtype, mask, N, H, Hkv, D, shape, ranks} = r;
+  const sizes = Object.entries({N, H, Hkv, D, ranks}).map(([name, value]) =>
     value === undefined ? undefined : `${name} ${value}`,
   );
   const how = [eager && 'eager', xla && 'xla', dtype];

@@ -9,5 +9,13 @@ import {chooseDevice} from '../distributed/visible_devices.js';
 
 chooseDevice();
 
+export {
+  type ContextParallelAttentionOptions,
+  type ContextParallelOptions,
+  contextParallelAttention,
+  ContextParallelPlan,
+  planContextParallel,
+  type RowExchange,
+} from '../distributed/context_parallel.js';
 export {type InitOptions, type World, init} from '../distributed/init.js';
 export type {Partners, ProcessGroup, Reduction} from '../distributed/process_group.js';

@@ -4,7 +4,8 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
-import {type World, init} from '../../src/entries/distributed.js';
+import {type World, contextParallelAttention, init, planContextParallel} from '../../src/entries/distributed.js';
+import {flashMaskAttention, masks} from '../../src/entries/index.js';
 import {traced} from '../../src/entries/node.js';
 import {type All, type Rows, allGather, allReduce, allToAll, broadcast, gradients} from './reference.js';
 import {max, mean, reduceScatter, sendReceive} from './reference.js';
@@ -52,6 +53,10 @@ const message = (work: () => unknown): string => {
   }
   return 'no error';
 };
+
+/** Largest difference of tensors, over the largest number of the second. */
+const differenceOf = (x: tf.Tensor, y: tf.Tensor): number =>
+  tf.tidy(() => x.sub(y).abs().max().div(y.abs().max()).dataSync()[0]);
 
 export const checks: Record<string, Check> = {
   'knows its place': (world) => {
@@ -261,5 +266,31 @@ export const checks: Record<string, Check> = {
     const before = tf.memory().numTensors;
     run();
     expect(tf.memory().numTensors).to.equal(before);
+  },
+  'contextParallelAttention is the op on the whole row, with its gradients, also computed twice': (world) => {
+    const mask = masks.causalDocument([200, 400, 168]);
+    const plan = planContextParallel(mask, {ranks: world.size, chunk: 32});
+    const random = (heads: number, seed: number): tf.Tensor4D =>
+      tf.randomNormal([1, mask.keyLength, heads, 8], 0, 1, 'float32', seed);
+    const whole = {q: random(4, 1), k: random(2, 2), v: random(2, 3)};
+    const dOut = random(4, 4);
+    const run = (attend: typeof attendHere, x: typeof whole, dy: tf.Tensor): tf.Tensor[] => [
+      attend(x),
+      ...tf.grads((q, k, v) =>
+        attend({q, k, v} as typeof whole)
+          .mul(dy)
+          .sum(),
+      )([x.q, x.k, x.v]),
+    ];
+    const attendHere = ({q, k, v}: typeof whole): tf.Tensor4D => contextParallelAttention(world, q, k, v, plan);
+    const wanted = run(({q, k, v}) => flashMaskAttention(q, k, v, mask), whole, dOut);
+    const [q, k, v, dy] = [whole.q, whole.k, whole.v, dOut].map((x) => plan.take(x, world.rank));
+    const twice = traced((x: tf.NamedTensorMap) => attendHere(x as typeof whole), {eager: true, recompute: true});
+    for (const attend of [attendHere, twice as typeof attendHere]) {
+      run(attend, {q, k, v}, dy).forEach((got, i) => {
+        const difference = differenceOf(plan.restore(world.allGather(got)), wanted[i]);
+        expect(difference, ['out', 'dq', 'dk', 'dv'][i]).to.be.lessThan(2e-6);
+      });
+    }
   },
 };

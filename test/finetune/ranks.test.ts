@@ -161,10 +161,10 @@ describe('fine-tuning: several ranks', () => {
     ...(args.includes('--steps') ? [] : ['--steps', '2']),
     ...args,
   ];
-  const endsWell = (ends: readonly EndedThread[], code = 0): void => {
+  const endsWell = (ends: readonly EndedThread[], code = 0, team = ends.length): void => {
     ends.forEach((ended) => expect([ended.error, ended.code]).to.deep.equal([null, code]));
     // All make the same calls, or they would wait for each other.
-    ends.forEach(({calls}) => expect(calls).to.deep.equal(ends[0].calls));
+    ends.forEach(({calls}, rank) => expect(calls).to.deep.equal(ends[rank - (rank % team)].calls));
   };
   /** The kinds of collectives that a rank has called. */
   const kindsOf = ({calls}: EndedThread): string[] =>
@@ -204,6 +204,28 @@ describe('fine-tuning: several ranks', () => {
     expect(kindsOf(ends[0])).to.deep.equal(['reduceScatter', 'allReduce', 'allGather']);
   });
 
+  it('have these numbers to rounding where two ranks share each row, also two such pairs', async () => {
+    const four = await TrainingThreads.start(4);
+    const kinds: [objective: string, threads: TrainingThreads, alone: string[], args: string[]][] = [
+      ['sft', four, ['--accumulate', '2'], ['--eval-samples', '6', '--batch-rows', '2']],
+      ['dpo', two, [], ['--lora', '--eval-samples', '2']],
+      ['rm', two, [], ['--lora', '--centering', '0.01', '--batch-rows', '2']],
+    ];
+    try {
+      for (const [objective, threads, alone, args] of kinds) {
+        await succeeds(argsOf(objective, `${objective}_whole`, ...args, ...alone));
+        const ends = await threads.train({
+          args: argsOf(objective, `${objective}_shared`, ...args, '--context-parallel', '2'),
+        });
+        endsWell(ends, 0, 2);
+        expect(ends[0].stdout).to.match(/Training 2 steps of \d rows? on \d ranks, 2 for each row/);
+        expect(numbersOf(`${objective}_shared`, 4), objective).to.deep.equal(numbersOf(`${objective}_whole`, 4));
+      }
+    } finally {
+      await four.end();
+    }
+  });
+
   it('go on where another number of ranks stopped, with the same numbers', async () => {
     const args = ['--steps', '4', '--lora', '--lora-dropout', '0.1'];
     await succeeds(argsOf('sft', 'uninterrupted', ...args, '--accumulate', '2'));
@@ -237,6 +259,18 @@ describe('fine-tuning: several ranks', () => {
       ...args,
       '--batch-rows',
       '9',
+    ]);
+    await refused(/^--context-parallel 3: as many ranks must share each row, and 2 cannot/, [
+      ...args,
+      '--context-parallel',
+      '3',
+    ]);
+    const inTwo = [...args, '--context-parallel', '2'];
+    await refused(/^--context-parallel 2: dense attention, which --compare asks for/, [...inTwo, '--compare', '1']);
+    await refused(/^--context-parallel 2: --row-tokens must be a multiple of it, got 127/, [
+      ...inTwo,
+      '--row-tokens',
+      '127',
     ]);
     await refused(/^--resume: there is no checkpoint in .*refused/, [...args, '--resume']);
     await refused(/^--data: there is no missing\.jsonl/, [...args, '--data', 'missing.jsonl']);

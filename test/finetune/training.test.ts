@@ -21,7 +21,8 @@ import {type AttentionKind, attentionOf} from '../../examples/finetune/train/att
 import {batchLogProbs, dpoObjective} from '../../examples/finetune/train/objectives/dpo.js';
 import type {Objective} from '../../examples/finetune/train/objectives/objective.js';
 import {rmObjective} from '../../examples/finetune/train/objectives/rm.js';
-import {labelledRows, sftObjective} from '../../examples/finetune/train/objectives/sft.js';
+import {labelledRows} from '../../examples/finetune/train/label_log_probs.js';
+import {sftObjective} from '../../examples/finetune/train/objectives/sft.js';
 import {adapterOffReference} from '../../examples/finetune/train/reference.js';
 import {tokenLogProbs} from '../../examples/finetune/train/token_log_probs.js';
 import {TrainedModel} from '../../examples/finetune/train/trained_model.js';

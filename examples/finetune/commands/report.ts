@@ -57,9 +57,9 @@ function describePacking({rows, options, epoch}: Run): string {
   return `${epoch.rows} rows of ${rows.rowTokens} tokens, ${percent(epoch.density)} full, ${perRow.toFixed(1)} samples a row${copies}`;
 }
 
-function describePlan({options, batches, steps, before, epoch, ranks}: Run): string {
+function describePlan({options, batches, steps, before, epoch, ranks, team}: Run): string {
   const rowsOfStep = options.batchRows * batches;
-  const shared = ranks.size > 1 ? ` on ${ranks.size} ranks` : '';
+  const shared = ranks.size > 1 ? ` on ${ranks.size} ranks${team.size > 1 ? `, ${team.size} for each row` : ''}` : '';
   const epochs = (steps * rowsOfStep) / epoch.rows;
   const from = before === null ? '' : ` from step ${before.step + 1}`;
   const compared = Math.min(options.compare, steps - (before?.step ?? 0));

@@ -2,6 +2,8 @@
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {sha256OfFile} from '../../../src/cli/files.js';
+import type {ProcessGroup} from '../../../src/distributed/process_group.js';
+import {soloGroup} from '../../../src/distributed/solo_group.js';
 import type {Batch} from '../data/batch.js';
 import type {RowSettings} from '../data/rows.js';
 import {ChatTokenizer} from '../data/tokenizer.js';
@@ -28,6 +30,8 @@ export interface Run {
   session: Session;
   /** The processes that train together. */
   ranks: Ranks;
+  /** Those of them that share rows with this one. */
+  team: ProcessGroup;
   device: Device;
   /** The base model. */
   files: ModelFiles;
@@ -68,6 +72,7 @@ export async function prepareRun(
   const {reportTo, backend} = options;
   if (backend !== 'auto') checkReportTo(reportTo, backend);
   await checkEqual(ranks, flagsOf(options), 'Give all ranks the same options.');
+  const team = teamOf(options, ranks);
   const output = await openSharedOutput(options.output, session, ranks, {opened: opened.output});
   const {id, before} = await startOrResume(options, session, ranks, output);
   const device = opened.device ?? (await openDevice(options.backend, session));
@@ -88,8 +93,8 @@ export async function prepareRun(
   const heldOut = await heldOutBatches(rows, tokenizer, options.evalSamples);
   session.atEnd(() => heldOut.forEach((batch) => batch.dispose()));
   const epoch = await countEpoch(rows, tokenizer, io);
-  const batches = options.accumulate * ranks.size;
-  checkEnoughRows(epoch, options, ranks);
+  const batches = options.accumulate * (ranks.size / team.size);
+  checkEnoughRows(epoch, options, ranks, team);
   const steps = stepsOf(options, batches, epoch);
   // A resumed run keeps its warm-up, however many steps it now has.
   const warmupSteps = before ? plannedBefore(before, {options, batches, epoch}).warmupSteps : warmupOf(options, steps);
@@ -101,7 +106,7 @@ export async function prepareRun(
   await checkEqual(ranks, {...identity.settings, ...identity.baseModel.fingerprint}, 'Give all ranks the same.');
   if (before !== null) checkSameRun(before.folder, before.state, identity);
   if (before !== null) checkMoreToDo(before, steps);
-  const common = {options, session, ranks, device, files, tokenizer, id, identity, output, before};
+  const common = {options, session, ranks, team, device, files, tokenizer, id, identity, output, before};
   return {...common, rows, epoch, batches, steps, warmupSteps, heldOut};
 }
 
@@ -129,10 +134,28 @@ async function startOrResume(
   return {id: found.id, before};
 }
 
-function checkEnoughRows({rows}: Epoch, {batchRows, data}: TrainOptions, {size}: Ranks): void {
+/** The ranks that share rows with this one: neighbours. */
+function teamOf({contextParallel, rowTokens, compare}: TrainOptions, ranks: Ranks): ProcessGroup {
+  if (contextParallel === 1) return soloGroup;
+  const refuse = (why: string): never => {
+    throw new SharedError(`--context-parallel ${contextParallel}: ${why}`);
+  };
+  if (ranks.size % contextParallel !== 0) {
+    refuse(`as many ranks must share each row, and ${ranks.size} cannot. Start a multiple of ${contextParallel}.`);
+  }
+  if (rowTokens % contextParallel !== 0) {
+    refuse(`--row-tokens must be a multiple of it, got ${rowTokens}. Multiples of 256 times as much are the fastest.`);
+  }
+  if (compare > 0) refuse('dense attention, which --compare asks for, needs whole rows. Leave out one of the two.');
+  return ranks.split(Math.floor(ranks.rank / contextParallel));
+}
+
+function checkEnoughRows({rows}: Epoch, {batchRows, data}: TrainOptions, ranks: Ranks, team: ProcessGroup): void {
+  const size = ranks.size / team.size;
   if (size === 1 || rows >= size * batchRows) return;
+  const sharing = team.size > 1 ? `, ${team.size} for each row,` : '';
   throw new SharedError(
-    `${size} ranks with --batch-rows ${batchRows} need at least ${size * batchRows} rows, but ${data} has ${rows} in an ` +
+    `${ranks.size} ranks${sharing} with --batch-rows ${batchRows} need at least ${size * batchRows} rows, but ${data} has ${rows} in an ` +
       'epoch. Start fewer processes, or give fewer --row-tokens.',
   );
 }

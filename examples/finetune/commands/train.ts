@@ -99,11 +99,11 @@ async function prepare(ranks: Ranks, options: TrainOptions, session: Session, op
 
 /** Keeps activations where that fits on every rank; returns what it chose, for the user. */
 async function chooseMemory({options, device, ranks}: Run, model: TrainedModel): Promise<string> {
-  const {rowTokens, batchRows, compare} = options;
+  const {rowTokens, batchRows, compare, contextParallel} = options;
   const choices = await together(ranks, () =>
     compare > 0
       ? {keep: false, why: 'the twin with dense attention needs memory'}
-      : chooseActivations(model, rowTokens * batchRows, device.freeBytes()),
+      : chooseActivations(model, (rowTokens * batchRows) / contextParallel, device.freeBytes()),
   );
   const {keep, why} = choices.find((choice) => !choice.keep) ?? choices[0];
   model.keepActivations = keep;

@@ -29,6 +29,8 @@ export interface TrainOptions {
   batchRows: number;
   /** Batches of a step that each rank computes. */
   accumulate: number;
+  /** Ranks that share each row; 1 if each has its own. */
+  contextParallel: number;
   /** Ranks divide the states of the optimizer. */
   shardOptimizer: boolean;
   maxTokens?: number;
@@ -216,6 +218,7 @@ function addBatches(command: Command): void {
     .option('--row-tokens <number>', 'tokens of a packed row', whole(2), 512)
     .option('--batch-rows <number>', 'rows that are computed together', whole(1), 1)
     .option('--accumulate <number>', 'batches of a step, on each rank', whole(1), 1)
+    .option('--context-parallel <ranks>', 'ranks that share each row, for rows too long for one', whole(1), 1)
     .option('--max-tokens <number>', 'longest sample (the row, or what the model can read)', whole(2))
     .addOption(new Option('--too-long <what>', 'what is done to longer ones').choices(['cut', 'drop']).default('cut'))
     .option('--skip-bad', 'leave out items that cannot be read, and count them')

@@ -35,7 +35,8 @@ export async function makeTrainers(run: Run, model: TrainedModel): Promise<Train
     if (before !== null) {
       await optimizer.restore(before.optimizer, before.step);
     }
-    return new Trainer(trained, objectiveOf(options, trained, kind, reference), optimizer, kind, options.seed, ranks);
+    const objective = objectiveOf(options, trained, kind, reference);
+    return new Trainer(trained, objective, optimizer, kind, options.seed, ranks, run.team);
   };
   const flash = await make('flash', model);
   if (options.compare === 0) {

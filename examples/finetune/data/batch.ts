@@ -1,5 +1,7 @@
 /** @file Rows on the device: tokens, labels, the position of every answer, and the mask that keeps samples apart. */
 import * as tf from '@tensorflow/tfjs';
+import type {ContextParallelPlan} from '../../../src/distributed/context_parallel.js';
+import type {ProcessGroup} from '../../../src/distributed/process_group.js';
 import {type FlashMask, masks} from '../../../src/entries/index.js';
 import type {Tokens} from '../model/llama.js';
 import {IGNORED, type Row, type Sample, usedTokens} from './sample.js';
@@ -11,6 +13,15 @@ export interface BatchAnswer {
   end: number;
   /** Index into `Batch.samples`. */
   sample: number;
+}
+
+/** Ranks that share rows. */
+export interface SharedRows {
+  team: ProcessGroup;
+  /** Which of them has which rows, with the mask of a window. */
+  plan: (window: number | null) => ContextParallelPlan;
+  /** The position of the last token of each answer among those of this rank, or -1. */
+  ends: number[];
 }
 
 /** Packed rows of `T` tokens each. `dispose()` frees the tensors on the device. */
@@ -34,6 +45,8 @@ export interface Batch extends Tokens {
    *   `encodeComparison`.
    */
   mask(window: number | null): FlashMask;
+  /** The ranks that share the rows, if these are one rank's part of them. Masks are those of whole rows. */
+  shared?: SharedRows;
   dispose(): void;
 }
 

@@ -1,7 +1,8 @@
 /** @file The attention of a batch: flashMaskAttention, or dense masked attention in plain tfjs ops for comparison. */
 import * as tf from '@tensorflow/tfjs';
+import {contextParallelAttention} from '../../../src/distributed/context_parallel.js';
 import {type FlashMask, flashMaskAttention} from '../../../src/entries/index.js';
-import type {Batch} from '../data/batch.js';
+import type {Batch, SharedRows} from '../data/batch.js';
 import type {LlamaConfig} from '../model/config.js';
 import type {Attend} from '../model/llama.js';
 
@@ -18,6 +19,7 @@ const MASKED = -1e9;
 
 /** The attention of a batch, per layer, because layers may have different sliding windows. */
 export function attentionOf(kind: AttentionKind, batch: Batch, {slidingWindows}: LlamaConfig): BatchAttention {
+  if (batch.shared) return {attend: sharedAttention(batch.shared, slidingWindows), tensors: []};
   const make = kind === 'flash' ? boundsOf : denseBias;
   const attention = kind === 'flash' ? flashAttention : denseAttention;
   const tensors = new Map<FlashMask, tf.Tensor4D>();
@@ -27,6 +29,11 @@ export function attentionOf(kind: AttentionKind, batch: Batch, {slidingWindows}:
   const attend: Attend = (q, k, v, _layer, given) => attention(q, k, v, given[name] as tf.Tensor4D);
   attend.tensorsOf = (layer) => ({[name]: tensors.get(batch.mask(slidingWindows[layer]))!});
   return {attend, tensors: [...tensors.values()]};
+}
+
+/** The attention of ranks that share rows. It has no tensors: plans know the masks. */
+function sharedAttention({team, plan}: SharedRows, slidingWindows: LlamaConfig['slidingWindows']): Attend {
+  return (q, k, v, layer) => contextParallelAttention(team, q, k, v, plan(slidingWindows[layer]));
 }
 
 /** The bounds of a causal mask, `[batch, heads, keys, vectors]`. */

@@ -1,5 +1,7 @@
 /** @file Trains one model: a step of forward, backward and AdamW over a few batches, with either attention. */
 import * as tf from '@tensorflow/tfjs';
+import type {ProcessGroup} from '../../../src/distributed/process_group.js';
+import {soloGroup} from '../../../src/distributed/solo_group.js';
 import type {Batch} from '../data/batch.js';
 import type {AdamW} from './adamw.js';
 import {type AttentionKind, attentionOf} from './attention.js';
@@ -7,6 +9,7 @@ import {deal} from './dealing.js';
 import type {MetricsRecord} from './metrics.js';
 import type {Objective, Observations} from './objectives/objective.js';
 import {type Ranks, alone} from './ranks.js';
+import {partOf} from './shared_rows.js';
 import type {TrainedModel} from './trained_model.js';
 import {workOf} from './work.js';
 
@@ -43,11 +46,13 @@ export class Trainer {
     private readonly seed = 0,
     /** The ranks that do the steps together. The optimizer must sum their gradients. */
     private readonly ranks: Ranks = alone,
+    /** Those of the ranks that share rows with this one: neighbours, as many everywhere. */
+    private readonly team: ProcessGroup = soloGroup,
   ) {}
 
   /** The indices of the batches that this rank computes. */
   own(batches: readonly Batch[]): number[] {
-    return this.dealt(batches)[this.ranks.rank];
+    return this.dealt(batches)[this.teamOf(this.ranks.rank)];
   }
 
   /**
@@ -60,14 +65,14 @@ export class Trainer {
     const shares: Share[] = [];
     let gradients = new Map<string, tf.Tensor>();
     const dealt = this.dealt(batches);
-    for (const i of dealt[this.ranks.rank]) {
+    for (const i of dealt[this.teamOf(this.ranks.rank)]) {
       const share = await this.share(batches[i], total, this.dropoutSeed(i));
       shares.push(share);
       gradients = addUp(gradients, share.gradients);
     }
     const norm = this.optimizer.step(gradients, rate);
     tf.dispose([...gradients.values()]);
-    const seen = await this.ofAllRanks(dealt, await downloadShares(shares));
+    const seen = await this.ofAllRanks(dealt, await downloadShares(shares), addSeen);
     const loss = seen.reduce((sum, share) => sum + (share.loss ?? NaN), 0);
     const [gradNorm] = await download([norm]);
     const metrics = this.objective.metrics(joinObservations(seen), batches);
@@ -83,38 +88,47 @@ export class Trainer {
     this.model.adapter?.setDropout(null);
     const dealt = this.dealt(batches);
     const losses: number[] = [];
-    for (const batch of dealt[this.ranks.rank].map((i) => batches[i])) {
+    for (const whole of dealt[this.teamOf(this.ranks.rank)].map((i) => batches[i])) {
+      const batch = partOf(whole, this.team);
       const prepared = await this.objective.prepare?.(batch);
       const {attend, tensors} = attentionOf(this.kind, batch, this.model.config);
       const {loss, observations} = tf.tidy(() => this.lossOf(batch, attend, total, prepared));
       losses.push((await loss.data())[0]);
       tf.dispose([loss, ...tensors, ...Object.values(observations)]);
       prepared?.dispose();
+      batch.dispose();
     }
-    return (await this.ofAllRanks(dealt, losses)).reduce((sum, loss) => sum + (loss ?? NaN), 0);
+    return (await this.ofAllRanks(dealt, losses, addNumbers)).reduce((sum, loss) => sum + (loss ?? NaN), 0);
   }
 
-  /** Indices of batches by rank. */
+  /** Indices of batches by team. */
   private dealt(batches: readonly Batch[]): number[][] {
-    const {ranks, model} = this;
-    if (ranks.size === 1) return [[...batches.keys()]];
+    const {ranks, team, model} = this;
+    if (ranks.size === team.size) return [[...batches.keys()]];
     return deal(
       batches.map((batch) => workOf(batch, model.config)),
-      ranks.size,
+      ranks.size / team.size,
     );
   }
 
-  /** What the ranks have of their batches, in the order of all batches. */
-  private async ofAllRanks<T>(dealt: readonly number[][], own: T[]): Promise<T[]> {
+  private teamOf(rank: number): number {
+    return Math.floor(rank / this.team.size);
+  }
+
+  /** What the ranks have of their batches, in the order of all batches, added up where ranks share a batch. */
+  private async ofAllRanks<T>(dealt: readonly number[][], own: T[], add: (a: T, b: T) => T): Promise<T[]> {
     const all = await this.ranks.exchange(own);
     const inOrder: T[] = [];
-    dealt.forEach((batches, rank) => {
-      batches.forEach((batch, i) => (inOrder[batch] = all[rank][i]));
+    all.forEach((ofRank, rank) => {
+      dealt[this.teamOf(rank)].forEach((batch, i) => {
+        inOrder[batch] = batch in inOrder ? add(inOrder[batch], ofRank[i]) : ofRank[i];
+      });
     });
     return inOrder;
   }
 
-  private async share(batch: Batch, total: number, dropoutSeed: number): Promise<Share> {
+  private async share(whole: Batch, total: number, dropoutSeed: number): Promise<Share> {
+    const batch = partOf(whole, this.team);
     const prepared = await this.objective.prepare?.(batch);
     const {attend, tensors} = attentionOf(this.kind, batch, this.model.config);
     this.model.adapter?.setDropout(dropoutSeed);
@@ -128,6 +142,7 @@ export class Trainer {
     const {value, grads} = tf.variableGrads(lossOf, [...trainable.values()]);
     tf.dispose(tensors);
     prepared?.dispose();
+    batch.dispose();
     const gradients = [...trainable].map(([name, variable]): [string, tf.Tensor] => [name, grads[variable.name]]);
     return {loss: value, observations, gradients: new Map(gradients.filter(([, gradient]) => gradient != null))};
   }
@@ -147,9 +162,10 @@ export class Trainer {
     this.optimizer.dispose();
   }
 
-  /** Differs for every batch of a run and is the same in a resumed run. */
+  /** Differs for every batch of a run and every rank that shares it, and is the same in a resumed run. */
   private dropoutSeed(batch: number): number {
-    return Math.imul(this.seed + 1, 0x9e3779b1) ^ Math.imul(this.optimizer.steps + 1, 0x85ebca6b) ^ (batch + 1);
+    const ofStep = Math.imul(this.seed + 1, 0x9e3779b1) ^ Math.imul(this.optimizer.steps + 1, 0x85ebca6b);
+    return ofStep ^ (batch + 1) ^ Math.imul(this.team.rank, 0xc2b2ae35);
   }
 
   /** The loss arrives before the weights. This waits for a number of a weight too, or the next step would pay. */
@@ -189,6 +205,18 @@ async function downloadShares(shares: readonly Share[]): Promise<Seen[]> {
     }
   }
   return seen;
+}
+
+// NaN came as null.
+const addNumbers = (a: number, b: number): number => (a ?? NaN) + (b ?? NaN);
+
+/** The numbers of a batch that two ranks share. */
+function addSeen(a: Seen, b: Seen): Seen {
+  const observations: Seen['observations'] = {};
+  for (const [name, values] of Object.entries(a.observations)) {
+    observations[name] = values.map((value, i) => addNumbers(value, b.observations[name][i]));
+  }
+  return {loss: addNumbers(a.loss, b.loss), observations};
 }
 
 /** The observations of all batches, one after another. */

@@ -4,11 +4,11 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../data/batch.js';
+import {labelLogProbs, labelledRows} from '../label_log_probs.js';
 import {type DpoOptions, answerLogProbs, dpoLoss} from '../losses.js';
-import {tokenLogProbs} from '../token_log_probs.js';
+import {before} from '../shared_rows.js';
 import type {TrainedModel} from '../trained_model.js';
-import {labelledRows} from './sft.js';
-import {type Objective, answerPairs, mean} from './objective.js';
+import {type Objective, answerPairs, mean, observed, ofTeam, perRank} from './objective.js';
 
 /** Log-probability of each answer of a batch under the reference, `[answers]`. */
 export type Reference = (batch: Batch) => Promise<tf.Tensor1D>;
@@ -22,7 +22,7 @@ export function dpoObjective({beta, labelSmoothing}: Omit<DpoOptions, 'total'>, 
       const logProbs = {policy, reference: prepared as tf.Tensor1D};
       const {loss, rewards} = dpoLoss(logProbs, answerPairs(batch).flat(), {beta, labelSmoothing, total});
       const logits = meanLogits(model, batch, hidden);
-      return {loss, observations: {rewards: tf.keep(rewards), logps: tf.keep(policy), logits: tf.keep(logits)}};
+      return {loss: perRank(batch, loss), observations: observed(batch, {rewards, logps: policy, logits})};
     },
     metrics({rewards, logps, logits}, batches) {
       const {better, worse} = pairsOfStep(batches);
@@ -43,30 +43,28 @@ export function dpoObjective({beta, labelSmoothing}: Omit<DpoOptions, 'total'>, 
 }
 
 /** Sum of the log-probabilities of each answer's tokens, `[answers]`. */
-export function batchLogProbs({network}: TrainedModel, {labels, answers}: Batch, hidden: tf.Tensor2D): tf.Tensor1D {
-  const rows = labelledRows(labels);
-  const targets = rows.map((row) => labels[row]);
-  return answerLogProbs(tokenLogProbs(hidden, network.head, rows, targets), rowRanges(rows, answers));
+export function batchLogProbs(model: TrainedModel, batch: Batch, hidden: tf.Tensor2D): tf.Tensor1D {
+  const ranges = rowRanges(labelledRows(batch.labels), batch.answers);
+  return ofTeam(batch, answerLogProbs(labelLogProbs(model, batch, hidden), ranges));
 }
 
 /** The range of each answer's rows among the labelled rows. */
 function rowRanges(rows: Int32Array, answers: Batch['answers']): {start: number; end: number}[] {
-  const indexOf = new Map(Array.from(rows, (row, i) => [row, i]));
-  return answers.map(({start, end}) => ({start: indexOf.get(start)!, end: indexOf.get(end - 1)! + 1}));
+  return answers.map(({start, end}) => ({start: before(rows, start), end: before(rows, end)}));
 }
 
 /**
  * Mean logit over the vocabulary and an answer's positions, `[answers]`. The mean commutes with the product with the
  * head, so the head is averaged first.
  */
-function meanLogits({network}: TrainedModel, {labels, answers}: Batch, hidden: tf.Tensor2D): tf.Tensor1D {
+function meanLogits({network}: TrainedModel, batch: Batch, hidden: tf.Tensor2D): tf.Tensor1D {
   return tf.tidy(() => {
-    const rows = labelledRows(labels);
-    const ranges = rowRanges(rows, answers);
+    const rows = labelledRows(batch.labels);
+    const ranges = rowRanges(rows, batch.answers);
     const direction = network.head.mean(0).reshape([-1, 1]) as tf.Tensor2D;
     const logits = tf.matMul(hidden, direction).flatten().gather(tf.tensor1d(rows, 'int32')) as tf.Tensor1D;
     const lengths = tf.tensor1d(ranges.map(({start, end}) => end - start));
-    return answerLogProbs(logits, ranges).div(lengths);
+    return ofTeam(batch, answerLogProbs(logits, ranges)).div(ofTeam(batch, lengths));
   });
 }
 
