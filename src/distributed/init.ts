@@ -83,7 +83,11 @@ let made: Promise<World> | null = null;
 export async function init(options: InitOptions = {}): Promise<World> {
   const {timeout, rendezvous} = checkOptions('init', options, ['timeout', 'rendezvous']);
   const wishes = {timeout: secondsOf(timeout), rendezvous: rendezvous ?? process.env.FLASHMASK_RENDEZVOUS};
-  made ??= start(wishes);
+  if (made === null) {
+    const place = findPlace(process.env);
+    if (place === null || place.size === 1) return soloWorld;
+    made = start(place, wishes);
+  }
   try {
     return await made;
   } catch (error) {
@@ -104,9 +108,7 @@ interface Wishes {
   rendezvous?: string;
 }
 
-async function start(wishes: Wishes): Promise<World> {
-  const place = findPlace(process.env);
-  if (place === null || place.size === 1) return soloWorld();
+async function start(place: Place, wishes: Wishes): Promise<World> {
   await ready();
   const {addon, path, gpu} = requireAddon();
   if (gpu) requireOwnDevice(place);
@@ -134,9 +136,12 @@ async function start(wishes: Wishes): Promise<World> {
 }
 
 /** A process alone. */
-function soloWorld(): World {
-  return {...soloGroup, localRank: 0, exchange: (value) => Promise.resolve([value]), finalize: () => Promise.resolve()};
-}
+const soloWorld: World = {
+  ...soloGroup,
+  localRank: 0,
+  exchange: (value) => Promise.resolve([value]),
+  finalize: () => Promise.resolve(),
+};
 
 /** The addon, with its ops registered. */
 function requireAddon(): {addon: GroupAddon; path: string; gpu: boolean} {
