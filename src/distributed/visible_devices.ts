@@ -10,9 +10,10 @@ import {type Place, findPlace} from './launcher.js';
  */
 export function visibleDevicesOf({size, localRank}: Place, now: string | undefined): string | undefined {
   if (size === 1) return undefined;
-  if (now === undefined || now === '') return String(localRank);
+  if (now === undefined) return String(localRank);
   const devices = now.split(',');
-  // A launcher that gave one GPU to each process has done it already; with too few GPUs, CUDA tells.
+  // A launcher that gave one GPU to each process has done it already, and an empty list hides all GPUs. With too few,
+  // CUDA tells.
   return devices.length > 1 && localRank < devices.length ? devices[localRank].trim() : undefined;
 }
 

@@ -74,6 +74,7 @@ describe('the GPU of a process', () => {
     ['is its own of a list', '4,5,6', '5'],
     ['is left if the launcher chose one', '3', undefined],
     ['is none if none are visible', '-1', undefined],
+    ['is none if the list is empty', '', undefined],
   ];
   for (const [name, now, wanted] of cases) {
     it(name, () => expect(visibleDevicesOf(place, now)).to.equal(wanted));
