@@ -4,11 +4,11 @@ import {expect} from 'chai';
 import * as fc from 'fast-check';
 import {maskOf} from '../../bench/masks.js';
 import {type ContextParallelPlan, planContextParallel} from '../../src/distributed/context_parallel.js';
-import {dealChunks} from '../../src/distributed/context_parallel/deal.js';
+import {dealChunks} from '../../src/distributed/context_parallel/deal_chunks.js';
 import {FlashMask} from '../../src/mask/flash_mask.js';
 import * as masks from '../../src/mask/builders/index.js';
-import {MAX_BOUND, MIN_BOUND} from '../../src/mask/bounds/intervals.js';
 import {seededRandom} from '../../src/mask/builders/random.js';
+import {drawnMask, maskFields} from '../support/any_mask.js';
 import {maskTable} from '../support/mask_table.js';
 
 const ranksOf = ({ranks}: ContextParallelPlan): number[] => Array.from({length: ranks}, (_, rank) => rank);
@@ -64,40 +64,18 @@ function withAllKeys(plan: ContextParallelPlan, rank: number): FlashMask {
   return masks.fromDense(local, {shape: [localLength, keyLength]});
 }
 
-const forms = [
-  {causal: true, vectors: 0},
-  {causal: false, vectors: 0},
-  {causal: true, vectors: 1},
-  {causal: true, vectors: 2},
-  {causal: false, vectors: 2},
-  {causal: false, vectors: 4},
-] as const;
-
-const bound = fc.oneof(
-  {weight: 12, arbitrary: fc.integer({min: -3, max: 40})},
-  {weight: 1, arbitrary: fc.constantFrom(MIN_BOUND, MIN_BOUND + 1, -1000, 1000, MAX_BOUND - 1, MAX_BOUND)},
-);
-
 /** Square masks with any bounds, and how they are dealt. */
 const anyPlan = fc
   .record({
-    form: fc.constantFrom(...forms),
+    ...maskFields(300),
     ranks: fc.integer({min: 1, max: 4}),
     chunks: fc.integer({min: 1, max: 4}),
     chunk: fc.integer({min: 1, max: 4}),
-    batch: fc.integer({min: 1, max: 2}),
-    heads: fc.integer({min: 1, max: 2}),
-    run: fc.integer({min: 1, max: 12}),
     imbalance: fc.constantFrom(0, 0.03, 10),
-    pool: fc.array(bound, {minLength: 4, maxLength: 300}),
   })
-  .map(({form, ranks, chunks, chunk, batch, heads, run, imbalance, pool}) => {
+  .map(({ranks, chunks, chunk, imbalance, ...fields}) => {
     const length = ranks * chunks * chunk;
-    const bounds = Int32Array.from({length: batch * heads * length * form.vectors}, (_, i) => {
-      const column = Math.floor(i / form.vectors);
-      return pool[(Math.floor(column / run) * form.vectors + (i % form.vectors)) % pool.length];
-    });
-    const mask = new FlashMask({...form, queryLength: length, keyLength: length, batch, heads, bounds});
+    const mask = drawnMask(fields, length, length);
     return {mask, plan: planContextParallel(mask, {ranks, chunk, imbalance})};
   });
 

@@ -5,46 +5,15 @@
 import {expect} from 'chai';
 import * as fc from 'fast-check';
 import * as masks from '../../src/mask/builders/index.js';
-import {FlashMask} from '../../src/mask/flash_mask.js';
+import type {FlashMask} from '../../src/mask/flash_mask.js';
 import {type Intervals, MAX_BOUND, MIN_BOUND, intervalsAt} from '../../src/mask/bounds/intervals.js';
 import {type TileKind, classifyTile, boundsMap, tileKinds} from '../../src/mask/bounds/classify.js';
+import {drawnMask, maskFields} from '../support/any_mask.js';
 
-const forms = [
-  {causal: true, vectors: 0},
-  {causal: false, vectors: 0},
-  {causal: true, vectors: 1},
-  {causal: true, vectors: 2},
-  {causal: false, vectors: 2},
-  {causal: false, vectors: 4},
-] as const;
-
-/** A bound near the rows in most draws, far out of range in some. */
-const bound = fc.oneof(
-  {weight: 12, arbitrary: fc.integer({min: -3, max: 40})},
-  {weight: 1, arbitrary: fc.constantFrom(MIN_BOUND, MIN_BOUND + 1, -1000, 1000, MAX_BOUND - 1, MAX_BOUND)},
-);
-
-/**
- * Masks with any bounds: swapped, overlapping, empty, negative, past the last row; with or without runs of equal
- * columns.
- */
+/** Masks with any bounds. */
 const anyMask = fc
-  .record({
-    form: fc.constantFrom(...forms),
-    queryLength: fc.integer({min: 1, max: 37}),
-    keyLength: fc.integer({min: 1, max: 37}),
-    batch: fc.integer({min: 1, max: 2}),
-    heads: fc.integer({min: 1, max: 2}),
-    run: fc.integer({min: 1, max: 12}),
-    pool: fc.array(bound, {minLength: 4, maxLength: 600}),
-  })
-  .map(({form, queryLength, keyLength, batch, heads, run, pool}) => {
-    const bounds = Int32Array.from({length: batch * heads * keyLength * form.vectors}, (_, i) => {
-      const column = Math.floor(i / form.vectors);
-      return pool[(Math.floor(column / run) * form.vectors + (i % form.vectors)) % pool.length];
-    });
-    return new FlashMask({...form, queryLength, keyLength, batch, heads, bounds});
-  });
+  .record({...maskFields(600), queryLength: fc.integer({min: 1, max: 37}), keyLength: fc.integer({min: 1, max: 37})})
+  .map(({queryLength, keyLength, ...fields}) => drawnMask(fields, queryLength, keyLength));
 
 /** The definition of a mask, one pair at a time. */
 function isVisible(mask: FlashMask, r: number, j: number, b: number, h: number): boolean {

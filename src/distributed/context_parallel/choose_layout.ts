@@ -1,6 +1,6 @@
 /** @file Chooses the size of chunks and deals them: balanced to a given imbalance, then with little to send. */
 import type {HostBounds} from '../../mask/bounds/intervals.js';
-import {dealChunks} from './deal.js';
+import {dealChunks} from './deal_chunks.js';
 import {chunkWeights, type Layout, placeOn, seenBlocks} from './layout.js';
 import {type KeyBlocks, keyBlocksOf, TILE} from './live_tiles.js';
 
