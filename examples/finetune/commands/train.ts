@@ -184,7 +184,7 @@ async function loop(run: Run, trainers: Trainers, log: MetricsLog, events: Event
         }
         await run.device.check();
         const heldOutLoss = await evaluateNow(run, trainers, log.records.length + 1);
-        await record(run, trainers, log, bar, {batches, rate, result, heldOutLoss, position: data.position});
+        await record(run, log, bar, {batches, rate, result, heldOutLoss, position: data.position});
         events?.append(log.records.at(-1)!);
       } finally {
         batches.forEach((batch) => batch.dispose());
@@ -233,7 +233,6 @@ interface StepRecord {
 
 async function record(
   run: Run,
-  {flash}: Trainers,
   log: MetricsLog,
   bar: TrainingBar,
   {batches, rate, result, heldOutLoss, position}: StepRecord,
@@ -241,7 +240,7 @@ async function record(
   const tokens = batches.reduce((sum, batch) => sum + batch.tokens, 0);
   const places = batches.reduce((sum, {positions}) => sum + positions.length, 0);
   const tokensPerSecond = tokens / (result.milliseconds / 1000);
-  const own = flash.own(batches).map((i) => batches[i].mask(null).sparsity({blockQ: TILE, blockK: TILE}).emptyTiles);
+  const own = result.own.map((i) => batches[i].mask(null).sparsity({blockQ: TILE, blockK: TILE}).emptyTiles);
   const empty = (await run.ranks.exchange(own)).flat();
   log.append({
     global_step: log.records.length + 1,

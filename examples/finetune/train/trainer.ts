@@ -18,6 +18,8 @@ export interface StepResult {
   /** Global norm of the gradients, before clipping. */
   gradNorm: number;
   metrics: Omit<MetricsRecord, 'global_step'>;
+  /** The indices of the batches that this rank computed. */
+  own: readonly number[];
   /** Wall time from the batches on the device to new weights on the device and the loss on the host. */
   milliseconds: number;
 }
@@ -50,11 +52,6 @@ export class Trainer {
     private readonly team: ProcessGroup = soloGroup,
   ) {}
 
-  /** The indices of the batches that this rank computes. */
-  own(batches: readonly Batch[]): number[] {
-    return this.dealt(batches)[this.teamOf(this.ranks.rank)];
-  }
-
   /**
    * One optimizer step on the gradients of all batches, as if they were one batch. All ranks get the same batches, and
    * each computes its part of them.
@@ -65,7 +62,8 @@ export class Trainer {
     const shares: Share[] = [];
     let gradients = new Map<string, tf.Tensor>();
     const dealt = this.dealt(batches);
-    for (const i of dealt[this.teamOf(this.ranks.rank)]) {
+    const own = dealt[this.teamOf(this.ranks.rank)];
+    for (const i of own) {
       const share = await this.share(batches[i], total, this.dropoutSeed(i));
       shares.push(share);
       gradients = addUp(gradients, share.gradients);
@@ -79,7 +77,7 @@ export class Trainer {
     await this.weightsAreThere();
     tf.dispose(shares.map(({loss: value, observations}) => [value, ...Object.values(observations)]).flat());
     norm.dispose();
-    return {loss, gradNorm, metrics, milliseconds: performance.now() - started};
+    return {loss, gradNorm, metrics, own, milliseconds: performance.now() - started};
   }
 
   /** The loss on batches, without training. All ranks get the same batches, and each computes its part of them. */
