@@ -181,11 +181,8 @@ std::string RegisterDevice() {
 }  // namespace
 
 std::string RegisterCollectives() {
-  for (const Definition& op : kOps) {
-    const std::string error = RegisterOp(op);
-    if (!error.empty()) return error;
-  }
-  std::string error = RegisterDevice<Cpu>();
+  std::string error = RegisterOps(kOps);
+  if (error.empty()) error = RegisterDevice<Cpu>();
 #ifdef FLASHMASK_CUDA
   if (error.empty()) error = RegisterDevice<Gpu>();
 #endif

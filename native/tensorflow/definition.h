@@ -91,5 +91,15 @@ inline std::string RegisterOp(const Definition& op) {
   return status.ok() ? "" : "TensorFlow must register the op " + std::string(op.name) + ", got: " + status.message();
 }
 
+// Registers ops, up to the first error. Returns its message, or an empty string.
+template <size_t kCount>
+std::string RegisterOps(const Definition (&ops)[kCount]) {
+  for (const Definition& op : ops) {
+    const std::string error = RegisterOp(op);
+    if (!error.empty()) return error;
+  }
+  return "";
+}
+
 }  // namespace tensorflow
 }  // namespace flashmask

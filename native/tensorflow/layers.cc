@@ -257,11 +257,8 @@ std::string RegisterDevice() {
 }  // namespace
 
 std::string RegisterLayers() {
-  for (const Definition& op : kOps) {
-    const std::string error = RegisterOp(op);
-    if (!error.empty()) return error;
-  }
-  std::string error = RegisterDevice<Cpu>();
+  std::string error = RegisterOps(kOps);
+  if (error.empty()) error = RegisterDevice<Cpu>();
 #ifdef FLASHMASK_CUDA
   if (error.empty()) error = RegisterDevice<Gpu>();
 #endif
