@@ -13,7 +13,9 @@ import {
 } from '@tensorflow/tfjs-core';
 import {describe, fail} from '../call/errors.js';
 import {isTensor} from '../call/values.js';
+import {COLLECTIVES} from '../backends/tensorflow/collectives.js';
 import type {Attribute, Backend} from '../backends/tensorflow/kernel.js';
+import {statusOf} from '../backends/tensorflow/status.js';
 import {isRecording} from '../backends/tensorflow/traced/recorder.js';
 import type {GroupAddon} from './addon.js';
 import type {ControlPlane} from './control/control_plane.js';
@@ -29,15 +31,7 @@ export interface Connection {
   gpu: boolean;
 }
 
-/** The ops, by the function that calls them. */
-const OPS = {
-  allReduce: 'FlashMaskAllReduce',
-  allGather: 'FlashMaskAllGather',
-  reduceScatter: 'FlashMaskReduceScatter',
-  broadcast: 'FlashMaskBroadcast',
-  allToAll: 'FlashMaskAllToAll',
-} as const;
-type Kind = keyof typeof OPS;
+type Kind = keyof typeof COLLECTIVES;
 
 /** The members of the binding that make functions, if setup-node built it. */
 interface FunctionBinding {
@@ -195,7 +189,7 @@ export class NativeGroup implements ProcessGroup {
     const rows = counts && engine().makeTensor(Int32Array.from(counts), [2, this.size], 'int32');
     try {
       waitForFunctions();
-      return backend.executeMultipleOutputs(OPS[kind], attributes, rows ? [x, rows] : [x], 1)[0];
+      return backend.executeMultipleOutputs(COLLECTIVES[kind], attributes, rows ? [x, rows] : [x], 1)[0];
     } catch (error) {
       throw readable(kind, error, this.connection.addon.failure());
     } finally {
@@ -244,7 +238,5 @@ function checkRows(who: string, x: Tensor): void {
 
 /** TensorFlow's error of an op, in the library's form. That of a failure of the group says all by itself. */
 function readable(who: string, error: unknown, failure: string | null): Error {
-  const text = error instanceof Error ? error.message : String(error);
-  const [, message] = /TF_Status: \d+\s+Message: ([^]*)/.exec(text) ?? [null, text];
-  return new Error(failure ?? `${who}: ${message.trim()}`);
+  return new Error(failure ?? `${who}: ${statusOf(error).message}`);
 }

@@ -23,6 +23,7 @@ import {
 } from '../../call/kernel_names.js';
 import {dropoutOf} from '../../call/dropout.js';
 import {type TensorFlowBackend, whyNotNative} from './load.js';
+import {statusOf} from './status.js';
 
 const BACKEND = 'tensorflow';
 
@@ -114,16 +115,15 @@ function execute(name: string, inputs: Inputs, attrs: FlashMaskAttentionAttrs, b
 
 const RESOURCE_EXHAUSTED = 8;
 
-/** tfjs-node's error, 'Invalid TF_Status: 8\nMessage: ...', in the library's form. */
+/** tfjs-node's error in the library's form. */
 function readable(error: unknown): Error {
-  const text = error instanceof Error ? error.message : String(error);
-  const [, code, message] = /TF_Status: (\d+)\s+Message: ([^]*)/.exec(text) ?? [null, '', text];
+  const {code, message} = statusOf(error);
   const remedy =
-    Number(code) === RESOURCE_EXHAUSTED
+    code === RESOURCE_EXHAUSTED
       ? 'Free tensors (tf.tidy, dispose), or use smaller batches.'
       : 'Run `npx tfjs-flashmask doctor`.';
   return new Error(
-    `flashMaskAttention: TensorFlow must be able to run the op, got '${message.trim()}' (status ${code || 'unknown'}). ${remedy}`,
+    `flashMaskAttention: TensorFlow must be able to run the op, got '${message}' (status ${code ?? 'unknown'}). ${remedy}`,
     {cause: error},
   );
 }

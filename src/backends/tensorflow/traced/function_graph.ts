@@ -1,4 +1,5 @@
 /** @file The graph of a TensorFlow function to be. */
+import {COLLECTIVES} from '../collectives.js';
 import type {GraphNode} from './graph_def.js';
 
 export interface FunctionGraph {
@@ -10,9 +11,10 @@ export interface FunctionGraph {
   outputs: string[];
 }
 
+const collectives = new Set<string>(Object.values(COLLECTIVES));
+
 /** Calls of process groups. They wait for other processes, so all make them in the same order: that of recording. */
-export const isCollective = ({op}: GraphNode): boolean =>
-  /^FlashMask(AllReduce|AllGather|ReduceScatter|Broadcast|AllToAll)$/.test(op);
+export const isCollective = ({op}: GraphNode): boolean => collectives.has(op);
 
 /** The node of an output, which is `name:place`. */
 export const nodeOf = (output: string): string => output.slice(0, output.lastIndexOf(':'));
