@@ -11,6 +11,7 @@
 #include "hopper_forward.h"
 #include "host.h"
 #include "launch.h"
+#include "start.h"
 #include "tiles.h"
 
 namespace flashmask::cuda {
@@ -135,10 +136,10 @@ void LaunchMask(const Problem& p, const int32_t* bounds, const MaskScratch& scra
   constexpr int kThreads = 128;
   const int mapBlocks = static_cast<int>(CeilDivide(p.Sk, kMapBlock));
   const dim3 grid(static_cast<unsigned>(CeilDivide(mapBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  BoundsMapKernel<kThreads><<<grid, kThreads, 0, stream>>>(
-      bounds, static_cast<int>(p.n), p.causal, static_cast<int>(p.Sk), mapBlocks, scratch.spans, scratch.boundsMap);
+  Start(BoundsMapKernel<kThreads>, grid, kThreads, 0, stream, bounds, static_cast<int>(p.n), p.causal,
+        static_cast<int>(p.Sk), mapBlocks, scratch.spans, scratch.boundsMap);
   const dim3 rows(static_cast<unsigned>(CeilDivide(p.Sq, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  SeeingKernel<kThreads><<<rows, kThreads, 0, stream>>>(MaskOf(p, scratch), SizesOf(p), scratch.seeing);
+  Start(SeeingKernel<kThreads>, rows, kThreads, 0, stream, MaskOf(p, scratch), SizesOf(p), scratch.seeing);
 }
 
 // Computes the ranges for a kernel with these block sizes.
@@ -147,9 +148,8 @@ void LaunchRanges(const Problem& p, const MaskScratch& scratch, int blockQ, int 
   constexpr int kThreads = 128;
   const int queryBlocks = static_cast<int>(CeilDivide(p.Sq, blockQ));
   const dim3 grid(static_cast<unsigned>(CeilDivide(queryBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  RangesKernel<kThreads><<<grid, kThreads, 0, stream>>>(MaskOf(p, scratch), static_cast<int>(p.Sq),
-                                                        static_cast<int>(p.Sk), blockQ, blockK, queryBlocks,
-                                                        scratch.ranges, scratch.counter);
+  Start(RangesKernel<kThreads>, grid, kThreads, 0, stream, MaskOf(p, scratch), static_cast<int>(p.Sq),
+        static_cast<int>(p.Sk), blockQ, blockK, queryBlocks, scratch.ranges, scratch.counter);
 }
 
 template <class Get>
@@ -194,13 +194,13 @@ void LaunchConvert(const Problem& p, const Mask& mask, std::initializer_list<Con
   const dim3 grid(static_cast<unsigned>(p.B * heads), static_cast<unsigned>(CeilDivide(rows, kConvertRows)),
                   static_cast<unsigned>(tensors.size()));
   if (IsBfloat16(p)) {
-    ConvertKernel<__nv_bfloat16, 1, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list);
+    Start(ConvertKernel<__nv_bfloat16, 1, ConvertStep::kRound>, grid, kConvertThreads, 0, stream, list);
   } else if (PartsOf(p) == 1) {
-    ConvertKernel<__half, 1, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list);
-    ConvertKernel<__half, 1, ConvertStep::kScale><<<grid, kConvertThreads, 0, stream>>>(list);
+    Start(ConvertKernel<__half, 1, ConvertStep::kRound>, grid, kConvertThreads, 0, stream, list);
+    Start(ConvertKernel<__half, 1, ConvertStep::kScale>, grid, kConvertThreads, 0, stream, list);
   } else {
-    ConvertKernel<__half, 2, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list);
-    ConvertKernel<__half, 2, ConvertStep::kScale><<<grid, kConvertThreads, 0, stream>>>(list);
+    Start(ConvertKernel<__half, 2, ConvertStep::kRound>, grid, kConvertThreads, 0, stream, list);
+    Start(ConvertKernel<__half, 2, ConvertStep::kScale>, grid, kConvertThreads, 0, stream, list);
   }
 }
 
@@ -357,7 +357,7 @@ void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, const 
                              rowFacts,
                              s.mask.counter};
   const int64_t blocks = CeilDivide(p.B * p.H * RowsOfHead(p), kRowsThreads / 32);
-  RowsKernel<T, DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
+  Start(RowsKernel<T, DOut, kRowsThreads>, static_cast<unsigned>(blocks), kRowsThreads, 0, stream, params);
 }
 
 BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tensor16& dOut, const BackwardScratch& s,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "launch.h"
+#include "start.h"
 #include "tiles.h"
 
 namespace flashmask::cuda {
@@ -16,7 +17,7 @@ cudaError_t LaunchTiles(const typename Launch::Params& params, cudaStream_t stre
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (error != cudaSuccess) return error;
   const int64_t blocks = Launch::template Blocks<Tile>(params.sizes);
-  kernel<<<static_cast<unsigned>(blocks), Tile::kThreads, kBytes, stream>>>(params);
+  Start(kernel, static_cast<unsigned>(blocks), Tile::kThreads, kBytes, stream, params);
   return cudaGetLastError();
 }
 

@@ -6,6 +6,7 @@
 
 #include "../layers.h"
 #include "host.h"
+#include "start.h"
 
 namespace flashmask::cuda {
 namespace {
@@ -240,7 +241,7 @@ __global__ void AdamWKernel(AdamW layer) {
 template <class Layer>
 Status LaunchItems(void (*kernel)(Layer), const Layer& layer, int64_t threads, void* stream) {
   const auto blocks = static_cast<unsigned>(CeilDivide(threads, kThreads));
-  kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(layer);
+  Start(kernel, blocks, kThreads, 0, static_cast<cudaStream_t>(stream), layer);
   return StatusOf(cudaGetLastError());
 }
 
@@ -265,9 +266,9 @@ Status Run(const RmsNormGammaGrad& layer, void* scratch, void* stream) {
   const auto sums = static_cast<float*>(scratch);
   const auto cudaStream = static_cast<cudaStream_t>(stream);
   const dim3 grid(static_cast<unsigned>(CeilDivide(layer.channels, kWarp)), static_cast<unsigned>(slices));
-  GammaSlicesKernel<<<grid, kThreads, 0, cudaStream>>>(layer, slices, sums);
+  Start(GammaSlicesKernel, grid, kThreads, 0, cudaStream, layer, slices, sums);
   const auto blocks = static_cast<unsigned>(CeilDivide(layer.channels, kThreads));
-  GammaKernel<<<blocks, kThreads, 0, cudaStream>>>(sums, slices, layer.channels, layer.dgamma);
+  Start(GammaKernel, blocks, kThreads, 0, cudaStream, sums, slices, layer.channels, layer.dgamma);
   return StatusOf(cudaGetLastError());
 }
 

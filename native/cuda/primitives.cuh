@@ -1,12 +1,9 @@
-// The instructions from which the kernels are built: asynchronous copies, ldmatrix, mma, and the swizzled tiles that
-// they address.
+// What the kernels share: 16-bit numbers, swizzled tiles in shared memory, and products of tiles.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <cstdint>
 #include <type_traits>
+
+#include "instructions.cuh"
 
 namespace flashmask::cuda {
 
@@ -14,86 +11,6 @@ constexpr int kWarp = 32;
 constexpr float kInfinity = __builtin_huge_valf();
 constexpr float kNaN = __builtin_nanf("");
 constexpr float kLn2 = 0.6931471805599453f;
-
-__device__ inline uint32_t SharedAddress(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-// Copies 16 bytes from global to shared memory, or writes zeros there.
-__device__ inline void CopyAsync16(uint32_t shared, const void* global, bool valid) {
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes));
-}
-
-// Closes the group of copies that this thread has issued.
-__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;"); }
-
-// Waits until at most kPending of this thread's groups of copies are unfinished.
-template <int kPending>
-__device__ inline void WaitCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-template <bool kTransposed>
-__device__ inline void LoadMatrix(uint32_t (&r)[4], uint32_t shared) {
-  if constexpr (kTransposed) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared));
-  } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared));
-  }
-}
-
-__device__ inline void StoreShared(uint32_t shared, uint32_t value) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(shared), "r"(value) : "memory");
-}
-
-__device__ inline void StoreSharedPair(uint32_t shared, float x, float y) {
-  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared), "f"(x), "f"(y) : "memory");
-}
-
-// c[16 x 8] += a[16 x 16] b[16 x 8], accumulated in float32.
-template <class T>
-__device__ void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-
-template <>
-__device__ inline void Mma<__half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-template <>
-__device__ inline void Mma<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Two floats rounded to T, the first in the low half.
-template <class T>
-__device__ uint32_t Pack(float low, float high);
-
-template <>
-__device__ inline uint32_t Pack<__half>(float low, float high) {
-  uint32_t packed;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-
-template <>
-__device__ inline uint32_t Pack<__nv_bfloat16>(float low, float high) {
-  uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
 
 template <class T>
 __device__ float2 Unpack(uint32_t packed);
@@ -125,12 +42,6 @@ __device__ inline uint32_t FiniteMask(uint32_t packed) {
   const uint32_t low = packed & kExponent;
   const uint32_t high = packed >> 16 & kExponent;
   return (low == kExponent ? 0 : 0xffffu) | (high == kExponent ? 0 : 0xffff0000u);
-}
-
-__device__ inline float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 // 2^exponent, kept within the normal floats.

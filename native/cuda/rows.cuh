@@ -37,16 +37,6 @@ __device__ inline void StorePair(float* row, int channel, int channels, float x,
   if (channel + 1 < channels) row[channel + 1] = y;
 }
 
-// Adds two neighbouring floats to memory.
-__device__ inline void AddPair(float* at, float x, float y) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(x), "f"(y) : "memory");
-#else
-  atomicAdd(at, x);
-  atomicAdd(at + 1, y);
-#endif
-}
-
 // Adds a warp's part of dq to memory. A part within the tensor takes no branches, which would keep the compiler from
 // mixing this with products.
 template <int kM, int kN>
@@ -74,7 +64,6 @@ __device__ inline void AddRows(float* head, const Tensor32& to, const float (&x)
   }
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 // Writes a warp's part of dq to shared memory. AddBulkRow then adds it to memory by the bulk-copy engine, whole rows at
 // a time.
 template <int kRowBytes, int kM, int kN>
@@ -90,26 +79,8 @@ __device__ inline void StageRows(uint32_t tile, const float (&x)[kM][kN][4], flo
       }
     }
   }
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  FenceAsync();
 }
-
-__device__ inline void AddBulkRow(float* to, uint32_t from, int bytes) {
-  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(from),
-               "r"(bytes)
-               : "memory");
-}
-
-__device__ inline void CommitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-
-// Waits until this thread's bulk operations have read shared memory.
-__device__ inline void WaitBulkRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
-#else
-template <int kRowBytes, int kM, int kN>
-__device__ inline void StageRows(uint32_t, const float (&)[kM][kN][4], float, int, int) {}
-__device__ inline void AddBulkRow(float*, uint32_t, int) {}
-__device__ inline void CommitBulk() {}
-__device__ inline void WaitBulkRead() {}
-#endif
 
 // Stores a warp's part of dk or dv.
 template <int kM, int kN>
