@@ -33,7 +33,7 @@ __device__ inline void Backward(const BackwardParams& p) {
   constexpr int kQueryPart = Tile::kQueryBytes / kParts;
   constexpr int kWeightPart = Tile::kWeightBytes / kParts;
 
-  uint8_t* const shared = DynamicShared();
+  extern __shared__ __align__(1024) uint8_t shared[];
   constexpr int kStageBytes = 2 * Tile::kQueryBytes;
   constexpr int kQueriesAt = 2 * Tile::kKeyBytes;
   constexpr int kWeightsAt = kQueriesAt + kStages * kStageBytes;

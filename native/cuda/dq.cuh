@@ -18,7 +18,7 @@ __device__ inline void Dq(const BackwardParams& p) {
   constexpr int kParts = Tile::kParts;
   using Queries = Operand<kBlockQ, false, Tile::kQueryBytes / kParts>;
   using Keys = Operand<kBlockK, false, Tile::kKeyBytes / kParts>;
-  uint8_t* const shared = DynamicShared();
+  extern __shared__ __align__(1024) uint8_t shared[];
   const uint32_t qShared = SharedAddress(shared);
   const uint32_t dOutShared = qShared + Tile::kQueryBytes;
   const uint32_t kShared = dOutShared + Tile::kQueryBytes;

@@ -194,7 +194,7 @@ __device__ inline void Forward(const ForwardParams& p) {
   using Queries = Operand<kBlockQ, false, Tile::kQueryBytes / kParts>;
   using Keys = Operand<kBlockK, false, Tile::kKeyBytes / kParts>;
   using Values = Operand<kBlockK, true, Tile::kKeyBytes / kParts>;
-  uint8_t* const shared = DynamicShared();
+  extern __shared__ __align__(1024) uint8_t shared[];
   const uint32_t qShared = SharedAddress(shared);
   const uint32_t kShared = qShared + Tile::kQueryBytes;
   const uint32_t vShared = kShared + Tile::kKeyBytes;

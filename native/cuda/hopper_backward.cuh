@@ -435,7 +435,7 @@ template <class T, class Tile, bool kDrops>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     HopperBackwardKernel(const __grid_constant__ HopperBackwardParams p) {
   if constexpr (kHopper) {
-    uint8_t* const shared = DynamicShared();
+    extern __shared__ __align__(1024) uint8_t shared[];
     const BackwardBarriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();

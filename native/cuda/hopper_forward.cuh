@@ -286,7 +286,7 @@ template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     HopperForwardKernel(const __grid_constant__ HopperForwardParams p) {
   if constexpr (kHopper) {
-    uint8_t* const shared = DynamicShared();
+    extern __shared__ __align__(1024) uint8_t shared[];
     const Barriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();

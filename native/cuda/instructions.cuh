@@ -9,12 +9,6 @@
 
 namespace flashmask::cuda {
 
-// The shared memory that a kernel is started with.
-__device__ inline uint8_t* DynamicShared() {
-  extern __shared__ __align__(1024) uint8_t shared[];
-  return shared;
-}
-
 __device__ inline uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
