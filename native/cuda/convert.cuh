@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_co
     if (exponent == 0) return;
     factor = PowerOfTwo(-exponent);
   }
-  __shared__ bool connected[kConvertRows];
+  static __shared__ bool connected[kConvertRows];
   const int ownRow = row0 + threadIdx.x;
   if (threadIdx.x < kConvertRows && ownRow < p.rows) connected[threadIdx.x] = IsConnected(list, p, b, h, ownRow);
   __syncthreads();

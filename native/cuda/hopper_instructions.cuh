@@ -1,6 +1,10 @@
 // Hopper's own instructions (sm_90a): barriers in shared memory, bulk copies of tiles, and products by a warpgroup.
 #pragma once
 
+#ifdef FLASHMASK_EMULATOR
+#include "../test/emulator/instructions.h"
+#else
+
 #include <cuda.h>
 
 #include "instructions.cuh"
@@ -153,3 +157,5 @@ FLASHMASK_PRODUCTS(__nv_bfloat16, "bf16")
 #undef FLASHMASK_ACC
 
 }  // namespace flashmask::cuda
+
+#endif  // FLASHMASK_EMULATOR

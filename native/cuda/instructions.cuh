@@ -2,6 +2,10 @@
 // conversions and additions to memory.
 #pragma once
 
+#ifdef FLASHMASK_EMULATOR
+#include "../test/emulator/instructions.h"
+#else
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -128,3 +132,5 @@ __device__ inline void WaitBulkRead() {}
 #endif
 
 }  // namespace flashmask::cuda
+
+#endif  // FLASHMASK_EMULATOR

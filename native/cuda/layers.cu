@@ -126,7 +126,7 @@ int64_t SlicesOf(int64_t rows) { return std::min(kMostSlices, CeilDivide(rows, k
 __global__ void GammaSlicesKernel(RmsNormGammaGrad layer, int64_t slices, float* sums) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x % kWarp;
   const int group = threadIdx.x / kWarp;
-  __shared__ float parts[kGroups][kWarp];
+  static __shared__ float parts[kGroups][kWarp];
   float sum = 0;
   if (column < layer.channels) {
     for (int64_t row = blockIdx.y * kGroups + group; row < layer.rows; row += slices * kGroups) {

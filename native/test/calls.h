@@ -1,4 +1,4 @@
-// Random calls of the CPU kernels for the programs in this folder.
+// Random calls of the kernels for the programs in this folder.
 #pragma once
 
 #include <cmath>
@@ -56,15 +56,21 @@ std::vector<int32_t> DrawBounds(const Problem& p) {
   return bounds;
 }
 
-Call DrawCall() {
+// What the calls of a program are drawn from.
+struct Range {
+  std::initializer_list<int64_t> queries, keys;
+  int64_t mostQueryHeads;  // of a key head
+};
+
+Call DrawCall(const Range& range) {
   Call c;
   Problem& p = c.p;
   p.B = Draw(1, 2);
   p.Hkv = Draw(1, 2);
-  const int64_t group = Draw(1, 4);
+  const int64_t group = Draw(1, range.mostQueryHeads);
   p.H = p.Hkv * group;
-  p.Sq = Choose<int64_t>({1, 2, 7, 15, 16, 33, 48, 49, 64, 65, 97, 200, 700});
-  p.Sk = Choose<int64_t>({1, 3, 8, 63, 64, 65, 100, 129, 300, 1100});
+  p.Sq = Choose(range.queries);
+  p.Sk = Choose(range.keys);
   p.D = Choose<int64_t>({1, 3, 8, 16, 17, 31, 32, 64, 80, 96, 128, 256});
   p.Dv = Choose<int64_t>({p.D, p.D, 1, 5, 16, 24, 64, 100, 256});
   p.maskB = Choose<int64_t>({1, p.B});
@@ -90,14 +96,24 @@ Call DrawCall() {
 
 // Memory with guards. It is full of NaN, because nothing may be read before it is written.
 struct Scratch {
-  explicit Scratch(size_t bytes) : size(bytes), memory(bytes + 192) { std::memset(memory.data(), 0xff, memory.size()); }
-  void* data() { return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.data()) + 127) / 64 * 64); }
+  explicit Scratch(size_t bytes) : size(bytes), memory(bytes + 2 * kAlignment) {
+    std::memset(memory.data(), 0xff, memory.size());
+  }
+  void* data() {
+    const auto address = reinterpret_cast<uintptr_t>(memory.data());
+    return reinterpret_cast<void*>((address / kAlignment + 1) * kAlignment);
+  }
   bool intact() { return static_cast<unsigned char*>(data())[size] == 0xff; }
+  static constexpr size_t kAlignment = 256;
   size_t size;
   std::vector<unsigned char> memory;
 };
 
-bool Run(Call* c, int threads) {
+// Runs a call by a program's own kernels. Gives whether they wrote within their memory.
+bool Run(Call* c, int threads);
+
+template <class Kernels>
+bool RunBy(Kernels kernels, Call* c) {
   const Problem& p = c->p;
   const float nan = std::nanf("");
   c->out.assign(c->dOut.size(), nan);
@@ -108,13 +124,13 @@ bool Run(Call* c, int threads) {
   c->dv.assign(c->v.size(), nan);
   ForwardTensors f = {c->q.data(),   c->k.data(),   c->v.data(),       c->bounds.data(),
                       c->out.data(), c->lse.data(), c->rowStats.data()};
-  Scratch forward(flashmask::cpu::ForwardScratchBytes(p, threads));
-  flashmask::cpu::Forward(p, f, forward.data(), threads);
+  Scratch forward(kernels.ForwardScratchBytes(p));
+  kernels.Forward(p, f, forward.data());
   BackwardTensors b = {c->q.data(),   c->k.data(),        c->v.data(),    c->bounds.data(),
                        c->out.data(), c->rowStats.data(), c->dOut.data(), c->dLse.data(),
                        c->dq.data(),  c->dk.data(),       c->dv.data()};
-  Scratch backward(flashmask::cpu::BackwardScratchBytes(p, threads));
-  flashmask::cpu::Backward(p, b, backward.data(), threads);
+  Scratch backward(kernels.BackwardScratchBytes(p));
+  kernels.Backward(p, b, backward.data());
   return forward.intact() && backward.intact();
 }
 
@@ -141,10 +157,6 @@ std::string Describe(const Problem& p) {
                 int(p.B), int(p.H), int(p.Hkv), int(p.Sq), int(p.Sk), int(p.D), int(p.Dv), int(p.maskB), int(p.Hm),
                 int(p.n), int(p.causal), int(p.bhsd), double(p.scale), int(p.dropoutThreshold != 0));
   return text;
-}
-
-bool SameBits(const Floats& a, const Floats& b) {
-  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 }  // namespace

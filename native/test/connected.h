@@ -86,10 +86,9 @@ void FollowRow(const Call& c, int64_t b, int64_t h, int64_t r, Reach* reach) {
   }
 }
 
-// Poisons every row and key without a visible pair, and in some calls a few others.
-void ChoosePoison(const Call& c, Reach* reach) {
+// Poisons every row and key without a visible pair, and with `more` a few others.
+void ChoosePoison(const Call& c, bool more, Reach* reach) {
   const Problem& p = c.p;
-  const bool more = Draw(0, 2) != 0;
   for (int64_t b = 0; b < p.B; ++b) {
     std::vector<std::vector<char>> seen(static_cast<size_t>(p.Hkv), std::vector<char>(static_cast<size_t>(p.Sk)));
     for (int64_t h = 0; h < p.H; ++h) {
@@ -125,11 +124,10 @@ void Poison(const Marks& marks, float poison, Floats* values) {
   }
 }
 
-// Whether a result has the same bits as without poison where the poison does not reach, and NaN where it reaches, if
-// the poison is NaN.
-bool Spreads(const char* name, const Marks& reached, bool isNaN, const Floats& clean, const Floats& poisoned) {
+// Whether a result has the same bits as without poison where the poison does not reach, and NaN where it must.
+bool Spreads(const char* name, const Marks& reached, bool mustBeNaN, const Floats& clean, const Floats& poisoned) {
   for (size_t i = 0; i < clean.size(); ++i) {
-    const bool right = reached[i] ? !isNaN || std::isnan(poisoned[i]) : clean[i] == poisoned[i];
+    const bool right = reached[i] ? !mustBeNaN || std::isnan(poisoned[i]) : clean[i] == poisoned[i];
     if (right) continue;
     std::printf("%s[%d] is %g, without poison %g, %s: ", name, int(i), double(poisoned[i]), double(clean[i]),
                 reached[i] ? "and is reached" : "and is not reached");
@@ -138,29 +136,43 @@ bool Spreads(const char* name, const Marks& reached, bool isNaN, const Floats& c
   return true;
 }
 
-// `clean` must have been run.
-bool CheckPoisoned(const Call& clean) {
-  const Problem& p = clean.p;
-  Reach reach(clean);
-  ChoosePoison(clean, &reach);
+// How a call is poisoned.
+struct Poisoning {
+  bool more;            // also numbers that visible pairs connect with results
+  bool reachesDropped;  // whether NaN of pairs that dropout drops must reach what they connect
+  std::vector<float> values;
+};
+
+Call WithPoison(const Call& clean, const Reach& reach, float poison) {
+  Call c = clean;
+  Poison(reach.q, poison, &c.q);
+  Poison(reach.k, poison, &c.k);
+  Poison(reach.v, poison, &c.v);
+  Poison(reach.dOut, poison, &c.dOut);
+  Poison(reach.dLse, poison, &c.dLse);
+  return c;
+}
+
+// Compares a call with poison with the same call with zeros there.
+bool CheckPoisoned(const Call& call, const Poisoning& poisoning) {
+  const Problem& p = call.p;
+  Reach reach(call);
+  ChoosePoison(call, poisoning.more, &reach);
   for (int64_t b = 0; b < p.B; ++b) {
     for (int64_t h = 0; h < p.H; ++h) {
-      for (int64_t r = 0; r < p.Sq; ++r) FollowRow(clean, b, h, r, &reach);
+      for (int64_t r = 0; r < p.Sq; ++r) FollowRow(call, b, h, r, &reach);
     }
   }
-  for (const float poison : {std::nanf(""), INFINITY, -INFINITY, 3e38f, -3e38f}) {
-    Call c = clean;
-    Poison(reach.q, poison, &c.q);
-    Poison(reach.k, poison, &c.k);
-    Poison(reach.v, poison, &c.v);
-    Poison(reach.dOut, poison, &c.dOut);
-    Poison(reach.dLse, poison, &c.dLse);
-    const bool intact = Run(&c, 2);
-    const bool isNaN = std::isnan(poison);
-    const bool right = intact && Spreads("out", reach.out, isNaN, clean.out, c.out) &&
-                       Spreads("lse", reach.lse, isNaN, clean.lse, c.lse) &&
-                       Spreads("dq", reach.dq, isNaN, clean.dq, c.dq) &&
-                       Spreads("dk", reach.dk, isNaN, clean.dk, c.dk) && Spreads("dv", reach.dv, isNaN, clean.dv, c.dv);
+  Call clean = WithPoison(call, reach, 0);
+  bool right = Run(&clean, 2);
+  for (const float poison : poisoning.values) {
+    Call c = WithPoison(call, reach, poison);
+    right = right && Run(&c, 2);
+    const bool mustBeNaN = std::isnan(poison) && (p.dropoutThreshold == 0 || poisoning.reachesDropped);
+    right = right && Spreads("out", reach.out, mustBeNaN, clean.out, c.out) &&
+            Spreads("lse", reach.lse, mustBeNaN, clean.lse, c.lse) &&
+            Spreads("dq", reach.dq, mustBeNaN, clean.dq, c.dq) && Spreads("dk", reach.dk, mustBeNaN, clean.dk, c.dk) &&
+            Spreads("dv", reach.dv, mustBeNaN, clean.dv, c.dv);
     if (!right) {
       std::printf("wrong with %g: %s\n", double(poison), Describe(p).c_str());
       return false;

@@ -1,0 +1,88 @@
+// The state of the thread block that runs.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "fiber.h"
+#include "machine.h"
+#include "products.h"
+
+namespace flashmask::emulator {
+
+// A copy of 16 bytes to shared memory; from null: zeros.
+struct SmallCopy {
+  uint32_t to;
+  const void* from;
+};
+
+// The accumulators of products that are not finished. The thread's own registers hold poison meanwhile.
+struct Accumulators {
+  float* registers;
+  std::vector<float> values;
+  int products;  // that are not finished
+};
+
+struct Thread {
+  Thread(int index, const Extent& place, void* stack, size_t stackBytes, void (*run)())
+      : index(index), place(place), fiber(stack, stackBytes, run) {}
+
+  int index;
+  Extent place;
+  Fiber fiber;
+  bool done = false;
+  const char* waitsFor = "";
+  std::vector<std::vector<SmallCopy>> copies{1};  // groups, the last of which is open
+  std::vector<std::function<void()>> additions, committedAdditions;
+  std::vector<Product> products;      // not finished
+  std::vector<size_t> productGroups;  // the number of products at the end of each group
+  std::vector<Accumulators> accumulators;
+  std::vector<uint32_t> unfenced;  // words that the thread has written
+};
+
+struct Warp {
+  int arrived = 0;
+  int round = 0;
+  const char* kind = "";
+  std::array<uint64_t, kLanes> brought[2];  // a lane may go on before another has read
+};
+
+struct NamedBarrier {
+  int arrived = 0;
+  std::vector<Thread*> waiting;
+};
+
+struct PhasedBarrier {
+  int arrivals;
+  int missing;
+  int64_t missingBytes = 0;
+  uint32_t phase = 0;
+  std::vector<std::pair<Thread*, uint32_t>> waiting;  // with the parity of the phase
+};
+
+struct Block {
+  std::vector<std::unique_ptr<Thread>> threads;
+  std::vector<Thread*> ready;
+  std::vector<Warp> warps;
+  std::map<int, NamedBarrier> namedBarriers;
+  std::map<uint32_t, PhasedBarrier> phasedBarriers;
+  std::vector<std::function<void()>> engine;  // copies that are under way
+  std::vector<uint16_t> writers;              // of each word that is not fenced, the thread and 1; otherwise 0
+  size_t sharedBytes = 0;
+  int running = 0;
+};
+
+extern Block* block;
+extern Thread* self;
+
+// Lets others run until a thread or the scheduler has made this one ready.
+void Wait(const char* what);
+// Whether the experiment leaves out the instruction at this place.
+bool LeavesOut(Order order, const void* at);
+
+}  // namespace flashmask::emulator

@@ -1,0 +1,21 @@
+// The copy engine: bulk copies, and boxes of tensors.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "include/cuda.h"
+
+namespace flashmask::emulator {
+
+using Coordinates = std::array<int, 5>;
+
+// Copies a box to shared memory; elements outside of the tensor become zeros.
+void CopyBox(uint32_t shared, const CUtensorMap& map, uint32_t barrier, const Coordinates& first);
+void CopyBulk(uint32_t shared, const void* from, uint32_t bytes, uint32_t barrier);
+
+// Adds floats in shared memory to memory; elements outside of the tensor are left out.
+void AddBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first);
+void AddBulk(float* to, uint32_t shared, uint32_t bytes);
+
+}  // namespace flashmask::emulator

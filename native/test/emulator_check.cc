@@ -1,0 +1,182 @@
+// Checks the CUDA kernels on the emulator of native/test/emulator, without a GPU: random calls of all tiles and
+// precisions against dense attention, and calls with NaN, infinities and the largest floats in masked places.
+// test/native/cuda_check.test.ts builds and runs it. docs/native.md says how to run it by hand.
+#include <algorithm>
+#include <cmath>
+
+#include "calls.h"
+#include "connected.h"
+#include "emulator/machine.h"
+#include "truth.h"
+
+namespace {
+
+namespace emulator = flashmask::emulator;
+using flashmask::Precision;
+
+constexpr Range kRange = {{1, 2, 7, 16, 33, 64, 65, 97, 129, 200, 290}, {1, 3, 8, 63, 64, 65, 100, 129, 200, 290}, 2};
+
+struct EmulatedKernels {
+  size_t ForwardScratchBytes(const Problem& p) { return flashmask::cuda::ForwardScratchBytes(p); }
+  size_t BackwardScratchBytes(const Problem& p) { return flashmask::cuda::BackwardScratchBytes(p); }
+  void Forward(const Problem& p, const ForwardTensors& t, void* scratch) {
+    ok = flashmask::cuda::Forward(p, t, scratch, nullptr).name == nullptr;
+  }
+  void Backward(const Problem& p, const BackwardTensors& t, void* scratch) {
+    ok = ok && flashmask::cuda::Backward(p, t, scratch, nullptr).name == nullptr;
+  }
+  bool& ok;
+};
+
+bool Run(Call* c, int) {
+  bool ok = true;
+  const bool intact = RunBy(EmulatedKernels{ok}, c);
+  return ok && intact;
+}
+
+// ---- Against dense attention, as native/test/cuda/check.py judges ----
+
+int BitsOf(Precision precision) {
+  return precision == Precision::kFloat32 ? 24 : precision == Precision::kBFloat16 ? 8 : 11;
+}
+
+// A float with so many bits of precision and the range of floats.
+struct RoundTo {
+  int bits;
+  float operator()(float x) const {
+    int exponent = 0;
+    const float fraction = std::frexp(x, &exponent);
+    return std::ldexp(std::nearbyint(std::ldexp(fraction, bits)), exponent - bits);
+  }
+};
+
+// For each number of the results, the root of the sum of squares of its terms. Times half a rounding step, this is
+// about the error of a result whose terms are each rounded once.
+void AddSizes(const Call& c, const Row& row, const Dense<double>& t, Dense<double>* squares) {
+  const Problem& p = c.p;
+  const auto square = [](double x) { return x * x; };
+  const auto rootOf = [&](const Floats& a, size_t aAt, const Floats& b, size_t bAt, int64_t count) {
+    double sum = 0;
+    for (int64_t d = 0; d < count; ++d) sum += square(double{a[aAt + d]} * b[bAt + d]);
+    return sum;
+  };
+  double delta = square(c.dLse[row.lse]);
+  for (int64_t d = 0; d < p.Dv; ++d) delta += square(c.dOut[row.out + d] * t.out[row.out + d]);
+  for (const Row::Key& key : row.keys) {
+    const double weight = std::exp(Dot<double>(c.q, row.q, c.k, key.k, p.D) * p.scale - t.lse[row.lse]);
+    const double w2 = square(weight) * (1 + rootOf(c.q, row.q, c.k, key.k, p.D) * square(p.scale));
+    const double kept = w2 * square(key.keep);
+    const double s2 = w2 * (rootOf(c.dOut, row.out, c.v, key.v, p.Dv) * square(key.keep) + delta) * square(p.scale);
+    squares->lse[row.lse] += w2;
+    for (int64_t d = 0; d < p.Dv; ++d) {
+      squares->out[row.out + d] += kept * square(c.v[key.v + d]);
+      squares->dv[key.v + d] += kept * square(c.dOut[row.out + d]);
+    }
+    for (int64_t d = 0; d < p.D; ++d) {
+      squares->dq[row.q + d] += s2 * square(c.k[key.k + d]);
+      squares->dk[key.k + d] += s2 * square(c.q[row.q + d]);
+    }
+  }
+}
+
+// A sum of squares and the largest magnitude.
+struct Norm {
+  double squares = 0, largest = 0;
+  void Add(double x) {
+    squares += x * x;
+    largest = std::max(largest, std::fabs(x));
+  }
+  double root() const { return std::sqrt(squares); }
+};
+
+// The error of a result over the error that is allowed; infinity if a number is not finite or not exact.
+double Judge(const Floats& actual, const std::vector<double>& truth, const std::vector<float>& dense,
+             const std::vector<double>& squares, Precision precision) {
+  Norm error, denseError, size, value;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const bool exact = std::isinf(truth[i]) || (squares[i] == 0 && truth[i] == 0);
+    if (exact ? actual[i] != truth[i] : !std::isfinite(actual[i])) return INFINITY;
+    if (exact) continue;
+    error.Add(actual[i] - truth[i]);
+    denseError.Add(dense[i] - truth[i]);
+    size.Add(std::sqrt(squares[i]));
+    value.Add(truth[i]);
+  }
+  if (error.largest == 0) return 0;
+  const double unit = std::ldexp(1.0, -BitsOf(precision));
+  const double few = 0.1 + 4 / std::sqrt(static_cast<double>(actual.size()));
+  const double least = std::ldexp(1.0, -22);
+  return std::max(
+      error.root() / (2 * denseError.root() + few * unit * size.root() + least * value.root()),
+      error.largest / (4 * denseError.largest + 4 * unit * size.largest + least * value.largest));
+}
+
+std::string About(const Problem& p) {
+  const char* const names[] = {"auto", "float32", "float16", "bfloat16"};
+  return Describe(p) + " " + names[static_cast<int>(p.precision)] + (p.deterministic ? " deterministic" : "") +
+         (emulator::device.major == 9 ? " on Hopper" : " before Hopper");
+}
+
+// `c` must have been run.
+bool CheckResults(const Call& c) {
+  const Dense<double> truth = DenseResults<double>(c, [](double x) { return x; });
+  const Dense<float> dense = DenseResults<float>(c, RoundTo{BitsOf(c.p.precision)});
+  Dense<double> squares = ZerosFor<double>(c);
+  ForRows(c, [&](const Row& row) { AddSizes(c, row, truth, &squares); });
+  const double ratios[] = {Judge(c.out, truth.out, dense.out, squares.out, c.p.precision),
+                           Judge(c.lse, truth.lse, dense.lse, squares.lse, c.p.precision),
+                           Judge(c.dq, truth.dq, dense.dq, squares.dq, c.p.precision),
+                           Judge(c.dk, truth.dk, dense.dk, squares.dk, c.p.precision),
+                           Judge(c.dv, truth.dv, dense.dv, squares.dv, c.p.precision)};
+  const bool right = std::all_of(std::begin(ratios), std::end(ratios), [](double ratio) { return ratio <= 1; });
+  if (!right) {
+    std::printf("wrong: %s\n  errors over what is allowed: out %g lse %g dq %g dk %g dv %g\n", About(c.p).c_str(),
+                ratios[0], ratios[1], ratios[2], ratios[3], ratios[4]);
+  }
+  return right;
+}
+
+// ---- Calls ----
+
+// Chooses what calls of the CPU kernels do not vary.
+void DrawVariant(Problem* p) {
+  p->precision = Choose({Precision::kAuto, Precision::kFloat16, Precision::kBFloat16, Precision::kFloat32});
+  p->deterministic = Draw(0, 2) == 0;
+  const bool small = Draw(0, 2) == 0 && !(p->precision == Precision::kFloat32 && std::max(p->D, p->Dv) > 128);
+  emulator::device.major = small ? 8 : 9;
+  emulator::device.sharedBytes = small ? 101376 : 232448;
+  emulator::device.processors = static_cast<int>(Draw(1, 4));
+}
+
+// In other precisions than bfloat16 all numbers of a head share a power of two with the largest that is finite.
+Poisoning DrawPoisoning(const Problem& p) {
+  const bool more = Draw(0, 1) != 0;
+  const bool finite = !more || p.precision == Precision::kBFloat16;
+  const float other = finite ? Choose({INFINITY, -INFINITY, 3e38f, -3e38f}) : Choose({INFINITY, -INFINITY});
+  return {more, false, {std::nanf(""), other}};
+}
+
+bool Check() {
+  Call c = DrawCall(kRange);
+  DrawVariant(&c.p);
+  if (!Run(&c, 1)) {
+    std::printf("failed: %s\n", About(c.p).c_str());
+    return false;
+  }
+  return CheckResults(c) && CheckPoisoned(c, DrawPoisoning(c.p));
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int calls = count > 1 ? std::atoi(arguments[1]) : 100;
+  const auto seed = static_cast<unsigned>(count > 2 ? std::atoi(arguments[2]) : 1);
+  int wrong = 0;
+  for (int i = 0; i < calls; ++i) {
+    generator.seed(seed + static_cast<unsigned>(i));
+    emulator::Begin(seed + static_cast<unsigned>(i));
+    wrong += !Check();
+  }
+  std::printf("%d calls, %d wrong\n", calls, wrong);
+  return wrong == 0 ? 0 : 1;
+}
