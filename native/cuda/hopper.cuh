@@ -24,6 +24,13 @@ __device__ inline void ArriveAsWarp(uint32_t barrier) {
   if (IsFirstLane()) Arrive(barrier);
 }
 
+// Waits with all lanes of a warp. Without this, one lane could go round the ring before another has seen the phase, for
+// which that one would then wait for ever.
+__device__ inline void WaitAsWarp(uint32_t barrier, uint32_t parity) {
+  WaitParity(barrier, parity);
+  __syncwarp();
+}
+
 // A place in a ring of stages, and the parity of its barriers in this round.
 template <int kStages>
 struct Place {

@@ -96,7 +96,7 @@ struct Loader {
 
   // Tells what has no tile.
   __device__ void Tell(const Entry& entry) {
-    WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
+    WaitAsWarp(barriers.keysFree(keys.stage), keys.parity ^ 1);
     if (IsFirstLane()) {
       entries[keys.stage] = entry;
       Arrive(barriers.keysFull(keys.stage));
@@ -105,7 +105,7 @@ struct Loader {
   }
 
   __device__ void LoadQueries(const RowBlock& at) {
-    WaitParity(barriers.queriesFree(), queriesParity);
+    WaitAsWarp(barriers.queriesFree(), queriesParity);
     queriesParity ^= 1;
     if (!IsFirstLane()) return;
     ArriveExpecting(barriers.queriesFull(), Tile::kQueryBytes);
@@ -113,7 +113,7 @@ struct Loader {
   }
 
   __device__ void LoadKeys(const RowBlock& at, const Entry& entry) {
-    WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
+    WaitAsWarp(barriers.keysFree(keys.stage), keys.parity ^ 1);
     if (IsFirstLane()) {
       const Mask& mask = p.call.mask;
       const int Sk = p.call.sizes.Sk;
@@ -134,7 +134,7 @@ struct Loader {
   }
 
   __device__ void LoadValues(const RowBlock& at, int block) {
-    WaitParity(barriers.valuesFree(values.stage), values.parity ^ 1);
+    WaitAsWarp(barriers.valuesFree(values.stage), values.parity ^ 1);
     if (IsFirstLane()) {
       const uint32_t full = barriers.valuesFull(values.stage);
       ArriveExpecting(full, Tile::kKeyBytes);

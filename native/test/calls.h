@@ -62,7 +62,7 @@ struct Range {
   int64_t mostQueryHeads;  // of a key head
 };
 
-Call DrawCall(const Range& range) {
+inline Call DrawCall(const Range& range) {
   Call c;
   Problem& p = c.p;
   p.B = Draw(1, 2);
@@ -134,12 +134,12 @@ bool RunBy(Kernels kernels, Call* c) {
   return forward.intact() && backward.intact();
 }
 
-size_t At(const Problem& p, int64_t b, int64_t rows, int64_t r, int64_t heads, int64_t h, int64_t channels) {
+inline size_t At(const Problem& p, int64_t b, int64_t rows, int64_t r, int64_t heads, int64_t h, int64_t channels) {
   return static_cast<size_t>(p.bhsd ? ((b * heads + h) * rows + r) * channels
                                     : ((b * rows + r) * heads + h) * channels);
 }
 
-bool Masked(const Call& c, int64_t b, int64_t h, int64_t r, int64_t j) {
+inline bool Masked(const Call& c, int64_t b, int64_t h, int64_t r, int64_t j) {
   const Problem& p = c.p;
   if (p.causal && r < j - (p.Sk - p.Sq)) return true;
   if (p.n == 0) return false;
@@ -150,13 +150,22 @@ bool Masked(const Call& c, int64_t b, int64_t h, int64_t r, int64_t j) {
   return p.causal ? r >= at[0] && r < at[1] : r >= at[0] || r < at[1];
 }
 
-std::string Describe(const Problem& p) {
+inline std::string Describe(const Problem& p) {
   char text[256];
   std::snprintf(text, sizeof text,
                 "B %d H %d Hkv %d Sq %d Sk %d D %d Dv %d maskB %d Hm %d n %d causal %d bhsd %d scale %g dropout %d",
                 int(p.B), int(p.H), int(p.Hkv), int(p.Sq), int(p.Sk), int(p.D), int(p.Dv), int(p.maskB), int(p.Hm),
                 int(p.n), int(p.causal), int(p.bhsd), double(p.scale), int(p.dropoutThreshold != 0));
   return text;
+}
+
+inline bool SameBits(const Floats& a, const Floats& b) {
+  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+inline bool SameResults(const Call& a, const Call& b) {
+  return SameBits(a.out, b.out) && SameBits(a.lse, b.lse) && SameBits(a.dq, b.dq) && SameBits(a.dk, b.dk) &&
+         SameBits(a.dv, b.dv);
 }
 
 }  // namespace

@@ -84,8 +84,9 @@ void AddRow(const Call& c, const Row& row, Round round, Dense<Real>* t) {
     AddScaled<Real>(&t->out, row.out, kept, c.v, key.v, p.Dv);
     AddScaled<Real>(&t->dv, key.v, kept, c.dOut, row.out, p.Dv);
   }
+  // In another order than dP, as in kernels, because the errors of both cancel with a single key.
   Real delta = 0;
-  for (int64_t d = 0; d < p.Dv; ++d) delta += t->out[row.out + d] * c.dOut[row.out + d];
+  for (int64_t d = p.Dv - 1; d >= 0; --d) delta += t->out[row.out + d] * c.dOut[row.out + d];
   for (size_t j = 0; j < weights.size(); ++j) {
     const Row::Key& key = row.keys[j];
     const Real dP = key.keep * Dot<Real>(c.dOut, row.out, c.v, key.v, p.Dv);

@@ -46,6 +46,7 @@ struct Thread {
 };
 
 struct Warp {
+  std::vector<Thread*> ready;
   int arrived = 0;
   int round = 0;
   const char* kind = "";
@@ -67,8 +68,9 @@ struct PhasedBarrier {
 
 struct Block {
   std::vector<std::unique_ptr<Thread>> threads;
-  std::vector<Thread*> ready;
   std::vector<Warp> warps;
+  std::vector<Warp*> ready;  // those with threads that are ready
+  std::vector<Thread*> delayed;
   std::map<int, NamedBarrier> namedBarriers;
   std::map<uint32_t, PhasedBarrier> phasedBarriers;
   std::vector<std::function<void()>> engine;  // copies that are under way

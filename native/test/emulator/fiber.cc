@@ -4,7 +4,8 @@
 
 #include <cstdint>
 
-// Saves the registers that a call keeps, and goes on where the other stack did so.
+// Saves the registers that a call keeps, and goes on where the other stack did so. A jump, because processors predict
+// that a return goes to the last call.
 extern "C" void FlashmaskSwitchStack(void** from, void* to);
 asm(R"(
 .text
@@ -24,7 +25,8 @@ FlashmaskSwitchStack:
   pop %r12
   pop %rbx
   pop %rbp
-  ret
+  pop %rcx
+  jmp *%rcx
 )");
 
 namespace flashmask::emulator {

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <random>
 
 #include "block.h"
 
@@ -31,14 +30,19 @@ constexpr size_t kStackBytes = 256 * 1024;
 // The stacks begin in different sets of the processor's caches.
 constexpr size_t kStackStep = kStackBytes + 4096 + 64;
 
-std::mt19937_64 generator;
+uint64_t state;  // of the generator of draws: xorshift64* (Vigna 2016)
 bool failed = false;
 Order orderLeftOut;
 int placeLeftOut;
 std::vector<const void*> places[kOrders];
 const std::function<void()>* kernel = nullptr;
 
-size_t Draw(size_t count) { return static_cast<size_t>(generator() % count); }
+size_t Draw(size_t count) {
+  state ^= state >> 12;
+  state ^= state << 25;
+  state ^= state >> 27;
+  return (state * 0x2545f4914f6cdd1du >> 32) * count >> 32;
+}
 
 char* Stacks() {
   static char* const stacks = static_cast<char*>(
@@ -46,7 +50,13 @@ char* Stacks() {
   return stacks;
 }
 
-void MakeReady(Thread* thread) { block->ready.push_back(thread); }
+Warp& WarpOf(const Thread& thread) { return block->warps[static_cast<size_t>(thread.index / kLanes)]; }
+
+void MakeReady(Thread* thread) {
+  Warp& warp = WarpOf(*thread);
+  if (warp.ready.empty()) block->ready.push_back(&warp);
+  warp.ready.push_back(thread);
+}
 
 void ReleaseIfComplete(NamedBarrier* barrier, int threads) {
   if (barrier->arrived < threads) return;
@@ -83,7 +93,14 @@ void Resume(Thread* thread) {
   thread->fiber.Resume();
 }
 
+// Experiments fail as they should.
+bool Reports() { return placeLeftOut < 0 && !failed; }
+
 void ReportStandstill() {
+  if (!Reports()) {
+    failed = true;
+    return;
+  }
   std::fprintf(stderr, "emulator: all threads wait\n");
   const char* last = "";
   for (const auto& thread : block->threads) {
@@ -94,16 +111,32 @@ void ReportStandstill() {
   failed = true;
 }
 
+// Lets the lanes of a warp run that are ready, from any of them on. Sometimes a part of them is delayed until nobody
+// else can go on.
+void RunWarp() {
+  static std::vector<Thread*> lanes;
+  const size_t drawn = Draw(block->ready.size());
+  Warp* warp = block->ready[drawn];
+  block->ready[drawn] = block->ready.back();
+  block->ready.pop_back();
+  lanes.swap(warp->ready);
+  std::rotate(lanes.begin(), lanes.begin() + static_cast<std::ptrdiff_t>(Draw(lanes.size())), lanes.end());
+  const size_t count = Draw(32) == 0 ? Draw(lanes.size()) + 1 : lanes.size();
+  block->delayed.insert(block->delayed.end(), lanes.begin() + static_cast<std::ptrdiff_t>(count), lanes.end());
+  for (size_t i = 0; i < count && !failed; ++i) Resume(lanes[i]);
+  lanes.clear();
+}
+
 void RunBlock() {
   while (!failed) {
     const bool copies = !block->engine.empty();
-    if (copies && (block->ready.empty() || Draw(16) == 0)) {
+    if (copies && (block->ready.empty() || Draw(8) == 0)) {
       RunEngine();
     } else if (!block->ready.empty()) {
-      std::swap(block->ready[Draw(block->ready.size())], block->ready.back());
-      Thread* thread = block->ready.back();
-      block->ready.pop_back();
-      Resume(thread);
+      RunWarp();
+    } else if (!block->delayed.empty()) {
+      for (Thread* thread : block->delayed) MakeReady(thread);
+      block->delayed.clear();
     } else if (block->running == 0) {
       return;
     } else {
@@ -113,7 +146,7 @@ void RunBlock() {
 }
 
 void PrepareBlock(unsigned threads, size_t sharedBytes) {
-  std::fill(std::begin(cuda::shared), std::end(cuda::shared), 0xff);
+  std::memset(cuda::shared, 0xff, sharedBytes);
   block->sharedBytes = sharedBytes;
   block->writers.assign(sharedBytes / 4 + 1, 0);
   block->warps.resize((threads + kLanes - 1) / kLanes);
@@ -149,7 +182,7 @@ void FinishPhase(PhasedBarrier* barrier) {
 }  // namespace
 
 void Begin(uint64_t seed, Order order, int leftOut) {
-  generator.seed(seed);
+  state = seed * 2 + 1;
   failed = false;
   orderLeftOut = order;
   placeLeftOut = leftOut;
@@ -167,7 +200,7 @@ bool LeavesOut(Order order, const void* at) {
 }
 
 void Fail(const char* message) {
-  if (!failed) {
+  if (Reports()) {
     std::fprintf(stderr, "emulator: thread %u of block %u: %s\n", place.thread.x, place.block.x, message);
   }
   failed = true;
@@ -215,10 +248,10 @@ void SyncThreads(int barrier, int threads) {
 }
 
 const uint64_t* Meet(const char* kind, uint64_t own, void (*complete)(const uint64_t* all)) {
-  Warp& warp = block->warps[static_cast<size_t>(self->index / kLanes)];
+  Warp& warp = WarpOf(*self);
   auto& brought = warp.brought[warp.round & 1];
   if (warp.arrived == 0) warp.kind = kind;
-  if (std::strcmp(warp.kind, kind) != 0) Fail("lanes of a warp meet at different instructions");
+  if (warp.kind != kind && std::strcmp(warp.kind, kind) != 0) Fail("lanes of a warp meet at different instructions");
   brought[static_cast<size_t>(self->index % kLanes)] = own;
   if (++warp.arrived < kLanes) {
     Wait(kind);
