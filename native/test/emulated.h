@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
+#include "../cuda/attention16.h"
 #include "calls.h"
 #include "emulator/machine.h"
 
@@ -26,6 +28,47 @@ struct EmulatedKernels {
 bool Run(Call* c, int) {
   bool ok = true;
   const bool intact = RunBy(EmulatedKernels{ok}, c);
+  return ok && intact;
+}
+
+using Halves = std::vector<uint16_t>;
+
+Halves Rounded(const float* from, int64_t count, bool bfloat16) {
+  Halves to(static_cast<size_t>(count));
+  std::transform(from, from + count, to.begin(), bfloat16 ? emulator::Bfloat16Of : emulator::HalfOf);
+  return to;
+}
+
+// The kernels on 16-bit tensors (native/cuda/attention16.h).
+struct EmulatedKernels16 {
+  size_t ForwardScratchBytes(const Problem& p) { return flashmask::cuda::Forward16ScratchBytes(p); }
+  size_t BackwardScratchBytes(const Problem& p) { return flashmask::cuda::Backward16ScratchBytes(p); }
+
+  void Forward(const Problem& p, const ForwardTensors& t, void* scratch) {
+    q = Rounded(t.q, p.B * p.H * p.Sq * p.D, bfloat16);
+    k = Rounded(t.k, p.B * p.Hkv * p.Sk * p.D, bfloat16);
+    v = Rounded(t.v, p.B * p.Hkv * p.Sk * p.Dv, bfloat16);
+    ok = flashmask::cuda::Forward16(p, bfloat16, q.data(), k.data(), v.data(), t.bounds, t.out, t.lse, t.rowStats,
+                                    scratch, nullptr)
+             .name == nullptr;
+  }
+
+  void Backward(const Problem& p, const BackwardTensors& t, void* scratch) {
+    const Halves dOut = Rounded(t.dOut, p.B * p.H * p.Sq * p.Dv, bfloat16);
+    ok = ok && flashmask::cuda::Backward16(p, bfloat16, q.data(), k.data(), v.data(), t.bounds, t.out, t.rowStats,
+                                           dOut.data(), t.dLse, t.dq, t.dk, t.dv, scratch, nullptr)
+                       .name == nullptr;
+  }
+
+  bool& ok;
+  bool bfloat16;
+  Halves q, k, v;
+};
+
+inline bool Run16(Call* c) {
+  bool ok = true;
+  const bool bfloat16 = c->p.precision == Precision::kBFloat16;
+  const bool intact = RunBy(EmulatedKernels16{ok, bfloat16, {}, {}, {}}, c);
   return ok && intact;
 }
 

@@ -1,5 +1,5 @@
-// Dense attention and its gradients in plain loops: in double precision the truth, in float with rounded operands what a
-// precision allows.
+// Dense attention and its gradients in plain loops: in double precision the truth, in float with rounded operands what
+// a precision allows.
 #pragma once
 
 #include <algorithm>

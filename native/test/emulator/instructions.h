@@ -116,8 +116,7 @@ void Product16(float (&c)[kN][4], uint64_t a, uint64_t b, bool add, T) {
 
 template <bool kColumns, int kN, class T>
 void Product16(float (&c)[kN][4], const uint32_t (&a)[4], uint64_t b, bool add, T) {
-  emulator::StartProduct(
-      {&c[0][0], kN * 8, {a[0], a[1], a[2], a[3]}, 0, b, true, add, false, kColumns, kNumber<T>});
+  emulator::StartProduct({&c[0][0], kN * 8, {a[0], a[1], a[2], a[3]}, 0, b, true, add, false, kColumns, kNumber<T>});
 }
 
 }  // namespace flashmask::cuda

@@ -152,8 +152,8 @@ void PrepareBlock(unsigned threads, size_t sharedBytes) {
   block->warps.resize((threads + kLanes - 1) / kLanes);
   block->running = static_cast<int>(threads);
   for (unsigned i = 0; i < threads; ++i) {
-    block->threads.push_back(
-        std::make_unique<Thread>(static_cast<int>(i), Extent(i, 0, 0), Stacks() + i * kStackStep, kStackBytes, RunThread));
+    block->threads.push_back(std::make_unique<Thread>(static_cast<int>(i), Extent(i, 0, 0), Stacks() + i * kStackStep,
+                                                      kStackBytes, RunThread));
     MakeReady(block->threads.back().get());
   }
 }
@@ -280,7 +280,8 @@ uint32_t SharedAddress(const void* pointer) {
 }
 
 char* SharedAt(uint32_t address, size_t bytes) {
-  if (address < kSharedBase || address - kSharedBase + bytes > block->sharedBytes) Fail("an address is not of shared memory");
+  if (address < kSharedBase || address - kSharedBase + bytes > block->sharedBytes)
+    Fail("an address is not of shared memory");
   return reinterpret_cast<char*>(cuda::shared) + (address - kSharedBase);
 }
 

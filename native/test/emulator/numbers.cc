@@ -11,7 +11,7 @@ namespace {
 float DecodeHalf(uint16_t bits) {
   const int exponent = bits >> 10 & 31;
   const int fraction = bits & 1023;
-  const float magnitude = exponent == 31 ? (fraction == 0 ? HUGE_VALF : std::numeric_limits<float>::quiet_NaN())
+  const float magnitude = exponent == 31  ? (fraction == 0 ? HUGE_VALF : std::numeric_limits<float>::quiet_NaN())
                           : exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
                                           : std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
   return bits >> 15 ? -magnitude : magnitude;

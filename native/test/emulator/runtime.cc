@@ -1,9 +1,8 @@
 // The CUDA runtime's functions.
-#include "include/cuda_runtime.h"
-
 #include <cstring>
 
 #include "include/cuda.h"
+#include "include/cuda_runtime.h"
 
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {

@@ -1,0 +1,84 @@
+/**
+ * @file The CUDA kernels without a GPU: compiles them for the emulator of native/test/emulator, and runs random calls
+ * against dense attention. On a GPU native/test/cuda/check.py judges them.
+ */
+import {execFile, spawnSync} from 'node:child_process';
+import {mkdtempSync, readdirSync, rmSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import {fileURLToPath} from 'node:url';
+import {promisify} from 'node:util';
+import {expect} from 'chai';
+import {compileForTests} from '../../scripts/build_native.mjs';
+import {full} from '../support/full.js';
+
+const run = promisify(execFile);
+const native = fileURLToPath(new URL('../../native/', import.meta.url));
+const compiler = process.env.CXX ?? 'g++';
+const hasCompiler = spawnSync(compiler, ['--version']).status === 0;
+
+const FLAGS = [
+  '-std=c++17',
+  '-O2',
+  '-Wall',
+  '-Wextra',
+  '-Werror',
+  '-Wno-unknown-pragmas',
+  '-Wno-pass-failed',
+  '-Wno-psabi',
+  '-fno-strict-aliasing',
+  '-DFLASHMASK_EMULATOR',
+  `-I${join(native, 'test', 'emulator', 'include')}`,
+  '-x',
+  'c++',
+];
+
+/** Random calls of each of two processes. */
+const CALLS = full ? 300 : 15;
+/** Kernels in which instructions are left out, of those of emulator_order_check.cc. */
+const VARIANTS = full ? 5 : 2;
+
+/** Makes the programs `emulator_check` and `emulator_order_check` in the folder. */
+async function build(folder: string): Promise<void> {
+  const filesOf = (part: string, extension: string): string[] =>
+    readdirSync(join(native, part))
+      .filter((file) => file.endsWith(extension))
+      .map((file) => join(part, file));
+  const programs = ['emulator_check', 'emulator_order_check'];
+  const sources = programs.map((program) => join('test', `${program}.cc`));
+  const kernels = filesOf('cuda', '.cu').filter((path) => !path.endsWith('layers.cu'));
+  const objects = await compileForTests([...sources, ...kernels, ...filesOf(join('test', 'emulator'), '.cc')], FLAGS);
+  const shared = objects.slice(programs.length);
+  await Promise.all(programs.map((program, i) => run(compiler, [objects[i], ...shared, '-o', join(folder, program)])));
+}
+
+describe('CUDA kernels on the emulator', function () {
+  if (!hasCompiler || process.platform !== 'linux') {
+    it.skip(`needs Linux and a C++ compiler (${compiler})`, () => undefined);
+    return;
+  }
+  let folder: string;
+
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'flashmask-cuda-'));
+    await build(folder);
+  });
+  after(() => rmSync(folder, {recursive: true, force: true}));
+
+  it('are as right as dense attention, whatever is in masked places', async () => {
+    const seeds = [1000, 2000];
+    const calls = seeds.map((seed) => run(join(folder, 'emulator_check'), [String(CALLS), String(seed)]));
+    for (const {stdout} of await Promise.all(calls)) expect(stdout).to.equal(`${CALLS} calls, 0 wrong\n`);
+  });
+
+  it('do not come through without what orders their instructions', async () => {
+    const {stdout} = await run(join(folder, 'emulator_order_check'), [String(VARIANTS)]);
+    const lines = [...stdout.matchAll(/^(\w+): (\d+) of (\d+) places noticed$/gm)];
+    expect(lines).to.have.length(7);
+    for (const [line, name, noticed, places] of lines) {
+      // Lanes rarely drift apart so far that this matters.
+      if (name === '__syncwarp') continue;
+      expect(Number(noticed), line).to.be.greaterThan(Number(places) / 2);
+    }
+  });
+});
