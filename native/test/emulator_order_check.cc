@@ -57,20 +57,27 @@ Call CallOf(const Variant& variant) {
   return c;
 }
 
-// Whether a call fails, changes a result, breaks down or does not end. It has a process of its own.
-bool Notices(const Call& right, Order order, int place) {
+// Starts a process that runs a call without an instruction. It ends well only if no result changes.
+pid_t StartWithout(const Call& right, Order order, int place) {
   const pid_t child = fork();
-  if (child == 0) {
-    const rlimit seconds = {2, 2};
-    setrlimit(RLIMIT_CPU, &seconds);
-    Call c = right;
-    emulator::Begin(1, order, place);
-    const bool same = Run(&c, 1) && SameResults(c, right);
-    _exit(same ? 0 : 1);
+  if (child != 0) return child;
+  const rlimit seconds = {2, 2};
+  setrlimit(RLIMIT_CPU, &seconds);
+  Call c = right;
+  emulator::Begin(1, order, place);
+  _exit(Run(&c, 1) && SameResults(c, right) ? 0 : 1);
+}
+
+// At how many of the places it is noticed that the instruction is missing.
+int CountNoticed(const Call& right, Order order, int places) {
+  for (int place = 0; place < places; ++place) StartWithout(right, order, place);
+  int noticed = 0;
+  for (int place = 0; place < places; ++place) {
+    int status = 0;
+    wait(&status);
+    noticed += !WIFEXITED(status) || WEXITSTATUS(status) != 0;
   }
-  int status = 0;
-  waitpid(child, &status, 0);
-  return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+  return noticed;
 }
 
 }  // namespace
@@ -89,7 +96,7 @@ int main(int count, char** arguments) {
     for (int order = 0; order < emulator::kOrders; ++order) own[order] = emulator::PlacesOf(static_cast<Order>(order));
     for (int order = 0; order < emulator::kOrders; ++order) {
       places[order] += own[order];
-      for (int place = 0; place < own[order]; ++place) noticed[order] += Notices(c, static_cast<Order>(order), place);
+      noticed[order] += CountNoticed(c, static_cast<Order>(order), own[order]);
     }
   }
   for (int order = 0; order < emulator::kOrders; ++order) {
