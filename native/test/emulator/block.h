@@ -15,10 +15,11 @@
 
 namespace flashmask::emulator {
 
-// A copy of 16 bytes to shared memory; from null: zeros.
+// A copy of a few bytes to shared memory; from null: zeros.
 struct SmallCopy {
   uint32_t to;
   const void* from;
+  size_t bytes;
 };
 
 // The accumulators of products that are not finished. The thread's own registers hold poison meanwhile.
@@ -28,19 +29,22 @@ struct Accumulators {
   int products;  // that are not finished
 };
 
-struct Thread {
-  Thread(int index, const Extent& place, void* stack, size_t stackBytes, void (*run)())
-      : index(index), place(place), fiber(stack, stackBytes, run) {}
+struct Block;
 
+struct Thread {
+  Thread(Block* block, int index, void* stack, size_t stackBytes, void (*run)())
+      : block(block), index(index), fiber(stack, stackBytes, run) {}
+
+  Block* block;
   int index;
-  Extent place;
   Fiber fiber;
   bool done = false;
   const char* waitsFor = "";
-  std::vector<std::vector<SmallCopy>> copies{1};  // groups, the last of which is open
-  std::vector<std::function<void()>> additions, committedAdditions;
-  std::vector<Product> products;      // not finished
-  std::vector<size_t> productGroups;  // the number of products at the end of each group
+  std::vector<std::vector<SmallCopy>> copies{1};                 // groups, the last of which is open
+  std::vector<std::vector<std::function<void()>>> additions{1};  // the same
+  size_t votes = 0;                                              // that the thread took part in
+  std::vector<Product> products;                                 // not finished
+  std::vector<size_t> productGroups;                             // the number of products at the end of each group
   std::vector<Accumulators> accumulators;
   std::vector<uint32_t> unfenced;  // words that the thread has written
 };
@@ -67,19 +71,35 @@ struct PhasedBarrier {
 };
 
 struct Block {
+  Extent place;
   std::vector<std::unique_ptr<Thread>> threads;
   std::vector<Warp> warps;
   std::vector<Warp*> ready;  // those with threads that are ready
   std::vector<Thread*> delayed;
   std::map<int, NamedBarrier> namedBarriers;
   std::map<uint32_t, PhasedBarrier> phasedBarriers;
-  std::vector<std::function<void()>> engine;  // copies that are under way
-  std::vector<uint16_t> writers;              // of each word that is not fenced, the thread and 1; otherwise 0
-  size_t sharedBytes = 0;
+  bool voted[3] = {};             // by the number of the vote
+  std::vector<uint8_t> memory;    // while another block of the cluster runs
+  std::vector<uint16_t> writers;  // of each word that is not fenced, the thread and 1; otherwise 0
   int running = 0;
 };
 
-extern Block* block;
+// A copy of the copy engine that is under way, of a thread block.
+struct EngineCopy {
+  Block* block;
+  std::function<void()> run;
+};
+
+// Thread blocks that run together and reach each other's shared memory.
+struct Cluster {
+  std::vector<std::unique_ptr<Block>> blocks;
+  std::vector<EngineCopy> engine;
+  NamedBarrier barrier;
+  size_t sharedBytes = 0;
+};
+
+extern Cluster* cluster;
+extern Block* block;  // of the thread or copy that runs
 extern Thread* self;
 
 // Lets others run until a thread or the scheduler has made this one ready.

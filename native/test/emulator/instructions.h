@@ -18,7 +18,9 @@ inline constexpr emulator::Number kNumber<__nv_bfloat16> = emulator::Number::kBf
 
 inline uint32_t SharedAddress(const void* pointer) { return emulator::SharedAddress(pointer); }
 
-inline void CopyAsync16(uint32_t shared, const void* global, bool valid) { emulator::CopyAsync(shared, global, valid); }
+inline void CopyAsync16(uint32_t shared, const void* global, bool valid) {
+  emulator::CopyAsync(shared, global, 16, valid);
+}
 inline void CommitCopies() { emulator::CommitCopies(); }
 
 template <int kPending>
@@ -62,7 +64,10 @@ inline void AddBulkRow(float* to, uint32_t from, int bytes) {
   emulator::AddBulk(to, from, static_cast<uint32_t>(bytes));
 }
 inline void CommitBulk() { emulator::CommitBulk(); }
-inline void WaitBulkRead() { emulator::WaitBulkRead(); }
+template <int kPending = 0>
+void WaitBulkRead() {
+  emulator::WaitBulkRead(kPending);
+}
 
 // ---- hopper_instructions.cuh ----
 

@@ -19,12 +19,14 @@ alignas(1024) uint8_t shared[256 * 1024];
 namespace flashmask::emulator {
 
 Place place;
+Cluster* cluster = nullptr;
 Block* block = nullptr;
 Thread* self = nullptr;
 
 namespace {
 
 constexpr uint32_t kSharedBase = 1024;  // an address of 0 is nobody's
+constexpr int kRankBits = 24;           // from here on an address has the number of a block of the cluster, and 1
 constexpr size_t kMostThreads = 1024;
 constexpr size_t kStackBytes = 256 * 1024;
 // The stacks begin in different sets of the processor's caches.
@@ -36,6 +38,7 @@ Order orderLeftOut;
 int placeLeftOut;
 std::vector<const void*> places[kOrders];
 const std::function<void()>* kernel = nullptr;
+Block* mapped = nullptr;  // whose shared memory is in place
 
 size_t Draw(size_t count) {
   state ^= state >> 12;
@@ -50,11 +53,11 @@ char* Stacks() {
   return stacks;
 }
 
-Warp& WarpOf(const Thread& thread) { return block->warps[static_cast<size_t>(thread.index / kLanes)]; }
+Warp& WarpOf(const Thread& thread) { return thread.block->warps[static_cast<size_t>(thread.index / kLanes)]; }
 
 void MakeReady(Thread* thread) {
   Warp& warp = WarpOf(*thread);
-  if (warp.ready.empty()) block->ready.push_back(&warp);
+  if (warp.ready.empty()) thread->block->ready.push_back(&warp);
   warp.ready.push_back(thread);
 }
 
@@ -66,9 +69,16 @@ void ReleaseIfComplete(NamedBarrier* barrier, int threads) {
 
 void RequireFinished() {
   if (!self->products.empty()) Fail("a thread ends before its products");
-  if (!self->additions.empty() || !self->committedAdditions.empty()) {
+  const auto& groups = self->additions;
+  if (std::any_of(groups.begin(), groups.end(), [](const auto& group) { return !group.empty(); })) {
     Fail("a thread ends before its additions have read shared memory");
   }
+}
+
+int RunningInCluster() {
+  int running = 0;
+  for (const auto& other : cluster->blocks) running += other->running;
+  return running;
 }
 
 void RunThread() {
@@ -77,19 +87,32 @@ void RunThread() {
   self->done = true;
   --block->running;
   ReleaseIfComplete(&block->namedBarriers[0], std::max(block->running, 1));
+  ReleaseIfComplete(&cluster->barrier, std::max(RunningInCluster(), 1));
   for (;;) Fiber::GiveWay();
 }
 
 void RunEngine() {
-  std::swap(block->engine[Draw(block->engine.size())], block->engine.back());
-  const std::function<void()> copy = std::move(block->engine.back());
-  block->engine.pop_back();
-  copy();
+  auto& engine = cluster->engine;
+  std::swap(engine[Draw(engine.size())], engine.back());
+  const EngineCopy copy = std::move(engine.back());
+  engine.pop_back();
+  block = copy.block;
+  copy.run();
+}
+
+uint8_t* MemoryOf(Block* owner) { return owner == mapped ? cuda::shared : owner->memory.data(); }
+
+// Puts the shared memory of a block in place.
+void Map(Block* next) {
+  if (next == mapped) return;
+  if (mapped != nullptr) std::copy(cuda::shared, cuda::shared + mapped->memory.size(), mapped->memory.begin());
+  std::copy(next->memory.begin(), next->memory.end(), cuda::shared);
+  mapped = next;
 }
 
 void Resume(Thread* thread) {
   self = thread;
-  place.thread = thread->place;
+  place.thread = Extent(static_cast<unsigned>(thread->index), 0, 0);
   thread->fiber.Resume();
 }
 
@@ -97,16 +120,14 @@ void Resume(Thread* thread) {
 bool Reports() { return placeLeftOut < 0 && !failed; }
 
 void ReportStandstill() {
-  if (!Reports()) {
-    failed = true;
-    return;
-  }
-  std::fprintf(stderr, "emulator: all threads wait\n");
-  const char* last = "";
-  for (const auto& thread : block->threads) {
-    if (thread->done || thread->waitsFor == last) continue;
-    last = thread->waitsFor;
-    std::fprintf(stderr, "  thread %d: %s\n", thread->index, last);
+  if (Reports()) std::fprintf(stderr, "emulator: all threads wait\n");
+  for (const auto& other : cluster->blocks) {
+    const char* last = "";
+    for (const auto& thread : other->threads) {
+      if (!Reports() || thread->done || thread->waitsFor == last) continue;
+      last = thread->waitsFor;
+      std::fprintf(stderr, "  thread %d of block %u: %s\n", thread->index, other->place.x, last);
+    }
   }
   failed = true;
 }
@@ -127,40 +148,95 @@ void RunWarp() {
   lanes.clear();
 }
 
-void RunBlock() {
+// A block with threads that are ready, mostly the one that ran last; null if there is none.
+Block* NextBlock(Block* last) {
+  if (last != nullptr && !last->ready.empty() && (cluster->blocks.size() == 1 || Draw(64) != 0)) return last;
+  const size_t first = Draw(cluster->blocks.size());
+  for (size_t i = 0; i < cluster->blocks.size(); ++i) {
+    Block* next = cluster->blocks[(first + i) % cluster->blocks.size()].get();
+    if (!next->ready.empty()) return next;
+  }
+  return nullptr;
+}
+
+// Makes delayed threads ready. Gives whether there are any.
+bool EndDelays() {
+  bool any = false;
+  for (const auto& other : cluster->blocks) {
+    for (Thread* thread : other->delayed) MakeReady(thread);
+    any = any || !other->delayed.empty();
+    other->delayed.clear();
+  }
+  return any;
+}
+
+void RunCluster() {
+  Block* next = nullptr;
   while (!failed) {
-    const bool copies = !block->engine.empty();
-    if (copies && (block->ready.empty() || Draw(8) == 0)) {
+    next = NextBlock(next);
+    const bool copies = !cluster->engine.empty();
+    if (copies && (next == nullptr || Draw(8) == 0)) {
       RunEngine();
-    } else if (!block->ready.empty()) {
+    } else if (next != nullptr) {
+      block = next;
+      place.block = next->place;
+      Map(next);
       RunWarp();
-    } else if (!block->delayed.empty()) {
-      for (Thread* thread : block->delayed) MakeReady(thread);
-      block->delayed.clear();
-    } else if (block->running == 0) {
+    } else if (!EndDelays()) {
+      if (RunningInCluster() > 0) ReportStandstill();
       return;
-    } else {
-      ReportStandstill();
     }
   }
 }
 
-void PrepareBlock(unsigned threads, size_t sharedBytes) {
-  std::memset(cuda::shared, 0xff, sharedBytes);
-  block->sharedBytes = sharedBytes;
-  block->writers.assign(sharedBytes / 4 + 1, 0);
-  block->warps.resize((threads + kLanes - 1) / kLanes);
-  block->running = static_cast<int>(threads);
+std::unique_ptr<Block> MakeBlock(const Extent& at, unsigned threads, char* stacks) {
+  auto made = std::make_unique<Block>();
+  made->place = at;
+  made->memory.assign(cluster->sharedBytes, 0xff);
+  made->writers.assign(cluster->sharedBytes / 4 + 1, 0);
+  made->warps.resize((threads + kLanes - 1) / kLanes);
+  made->running = static_cast<int>(threads);
   for (unsigned i = 0; i < threads; ++i) {
-    block->threads.push_back(std::make_unique<Thread>(static_cast<int>(i), Extent(i, 0, 0), Stacks() + i * kStackStep,
-                                                      kStackBytes, RunThread));
-    MakeReady(block->threads.back().get());
+    made->threads.push_back(
+        std::make_unique<Thread>(made.get(), static_cast<int>(i), stacks + i * kStackStep, kStackBytes, RunThread));
+    MakeReady(made->threads.back().get());
   }
+  return made;
+}
+
+void RunBlocks(const Extent& first, unsigned count, unsigned threads, size_t sharedBytes) {
+  Cluster own;
+  cluster = &own;
+  mapped = nullptr;
+  own.sharedBytes = sharedBytes;
+  for (unsigned i = 0; i < count; ++i) {
+    own.blocks.push_back(
+        MakeBlock(Extent(first.x + i, first.y, first.z), threads, Stacks() + i * threads * kStackStep));
+  }
+  RunCluster();
+}
+
+// An address of shared memory: whose it is, and its place there.
+struct Shared {
+  Block* owner;
+  uint32_t offset;
+};
+
+Shared Find(uint32_t address, size_t bytes) {
+  const uint32_t rank = address >> kRankBits;
+  const uint32_t offset = (address & ((1u << kRankBits) - 1)) - kSharedBase;
+  if (rank > cluster->blocks.size() || offset > cluster->sharedBytes || offset + bytes > cluster->sharedBytes) {
+    Fail("an address is not of shared memory");
+  }
+  Block* owner = rank == 0 ? block : cluster->blocks[rank - 1].get();
+  if (owner->running == 0 && owner != block) Fail("the shared memory of a thread block is used after its end");
+  return {owner, offset};
 }
 
 PhasedBarrier& BarrierAt(uint32_t address) {
-  const auto found = block->phasedBarriers.find(address);
-  if (found == block->phasedBarriers.end()) Fail("a barrier is used before it is made");
+  const Shared at = Find(address, 8);
+  const auto found = at.owner->phasedBarriers.find(at.offset);
+  if (found == at.owner->phasedBarriers.end()) Fail("a barrier is used before it is made");
   return found->second;
 }
 
@@ -220,17 +296,14 @@ void Wait(const char* what) {
   if (self != thread) std::abort();
 }
 
-void Run(Extent grid, unsigned threads, size_t sharedBytes, const std::function<void()>& thread) {
+void Run(Extent grid, unsigned threads, size_t sharedBytes, const std::function<void()>& thread,
+         unsigned blocksOfCluster) {
   kernel = &thread;
   place.grid = grid;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x && !failed; ++x) {
-        Block own;
-        block = &own;
-        place.block = Extent(x, y, z);
-        PrepareBlock(threads, sharedBytes);
-        RunBlock();
+      for (unsigned x = 0; x < grid.x && !failed; x += blocksOfCluster) {
+        RunBlocks(Extent(x, y, z), blocksOfCluster, threads, sharedBytes);
       }
     }
   }
@@ -238,13 +311,38 @@ void Run(Extent grid, unsigned threads, size_t sharedBytes, const std::function<
 
 // ---- Barriers of threads ----
 
+void WaitAt(NamedBarrier* barrier, int threads, const char* what) {
+  ++barrier->arrived;
+  barrier->waiting.push_back(self);
+  ReleaseIfComplete(barrier, threads);
+  Wait(what);
+}
+
 void SyncThreads(int barrier, int threads) {
   if (LeavesOut(Order::kSyncThreads, __builtin_return_address(0))) return;
-  NamedBarrier& named = block->namedBarriers[barrier];
-  ++named.arrived;
-  named.waiting.push_back(self);
-  ReleaseIfComplete(&named, threads == kAllThreads ? block->running : threads);
-  Wait("a barrier of the thread block");
+  WaitAt(&block->namedBarriers[barrier], threads == kAllThreads ? block->running : threads,
+         "a barrier of the thread block");
+}
+
+bool SyncThreadsOr(bool x) {
+  const size_t vote = self->votes++;
+  block->voted[vote % 3] |= x;
+  SyncThreads(0, kAllThreads);
+  // Nobody votes there before all have come to the next vote.
+  block->voted[(vote + 2) % 3] = false;
+  return block->voted[vote % 3];
+}
+
+int BlockInCluster() { return static_cast<int>(place.block.x % cluster->blocks.size()); }
+
+uint32_t InBlock(uint32_t address, int rank) {
+  Find(address, 1);
+  return address | static_cast<uint32_t>(rank + 1) << kRankBits;
+}
+
+void SyncCluster() {
+  if (LeavesOut(Order::kSyncThreads, __builtin_return_address(0))) return;
+  WaitAt(&cluster->barrier, RunningInCluster(), "a barrier of the cluster");
 }
 
 const uint64_t* Meet(const char* kind, uint64_t own, void (*complete)(const uint64_t* all)) {
@@ -261,7 +359,7 @@ const uint64_t* Meet(const char* kind, uint64_t own, void (*complete)(const uint
     ++warp.round;
     const int first = self->index / kLanes * kLanes;
     for (int lane = 0; lane < kLanes; ++lane) {
-      Thread* other = block->threads[static_cast<size_t>(first + lane)].get();
+      Thread* other = self->block->threads[static_cast<size_t>(first + lane)].get();
       if (other != self) MakeReady(other);
     }
   }
@@ -280,15 +378,16 @@ uint32_t SharedAddress(const void* pointer) {
 }
 
 char* SharedAt(uint32_t address, size_t bytes) {
-  if (address < kSharedBase || address - kSharedBase + bytes > block->sharedBytes)
-    Fail("an address is not of shared memory");
-  return reinterpret_cast<char*>(cuda::shared) + (address - kSharedBase);
+  const Shared at = Find(address, bytes);
+  return reinterpret_cast<char*>(MemoryOf(at.owner) + at.offset);
 }
 
 void StoreShared(uint32_t address, const void* from, size_t bytes) {
   if (address % bytes != 0) Fail("a store is not aligned");
-  std::memcpy(SharedAt(address, bytes), from, bytes);
-  for (uint32_t word = (address - kSharedBase) / 4; word < (address - kSharedBase + bytes) / 4; ++word) {
+  const Shared at = Find(address, bytes);
+  std::memcpy(MemoryOf(at.owner) + at.offset, from, bytes);
+  if (at.owner != block) return;
+  for (uint32_t word = at.offset / 4; word < (at.offset + bytes) / 4; ++word) {
     block->writers[word] = static_cast<uint16_t>(self->index + 1);
     self->unfenced.push_back(word);
   }
@@ -303,26 +402,27 @@ void FenceAsync() {
 }
 
 void RequireFenced(uint32_t address, size_t bytes) {
-  SharedAt(address, bytes);
-  const auto first = block->writers.begin() + (address - kSharedBase) / 4;
-  const auto last = first + static_cast<std::ptrdiff_t>(bytes / 4);
+  const Shared at = Find(address, bytes);
+  const auto first = at.owner->writers.begin() + at.offset / 4;
+  const auto last = first + static_cast<std::ptrdiff_t>((bytes + 3) / 4);
   if (std::any_of(first, last, [](uint16_t writer) { return writer != 0; })) {
     Fail("the copy engine or a product reads what FenceAsync() has not ordered before");
   }
 }
 
 void PoisonShared(uint32_t address, size_t bytes) {
-  std::memset(SharedAt(address, bytes), 0xff, bytes);
-  const auto first = block->writers.begin() + (address - kSharedBase) / 4;
+  const Shared at = Find(address, bytes);
+  std::memset(MemoryOf(at.owner) + at.offset, 0xff, bytes);
+  const auto first = at.owner->writers.begin() + at.offset / 4;
   std::fill(first, first + static_cast<std::ptrdiff_t>(bytes / 4), 0);
 }
 
 // ---- Copies by threads ----
 
-void CopyAsync(uint32_t to, const void* from, bool valid) {
-  if (to % 16 != 0 || (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0)) Fail("a copy is not aligned");
-  PoisonShared(to, 16);
-  self->copies.back().push_back({to, valid ? from : nullptr});
+void CopyAsync(uint32_t to, const void* from, size_t bytes, bool valid) {
+  if (to % bytes != 0 || (valid && reinterpret_cast<uintptr_t>(from) % bytes != 0)) Fail("a copy is not aligned");
+  PoisonShared(to, bytes);
+  self->copies.back().push_back({to, valid ? from : nullptr, bytes});
 }
 
 void CommitCopies() { self->copies.emplace_back(); }
@@ -332,11 +432,11 @@ void WaitCopies(size_t pending) {
   auto& groups = self->copies;
   while (groups.size() > pending + 1) {
     for (const SmallCopy& copy : groups.front()) {
-      char* to = SharedAt(copy.to, 16);
+      char* to = SharedAt(copy.to, copy.bytes);
       if (copy.from == nullptr) {
-        std::memset(to, 0, 16);
+        std::memset(to, 0, copy.bytes);
       } else {
-        std::memcpy(to, copy.from, 16);
+        std::memcpy(to, copy.from, copy.bytes);
       }
     }
     groups.erase(groups.begin());
@@ -346,11 +446,11 @@ void WaitCopies(size_t pending) {
 // ---- Barriers with phases ----
 
 void InitBarrier(uint32_t barrier, int arrivals) {
-  SharedAt(barrier, 8);
+  const Shared at = Find(barrier, 8);
   if (barrier % 8 != 0) Fail("a barrier is not aligned");
   PhasedBarrier phased;
   phased.arrivals = phased.missing = arrivals;
-  block->phasedBarriers[barrier] = phased;
+  at.owner->phasedBarriers[at.offset] = phased;
 }
 
 void Arrive(uint32_t barrier, uint32_t bytes) {
@@ -372,25 +472,26 @@ void WaitParity(uint32_t barrier, uint32_t parity) {
 
 void StartCopy(uint32_t barrier, uint32_t bytes, std::function<void()> copy) {
   BarrierAt(barrier);
-  block->engine.push_back([=, copy = std::move(copy)] {
+  const auto run = [=, copy = std::move(copy)] {
     copy();
     PhasedBarrier& phased = BarrierAt(barrier);
     phased.missingBytes -= bytes;
     FinishPhase(&phased);
-  });
+  };
+  cluster->engine.push_back({block, run});
 }
 
-void StartAddition(std::function<void()> add) { self->additions.push_back(std::move(add)); }
+void StartAddition(std::function<void()> add) { self->additions.back().push_back(std::move(add)); }
 
-void CommitBulk() {
-  for (auto& add : self->additions) self->committedAdditions.push_back(std::move(add));
-  self->additions.clear();
-}
+void CommitBulk() { self->additions.emplace_back(); }
 
-void WaitBulkRead() {
+void WaitBulkRead(size_t pending) {
   if (LeavesOut(Order::kWaitBulk, __builtin_return_address(0))) return;
-  for (const auto& add : self->committedAdditions) add();
-  self->committedAdditions.clear();
+  auto& groups = self->additions;
+  while (groups.size() > pending + 1) {
+    for (const auto& add : groups.front()) add();
+    groups.erase(groups.begin());
+  }
 }
 
 }  // namespace flashmask::emulator

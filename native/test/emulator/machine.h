@@ -48,13 +48,22 @@ int PlacesOf(Order order);
 // Whether a kernel has failed since the last call.
 bool TakeFailure();
 
-// Runs a kernel: `thread` for each thread.
-void Run(Extent grid, unsigned threads, size_t sharedBytes, const std::function<void()>& thread);
+// Runs a kernel: `thread` for each thread. Thread blocks run one after another, those of a cluster together.
+void Run(Extent grid, unsigned threads, size_t sharedBytes, const std::function<void()>& thread,
+         unsigned blocksOfCluster = 1);
 
 // ---- Thread blocks ----
 
 // Waits at a barrier of the thread block for as many threads, or for all that still run.
 void SyncThreads(int barrier, int threads);
+// The same for all that still run; gives whether `x` is true for any.
+bool SyncThreadsOr(bool x);
+
+// ---- Clusters. An address of shared memory may be that of another thread block of the cluster. ----
+
+int BlockInCluster();
+uint32_t InBlock(uint32_t address, int rank);
+void SyncCluster();
 
 // ---- Warps ----
 
@@ -112,7 +121,7 @@ void RequireFenced(uint32_t address, size_t bytes);
 
 // ---- Copies by threads (cp.async) ----
 
-void CopyAsync(uint32_t to, const void* from, bool valid);
+void CopyAsync(uint32_t to, const void* from, size_t bytes, bool valid);
 void CommitCopies();
 void WaitCopies(size_t pending);
 
@@ -126,10 +135,10 @@ void WaitParity(uint32_t barrier, uint32_t parity);
 
 // Does `copy` at any later time, whose `bytes` then arrive at the barrier.
 void StartCopy(uint32_t barrier, uint32_t bytes, std::function<void()> copy);
-// Does `add`, which reads shared memory, when the thread waits for its group.
+// Does `add`, which reads shared memory, when the thread waits for its group of additions.
 void StartAddition(std::function<void()> add);
 void CommitBulk();
-void WaitBulkRead();
+void WaitBulkRead(size_t pending);
 // Overwrites shared memory by numbers that are not finite, until the copy is there.
 void PoisonShared(uint32_t address, size_t bytes);
 

@@ -92,6 +92,24 @@ void MultiplyByWarp(const uint64_t* all) {
   }
 }
 
+float FloatOfTf32(uint32_t bits) { return OfBits<float>(bits & ~0x1fffu); }
+
+void MultiplyTf32ByWarp(const uint64_t* all) {
+  float left[16][8];
+  float right[8][8];
+  const auto request = [&](int lane) { return reinterpret_cast<const MmaRequest*>(all[lane]); };
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const MmaRequest& own = *request(lane);
+    for (int i = 0; i < 4; ++i) left[lane / 4 + i % 2 * 8][lane % 4 + i / 2 * 4] = FloatOfTf32(own.a[i]);
+    for (int i = 0; i < 2; ++i) right[lane % 4 + i * 4][lane / 4] = FloatOfTf32(own.b[i]);
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      for (int k = 0; k < 8; ++k) request(lane)->c[i] += left[RowOf(lane, i)][k] * right[k][ColumnOf(lane, i)];
+    }
+  }
+}
+
 // ---- Products by a warpgroup ----
 
 // An operand in shared memory, as its descriptor tells.
@@ -218,6 +236,11 @@ void LoadMatrix(uint32_t (&r)[4], uint32_t address, bool transposed) {
 void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Number number) {
   const MmaRequest request = {c, a, {b0, b1}, number};
   Meet("mma", reinterpret_cast<uint64_t>(&request), MultiplyByWarp);
+}
+
+void MmaTf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const MmaRequest request = {c, a, {b0, b1}, {}};
+  Meet("mma of TF32", reinterpret_cast<uint64_t>(&request), MultiplyTf32ByWarp);
 }
 
 void StartProduct(const Product& product) {

@@ -13,6 +13,9 @@ void LoadMatrix(uint32_t (&r)[4], uint32_t address, bool transposed);
 // c[16 x 8] += a[16 x 16] b[16 x 8].
 void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Number number);
 
+// c[16 x 8] += a[16 x 8] b[8 x 8] of floats with the precision of TF32.
+void MmaTf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
 // A thread's part in a product of its warpgroup.
 struct Product {
   float* accumulators;

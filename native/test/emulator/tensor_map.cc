@@ -74,6 +74,13 @@ void CopyBulk(uint32_t shared, const void* from, uint32_t bytes, uint32_t barrie
   StartCopy(barrier, bytes, [=] { std::memcpy(SharedAt(shared, bytes), from, bytes); });
 }
 
+void CopyShared(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier) {
+  if (to % kChunk != 0 || from % kChunk != 0 || bytes % kChunk != 0) Fail("a bulk copy is not aligned");
+  RequireFenced(from, bytes);
+  PoisonShared(to, bytes);
+  StartCopy(barrier, bytes, [=] { std::memcpy(SharedAt(to, bytes), SharedAt(from, bytes), bytes); });
+}
+
 void AddBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first) {
   RequireAligned(map, shared);
   RequireFenced(shared, BytesOf(map));

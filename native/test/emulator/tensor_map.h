@@ -14,6 +14,9 @@ using Coordinates = std::array<int, 5>;
 void CopyBox(uint32_t shared, const CUtensorMap& map, uint32_t barrier, const Coordinates& first);
 void CopyBulk(uint32_t shared, const void* from, uint32_t bytes, uint32_t barrier);
 
+// Copies from shared memory to that of another thread block of the cluster.
+void CopyShared(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier);
+
 // Adds floats in shared memory to memory; elements outside of the tensor are left out.
 void AddBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first);
 void AddBulk(float* to, uint32_t shared, uint32_t bytes);

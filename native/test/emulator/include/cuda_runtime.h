@@ -83,6 +83,12 @@ inline unsigned __float_as_uint(float x) {
   return y;
 }
 
+inline float __uint_as_float(unsigned x) {
+  float y;
+  std::memcpy(&y, &x, sizeof y);
+  return y;
+}
+
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
 
 // The sum rounded up. The second term of the exact sum tells whether it was rounded down.
@@ -98,6 +104,7 @@ inline float __fadd_ru(float a, float b) {
 // ---- Functions of a thread block or a warp ----
 
 inline void __syncthreads() { flashmask::emulator::SyncThreads(0, flashmask::emulator::kAllThreads); }
+inline int __syncthreads_or(int x) { return flashmask::emulator::SyncThreadsOr(x != 0); }
 inline void __syncwarp() { flashmask::emulator::SyncWarp(); }
 
 template <class T>
@@ -155,4 +162,39 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** found, uns
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int bytes) {
   return bytes <= flashmask::emulator::device.sharedBytes ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeClusterDimension = 4,
+  cudaLaunchAttributeProgrammaticStreamSerialization = 6
+};
+struct cudaLaunchAttributeValue {
+  struct {
+    unsigned x, y, z;
+  } clusterDim;
+  int programmaticStreamSerializationAllowed;
+};
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  cudaLaunchAttributeValue val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
+
+template <class... Params, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
+                               const Arguments&... arguments) {
+  unsigned blocksOfCluster = 1;
+  for (unsigned i = 0; i < config->numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = config->attrs[i];
+    if (attribute.id == cudaLaunchAttributeClusterDimension) blocksOfCluster = attribute.val.clusterDim.x;
+  }
+  flashmask::emulator::Run(
+      config->gridDim, config->blockDim.x, config->dynamicSmemBytes, [&] { kernel(arguments...); }, blocksOfCluster);
+  return cudaGetLastError();
 }
