@@ -71,8 +71,8 @@ inline Call DrawCall(const Range& range) {
   p.H = p.Hkv * group;
   p.Sq = Choose(range.queries);
   p.Sk = Choose(range.keys);
-  p.D = Choose<int64_t>({1, 3, 8, 16, 17, 31, 32, 64, 80, 96, 128, 256});
-  p.Dv = Choose<int64_t>({p.D, p.D, 1, 5, 16, 24, 64, 100, 256});
+  p.D = Choose<int64_t>({1, 3, 8, 16, 17, 31, 32, 64, 80, 96, 128, 192, 256});
+  p.Dv = Choose<int64_t>({p.D, p.D, 1, 5, 16, 24, 64, 100, 128, 256});
   p.maskB = Choose<int64_t>({1, p.B});
   p.Hm = Choose<int64_t>({1, p.Hkv, p.H});
   p.causal = Draw(0, 1) != 0;

@@ -126,7 +126,7 @@ void DrawVariant(Problem* p) {
   p->deterministic = Draw(0, 2) == 0;
   const bool small = Draw(0, 2) == 0 && !(p->precision == Precision::kFloat32 && std::max(p->D, p->Dv) > 128);
   emulator::device = small ? kBeforeHopper : kHopper;
-  emulator::device.processors = static_cast<int>(Draw(1, 4));
+  emulator::device.processors = static_cast<int>(Draw(2, 5));
 }
 
 // In other precisions than bfloat16 all numbers of a head share a power of two with the largest that is finite.

@@ -21,7 +21,6 @@ const FLAGS = [
   '-std=c++17',
   '-O2',
   '-Wall',
-  '-Wextra',
   '-Werror',
   '-Wno-unknown-pragmas',
   '-Wno-pass-failed',

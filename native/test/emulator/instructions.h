@@ -21,6 +21,10 @@ inline uint32_t SharedAddress(const void* pointer) { return emulator::SharedAddr
 inline void CopyAsync16(uint32_t shared, const void* global, bool valid) {
   emulator::CopyAsync(shared, global, 16, valid);
 }
+inline void CopyAsync4(uint32_t shared, const void* global, bool valid) {
+  emulator::CopyAsync(shared, global, 4, valid);
+}
+
 inline void CommitCopies() { emulator::CommitCopies(); }
 
 template <int kPending>
@@ -91,6 +95,26 @@ inline void CopyBulk(uint32_t shared, const void* global, uint32_t bytes, uint32
   emulator::CopyBulk(shared, global, bytes, barrier);
 }
 
+// To several thread blocks of a cluster, one bit of `blocks` each.
+template <class Copy>
+void CopyToBlocks(uint32_t shared, uint32_t barrier, uint16_t blocks, Copy copy) {
+  for (int rank = 0; blocks >> rank != 0; ++rank) {
+    if (blocks >> rank & 1) copy(emulator::InBlock(shared, rank), emulator::InBlock(barrier, rank));
+  }
+}
+
+inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int channel, int row, int head,
+                    int batch, uint16_t blocks) {
+  CopyToBlocks(shared, barrier, blocks, [&](uint32_t to, uint32_t barrierThere) {
+    emulator::CopyBox(to, *map, barrierThere, {channel, row, head, batch});
+  });
+}
+
+inline void CopyBulk(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier, uint16_t blocks) {
+  CopyToBlocks(shared, barrier, blocks,
+               [&](uint32_t to, uint32_t barrierThere) { emulator::CopyBulk(to, global, bytes, barrierThere); });
+}
+
 inline void AddBox(const CUtensorMap* map, uint32_t shared, int channel, int row, int head, int batch) {
   emulator::AddBox(*map, shared, {channel, row, head, batch});
 }
@@ -122,6 +146,41 @@ void Product16(float (&c)[kN][4], uint64_t a, uint64_t b, bool add, T) {
 template <bool kColumns, int kN, class T>
 void Product16(float (&c)[kN][4], const uint32_t (&a)[4], uint64_t b, bool add, T) {
   emulator::StartProduct({&c[0][0], kN * 8, {a[0], a[1], a[2], a[3]}, 0, b, true, add, false, kColumns, kNumber<T>});
+}
+
+// ---- Clusters ----
+
+inline int BlockInCluster() { return emulator::BlockInCluster(); }
+
+template <int kBlocks>
+uint32_t InBlock(uint32_t shared, int rank) {
+  return kBlocks == 1 ? shared : emulator::InBlock(shared, rank);
+}
+
+template <int kBlocks>
+void SyncCluster() {
+  emulator::SyncCluster();
+}
+
+inline void ArriveThere(uint32_t barrier) { emulator::Arrive(barrier, 0); }
+inline void ArriveThereExpecting(uint32_t barrier, uint32_t bytes) { emulator::Arrive(barrier, bytes); }
+inline void WaitParityOfCluster(uint32_t barrier, uint32_t parity) { emulator::WaitParity(barrier, parity); }
+inline void StoreThere(uint32_t shared, int4 value) { emulator::StoreShared(shared, &value, sizeof value); }
+
+inline void CopyThere(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier) {
+  emulator::CopyShared(to, from, bytes, barrier);
+}
+
+// ---- TF32 ----
+
+// Rounds to nearest, away from zero in the middle.
+inline uint32_t RoundToTf32(float x) {
+  const uint32_t bits = __float_as_uint(x);
+  return std::isfinite(x) ? (bits + 0x1000) & ~0x1fffu : bits;
+}
+
+inline void MmaTf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::MmaTf32(c, a, b0, b1);
 }
 
 }  // namespace flashmask::cuda

@@ -105,6 +105,7 @@ inline float __fadd_ru(float a, float b) {
 
 inline void __syncthreads() { flashmask::emulator::SyncThreads(0, flashmask::emulator::kAllThreads); }
 inline int __syncthreads_or(int x) { return flashmask::emulator::SyncThreadsOr(x != 0); }
+inline int __syncthreads_and(int x) { return !flashmask::emulator::SyncThreadsOr(x == 0); }
 inline void __syncwarp() { flashmask::emulator::SyncWarp(); }
 
 template <class T>
