@@ -4,8 +4,8 @@
     python3 bench/cuda/bench.py LIB.so --quick            our kernels alone: seconds, for tuning
     python3 bench/cuda/bench.py LIB.so --dtype float32    from float32 tensors, next to FlexAttention on TF32
 
-TFLOP/s count visible pairs only: 4 D operations per pair forward, 10 D backward. --out gets one line of JSON per
-measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side.
+TFLOP/s count visible pairs only: 2 D + 2 Dv operations per pair forward, 6 D + 4 Dv backward. --out gets one line of
+JSON per measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side.
 """
 
 import argparse
@@ -50,16 +50,18 @@ def milliseconds(run, seconds):
 
 
 class Setting:
-    """Inputs of one mask, length and head size, [B, H, N, D]."""
+    """Inputs of one mask, length and head sizes: q and k [B, H, N, D], v [B, H, N, Dv]."""
 
     def __init__(self, name, N, D, options):
         self.name, self.N, self.D, self.B, self.H = name, N, D, options.batch, options.heads
+        self.Dv = options.value_dim or D
         self.options, self.dtype = options, getattr(torch, options.dtype)
         self.mask = build(name, N, self.B, 'cuda')
         self.pairs = visible_pairs(self.mask.mask, self.B, N, 'cuda') * self.H
-        generator = torch.Generator('cuda').manual_seed(1)
-        draw = lambda heads: torch.randn(self.B, heads, N, D, generator=generator, device='cuda').to(self.dtype)
-        self.q, self.k, self.v, self.d_out = draw(self.H), draw(options.kv_heads), draw(options.kv_heads), draw(self.H)
+        on_gpu = {'generator': torch.Generator('cuda').manual_seed(1), 'device': 'cuda'}
+        draw = lambda heads, size: torch.randn(self.B, heads, N, size, **on_gpu).to(self.dtype)
+        self.q, self.k = draw(self.H, D), draw(options.kv_heads, D)
+        self.v, self.d_out = draw(options.kv_heads, self.Dv), draw(self.H, self.Dv)
 
     def record(self, attention, forward, backward, **more):
         """One line of the JSON file. Times both passes; None leaves the backward out."""
@@ -69,10 +71,13 @@ class Setting:
             'Hkv': self.options.kv_heads, 'D': self.D, 'masked': 1 - self.pairs / (self.B * self.H * self.N**2),
             'attention': attention, 'input': self.options.dtype, **more,
         }  # fmt: skip
-        for key, run, flops in (('forward', forward, 4), ('backward', backward, 10)):
+        if self.Dv != self.D:
+            result['Dv'] = self.Dv
+        D, Dv = self.D, self.Dv
+        for key, run, flops in (('forward', forward, 2 * D + 2 * Dv), ('backward', backward, 6 * D + 4 * Dv)):
             if run:
                 best, median = milliseconds(run, self.options.seconds)
-                speed = flops * self.D * self.pairs / best / 1e9
+                speed = flops * self.pairs / best / 1e9
                 result |= {f'{key}Ms': best, f'{key}MedianMs': median, f'{key}Tflops': speed}
         return result
 
@@ -157,9 +162,10 @@ def show(record, out):
         for key in ('forward', 'backward')
         if key + 'Ms' in record
     ]
+    sizes = '/'.join(str(record[name]) for name in ('D', 'Dv') if name in record)
     errors = [f'{x:.0e}' for x in (record.get('rowsError'), *record.get('differences', [])) if x is not None]
     print(
-        f'{record["mask"]:20} N {record["N"]:6} D {record["D"]:3} {record["attention"]:5} {"  ".join(speeds)}'
+        f'{record["mask"]:20} N {record["N"]:6} D {sizes:>7} {record["attention"]:5} {"  ".join(speeds)}'
         f'{"  errors " if errors else ""}{" ".join(errors)}',
         flush=True,
     )
@@ -192,6 +198,7 @@ def arguments():
     parser.add_argument('--masks', type=words, default=NAMES)
     parser.add_argument('--lengths', type=numbers, default=[8192])
     parser.add_argument('--dims', type=numbers, default=[128, 64])
+    parser.add_argument('--value-dim', type=int, help='channels of a value head (those of --dims)')
     parser.add_argument('--heads', type=int, default=32)
     parser.add_argument('--kv-heads', type=int)
     parser.add_argument('--batch', type=int, default=1)
