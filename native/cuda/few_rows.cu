@@ -1,0 +1,494 @@
+// The forward kernels of few rows. The thread blocks of a key head share its tiles of keys; each computes all rows of
+// the head over its own tiles. Products are too few for tensor cores to matter, so they are in float32. A second kernel
+// combines the results of the thread blocks in a fixed order.
+#include "few_rows.h"
+
+#include <algorithm>
+
+#include "dropout.cuh"
+#include "forward.cuh"
+#include "host.h"
+#include "mask.cuh"
+#include "primitives.cuh"
+
+namespace flashmask::cuda {
+namespace {
+
+// Tiles of keys and of values take 16 KB each, two of either are in shared memory, and three thread blocks share a
+// multiprocessor of Hopper: enough copies are in flight to keep its memory busy.
+template <int kD_, int kRows_>
+struct FewRowsTile {
+  static constexpr int kD = kD_;
+  static constexpr int kRows = kRows_;
+  static constexpr int kThreads = 128;
+  static constexpr int kWarps = kThreads / kWarp;
+  static constexpr int kBlocks = 3;
+  static constexpr int kStages = 2;
+  static constexpr int kTileFloats = 4096;
+  static constexpr int kKeys = kTileFloats / kD;
+  static constexpr int kChunks = kD / 4;                  // of 16 bytes, in a row
+  static constexpr int kKeyLanes = kThreads / kChunks;    // keys whose values are added at a time
+  static constexpr int kParts = 8;                        // lanes that share the products of a key
+  static constexpr int kScoreLanes = kThreads / kParts;   // keys whose scores are computed at a time
+  static constexpr int kScoreKeys = kKeys / kScoreLanes;  // keys of a lane
+  static constexpr int kQuads = kRows / 4;
+  static constexpr int kRowsOfWarp = kRows / kWarps;  // for the softmax
+  // From the scores of a key to those of the next, so that lanes that read different keys use different banks.
+  static constexpr int kScoreStride = kRows + 4;
+  // In shared memory, in floats: keys, values, queries, scores (later weights), factors.
+  static constexpr int kValuesAt = kStages * kTileFloats;
+  static constexpr int kQueriesAt = kValuesAt + kStages * kTileFloats;
+  static constexpr int kScoresAt = kQueriesAt + kRows * kD;
+  static constexpr int kFactorsAt = kScoresAt + kKeys * kScoreStride;
+  static constexpr int kSharedBytes = (kFactorsAt + kRows) * 4;
+  static_assert(kKeyLanes * kRows * kD <= kQueriesAt, "the sums of all lanes fit the memory of keys and values");
+};
+
+// A key head and its rows. Row r is query r % Sq of the query head r / Sq of the group.
+struct HeadRows {
+  int b, keyHead;
+  int firstHead;  // the first query head
+  int rows;
+};
+
+__device__ inline HeadRows HeadRowsAt(const Sizes& s, int keyBatchHead) {
+  const int group = s.H / s.Hkv;
+  const int keyHead = keyBatchHead % s.Hkv;
+  return {keyBatchHead / s.Hkv, keyHead, keyHead * group, group * s.Sq};
+}
+
+// A tile of keys; -1: none.
+struct KeyTile {
+  int tile;
+  bool partial;
+};
+
+// The kind of a tile over the rows of all query heads.
+template <class Tile>
+__device__ inline TileKind ClassifyKeys(const FewRowsParams& p, const HeadRows& at, int tile) {
+  const Sizes& s = p.sizes;
+  constexpr int kBlock = Tile::kKeys < kMapBlock ? kMapBlock : Tile::kKeys;
+  const int c0 = tile * Tile::kKeys;
+  const int c1 = min(c0 + Tile::kKeys, s.Sk);
+  const int64_t maskHead = MaskHeadOf(p.mask, at.b, at.firstHead, s.H);
+  const int maskHeads = max(p.mask.Hm / s.Hkv, 1);
+  TileKind kinds = kEmpty;
+  bool anyEmpty = false;
+  for (int i = 0; i < maskHeads; ++i) {
+    const BlockBounds bounds = ReadBlockBounds<kBlock>(p.mask, maskHead + i, c0 / kBlock);
+    const TileKind kind =
+        Classify(bounds, p.mask.causal, 0, s.Sq, c0, c1, c0 + Tile::kKeys > s.Sk, s.Sk - s.Sq);
+    kinds |= kind;
+    anyEmpty |= kind == kEmpty;
+  }
+  // A tile that is full for some heads and empty for others hides pairs.
+  return kinds != kEmpty && anyEmpty ? kinds | kHidesEdge : kinds;
+}
+
+__device__ inline void CopyAsync4(uint32_t shared, const void* global, bool valid) {
+  const int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(bytes));
+}
+
+// Starts the copy of a tile from row `row0` of a head. Rows and channels past the end become zeros.
+template <class Tile>
+__device__ inline void CopyFloats(float* tile, const float* head, const ConstTensor32& tensor, int row0, int rows) {
+  uint32_t to = SharedAddress(tile) + threadIdx.x * 16;
+  const int channel = threadIdx.x % Tile::kChunks * 4;
+  int row = row0 + static_cast<int>(threadIdx.x) / Tile::kChunks;
+  const float* from = head + row * tensor.row + channel;
+#pragma unroll
+  for (int i = 0; i < Tile::kKeys / Tile::kKeyLanes; ++i) {
+    if (tensor.channels % 4 == 0) {
+      CopyAsync16(to, from, row < rows && channel < tensor.channels);
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) CopyAsync4(to + e * 4, from + e, row < rows && channel + e < tensor.channels);
+    }
+    to += Tile::kThreads * 16;
+    row += Tile::kKeyLanes;
+    from += Tile::kKeyLanes * tensor.row;
+  }
+}
+
+// Writes the queries, multiplied by the factor of the scale, to shared memory. Missing rows and channels are zeros.
+template <class Tile>
+__device__ inline void LoadQueries(float* queries, const FewRowsParams& p, const HeadRows& at) {
+  const int Sq = p.sizes.Sq;
+  for (int i = threadIdx.x; i < Tile::kRows * Tile::kD; i += Tile::kThreads) {
+    const int row = i / Tile::kD;
+    const int channel = i % Tile::kD;
+    const float* q = p.q.data + at.b * p.q.batch + (at.firstHead + row / Sq) * p.q.head + row % Sq * p.q.row + channel;
+    queries[i] = row < at.rows && channel < p.q.channels ? *q * p.scoreScale.factor : 0.f;
+  }
+}
+
+__device__ inline float4 ReadQuad(const float* at) { return *reinterpret_cast<const float4*>(at); }
+
+__device__ inline void WriteQuad(float* at, const float (&x)[4]) {
+  *reinterpret_cast<float4*>(at) = {x[0], x[1], x[2], x[3]};
+}
+
+// Adds up kCount groups of sums over 2 kLanes lanes. The lanes share the groups out, so that few are exchanged: of
+// kGroups groups, lane t of the kParts lanes of a key gets those from t * kGroups / kParts on.
+template <int kLanes, int kCount, int kGroups>
+__device__ inline void SumParts(float (&x)[kGroups][4]) {
+  constexpr int kOwn = kCount > 1 ? kCount / 2 : 1;
+  constexpr int kStep = kCount > 1 ? kOwn : 0;  // to the groups of the other half of the lanes
+  const bool upper = threadIdx.x & kLanes;
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float own = upper ? x[i + kStep][e] : x[i][e];
+      const float other = upper ? x[i][e] : x[i + kStep][e];
+      x[i][e] = own + __shfl_xor_sync(~0u, other, kLanes);
+    }
+  }
+  if constexpr (kLanes > 1) SumParts<kLanes / 2, kOwn>(x);
+}
+
+// The products of all rows with the keys of a tile: [keys, rows].
+template <class Tile>
+__device__ inline void ComputeScores(float* scores, const float* keys, const float* queries) {
+  constexpr int kGroups = Tile::kScoreKeys * Tile::kQuads;
+  const int part = threadIdx.x % Tile::kParts;
+  const int key = threadIdx.x / Tile::kParts;
+  float sums[kGroups][4] = {};
+#pragma unroll 2
+  for (int channel = part * 4; channel < Tile::kD; channel += Tile::kParts * 4) {
+    float4 k[Tile::kScoreKeys];
+#pragma unroll
+    for (int i = 0; i < Tile::kScoreKeys; ++i) k[i] = ReadQuad(keys + (key + i * Tile::kScoreLanes) * Tile::kD + channel);
+#pragma unroll
+    for (int row = 0; row < Tile::kRows; ++row) {
+      const float4 q = ReadQuad(queries + row * Tile::kD + channel);
+#pragma unroll
+      for (int i = 0; i < Tile::kScoreKeys; ++i) {
+        float& sum = sums[i * Tile::kQuads + row / 4][row % 4];
+        sum = fmaf(q.w, k[i].w, fmaf(q.z, k[i].z, fmaf(q.y, k[i].y, fmaf(q.x, k[i].x, sum))));
+      }
+    }
+  }
+  SumParts<Tile::kParts / 2, kGroups>(sums);
+  if constexpr (kGroups < Tile::kParts) {
+    if (part % (Tile::kParts / kGroups) != 0) return;  // other lanes have the same sums
+  }
+#pragma unroll
+  for (int i = 0; i < (kGroups + Tile::kParts - 1) / Tile::kParts; ++i) {
+    const int group = part * kGroups / Tile::kParts + i;
+    const int own = key + group / Tile::kQuads * Tile::kScoreLanes;
+    WriteQuad(scores + own * Tile::kScoreStride + group % Tile::kQuads * 4, sums[i]);
+  }
+}
+
+// The softmax of a warp's rows.
+template <class Tile>
+struct WarpRows {
+  float reference[Tile::kRowsOfWarp];  // subtracted from scores, in powers of two; minus infinity before the first
+  float sum[Tile::kRowsOfWarp];        // of this lane's keys
+};
+
+// Stands for the weight of a hidden pair. Other weights are not negative.
+constexpr float kHiddenWeight = -1;
+
+__device__ inline bool IsKept(const Dropout& d, int batchHead, int row, int column) {
+  const uint4 words = Philox(static_cast<uint32_t>(column) >> 2, row, batchHead, d.key0, d.key1);
+  const uint32_t low = column & 1 ? words.y : words.x;
+  const uint32_t high = column & 1 ? words.w : words.z;
+  return (column & 2 ? high : low) >= d.threshold;
+}
+
+// Turns the scores of a tile from column c0 on into weights, 2^(score - reference), and adds them to the sums. Gives
+// whether the reference of one of the warp's rows was raised; all rows have the factors of their earlier sums in
+// `factors`.
+template <class Tile>
+__device__ inline bool ComputeWeights(WarpRows<Tile>& own, float* scores, float* factors, const FewRowsParams& p,
+                                      const HeadRows& at, float scale2, int c0, bool partial) {
+  constexpr int kLaneKeys = (Tile::kKeys + kWarp - 1) / kWarp;
+  const Sizes& s = p.sizes;
+  const int lane = threadIdx.x % kWarp;
+  bool anyRaised = false;
+#pragma unroll
+  for (int o = 0; o < Tile::kRowsOfWarp; ++o) {
+    const int row = threadIdx.x / kWarp * Tile::kRowsOfWarp + o;
+    const int query = row % s.Sq;
+    // Rows past the last one have the mask of any head: nobody reads their results.
+    const int head = min(at.firstHead + row / s.Sq, s.H - 1);
+    const int64_t maskHead = MaskHeadOf(p.mask, at.b, head, s.H);
+    float x[kLaneKeys];
+    bool hidden[kLaneKeys];
+#pragma unroll
+    for (int i = 0; i < kLaneKeys; ++i) {
+      const int key = lane + i * kWarp;
+      const int column = c0 + key;
+      hidden[i] = key >= Tile::kKeys ||
+                  (partial && (column >= s.Sk || !Sees(p.mask, maskHead, s, query, column)));
+      x[i] = hidden[i] ? -kInfinity : scores[key * Tile::kScoreStride + row];
+    }
+    float largest = x[0];
+#pragma unroll
+    for (int i = 1; i < kLaneKeys; ++i) largest = fmaxf(largest, x[i]);
+    largest = WarpMax(largest) * scale2;
+    float& reference = own.reference[o];
+    const bool raise = largest - reference > kSlack;
+    const float factor = raise ? Exp2(reference - largest) : 1.f;
+    reference = raise ? largest : reference;
+    anyRaised |= raise;
+    own.sum[o] *= factor;
+    if (lane == 0) factors[row] = factor;
+#pragma unroll
+    for (int i = 0; i < kLaneKeys; ++i) {
+      const int key = lane + i * kWarp;
+      float weight = Exp2(fmaf(x[i], scale2, -FiniteReference(reference)));
+      own.sum[o] += weight;
+      if (p.dropout.threshold != 0 && !IsKept(p.dropout, at.b * s.H + head, query, c0 + key)) weight = 0;
+      if (key < Tile::kKeys) scores[key * Tile::kScoreStride + row] = hidden[i] ? kHiddenWeight : weight;
+    }
+  }
+  return anyRaised;
+}
+
+// Adds the values of a tile, times the weights, to a thread's four channels of all rows. Hidden values may be NaN.
+template <class Tile, bool kPartial>
+__device__ inline void AddValues(float (&out)[Tile::kRows][4], const float* values, const float* weights) {
+  const int lane = threadIdx.x / Tile::kChunks;
+#pragma unroll
+  for (int i = 0; i < Tile::kKeys / Tile::kKeyLanes; ++i) {
+    const float4 quad = ReadQuad(values + (i * Tile::kThreads + threadIdx.x) * 4);
+    const float v[4] = {quad.x, quad.y, quad.z, quad.w};
+    const float* ofKey = weights + (lane + i * Tile::kKeyLanes) * Tile::kScoreStride;
+#pragma unroll
+    for (int row = 0; row < Tile::kRows; row += 4) {
+      const float4 four = ReadQuad(ofKey + row);
+      const float w[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          float& sum = out[row + r][e];
+          sum = kPartial && w[r] < 0 ? sum : fmaf(w[r], v[e], sum);
+        }
+      }
+    }
+  }
+}
+
+template <class Tile>
+__device__ inline void RescaleRows(float (&out)[Tile::kRows][4], const float* factors) {
+#pragma unroll
+  for (int row = 0; row < Tile::kRows; ++row) {
+    const float factor = factors[row];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) out[row][e] *= factor;
+  }
+}
+
+__device__ inline int PartialChannels(const FewRowsParams& p) { return (p.v.channels + 3) / 4 * 4; }
+
+// Adds up the output of all lanes, and stores it and the statistics of the rows. No thread may still read keys or
+// values.
+template <class Tile>
+__device__ inline void StorePartial(const FewRowsParams& p, int64_t place, int rows, float* shared,
+                                    const float (&out)[Tile::kRows][4], const WarpRows<Tile>& own) {
+  constexpr int kLaneFloats = Tile::kRows * Tile::kD;
+  const int chunk = threadIdx.x % Tile::kChunks;
+  const int lane = threadIdx.x / Tile::kChunks;
+#pragma unroll
+  for (int row = 0; row < Tile::kRows; ++row) {
+    WriteQuad(shared + lane * kLaneFloats + row * Tile::kD + chunk * 4, out[row]);
+  }
+  __syncthreads();
+  const int channels = PartialChannels(p);
+  float* to = p.partialOut + place * rows * channels;
+  for (int row = lane; row < rows; row += Tile::kKeyLanes) {
+    float sum[4] = {};
+#pragma unroll
+    for (int i = 0; i < Tile::kKeyLanes; ++i) {
+      const float4 x = ReadQuad(shared + i * kLaneFloats + row * Tile::kD + chunk * 4);
+      sum[0] += x.x, sum[1] += x.y, sum[2] += x.z, sum[3] += x.w;
+    }
+    if (chunk * 4 < channels) WriteQuad(to + row * channels + chunk * 4, sum);
+  }
+#pragma unroll
+  for (int o = 0; o < Tile::kRowsOfWarp; ++o) {
+    const int row = threadIdx.x / kWarp * Tile::kRowsOfWarp + o;
+    const float sum = WarpSum(own.sum[o]);
+    if (threadIdx.x % kWarp == 0 && row < rows) p.partialStats[place * rows + row] = {own.reference[o], sum};
+  }
+}
+
+// Thread blocks of different heads that read the same keys are neighbours, because these keys may be neighbours in
+// memory. The splits of a head take its tiles in turn, so that each gets its part of the live ones.
+template <class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    FewRowsKernel(const __grid_constant__ FewRowsParams p) {
+  extern __shared__ __align__(16) float shared[];
+  float* queries = shared + Tile::kQueriesAt;
+  float* scores = shared + Tile::kScoresAt;
+  float* factors = shared + Tile::kFactorsAt;
+  const auto keysAt = [&](int stage) { return shared + stage * Tile::kTileFloats; };
+  const auto valuesAt = [&](int stage) { return shared + Tile::kValuesAt + stage * Tile::kTileFloats; };
+
+  const int heads = p.sizes.B * p.sizes.Hkv;
+  const int keyBatchHead = blockIdx.x % heads;
+  const int split = blockIdx.x / heads;
+  const HeadRows at = HeadRowsAt(p.sizes, keyBatchHead);
+  const int Sk = p.sizes.Sk;
+  const float* k = p.k.data + at.b * p.k.batch + at.keyHead * p.k.head;
+  const float* v = p.v.data + at.b * p.v.batch + at.keyHead * p.v.head;
+  const auto copyKeys = [&](int tile, int stage) {
+    if (tile >= 0) CopyFloats<Tile>(keysAt(stage), k, p.k, tile * Tile::kKeys, Sk);
+    CommitCopies();
+  };
+  const auto copyValues = [&](int tile, int stage) {
+    if (tile >= 0) CopyFloats<Tile>(valuesAt(stage), v, p.v, tile * Tile::kKeys, Sk);
+    CommitCopies();
+  };
+  const int tiles = (Sk + Tile::kKeys - 1) / Tile::kKeys;
+  LiveBlocks live(0, (tiles - split + p.splits - 1) / p.splits);
+  const auto nextTile = [&] {
+    bool partial = false;
+    const int i = live.Next(&partial, [&](int i) { return ClassifyKeys<Tile>(p, at, split + i * p.splits); });
+    return KeyTile{i < 0 ? -1 : split + i * p.splits, partial};
+  };
+
+  KeyTile current = nextTile();
+  copyKeys(current.tile, 0);
+  copyValues(current.tile, 0);
+  KeyTile next = nextTile();
+  copyKeys(next.tile, 1);
+  LoadQueries<Tile>(queries, p, at);
+  const float scale2 = ScaleOfScores({1, p.scoreScale.exponent}, 0);
+  float out[Tile::kRows][4] = {};
+  WarpRows<Tile> own;
+#pragma unroll
+  for (int o = 0; o < Tile::kRowsOfWarp; ++o) {
+    own.reference[o] = -kInfinity;
+    own.sum[o] = 0;
+  }
+  // Copies that are started later are those of the next values, and of the keys after the next.
+  for (int stage = 0; current.tile >= 0; stage ^= 1) {
+    WaitCopies<2>();
+    __syncthreads();
+    copyValues(next.tile, stage ^ 1);
+    ComputeScores<Tile>(scores, keysAt(stage), queries);
+    const KeyTile afterNext = nextTile();
+    __syncthreads();
+    copyKeys(afterNext.tile, stage);
+    const bool raised = ComputeWeights<Tile>(own, scores, factors, p, at, scale2, current.tile * Tile::kKeys,
+                                             current.partial);
+    WaitCopies<3>();
+    if (__syncthreads_or(raised)) RescaleRows<Tile>(out, factors);
+    if (current.partial) {
+      AddValues<Tile, true>(out, valuesAt(stage), scores);
+    } else {
+      AddValues<Tile, false>(out, valuesAt(stage), scores);
+    }
+    current = next;
+    next = afterNext;
+  }
+  __syncthreads();
+  StorePartial<Tile>(p, static_cast<int64_t>(keyBatchHead) * p.splits + split, at.rows, shared, out, own);
+}
+
+constexpr int kCombineThreads = 256;
+constexpr int kCombineWarps = kCombineThreads / kWarp;
+
+// One thread block per row of [B, H, Sq]. Each warp adds up every kCombineWarps-th split.
+__global__ void __launch_bounds__(kCombineThreads) CombineSplitsKernel(const __grid_constant__ FewRowsParams p) {
+  constexpr int kLaneQuads = kMaxHeadSize / (4 * kWarp);
+  const Sizes& s = p.sizes;
+  const int64_t index = blockIdx.x;
+  const int row = index % s.Sq;
+  const int batchHead = index / s.Sq;
+  const int group = s.H / s.Hkv;
+  const int rows = group * s.Sq;
+  const int64_t first = static_cast<int64_t>(batchHead / group) * p.splits * rows + batchHead % group * s.Sq + row;
+  const int channels = PartialChannels(p);
+  const int lane = threadIdx.x % kWarp;
+  const int warp = threadIdx.x / kWarp;
+
+  float reference = -kInfinity;
+  for (int i = lane; i < p.splits; i += kWarp) {
+    reference = fmaxf(reference, p.partialStats[first + static_cast<int64_t>(i) * rows].x);
+  }
+  reference = FiniteReference(WarpMax(reference));
+  float out[kLaneQuads][4] = {};
+  float sum = 0;
+#pragma unroll 4
+  for (int i = warp; i < p.splits; i += kCombineWarps) {
+    const int64_t at = first + static_cast<int64_t>(i) * rows;
+    const float2 stats = p.partialStats[at];
+    const float factor = Exp2(stats.x - reference);
+    sum = fmaf(factor, stats.y, sum);
+#pragma unroll
+    for (int n = 0; n < kLaneQuads; ++n) {
+      const int channel = (lane + n * kWarp) * 4;
+      if (channel >= channels) continue;
+      const float4 x = ReadQuad(p.partialOut + at * channels + channel);
+      out[n][0] = fmaf(factor, x.x, out[n][0]);
+      out[n][1] = fmaf(factor, x.y, out[n][1]);
+      out[n][2] = fmaf(factor, x.z, out[n][2]);
+      out[n][3] = fmaf(factor, x.w, out[n][3]);
+    }
+  }
+  __shared__ float sums[kCombineWarps];
+  __shared__ __align__(16) float outs[kCombineWarps][kMaxHeadSize];
+  if (lane == 0) sums[warp] = sum;
+#pragma unroll
+  for (int n = 0; n < kLaneQuads; ++n) WriteQuad(&outs[warp][(lane + n * kWarp) * 4], out[n]);
+  __syncthreads();
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < kCombineWarps; ++i) total += sums[i];
+  const int b = batchHead / s.H;
+  const int h = batchHead % s.H;
+  // If all visible scores of a row are minus infinity, its output is 0 / 0.
+  if (total == 0 && SeesKeys(p.mask, MaskHeadOf(p.mask, b, h, s.H), s, row)) total = kNaN;
+  const float factor = total == 0 ? 0.f : p.dropout.keepScale / total;
+  float* to = p.out.data + b * p.out.batch + h * p.out.head + row * p.out.row;
+  for (int channel = threadIdx.x; channel < p.out.channels; channel += kCombineThreads) {
+    float x = 0;
+#pragma unroll
+    for (int i = 0; i < kCombineWarps; ++i) x += outs[i][channel];
+    to[channel] = x * factor;
+  }
+  if (threadIdx.x == 0) {
+    p.lse[index] = total == 0 ? -kInfinity : (reference + log2f(total)) * kLn2;
+    p.rowStats[index] = {reference, total};
+  }
+}
+
+template <class Tile>
+cudaError_t LaunchTile(const FewRowsParams& params, cudaStream_t stream) {
+  static_assert(Tile::kSharedBytes <= kSmallShared, "tiles fit the shared memory");
+  const auto kernel = FewRowsKernel<Tile>;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
+  if (error != cudaSuccess) return error;
+  const int64_t blocks = int64_t{params.sizes.B} * params.sizes.Hkv * params.splits;
+  kernel<<<static_cast<unsigned>(blocks), Tile::kThreads, Tile::kSharedBytes, stream>>>(params);
+  return cudaGetLastError();
+}
+
+template <int kD>
+cudaError_t LaunchRows(const FewRowsParams& params, cudaStream_t stream) {
+  const int rows = params.sizes.H / params.sizes.Hkv * params.sizes.Sq;
+  if (rows <= 4) return LaunchTile<FewRowsTile<kD, 4>>(params, stream);
+  if (rows <= 8) return LaunchTile<FewRowsTile<kD, 8>>(params, stream);
+  return LaunchTile<FewRowsTile<kD, kFewRows>>(params, stream);
+}
+
+}  // namespace
+
+cudaError_t LaunchFewRows(int kD, const FewRowsParams& params, cudaStream_t stream) {
+  const auto launch = kD == 64 ? LaunchRows<64> : kD == 128 ? LaunchRows<128> : LaunchRows<256>;
+  const cudaError_t error = launch(params, stream);
+  if (error != cudaSuccess) return error;
+  const int64_t rows = int64_t{params.sizes.B} * params.sizes.H * params.sizes.Sq;
+  CombineSplitsKernel<<<static_cast<unsigned>(rows), kCombineThreads, 0, stream>>>(params);
+  return cudaGetLastError();
+}
+
+}  // namespace flashmask::cuda
