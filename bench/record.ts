@@ -29,7 +29,7 @@ const CALL = {
   precision: 'string',
   /** Type of the tensors, where it is not only float32. */
   input: 'string',
-  attention: ['flash', 'dense', 'flex', 'cudnn', 'fa2', 'sdpa'],
+  attention: ['flash', 'dense', 'flex', 'flex-flash', 'cudnn', 'fa2', 'fa4', 'sdpa'],
   model: 'string',
   task: 'string',
   keepActivations: 'boolean',

@@ -1,11 +1,10 @@
 // The forward kernels of few rows. The thread blocks of a key head share its tiles of keys; each computes all rows of
 // the head over its own tiles. Products are too few for tensor cores to matter, so they are in float32. A second kernel
 // combines the results of the thread blocks in a fixed order.
-#include "few_rows.h"
-
 #include <algorithm>
 
 #include "dropout.cuh"
+#include "few_rows.h"
 #include "forward.cuh"
 #include "host.h"
 #include "mask.cuh"
@@ -76,8 +75,7 @@ __device__ inline TileKind ClassifyKeys(const FewRowsParams& p, const HeadRows& 
   bool anyEmpty = false;
   for (int i = 0; i < maskHeads; ++i) {
     const BlockBounds bounds = ReadBlockBounds<kBlock>(p.mask, maskHead + i, c0 / kBlock);
-    const TileKind kind =
-        Classify(bounds, p.mask.causal, 0, s.Sq, c0, c1, c0 + Tile::kKeys > s.Sk, s.Sk - s.Sq);
+    const TileKind kind = Classify(bounds, p.mask.causal, 0, s.Sq, c0, c1, c0 + Tile::kKeys > s.Sk, s.Sk - s.Sq);
     kinds |= kind;
     anyEmpty |= kind == kEmpty;
   }
@@ -159,7 +157,8 @@ __device__ inline void ComputeScores(float* scores, const float* keys, const flo
   for (int channel = part * 4; channel < Tile::kD; channel += Tile::kParts * 4) {
     float4 k[Tile::kScoreKeys];
 #pragma unroll
-    for (int i = 0; i < Tile::kScoreKeys; ++i) k[i] = ReadQuad(keys + (key + i * Tile::kScoreLanes) * Tile::kD + channel);
+    for (int i = 0; i < Tile::kScoreKeys; ++i)
+      k[i] = ReadQuad(keys + (key + i * Tile::kScoreLanes) * Tile::kD + channel);
 #pragma unroll
     for (int row = 0; row < Tile::kRows; ++row) {
       const float4 q = ReadQuad(queries + row * Tile::kD + channel);
@@ -222,8 +221,7 @@ __device__ inline bool ComputeWeights(WarpRows<Tile>& own, float* scores, float*
     for (int i = 0; i < kLaneKeys; ++i) {
       const int key = lane + i * kWarp;
       const int column = c0 + key;
-      hidden[i] = key >= Tile::kKeys ||
-                  (partial && (column >= s.Sk || !Sees(p.mask, maskHead, s, query, column)));
+      hidden[i] = key >= Tile::kKeys || (partial && (column >= s.Sk || !Sees(p.mask, maskHead, s, query, column)));
       x[i] = hidden[i] ? -kInfinity : scores[key * Tile::kScoreStride + row];
     }
     float largest = x[0];
@@ -376,8 +374,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     const KeyTile afterNext = nextTile();
     __syncthreads();
     copyKeys(afterNext.tile, stage);
-    const bool raised = ComputeWeights<Tile>(own, scores, factors, p, at, scale2, current.tile * Tile::kKeys,
-                                             current.partial);
+    const bool raised =
+        ComputeWeights<Tile>(own, scores, factors, p, at, scale2, current.tile * Tile::kKeys, current.partial);
     WaitCopies<3>();
     if (__syncthreads_or(raised)) RescaleRows<Tile>(out, factors);
     if (current.partial) {
