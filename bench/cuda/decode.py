@@ -11,6 +11,7 @@ rows of one head.
 """
 
 import argparse
+import warnings
 
 import checks_path  # noqa: F401
 import torch
@@ -118,6 +119,7 @@ def arguments():
 
 def main():
     options = arguments()
+    warnings.simplefilter('ignore')  # SDPA warns of each backend that does not run
     library = Library(options.library)
     copy = copy_bandwidth(options.seconds)
     print(f'{torch.cuda.get_device_name()}, PyTorch {torch.__version__}; a copy: {copy / 1e6:.0f} GB/s', flush=True)
