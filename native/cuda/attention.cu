@@ -362,6 +362,7 @@ cudaError_t RunFewRows(const Problem& p, const Variant& variant, const ForwardTe
   params.rowStats = reinterpret_cast<float2*>(t.rowStats);
   params.scoreScale = ScoreScaleOf(p);
   params.dropout = DropoutOf(p);
+  params.mayRound = p.precision != Precision::kFloat32;
   params.splits = FewRowsSplits(p);
   params.partialOut = s.partialOut;
   params.partialStats = s.partialStats;

@@ -1,10 +1,11 @@
 // The forward kernels of few rows. The thread blocks of a key head share its tiles of keys; each computes all rows of
-// the head over its own tiles. Products are too few for tensor cores to matter, so they are in float32. A second kernel
-// combines the results of the thread blocks in a fixed order.
+// the head over its own tiles. A second kernel combines the results of the thread blocks in a fixed order.
 #include <algorithm>
 
 #include "dropout.cuh"
 #include "few_rows.h"
+#include "few_rows_floats.cuh"
+#include "few_rows_tensor.cuh"
 #include "forward.cuh"
 #include "host.h"
 #include "mask.cuh"
@@ -12,49 +13,6 @@
 
 namespace flashmask::cuda {
 namespace {
-
-// Tiles of keys and of values take 16 KB each, two of either are in shared memory, and three thread blocks share a
-// multiprocessor of Hopper: enough copies are in flight to keep its memory busy.
-template <int kD_, int kRows_>
-struct FewRowsTile {
-  static constexpr int kD = kD_;
-  static constexpr int kRows = kRows_;
-  static constexpr int kThreads = 128;
-  static constexpr int kWarps = kThreads / kWarp;
-  static constexpr int kBlocks = 3;
-  static constexpr int kStages = 2;
-  static constexpr int kTileFloats = 4096;
-  static constexpr int kKeys = kTileFloats / kD;
-  static constexpr int kChunks = kD / 4;                  // of 16 bytes, in a row
-  static constexpr int kKeyLanes = kThreads / kChunks;    // keys whose values are added at a time
-  static constexpr int kParts = 8;                        // lanes that share the products of a key
-  static constexpr int kScoreLanes = kThreads / kParts;   // keys whose scores are computed at a time
-  static constexpr int kScoreKeys = kKeys / kScoreLanes;  // keys of a lane
-  static constexpr int kQuads = kRows / 4;
-  static constexpr int kRowsOfWarp = kRows / kWarps;  // for the softmax
-  // From the scores of a key to those of the next, so that lanes that read different keys use different banks.
-  static constexpr int kScoreStride = kRows + 4;
-  // In shared memory, in floats: keys, values, queries, scores (later weights), factors.
-  static constexpr int kValuesAt = kStages * kTileFloats;
-  static constexpr int kQueriesAt = kValuesAt + kStages * kTileFloats;
-  static constexpr int kScoresAt = kQueriesAt + kRows * kD;
-  static constexpr int kFactorsAt = kScoresAt + kKeys * kScoreStride;
-  static constexpr int kSharedBytes = (kFactorsAt + kRows) * 4;
-  static_assert(kKeyLanes * kRows * kD <= kQueriesAt, "the sums of all lanes fit the memory of keys and values");
-};
-
-// A key head and its rows. Row r is query r % Sq of the query head r / Sq of the group.
-struct HeadRows {
-  int b, keyHead;
-  int firstHead;  // the first query head
-  int rows;
-};
-
-__device__ inline HeadRows HeadRowsAt(const Sizes& s, int keyBatchHead) {
-  const int group = s.H / s.Hkv;
-  const int keyHead = keyBatchHead % s.Hkv;
-  return {keyBatchHead / s.Hkv, keyHead, keyHead * group, group * s.Sq};
-}
 
 // A tile of keys; -1: none.
 struct KeyTile {
@@ -89,95 +47,38 @@ __device__ inline void CopyAsync4(uint32_t shared, const void* global, bool vali
 }
 
 // Starts the copy of a tile from row `row0` of a head. Rows and channels past the end become zeros.
-template <class Tile>
+template <class Tile, class Swizzle>
 __device__ inline void CopyFloats(float* tile, const float* head, const ConstTensor32& tensor, int row0, int rows) {
-  uint32_t to = SharedAddress(tile) + threadIdx.x * 16;
+  const uint32_t to = SharedAddress(tile);
   const int channel = threadIdx.x % Tile::kChunks * 4;
-  int row = row0 + static_cast<int>(threadIdx.x) / Tile::kChunks;
-  const float* from = head + row * tensor.row + channel;
+  const int first = threadIdx.x / Tile::kChunks;
+  const float* from = head + (row0 + first) * tensor.row + channel;
 #pragma unroll
-  for (int i = 0; i < Tile::kKeys / Tile::kKeyLanes; ++i) {
+  for (int row = 0; row < Tile::kKeys; row += Tile::kKeyLanes) {
+    const int own = first + row;
+    const uint32_t place = to + (own * Tile::kD + (channel ^ Swizzle::Of(own))) * 4;
+    const bool valid = row0 + own < rows;
     if (tensor.channels % 4 == 0) {
-      CopyAsync16(to, from, row < rows && channel < tensor.channels);
+      CopyAsync16(place, from, valid && channel < tensor.channels);
     } else {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) CopyAsync4(to + e * 4, from + e, row < rows && channel + e < tensor.channels);
+      for (int e = 0; e < 4; ++e) CopyAsync4(place + e * 4, from + e, valid && channel + e < tensor.channels);
     }
-    to += Tile::kThreads * 16;
-    row += Tile::kKeyLanes;
     from += Tile::kKeyLanes * tensor.row;
   }
 }
 
 // Writes the queries, multiplied by the factor of the scale, to shared memory. Missing rows and channels are zeros.
-template <class Tile>
+template <class Products>
 __device__ inline void LoadQueries(float* queries, const FewRowsParams& p, const HeadRows& at) {
+  using Tile = typename Products::Tile;
   const int Sq = p.sizes.Sq;
   for (int i = threadIdx.x; i < Tile::kRows * Tile::kD; i += Tile::kThreads) {
     const int row = i / Tile::kD;
     const int channel = i % Tile::kD;
     const float* q = p.q.data + at.b * p.q.batch + (at.firstHead + row / Sq) * p.q.head + row % Sq * p.q.row + channel;
-    queries[i] = row < at.rows && channel < p.q.channels ? *q * p.scoreScale.factor : 0.f;
-  }
-}
-
-__device__ inline float4 ReadQuad(const float* at) { return *reinterpret_cast<const float4*>(at); }
-
-__device__ inline void WriteQuad(float* at, const float (&x)[4]) {
-  *reinterpret_cast<float4*>(at) = {x[0], x[1], x[2], x[3]};
-}
-
-// Adds up kCount groups of sums over 2 kLanes lanes. The lanes share the groups out, so that few are exchanged: of
-// kGroups groups, lane t of the kParts lanes of a key gets those from t * kGroups / kParts on.
-template <int kLanes, int kCount, int kGroups>
-__device__ inline void SumParts(float (&x)[kGroups][4]) {
-  constexpr int kOwn = kCount > 1 ? kCount / 2 : 1;
-  constexpr int kStep = kCount > 1 ? kOwn : 0;  // to the groups of the other half of the lanes
-  const bool upper = threadIdx.x & kLanes;
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const float own = upper ? x[i + kStep][e] : x[i][e];
-      const float other = upper ? x[i][e] : x[i + kStep][e];
-      x[i][e] = own + __shfl_xor_sync(~0u, other, kLanes);
-    }
-  }
-  if constexpr (kLanes > 1) SumParts<kLanes / 2, kOwn>(x);
-}
-
-// The products of all rows with the keys of a tile: [keys, rows].
-template <class Tile>
-__device__ inline void ComputeScores(float* scores, const float* keys, const float* queries) {
-  constexpr int kGroups = Tile::kScoreKeys * Tile::kQuads;
-  const int part = threadIdx.x % Tile::kParts;
-  const int key = threadIdx.x / Tile::kParts;
-  float sums[kGroups][4] = {};
-#pragma unroll 2
-  for (int channel = part * 4; channel < Tile::kD; channel += Tile::kParts * 4) {
-    float4 k[Tile::kScoreKeys];
-#pragma unroll
-    for (int i = 0; i < Tile::kScoreKeys; ++i)
-      k[i] = ReadQuad(keys + (key + i * Tile::kScoreLanes) * Tile::kD + channel);
-#pragma unroll
-    for (int row = 0; row < Tile::kRows; ++row) {
-      const float4 q = ReadQuad(queries + row * Tile::kD + channel);
-#pragma unroll
-      for (int i = 0; i < Tile::kScoreKeys; ++i) {
-        float& sum = sums[i * Tile::kQuads + row / 4][row % 4];
-        sum = fmaf(q.w, k[i].w, fmaf(q.z, k[i].z, fmaf(q.y, k[i].y, fmaf(q.x, k[i].x, sum))));
-      }
-    }
-  }
-  SumParts<Tile::kParts / 2, kGroups>(sums);
-  if constexpr (kGroups < Tile::kParts) {
-    if (part % (Tile::kParts / kGroups) != 0) return;  // other lanes have the same sums
-  }
-#pragma unroll
-  for (int i = 0; i < (kGroups + Tile::kParts - 1) / Tile::kParts; ++i) {
-    const int group = part * kGroups / Tile::kParts + i;
-    const int own = key + group / Tile::kQuads * Tile::kScoreLanes;
-    WriteQuad(scores + own * Tile::kScoreStride + group % Tile::kQuads * 4, sums[i]);
+    const float x = row < at.rows && channel < p.q.channels ? *q * p.scoreScale.factor : 0.f;
+    queries[row * Tile::kD + (channel ^ Products::KeySwizzle::Of(row))] = Products::Query(x);
   }
 }
 
@@ -187,9 +88,6 @@ struct WarpRows {
   float reference[Tile::kRowsOfWarp];  // subtracted from scores, in powers of two; minus infinity before the first
   float sum[Tile::kRowsOfWarp];        // of this lane's keys
 };
-
-// Stands for the weight of a hidden pair. Other weights are not negative.
-constexpr float kHiddenWeight = -1;
 
 __device__ inline bool IsKept(const Dropout& d, int batchHead, int row, int column) {
   const uint4 words = Philox(static_cast<uint32_t>(column) >> 2, row, batchHead, d.key0, d.key1);
@@ -247,80 +145,25 @@ __device__ inline bool ComputeWeights(WarpRows<Tile>& own, float* scores, float*
   return anyRaised;
 }
 
-// Adds the values of a tile, times the weights, to a thread's four channels of all rows. Hidden values may be NaN.
-template <class Tile, bool kPartial>
-__device__ inline void AddValues(float (&out)[Tile::kRows][4], const float* values, const float* weights) {
-  const int lane = threadIdx.x / Tile::kChunks;
-#pragma unroll
-  for (int i = 0; i < Tile::kKeys / Tile::kKeyLanes; ++i) {
-    const float4 quad = ReadQuad(values + (i * Tile::kThreads + threadIdx.x) * 4);
-    const float v[4] = {quad.x, quad.y, quad.z, quad.w};
-    const float* ofKey = weights + (lane + i * Tile::kKeyLanes) * Tile::kScoreStride;
-#pragma unroll
-    for (int row = 0; row < Tile::kRows; row += 4) {
-      const float4 four = ReadQuad(ofKey + row);
-      const float w[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          float& sum = out[row + r][e];
-          sum = kPartial && w[r] < 0 ? sum : fmaf(w[r], v[e], sum);
-        }
-      }
-    }
-  }
-}
-
-template <class Tile>
-__device__ inline void RescaleRows(float (&out)[Tile::kRows][4], const float* factors) {
-#pragma unroll
-  for (int row = 0; row < Tile::kRows; ++row) {
-    const float factor = factors[row];
-#pragma unroll
-    for (int e = 0; e < 4; ++e) out[row][e] *= factor;
-  }
-}
-
 __device__ inline int PartialChannels(const FewRowsParams& p) { return (p.v.channels + 3) / 4 * 4; }
 
-// Adds up the output of all lanes, and stores it and the statistics of the rows. No thread may still read keys or
-// values.
+// Stores the statistics of a warp's rows.
 template <class Tile>
-__device__ inline void StorePartial(const FewRowsParams& p, int64_t place, int rows, float* shared,
-                                    const float (&out)[Tile::kRows][4], const WarpRows<Tile>& own) {
-  constexpr int kLaneFloats = Tile::kRows * Tile::kD;
-  const int chunk = threadIdx.x % Tile::kChunks;
-  const int lane = threadIdx.x / Tile::kChunks;
-#pragma unroll
-  for (int row = 0; row < Tile::kRows; ++row) {
-    WriteQuad(shared + lane * kLaneFloats + row * Tile::kD + chunk * 4, out[row]);
-  }
-  __syncthreads();
-  const int channels = PartialChannels(p);
-  float* to = p.partialOut + place * rows * channels;
-  for (int row = lane; row < rows; row += Tile::kKeyLanes) {
-    float sum[4] = {};
-#pragma unroll
-    for (int i = 0; i < Tile::kKeyLanes; ++i) {
-      const float4 x = ReadQuad(shared + i * kLaneFloats + row * Tile::kD + chunk * 4);
-      sum[0] += x.x, sum[1] += x.y, sum[2] += x.z, sum[3] += x.w;
-    }
-    if (chunk * 4 < channels) WriteQuad(to + row * channels + chunk * 4, sum);
-  }
+__device__ inline void StoreStats(float2* to, int rows, const WarpRows<Tile>& own) {
 #pragma unroll
   for (int o = 0; o < Tile::kRowsOfWarp; ++o) {
     const int row = threadIdx.x / kWarp * Tile::kRowsOfWarp + o;
     const float sum = WarpSum(own.sum[o]);
-    if (threadIdx.x % kWarp == 0 && row < rows) p.partialStats[place * rows + row] = {own.reference[o], sum};
+    if (threadIdx.x % kWarp == 0 && row < rows) to[row] = {own.reference[o], sum};
   }
 }
 
 // Thread blocks of different heads that read the same keys are neighbours, because these keys may be neighbours in
 // memory. The splits of a head take its tiles in turn, so that each gets its part of the live ones.
-template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+template <class Products>
+__global__ void __launch_bounds__(Products::Tile::kThreads, Products::Tile::kBlocks)
     FewRowsKernel(const __grid_constant__ FewRowsParams p) {
+  using Tile = typename Products::Tile;
   extern __shared__ __align__(16) float shared[];
   float* queries = shared + Tile::kQueriesAt;
   float* scores = shared + Tile::kScoresAt;
@@ -336,11 +179,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const float* k = p.k.data + at.b * p.k.batch + at.keyHead * p.k.head;
   const float* v = p.v.data + at.b * p.v.batch + at.keyHead * p.v.head;
   const auto copyKeys = [&](int tile, int stage) {
-    if (tile >= 0) CopyFloats<Tile>(keysAt(stage), k, p.k, tile * Tile::kKeys, Sk);
+    if (tile >= 0) CopyFloats<Tile, typename Products::KeySwizzle>(keysAt(stage), k, p.k, tile * Tile::kKeys, Sk);
     CommitCopies();
   };
   const auto copyValues = [&](int tile, int stage) {
-    if (tile >= 0) CopyFloats<Tile>(valuesAt(stage), v, p.v, tile * Tile::kKeys, Sk);
+    if (tile >= 0) CopyFloats<Tile, typename Products::ValueSwizzle>(valuesAt(stage), v, p.v, tile * Tile::kKeys, Sk);
     CommitCopies();
   };
   const int tiles = (Sk + Tile::kKeys - 1) / Tile::kKeys;
@@ -356,9 +199,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   copyValues(current.tile, 0);
   KeyTile next = nextTile();
   copyKeys(next.tile, 1);
-  LoadQueries<Tile>(queries, p, at);
+  LoadQueries<Products>(queries, p, at);
   const float scale2 = ScaleOfScores({1, p.scoreScale.exponent}, 0);
-  float out[Tile::kRows][4] = {};
+  Products products;
   WarpRows<Tile> own;
 #pragma unroll
   for (int o = 0; o < Tile::kRowsOfWarp; ++o) {
@@ -370,24 +213,27 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     WaitCopies<2>();
     __syncthreads();
     copyValues(next.tile, stage ^ 1);
-    ComputeScores<Tile>(scores, keysAt(stage), queries);
+    Products::Scores(scores, keysAt(stage), queries);
     const KeyTile afterNext = nextTile();
     __syncthreads();
     copyKeys(afterNext.tile, stage);
     const bool raised =
         ComputeWeights<Tile>(own, scores, factors, p, at, scale2, current.tile * Tile::kKeys, current.partial);
     WaitCopies<3>();
-    if (__syncthreads_or(raised)) RescaleRows<Tile>(out, factors);
+    if (__syncthreads_or(raised)) products.Rescale(factors);
     if (current.partial) {
-      AddValues<Tile, true>(out, valuesAt(stage), scores);
+      products.template Add<true>(valuesAt(stage), scores);
     } else {
-      AddValues<Tile, false>(out, valuesAt(stage), scores);
+      products.template Add<false>(valuesAt(stage), scores);
     }
     current = next;
     next = afterNext;
   }
   __syncthreads();
-  StorePartial<Tile>(p, static_cast<int64_t>(keyBatchHead) * p.splits + split, at.rows, shared, out, own);
+  const int64_t place = (static_cast<int64_t>(keyBatchHead) * p.splits + split) * at.rows;
+  const int channels = PartialChannels(p);
+  products.Store(p.partialOut + place * channels, at.rows, channels, shared);
+  StoreStats<Tile>(p.partialStats + place, at.rows, own);
 }
 
 constexpr int kCombineThreads = 256;
@@ -458,10 +304,11 @@ __global__ void __launch_bounds__(kCombineThreads) CombineSplitsKernel(const __g
   }
 }
 
-template <class Tile>
-cudaError_t LaunchTile(const FewRowsParams& params, cudaStream_t stream) {
+template <class Products>
+cudaError_t LaunchProducts(const FewRowsParams& params, cudaStream_t stream) {
+  using Tile = typename Products::Tile;
   static_assert(Tile::kSharedBytes <= kSmallShared, "tiles fit the shared memory");
-  const auto kernel = FewRowsKernel<Tile>;
+  const auto kernel = FewRowsKernel<Products>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
   if (error != cudaSuccess) return error;
@@ -471,17 +318,18 @@ cudaError_t LaunchTile(const FewRowsParams& params, cudaStream_t stream) {
 }
 
 template <int kD>
-cudaError_t LaunchRows(const FewRowsParams& params, cudaStream_t stream) {
+cudaError_t LaunchHeadSize(const FewRowsParams& params, cudaStream_t stream) {
   const int rows = params.sizes.H / params.sizes.Hkv * params.sizes.Sq;
-  if (rows <= 4) return LaunchTile<FewRowsTile<kD, 4>>(params, stream);
-  if (rows <= 8) return LaunchTile<FewRowsTile<kD, 8>>(params, stream);
-  return LaunchTile<FewRowsTile<kD, kFewRows>>(params, stream);
+  if (rows <= 4) return LaunchProducts<FloatProducts<FewRowsTile<kD, 4>>>(params, stream);
+  if (rows <= 8) return LaunchProducts<FloatProducts<FewRowsTile<kD, 8>>>(params, stream);
+  if (params.mayRound) return LaunchProducts<TensorProducts<FewRowsTile<kD, kFewRows>>>(params, stream);
+  return LaunchProducts<FloatProducts<FewRowsTile<kD, kFewRows>>>(params, stream);
 }
 
 }  // namespace
 
 cudaError_t LaunchFewRows(int kD, const FewRowsParams& params, cudaStream_t stream) {
-  const auto launch = kD == 64 ? LaunchRows<64> : kD == 128 ? LaunchRows<128> : LaunchRows<256>;
+  const auto launch = kD == 64 ? LaunchHeadSize<64> : kD == 128 ? LaunchHeadSize<128> : LaunchHeadSize<256>;
   const cudaError_t error = launch(params, stream);
   if (error != cudaSuccess) return error;
   const int64_t rows = int64_t{params.sizes.B} * params.sizes.H * params.sizes.Sq;

@@ -18,7 +18,8 @@ struct FewRowsParams {
   float2* rowStats;  // [B, H, Sq], as in ForwardParams
   Scale scoreScale;  // scale · log2(e); q is multiplied by the factor
   Dropout dropout;
-  int splits;  // thread blocks that share the keys of a head
+  bool mayRound;  // whether products may read TF32 instead of float32
+  int splits;     // thread blocks that share the keys of a head
   // The results of each thread block: [B, Hkv, splits, rows of a key head, channels of v rounded up to 4], not yet
   // divided by the sums, and [B, Hkv, splits, rows of a key head].
   float* partialOut;
