@@ -322,7 +322,9 @@ size_t LayOutForward(const Problem& p, void* base, Inputs16* in, MaskScratch* ma
 }
 
 // Whether the kernels of few_rows.h compute a forward from float32 tensors.
-bool HasFewRows(const Problem& p) { return p.H / p.Hkv * p.Sq <= kFewRows; }
+bool HasFewRows(const Problem& p) {
+  return p.H / p.Hkv * p.Sq <= (p.precision == Precision::kFloat32 ? kFewRowsExact : kFewRows);
+}
 
 // Thread blocks that share the keys of a head: enough to fill any GPU, each with keys enough to be worth its start.
 // The number depends on the problem alone, and so do the results.

@@ -322,8 +322,9 @@ cudaError_t LaunchHeadSize(const FewRowsParams& params, cudaStream_t stream) {
   const int rows = params.sizes.H / params.sizes.Hkv * params.sizes.Sq;
   if (rows <= 4) return LaunchProducts<FloatProducts<FewRowsTile<kD, 4>>>(params, stream);
   if (rows <= 8) return LaunchProducts<FloatProducts<FewRowsTile<kD, 8>>>(params, stream);
-  if (params.mayRound) return LaunchProducts<TensorProducts<FewRowsTile<kD, kFewRows>>>(params, stream);
-  return LaunchProducts<FloatProducts<FewRowsTile<kD, kFewRows>>>(params, stream);
+  if (!params.mayRound) return LaunchProducts<FloatProducts<FewRowsTile<kD, kFewRowsExact>>>(params, stream);
+  if (rows <= 16) return LaunchProducts<TensorProducts<FewRowsTile<kD, 16>>>(params, stream);
+  return LaunchProducts<TensorProducts<FewRowsTile<kD, kFewRows>>>(params, stream);
 }
 
 }  // namespace

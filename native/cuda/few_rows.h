@@ -6,8 +6,10 @@
 
 namespace flashmask::cuda {
 
-// The most rows of a key head. The rows of a key head are the queries of all its query heads.
-constexpr int kFewRows = 16;
+// The most rows of a key head: of products that may round to TF32, and of those in float32. The rows of a key head are
+// the queries of all its query heads.
+constexpr int kFewRows = 32;
+constexpr int kFewRowsExact = 16;
 
 struct FewRowsParams {
   Sizes sizes;

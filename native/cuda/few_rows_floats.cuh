@@ -30,78 +30,83 @@ struct FloatProducts {
   using Tile = Tile_;
   using KeySwizzle = Swizzle<0, 0>;
   using ValueSwizzle = Swizzle<0, 0>;
+  static constexpr int kParts = 8;                              // lanes that share the products of a key
+  static constexpr int kScoreLanes = Tile::kThreads / kParts;   // keys whose scores are computed at a time
+  static constexpr int kScoreKeys = Tile::kKeys / kScoreLanes;  // keys of a lane
+  static constexpr int kQuads = Tile::kRows / 4;
+  static_assert(Tile::kKeyLanes * Tile::kRows * Tile::kD <= Tile::kQueriesAt,
+                "the sums of all lanes fit the memory of keys and values");
 
   float out[Tile::kRows][4] = {};
 
   __device__ static float Query(float x) { return x; }
-// The products of all rows with the keys of a tile: [keys, rows].
-__device__ static void Scores(float* scores, const float* keys, const float* queries) {
-  constexpr int kGroups = Tile::kScoreKeys * Tile::kQuads;
-  const int part = threadIdx.x % Tile::kParts;
-  const int key = threadIdx.x / Tile::kParts;
-  float sums[kGroups][4] = {};
+
+  // The products of all rows with the keys of a tile: [keys, rows].
+  __device__ static void Scores(float* scores, const float* keys, const float* queries) {
+    constexpr int kGroups = kScoreKeys * kQuads;
+    const int part = threadIdx.x % kParts;
+    const int key = threadIdx.x / kParts;
+    float sums[kGroups][4] = {};
 #pragma unroll 2
-  for (int channel = part * 4; channel < Tile::kD; channel += Tile::kParts * 4) {
-    float4 k[Tile::kScoreKeys];
+    for (int channel = part * 4; channel < Tile::kD; channel += kParts * 4) {
+      float4 k[kScoreKeys];
 #pragma unroll
-    for (int i = 0; i < Tile::kScoreKeys; ++i)
-      k[i] = ReadQuad(keys + (key + i * Tile::kScoreLanes) * Tile::kD + channel);
+      for (int i = 0; i < kScoreKeys; ++i) k[i] = ReadQuad(keys + (key + i * kScoreLanes) * Tile::kD + channel);
 #pragma unroll
-    for (int row = 0; row < Tile::kRows; ++row) {
-      const float4 q = ReadQuad(queries + row * Tile::kD + channel);
+      for (int row = 0; row < Tile::kRows; ++row) {
+        const float4 q = ReadQuad(queries + row * Tile::kD + channel);
 #pragma unroll
-      for (int i = 0; i < Tile::kScoreKeys; ++i) {
-        float& sum = sums[i * Tile::kQuads + row / 4][row % 4];
-        sum = fmaf(q.w, k[i].w, fmaf(q.z, k[i].z, fmaf(q.y, k[i].y, fmaf(q.x, k[i].x, sum))));
+        for (int i = 0; i < kScoreKeys; ++i) {
+          float& sum = sums[i * kQuads + row / 4][row % 4];
+          sum = fmaf(q.w, k[i].w, fmaf(q.z, k[i].z, fmaf(q.y, k[i].y, fmaf(q.x, k[i].x, sum))));
+        }
       }
     }
-  }
-  SumParts<Tile::kParts / 2, kGroups>(sums);
-  if constexpr (kGroups < Tile::kParts) {
-    if (part % (Tile::kParts / kGroups) != 0) return;  // other lanes have the same sums
-  }
+    SumParts<kParts / 2, kGroups>(sums);
+    if constexpr (kGroups < kParts) {
+      if (part % (kParts / kGroups) != 0) return;  // other lanes have the same sums
+    }
 #pragma unroll
-  for (int i = 0; i < (kGroups + Tile::kParts - 1) / Tile::kParts; ++i) {
-    const int group = part * kGroups / Tile::kParts + i;
-    const int own = key + group / Tile::kQuads * Tile::kScoreLanes;
-    WriteQuad(scores + own * Tile::kScoreStride + group % Tile::kQuads * 4, sums[i]);
+    for (int i = 0; i < (kGroups + kParts - 1) / kParts; ++i) {
+      const int group = part * kGroups / kParts + i;
+      const int own = key + group / kQuads * kScoreLanes;
+      WriteQuad(scores + own * Tile::kScoreStride + group % kQuads * 4, sums[i]);
+    }
   }
-}
 
-__device__ void Rescale(const float* factors) {
+  __device__ void Rescale(const float* factors) {
 #pragma unroll
-  for (int row = 0; row < Tile::kRows; ++row) {
-    const float factor = factors[row];
+    for (int row = 0; row < Tile::kRows; ++row) {
+      const float factor = factors[row];
 #pragma unroll
-    for (int e = 0; e < 4; ++e) out[row][e] *= factor;
+      for (int e = 0; e < 4; ++e) out[row][e] *= factor;
+    }
   }
-}
 
-// Adds the values of a tile, times the weights, to a thread's four channels of all rows. Hidden values may be NaN.
-template <bool kPartial>
-__device__ void Add(const float* values, const float* weights) {
-  const int lane = threadIdx.x / Tile::kChunks;
+  // Adds the values of a tile, times the weights, to a thread's four channels of all rows. Hidden values may be NaN.
+  template <bool kPartial>
+  __device__ void Add(const float* values, const float* weights) {
+    const int lane = threadIdx.x / Tile::kChunks;
 #pragma unroll
-  for (int i = 0; i < Tile::kKeys / Tile::kKeyLanes; ++i) {
-    const float4 quad = ReadQuad(values + (i * Tile::kThreads + threadIdx.x) * 4);
-    const float v[4] = {quad.x, quad.y, quad.z, quad.w};
-    const float* ofKey = weights + (lane + i * Tile::kKeyLanes) * Tile::kScoreStride;
+    for (int i = 0; i < Tile::kKeys / Tile::kKeyLanes; ++i) {
+      const float4 quad = ReadQuad(values + (i * Tile::kThreads + threadIdx.x) * 4);
+      const float v[4] = {quad.x, quad.y, quad.z, quad.w};
+      const float* ofKey = weights + (lane + i * Tile::kKeyLanes) * Tile::kScoreStride;
 #pragma unroll
-    for (int row = 0; row < Tile::kRows; row += 4) {
-      const float4 four = ReadQuad(ofKey + row);
-      const float w[4] = {four.x, four.y, four.z, four.w};
+      for (int row = 0; row < Tile::kRows; row += 4) {
+        const float4 four = ReadQuad(ofKey + row);
+        const float w[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
+        for (int r = 0; r < 4; ++r) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          float& sum = out[row + r][e];
-          sum = kPartial && w[r] < 0 ? sum : fmaf(w[r], v[e], sum);
+          for (int e = 0; e < 4; ++e) {
+            float& sum = out[row + r][e];
+            sum = kPartial && w[r] < 0 ? sum : fmaf(w[r], v[e], sum);
+          }
         }
       }
     }
   }
-}
-
 
   // Adds up the output of all lanes, and stores it. No thread may still read keys or values, which are in `shared`.
   __device__ void Store(float* to, int rows, int channels, float* shared) const {

@@ -31,17 +31,21 @@ struct TensorProducts {
   using Tile = Tile_;
   using KeySwizzle = Swizzle<1, 16>;
   using ValueSwizzle = Swizzle<3, 8>;
-  static_assert(Tile::kRows == 16);
+  static constexpr int kRowBlocks = Tile::kRows / 16;
+  static_assert(Tile::kRows % 16 == 0);
   static constexpr int kWarpChannels = Tile::kD / Tile::kWarps;
-  static constexpr int kBlocks = kWarpChannels / 8;               // of 8 channels
-  static constexpr int kRun = kBlocks < 4 ? kBlocks : 4;          // neighbouring channels of a lane
+  static constexpr int kBlocks = kWarpChannels / 8;       // of 8 channels
+  static constexpr int kRun = kBlocks < 4 ? kBlocks : 4;  // neighbouring channels of a lane
   static constexpr int kRuns = kBlocks / kRun;
 
-  float out[kBlocks][4] = {};
+  float out[kRowBlocks][kBlocks][4] = {};
 
   __device__ static int Group() { return threadIdx.x % kWarp / 4; }
   __device__ static int Member() { return threadIdx.x % 4; }
   __device__ static int Warp() { return threadIdx.x / kWarp; }
+
+  // The row of element i of a lane's accumulators.
+  __device__ static int Row(int rowBlock, int i) { return rowBlock * 16 + Group() + i / 2 * 8; }
 
   // The channel of column `column` of a block.
   __device__ static int Channel(int block, int column) {
@@ -53,31 +57,40 @@ struct TensorProducts {
   // The products of all rows with the keys of a tile: [keys, rows].
   __device__ static void Scores(float* scores, const float* keys, const float* queries) {
     for (int key0 = Warp() * 8; key0 < Tile::kKeys; key0 += Tile::kWarps * 8) {
-      float sums[4] = {};
+      float sums[kRowBlocks][4] = {};
 #pragma unroll 4
       for (int channel0 = 0; channel0 < Tile::kD; channel0 += 16) {
         // Rows and keys of a lane have the same parity, and so the same swizzle.
         const int channel = (channel0 + Member() * 4) ^ KeySwizzle::Of(Group());
         const float4 k = ReadQuad(keys + (key0 + Group()) * Tile::kD + channel);
-        const uint4 upper = *reinterpret_cast<const uint4*>(queries + Group() * Tile::kD + channel);
-        const uint4 lower = *reinterpret_cast<const uint4*>(queries + (Group() + 8) * Tile::kD + channel);
-        MmaTf32(sums, {upper.x, lower.x, upper.y, lower.y}, RoundToTf32(k.x), RoundToTf32(k.y));
-        MmaTf32(sums, {upper.z, lower.z, upper.w, lower.w}, RoundToTf32(k.z), RoundToTf32(k.w));
+        const uint32_t b[4] = {RoundToTf32(k.x), RoundToTf32(k.y), RoundToTf32(k.z), RoundToTf32(k.w)};
+#pragma unroll
+        for (int m = 0; m < kRowBlocks; ++m) {
+          const uint4 upper = *reinterpret_cast<const uint4*>(queries + Row(m, 0) * Tile::kD + channel);
+          const uint4 lower = *reinterpret_cast<const uint4*>(queries + Row(m, 2) * Tile::kD + channel);
+          MmaTf32(sums[m], {upper.x, lower.x, upper.y, lower.y}, b[0], b[1]);
+          MmaTf32(sums[m], {upper.z, lower.z, upper.w, lower.w}, b[2], b[3]);
+        }
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        scores[(key0 + Member() * 2 + i % 2) * Tile::kScoreStride + Group() + i / 2 * 8] = sums[i];
+      for (int m = 0; m < kRowBlocks; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          scores[(key0 + Member() * 2 + i % 2) * Tile::kScoreStride + Row(m, i)] = sums[m][i];
+        }
       }
     }
   }
 
   __device__ void Rescale(const float* factors) {
-    const float upper = factors[Group()];
-    const float lower = factors[Group() + 8];
 #pragma unroll
-    for (int n = 0; n < kBlocks; ++n) {
-      out[n][0] *= upper, out[n][1] *= upper;
-      out[n][2] *= lower, out[n][3] *= lower;
+    for (int m = 0; m < kRowBlocks; ++m) {
+      const float ofRows[2] = {factors[Row(m, 0)], factors[Row(m, 2)]};
+#pragma unroll
+      for (int n = 0; n < kBlocks; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) out[m][n][i] *= ofRows[i / 2];
+      }
     }
   }
 
@@ -89,16 +102,17 @@ struct TensorProducts {
 #pragma unroll 2
     for (int key0 = 0; key0 < Tile::kKeys; key0 += 8) {
       const int keys[2] = {key0 + Member(), key0 + Member() + 4};
-      uint32_t w[4];
       uint32_t v[2][kBlocks];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        w[2 * i] = Weight<kPartial>(weights, keys[i], Group());
-        w[2 * i + 1] = Weight<kPartial>(weights, keys[i], Group() + 8);
-        finite &= ReadValues<kPartial>(v[i], values, keys[i]);
-      }
+      for (int i = 0; i < 2; ++i) finite &= ReadValues<kPartial>(v[i], values, keys[i]);
 #pragma unroll
-      for (int n = 0; n < kBlocks; ++n) MmaTf32(out[n], w, v[0][n], v[1][n]);
+      for (int m = 0; m < kRowBlocks; ++m) {
+        uint32_t w[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) w[i] = Weight<kPartial>(weights, keys[i / 2], Row(m, i % 2 * 2));
+#pragma unroll
+        for (int n = 0; n < kBlocks; ++n) MmaTf32(out[m][n], w, v[0][n], v[1][n]);
+      }
     }
     if constexpr (kPartial) {
       if (__any_sync(~0u, !finite)) AddNotFinite(values, weights);
@@ -142,10 +156,17 @@ struct TensorProducts {
 #pragma unroll
       for (int n = 0; n < kBlocks; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float weight = weights[key * Tile::kScoreStride + Group() + i / 2 * 8];
-          const float value = values[key * Tile::kD + (Channel(n, Member() * 2 + i % 2) ^ ValueSwizzle::Of(key))];
-          if (!(weight < 0) && !IsFinite(value)) out[n][i] += weight * value;
+        for (int e = 0; e < 2; ++e) {
+          const float value = values[key * Tile::kD + (Channel(n, Member() * 2 + e) ^ ValueSwizzle::Of(key))];
+          if (IsFinite(value)) continue;
+#pragma unroll
+          for (int m = 0; m < kRowBlocks; ++m) {
+#pragma unroll
+            for (int i = e; i < 4; i += 2) {
+              const float weight = weights[key * Tile::kScoreStride + Row(m, i)];
+              if (!(weight < 0)) out[m][n][i] += weight * value;
+            }
+          }
         }
       }
     }
@@ -153,12 +174,15 @@ struct TensorProducts {
 
   __device__ void Store(float* to, int rows, int channels, float*) const {
 #pragma unroll
-    for (int n = 0; n < kBlocks; ++n) {
+    for (int m = 0; m < kRowBlocks; ++m) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = Group() + i / 2 * 8;
-        const int channel = Channel(n, Member() * 2 + i % 2);
-        if (row < rows && channel < channels) to[row * channels + channel] = out[n][i];
+      for (int n = 0; n < kBlocks; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = Row(m, i);
+          const int channel = Channel(n, Member() * 2 + i % 2);
+          if (row < rows && channel < channels) to[row * channels + channel] = out[m][n][i];
+        }
       }
     }
   }

@@ -19,13 +19,9 @@ struct FewRowsTile {
   static constexpr int kStages = 2;
   static constexpr int kTileFloats = 4096;
   static constexpr int kKeys = kTileFloats / kD;
-  static constexpr int kChunks = kD / 4;                  // of 16 bytes, in a row
-  static constexpr int kKeyLanes = kThreads / kChunks;    // keys whose values are added at a time
-  static constexpr int kParts = 8;                        // lanes that share the products of a key
-  static constexpr int kScoreLanes = kThreads / kParts;   // keys whose scores are computed at a time
-  static constexpr int kScoreKeys = kKeys / kScoreLanes;  // keys of a lane
-  static constexpr int kQuads = kRows / 4;
-  static constexpr int kRowsOfWarp = kRows / kWarps;  // for the softmax
+  static constexpr int kChunks = kD / 4;                // of 16 bytes, in a row
+  static constexpr int kKeyLanes = kThreads / kChunks;  // keys whose values are added at a time
+  static constexpr int kRowsOfWarp = kRows / kWarps;    // for the softmax
   // From the scores of a key to those of the next, so that lanes that read different keys use different banks.
   static constexpr int kScoreStride = kRows + 4;
   // In shared memory, in floats: keys, values, queries, scores (later weights), factors.
@@ -34,7 +30,6 @@ struct FewRowsTile {
   static constexpr int kScoresAt = kQueriesAt + kRows * kD;
   static constexpr int kFactorsAt = kScoresAt + kKeys * kScoreStride;
   static constexpr int kSharedBytes = (kFactorsAt + kRows) * 4;
-  static_assert(kKeyLanes * kRows * kD <= kQueriesAt, "the sums of all lanes fit the memory of keys and values");
 };
 
 // A key head and its rows. Row r is query r % Sq of the query head r / Sq of the group.

@@ -218,7 +218,7 @@ def few_rows_cases():
     """Calls with so few rows a key head that their forward has kernels of its own, up to one row too many."""
     styles = ['blocky', 'any', 'documents', 'padding', 'extreme', 'any', 'blocky']
     sizes = [(64, 64), (128, 128), (80, 80), (256, 256), (5, 130), (72, 24), (33, 31), (200, 7), (16, 256), (1, 1), (128, 64)]
-    rows = [(1, 1, 1), (1, 8, 2), (4, 4, 1), (1, 16, 1), (2, 16, 2), (3, 10, 2), (8, 4, 2), (16, 2, 2), (17, 2, 2)]
+    rows = [(1, 1, 1), (1, 8, 2), (4, 4, 1), (1, 16, 1), (2, 16, 2), (3, 10, 2), (8, 4, 2), (16, 2, 2), (17, 2, 2), (5, 10, 2), (32, 1, 1), (33, 1, 1)]
     at = 0
     for Sq, H, Hkv in rows:
         for Sk in (1, 40, 129, 700, 5000):
@@ -228,7 +228,8 @@ def few_rows_cases():
                 D, Dv = sizes[turn % 11]
                 options = {'D': D, 'Dv': Dv, 'form': form, 'style': styles[turn % 7], 'B': 2, 'maskB': 1, 'layout': 'bhsd' if turn % 2 else 'bshd'}
                 # In float32 the other kernels, and those of the gradient, err by more than dense attention where few terms are added up.
-                precision = precisions(False)[turn % 4] if Sq <= 16 else 'auto'
+                choice = precisions(False) if Sq * H // Hkv <= 16 else ['auto', 'bfloat16']
+                precision = choice[turn % len(choice)]
                 options |= {'precision': precision, 'forward_only': precision == 'float32', 'dropout': 0.3 if turn % 5 == 0 else 0.0, 'seed': at}
                 if FORMS[form][1]:
                     options |= {'Hm': (1, Hkv, H)[turn % 3], 'maskB': 1 + turn % 2}
