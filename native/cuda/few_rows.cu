@@ -309,8 +309,10 @@ cudaError_t LaunchProducts(const FewRowsParams& params, cudaStream_t stream) {
   using Tile = typename Products::Tile;
   static_assert(Tile::kSharedBytes <= kSmallShared, "tiles fit the shared memory");
   const auto kernel = FewRowsKernel<Products>;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
+  if (error != cudaSuccess) return error;
+  // All of a multiprocessor's memory, so that as many thread blocks as fit share it.
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   if (error != cudaSuccess) return error;
   const int64_t blocks = int64_t{params.sizes.B} * params.sizes.Hkv * params.splits;
   kernel<<<static_cast<unsigned>(blocks), Tile::kThreads, Tile::kSharedBytes, stream>>>(params);
