@@ -91,13 +91,25 @@ function questionAndAnswers(length: number): number[] {
   return [question, first, length - question - first];
 }
 
-const {full, causal, slidingWindow, prefixLmCausal} = paper;
+const documentsOf = (N: number): number[] => scaled(lengths.documents, N);
+
+/** Spans of every third document. */
+function thirdDocuments(N: number): [start: number, end: number][] {
+  let end = 0;
+  const spans = documentsOf(N).map((length): [number, number] => [end, (end += length)]);
+  return spans.filter((_, i) => i % 3 === 1);
+}
+
+const {full, causal, slidingWindow, prefixLmCausal, randomEviction} = paper;
 const cuda: Record<string, Builder> = {
-  full, causal, slidingWindow, prefixLmCausal,
-  causalDocument: (N) => masks.causalDocument(scaled(lengths.documents, N)),
-  document: (N) => masks.document(scaled(lengths.documents, N)),
+  full, causal, slidingWindow, prefixLmCausal, hashSparse, randomEviction,
+  causalDocument: (N) => masks.causalDocument(documentsOf(N)),
+  document: (N) => masks.document(documentsOf(N)),
   sharedQuestion: (N) => masks.sharedQuestion(scaled(lengths.questions, N).map(questionAndAnswers)),
   globalSlidingWindow: (N) => masks.globalSlidingWindow(N, windowOf(N) - 1, windowOf(N)),
+  causalBlockwise: (N) => masks.causalBlockwise(documentsOf(N)),
+  prefixLmDocument: (N) => masks.prefixLmDocument(documentsOf(N), documentsOf(N).map((length) => Math.floor(length / 4))),
+  qkSparse: (N) => masks.qkSparse(N, thirdDocuments(N)),
 }; // prettier-ignore
 
 const table: Record<string, Builder> = Object.fromEntries(

@@ -29,7 +29,7 @@ const CALL = {
   precision: 'string',
   /** Type of the tensors, where it is not only float32. */
   input: 'string',
-  attention: ['flash', 'dense', 'flex', 'cudnn', 'fa2', 'sdpa'],
+  attention: ['flash', 'dense', 'flex', 'flex-flash', 'cudnn', 'fa2', 'fa4', 'sdpa'],
   model: 'string',
   task: 'string',
   keepActivations: 'boolean',
@@ -49,6 +49,8 @@ const CALL = {
   /** Key heads; H where absent. */
   Hkv: 'number',
   D: 'number',
+  /** Channels of a value head; D where absent. */
+  Dv: 'number',
   /** Tile shape of the suite `tiles`. */
   shape: 'string',
   /** Processes that share a row. */
@@ -71,7 +73,7 @@ const FIGURES = {
   bothMs: 'number',
   forwardMedianMs: 'number',
   backwardMedianMs: 'number',
-  /** Over visible pairs: 4 D operations per pair forward, 10 D backward. */
+  /** Over visible pairs: 2 D + 2 Dv operations per pair forward, 6 D + 4 Dv backward. */
   forwardTflops: 'number',
   backwardTflops: 'number',
   /** Speed of tf.matMul in the same process, on CPUs. */

@@ -1,29 +1,28 @@
-"""Times the CUDA kernels next to PyTorch's FlexAttention and SDPA, in one process, on the same masks:
+"""Times the CUDA kernels next to other attentions (peers.py), in one process, on the same masks:
 
     python3 bench/cuda/bench.py LIB.so [--masks causal,...] [--lengths 8192] [--dims 128,64] [--out FILE.jsonl]
     python3 bench/cuda/bench.py LIB.so --quick            our kernels alone: seconds, for tuning
     python3 bench/cuda/bench.py LIB.so --dtype float32    from float32 tensors, next to FlexAttention on TF32
 
-TFLOP/s count visible pairs only: 4 D operations per pair forward, 10 D backward. --out gets one line of JSON per
-measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side.
+TFLOP/s count visible pairs only: 2 D + 2 Dv operations per pair forward, 6 D + 4 Dv backward. --out gets one line of
+JSON per measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side. The last lines compare our
+times with those of the faster backend of FlexAttention.
 """
 
 import argparse
 import json
+import math
 import time
 
 import checks_path  # noqa: F401
 import torch
-import torch.nn.functional as F
 from flashmask_torch import Call, Library
 from masks import NAMES, build, visible_pairs
+from peers import PEERS
 from reference import Dense, visible
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 WARM_UP_SECONDS = 0.5
 QUICK_SECONDS = 0.1
-SDPA = {'cudnn': SDPBackend.CUDNN_ATTENTION, 'fa2': SDPBackend.FLASH_ATTENTION}
 
 
 def milliseconds(run, seconds):
@@ -50,16 +49,18 @@ def milliseconds(run, seconds):
 
 
 class Setting:
-    """Inputs of one mask, length and head size, [B, H, N, D]."""
+    """Inputs of one mask, length and head sizes: q and k [B, H, N, D], v [B, H, N, Dv]."""
 
     def __init__(self, name, N, D, options):
         self.name, self.N, self.D, self.B, self.H = name, N, D, options.batch, options.heads
+        self.Dv = options.value_dim or D
         self.options, self.dtype = options, getattr(torch, options.dtype)
         self.mask = build(name, N, self.B, 'cuda')
         self.pairs = visible_pairs(self.mask.mask, self.B, N, 'cuda') * self.H
-        generator = torch.Generator('cuda').manual_seed(1)
-        draw = lambda heads: torch.randn(self.B, heads, N, D, generator=generator, device='cuda').to(self.dtype)
-        self.q, self.k, self.v, self.d_out = draw(self.H), draw(options.kv_heads), draw(options.kv_heads), draw(self.H)
+        on_gpu = {'generator': torch.Generator('cuda').manual_seed(1), 'device': 'cuda'}
+        draw = lambda heads, size: torch.randn(self.B, heads, N, size, **on_gpu).to(self.dtype)
+        self.q, self.k = draw(self.H, D), draw(options.kv_heads, D)
+        self.v, self.d_out = draw(options.kv_heads, self.Dv), draw(self.H, self.Dv)
 
     def record(self, attention, forward, backward, **more):
         """One line of the JSON file. Times both passes; None leaves the backward out."""
@@ -69,10 +70,13 @@ class Setting:
             'Hkv': self.options.kv_heads, 'D': self.D, 'masked': 1 - self.pairs / (self.B * self.H * self.N**2),
             'attention': attention, 'input': self.options.dtype, **more,
         }  # fmt: skip
-        for key, run, flops in (('forward', forward, 4), ('backward', backward, 10)):
+        if self.Dv != self.D:
+            result['Dv'] = self.Dv
+        D, Dv = self.D, self.Dv
+        for key, run, flops in (('forward', forward, 2 * D + 2 * Dv), ('backward', backward, 6 * D + 4 * Dv)):
             if run:
                 best, median = milliseconds(run, self.options.seconds)
-                speed = flops * self.D * self.pairs / best / 1e9
+                speed = flops * self.pairs / best / 1e9
                 result |= {f'{key}Ms': best, f'{key}MedianMs': median, f'{key}Tflops': speed}
         return result
 
@@ -103,51 +107,39 @@ def rows_error(s, out):
     return (error / size) ** 0.5
 
 
-def of_pytorch(s, attention, make):
-    """Times an attention of PyTorch with its gradient. Returns the record and the results, or None where it does not
-    run: no such kernel for this size, out of memory or shared memory."""
-    inputs = [x.detach().requires_grad_() for x in (s.q, s.k, s.v)]
+def peer_run(s, attention, said):
+    """Times another attention with its gradient. Returns the record and the results, or None where it does not run: it
+    is not installed, has no kernel for this size, or is out of memory. Says why, each reason once."""
+    peer = PEERS[attention]
+    laid_out = lambda x: x.transpose(1, 2).contiguous() if peer.rows_first else x
+    inputs = [laid_out(x).detach().requires_grad_() for x in (s.q, s.k, s.v)]
+    d_out = laid_out(s.d_out)
     try:
-        run = make(s)
+        run = peer.make(s)
         out = run(*inputs)
-        grads = lambda: torch.autograd.grad(out, inputs, s.d_out, retain_graph=True)
+        grads = lambda: torch.autograd.grad(out, inputs, d_out, retain_graph=True)
 
         @torch.no_grad
         def forward():
             run(*inputs)
 
         record = s.record(attention, forward, None if s.options.forward_only else grads)
-        return record, [out.detach(), *([] if s.options.forward_only else grads())]
+        results = [out.detach(), *([] if s.options.forward_only else grads())]
+        return record, [x.transpose(1, 2) if peer.rows_first else x for x in results]
     except Exception as error:
-        print(f'    {attention}: {str(error).splitlines()[0][:150]}')
+        words = f'{attention} does not run: {str(error).splitlines()[0][:150]}'
+        if words not in said:
+            print(f'    {words}', flush=True)
+        said.add(words)
         return None
-
-
-def flex_run(s):
-    torch._dynamo.reset()
-    compiled = torch.compile(flex_attention, dynamic=False)
-    rule = s.mask.rule
-    block_mask = rule and create_block_mask(
-        rule, s.B if s.mask.per_batch else None, None, s.N, s.N, device='cuda', _compile=True
-    )
-    return lambda q, k, v: compiled(q, k, v, block_mask=block_mask, enable_gqa=s.options.kv_heads != s.H)
-
-
-def sdpa_run(backend):
-    def make(s):
-        def run(q, k, v):
-            with sdpa_kernel(backend):
-                return F.scaled_dot_product_attention(
-                    q, k, v, is_causal=s.name == 'causal', enable_gqa=s.options.kv_heads != s.H
-                )
-
-        return run
-
-    return make
 
 
 def relative(ours, theirs):
     return float(torch.linalg.vector_norm(ours.float() - theirs.float()) / torch.linalg.vector_norm(theirs.float()))
+
+
+def sizes_of(record):
+    return '/'.join(str(record[name]) for name in ('D', 'Dv') if name in record)
 
 
 def show(record, out):
@@ -159,7 +151,7 @@ def show(record, out):
     ]
     errors = [f'{x:.0e}' for x in (record.get('rowsError'), *record.get('differences', [])) if x is not None]
     print(
-        f'{record["mask"]:20} N {record["N"]:6} D {record["D"]:3} {record["attention"]:5} {"  ".join(speeds)}'
+        f'{record["mask"]:20} N {record["N"]:6} D {sizes_of(record):>7} {record["attention"]:10} {"  ".join(speeds)}'
         f'{"  errors " if errors else ""}{" ".join(errors)}',
         flush=True,
     )
@@ -169,19 +161,42 @@ def show(record, out):
             file.write(json.dumps(rounded) + '\n')
 
 
-def compare(library, s):
-    """Our kernels against FlexAttention and, for the masks full and causal of 16-bit tensors, SDPA."""
+def compare(library, s, said):
+    """Times our kernels and, unless in a hurry, the peers. Returns the records by attention."""
     record, results = flash(library, s)
-    others = {} if s.options.quick else {'flex': flex_run}
-    if others and s.name in ('full', 'causal') and s.dtype != torch.float32:
-        others |= {name: sdpa_run(backend) for name, backend in SDPA.items()}
-    for name, make in others.items():
-        other = of_pytorch(s, name, make)
+    records = {}
+    for name in () if s.options.quick else [name for name in s.options.peers if PEERS[name].runs(s)]:
+        other = peer_run(s, name, said)
         if other and name == 'flex':
             record['differences'] = [relative(ours, theirs) for ours, theirs in zip(results, other[1])]
         if other:
             show(other[0], s.options.out)
+            records[name] = other[0]
     show(record, s.options.out)
+    return {'flash': record, **records}
+
+
+def total(record):
+    return record['forwardMs'] + record.get('backwardMs', 0)
+
+
+def show_summary(rows):
+    """Our kernels next to the faster backend of FlexAttention, by the time of both passes."""
+    ratios = []
+    speeds = lambda r: ' / '.join(f'{r[key]:.0f}' for key in ('forwardTflops', 'backwardTflops') if key in r)
+    print('\nTFLOP/s forward / backward')
+    for ours in rows:
+        record = ours['flash']
+        line = f'{record["mask"]:20} N {record["N"]:6} D {sizes_of(record):>7}  {speeds(record):>11}'
+        flex = [ours[name] for name in ('flex', 'flex-flash') if name in ours]
+        if flex:
+            best = min(flex, key=total)
+            ratios.append(total(best) / total(record))
+            line += f'  {best["attention"]:10} {speeds(best):>11}  {ratios[-1]:5.2f}x'
+        print(line)
+    if ratios:
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        print(f'geometric mean of how many times faster we are, over {len(ratios)} rows: {mean:.3f}x')
 
 
 def arguments():
@@ -192,6 +207,8 @@ def arguments():
     parser.add_argument('--masks', type=words, default=NAMES)
     parser.add_argument('--lengths', type=numbers, default=[8192])
     parser.add_argument('--dims', type=numbers, default=[128, 64])
+    parser.add_argument('--peers', type=words, default=list(PEERS), help=f'of {", ".join(PEERS)}')
+    parser.add_argument('--value-dim', type=int, help='channels of a value head (those of --dims)')
     parser.add_argument('--heads', type=int, default=32)
     parser.add_argument('--kv-heads', type=int)
     parser.add_argument('--batch', type=int, default=1)
@@ -215,11 +232,14 @@ def main():
     torch.set_float32_matmul_precision('high')
     library = Library(options.library)
     print(f'{torch.cuda.get_device_name()}, PyTorch {torch.__version__}; {vars(options)}', flush=True)
+    rows, said = [], set()
     for N in options.lengths:
         for D in options.dims:
             for name in options.masks:
-                compare(library, Setting(name, N, D, options))
+                rows.append(compare(library, Setting(name, N, D, options), said))
                 torch.cuda.empty_cache()
+    if not options.quick:
+        show_summary(rows)
 
 
 if __name__ == '__main__':

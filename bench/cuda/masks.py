@@ -20,6 +20,7 @@ class BenchMask:
     per_batch: bool  # whether the rule depends on b
 
 
+BUCKETS = 16
 LENGTHS = json.loads((Path(__file__).parent.parent / 'masks.json').read_text())
 
 
@@ -29,6 +30,38 @@ def scaled(lengths, N, turn):
     lengths = lengths[turn:] + lengths[:turn]
     ends = [(2 * N * sum(lengths[:i]) + sum(lengths)) // (2 * sum(lengths)) for i in range(len(lengths) + 1)]
     return [b - a for a, b in zip(ends, ends[1:])]
+
+
+def seeded_random(seed):
+    """Yields numbers in [0, 1) of the generator mulberry32. TWIN: src/mask/builders/random.ts"""
+    while True:
+        seed = (seed + 0x6D2B79F5) & 0xFFFFFFFF
+        t = (seed ^ (seed >> 15)) * (seed | 1) & 0xFFFFFFFF
+        t ^= (t + (t ^ (t >> 7)) * (t | 61)) & 0xFFFFFFFF
+        yield (t ^ (t >> 14)) / 2**32
+
+
+def evictions(random, N, keep):
+    """The row that evicts each key, N for keys that stay. TWIN: src/mask/builders/selected.ts"""
+    evicted, cache = [N] * N, []
+    for row in range(N):
+        if row >= keep:
+            slot = int(next(random) * len(cache))
+            evicted[cache[slot]] = row
+            cache[slot] = cache[-1]
+            cache.pop()
+        cache.append(row)
+    return evicted
+
+
+def dropped_columns(spans, N):
+    """LTS and LTE of each column: [j, end) in spans; other columns have an empty interval. TWIN:
+    src/mask/builders/index.ts"""
+    columns = []
+    for (start, end), following in zip(spans, [*spans[1:], None]):
+        until = N if following is None else (end + following[0] + 1) // 2
+        columns += [(j if start <= j < end else end, end) for j in range(len(columns), until)]
+    return columns
 
 
 class Builder:
@@ -104,6 +137,14 @@ class Builder:
         rule = lambda b, h, q, k: ((q - k).abs() < W) | (k < W) | (q < W)
         return self.make('globalSlidingWindow', False, [lts, zero + N, uts, ute], rule)
 
+    def causalBlockwise(self):
+        """Each document sees itself; the last one sees all before it too."""
+        _, ends, ids = self.documents()
+        last = (ids < ids[:, -1:]).sum(1, keepdim=True)
+        doc, final = ids.to(self.device), ids[:, -1].to(self.device)
+        rule = lambda b, h, q, k: (q >= k) & ((doc[b, q] == doc[b, k]) | (doc[b, q] == final[b]))
+        return self.make('causalBlockwise', True, [ends.minimum(last), last.expand_as(ends)], rule, True)
+
     def prefixLmCausal(self):
         N, j = self.N, self.j
         prefix = N // 2
@@ -112,10 +153,55 @@ class Builder:
             'prefixLmCausal', False, [torch.full_like(j, N), ute], lambda b, h, q, k: (q >= k) | (k < prefix)
         )
 
+    def prefixLmDocument(self):
+        """Documents whose first quarter the whole document sees."""
+        starts, ends, ids = self.documents()
+        place = self.j - starts
+        in_prefix = place < (ends - starts) // 4
+        doc, prefix = ids.to(self.device), in_prefix.to(self.device)
+        rule = lambda b, h, q, k: (doc[b, q] == doc[b, k]) & ((q >= k) | prefix[b, k])
+        return self.make('prefixLmDocument', False, [ends, torch.where(in_prefix, starts, self.j)], rule, True)
+
+    def qkSparse(self):
+        """Causal; the tokens of every third document see no key of their document."""
+        rows, drops = [], []
+        for b in range(self.B):
+            ends = torch.tensor(scaled(LENGTHS['documents'], self.N, b)).cumsum(0).tolist()
+            spans = [*zip([0, *ends], ends)][1::3]
+            rows.append(dropped_columns(spans, self.N))
+            drops.append([sum(start <= j < end for start, end in spans) for j in range(self.N)])
+        lts, lte = torch.tensor(rows).unbind(-1)
+        _, _, ids = self.documents()
+        doc, dropped = ids.to(self.device), torch.tensor(drops, dtype=torch.bool).to(self.device)
+        rule = lambda b, h, q, k: (q >= k) & ~(dropped[b, k] & (doc[b, q] == doc[b, k]))
+        return self.make('qkSparse', True, [lts, lte], rule, True)
+
+    def hashSparse(self):
+        """Queries and keys sorted by the hash of their token: those of a bucket are neighbours."""
+        rows = []
+        for b in range(self.B):
+            random = seeded_random(1 + b)
+            hashes = torch.tensor([int(next(random) * BUCKETS) for _ in range(self.N)])
+            rows.append(torch.bincount(hashes, minlength=BUCKETS))
+        sizes = torch.stack(rows)
+        ids = torch.stack([torch.repeat_interleave(row) for row in sizes])
+        ends = sizes.cumsum(1).gather(1, ids)
+        bucket = ids.to(self.device)
+        rule = lambda b, h, q, k: (q >= k) & (bucket[b, q] == bucket[b, k])
+        return self.make('hashSparse', False, [ends, self.j.expand_as(ends)], rule, True)
+
+    def randomEviction(self):
+        """A cache of half of the keys: every later row first evicts a key at random."""
+        rows = [evictions(seeded_random(1 + b), self.N, max(1, self.N // 2)) for b in range(self.B)]
+        evicted = torch.tensor(rows)
+        until = evicted.to(self.device)
+        rule = lambda b, h, q, k: (q >= k) & (q < until[b, k])
+        return self.make('randomEviction', True, [evicted], rule, True)
+
 
 NAMES = [
     'full', 'causal', 'slidingWindow', 'causalDocument', 'document', 'sharedQuestion', 'globalSlidingWindow',
-    'prefixLmCausal',
+    'causalBlockwise', 'prefixLmCausal', 'prefixLmDocument', 'qkSparse', 'hashSparse', 'randomEviction',
 ]  # fmt: skip
 # Rows whose pairs are counted at a time.
 ROWS = 1024

@@ -1,5 +1,5 @@
 /** @file Tables of the suites `masks` and `cuda`, and the short one of README.md. */
-import {groupedBy, measured, sideBySide, type BenchRecord, type Pair} from '../record.js';
+import {groupedBy, measured, sideBySide, type Attentions, type BenchRecord, type Pair} from '../record.js';
 import {
   code, columnsOf, DIFFERS, digits, figure, MASK, MASKED, mebibytes, PASSES, PEAK, SIZES, table, times, type Column, type Section,
 } from './markdown.js'; // prettier-ignore
@@ -56,15 +56,32 @@ function deviceTables(name: string, pairs: readonly Pair[]): string[] {
   ];
 }
 
-/** The CUDA kernels next to PyTorch's attention. */
-const NEXT_TO_PYTORCH: Column<Pair>[] = [
-  ...ofFlash(...CALL.filter(([title]) => title !== 'H')),
+/** The attentions next to which bench/cuda/bench.py times the CUDA kernels, as the tables call them. */
+const PEERS: [name: keyof Attentions, title: string][] = [
+  ['flex', 'FlexAttention'],
+  ['flex-flash', 'FlexAttention, FLASH'],
+  ['cudnn', 'SDPA, cuDNN'],
+  ['fa2', 'SDPA, FlashAttention 2'],
+  ['fa4', 'FlashAttention-4'],
+];
+
+/** The fastest peer of a row, forward and backward, and the title that it has. */
+function bestPeer(pair: Pair): {title: string; record: BenchRecord} | undefined {
+  const peers = PEERS.flatMap(([name, title]) => (pair[name] ? [{title, record: pair[name]}] : []));
+  return peers.sort((a, b) => total(a.record) - total(b.record)).at(0);
+}
+
+const valueSizes = ({D, Dv}: BenchRecord): string => (Dv === undefined ? String(D) : `${String(D)}, ${String(Dv)}`);
+
+/** The CUDA kernels next to other attentions. */
+const NEXT_TO_PEERS: Column<Pair>[] = [
+  ...ofFlash(MASK, ['N', ({N}) => String(N)], ['D', valueSizes], MASKED),
   ['ms forward / backward', ({flash}) => `${figure(flash.forwardMs)} / ${figure(flash.backwardMs)}`],
   ['TFLOP/s forward / backward', ({flash}) => speeds(flash)],
-  ['FlexAttention', ({flex}) => speeds(flex)],
-  ['faster', ({flash, flex}) => times(faster(flash, flex))],
-  ['SDPA, cuDNN', ({cudnn}) => speeds(cudnn)],
-  ['SDPA, FlashAttention 2', ({fa2}) => speeds(fa2)],
+  ['best peer', (pair) => bestPeer(pair)?.title ?? '–'],
+  ['its TFLOP/s', (pair) => speeds(bestPeer(pair)?.record)],
+  ['faster', (pair) => times(faster(pair.flash, bestPeer(pair)?.record))],
+  ...PEERS.map(([name, title]): Column<Pair> => [title, (pair) => speeds(pair[name])]),
 ];
 
 /** A table for each device, type of tensors and heads. */
@@ -72,9 +89,9 @@ function cudaTables(records: readonly BenchRecord[]): string[] {
   // Records of flash have a precision; those of other attentions do not.
   const groups = groupedBy(sideBySide(records, 'precision'), ({flash: {device, input, B, H, Hkv}}) => {
     const sizes = `B ${String(B)}, H ${String(H)}${Hkv === H ? '' : `, Hkv ${String(Hkv)}`}`;
-    return `**${device}**, CUDA kernels on ${String(input)} tensors, ${sizes}, next to PyTorch's attention in the same run:`;
+    return `**${device}**, CUDA kernels on ${String(input)} tensors, ${sizes}, next to other attentions in the same run:`;
   });
-  return groups.flatMap(([title, rows]) => [title, table(NEXT_TO_PYTORCH, rows)]);
+  return groups.flatMap(([title, rows]) => [title, table(NEXT_TO_PEERS, rows)]);
 }
 
 /** A row of README.md's table: one call against dense attention, forward and backward. */

@@ -7,6 +7,7 @@
 #include "attention16.h"
 #include "bounds_map.cuh"
 #include "convert.cuh"
+#include "few_rows.h"
 #include "hopper_backward.h"
 #include "hopper_forward.h"
 #include "host.h"
@@ -320,6 +321,57 @@ size_t LayOutForward(const Problem& p, void* base, Inputs16* in, MaskScratch* ma
   return scratch.bytes();
 }
 
+// Whether the kernels of few_rows.h compute a forward from float32 tensors.
+bool HasFewRows(const Problem& p) {
+  return p.H / p.Hkv * p.Sq <= (p.precision == Precision::kFloat32 ? kFewRowsExact : kFewRows);
+}
+
+// Thread blocks that share the keys of a head: enough to fill any GPU, each with keys enough to be worth its start.
+// The number depends on the problem alone, and so do the results.
+int FewRowsSplits(const Problem& p) {
+  constexpr int64_t kBlocks = 1024;
+  constexpr int64_t kLeastKeys = 128;
+  return static_cast<int>(std::min(CeilDivide(kBlocks, p.B * p.Hkv), CeilDivide(p.Sk, kLeastKeys)));
+}
+
+struct FewRowsScratch {
+  MaskScratch mask;
+  float* partialOut;
+  float2* partialStats;
+};
+
+size_t LayOutFewRows(const Problem& p, void* base, FewRowsScratch* s) {
+  Scratch scratch(base);
+  const int64_t rows = p.B * p.H * p.Sq * FewRowsSplits(p);
+  s->mask = TakeMask(p, scratch);
+  s->partialOut = scratch.Take<float>(rows * CeilDivide(p.Dv, 4) * 4);
+  s->partialStats = scratch.Take<float2>(rows);
+  return scratch.bytes();
+}
+
+cudaError_t RunFewRows(const Problem& p, const Variant& variant, const ForwardTensors& t, void* base,
+                       cudaStream_t stream) {
+  FewRowsScratch s;
+  LayOutFewRows(p, base, &s);
+  FewRowsParams params = {};
+  params.sizes = SizesOf(p);
+  params.q = TensorIn(p, t.q, p.Sq, p.H, p.D);
+  params.k = TensorIn(p, t.k, p.Sk, p.Hkv, p.D);
+  params.v = TensorIn(p, t.v, p.Sk, p.Hkv, p.Dv);
+  params.mask = MaskOf(p, s.mask);
+  params.out = TensorIn(p, t.out, p.Sq, p.H, p.Dv);
+  params.lse = t.lse;
+  params.rowStats = reinterpret_cast<float2*>(t.rowStats);
+  params.scoreScale = ScoreScaleOf(p);
+  params.dropout = DropoutOf(p);
+  params.mayRound = p.precision != Precision::kFloat32;
+  params.splits = FewRowsSplits(p);
+  params.partialOut = s.partialOut;
+  params.partialStats = s.partialStats;
+  LaunchMask(p, t.bounds, s.mask, stream);
+  return LaunchFewRows(variant.kD, params, stream);
+}
+
 // Rows that the copy engine may read for a head: whole query blocks of every kernel.
 int64_t RowsOfHead(const Problem& p) { return CeilDivide(p.Sq, 128) * 128; }
 
@@ -407,17 +459,47 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
   return launch(variant, rest, stream);
 }
 
-size_t LayOutBackward(const Problem& p, void* base, Inputs16* in, Tensor16* dOut, BackwardScratch* s) {
+// The results of a forward that the backward computes again.
+struct ForwardAgain {
+  float* out;
+  float* lse;
+  float* rowStats;
+};
+
+ForwardAgain TakeForwardAgain(const Problem& p, Scratch& scratch) {
+  const int64_t rows = p.B * p.H * p.Sq;
+  return {scratch.Take<float>(rows * p.Dv), scratch.Take<float>(rows), scratch.Take<float>(2 * rows)};
+}
+
+size_t LayOutBackward(const Problem& p, void* base, Inputs16* in, Tensor16* dOut, BackwardScratch* s,
+                      ForwardAgain* again) {
   Scratch scratch(base);
   *s = TakeBackward(p, scratch);
   *in = TakeInputs(p, scratch);
   *dOut = TakeTensor16(scratch, PartsOf(p), p.B, p.H, p.Sq, p.Dv);
+  *again = HasFewRows(p) ? TakeForwardAgain(p, scratch) : ForwardAgain{};
   return scratch.bytes();
+}
+
+// The forward of few rows rounds scores otherwise than the backward kernels, whose weights of a row would then not add
+// up to 1. So these get the results of the forward that reads what they read.
+cudaError_t RunForwardAgain(const Problem& p, const Variant& variant, const Inputs16& in, const MaskScratch& mask,
+                            const BackwardParams& backward, const ForwardAgain& again, cudaStream_t stream) {
+  ForwardParams params = ForwardParamsOf(p, in, mask, again.out, again.lse, again.rowStats);
+  params.scoreScale = backward.scoreScale;
+  params.qFacts = backward.qFacts;
+  params.kFacts = backward.kFacts;
+  params.vFacts = backward.vFacts;
+  return RunForward(p, variant, IsBfloat16(p), PartsOf(p), mask, params, stream);
 }
 
 }  // namespace
 
 size_t ForwardScratchBytes(const Problem& p) {
+  if (HasFewRows(p)) {
+    FewRowsScratch s;
+    return LayOutFewRows(p, nullptr, &s);
+  }
   Inputs16 in;
   MaskScratch mask;
   uint32_t* facts;
@@ -429,6 +511,7 @@ Status Forward(const Problem& p, const ForwardTensors& t, void* scratch, void* s
   Variant variant;
   cudaError_t error = VariantOf(p, &variant);
   if (error != cudaSuccess) return StatusOf(error);
+  if (HasFewRows(p)) return StatusOf(RunFewRows(p, variant, t, scratch, stream));
   Inputs16 in;
   MaskScratch mask;
   uint32_t* facts;
@@ -445,7 +528,8 @@ size_t BackwardScratchBytes(const Problem& p) {
   Inputs16 in;
   Tensor16 dOut;
   BackwardScratch s;
-  return LayOutBackward(p, nullptr, &in, &dOut, &s);
+  ForwardAgain again;
+  return LayOutBackward(p, nullptr, &in, &dOut, &s, &again);
 }
 
 Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void* stream_) {
@@ -456,7 +540,8 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   Inputs16 in;
   Tensor16 dOut;
   BackwardScratch s;
-  LayOutBackward(p, scratch, &in, &dOut, &s);
+  ForwardAgain again;
+  LayOutBackward(p, scratch, &in, &dOut, &s, &again);
   error = ClearFacts(p, s.facts, stream);
   if (error != cudaSuccess) return StatusOf(error);
   BackwardParams params = BackwardParamsOf(p, in, dOut, s, t.dq, t.dk, t.dv);
@@ -465,13 +550,21 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   LaunchMask(p, t.bounds, s.mask, stream);
   ConvertInputs(p, t, s.facts, &params, stream);
   LaunchConvert(p, params.mask, {ConvertQueries(p, t.dOut, dOut, params.dOutFacts, 1, p.Dv)}, stream);
+  const float* out = t.out;
+  const float* rowStats = t.rowStats;
+  if (HasFewRows(p)) {
+    error = RunForwardAgain(p, variant, in, s.mask, params, again, stream);
+    if (error != cudaSuccess) return StatusOf(error);
+    out = again.out;
+    rowStats = again.rowStats;
+  }
   if (PartsOf(p) == 2) {
     const Tensor16 whole = Tensor16In(p, t.dOut, p.Sq, p.H, p.Dv);
-    LaunchRows<__half, float>(p, t.out, whole, {}, t.rowStats, t.dLse, s, params.rowFacts, stream);
+    LaunchRows<__half, float>(p, out, whole, {}, rowStats, t.dLse, s, params.rowFacts, stream);
   } else if (IsBfloat16(p)) {
-    LaunchRows<__nv_bfloat16, __nv_bfloat16>(p, t.out, dOut, {}, t.rowStats, t.dLse, s, params.rowFacts, stream);
+    LaunchRows<__nv_bfloat16, __nv_bfloat16>(p, out, dOut, {}, rowStats, t.dLse, s, params.rowFacts, stream);
   } else {
-    LaunchRows<__half, __half>(p, t.out, dOut, params.dOutFacts, t.rowStats, t.dLse, s, params.rowFacts, stream);
+    LaunchRows<__half, __half>(p, out, dOut, params.dOutFacts, rowStats, t.dLse, s, params.rowFacts, stream);
   }
   return StatusOf(RunBackward(p, variant, IsBfloat16(p), PartsOf(p), s.mask, params, stream));
 }

@@ -66,12 +66,6 @@ __device__ inline void WriteChunk(const Tensor16& to, int64_t at, const float (&
   }
 }
 
-__device__ inline float WarpMax(float x) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, lanes));
-  return x;
-}
-
 // Non-negative floats are ordered like their bits. The current value is read first, because few numbers exceed it.
 __device__ inline void RaiseMagnitude(uint32_t* magnitude, float x) {
   const uint32_t bits = __float_as_uint(x);
@@ -185,8 +179,7 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
       sum = fmaf(out[channel], static_cast<float>(dOut[channel]), sum);
     }
   }
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
+  sum = WarpSum(sum);
   if (threadIdx.x % kWarp != 0) return;
   // A row that sees no key has weights of exactly 0, whatever its incoming gradient.
   const float dLse = p.dLse == nullptr ? 0.f : p.dLse[batchHead * Sq + row];

@@ -44,6 +44,18 @@ __device__ inline uint32_t FiniteMask(uint32_t packed) {
   return (low == kExponent ? 0 : 0xffffu) | (high == kExponent ? 0 : 0xffff0000u);
 }
 
+__device__ inline float WarpMax(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, lanes));
+  return x;
+}
+
+__device__ inline float WarpSum(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(~0u, x, lanes);
+  return x;
+}
+
 // 2^exponent, kept within the normal floats.
 __device__ inline float PowerOfTwo(int exponent) { return __int_as_float((min(max(exponent, -126), 126) + 127) << 23); }
 

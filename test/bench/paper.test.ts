@@ -164,6 +164,21 @@ describe('benchmarks', () => {
       expect(text).to.include('| `document` | 50.0% | 30.0 / 20.0 | 69.0 / 60.0 | **69%** / 75% |');
     });
 
+    it('show the best peer of each call of the CUDA kernels, and all that ran', () => {
+      const cuda = {...call, suite: 'cuda', backend: 'cuda', kind: undefined, input: 'bfloat16', B: 1} as const;
+      const of = (attention: BenchRecord['attention'], forwardTflops: number, fields = {}): BenchRecord =>
+        speed('causal', {...cuda, part: undefined, attention, precision: undefined, forwardTflops, forwardMs: 60 / forwardTflops, backwardMs: 1, ...fields}); // prettier-ignore
+      const text = textOf(
+        [of('flash', 60, {precision: 'bfloat16'}), of('flex', 15), of('flex-flash', 30)],
+        'benchmark',
+      );
+      expect(text).to.include('| best peer | its TFLOP/s | faster | FlexAttention | FlexAttention, FLASH |');
+      const peers = 'FlexAttention, FLASH | 30.0 / 40.0 | 1.50× | 15.0 / 40.0 | 30.0 / 40.0 | – | – | –';
+      expect(text).to.include(`| \`causal\` | 8192 | 64 | 50.0% | 1.00 / 1.00 | 60.0 / 40.0 | ${peers} |`);
+      const values = textOf([of('flash', 60, {precision: 'bfloat16', D: 192, Dv: 128})], 'benchmark');
+      expect(values).to.include('| 8192 | 192, 128 | 50.0% | 1.00 / 1.00 | 60.0 / 40.0 | – | – | – |');
+    });
+
     it('show the causal mask of each device', () => {
       const text = textOf([speed('causal', {part: 'causal', forwardTflops: 50, backwardTflops: 65})], 'webgpu-causal');
       expect(text).to.match(/\| 50\.0 \| 65\.0 \|$/m);

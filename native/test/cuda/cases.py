@@ -34,6 +34,7 @@ class Case:
     d_lse: bool = True
     spread: dict | None = None  # 'q', 'k', 'v', 'dOut', 'dLse' -> (deviation, mean)
     zero_d_out: bool = False
+    forward_only: bool = False
     check: str = 'dense'  # how check.py judges: by dense attention, by the sum of weights, or by poison
 
     @property
@@ -213,6 +214,32 @@ def poison_cases():
             yield case('poison', f'a cache of {Sk} keys, 20 of them filled, {precision}', Sq=1, Sk=Sk, DD=128, H=4, Hkv=2, **options)
 
 
+def few_rows_cases():
+    """Calls with so few rows a key head that their forward has kernels of its own, up to one row too many."""
+    styles = ['blocky', 'any', 'documents', 'padding', 'extreme', 'any', 'blocky']
+    sizes = [(64, 64), (128, 128), (80, 80), (256, 256), (5, 130), (72, 24), (33, 31), (200, 7), (16, 256), (1, 1), (128, 64)]
+    rows = [(1, 1, 1), (1, 8, 2), (4, 4, 1), (1, 16, 1), (2, 16, 2), (3, 10, 2), (8, 4, 2), (16, 2, 2), (17, 2, 2), (5, 10, 2), (32, 1, 1), (33, 1, 1)]
+    at = 0
+    for Sq, H, Hkv in rows:
+        for Sk in (1, 40, 129, 700, 5000):
+            for form in FORMS:
+                at += 1
+                turn = at + at // 6
+                D, Dv = sizes[turn % 11]
+                options = {'D': D, 'Dv': Dv, 'form': form, 'style': styles[turn % 7], 'B': 2, 'maskB': 1, 'layout': 'bhsd' if turn % 2 else 'bshd'}
+                # In float32 the other kernels, and those of the gradient, err by more than dense attention where few terms are added up.
+                choice = precisions(False) if Sq * H // Hkv <= 16 else ['auto', 'bfloat16']
+                precision = choice[turn % len(choice)]
+                options |= {'precision': precision, 'forward_only': precision == 'float32', 'dropout': 0.3 if turn % 5 == 0 else 0.0, 'seed': at}
+                if FORMS[form][1]:
+                    options |= {'Hm': (1, Hkv, H)[turn % 3], 'maskB': 1 + turn % 2}
+                name = f'{Sq} x {H} / {Hkv} rows, {Sk} keys, D {D}, Dv {Dv}, {form}, {options["style"]}, {precision}'
+                yield case('few rows', name, Sq=Sq, Sk=Sk, H=H, Hkv=Hkv, **options)
+                styled = packed(form, 21, Sk // 3) if turn % 2 else styles[turn % 7]
+                if Sk > 1 and Sk < 5000:
+                    yield case('few rows', f'poison, {name}', Sq=Sq, Sk=Sk, H=H, Hkv=Hkv, **(options | {'check': 'poison', 'style': styled}))
+
+
 def dropout_cases(sixteen):
     for dropout, seed in [(0.5, 1), (0.1, 0), (0.25, 2**32 + 7), (0.3, 2**53 - 1), (0.95, 3)]:
         for form in FORMS:
@@ -261,7 +288,7 @@ def all_cases(sixteen):
     groups += [magnitude_cases(sixteen), dropout_cases(sixteen), precision_cases(sixteen), option_cases(), long_cases()]
     cases = [c for group in groups for c in group]
     if not sixteen:
-        return [*cases, *score_cases(), *poison_cases()]
+        return [*cases, *score_cases(), *poison_cases(), *few_rows_cases()]
     both = [replace(c, precision=p, name=f'{c.name} [{p}]') for c in cases for p in precisions(True) if c.precision == 'auto']
     return both + [c for c in cases if c.precision != 'auto']
 

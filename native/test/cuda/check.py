@@ -82,13 +82,14 @@ def ratio_of(error, allowed):
 
 def check_case(library, c, options):
     """Problems in words, and {result: [wrong, ratio, relative error]}."""
+    forward_only = options.forward_only or c.forward_only
     with torch.no_grad():
         x = Inputs(c, options.device, options.sixteen)
         see = visible(x.mask, c.B, c.H, c.Sq, c.Sk, options.device)
         keep = kept(c.B, c.H, c.Sq, c.Sk, c.dropout, c.seed, options.device) if c.dropout else None
-        actual, problems = actual_results(library, c, x, options.forward_only)
-        truth, sizes = dense_results(c, x, see, keep, 'float64', options.forward_only)
-        dense, _ = dense_results(c, x, see, keep, c.precision, options.forward_only)
+        actual, problems = actual_results(library, c, x, forward_only)
+        truth, sizes = dense_results(c, x, see, keep, 'float64', forward_only)
+        dense, _ = dense_results(c, x, see, keep, c.precision, forward_only)
         factor = options.factor32 if c.precision == 'float32' else FACTOR
         rows = torch.stack(
             [judge(actual[n], truth[n], dense[n], sizes[n], c.precision, factor) for n in actual]
