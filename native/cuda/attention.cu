@@ -5,37 +5,19 @@
 
 #include "../attention.h"
 #include "attention16.h"
-#include "bounds_map.cuh"
 #include "convert.cuh"
 #include "hopper_backward.h"
 #include "hopper_forward.h"
 #include "host.h"
 #include "launch.h"
+#include "plan.h"
+#include "scratch.h"
 #include "tiles.h"
 
 namespace flashmask::cuda {
 namespace {
 
 constexpr int kRowsThreads = 256;
-
-// Hands out buffers of the scratch memory; with a null base it only counts bytes.
-class Scratch {
- public:
-  explicit Scratch(void* base) : base_(static_cast<char*>(base)) {}
-
-  template <class T>
-  T* Take(int64_t count) {
-    T* result = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + bytes_);
-    bytes_ += CeilDivide(count * static_cast<int64_t>(sizeof(T)), 256) * 256;
-    return result;
-  }
-
-  size_t bytes() const { return bytes_; }
-
- private:
-  char* base_;
-  int64_t bytes_ = 0;
-};
 
 struct Strides {
   int64_t batch, row, head;
@@ -95,61 +77,16 @@ cudaError_t VariantOf(const Problem& p, Variant* variant) {
   return major >= 8 && fits ? cudaSuccess : cudaErrorNotSupported;
 }
 
-// The spans, bounds map and ranges of the mask, in scratch.
-struct MaskScratch {
-  int4* spans;
-  int4* boundsMap;
-  uint8_t* seeing;
-  int2* ranges;
-  int* counter;  // of the work that is taken; 0 before a kernel takes any
-};
-
-// The smallest blockQ of all kernels that use ranges.
-constexpr int kLeastBlockQ = 32;
-
-MaskScratch TakeMask(const Problem& p, Scratch& scratch) {
-  MaskScratch mask = {};
-  mask.counter = scratch.Take<int>(1);
-  if (p.n == 0) return mask;
-  const int64_t heads = p.maskB * p.Hm;
-  mask.spans = scratch.Take<int4>(heads * p.Sk);
-  mask.boundsMap = scratch.Take<int4>(heads * CeilDivide(p.Sk, kMapBlock) * 2);
-  mask.seeing = scratch.Take<uint8_t>(heads * p.Sq);
-  mask.ranges = scratch.Take<int2>(heads * CeilDivide(p.Sq, kLeastBlockQ));
-  return mask;
+// The plan that a call is given, or room in scratch for one; none without bounds.
+Plan TakePlanOf(const Problem& p, void* given, Scratch& scratch) {
+  if (p.n == 0) return {};
+  Scratch own(given);
+  return TakePlan(p, given == nullptr ? scratch : own);
 }
 
-Mask MaskOf(const Problem& p, const MaskScratch& scratch) {
-  return {scratch.spans,
-          scratch.boundsMap,
-          scratch.seeing,
-          static_cast<int>(CeilDivide(p.Sk, kMapBlock)),
-          static_cast<int>(p.maskB),
-          static_cast<int>(p.Hm),
-          p.causal};
-}
-
-// Computes spans, boundsMap and seeing.
-void LaunchMask(const Problem& p, const int32_t* bounds, const MaskScratch& scratch, cudaStream_t stream) {
-  if (p.n == 0) return;
-  constexpr int kThreads = 128;
-  const int mapBlocks = static_cast<int>(CeilDivide(p.Sk, kMapBlock));
-  const dim3 grid(static_cast<unsigned>(CeilDivide(mapBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  BoundsMapKernel<kThreads><<<grid, kThreads, 0, stream>>>(
-      bounds, static_cast<int>(p.n), p.causal, static_cast<int>(p.Sk), mapBlocks, scratch.spans, scratch.boundsMap);
-  const dim3 rows(static_cast<unsigned>(CeilDivide(p.Sq, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  SeeingKernel<kThreads><<<rows, kThreads, 0, stream>>>(MaskOf(p, scratch), SizesOf(p), scratch.seeing);
-}
-
-// Computes the ranges for a kernel with these block sizes.
-void LaunchRanges(const Problem& p, const MaskScratch& scratch, int blockQ, int blockK, cudaStream_t stream) {
-  if (p.n == 0) return;
-  constexpr int kThreads = 128;
-  const int queryBlocks = static_cast<int>(CeilDivide(p.Sq, blockQ));
-  const dim3 grid(static_cast<unsigned>(CeilDivide(queryBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  RangesKernel<kThreads><<<grid, kThreads, 0, stream>>>(MaskOf(p, scratch), static_cast<int>(p.Sq),
-                                                        static_cast<int>(p.Sk), blockQ, blockK, queryBlocks,
-                                                        scratch.ranges, scratch.counter);
+// Makes the plan unless the call is given one.
+void MakePlanOf(const Problem& p, const int32_t* bounds, void* given, const Plan& plan, cudaStream_t stream) {
+  if (p.n != 0 && given == nullptr) LaunchPlan(p, bounds, plan, stream);
 }
 
 template <class Get>
@@ -166,18 +103,35 @@ auto OfVariant(const Variant& v, int parts, Get get) {
   return v.large ? get(Tiles<256, 2, true>()) : get(Tiles<256, 2, false>());
 }
 
-void LaunchForwardRanges(const Problem& p, const Variant& v, int parts, const MaskScratch& mask, cudaStream_t stream) {
-  OfVariant(v, parts, [&](auto tiles) {
+const int2* ForwardRanges(const Plan& plan, const Variant& v, int parts) {
+  return OfVariant(v, parts, [&](auto tiles) {
     using Tile = typename decltype(tiles)::Forward;
-    LaunchRanges(p, mask, Tile::kBlockQ, Tile::kBlockK, stream);
+    return RangesOf(plan, Tile::kBlockQ, Tile::kBlockK);
   });
 }
 
-void LaunchDqRanges(const Problem& p, const Variant& v, int parts, const MaskScratch& mask, cudaStream_t stream) {
-  OfVariant(v, parts, [&](auto tiles) {
+const int2* DqRanges(const Plan& plan, const Variant& v, int parts) {
+  return OfVariant(v, parts, [&](auto tiles) {
     using Tile = typename decltype(tiles)::Dq;
-    LaunchRanges(p, mask, Tile::kBlockQ, Tile::kBlockK, stream);
+    return RangesOf(plan, Tile::kBlockQ, Tile::kBlockK);
   });
+}
+
+// How many heads take turns, if each reads so many bytes over and over: as many as stay in two thirds of the L2 cache.
+cudaError_t HeadsInCache(int64_t bytes, int* heads) {
+  int device = 0;
+  int cache = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device);
+  *heads = static_cast<int>(std::max<int64_t>(cache / 3 * 2 / bytes, 1));
+  return error;
+}
+
+// How the kernels on Hopper take their work: by the plan's order, or without one as their closed form says. `bytes` are
+// those that a head reads over and over.
+cudaError_t TakingOf(const Problem& p, const int* order, int64_t bytes, TakingOrder* taking) {
+  *taking = {order, p.causal || p.n != 0 ? kHeadsInTurn : 1};
+  return order == nullptr ? cudaSuccess : HeadsInCache(bytes, &taking->headsInTurn);
 }
 
 // Rounds float32 tensors to 16 bits, in two passes: one for numbers of ordinary size, one for the others.
@@ -244,31 +198,41 @@ Inputs16 GivenInputs(const Problem& p, const void* q, const void* k, const void*
   return {Tensor16In(p, q, p.Sq, p.H, p.D), Tensor16In(p, k, p.Sk, p.Hkv, p.D), Tensor16In(p, v, p.Sk, p.Hkv, p.Dv)};
 }
 
-// The facts of a call are those of q, k, v, dOut and the rows, two words each for B * Hkv heads.
+// What a call begins with as zeros: the counter of the work that is taken, and the facts of q, k, v, dOut and the rows,
+// two words each for B * Hkv heads.
+struct Zeros {
+  int* counter;
+  uint32_t* facts;
+  int64_t bytes;  // of both
+};
+
 constexpr int kFactTensors = 5;
 
-uint32_t* TakeFacts(const Problem& p, Scratch& scratch) {
-  return scratch.Take<uint32_t>(2 * kFactTensors * p.B * p.Hkv);
+Zeros TakeZeros(const Problem& p, Scratch& scratch) {
+  const int64_t words = 1 + 2 * kFactTensors * p.B * p.Hkv;
+  int* counter = scratch.Take<int>(words);
+  uint32_t* facts = counter == nullptr ? nullptr : reinterpret_cast<uint32_t*>(counter + 1);
+  return {counter, facts, words * static_cast<int64_t>(sizeof(int))};
 }
 
-cudaError_t ClearFacts(const Problem& p, uint32_t* facts, cudaStream_t stream) {
-  return cudaMemsetAsync(facts, 0, 2 * kFactTensors * p.B * p.Hkv * sizeof(uint32_t), stream);
+cudaError_t Clear(const Zeros& zeros, cudaStream_t stream) {
+  return cudaMemsetAsync(zeros.counter, 0, zeros.bytes, stream);
 }
 
 // The facts of one tensor. bfloat16 has the range of float32 and needs no magnitudes.
-Facts FactsOf(const Problem& p, uint32_t* all, int tensor) {
-  uint32_t* own = all + 2 * tensor * p.B * p.Hkv;
+Facts FactsOf(const Problem& p, const Zeros& zeros, int tensor) {
+  uint32_t* own = zeros.facts + 2 * tensor * p.B * p.Hkv;
   return {IsBfloat16(p) ? nullptr : own, own + p.B * p.Hkv};
 }
 
 // Rounds q, k and v, and writes their factors and facts to a kernel's parameters.
 template <class Params, class Tensors>
-void ConvertInputs(const Problem& p, const Tensors& t, uint32_t* facts, Params* params, cudaStream_t stream) {
+void ConvertInputs(const Problem& p, const Tensors& t, const Zeros& zeros, Params* params, cudaStream_t stream) {
   const Scale scale = ScoreScaleOf(p);
   params->scoreScale = {1, scale.exponent};
-  params->qFacts = FactsOf(p, facts, 0);
-  params->kFacts = FactsOf(p, facts, 1);
-  params->vFacts = FactsOf(p, facts, 2);
+  params->qFacts = FactsOf(p, zeros, 0);
+  params->kFacts = FactsOf(p, zeros, 1);
+  params->vFacts = FactsOf(p, zeros, 2);
   LaunchConvert(
       p, params->mask,
       {ConvertQueries(p, t.q, params->q, params->qFacts, scale.factor, p.D),
@@ -276,16 +240,15 @@ void ConvertInputs(const Problem& p, const Tensors& t, uint32_t* facts, Params* 
       stream);
 }
 
-ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskScratch& mask, float* out, float* lse,
-                              float* rowStats) {
+ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const Plan& plan, int* counter, float* out,
+                              float* lse, float* rowStats) {
   ForwardParams params = {};
   params.sizes = SizesOf(p);
   params.q = in.q;
   params.k = in.k;
   params.v = in.v;
-  params.mask = MaskOf(p, mask);
-  params.ranges = mask.ranges;
-  params.counter = mask.counter;
+  params.mask = MaskOf(p, plan);
+  params.counter = counter;
   params.out = TensorIn(p, out, p.Sq, p.H, p.Dv);
   params.lse = lse;
   params.rowStats = reinterpret_cast<float2*>(rowStats);
@@ -297,26 +260,31 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskSc
 // Whether the kernels on Hopper's own instructions run a call.
 bool UsesHopper(const Variant& variant, int parts) { return variant.large && variant.kD <= 128 && parts == 1; }
 
-cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
-                       const ForwardParams& params, cudaStream_t stream) {
+cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
+                       ForwardParams params, cudaStream_t stream) {
   if (UsesHopper(variant, parts)) {
-    LaunchRanges(p, mask, kHopperBlockQ, kHopperBlockK, stream);
-    if (p.n == 0) {
-      const cudaError_t error = cudaMemsetAsync(mask.counter, 0, sizeof(int), stream);
-      if (error != cudaSuccess) return error;
-    }
+    params.ranges = RangesOf(plan, kHopperBlockQ, kHopperBlockK);
+    const int64_t bytes = 2 * p.Sk * (p.D + p.Dv) / (p.H / p.Hkv);
+    const cudaError_t error = TakingOf(p, RowOrderOf(plan, kHopperBlockQ), bytes, &params.taking);
+    if (error != cudaSuccess) return error;
     return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(variant.kD, params, stream);
   }
-  LaunchForwardRanges(p, variant, parts, mask, stream);
+  params.ranges = ForwardRanges(plan, variant, parts);
   const auto launch = bfloat16 ? LaunchForwardBfloat16 : parts == 1 ? LaunchForwardHalf : LaunchForwardFloat32;
   return launch(variant, params, stream);
 }
 
-size_t LayOutForward(const Problem& p, void* base, Inputs16* in, MaskScratch* mask, uint32_t** facts) {
+struct ForwardScratch {
+  Zeros zeros;
+  Plan plan;
+  Inputs16 in;
+};
+
+size_t LayOutForward(const Problem& p, void* plan, void* base, ForwardScratch* s) {
   Scratch scratch(base);
-  *facts = TakeFacts(p, scratch);
-  *mask = TakeMask(p, scratch);
-  *in = TakeInputs(p, scratch);
+  s->zeros = TakeZeros(p, scratch);
+  s->plan = TakePlanOf(p, plan, scratch);
+  s->in = TakeInputs(p, scratch);
   return scratch.bytes();
 }
 
@@ -324,17 +292,17 @@ size_t LayOutForward(const Problem& p, void* base, Inputs16* in, MaskScratch* ma
 int64_t RowsOfHead(const Problem& p) { return CeilDivide(p.Sq, 128) * 128; }
 
 struct BackwardScratch {
-  uint32_t* facts;
-  MaskScratch mask;
+  Zeros zeros;
+  Plan plan;
   float* reference;
   float* weight;
   float* rowShift;
 };
 
-BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
+BackwardScratch TakeBackward(const Problem& p, void* plan, Scratch& scratch) {
   BackwardScratch s;
-  s.facts = TakeFacts(p, scratch);
-  s.mask = TakeMask(p, scratch);
+  s.zeros = TakeZeros(p, scratch);
+  s.plan = TakePlanOf(p, plan, scratch);
   s.reference = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
   s.weight = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
   s.rowShift = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
@@ -355,7 +323,7 @@ void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, const 
                              s.weight,
                              s.rowShift,
                              rowFacts,
-                             s.mask.counter};
+                             s.zeros.counter};
   const int64_t blocks = CeilDivide(p.B * p.H * RowsOfHead(p), kRowsThreads / 32);
   RowsKernel<T, DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
 }
@@ -368,9 +336,8 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   params.k = in.k;
   params.v = in.v;
   params.dOut = dOut;
-  params.mask = MaskOf(p, s.mask);
-  params.ranges = s.mask.ranges;
-  params.counter = s.mask.counter;
+  params.mask = MaskOf(p, s.plan);
+  params.counter = s.zeros.counter;
   params.rowsOfHead = static_cast<int>(RowsOfHead(p));
   params.reference = s.reference;
   params.weight = s.weight;
@@ -385,31 +352,32 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   return params;
 }
 
-cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
-                        const BackwardParams& params, cudaStream_t stream) {
+cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
+                        BackwardParams params, cudaStream_t stream) {
+  cudaError_t error;
   if (p.deterministic) {
-    LaunchDqRanges(p, variant, parts, mask, stream);
+    params.ranges = DqRanges(plan, variant, parts);
     const auto launch = bfloat16 ? LaunchDqBfloat16 : parts == 1 ? LaunchDqHalf : LaunchDqFloat32;
-    const cudaError_t error = launch(variant, params, stream);
-    if (error != cudaSuccess) return error;
+    error = launch(variant, params, stream);
   } else {
-    const cudaError_t error = cudaMemsetAsync(params.dq.data, 0, p.B * p.H * p.Sq * p.D * sizeof(float), stream);
-    if (error != cudaSuccess) return error;
+    error = cudaMemsetAsync(params.dq.data, 0, p.B * p.H * p.Sq * p.D * sizeof(float), stream);
   }
+  if (error != cudaSuccess) return error;
   const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
   // The copy engine adds rows whose bytes are a multiple of 16.
   if (!UsesHopper(variant, parts) || (params.accumulateDq && p.D % 4 != 0)) return launch(variant, params, stream);
   const auto launchHopper = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
-  const cudaError_t error = launchHopper(variant.kD, params, stream);
+  const int64_t bytes = 2 * p.Sq * (p.D + p.Dv) * (p.H / p.Hkv);
+  error = TakingOf(p, KeyOrderOf(plan, kHopperBackwardBlockK), bytes, &params.taking);
+  if (error == cudaSuccess) error = launchHopper(variant.kD, params, stream);
   if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;
-  BackwardParams rest = params;
-  rest.onlyNotFinite = true;
-  return launch(variant, rest, stream);
+  params.onlyNotFinite = true;
+  return launch(variant, params, stream);
 }
 
-size_t LayOutBackward(const Problem& p, void* base, Inputs16* in, Tensor16* dOut, BackwardScratch* s) {
+size_t LayOutBackward(const Problem& p, void* plan, void* base, Inputs16* in, Tensor16* dOut, BackwardScratch* s) {
   Scratch scratch(base);
-  *s = TakeBackward(p, scratch);
+  *s = TakeBackward(p, plan, scratch);
   *in = TakeInputs(p, scratch);
   *dOut = TakeTensor16(scratch, PartsOf(p), p.B, p.H, p.Sq, p.Dv);
   return scratch.bytes();
@@ -417,11 +385,21 @@ size_t LayOutBackward(const Problem& p, void* base, Inputs16* in, Tensor16* dOut
 
 }  // namespace
 
+size_t PlanBytes(const Problem& p) {
+  Scratch scratch(nullptr);
+  TakePlanOf(p, nullptr, scratch);
+  return scratch.bytes();
+}
+
+Status MakePlan(const Problem& p, const int32_t* bounds, void* plan, void* stream) {
+  Scratch scratch(plan);
+  MakePlanOf(p, bounds, nullptr, TakePlanOf(p, nullptr, scratch), static_cast<cudaStream_t>(stream));
+  return StatusOf(cudaGetLastError());
+}
+
 size_t ForwardScratchBytes(const Problem& p) {
-  Inputs16 in;
-  MaskScratch mask;
-  uint32_t* facts;
-  return LayOutForward(p, nullptr, &in, &mask, &facts);
+  ForwardScratch s;
+  return LayOutForward(p, nullptr, nullptr, &s);
 }
 
 Status Forward(const Problem& p, const ForwardTensors& t, void* scratch, void* stream_) {
@@ -429,23 +407,21 @@ Status Forward(const Problem& p, const ForwardTensors& t, void* scratch, void* s
   Variant variant;
   cudaError_t error = VariantOf(p, &variant);
   if (error != cudaSuccess) return StatusOf(error);
-  Inputs16 in;
-  MaskScratch mask;
-  uint32_t* facts;
-  LayOutForward(p, scratch, &in, &mask, &facts);
-  error = ClearFacts(p, facts, stream);
+  ForwardScratch s;
+  LayOutForward(p, t.plan, scratch, &s);
+  error = Clear(s.zeros, stream);
   if (error != cudaSuccess) return StatusOf(error);
-  ForwardParams params = ForwardParamsOf(p, in, mask, t.out, t.lse, t.rowStats);
-  LaunchMask(p, t.bounds, mask, stream);
-  ConvertInputs(p, t, facts, &params, stream);
-  return StatusOf(RunForward(p, variant, IsBfloat16(p), PartsOf(p), mask, params, stream));
+  ForwardParams params = ForwardParamsOf(p, s.in, s.plan, s.zeros.counter, t.out, t.lse, t.rowStats);
+  MakePlanOf(p, t.bounds, t.plan, s.plan, stream);
+  ConvertInputs(p, t, s.zeros, &params, stream);
+  return StatusOf(RunForward(p, variant, IsBfloat16(p), PartsOf(p), s.plan, params, stream));
 }
 
 size_t BackwardScratchBytes(const Problem& p) {
   Inputs16 in;
   Tensor16 dOut;
   BackwardScratch s;
-  return LayOutBackward(p, nullptr, &in, &dOut, &s);
+  return LayOutBackward(p, nullptr, nullptr, &in, &dOut, &s);
 }
 
 Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void* stream_) {
@@ -456,14 +432,14 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   Inputs16 in;
   Tensor16 dOut;
   BackwardScratch s;
-  LayOutBackward(p, scratch, &in, &dOut, &s);
-  error = ClearFacts(p, s.facts, stream);
+  LayOutBackward(p, t.plan, scratch, &in, &dOut, &s);
+  error = Clear(s.zeros, stream);
   if (error != cudaSuccess) return StatusOf(error);
   BackwardParams params = BackwardParamsOf(p, in, dOut, s, t.dq, t.dk, t.dv);
-  params.dOutFacts = FactsOf(p, s.facts, 3);
-  params.rowFacts = FactsOf(p, s.facts, 4);
-  LaunchMask(p, t.bounds, s.mask, stream);
-  ConvertInputs(p, t, s.facts, &params, stream);
+  params.dOutFacts = FactsOf(p, s.zeros, 3);
+  params.rowFacts = FactsOf(p, s.zeros, 4);
+  MakePlanOf(p, t.bounds, t.plan, s.plan, stream);
+  ConvertInputs(p, t, s.zeros, &params, stream);
   LaunchConvert(p, params.mask, {ConvertQueries(p, t.dOut, dOut, params.dOutFacts, 1, p.Dv)}, stream);
   if (PartsOf(p) == 2) {
     const Tensor16 whole = Tensor16In(p, t.dOut, p.Sq, p.H, p.Dv);
@@ -473,12 +449,13 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   } else {
     LaunchRows<__half, __half>(p, t.out, dOut, params.dOutFacts, t.rowStats, t.dLse, s, params.rowFacts, stream);
   }
-  return StatusOf(RunBackward(p, variant, IsBfloat16(p), PartsOf(p), s.mask, params, stream));
+  return StatusOf(RunBackward(p, variant, IsBfloat16(p), PartsOf(p), s.plan, params, stream));
 }
 
 size_t Forward16ScratchBytes(const Problem& p) {
   Scratch scratch(nullptr);
-  TakeMask(p, scratch);
+  TakeZeros(p, scratch);
+  TakePlanOf(p, nullptr, scratch);
   return scratch.bytes();
 }
 
@@ -486,18 +463,21 @@ Status Forward16(const Problem& p, bool bfloat16, const void* q, const void* k, 
                  float* out, float* lse, float* rowStats, void* base, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   Variant variant;
-  const cudaError_t error = VariantOf(p, &variant);
+  cudaError_t error = VariantOf(p, &variant);
   if (error != cudaSuccess) return StatusOf(error);
   Scratch scratch(base);
-  const MaskScratch mask = TakeMask(p, scratch);
-  const ForwardParams params = ForwardParamsOf(p, GivenInputs(p, q, k, v), mask, out, lse, rowStats);
-  LaunchMask(p, bounds, mask, stream);
-  return StatusOf(RunForward(p, variant, bfloat16, 1, mask, params, stream));
+  const Zeros zeros = TakeZeros(p, scratch);
+  const Plan plan = TakePlanOf(p, nullptr, scratch);
+  error = Clear(zeros, stream);
+  if (error != cudaSuccess) return StatusOf(error);
+  const ForwardParams params = ForwardParamsOf(p, GivenInputs(p, q, k, v), plan, zeros.counter, out, lse, rowStats);
+  MakePlanOf(p, bounds, nullptr, plan, stream);
+  return StatusOf(RunForward(p, variant, bfloat16, 1, plan, params, stream));
 }
 
 size_t Backward16ScratchBytes(const Problem& p) {
   Scratch scratch(nullptr);
-  TakeBackward(p, scratch);
+  TakeBackward(p, nullptr, scratch);
   return scratch.bytes();
 }
 
@@ -509,16 +489,16 @@ Status Backward16(const Problem& p, bool bfloat16, const void* q, const void* k,
   const cudaError_t error = VariantOf(p, &variant);
   if (error != cudaSuccess) return StatusOf(error);
   Scratch scratch(base);
-  const BackwardScratch s = TakeBackward(p, scratch);
+  const BackwardScratch s = TakeBackward(p, nullptr, scratch);
   const Tensor16 dOut16 = Tensor16In(p, dOut, p.Sq, p.H, p.Dv);
-  LaunchMask(p, bounds, s.mask, stream);
+  MakePlanOf(p, bounds, nullptr, s.plan, stream);
   if (bfloat16) {
     LaunchRows<__nv_bfloat16, __nv_bfloat16>(p, out, dOut16, {}, rowStats, dLse, s, {}, stream);
   } else {
     LaunchRows<__half, __half>(p, out, dOut16, {}, rowStats, dLse, s, {}, stream);
   }
   const BackwardParams params = BackwardParamsOf(p, GivenInputs(p, q, k, v), dOut16, s, dq, dk, dv);
-  return StatusOf(RunBackward(p, variant, bfloat16, 1, s.mask, params, stream));
+  return StatusOf(RunBackward(p, variant, bfloat16, 1, s.plan, params, stream));
 }
 
 }  // namespace flashmask::cuda

@@ -51,7 +51,7 @@ struct Sizes {
   int B, H, Hkv, Sq, Sk;
 };
 
-// The mask, computed by the kernels of bounds_map.cuh.
+// The mask, computed by the kernels of bounds_map.cuh and plan.cuh.
 struct Mask {
   // [maskB, Hm, Sk]: start and length of the lower interval of masked rows, then of the upper; null: none
   const int4* spans;
@@ -70,6 +70,12 @@ struct Dropout {
   uint32_t key0, key1;
 };
 
+// How thread blocks that stay take row blocks or key blocks: heads in groups, whose blocks of one place take turns.
+struct TakingOrder {
+  const int* blocks;  // [heads of the mask, blocks]: the block at each place; null: a place is a block
+  int headsInTurn;
+};
+
 struct ForwardParams {
   Sizes sizes;
   Tensor16 q, k, v;
@@ -85,6 +91,7 @@ struct ForwardParams {
   // scores.
   Scale scoreScale;
   Dropout dropout;
+  TakingOrder taking;
 };
 
 struct BackwardParams {
@@ -106,6 +113,7 @@ struct BackwardParams {
   bool accumulateDq;
   bool onlyNotFinite;  // leaves out key heads without numbers that are not finite
   Dropout dropout;
+  TakingOrder taking;
 };
 
 }  // namespace flashmask::cuda
