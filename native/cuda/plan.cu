@@ -1,10 +1,9 @@
 // The memory of the plan of a mask, and the order of the kernels that make it.
-#include "plan.h"
-
 #include <algorithm>
 
 #include "bounds_map.cuh"
 #include "plan.cuh"
+#include "plan.h"
 
 namespace flashmask::cuda {
 namespace {
@@ -82,9 +81,8 @@ void LaunchPlan(const Problem& p, const int32_t* bounds, const Plan& plan, cudaS
 
 const int2* RangesOf(const Plan& plan, int blockQ, int blockK) {
   const auto* end = plan.ranges + kRangesOfPlan;
-  const auto* found = std::find_if(plan.ranges, end, [&](const TileRanges& x) {
-    return x.blockQ == blockQ && x.blockK == blockK;
-  });
+  const auto* found =
+      std::find_if(plan.ranges, end, [&](const TileRanges& x) { return x.blockQ == blockQ && x.blockK == blockK; });
   return found == end ? nullptr : found->ranges;
 }
 
