@@ -183,6 +183,7 @@ struct Gpu {
   static constexpr const char* kDevice = "GPU";
 
   static void CheckPlan(const Problem& p, const Shape& plan) {
+    Require(p.n > 0, "a plan must be one of bounds", plan);
     const Shape shape = PlanShape(p);
     Require(plan == shape, "the plan must be one for these lengths, heads and causal, " + Text(shape), plan);
   }

@@ -1,0 +1,100 @@
+/**
+ * @file The plans of masks on a GPU. A plan is what the kernels need of the bounds of a mask: the op FlashMaskPlan
+ * makes it once, all layers read it, forward and backward, and it lives as long as the tensor of the bounds. It is on
+ * the device, where TensorFlow would copy the bounds for every call: it keeps int32 tensors on the host.
+ */
+import type {DataId} from '@tensorflow/tfjs-core';
+import {remember} from '../../call/remember.js';
+
+/** The members of tfjs-node's backend and binding that plans need. */
+export interface PlanningBackend {
+  isUsingGpuDevice: boolean;
+  binding: {
+    TF_ATTR_BOOL: number;
+    TF_INT32: number;
+    createTensor(shape: number[], dtype: number, values: Int32Array): number;
+    executeOp(name: string, attributes: object[], inputs: number[], outputs: number): {id: number}[];
+    deleteTensor(id: number): void;
+  };
+  disposeData(dataId: DataId, force?: boolean): boolean;
+}
+
+/** What a plan depends on besides the bounds. */
+export interface PlanSizes {
+  causal: boolean;
+  /** Sq. */
+  queries: number;
+  /** Key heads that differ in their bounds. */
+  keyHeads: number;
+}
+
+/** The shapes of a call, and the layout of q and k. */
+interface PlannedCall {
+  causal: boolean;
+  layout: string;
+  q: readonly number[];
+  k: readonly number[];
+  bounds: readonly number[];
+}
+
+/** What the plan of a call depends on; null if it has no bounds to plan for. */
+export function planSizesOf({causal, layout, q, k, bounds}: PlannedCall): PlanSizes | null {
+  const [row, head] = layout === 'bshd' ? [1, 2] : [2, 1];
+  const [, heads, , n] = bounds;
+  return n === 0 ? null : {causal, queries: q[row], keyHeads: Math.min(heads, k[head])};
+}
+
+/** Tells plans of one mask apart. */
+export const planKey = ({causal, queries, keyHeads}: PlanSizes): string => `${causal} ${queries} ${keyHeads}`;
+
+/** The numbers that the op takes besides the bounds. */
+export const planNumbers = ({queries, keyHeads}: PlanSizes): Int32Array => Int32Array.of(queries, keyHeads);
+
+/** Most plans of one mask: calls with many numbers of queries may share its bounds. The oldest is freed first. */
+const KEPT = 4;
+
+/** The binding's ids of plans by their keys, of each tensor of bounds. */
+const known = new WeakMap<DataId, Map<string, number>>();
+
+/** The binding's id of the plan of some bounds: a float32 tensor on the device. `id` is that of the bounds. */
+export function planOf(backend: PlanningBackend, dataId: DataId, id: number, sizes: PlanSizes): number {
+  freeWithTensors(backend);
+  const {binding} = backend;
+  const plans = remember(known, dataId, () => new Map<string, number>());
+  const plan = remember(plans, planKey(sizes), () => makePlan(backend, id, sizes));
+  if (plans.size > KEPT) {
+    const [oldest, its] = plans.entries().next().value!;
+    plans.delete(oldest);
+    binding.deleteTensor(its);
+  }
+  return plan;
+}
+
+function makePlan({binding}: PlanningBackend, bounds: number, sizes: PlanSizes): number {
+  const numbers = binding.createTensor([2], binding.TF_INT32, planNumbers(sizes));
+  try {
+    const causal = {name: 'causal', type: binding.TF_ATTR_BOOL, value: sizes.causal};
+    return binding.executeOp('FlashMaskPlan', [causal], [bounds, numbers], 1)[0].id;
+  } finally {
+    binding.deleteTensor(numbers);
+  }
+}
+
+const watched = new WeakSet<PlanningBackend>();
+
+/** From now on, the end of a tensor of the backend frees its plans too. */
+function freeWithTensors(backend: PlanningBackend): void {
+  if (watched.has(backend)) return;
+  watched.add(backend);
+  const ends = backend.disposeData.bind(backend);
+  backend.disposeData = (dataId, force) => {
+    const ended = ends(dataId, force);
+    if (ended) {
+      known.get(dataId)?.forEach((plan) => {
+        backend.binding.deleteTensor(plan);
+      });
+      known.delete(dataId);
+    }
+    return ended;
+  };
+}
