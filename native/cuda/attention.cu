@@ -1,7 +1,7 @@
 // The entry points of attention.h and attention16.h: scratch memory, conversions, and the order of the kernels.
 #include <algorithm>
 #include <cmath>
-#include <initializer_list>
+#include <type_traits>
 
 #include "../attention.h"
 #include "attention16.h"
@@ -10,6 +10,7 @@
 #include "hopper_forward.h"
 #include "host.h"
 #include "launch.h"
+#include "overlap.cuh"
 #include "plan.h"
 #include "scratch.h"
 #include "tiles.h"
@@ -117,45 +118,51 @@ const int2* DqRanges(const Plan& plan, const Variant& v, int parts) {
   });
 }
 
-// How many heads take turns, if each reads so many bytes over and over: as many as stay in two thirds of the L2 cache.
-cudaError_t HeadsInCache(int64_t bytes, int* heads) {
+// How many heads take turns, if each reads so many bytes over and over: as many as stay in two thirds of the L2 cache,
+// in groups of one size, because the last group is to have work enough for all processors.
+cudaError_t HeadsInCache(int64_t heads, int64_t bytes, int* inTurn) {
   int device = 0;
   int cache = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device);
-  *heads = static_cast<int>(std::max<int64_t>(cache / 3 * 2 / bytes, 1));
+  const int64_t most = std::max<int64_t>(cache / 3 * 2 / bytes, 1);
+  *inTurn = static_cast<int>(CeilDivide(heads, CeilDivide(heads, most)));
   return error;
 }
 
 // How the kernels on Hopper take their work: by the plan's order, or without one as their closed form says. `bytes` are
-// those that a head reads over and over.
-cudaError_t TakingOf(const Problem& p, const int* order, int64_t bytes, TakingOrder* taking) {
+// those that each of the heads reads over and over.
+cudaError_t TakingOf(const Problem& p, const int* order, int64_t heads, int64_t bytes, TakingOrder* taking) {
   *taking = {order, p.causal || p.n != 0 ? kHeadsInTurn : 1};
-  return order == nullptr ? cudaSuccess : HeadsInCache(bytes, &taking->headsInTurn);
+  return order == nullptr ? cudaSuccess : HeadsInCache(heads, bytes, &taking->headsInTurn);
+}
+
+// Thread blocks for a head of a tensor in the second pass, which seldom has anything to do.
+constexpr unsigned kScaleBlocks = 8;
+
+template <class T, int kParts>
+cudaError_t LaunchConvertOf(const ConvertList& list, dim3 grid, bool sm90, cudaStream_t stream) {
+  const auto round = ConvertKernel<T, kParts, ConvertStep::kRound>;
+  const cudaError_t error = LaunchOverlapping(sm90, round, grid, kConvertThreads, 0, list, stream);
+  if (error != cudaSuccess || std::is_same_v<T, __nv_bfloat16>) return error;
+  grid.y = std::min(grid.y, kScaleBlocks);
+  const auto scale = ConvertKernel<T, kParts, ConvertStep::kScale>;
+  return LaunchOverlapping(sm90, scale, grid, kConvertThreads, 0, list, stream);
 }
 
 // Rounds float32 tensors to 16 bits, in two passes: one for numbers of ordinary size, one for the others.
-void LaunchConvert(const Problem& p, const Mask& mask, std::initializer_list<ConvertParams> tensors,
-                   cudaStream_t stream) {
-  ConvertList list = {SizesOf(p), mask, {}};
-  std::copy(tensors.begin(), tensors.end(), list.tensors);
+cudaError_t LaunchConvert(const Problem& p, const ConvertList& list, bool sm90, cudaStream_t stream) {
   int rows = 0;
   int heads = 0;
-  for (const ConvertParams& tensor : tensors) {
-    rows = std::max(rows, tensor.rows);
-    heads = std::max(heads, tensor.heads);
+  for (int i = 0; i < list.count; ++i) {
+    rows = std::max(rows, list.tensors[i].rows);
+    heads = std::max(heads, list.tensors[i].heads);
   }
   const dim3 grid(static_cast<unsigned>(p.B * heads), static_cast<unsigned>(CeilDivide(rows, kConvertRows)),
-                  static_cast<unsigned>(tensors.size()));
-  if (IsBfloat16(p)) {
-    ConvertKernel<__nv_bfloat16, 1, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list);
-  } else if (PartsOf(p) == 1) {
-    ConvertKernel<__half, 1, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list);
-    ConvertKernel<__half, 1, ConvertStep::kScale><<<grid, kConvertThreads, 0, stream>>>(list);
-  } else {
-    ConvertKernel<__half, 2, ConvertStep::kRound><<<grid, kConvertThreads, 0, stream>>>(list);
-    ConvertKernel<__half, 2, ConvertStep::kScale><<<grid, kConvertThreads, 0, stream>>>(list);
-  }
+                  static_cast<unsigned>(list.count));
+  if (IsBfloat16(p)) return LaunchConvertOf<__nv_bfloat16, 1>(list, grid, sm90, stream);
+  return PartsOf(p) == 1 ? LaunchConvertOf<__half, 1>(list, grid, sm90, stream)
+                         : LaunchConvertOf<__half, 2>(list, grid, sm90, stream);
 }
 
 // A number as factor · 2^exponent with a factor from 1/2 to 1.
@@ -203,7 +210,7 @@ Inputs16 GivenInputs(const Problem& p, const void* q, const void* k, const void*
 struct Zeros {
   int* counter;
   uint32_t* facts;
-  int64_t bytes;  // of both
+  int words;  // of both
 };
 
 constexpr int kFactTensors = 5;
@@ -212,11 +219,14 @@ Zeros TakeZeros(const Problem& p, Scratch& scratch) {
   const int64_t words = 1 + 2 * kFactTensors * p.B * p.Hkv;
   int* counter = scratch.Take<int>(words);
   uint32_t* facts = counter == nullptr ? nullptr : reinterpret_cast<uint32_t*>(counter + 1);
-  return {counter, facts, words * static_cast<int64_t>(sizeof(int))};
+  return {counter, facts, static_cast<int>(words)};
 }
 
 cudaError_t Clear(const Zeros& zeros, cudaStream_t stream) {
-  return cudaMemsetAsync(zeros.counter, 0, zeros.bytes, stream);
+  const ClearParams params = {zeros.counter, zeros.words};
+  const auto blocks = static_cast<unsigned>(CeilDivide(zeros.words, kClearThreads));
+  ClearKernel<<<blocks, kClearThreads, 0, stream>>>(params);
+  return cudaGetLastError();
 }
 
 // The facts of one tensor. bfloat16 has the range of float32 and needs no magnitudes.
@@ -225,19 +235,19 @@ Facts FactsOf(const Problem& p, const Zeros& zeros, int tensor) {
   return {IsBfloat16(p) ? nullptr : own, own + p.B * p.Hkv};
 }
 
-// Rounds q, k and v, and writes their factors and facts to a kernel's parameters.
+// The conversion of q, k and v. Writes their factors and facts to a kernel's parameters.
 template <class Params, class Tensors>
-void ConvertInputs(const Problem& p, const Tensors& t, const Zeros& zeros, Params* params, cudaStream_t stream) {
+ConvertList InputsToConvert(const Problem& p, const Tensors& t, const Zeros& zeros, Params* params) {
   const Scale scale = ScoreScaleOf(p);
   params->scoreScale = {1, scale.exponent};
   params->qFacts = FactsOf(p, zeros, 0);
   params->kFacts = FactsOf(p, zeros, 1);
   params->vFacts = FactsOf(p, zeros, 2);
-  LaunchConvert(
-      p, params->mask,
-      {ConvertQueries(p, t.q, params->q, params->qFacts, scale.factor, p.D),
-       ConvertKeys(p, t.k, params->k, params->kFacts, p.D), ConvertKeys(p, t.v, params->v, params->vFacts, p.Dv)},
-      stream);
+  return {SizesOf(p),
+          params->mask,
+          3,
+          {ConvertQueries(p, t.q, params->q, params->qFacts, scale.factor, p.D),
+           ConvertKeys(p, t.k, params->k, params->kFacts, p.D), ConvertKeys(p, t.v, params->v, params->vFacts, p.Dv)}};
 }
 
 ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const Plan& plan, int* counter, float* out,
@@ -265,7 +275,7 @@ cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, 
   if (UsesHopper(variant, parts)) {
     params.ranges = RangesOf(plan, kHopperBlockQ, kHopperBlockK);
     const int64_t bytes = 2 * p.Sk * (p.D + p.Dv) / (p.H / p.Hkv);
-    const cudaError_t error = TakingOf(p, RowOrderOf(plan, kHopperBlockQ), bytes, &params.taking);
+    const cudaError_t error = TakingOf(p, RowOrderOf(plan, kHopperBlockQ), p.B * p.H, bytes, &params.taking);
     if (error != cudaSuccess) return error;
     return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(variant.kD, params, stream);
   }
@@ -309,25 +319,6 @@ BackwardScratch TakeBackward(const Problem& p, void* plan, Scratch& scratch) {
   return s;
 }
 
-template <class T, class DOut>
-void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, const Facts& dOutFacts, const float* rowStats,
-                const float* dLse, const BackwardScratch& s, const Facts& rowFacts, cudaStream_t stream) {
-  const RowsParams params = {SizesOf(p),
-                             TensorIn(p, out, p.Sq, p.H, p.Dv),
-                             dOut,
-                             dOutFacts,
-                             reinterpret_cast<const float2*>(rowStats),
-                             dLse,
-                             static_cast<int>(RowsOfHead(p)),
-                             s.reference,
-                             s.weight,
-                             s.rowShift,
-                             rowFacts,
-                             s.zeros.counter};
-  const int64_t blocks = CeilDivide(p.B * p.H * RowsOfHead(p), kRowsThreads / 32);
-  RowsKernel<T, DOut, kRowsThreads><<<static_cast<unsigned>(blocks), kRowsThreads, 0, stream>>>(params);
-}
-
 BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tensor16& dOut, const BackwardScratch& s,
                                 float* dq, float* dk, float* dv) {
   BackwardParams params = {};
@@ -352,15 +343,37 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   return params;
 }
 
+RowsParams RowsParamsOf(const Problem& p, const float* out, const Tensor16& dOut, const float* rowStats,
+                        const float* dLse, const BackwardScratch& s, const BackwardParams& backward) {
+  RowsParams params = {};
+  params.sizes = SizesOf(p);
+  params.out = TensorIn(p, out, p.Sq, p.H, p.Dv);
+  params.dOut = dOut;
+  params.rowStats = reinterpret_cast<const float2*>(rowStats);
+  params.dLse = dLse;
+  params.rowsOfHead = backward.rowsOfHead;
+  params.reference = s.reference;
+  params.weight = s.weight;
+  params.rowShift = s.rowShift;
+  params.counter = s.zeros.counter;
+  if (backward.accumulateDq) params.dq = backward.dq;
+  return params;
+}
+
+template <class T, class DOut>
+cudaError_t LaunchRows(const RowsParams& params, bool sm90, cudaStream_t stream) {
+  const int64_t rows = int64_t{params.sizes.B} * params.sizes.H * params.rowsOfHead;
+  const dim3 blocks(static_cast<unsigned>(CeilDivide(rows, kRowsThreads / 32)));
+  return LaunchOverlapping(sm90, RowsKernel<T, DOut, kRowsThreads>, blocks, kRowsThreads, 0, params, stream);
+}
+
 cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
                         BackwardParams params, cudaStream_t stream) {
-  cudaError_t error;
+  cudaError_t error = cudaSuccess;
   if (p.deterministic) {
     params.ranges = DqRanges(plan, variant, parts);
     const auto launch = bfloat16 ? LaunchDqBfloat16 : parts == 1 ? LaunchDqHalf : LaunchDqFloat32;
     error = launch(variant, params, stream);
-  } else {
-    error = cudaMemsetAsync(params.dq.data, 0, p.B * p.H * p.Sq * p.D * sizeof(float), stream);
   }
   if (error != cudaSuccess) return error;
   const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
@@ -368,7 +381,7 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
   if (!UsesHopper(variant, parts) || (params.accumulateDq && p.D % 4 != 0)) return launch(variant, params, stream);
   const auto launchHopper = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
   const int64_t bytes = 2 * p.Sq * (p.D + p.Dv) * (p.H / p.Hkv);
-  error = TakingOf(p, KeyOrderOf(plan, kHopperBackwardBlockK), bytes, &params.taking);
+  error = TakingOf(p, KeyOrderOf(plan, kHopperBackwardBlockK), p.B * p.Hkv, bytes, &params.taking);
   if (error == cudaSuccess) error = launchHopper(variant.kD, params, stream);
   if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;
   params.onlyNotFinite = true;
@@ -409,11 +422,12 @@ Status Forward(const Problem& p, const ForwardTensors& t, void* scratch, void* s
   if (error != cudaSuccess) return StatusOf(error);
   ForwardScratch s;
   LayOutForward(p, t.plan, scratch, &s);
-  error = Clear(s.zeros, stream);
-  if (error != cudaSuccess) return StatusOf(error);
-  ForwardParams params = ForwardParamsOf(p, s.in, s.plan, s.zeros.counter, t.out, t.lse, t.rowStats);
   MakePlanOf(p, t.bounds, t.plan, s.plan, stream);
-  ConvertInputs(p, t, s.zeros, &params, stream);
+  ForwardParams params = ForwardParamsOf(p, s.in, s.plan, s.zeros.counter, t.out, t.lse, t.rowStats);
+  error = Clear(s.zeros, stream);
+  const ConvertList list = InputsToConvert(p, t, s.zeros, &params);
+  if (error == cudaSuccess) error = LaunchConvert(p, list, variant.large, stream);
+  if (error != cudaSuccess) return StatusOf(error);
   return StatusOf(RunForward(p, variant, IsBfloat16(p), PartsOf(p), s.plan, params, stream));
 }
 
@@ -433,22 +447,27 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   Tensor16 dOut;
   BackwardScratch s;
   LayOutBackward(p, t.plan, scratch, &in, &dOut, &s);
-  error = Clear(s.zeros, stream);
-  if (error != cudaSuccess) return StatusOf(error);
+  MakePlanOf(p, t.bounds, t.plan, s.plan, stream);
   BackwardParams params = BackwardParamsOf(p, in, dOut, s, t.dq, t.dk, t.dv);
   params.dOutFacts = FactsOf(p, s.zeros, 3);
   params.rowFacts = FactsOf(p, s.zeros, 4);
-  MakePlanOf(p, t.bounds, t.plan, s.plan, stream);
-  ConvertInputs(p, t, s.zeros, &params, stream);
-  LaunchConvert(p, params.mask, {ConvertQueries(p, t.dOut, dOut, params.dOutFacts, 1, p.Dv)}, stream);
+  error = Clear(s.zeros, stream);
+  ConvertList list = InputsToConvert(p, t, s.zeros, &params);
+  list.tensors[list.count++] = ConvertQueries(p, t.dOut, dOut, params.dOutFacts, 1, p.Dv);
+  if (error == cudaSuccess) error = LaunchConvert(p, list, variant.large, stream);
+  if (error != cudaSuccess) return StatusOf(error);
+  RowsParams rows = RowsParamsOf(p, t.out, dOut, t.rowStats, t.dLse, s, params);
+  rows.rowFacts = params.rowFacts;
   if (PartsOf(p) == 2) {
-    const Tensor16 whole = Tensor16In(p, t.dOut, p.Sq, p.H, p.Dv);
-    LaunchRows<__half, float>(p, t.out, whole, {}, t.rowStats, t.dLse, s, params.rowFacts, stream);
+    rows.dOut = Tensor16In(p, t.dOut, p.Sq, p.H, p.Dv);
+    error = LaunchRows<__half, float>(rows, variant.large, stream);
   } else if (IsBfloat16(p)) {
-    LaunchRows<__nv_bfloat16, __nv_bfloat16>(p, t.out, dOut, {}, t.rowStats, t.dLse, s, params.rowFacts, stream);
+    error = LaunchRows<__nv_bfloat16, __nv_bfloat16>(rows, variant.large, stream);
   } else {
-    LaunchRows<__half, __half>(p, t.out, dOut, params.dOutFacts, t.rowStats, t.dLse, s, params.rowFacts, stream);
+    rows.dOutFacts = params.dOutFacts;
+    error = LaunchRows<__half, __half>(rows, variant.large, stream);
   }
+  if (error != cudaSuccess) return StatusOf(error);
   return StatusOf(RunBackward(p, variant, IsBfloat16(p), PartsOf(p), s.plan, params, stream));
 }
 
@@ -486,18 +505,17 @@ Status Backward16(const Problem& p, bool bfloat16, const void* q, const void* k,
                   float* dv, void* base, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   Variant variant;
-  const cudaError_t error = VariantOf(p, &variant);
+  cudaError_t error = VariantOf(p, &variant);
   if (error != cudaSuccess) return StatusOf(error);
   Scratch scratch(base);
   const BackwardScratch s = TakeBackward(p, nullptr, scratch);
   const Tensor16 dOut16 = Tensor16In(p, dOut, p.Sq, p.H, p.Dv);
-  MakePlanOf(p, bounds, nullptr, s.plan, stream);
-  if (bfloat16) {
-    LaunchRows<__nv_bfloat16, __nv_bfloat16>(p, out, dOut16, {}, rowStats, dLse, s, {}, stream);
-  } else {
-    LaunchRows<__half, __half>(p, out, dOut16, {}, rowStats, dLse, s, {}, stream);
-  }
   const BackwardParams params = BackwardParamsOf(p, GivenInputs(p, q, k, v), dOut16, s, dq, dk, dv);
+  MakePlanOf(p, bounds, nullptr, s.plan, stream);
+  const RowsParams rows = RowsParamsOf(p, out, dOut16, rowStats, dLse, s, params);
+  error = bfloat16 ? LaunchRows<__nv_bfloat16, __nv_bfloat16>(rows, variant.large, stream)
+                   : LaunchRows<__half, __half>(rows, variant.large, stream);
+  if (error != cudaSuccess) return StatusOf(error);
   return StatusOf(RunBackward(p, variant, bfloat16, 1, s.plan, params, stream));
 }
 

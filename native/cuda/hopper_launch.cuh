@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "overlap.cuh"
 #include "params.h"
 
 namespace flashmask::cuda {
@@ -57,8 +58,7 @@ cudaError_t LaunchStaying(void (*kernel)(Params), const Params& params, int64_t 
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(works, processors));
-  kernel<<<blocks, Tile::kThreads, Tile::kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  return LaunchOverlapping(true, kernel, dim3(blocks), Tile::kThreads, Tile::kSharedBytes, params, stream);
 }
 
 }  // namespace flashmask::cuda
