@@ -88,7 +88,7 @@ __device__ inline KeyBlock TakenKeys(int index, const BackwardParams& p) {
   const Sizes& s = p.sizes;
   const int blocks = KeyBlocksOf<Tile::kBlockK>(s);
   BlockOfHead place = BlockOfHeadAt(index, blocks, s.B * s.Hkv, true, p.taking.headsInTurn);
-  if (p.taking.blocks != nullptr) {
+  if (p.taking.blocks != nullptr && place.batchHead >= p.taking.firstOrdered) {
     // The orders are those of key heads, so fewer than the heads of the mask if each query head has its own.
     const int heads = min(p.mask.Hm, s.Hkv);
     const int b = p.mask.maskB == 1 ? 0 : place.batchHead / s.Hkv;

@@ -45,7 +45,7 @@ __device__ inline RowBlock TakenRows(int index, const ForwardParams& p) {
   const Sizes& s = p.sizes;
   const int blocks = RowBlocksOf<Tile::kBlockQ>(s);
   BlockOfHead place = BlockOfHeadAt(index, blocks, s.B * s.H, true, p.taking.headsInTurn);
-  if (p.taking.blocks != nullptr) {
+  if (p.taking.blocks != nullptr && place.batchHead >= p.taking.firstOrdered) {
     const int64_t maskHead = MaskHeadOf(p.mask, place.batchHead / s.H, place.batchHead % s.H, s.H);
     place.block = __ldg(&p.taking.blocks[maskHead * blocks + place.block]);
   } else if (p.mask.causal) {

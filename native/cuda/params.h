@@ -74,6 +74,7 @@ struct Dropout {
 struct TakingOrder {
   const int* blocks;  // [heads of the mask, blocks]: the block at each place; null: a place is a block
   int headsInTurn;
+  int firstOrdered;  // blocks of heads before this one are taken as without an order
 };
 
 struct ForwardParams {
