@@ -93,7 +93,7 @@ struct Status {
   const char* message;  // the CUDA runtime's message
 };
 
-// The plan of a mask: what the kernels need of its bounds. It depends on Sq, Sk, Hkv, the mask's sizes and causal
+// The plan of a mask: what the kernels need of its bounds. It depends on Sq, Sk, the mask's sizes and causal
 // alone, and serves all calls that have the same. Its memory is aligned to 256 bytes.
 size_t PlanBytes(const Problem& problem);
 Status MakePlan(const Problem& problem, const int32_t* bounds, void* plan, void* stream);

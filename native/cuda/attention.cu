@@ -18,8 +18,6 @@
 namespace flashmask::cuda {
 namespace {
 
-constexpr int kRowsThreads = 256;
-
 struct Strides {
   int64_t batch, row, head;
 };
@@ -118,34 +116,15 @@ const int2* DqRanges(const Plan& plan, const Variant& v, int parts) {
   });
 }
 
-// How many heads take turns, if each reads so many bytes over and over: as many as stay in two thirds of the L2 cache,
-// in groups of one size, because the last group is to have work enough for all processors.
-cudaError_t HeadsInCache(int64_t heads, int64_t bytes, int* inTurn) {
-  int device = 0;
-  int cache = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device);
-  const int64_t most = std::max<int64_t>(cache / 3 * 2 / bytes, 1);
-  *inTurn = static_cast<int>(CeilDivide(heads, CeilDivide(heads, most)));
-  return error;
-}
-
-// How the kernels on Hopper take their work: by the plan's order, or without one as their closed form says. `bytes` are
-// those that each of the heads reads over and over.
-cudaError_t TakingOf(const Problem& p, const int* order, int64_t heads, int64_t bytes, TakingOrder* taking) {
-  *taking = {order, p.causal || p.n != 0 ? kHeadsInTurn : 1};
-  return order == nullptr ? cudaSuccess : HeadsInCache(heads, bytes, &taking->headsInTurn);
-}
-
-// Thread blocks for a head of a tensor in the second pass, which seldom has anything to do.
-constexpr unsigned kScaleBlocks = 8;
+// Thread blocks for a head of a tensor in the second pass, if that seldom has anything to do.
+constexpr unsigned kScaleBlocks = 16;
 
 template <class T, int kParts>
 cudaError_t LaunchConvertOf(const ConvertList& list, dim3 grid, bool sm90, cudaStream_t stream) {
   const auto round = ConvertKernel<T, kParts, ConvertStep::kRound>;
   const cudaError_t error = LaunchOverlapping(sm90, round, grid, kConvertThreads, 0, list, stream);
   if (error != cudaSuccess || std::is_same_v<T, __nv_bfloat16>) return error;
-  grid.y = std::min(grid.y, kScaleBlocks);
+  if (kParts == 1) grid.y = std::min(grid.y, kScaleBlocks);
   const auto scale = ConvertKernel<T, kParts, ConvertStep::kScale>;
   return LaunchOverlapping(sm90, scale, grid, kConvertThreads, 0, list, stream);
 }
@@ -274,9 +253,6 @@ cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, 
                        ForwardParams params, cudaStream_t stream) {
   if (UsesHopper(variant, parts)) {
     params.ranges = RangesOf(plan, kHopperBlockQ, kHopperBlockK);
-    const int64_t bytes = 2 * p.Sk * (p.D + p.Dv) / (p.H / p.Hkv);
-    const cudaError_t error = TakingOf(p, RowOrderOf(plan, kHopperBlockQ), p.B * p.H, bytes, &params.taking);
-    if (error != cudaSuccess) return error;
     return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(variant.kD, params, stream);
   }
   params.ranges = ForwardRanges(plan, variant, parts);
@@ -363,8 +339,8 @@ RowsParams RowsParamsOf(const Problem& p, const float* out, const Tensor16& dOut
 template <class T, class DOut>
 cudaError_t LaunchRows(const RowsParams& params, bool sm90, cudaStream_t stream) {
   const int64_t rows = int64_t{params.sizes.B} * params.sizes.H * params.rowsOfHead;
-  const dim3 blocks(static_cast<unsigned>(CeilDivide(rows, kRowsThreads / 32)));
-  return LaunchOverlapping(sm90, RowsKernel<T, DOut, kRowsThreads>, blocks, kRowsThreads, 0, params, stream);
+  const dim3 blocks(static_cast<unsigned>(rows / kRowsOfBlock));
+  return LaunchOverlapping(sm90, RowsKernel<T, DOut>, blocks, kRowsThreads, 0, params, stream);
 }
 
 cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
@@ -380,9 +356,7 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
   // The copy engine adds rows whose bytes are a multiple of 16.
   if (!UsesHopper(variant, parts) || (params.accumulateDq && p.D % 4 != 0)) return launch(variant, params, stream);
   const auto launchHopper = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
-  const int64_t bytes = 2 * p.Sq * (p.D + p.Dv) * (p.H / p.Hkv);
-  error = TakingOf(p, KeyOrderOf(plan, kHopperBackwardBlockK), p.B * p.Hkv, bytes, &params.taking);
-  if (error == cudaSuccess) error = launchHopper(variant.kD, params, stream);
+  error = launchHopper(variant.kD, params, stream);
   if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;
   params.onlyNotFinite = true;
   return launch(variant, params, stream);

@@ -14,16 +14,14 @@ struct KeyBlock {
   int c0, c1;  // columns [c0, c1)
 };
 
+// The key block number `index` of a call, head by head or with heads in turn. The first key blocks have the most work
+// under a causal mask, and if some keys are seen by all rows.
 template <int kBlockK>
-__device__ inline int KeyBlocksOf(const Sizes& s) {
-  return (s.Sk + kBlockK - 1) / kBlockK;
-}
-
-// The key block of a key head.
-template <int kBlockK>
-__device__ inline KeyBlock KeyBlockOf(const BlockOfHead& place, int group, const Sizes& s) {
+__device__ inline KeyBlock KeyBlockAt(int index, const Sizes& s, bool inTurn) {
   KeyBlock keys;
-  keys.group = group;
+  keys.group = s.H / s.Hkv;
+  const int blocks = (s.Sk + kBlockK - 1) / kBlockK;
+  const BlockOfHead place = BlockOfHeadAt(index, blocks, s.B * s.Hkv, inTurn);
   keys.block = place.block;
   keys.keyBatchHead = place.batchHead;
   keys.b = keys.keyBatchHead / s.Hkv;
@@ -31,14 +29,6 @@ __device__ inline KeyBlock KeyBlockOf(const BlockOfHead& place, int group, const
   keys.c0 = keys.block * kBlockK;
   keys.c1 = min(keys.c0 + kBlockK, s.Sk);
   return keys;
-}
-
-// The key block number `index` of a call, head by head or with heads in turn. The first key blocks have the most work
-// under a causal mask, and if some keys are seen by all rows.
-template <int kBlockK>
-__device__ inline KeyBlock KeyBlockAt(int index, const Sizes& s, bool inTurn) {
-  const int group = s.H / s.Hkv;
-  return KeyBlockOf<kBlockK>(BlockOfHeadAt(index, KeyBlocksOf<kBlockK>(s), s.B * s.Hkv, inTurn), group, s);
 }
 
 // A query block of one of the query heads that share the key head.

@@ -80,6 +80,21 @@ __device__ inline void RaiseMagnitude(uint32_t* magnitude, float x) {
   if (*reinterpret_cast<volatile uint32_t*>(magnitude) < bits) atomicMax(magnitude, bits);
 }
 
+// Adds what the threads of a block know of a head's numbers to its facts, once: accesses of many to one address queue
+// up. All threads call it.
+template <int kThreads>
+__device__ inline void AddFacts(const Facts& facts, int keyBatchHead, float largest, bool finite) {
+  __shared__ float ofWarps[kThreads / kWarp];
+  const bool allFinite = __syncthreads_and(finite) != 0;
+  largest = WarpMax(largest);
+  if (threadIdx.x % kWarp == 0) ofWarps[threadIdx.x / kWarp] = largest;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (const float other : ofWarps) largest = fmaxf(largest, other);
+  if (!allFinite && facts.notFinite != nullptr) facts.notFinite[keyBatchHead] = 1;
+  if (facts.magnitudes != nullptr) RaiseMagnitude(&facts.magnitudes[keyBatchHead], largest);
+}
+
 // Numbers of at least this magnitude count as not finite (Facts): infinities, and in unscaled tensors also numbers
 // whose products may overflow.
 template <class T>
@@ -162,11 +177,7 @@ __global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_co
   }
   if constexpr (kStep == ConvertStep::kRound) {
     WaitForKernelBefore();
-    if (!finite) p.facts.notFinite[keyBatchHead] = 1;
-    largest = WarpMax(largest);
-    if (p.facts.magnitudes != nullptr && threadIdx.x % kWarp == 0) {
-      RaiseMagnitude(&p.facts.magnitudes[keyBatchHead], largest);
-    }
+    AddFacts<kConvertThreads>(p.facts, keyBatchHead, largest, finite);
   }
 }
 
@@ -188,28 +199,23 @@ struct RowsParams {
   Tensor32 dq;     // output: zeros, to which gradients are added; data null: not that
 };
 
-// Computes the row fields of BackwardParams, one warp per row. T is the type that the products read; DOut is the type
-// of dO here, scaled if it is __half.
-template <class T, class DOut, int kThreads>
-__global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ RowsParams p) {
-  WaitForKernelBefore();
-  LetNextKernelStart();
+// Computes the row fields of BackwardParams of one row, as a warp. T is the type that the products read; DOut is the
+// type of dO here, scaled if it is __half.
+template <class T, class DOut>
+__device__ inline void ComputeRow(const RowsParams& p, int64_t batchHead, int row, float* largest, bool* finite) {
   const int H = p.sizes.H;
   const int Sq = p.sizes.Sq;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
-  if (index == 0) *p.counter = 0;
-  const int row = index % p.rowsOfHead;
-  const int64_t batchHead = index / p.rowsOfHead;
-  if (batchHead >= p.sizes.B * H) return;
+  const int64_t index = batchHead * p.rowsOfHead + row;
+  const int lane = threadIdx.x % kWarp;
   if (row >= Sq) {
-    p.reference[index] = p.weight[index] = p.rowShift[index] = 0;
+    if (lane == 0) p.reference[index] = p.weight[index] = p.rowShift[index] = 0;
     return;
   }
   const int h = batchHead % H;
   const int b = batchHead / H;
   if (p.dq.data != nullptr) {
     float* dq = p.dq.data + b * p.dq.batch + h * p.dq.head + row * p.dq.row;
-    for (int channel = threadIdx.x % kWarp; channel < p.dq.channels; channel += kWarp) dq[channel] = 0;
+    for (int channel = lane; channel < p.dq.channels; channel += kWarp) dq[channel] = 0;
   }
   const float* out = p.out.data + b * p.out.batch + h * p.out.head + row * p.out.row;
   const DOut* dOut = static_cast<const DOut*>(p.dOut.data) + b * p.dOut.batch + h * p.dOut.head + row * p.dOut.row;
@@ -218,26 +224,43 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   const bool seesKeys = stats.y != 0;
   float sum = 0;
   if (seesKeys) {
-    for (int channel = threadIdx.x % kWarp; channel < p.out.channels; channel += kWarp) {
+    for (int channel = lane; channel < p.out.channels; channel += kWarp) {
       sum = fmaf(out[channel], static_cast<float>(dOut[channel]), sum);
     }
   }
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
-  if (threadIdx.x % kWarp != 0) return;
   // A row that sees no key has weights of exactly 0, whatever its incoming gradient.
   const float dLse = p.dLse == nullptr ? 0.f : p.dLse[batchHead * Sq + row];
   const float unit = PowerOfTwo(ExponentOf<1>(p.dOutFacts, keyBatchHead));
   const float rowShift = seesKeys ? sum * unit - dLse : 0.f;
-  p.reference[index] = seesKeys ? stats.x : 0.f;
-  p.weight[index] = seesKeys ? PowerOfTwo(kBackwardWeightShift<T>) / stats.y : 0.f;
-  p.rowShift[index] = rowShift;
-  const float magnitude = fabsf(rowShift);
-  const bool finite = magnitude < kNotFiniteFrom<T> && stats.y < kInfinity;
-  if (!finite && p.rowFacts.notFinite != nullptr) p.rowFacts.notFinite[keyBatchHead] = 1;
-  if (magnitude < kInfinity && p.rowFacts.magnitudes != nullptr) {
-    RaiseMagnitude(&p.rowFacts.magnitudes[keyBatchHead], magnitude);
+  if (lane == 0) {
+    p.reference[index] = seesKeys ? stats.x : 0.f;
+    p.weight[index] = seesKeys ? PowerOfTwo(kBackwardWeightShift<T>) / stats.y : 0.f;
+    p.rowShift[index] = rowShift;
   }
+  const float magnitude = fabsf(rowShift);
+  *finite &= magnitude < kNotFiniteFrom<T> && stats.y < kInfinity;
+  if (magnitude < kInfinity) *largest = fmaxf(*largest, magnitude);
+}
+
+constexpr int kRowsThreads = 256;
+constexpr int kRowsOfBlock = 32;  // divides rowsOfHead
+
+// A thread block per kRowsOfBlock rows of one head.
+template <class T, class DOut>
+__global__ void __launch_bounds__(kRowsThreads) RowsKernel(const __grid_constant__ RowsParams p) {
+  WaitForKernelBefore();
+  LetNextKernelStart();
+  if (blockIdx.x == 0 && threadIdx.x == 0) *p.counter = 0;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock;
+  const int64_t batchHead = first / p.rowsOfHead;
+  float largest = 0;
+  bool finite = true;
+  for (int i = threadIdx.x / kWarp; i < kRowsOfBlock; i += kRowsThreads / kWarp) {
+    ComputeRow<T, DOut>(p, batchHead, static_cast<int>(first % p.rowsOfHead) + i, &largest, &finite);
+  }
+  AddFacts<kRowsThreads>(p.rowFacts, static_cast<int>(batchHead / (p.sizes.H / p.sizes.Hkv)), largest, finite);
 }
 
 }  // namespace flashmask::cuda

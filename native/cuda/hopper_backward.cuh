@@ -51,8 +51,8 @@ struct HopperBackwardTile {
   static constexpr int kSharedBytes = kBarriersAt + (2 + 3 * kStages) * 8;
 };
 
-// What the loading warp tells of a stage: a query block of a head of the group for the key block `work`, counted head
-// by head, or the end of the key block (block -1), or the end of all work (work -1).
+// What the loading warp tells of a stage: a query block of a head of the group for the key block `work`, or the end of
+// the key block (block -1), or the end of all work (work -1).
 struct QueryEntry {
   int work, head, block;
   TileKind kind;
@@ -82,27 +82,10 @@ struct BackwardBarriers {
   }
 };
 
-// The key block that is taken as number `index`: those with the most work come first.
+// The key block that is taken as number `work`. Heads take turns, so that those with the most work come first.
 template <class Tile>
-__device__ inline KeyBlock TakenKeys(int index, const BackwardParams& p) {
-  const Sizes& s = p.sizes;
-  const int blocks = KeyBlocksOf<Tile::kBlockK>(s);
-  BlockOfHead place = BlockOfHeadAt(index, blocks, s.B * s.Hkv, true, p.taking.headsInTurn);
-  if (p.taking.blocks != nullptr && place.batchHead >= p.taking.firstOrdered) {
-    // The orders are those of key heads, so fewer than the heads of the mask if each query head has its own.
-    const int heads = min(p.mask.Hm, s.Hkv);
-    const int b = p.mask.maskB == 1 ? 0 : place.batchHead / s.Hkv;
-    const int64_t maskHead = static_cast<int64_t>(b) * heads + place.batchHead % s.Hkv / (s.Hkv / heads);
-    place.block = __ldg(&p.taking.blocks[maskHead * blocks + place.block]);
-  }
-  return KeyBlockOf<Tile::kBlockK>(place, s.H / s.Hkv, s);
-}
-
-// The key block of an entry.
-template <class Tile>
-__device__ inline KeyBlock KeysOf(const QueryEntry& entry, const BackwardParams& p) {
-  const int blocks = KeyBlocksOf<Tile::kBlockK>(p.sizes);
-  return KeyBlockOf<Tile::kBlockK>({entry.work % blocks, entry.work / blocks}, p.sizes.H / p.sizes.Hkv, p.sizes);
+__device__ inline KeyBlock TakenKeys(int work, const Sizes& s, const Mask& mask) {
+  return KeyBlockAt<Tile::kBlockK>(work, s, mask.causal || mask.spans != nullptr);
 }
 
 template <class Tile>
@@ -164,11 +147,10 @@ struct BackwardLoader {
     place.Advance();
   }
 
-  __device__ void LoadKeyBlock(int index) {
+  __device__ void LoadKeyBlock(int work) {
     const BackwardParams& call = p.call;
     const Sizes& s = call.sizes;
-    const KeyBlock keys = TakenKeys<Tile>(index, call);
-    const int work = keys.keyBatchHead * KeyBlocksOf<Tile::kBlockK>(s) + keys.block;
+    const KeyBlock keys = TakenKeys<Tile>(work, s, call.mask);
     const int offset = s.Sk - s.Sq;
     const int firstBlock = call.mask.causal ? max(keys.c0 - offset, 0) / Tile::kBlockQ : 0;
     const int blocks = (s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ;
@@ -196,11 +178,11 @@ struct BackwardLoader {
 
   __device__ void LoadAll() {
     const Sizes& s = p.call.sizes;
-    const int works = s.B * s.Hkv * KeyBlocksOf<Tile::kBlockK>(s);
-    for (int index = blockIdx.x; index < works;) {
-      LoadKeyBlock(index);
-      if (IsFirstLane()) index = gridDim.x + atomicAdd(p.call.counter, 1);
-      index = __shfl_sync(~0u, index, 0);
+    const int works = s.B * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
+    for (int work = blockIdx.x; work < works;) {
+      LoadKeyBlock(work);
+      if (IsFirstLane()) work = gridDim.x + atomicAdd(p.call.counter, 1);
+      work = __shfl_sync(~0u, work, 0);
     }
     Tell({-1, -1, -1, kEmpty});
   }
@@ -284,7 +266,7 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
   for (;;) {
     QueryEntry entry = nextEntry();
     if (entry.work < 0) break;
-    const KeyBlock keys = KeysOf<Tile>(entry, p);
+    const KeyBlock keys = TakenKeys<Tile>(entry.work, p.sizes, p.mask);
     float dk[1][kD / 8][4];
     float dv[1][kD / 8][4];
     Clear(dk);

@@ -39,34 +39,18 @@ struct HopperForwardTile {
   static constexpr int kSharedBytes = kBarriersAt + (2 + 4 * kStages) * 8;
 };
 
-// The row block that is taken as number `index`: those with the most work come first.
+// The row block that is taken as number `work`. Heads take turns, so that those with the most work come first.
 template <class Tile>
-__device__ inline RowBlock TakenRows(int index, const ForwardParams& p) {
-  const Sizes& s = p.sizes;
-  const int blocks = RowBlocksOf<Tile::kBlockQ>(s);
-  BlockOfHead place = BlockOfHeadAt(index, blocks, s.B * s.H, true, p.taking.headsInTurn);
-  if (p.taking.blocks != nullptr && place.batchHead >= p.taking.firstOrdered) {
-    const int64_t maskHead = MaskHeadOf(p.mask, place.batchHead / s.H, place.batchHead % s.H, s.H);
-    place.block = __ldg(&p.taking.blocks[maskHead * blocks + place.block]);
-  } else if (p.mask.causal) {
-    place.block = blocks - 1 - place.block;
-  }
-  return RowBlockOf<Tile::kBlockQ>(place, s, p.mask);
+__device__ inline RowBlock TakenRows(int work, const Sizes& s, const Mask& mask) {
+  return RowBlockAt<Tile::kBlockQ>(work, s, mask, mask.causal || mask.spans != nullptr);
 }
 
-// What the loading warp tells of a stage: a key block of the row block `work`, counted head by head, or the end of it
-// (block -1), or the end of all work (work -1).
+// What the loading warp tells of a stage: a key block of the row block `work`, or the end of it (block -1), or the end
+// of all work (work -1).
 struct Entry {
   int work, block;
   TileKind kind;
 };
-
-// The row block of an entry.
-template <class Tile>
-__device__ inline RowBlock RowsOf(const Entry& entry, const ForwardParams& p) {
-  const int blocks = RowBlocksOf<Tile::kBlockQ>(p.sizes);
-  return RowBlockOf<Tile::kBlockQ>({entry.work % blocks, entry.work / blocks}, p.sizes, p.mask);
-}
 
 // The barriers of a thread block.
 template <class Tile>
@@ -160,10 +144,9 @@ struct Loader {
     values.Advance();
   }
 
-  __device__ void LoadRows(int index) {
+  __device__ void LoadRows(int work) {
     const ForwardParams& call = p.call;
-    const RowBlock at = TakenRows<Tile>(index, call);
-    const int work = at.batchHead * at.queryBlocks + at.queryBlock;
+    const RowBlock at = TakenRows<Tile>(work, call.sizes, call.mask);
     LiveBlocks live = LiveKeyBlocks<Tile::kBlockK>(at, call.sizes, call.mask, call.ranges);
     const auto classify = [&](int block) { return ClassifyKeyBlock<Tile::kBlockK>(at, call.sizes, call.mask, block); };
     bool partial;
@@ -178,11 +161,11 @@ struct Loader {
 
   __device__ void LoadAll() {
     const Sizes& s = p.call.sizes;
-    const int works = s.B * s.H * RowBlocksOf<Tile::kBlockQ>(s);
-    for (int index = blockIdx.x; index < works;) {
-      LoadRows(index);
-      if (IsFirstLane()) index = gridDim.x + atomicAdd(p.call.counter, 1);
-      index = __shfl_sync(~0u, index, 0);
+    const int works = s.B * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
+    for (int work = blockIdx.x; work < works;) {
+      LoadRows(work);
+      if (IsFirstLane()) work = gridDim.x + atomicAdd(p.call.counter, 1);
+      work = __shfl_sync(~0u, work, 0);
     }
     Tell({-1, -1, kEmpty});
   }
@@ -220,7 +203,7 @@ __device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barr
   for (;;) {
     Entry entry = nextEntry();
     if (entry.work < 0) return;
-    const RowBlock at = RowsOf<Tile>(entry, p);
+    const RowBlock at = TakenRows<Tile>(entry.work, p.sizes, p.mask);
     const int scoreExponent = ExponentOf<1>(p.qFacts, at.keyBatchHead) + ExponentOf<1>(p.kFacts, at.keyBatchHead);
     const float scale2 = ScaleOfScores(p.scoreScale, scoreExponent);
     const bool notFinite = HasNotFinite(p.vFacts, at.keyBatchHead);

@@ -70,13 +70,6 @@ struct Dropout {
   uint32_t key0, key1;
 };
 
-// How thread blocks that stay take row blocks or key blocks: heads in groups, whose blocks of one place take turns.
-struct TakingOrder {
-  const int* blocks;  // [heads of the mask, blocks]: the block at each place; null: a place is a block
-  int headsInTurn;
-  int firstOrdered;  // blocks of heads before this one are taken as without an order
-};
-
 struct ForwardParams {
   Sizes sizes;
   Tensor16 q, k, v;
@@ -92,7 +85,6 @@ struct ForwardParams {
   // scores.
   Scale scoreScale;
   Dropout dropout;
-  TakingOrder taking;
 };
 
 struct BackwardParams {
@@ -114,7 +106,6 @@ struct BackwardParams {
   bool accumulateDq;
   bool onlyNotFinite;  // leaves out key heads without numbers that are not finite
   Dropout dropout;
-  TakingOrder taking;
 };
 
 }  // namespace flashmask::cuda

@@ -12,29 +12,6 @@ constexpr int kThreads = 128;
 
 int BlocksOf(int64_t length, int size) { return static_cast<int>(CeilDivide(length, size)); }
 
-template <int kOrders>
-void TakeOrders(WorkOrder (&orders)[kOrders], const int (&sizes)[kOrders], int64_t heads, int64_t length,
-                Scratch& scratch) {
-  for (int i = 0; i < kOrders; ++i) {
-    const int blocks = BlocksOf(length, sizes[i]);
-    orders[i] = {sizes[i], blocks, scratch.Take<int>(heads * blocks), scratch.Take<int>(heads * blocks)};
-  }
-}
-
-template <int kOrders>
-const int* OrderOf(const WorkOrder (&orders)[kOrders], int size) {
-  const auto* found = std::find_if(orders, orders + kOrders, [&](const WorkOrder& x) { return x.size == size; });
-  return found == orders + kOrders ? nullptr : found->order;
-}
-
-// Warps of PlanKernel and OrderKernel for a head.
-template <class List>
-int BlocksOfAll(const List& list) {
-  int blocks = 0;
-  for (const auto& one : list) blocks += one.blocks;
-  return blocks;
-}
-
 dim3 GridOf(int warps, const Mask& mask) {
   return {static_cast<unsigned>(CeilDivide(warps, kThreads / 32)), static_cast<unsigned>(mask.maskB * mask.Hm)};
 }
@@ -52,9 +29,6 @@ Plan TakePlan(const Problem& p, Scratch& scratch) {
     const int blocks = BlocksOf(p.Sq, blockQ);
     plan.ranges[i] = {blockQ, blockK, blocks, scratch.Take<int2>(heads * blocks)};
   }
-  plan.keyHeads = static_cast<int>(std::min(p.Hm, p.Hkv));
-  TakeOrders(plan.rows, kOrderedRows, heads, p.Sq, scratch);
-  TakeOrders(plan.keys, kOrderedKeys, p.maskB * plan.keyHeads, p.Sk, scratch);
   return plan;
 }
 
@@ -73,10 +47,9 @@ void LaunchPlan(const Problem& p, const int32_t* bounds, const Plan& plan, cudaS
   const PlanParams params = {mask, {0, 0, 0, static_cast<int>(p.Sq), static_cast<int>(p.Sk)}, plan};
   BoundsMapKernel<kThreads><<<GridOf(mask.mapBlocks, mask), kThreads, 0, stream>>>(
       bounds, static_cast<int>(p.n), p.causal, params.sizes.Sk, mask.mapBlocks, plan.spans, plan.boundsMap);
-  const int orders = BlocksOfAll(plan.rows) + BlocksOfAll(plan.keys);
-  const int all = params.sizes.Sq + BlocksOfAll(plan.ranges) + orders;
-  PlanKernel<kThreads><<<GridOf(all, mask), kThreads, 0, stream>>>(params);
-  OrderKernel<kThreads><<<GridOf(orders, mask), kThreads, 0, stream>>>(params);
+  int warps = params.sizes.Sq;
+  for (const TileRanges& tiles : plan.ranges) warps += tiles.blocks;
+  PlanKernel<kThreads><<<GridOf(warps, mask), kThreads, 0, stream>>>(params);
 }
 
 const int2* RangesOf(const Plan& plan, int blockQ, int blockK) {
@@ -85,8 +58,5 @@ const int2* RangesOf(const Plan& plan, int blockQ, int blockK) {
       std::find_if(plan.ranges, end, [&](const TileRanges& x) { return x.blockQ == blockQ && x.blockK == blockK; });
   return found == end ? nullptr : found->ranges;
 }
-
-const int* RowOrderOf(const Plan& plan, int blockQ) { return OrderOf(plan.rows, blockQ); }
-const int* KeyOrderOf(const Plan& plan, int blockK) { return OrderOf(plan.keys, blockK); }
 
 }  // namespace flashmask::cuda

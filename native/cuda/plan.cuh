@@ -13,9 +13,6 @@ struct PlanParams {
   Plan plan;
 };
 
-// The rows of a tile in the counts of a key block.
-constexpr int kCountedRows = 64;
-
 // Whether a row sees a key. The key at its own position is tried first, because most rows see it.
 __device__ inline void FindSeeing(const PlanParams& p, int64_t head, int row) {
   const Mask& mask = p.mask;
@@ -61,54 +58,7 @@ __device__ inline void FindRange(const PlanParams& p, const TileRanges& tiles, i
   }
 }
 
-// The bounds of the columns from c0 on, `size` of them.
-__device__ inline BlockBounds ReadBounds(const Mask& mask, int64_t head, int c0, int size) {
-  BlockBounds all = ReadBlockBounds<kMapBlock>(mask, head, c0 / kMapBlock);
-  for (int block = c0 / kMapBlock + 1; block < min((c0 + size) / kMapBlock, mask.mapBlocks); ++block) {
-    const BlockBounds next = ReadBlockBounds<kMapBlock>(mask, head, block);
-    all = {min(all.ltsMin, next.ltsMin), max(all.ltsMax, next.ltsMax), min(all.lteMin, next.lteMin),
-           max(all.lteMax, next.lteMax), min(all.utsMin, next.utsMin), max(all.utsMax, next.utsMax),
-           min(all.uteMin, next.uteMin), max(all.uteMax, next.uteMax)};
-  }
-  return all;
-}
-
-// Live tiles of a row block, as wide as high. Those of other widths are in proportion.
-__device__ inline int CountOfRows(const PlanParams& p, int64_t head, int block, int size) {
-  const Sizes& s = p.sizes;
-  const int r0 = block * size;
-  const int r1 = min(r0 + size, s.Sq);
-  int live = 0;
-  for (int c0 = threadIdx.x % kWarp * size; c0 < s.Sk; c0 += kWarp * size) {
-    const BlockBounds bounds = ReadBounds(p.mask, head, c0, size);
-    live += Classify(bounds, p.mask.causal, r0, r1, c0, min(c0 + size, s.Sk), false, s.Sk - s.Sq) != kEmpty;
-  }
-  return live;
-}
-
-// Live tiles of a key block, over all mask heads of a key head.
-__device__ inline int CountOfKeys(const PlanParams& p, int64_t keyHead, int block, int size) {
-  const Sizes& s = p.sizes;
-  const int group = p.mask.Hm / p.plan.keyHeads;
-  const int c0 = block * size;
-  const int c1 = min(c0 + size, s.Sk);
-  int live = 0;
-  for (int64_t head = keyHead * group; head < (keyHead + 1) * group; ++head) {
-    const BlockBounds bounds = ReadBounds(p.mask, head, c0, size);
-    for (int r0 = threadIdx.x % kWarp * kCountedRows; r0 < s.Sq; r0 += kWarp * kCountedRows) {
-      const int r1 = min(r0 + kCountedRows, s.Sq);
-      live += Classify(bounds, p.mask.causal, r0, r1, c0, c1, false, s.Sk - s.Sq) != kEmpty;
-    }
-  }
-  return live;
-}
-
-__device__ inline void StoreCount(const WorkOrder& work, int64_t head, int block, int live) {
-  live = __reduce_add_sync(~0u, live);
-  if (threadIdx.x % kWarp == 0) work.tiles[head * work.blocks + block] = live;
-}
-
-// One warp for each row, range and block of one (batch, head) of the mask, blockIdx.y.
+// One warp for each row and each range of one (batch, head) of the mask, blockIdx.y.
 template <int kThreads>
 __global__ void PlanKernel(const __grid_constant__ PlanParams p) {
   const int64_t head = blockIdx.y;
@@ -118,43 +68,6 @@ __global__ void PlanKernel(const __grid_constant__ PlanParams p) {
   for (const TileRanges& tiles : p.plan.ranges) {
     if (own < tiles.blocks) return FindRange(p, tiles, head, own);
     own -= tiles.blocks;
-  }
-  for (const WorkOrder& rows : p.plan.rows) {
-    if (own < rows.blocks) return StoreCount(rows, head, own, CountOfRows(p, head, own, rows.size));
-    own -= rows.blocks;
-  }
-  if (head >= p.mask.maskB * p.plan.keyHeads) return;
-  for (const WorkOrder& keys : p.plan.keys) {
-    if (own < keys.blocks) return StoreCount(keys, head, own, CountOfKeys(p, head, own, keys.size));
-    own -= keys.blocks;
-  }
-}
-
-// The place of a block is the number of blocks before it: those with more live tiles, or as many and a lower number.
-__device__ inline void FindPlace(const WorkOrder& work, int64_t head, int block) {
-  const int* tiles = work.tiles + head * work.blocks;
-  const int own = tiles[block];
-  int before = 0;
-  for (int other = threadIdx.x % kWarp; other < work.blocks; other += kWarp) {
-    before += tiles[other] > own || (tiles[other] == own && other < block);
-  }
-  before = __reduce_add_sync(~0u, before);
-  if (threadIdx.x % kWarp == 0) work.order[head * work.blocks + before] = block;
-}
-
-// One warp for each block of one (batch, head) of the mask, blockIdx.y.
-template <int kThreads>
-__global__ void OrderKernel(const __grid_constant__ PlanParams p) {
-  const int64_t head = blockIdx.y;
-  int own = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
-  for (const WorkOrder& rows : p.plan.rows) {
-    if (own < rows.blocks) return FindPlace(rows, head, own);
-    own -= rows.blocks;
-  }
-  if (head >= p.mask.maskB * p.plan.keyHeads) return;
-  for (const WorkOrder& keys : p.plan.keys) {
-    if (own < keys.blocks) return FindPlace(keys, head, own);
-    own -= keys.blocks;
   }
 }
 

@@ -11,13 +11,6 @@ namespace flashmask::cuda {
 constexpr int kRangeTiles[][2] = {{128, 128}, {128, 64}, {64, 64}, {64, 32}, {32, 32}};
 constexpr int kRangesOfPlan = sizeof(kRangeTiles) / sizeof(kRangeTiles[0]);
 
-// Queries of the row blocks, and keys of the key blocks, for which it has a work order: those of the kernels whose
-// thread blocks stay.
-constexpr int kOrderedRows[] = {128};
-constexpr int kOrderedKeys[] = {128, 64};
-constexpr int kRowOrders = sizeof(kOrderedRows) / sizeof(int);
-constexpr int kKeyOrders = sizeof(kOrderedKeys) / sizeof(int);
-
 // The ranges of a kernel with these tiles.
 struct TileRanges {
   int blockQ, blockK;
@@ -25,22 +18,11 @@ struct TileRanges {
   int2* ranges;  // [maskB, Hm, blocks]: first live key block and the end of them
 };
 
-// The blocks of each head, those with most live tiles first.
-struct WorkOrder {
-  int size;    // queries of a row block, or keys of a key block
-  int blocks;  // of a head
-  int* tiles;  // [heads, blocks]: live tiles of each block
-  int* order;  // [heads, blocks]
-};
-
 struct Plan {
   int4* spans;
   int4* boundsMap;
   uint8_t* seeing;
   TileRanges ranges[kRangesOfPlan];
-  WorkOrder rows[kRowOrders];  // of maskB * Hm heads
-  WorkOrder keys[kKeyOrders];  // of maskB * keyHeads heads
-  int keyHeads;                // key heads that differ in what is live: Hm, or Hkv if each query head has bounds
 };
 
 // Takes the memory of the plan of a problem with bounds.
@@ -53,9 +35,5 @@ void LaunchPlan(const Problem& problem, const int32_t* bounds, const Plan& plan,
 
 // The ranges for these tiles; null if the plan has none.
 const int2* RangesOf(const Plan& plan, int blockQ, int blockK);
-
-// The order of row blocks or key blocks of a size; null if the plan has none.
-const int* RowOrderOf(const Plan& plan, int blockQ);
-const int* KeyOrderOf(const Plan& plan, int blockK);
 
 }  // namespace flashmask::cuda

@@ -11,12 +11,11 @@ struct BlockOfHead {
   int block, batchHead;
 };
 
-// The block and head of a thread block: either head by head, or with some heads taking turns.
-__device__ inline BlockOfHead BlockOfHeadAt(int index, int blocks, int batchHeads, bool inTurn,
-                                            int headsInTurn = kHeadsInTurn) {
+// The block and head of a thread block: either head by head, or with kHeadsInTurn heads taking turns.
+__device__ inline BlockOfHead BlockOfHeadAt(int index, int blocks, int batchHeads, bool inTurn) {
   if (!inTurn) return {index % blocks, index / blocks};
-  const int first = index / (blocks * headsInTurn) * headsInTurn;
-  const int heads = min(headsInTurn, batchHeads - first);
+  const int first = index / (blocks * kHeadsInTurn) * kHeadsInTurn;
+  const int heads = min(kHeadsInTurn, batchHeads - first);
   const int rest = index - first * blocks;
   return {rest / heads, first + rest % heads};
 }
@@ -29,16 +28,14 @@ struct RowBlock {
   int64_t maskHead;
 };
 
+// The row block number `index` of a call, head by head or with heads in turn. Under a causal mask later rows come
+// first: they have the most work, and the blocks that run last should have little.
 template <int kBlockQ>
-__device__ inline int RowBlocksOf(const Sizes& s) {
-  return (s.Sq + kBlockQ - 1) / kBlockQ;
-}
-
-template <int kBlockQ>
-__device__ inline RowBlock RowBlockOf(const BlockOfHead& place, const Sizes& s, const Mask& mask) {
+__device__ inline RowBlock RowBlockAt(int index, const Sizes& s, const Mask& mask, bool inTurn) {
   RowBlock at;
-  at.queryBlocks = RowBlocksOf<kBlockQ>(s);
-  at.queryBlock = place.block;
+  at.queryBlocks = (s.Sq + kBlockQ - 1) / kBlockQ;
+  const BlockOfHead place = BlockOfHeadAt(index, at.queryBlocks, s.B * s.H, inTurn);
+  at.queryBlock = mask.causal ? at.queryBlocks - 1 - place.block : place.block;
   at.batchHead = place.batchHead;
   at.b = at.batchHead / s.H;
   at.h = at.batchHead % s.H;
@@ -48,16 +45,6 @@ __device__ inline RowBlock RowBlockOf(const BlockOfHead& place, const Sizes& s, 
   at.r1 = min(at.r0 + kBlockQ, s.Sq);
   at.maskHead = MaskHeadOf(mask, at.b, at.h, s.H);
   return at;
-}
-
-// The row block number `index` of a call, head by head or with heads in turn. Under a causal mask later rows come
-// first: they have the most work, and the blocks that run last should have little.
-template <int kBlockQ>
-__device__ inline RowBlock RowBlockAt(int index, const Sizes& s, const Mask& mask, bool inTurn) {
-  const int blocks = RowBlocksOf<kBlockQ>(s);
-  const BlockOfHead place = BlockOfHeadAt(index, blocks, s.B * s.H, inTurn);
-  const int block = mask.causal ? blocks - 1 - place.block : place.block;
-  return RowBlockOf<kBlockQ>({block, place.batchHead}, s, mask);
 }
 
 template <int kBlockK>

@@ -23,7 +23,7 @@ constexpr const char* kPlanName = "FlashMaskPlan";
 
 // Indices of the inputs of both ops. The bounds may be a plan.
 enum Input { kQ, kK, kV, kBounds, kSeed, kOut, kRowStats, kDOut, kDLse };
-enum PlanInput { kPlanBounds, kPlanSizes };
+enum PlanInput { kPlanBounds, kPlanQueryLength };
 
 // ---- Attributes ----
 
@@ -185,7 +185,7 @@ struct Gpu {
   static void CheckPlan(const Problem& p, const Shape& plan) {
     Require(p.n > 0, "a plan must be one of bounds", plan);
     const Shape shape = PlanShape(p);
-    Require(plan == shape, "the plan must be one for these lengths, heads and causal, " + Text(shape), plan);
+    Require(plan == shape, "the plan must be one for these lengths and causal, " + Text(shape), plan);
   }
   static void Run(Call* call, const Problem& p, const ForwardTensors& tensors, int) {
     void* scratch = call->Scratch(cuda::ForwardScratchBytes(p));
@@ -233,23 +233,20 @@ void DeletePlan(void* causal) { delete static_cast<bool*>(causal); }
 
 Problem PlanProblemOf(Call* call, bool causal) {
   const Shape bounds = call->InputShape(kPlanBounds);
-  const Shape sizes = call->InputShape(kPlanSizes);
+  const Shape queryLength = call->InputShape(kPlanQueryLength);
   RequireShape(bounds.size() == 4, kPlanName, "bounds must have rank 4", bounds);
-  RequireShape(sizes == Shape{2}, kPlanName, "sizes must be two numbers: queries and key heads", sizes);
-  const auto* numbers = static_cast<const int32_t*>(call->Input(kPlanSizes));
+  RequireShape(queryLength.empty(), kPlanName, "query_length must be a number", queryLength);
   Problem p = {};
   p.causal = causal;
   p.maskB = bounds[0];
   p.Hm = bounds[1];
   p.Sk = bounds[2];
   p.n = bounds[3];
-  p.Sq = numbers[0];
-  p.Hkv = numbers[1];
+  p.Sq = *static_cast<const int32_t*>(call->Input(kPlanQueryLength));
   RequireForm(kPlanName, p, bounds);
   const bool some = p.n > 0 && p.maskB > 0 && p.Hm > 0 && p.Sk > 0;
   RequireShape(some, kPlanName, "there must be bounds", bounds);
-  const bool fits = p.Sq > 0 && p.Hkv > 0 && (p.Hm == 1 || p.Hm % p.Hkv == 0);
-  RequireShape(fits, kPlanName, "sizes must fit bounds of 1, Hkv or H heads", {p.Sq, p.Hkv});
+  RequireShape(p.Sq > 0, kPlanName, "query_length must be positive", {p.Sq});
   return p;
 }
 
@@ -279,7 +276,8 @@ std::string RegisterKernels() {
   std::string error = RegisterDevice<Cpu>();
 #ifdef FLASHMASK_CUDA
   if (error.empty()) error = RegisterDevice<Gpu>();
-  if (error.empty()) error = RegisterKernel(kPlanName, Gpu::kDevice, {CreatePlan, ComputePlan, DeletePlan}, "sizes");
+  if (error.empty())
+    error = RegisterKernel(kPlanName, Gpu::kDevice, {CreatePlan, ComputePlan, DeletePlan}, "query_length");
 #endif
   return error;
 }

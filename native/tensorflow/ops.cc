@@ -53,7 +53,7 @@ void BackwardShapes(ShapeInferenceContext* context, Status* status) {
 void PlanShapes(ShapeInferenceContext* context, Status* status) {
   Shapes shapes(context, status);
   ShapeHandle* bounds = shapes.Input(0, 4);
-  shapes.Input(1, 1);
+  shapes.Input(1, 0);
   ShapeHandle* form = shapes.Concatenate(shapes.Slice(bounds, 3, 4), shapes.Unknown());
   shapes.SetOutput(0, shapes.Concatenate(shapes.Slice(bounds, 0, 2), form));
 }
@@ -80,7 +80,8 @@ std::string RegisterAll() {
   if (error.empty())
     error = RegisterOp({kBackward, all, {"dq: float", "dk: float", "dv: float"}, kAttrs, BackwardShapes});
   if (error.empty())
-    error = RegisterOp({kPlan, {"bounds: int32", "sizes: int32"}, {"plan: float"}, {"causal: bool"}, PlanShapes});
+    error =
+        RegisterOp({kPlan, {"bounds: int32", "query_length: int32"}, {"plan: float"}, {"causal: bool"}, PlanShapes});
   if (error.empty()) error = RegisterKernels();
   if (error.empty()) error = RegisterLayers();
   return error.empty() ? RegisterCollectives() : error;

@@ -127,9 +127,9 @@ const plansIn = (names: readonly string[]): number => names.filter((name) => nam
       disposeData: () => true,
     };
     const data = {};
-    for (let queries = 1; queries < 10; queries++) planOf(backend, data, 0, {causal: true, queries, keyHeads: 1});
+    for (let queryLength = 1; queryLength < 10; queryLength++) planOf(backend, data, 0, {causal: true, queryLength});
     expect([...alive]).to.deep.equal([6, 7, 8, 9]);
-    planOf(backend, data, 0, {causal: true, queries: 9, keyHeads: 1});
+    planOf(backend, data, 0, {causal: true, queryLength: 9});
     expect(made).to.equal(9);
     backend.disposeData(data);
     expect([...alive]).to.deep.equal([]);
@@ -166,7 +166,7 @@ const plansIn = (names: readonly string[]): number => names.filter((name) => nam
       });
       expect(inputs.map(({of, plan}) => [of, plan])).to.deep.equal([
         [1, null],
-        [0, {causal: true, queries: S, keyHeads: 1}],
+        [0, {causal: true, queryLength: S}],
       ]);
       expect(count(graph, 'FlashMaskAttention') + count(graph, 'FlashMaskAttentionGrad')).to.equal(3);
       expect(count(graph, 'FlashMaskPlan')).to.equal(0);

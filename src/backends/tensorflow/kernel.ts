@@ -110,10 +110,10 @@ const BOUNDS = 3;
  */
 function idsOf(backend: Backend, all: TensorInfo[], {causal, layout}: FlashMaskAttentionAttrs): number[] {
   const ids = backend.getInputTensorIds(all);
-  const [q, k, , bounds] = all.map(({shape}) => shape);
+  const {shape, dataId} = all[BOUNDS];
   const plans = backend.isUsingGpuDevice && !isRecording();
-  const sizes = plans ? planSizesOf({causal, layout, q, k, bounds}) : null;
-  if (sizes !== null) ids[BOUNDS] = planOf(backend, all[BOUNDS].dataId, ids[BOUNDS], sizes);
+  const sizes = plans ? planSizesOf({causal, layout, q: all[0].shape, bounds: shape}) : null;
+  if (sizes !== null) ids[BOUNDS] = planOf(backend, dataId, ids[BOUNDS], sizes);
   return ids;
 }
 

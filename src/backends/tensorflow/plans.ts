@@ -22,35 +22,26 @@ export interface PlanningBackend {
 /** What a plan depends on besides the bounds. */
 export interface PlanSizes {
   causal: boolean;
-  /** Sq. */
-  queries: number;
-  /** Key heads that differ in their bounds. */
-  keyHeads: number;
+  queryLength: number;
 }
 
-/** The shapes of a call, and the layout of q and k. */
+/** A call: the shapes of q and of the bounds. */
 interface PlannedCall {
   causal: boolean;
   layout: string;
   q: readonly number[];
-  k: readonly number[];
   bounds: readonly number[];
 }
 
 /** What the plan of a call depends on; null if it has no bounds to plan for. */
-export function planSizesOf({causal, layout, q, k, bounds}: PlannedCall): PlanSizes | null {
-  const [row, head] = layout === 'bshd' ? [1, 2] : [2, 1];
-  const [, heads, , n] = bounds;
-  return n === 0 ? null : {causal, queries: q[row], keyHeads: Math.min(heads, k[head])};
+export function planSizesOf({causal, layout, q, bounds}: PlannedCall): PlanSizes | null {
+  return bounds[3] === 0 ? null : {causal, queryLength: q[layout === 'bshd' ? 1 : 2]};
 }
 
 /** Tells plans of one mask apart. */
-export const planKey = ({causal, queries, keyHeads}: PlanSizes): string => `${causal} ${queries} ${keyHeads}`;
+export const planKey = ({causal, queryLength}: PlanSizes): string => `${causal} ${queryLength}`;
 
-/** The numbers that the op takes besides the bounds. */
-export const planNumbers = ({queries, keyHeads}: PlanSizes): Int32Array => Int32Array.of(queries, keyHeads);
-
-/** Most plans of one mask: calls with many numbers of queries may share its bounds. The oldest is freed first. */
+/** Most plans of one mask: calls with many query lengths may share its bounds. The oldest is freed first. */
 const KEPT = 4;
 
 /** The binding's ids of plans by their keys, of each tensor of bounds. */
@@ -71,12 +62,12 @@ export function planOf(backend: PlanningBackend, dataId: DataId, id: number, siz
 }
 
 function makePlan({binding}: PlanningBackend, bounds: number, sizes: PlanSizes): number {
-  const numbers = binding.createTensor([2], binding.TF_INT32, planNumbers(sizes));
+  const queryLength = binding.createTensor([], binding.TF_INT32, Int32Array.of(sizes.queryLength));
   try {
     const causal = {name: 'causal', type: binding.TF_ATTR_BOOL, value: sizes.causal};
-    return binding.executeOp('FlashMaskPlan', [causal], [bounds, numbers], 1)[0].id;
+    return binding.executeOp('FlashMaskPlan', [causal], [bounds, queryLength], 1)[0].id;
   } finally {
-    binding.deleteTensor(numbers);
+    binding.deleteTensor(queryLength);
   }
 }
 

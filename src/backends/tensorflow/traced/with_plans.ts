@@ -3,7 +3,7 @@
  * input has a part there and waits for the GPU. float32 inputs stay on the GPU, and so do the plans of masks: a
  * function gets them in the place of bounds. Bounds that it computes itself get a plan inside.
  */
-import {type PlanSizes, planKey, planNumbers, planSizesOf} from '../plans.js';
+import {type PlanSizes, planKey, planSizesOf} from '../plans.js';
 import {type FunctionGraph, nodeOf, placeOf} from './function_graph.js';
 import {type GraphNode, placeholder, tensorValue, typeValue} from './graph_def.js';
 import {fieldsOf, intField} from './protobuf.js';
@@ -44,10 +44,10 @@ export function withPlans(graph: FunctionGraph, binding: Binding): {graph: Funct
       inputs.push({of: graph.inputs.indexOf(bounds), plan: sizes, output: `${name}:0`});
       return [placeholder(name, TF_FLOAT, shape)];
     }
-    const numbers = constant(`${name}_sizes`, TF_INT32, [2], planNumbers(sizes));
+    const queryLength = constant(`${name}_query_length`, TF_INT32, [], Int32Array.of(sizes.queryLength));
     const attributes = {causal: intField(5, sizes.causal)};
-    const read = [bounds, `${numbers.name}:0`];
-    return [numbers, {name, op: 'FlashMaskPlan', inputs: read, attributes, outputs: [{dtype: TF_FLOAT, shape}]}];
+    const read = [bounds, `${queryLength.name}:0`];
+    return [queryLength, {name, op: 'FlashMaskPlan', inputs: read, attributes, outputs: [{dtype: TF_FLOAT, shape}]}];
   };
   const nodes = graph.nodes.flatMap((node): GraphNode[] => {
     // Bounds without numbers tell their shape alone.
@@ -79,10 +79,10 @@ function isOfMasks(
 
 /** What the plan of a recorded call depends on. */
 function sizesOf({attributes, inputs}: GraphNode, shapeOf: (output: string) => number[]): PlanSizes | null {
-  const [q, k, , bounds] = inputs.map(shapeOf);
+  const [q, , , bounds] = inputs.map(shapeOf);
   const causal = fieldsOf(attributes.causal)[0].int === 1;
   const layout = new TextDecoder().decode(fieldsOf(attributes.layout)[0].bytes);
-  return planSizesOf({causal, layout, q, k, bounds});
+  return planSizesOf({causal, layout, q, bounds});
 }
 
 function constant(name: string, dtype: number, shape: number[], values: Int32Array): GraphNode {
