@@ -23,7 +23,7 @@ import {
 } from '../../call/kernel_names.js';
 import {dropoutOf} from '../../call/dropout.js';
 import {whyNotNative} from './load.js';
-import {type PlanningBackend, planOf, planSizesOf} from './plans.js';
+import {type PlanningBackend, planOf, planKindOf} from './plans.js';
 import {statusOf} from './status.js';
 import {isRecording} from './traced/recorder.js';
 
@@ -112,8 +112,8 @@ function idsOf(backend: Backend, all: TensorInfo[], {causal, layout}: FlashMaskA
   const ids = backend.getInputTensorIds(all);
   const {shape, dataId} = all[BOUNDS];
   const plans = backend.isUsingGpuDevice && !isRecording();
-  const sizes = plans ? planSizesOf({causal, layout, q: all[0].shape, bounds: shape}) : null;
-  if (sizes !== null) ids[BOUNDS] = planOf(backend, dataId, ids[BOUNDS], sizes);
+  const kind = plans ? planKindOf({causal, layout, q: all[0].shape, bounds: shape}) : null;
+  if (kind !== null) ids[BOUNDS] = planOf(backend, dataId, ids[BOUNDS], kind);
   return ids;
 }
 

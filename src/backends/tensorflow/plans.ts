@@ -20,7 +20,7 @@ export interface PlanningBackend {
 }
 
 /** What a plan depends on besides the bounds. */
-export interface PlanSizes {
+export interface PlanKind {
   causal: boolean;
   queryLength: number;
 }
@@ -34,12 +34,12 @@ interface PlannedCall {
 }
 
 /** What the plan of a call depends on; null if it has no bounds to plan for. */
-export function planSizesOf({causal, layout, q, bounds}: PlannedCall): PlanSizes | null {
+export function planKindOf({causal, layout, q, bounds}: PlannedCall): PlanKind | null {
   return bounds[3] === 0 ? null : {causal, queryLength: q[layout === 'bshd' ? 1 : 2]};
 }
 
 /** Tells plans of one mask apart. */
-export const planKey = ({causal, queryLength}: PlanSizes): string => `${causal} ${queryLength}`;
+export const planKey = ({causal, queryLength}: PlanKind): string => `${causal} ${queryLength}`;
 
 /** Most plans of one mask: calls with many query lengths may share its bounds. The oldest is freed first. */
 const KEPT = 4;
@@ -48,11 +48,11 @@ const KEPT = 4;
 const known = new WeakMap<DataId, Map<string, number>>();
 
 /** The binding's id of the plan of some bounds: a float32 tensor on the device. `id` is that of the bounds. */
-export function planOf(backend: PlanningBackend, dataId: DataId, id: number, sizes: PlanSizes): number {
+export function planOf(backend: PlanningBackend, dataId: DataId, id: number, kind: PlanKind): number {
   freeWithTensors(backend);
   const {binding} = backend;
   const plans = remember(known, dataId, () => new Map<string, number>());
-  const plan = remember(plans, planKey(sizes), () => makePlan(backend, id, sizes));
+  const plan = remember(plans, planKey(kind), () => makePlan(backend, id, kind));
   if (plans.size > KEPT) {
     const [oldest, its] = plans.entries().next().value!;
     plans.delete(oldest);
@@ -61,10 +61,10 @@ export function planOf(backend: PlanningBackend, dataId: DataId, id: number, siz
   return plan;
 }
 
-function makePlan({binding}: PlanningBackend, bounds: number, sizes: PlanSizes): number {
-  const queryLength = binding.createTensor([], binding.TF_INT32, Int32Array.of(sizes.queryLength));
+function makePlan({binding}: PlanningBackend, bounds: number, kind: PlanKind): number {
+  const queryLength = binding.createTensor([], binding.TF_INT32, Int32Array.of(kind.queryLength));
   try {
-    const causal = {name: 'causal', type: binding.TF_ATTR_BOOL, value: sizes.causal};
+    const causal = {name: 'causal', type: binding.TF_ATTR_BOOL, value: kind.causal};
     return binding.executeOp('FlashMaskPlan', [causal], [bounds, queryLength], 1)[0].id;
   } finally {
     binding.deleteTensor(queryLength);

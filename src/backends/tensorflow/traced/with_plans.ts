@@ -3,7 +3,7 @@
  * input has a part there and waits for the GPU. float32 inputs stay on the GPU, and so do the plans of masks: a
  * function gets them in the place of bounds. Bounds that it computes itself get a plan inside.
  */
-import {type PlanSizes, planKey, planSizesOf} from '../plans.js';
+import {type PlanKind, planKey, planKindOf} from '../plans.js';
 import {type FunctionGraph, nodeOf, placeOf} from './function_graph.js';
 import {type GraphNode, placeholder, tensorValue, typeValue} from './graph_def.js';
 import {fieldsOf, intField} from './protobuf.js';
@@ -13,7 +13,7 @@ import type {Binding} from './recorder.js';
 export interface FunctionInput {
   /** The place in the graph's inputs. */
   of: number;
-  plan: PlanSizes | null;
+  plan: PlanKind | null;
 }
 
 /** Inputs that are passed as they are. */
@@ -32,8 +32,8 @@ export function withPlans(graph: FunctionGraph, binding: Binding): {graph: Funct
   const inputs = kept.map((given) => ({...given, output: graph.inputs[given.of]}));
   const plans = new Map<string, string>();
   /** Makes the plan of some bounds, once: an input of the function or a node of it. */
-  const nodesOfPlan = (bounds: string, sizes: PlanSizes): GraphNode[] => {
-    const key = `${bounds} ${planKey(sizes)}`;
+  const nodesOfPlan = (bounds: string, kind: PlanKind): GraphNode[] => {
+    const key = `${bounds} ${planKey(kind)}`;
     if (plans.has(key)) return [];
     const name = `plan_${plans.size}`;
     plans.set(key, `${name}:0`);
@@ -41,11 +41,11 @@ export function withPlans(graph: FunctionGraph, binding: Binding): {graph: Funct
     // The number of its words is the op's own.
     const shape = [batch, heads, n, -1];
     if (replaced.includes(bounds)) {
-      inputs.push({of: graph.inputs.indexOf(bounds), plan: sizes, output: `${name}:0`});
+      inputs.push({of: graph.inputs.indexOf(bounds), plan: kind, output: `${name}:0`});
       return [placeholder(name, TF_FLOAT, shape)];
     }
-    const queryLength = constant(`${name}_query_length`, TF_INT32, [], Int32Array.of(sizes.queryLength));
-    const attributes = {causal: intField(5, sizes.causal)};
+    const queryLength = constant(`${name}_query_length`, TF_INT32, [], Int32Array.of(kind.queryLength));
+    const attributes = {causal: intField(5, kind.causal)};
     const read = [bounds, `${queryLength.name}:0`];
     return [queryLength, {name, op: 'FlashMaskPlan', inputs: read, attributes, outputs: [{dtype: TF_FLOAT, shape}]}];
   };
@@ -55,10 +55,10 @@ export function withPlans(graph: FunctionGraph, binding: Binding): {graph: Funct
       const {shape} = node.outputs[0];
       return shape[3] === 0 ? [constant(node.name, TF_INT32, shape, new Int32Array(0))] : [];
     }
-    const sizes = isAttention(node) ? sizesOf(node, shapeOf) : null;
-    if (sizes === null) return [node];
-    const made = nodesOfPlan(node.inputs[BOUNDS], sizes);
-    const plan = plans.get(`${node.inputs[BOUNDS]} ${planKey(sizes)}`)!;
+    const kind = isAttention(node) ? kindOf(node, shapeOf) : null;
+    if (kind === null) return [node];
+    const made = nodesOfPlan(node.inputs[BOUNDS], kind);
+    const plan = plans.get(`${node.inputs[BOUNDS]} ${planKey(kind)}`)!;
     const attributes = {...node.attributes, mask: typeValue(TF_FLOAT)};
     return [...made, {...node, attributes, inputs: node.inputs.map((input, i) => (i === BOUNDS ? plan : input))}];
   });
@@ -78,11 +78,11 @@ function isOfMasks(
 }
 
 /** What the plan of a recorded call depends on. */
-function sizesOf({attributes, inputs}: GraphNode, shapeOf: (output: string) => number[]): PlanSizes | null {
+function kindOf({attributes, inputs}: GraphNode, shapeOf: (output: string) => number[]): PlanKind | null {
   const [q, , , bounds] = inputs.map(shapeOf);
   const causal = fieldsOf(attributes.causal)[0].int === 1;
   const layout = new TextDecoder().decode(fieldsOf(attributes.layout)[0].bytes);
-  return planSizesOf({causal, layout, q, bounds});
+  return planKindOf({causal, layout, q, bounds});
 }
 
 function constant(name: string, dtype: number, shape: number[], values: Int32Array): GraphNode {
