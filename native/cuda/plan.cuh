@@ -1,5 +1,5 @@
-// The kernels that make the plan of a mask, after the one of bounds_map.cuh: the rows that see a key, the ranges of
-// live tiles, and the work orders.
+// The kernels that make the plan of a mask, after the one of bounds_map.cuh: the rows that see a key, and the ranges
+// of live tiles.
 #pragma once
 
 #include "mask.cuh"

@@ -7,7 +7,7 @@ import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {flashMaskAttention, masks} from '../../src/entries/node.js';
 import {FlashMaskAttention} from '../../src/call/kernel_names.js';
-import {type PlanningBackend, planOf} from '../../src/backends/tensorflow/plans.js';
+import type {PlanningBackend} from '../../src/backends/tensorflow/plans.js';
 import {graphDef} from '../../src/backends/tensorflow/traced/graph_def.js';
 import type {FunctionGraph} from '../../src/backends/tensorflow/traced/function_graph.js';
 import {type RecordedBackend, record} from '../../src/backends/tensorflow/traced/recorder.js';
@@ -107,32 +107,6 @@ const plansIn = (names: readonly string[]): number => names.filter((name) => nam
     });
     expect(plansIn(names)).to.equal(4);
     tf.dispose([one, two]);
-  });
-
-  it('are at most four for one mask', () => {
-    const alive = new Set<number>();
-    let made = 0;
-    const backend: PlanningBackend = {
-      isUsingGpuDevice: true,
-      binding: {
-        TF_ATTR_BOOL: 0,
-        TF_INT32: 3,
-        createTensor: () => -1,
-        executeOp: () => {
-          alive.add(++made);
-          return [{id: made}];
-        },
-        deleteTensor: (id) => void alive.delete(id),
-      },
-      disposeData: () => true,
-    };
-    const data = {};
-    for (let queryLength = 1; queryLength < 10; queryLength++) planOf(backend, data, 0, {causal: true, queryLength});
-    expect([...alive]).to.deep.equal([6, 7, 8, 9]);
-    planOf(backend, data, 0, {causal: true, queryLength: 9});
-    expect(made).to.equal(9);
-    backend.disposeData(data);
-    expect([...alive]).to.deep.equal([]);
   });
 
   it('are refused on a CPU, in plain words', () => {

@@ -41,24 +41,14 @@ export function planKindOf({causal, layout, q, bounds}: PlannedCall): PlanKind |
 /** Tells plans of one mask apart. */
 export const planKey = ({causal, queryLength}: PlanKind): string => `${causal} ${queryLength}`;
 
-/** Most plans of one mask: calls with many query lengths may share its bounds. The oldest is freed first. */
-const KEPT = 4;
-
 /** The binding's ids of plans by their keys, of each tensor of bounds. */
 const known = new WeakMap<DataId, Map<string, number>>();
 
 /** The binding's id of the plan of some bounds: a float32 tensor on the device. `id` is that of the bounds. */
 export function planOf(backend: PlanningBackend, dataId: DataId, id: number, kind: PlanKind): number {
   freeWithTensors(backend);
-  const {binding} = backend;
   const plans = remember(known, dataId, () => new Map<string, number>());
-  const plan = remember(plans, planKey(kind), () => makePlan(backend, id, kind));
-  if (plans.size > KEPT) {
-    const [oldest, its] = plans.entries().next().value!;
-    plans.delete(oldest);
-    binding.deleteTensor(its);
-  }
-  return plan;
+  return remember(plans, planKey(kind), () => makePlan(backend, id, kind));
 }
 
 function makePlan({binding}: PlanningBackend, bounds: number, kind: PlanKind): number {

@@ -74,7 +74,8 @@ function isOfMasks(
 ): boolean {
   const {op, outputs} = byName.get(nodeOf(input))!;
   const readers = nodes.filter(({inputs}) => inputs.includes(input));
-  return op === 'Placeholder' && outputs[0].dtype === int32 && readers.every(isAttention);
+  const areCalls = readers.every((node) => isAttention(node) && node.inputs[BOUNDS] === input);
+  return op === 'Placeholder' && outputs[0].dtype === int32 && areCalls;
 }
 
 /** What the plan of a recorded call depends on. */
