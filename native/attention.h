@@ -51,6 +51,8 @@ struct ForwardTensors {
   // [B, H, Sq, 2]: the number subtracted from the row's scores (in the kernel's own unit), and the sum of the
   // exponentials of the differences; (any finite number, 0) for rows that see no key
   float* rowStats;
+  // CUDA only: what cuda::MakePlan made of bounds, which are then not read; null: the call makes it
+  void* plan;
 };
 
 // Inputs and outputs of FlashMaskAttentionGrad.
@@ -66,6 +68,7 @@ struct BackwardTensors {
   float* dq;              // [B, Sq, H, D]
   float* dk;              // [B, Sk, Hkv, D]
   float* dv;              // [B, Sk, Hkv, Dv]
+  void* plan;             // as in ForwardTensors
 };
 
 namespace cpu {
@@ -89,6 +92,11 @@ struct Status {
   const char* name;     // for example "cudaErrorMemoryAllocation"
   const char* message;  // the CUDA runtime's message
 };
+
+// The plan of a mask: what the kernels need of its bounds. It depends on Sq, Sk, the mask's sizes and causal
+// alone, and serves all calls that have the same. Its memory is aligned to 256 bytes.
+size_t PlanBytes(const Problem& problem);
+Status MakePlan(const Problem& problem, const int32_t* bounds, void* plan, void* stream);
 
 // Queue the kernels on `stream` (a cudaStream_t) of the current device; pointers are device pointers. `scratch` has the
 // size that ForwardScratchBytes or BackwardScratchBytes returns, is aligned to 256 bytes, and must live until the work

@@ -1,43 +1,23 @@
 // The entry points of attention.h and attention16.h: scratch memory, conversions, and the order of the kernels.
 #include <algorithm>
 #include <cmath>
-#include <initializer_list>
+#include <type_traits>
 
 #include "../attention.h"
 #include "attention16.h"
-#include "bounds_map.cuh"
 #include "convert.cuh"
 #include "few_rows.h"
 #include "hopper_backward.h"
 #include "hopper_forward.h"
 #include "host.h"
 #include "launch.h"
+#include "plan.h"
+#include "scratch.h"
 #include "start.h"
 #include "tiles.h"
 
 namespace flashmask::cuda {
 namespace {
-
-constexpr int kRowsThreads = 256;
-
-// Hands out buffers of the scratch memory; with a null base it only counts bytes.
-class Scratch {
- public:
-  explicit Scratch(void* base) : base_(static_cast<char*>(base)) {}
-
-  template <class T>
-  T* Take(int64_t count) {
-    T* result = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + bytes_);
-    bytes_ += CeilDivide(count * static_cast<int64_t>(sizeof(T)), 256) * 256;
-    return result;
-  }
-
-  size_t bytes() const { return bytes_; }
-
- private:
-  char* base_;
-  int64_t bytes_ = 0;
-};
 
 struct Strides {
   int64_t batch, row, head;
@@ -97,60 +77,16 @@ cudaError_t VariantOf(const Problem& p, Variant* variant) {
   return major >= 8 && fits ? cudaSuccess : cudaErrorNotSupported;
 }
 
-// The spans, bounds map and ranges of the mask, in scratch.
-struct MaskScratch {
-  int4* spans;
-  int4* boundsMap;
-  uint8_t* seeing;
-  int2* ranges;
-  int* counter;  // of the work that is taken; 0 before a kernel takes any
-};
-
-// The smallest blockQ of all kernels that use ranges.
-constexpr int kLeastBlockQ = 32;
-
-MaskScratch TakeMask(const Problem& p, Scratch& scratch) {
-  MaskScratch mask = {};
-  mask.counter = scratch.Take<int>(1);
-  if (p.n == 0) return mask;
-  const int64_t heads = p.maskB * p.Hm;
-  mask.spans = scratch.Take<int4>(heads * p.Sk);
-  mask.boundsMap = scratch.Take<int4>(heads * CeilDivide(p.Sk, kMapBlock) * 2);
-  mask.seeing = scratch.Take<uint8_t>(heads * p.Sq);
-  mask.ranges = scratch.Take<int2>(heads * CeilDivide(p.Sq, kLeastBlockQ));
-  return mask;
+// The plan that a call is given, or room in scratch for one; none without bounds.
+Plan TakePlanOf(const Problem& p, void* given, Scratch& scratch) {
+  if (p.n == 0) return {};
+  Scratch own(given);
+  return TakePlan(p, given == nullptr ? scratch : own);
 }
 
-Mask MaskOf(const Problem& p, const MaskScratch& scratch) {
-  return {scratch.spans,
-          scratch.boundsMap,
-          scratch.seeing,
-          static_cast<int>(CeilDivide(p.Sk, kMapBlock)),
-          static_cast<int>(p.maskB),
-          static_cast<int>(p.Hm),
-          p.causal};
-}
-
-// Computes spans, boundsMap and seeing.
-void LaunchMask(const Problem& p, const int32_t* bounds, const MaskScratch& scratch, cudaStream_t stream) {
-  if (p.n == 0) return;
-  constexpr int kThreads = 128;
-  const int mapBlocks = static_cast<int>(CeilDivide(p.Sk, kMapBlock));
-  const dim3 grid(static_cast<unsigned>(CeilDivide(mapBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  Start(BoundsMapKernel<kThreads>, grid, kThreads, 0, stream, bounds, static_cast<int>(p.n), p.causal,
-        static_cast<int>(p.Sk), mapBlocks, scratch.spans, scratch.boundsMap);
-  const dim3 rows(static_cast<unsigned>(CeilDivide(p.Sq, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  Start(SeeingKernel<kThreads>, rows, kThreads, 0, stream, MaskOf(p, scratch), SizesOf(p), scratch.seeing);
-}
-
-// Computes the ranges for a kernel with these block sizes.
-void LaunchRanges(const Problem& p, const MaskScratch& scratch, int blockQ, int blockK, cudaStream_t stream) {
-  if (p.n == 0) return;
-  constexpr int kThreads = 128;
-  const int queryBlocks = static_cast<int>(CeilDivide(p.Sq, blockQ));
-  const dim3 grid(static_cast<unsigned>(CeilDivide(queryBlocks, kThreads / 32)), static_cast<unsigned>(p.maskB * p.Hm));
-  Start(RangesKernel<kThreads>, grid, kThreads, 0, stream, MaskOf(p, scratch), static_cast<int>(p.Sq),
-        static_cast<int>(p.Sk), blockQ, blockK, queryBlocks, scratch.ranges, scratch.counter);
+// Makes the plan unless the call is given one.
+cudaError_t MakePlanOf(const Problem& p, const int32_t* bounds, void* given, const Plan& plan, cudaStream_t stream) {
+  return p.n != 0 && given == nullptr ? LaunchPlan(p, bounds, plan, stream) : cudaSuccess;
 }
 
 template <class Get>
@@ -167,42 +103,46 @@ auto OfVariant(const Variant& v, int parts, Get get) {
   return v.large ? get(Tiles<256, 2, true>()) : get(Tiles<256, 2, false>());
 }
 
-void LaunchForwardRanges(const Problem& p, const Variant& v, int parts, const MaskScratch& mask, cudaStream_t stream) {
-  OfVariant(v, parts, [&](auto tiles) {
+const int2* ForwardRanges(const Plan& plan, const Variant& v, int parts) {
+  return OfVariant(v, parts, [&](auto tiles) {
     using Tile = typename decltype(tiles)::Forward;
-    LaunchRanges(p, mask, Tile::kBlockQ, Tile::kBlockK, stream);
+    return RangesOf(plan, Tile::kBlockQ, Tile::kBlockK);
   });
 }
 
-void LaunchDqRanges(const Problem& p, const Variant& v, int parts, const MaskScratch& mask, cudaStream_t stream) {
-  OfVariant(v, parts, [&](auto tiles) {
+const int2* DqRanges(const Plan& plan, const Variant& v, int parts) {
+  return OfVariant(v, parts, [&](auto tiles) {
     using Tile = typename decltype(tiles)::Dq;
-    LaunchRanges(p, mask, Tile::kBlockQ, Tile::kBlockK, stream);
+    return RangesOf(plan, Tile::kBlockQ, Tile::kBlockK);
   });
+}
+
+// Thread blocks for a head of a tensor in the second pass, if that seldom has anything to do.
+constexpr unsigned kScaleBlocks = 16;
+
+template <class T, int kParts>
+cudaError_t LaunchConvertOf(const ConvertList& list, dim3 grid, bool sm90, cudaStream_t stream) {
+  const auto round = ConvertKernel<T, kParts, ConvertStep::kRound>;
+  const cudaError_t error = Start(round, {grid, kConvertThreads, 0, stream, sm90}, list);
+  if (error != cudaSuccess || std::is_same_v<T, __nv_bfloat16>) return error;
+  if (kParts == 1) grid.y = std::min(grid.y, kScaleBlocks);
+  const auto scale = ConvertKernel<T, kParts, ConvertStep::kScale>;
+  return Start(scale, {grid, kConvertThreads, 0, stream, sm90}, list);
 }
 
 // Rounds float32 tensors to 16 bits, in two passes: one for numbers of ordinary size, one for the others.
-void LaunchConvert(const Problem& p, const Mask& mask, std::initializer_list<ConvertParams> tensors,
-                   cudaStream_t stream) {
-  ConvertList list = {SizesOf(p), mask, {}};
-  std::copy(tensors.begin(), tensors.end(), list.tensors);
+cudaError_t LaunchConvert(const Problem& p, const ConvertList& list, bool sm90, cudaStream_t stream) {
   int rows = 0;
   int heads = 0;
-  for (const ConvertParams& tensor : tensors) {
-    rows = std::max(rows, tensor.rows);
-    heads = std::max(heads, tensor.heads);
+  for (int i = 0; i < list.count; ++i) {
+    rows = std::max(rows, list.tensors[i].rows);
+    heads = std::max(heads, list.tensors[i].heads);
   }
   const dim3 grid(static_cast<unsigned>(p.B * heads), static_cast<unsigned>(CeilDivide(rows, kConvertRows)),
-                  static_cast<unsigned>(tensors.size()));
-  if (IsBfloat16(p)) {
-    Start(ConvertKernel<__nv_bfloat16, 1, ConvertStep::kRound>, grid, kConvertThreads, 0, stream, list);
-  } else if (PartsOf(p) == 1) {
-    Start(ConvertKernel<__half, 1, ConvertStep::kRound>, grid, kConvertThreads, 0, stream, list);
-    Start(ConvertKernel<__half, 1, ConvertStep::kScale>, grid, kConvertThreads, 0, stream, list);
-  } else {
-    Start(ConvertKernel<__half, 2, ConvertStep::kRound>, grid, kConvertThreads, 0, stream, list);
-    Start(ConvertKernel<__half, 2, ConvertStep::kScale>, grid, kConvertThreads, 0, stream, list);
-  }
+                  static_cast<unsigned>(list.count));
+  if (IsBfloat16(p)) return LaunchConvertOf<__nv_bfloat16, 1>(list, grid, sm90, stream);
+  return PartsOf(p) == 1 ? LaunchConvertOf<__half, 1>(list, grid, sm90, stream)
+                         : LaunchConvertOf<__half, 2>(list, grid, sm90, stream);
 }
 
 // A number as factor · 2^exponent with a factor from 1/2 to 1.
@@ -245,48 +185,59 @@ Inputs16 GivenInputs(const Problem& p, const void* q, const void* k, const void*
   return {Tensor16In(p, q, p.Sq, p.H, p.D), Tensor16In(p, k, p.Sk, p.Hkv, p.D), Tensor16In(p, v, p.Sk, p.Hkv, p.Dv)};
 }
 
-// The facts of a call are those of q, k, v, dOut and the rows, two words each for B * Hkv heads.
+// What a call begins with as zeros: the counter of the work that is taken, and the facts of q, k, v, dOut and the rows,
+// two words each for B * Hkv heads.
+struct Zeros {
+  int* counter;
+  uint32_t* facts;
+  int words;  // of both
+};
+
 constexpr int kFactTensors = 5;
 
-uint32_t* TakeFacts(const Problem& p, Scratch& scratch) {
-  return scratch.Take<uint32_t>(2 * kFactTensors * p.B * p.Hkv);
+Zeros TakeZeros(const Problem& p, Scratch& scratch) {
+  const int64_t words = 1 + 2 * kFactTensors * p.B * p.Hkv;
+  int* counter = scratch.Take<int>(words);
+  uint32_t* facts = counter == nullptr ? nullptr : reinterpret_cast<uint32_t*>(counter + 1);
+  return {counter, facts, static_cast<int>(words)};
 }
 
-cudaError_t ClearFacts(const Problem& p, uint32_t* facts, cudaStream_t stream) {
-  return cudaMemsetAsync(facts, 0, 2 * kFactTensors * p.B * p.Hkv * sizeof(uint32_t), stream);
+cudaError_t Clear(const Zeros& zeros, cudaStream_t stream) {
+  const ClearParams params = {zeros.counter, zeros.words};
+  const auto blocks = static_cast<unsigned>(CeilDivide(zeros.words, kClearThreads));
+  return Start(ClearKernel, {blocks, kClearThreads, 0, stream}, params);
 }
 
 // The facts of one tensor. bfloat16 has the range of float32 and needs no magnitudes.
-Facts FactsOf(const Problem& p, uint32_t* all, int tensor) {
-  uint32_t* own = all + 2 * tensor * p.B * p.Hkv;
+Facts FactsOf(const Problem& p, const Zeros& zeros, int tensor) {
+  uint32_t* own = zeros.facts + 2 * tensor * p.B * p.Hkv;
   return {IsBfloat16(p) ? nullptr : own, own + p.B * p.Hkv};
 }
 
-// Rounds q, k and v, and writes their factors and facts to a kernel's parameters.
+// The conversion of q, k and v. Writes their factors and facts to a kernel's parameters.
 template <class Params, class Tensors>
-void ConvertInputs(const Problem& p, const Tensors& t, uint32_t* facts, Params* params, cudaStream_t stream) {
+ConvertList InputsToConvert(const Problem& p, const Tensors& t, const Zeros& zeros, Params* params) {
   const Scale scale = ScoreScaleOf(p);
   params->scoreScale = {1, scale.exponent};
-  params->qFacts = FactsOf(p, facts, 0);
-  params->kFacts = FactsOf(p, facts, 1);
-  params->vFacts = FactsOf(p, facts, 2);
-  LaunchConvert(
-      p, params->mask,
-      {ConvertQueries(p, t.q, params->q, params->qFacts, scale.factor, p.D),
-       ConvertKeys(p, t.k, params->k, params->kFacts, p.D), ConvertKeys(p, t.v, params->v, params->vFacts, p.Dv)},
-      stream);
+  params->qFacts = FactsOf(p, zeros, 0);
+  params->kFacts = FactsOf(p, zeros, 1);
+  params->vFacts = FactsOf(p, zeros, 2);
+  return {SizesOf(p),
+          params->mask,
+          3,
+          {ConvertQueries(p, t.q, params->q, params->qFacts, scale.factor, p.D),
+           ConvertKeys(p, t.k, params->k, params->kFacts, p.D), ConvertKeys(p, t.v, params->v, params->vFacts, p.Dv)}};
 }
 
-ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskScratch& mask, float* out, float* lse,
-                              float* rowStats) {
+ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const Plan& plan, int* counter, float* out,
+                              float* lse, float* rowStats) {
   ForwardParams params = {};
   params.sizes = SizesOf(p);
   params.q = in.q;
   params.k = in.k;
   params.v = in.v;
-  params.mask = MaskOf(p, mask);
-  params.ranges = mask.ranges;
-  params.counter = mask.counter;
+  params.mask = MaskOf(p, plan);
+  params.counter = counter;
   params.out = TensorIn(p, out, p.Sq, p.H, p.Dv);
   params.lse = lse;
   params.rowStats = reinterpret_cast<float2*>(rowStats);
@@ -298,26 +249,28 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskSc
 // Whether the kernels on Hopper's own instructions run a call.
 bool UsesHopper(const Variant& variant, int parts) { return variant.large && variant.kD <= 128 && parts == 1; }
 
-cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
-                       const ForwardParams& params, cudaStream_t stream) {
+cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
+                       ForwardParams params, cudaStream_t stream) {
   if (UsesHopper(variant, parts)) {
-    LaunchRanges(p, mask, kHopperBlockQ, kHopperBlockK, stream);
-    if (p.n == 0) {
-      const cudaError_t error = cudaMemsetAsync(mask.counter, 0, sizeof(int), stream);
-      if (error != cudaSuccess) return error;
-    }
+    params.ranges = RangesOf(plan, kHopperBlockQ, kHopperBlockK);
     return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(variant.kD, params, stream);
   }
-  LaunchForwardRanges(p, variant, parts, mask, stream);
+  params.ranges = ForwardRanges(plan, variant, parts);
   const auto launch = bfloat16 ? LaunchForwardBfloat16 : parts == 1 ? LaunchForwardHalf : LaunchForwardFloat32;
   return launch(variant, params, stream);
 }
 
-size_t LayOutForward(const Problem& p, void* base, Inputs16* in, MaskScratch* mask, uint32_t** facts) {
+struct ForwardScratch {
+  Zeros zeros;
+  Plan plan;
+  Inputs16 in;
+};
+
+size_t LayOutForward(const Problem& p, void* plan, void* base, ForwardScratch* s) {
   Scratch scratch(base);
-  *facts = TakeFacts(p, scratch);
-  *mask = TakeMask(p, scratch);
-  *in = TakeInputs(p, scratch);
+  s->zeros = TakeZeros(p, scratch);
+  s->plan = TakePlanOf(p, plan, scratch);
+  s->in = TakeInputs(p, scratch);
   return scratch.bytes();
 }
 
@@ -335,15 +288,15 @@ int FewRowsSplits(const Problem& p) {
 }
 
 struct FewRowsScratch {
-  MaskScratch mask;
+  Plan plan;
   float* partialOut;
   float2* partialStats;
 };
 
-size_t LayOutFewRows(const Problem& p, void* base, FewRowsScratch* s) {
+size_t LayOutFewRows(const Problem& p, void* plan, void* base, FewRowsScratch* s) {
   Scratch scratch(base);
   const int64_t rows = p.B * p.H * p.Sq * FewRowsSplits(p);
-  s->mask = TakeMask(p, scratch);
+  s->plan = TakePlanOf(p, plan, scratch);
   s->partialOut = scratch.Take<float>(rows * CeilDivide(p.Dv, 4) * 4);
   s->partialStats = scratch.Take<float2>(rows);
   return scratch.bytes();
@@ -352,13 +305,15 @@ size_t LayOutFewRows(const Problem& p, void* base, FewRowsScratch* s) {
 cudaError_t RunFewRows(const Problem& p, const Variant& variant, const ForwardTensors& t, void* base,
                        cudaStream_t stream) {
   FewRowsScratch s;
-  LayOutFewRows(p, base, &s);
+  LayOutFewRows(p, t.plan, base, &s);
+  const cudaError_t error = MakePlanOf(p, t.bounds, t.plan, s.plan, stream);
+  if (error != cudaSuccess) return error;
   FewRowsParams params = {};
   params.sizes = SizesOf(p);
   params.q = TensorIn(p, t.q, p.Sq, p.H, p.D);
   params.k = TensorIn(p, t.k, p.Sk, p.Hkv, p.D);
   params.v = TensorIn(p, t.v, p.Sk, p.Hkv, p.Dv);
-  params.mask = MaskOf(p, s.mask);
+  params.mask = MaskOf(p, s.plan);
   params.out = TensorIn(p, t.out, p.Sq, p.H, p.Dv);
   params.lse = t.lse;
   params.rowStats = reinterpret_cast<float2*>(t.rowStats);
@@ -368,7 +323,6 @@ cudaError_t RunFewRows(const Problem& p, const Variant& variant, const ForwardTe
   params.splits = FewRowsSplits(p);
   params.partialOut = s.partialOut;
   params.partialStats = s.partialStats;
-  LaunchMask(p, t.bounds, s.mask, stream);
   return LaunchFewRows(variant.kD, params, stream);
 }
 
@@ -376,40 +330,21 @@ cudaError_t RunFewRows(const Problem& p, const Variant& variant, const ForwardTe
 int64_t RowsOfHead(const Problem& p) { return CeilDivide(p.Sq, 128) * 128; }
 
 struct BackwardScratch {
-  uint32_t* facts;
-  MaskScratch mask;
+  Zeros zeros;
+  Plan plan;
   float* reference;
   float* weight;
   float* rowShift;
 };
 
-BackwardScratch TakeBackward(const Problem& p, Scratch& scratch) {
+BackwardScratch TakeBackward(const Problem& p, void* plan, Scratch& scratch) {
   BackwardScratch s;
-  s.facts = TakeFacts(p, scratch);
-  s.mask = TakeMask(p, scratch);
+  s.zeros = TakeZeros(p, scratch);
+  s.plan = TakePlanOf(p, plan, scratch);
   s.reference = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
   s.weight = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
   s.rowShift = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
   return s;
-}
-
-template <class T, class DOut>
-void LaunchRows(const Problem& p, const float* out, const Tensor16& dOut, const Facts& dOutFacts, const float* rowStats,
-                const float* dLse, const BackwardScratch& s, const Facts& rowFacts, cudaStream_t stream) {
-  const RowsParams params = {SizesOf(p),
-                             TensorIn(p, out, p.Sq, p.H, p.Dv),
-                             dOut,
-                             dOutFacts,
-                             reinterpret_cast<const float2*>(rowStats),
-                             dLse,
-                             static_cast<int>(RowsOfHead(p)),
-                             s.reference,
-                             s.weight,
-                             s.rowShift,
-                             rowFacts,
-                             s.mask.counter};
-  const int64_t blocks = CeilDivide(p.B * p.H * RowsOfHead(p), kRowsThreads / 32);
-  Start(RowsKernel<T, DOut, kRowsThreads>, static_cast<unsigned>(blocks), kRowsThreads, 0, stream, params);
 }
 
 BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tensor16& dOut, const BackwardScratch& s,
@@ -420,9 +355,8 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   params.k = in.k;
   params.v = in.v;
   params.dOut = dOut;
-  params.mask = MaskOf(p, s.mask);
-  params.ranges = s.mask.ranges;
-  params.counter = s.mask.counter;
+  params.mask = MaskOf(p, s.plan);
+  params.counter = s.zeros.counter;
   params.rowsOfHead = static_cast<int>(RowsOfHead(p));
   params.reference = s.reference;
   params.weight = s.weight;
@@ -437,26 +371,47 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   return params;
 }
 
-cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
-                        const BackwardParams& params, cudaStream_t stream) {
+RowsParams RowsParamsOf(const Problem& p, const float* out, const Tensor16& dOut, const float* rowStats,
+                        const float* dLse, const BackwardScratch& s, const BackwardParams& backward) {
+  RowsParams params = {};
+  params.sizes = SizesOf(p);
+  params.out = TensorIn(p, out, p.Sq, p.H, p.Dv);
+  params.dOut = dOut;
+  params.rowStats = reinterpret_cast<const float2*>(rowStats);
+  params.dLse = dLse;
+  params.rowsOfHead = backward.rowsOfHead;
+  params.reference = s.reference;
+  params.weight = s.weight;
+  params.rowShift = s.rowShift;
+  params.counter = s.zeros.counter;
+  if (backward.accumulateDq) params.dq = backward.dq;
+  return params;
+}
+
+template <class T, class DOut>
+cudaError_t LaunchRows(const RowsParams& params, bool sm90, cudaStream_t stream) {
+  const int64_t rows = int64_t{params.sizes.B} * params.sizes.H * params.rowsOfHead;
+  const dim3 blocks(static_cast<unsigned>(rows / kRowsOfBlock));
+  return Start(RowsKernel<T, DOut>, {blocks, kRowsThreads, 0, stream, sm90}, params);
+}
+
+cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
+                        BackwardParams params, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
   if (p.deterministic) {
-    LaunchDqRanges(p, variant, parts, mask, stream);
+    params.ranges = DqRanges(plan, variant, parts);
     const auto launch = bfloat16 ? LaunchDqBfloat16 : parts == 1 ? LaunchDqHalf : LaunchDqFloat32;
-    const cudaError_t error = launch(variant, params, stream);
-    if (error != cudaSuccess) return error;
-  } else {
-    const cudaError_t error = cudaMemsetAsync(params.dq.data, 0, p.B * p.H * p.Sq * p.D * sizeof(float), stream);
-    if (error != cudaSuccess) return error;
+    error = launch(variant, params, stream);
   }
+  if (error != cudaSuccess) return error;
   const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
   // The copy engine adds rows whose bytes are a multiple of 16.
   if (!UsesHopper(variant, parts) || (params.accumulateDq && p.D % 4 != 0)) return launch(variant, params, stream);
   const auto launchHopper = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
-  const cudaError_t error = launchHopper(variant.kD, params, stream);
+  error = launchHopper(variant.kD, params, stream);
   if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;
-  BackwardParams rest = params;
-  rest.onlyNotFinite = true;
-  return launch(variant, rest, stream);
+  params.onlyNotFinite = true;
+  return launch(variant, params, stream);
 }
 
 // The results of a forward that the backward computes again.
@@ -471,10 +426,10 @@ ForwardAgain TakeForwardAgain(const Problem& p, Scratch& scratch) {
   return {scratch.Take<float>(rows * p.Dv), scratch.Take<float>(rows), scratch.Take<float>(2 * rows)};
 }
 
-size_t LayOutBackward(const Problem& p, void* base, Inputs16* in, Tensor16* dOut, BackwardScratch* s,
+size_t LayOutBackward(const Problem& p, void* plan, void* base, Inputs16* in, Tensor16* dOut, BackwardScratch* s,
                       ForwardAgain* again) {
   Scratch scratch(base);
-  *s = TakeBackward(p, scratch);
+  *s = TakeBackward(p, plan, scratch);
   *in = TakeInputs(p, scratch);
   *dOut = TakeTensor16(scratch, PartsOf(p), p.B, p.H, p.Sq, p.Dv);
   *again = HasFewRows(p) ? TakeForwardAgain(p, scratch) : ForwardAgain{};
@@ -483,27 +438,37 @@ size_t LayOutBackward(const Problem& p, void* base, Inputs16* in, Tensor16* dOut
 
 // The forward of few rows rounds scores otherwise than the backward kernels, whose weights of a row would then not add
 // up to 1. So these get the results of the forward that reads what they read.
-cudaError_t RunForwardAgain(const Problem& p, const Variant& variant, const Inputs16& in, const MaskScratch& mask,
+cudaError_t RunForwardAgain(const Problem& p, const Variant& variant, const Inputs16& in, const BackwardScratch& s,
                             const BackwardParams& backward, const ForwardAgain& again, cudaStream_t stream) {
-  ForwardParams params = ForwardParamsOf(p, in, mask, again.out, again.lse, again.rowStats);
+  ForwardParams params = ForwardParamsOf(p, in, s.plan, s.zeros.counter, again.out, again.lse, again.rowStats);
   params.scoreScale = backward.scoreScale;
   params.qFacts = backward.qFacts;
   params.kFacts = backward.kFacts;
   params.vFacts = backward.vFacts;
-  return RunForward(p, variant, IsBfloat16(p), PartsOf(p), mask, params, stream);
+  return RunForward(p, variant, IsBfloat16(p), PartsOf(p), s.plan, params, stream);
 }
 
 }  // namespace
 
+size_t PlanBytes(const Problem& p) {
+  Scratch scratch(nullptr);
+  TakePlanOf(p, nullptr, scratch);
+  return scratch.bytes();
+}
+
+Status MakePlan(const Problem& p, const int32_t* bounds, void* plan, void* stream) {
+  Scratch scratch(plan);
+  const Plan made = TakePlanOf(p, nullptr, scratch);
+  return StatusOf(MakePlanOf(p, bounds, nullptr, made, static_cast<cudaStream_t>(stream)));
+}
+
 size_t ForwardScratchBytes(const Problem& p) {
   if (HasFewRows(p)) {
     FewRowsScratch s;
-    return LayOutFewRows(p, nullptr, &s);
+    return LayOutFewRows(p, nullptr, nullptr, &s);
   }
-  Inputs16 in;
-  MaskScratch mask;
-  uint32_t* facts;
-  return LayOutForward(p, nullptr, &in, &mask, &facts);
+  ForwardScratch s;
+  return LayOutForward(p, nullptr, nullptr, &s);
 }
 
 Status Forward(const Problem& p, const ForwardTensors& t, void* scratch, void* stream_) {
@@ -512,16 +477,15 @@ Status Forward(const Problem& p, const ForwardTensors& t, void* scratch, void* s
   cudaError_t error = VariantOf(p, &variant);
   if (error != cudaSuccess) return StatusOf(error);
   if (HasFewRows(p)) return StatusOf(RunFewRows(p, variant, t, scratch, stream));
-  Inputs16 in;
-  MaskScratch mask;
-  uint32_t* facts;
-  LayOutForward(p, scratch, &in, &mask, &facts);
-  error = ClearFacts(p, facts, stream);
+  ForwardScratch s;
+  LayOutForward(p, t.plan, scratch, &s);
+  ForwardParams params = ForwardParamsOf(p, s.in, s.plan, s.zeros.counter, t.out, t.lse, t.rowStats);
+  error = MakePlanOf(p, t.bounds, t.plan, s.plan, stream);
+  if (error == cudaSuccess) error = Clear(s.zeros, stream);
+  const ConvertList list = InputsToConvert(p, t, s.zeros, &params);
+  if (error == cudaSuccess) error = LaunchConvert(p, list, variant.large, stream);
   if (error != cudaSuccess) return StatusOf(error);
-  ForwardParams params = ForwardParamsOf(p, in, mask, t.out, t.lse, t.rowStats);
-  LaunchMask(p, t.bounds, mask, stream);
-  ConvertInputs(p, t, facts, &params, stream);
-  return StatusOf(RunForward(p, variant, IsBfloat16(p), PartsOf(p), mask, params, stream));
+  return StatusOf(RunForward(p, variant, IsBfloat16(p), PartsOf(p), s.plan, params, stream));
 }
 
 size_t BackwardScratchBytes(const Problem& p) {
@@ -529,7 +493,7 @@ size_t BackwardScratchBytes(const Problem& p) {
   Tensor16 dOut;
   BackwardScratch s;
   ForwardAgain again;
-  return LayOutBackward(p, nullptr, &in, &dOut, &s, &again);
+  return LayOutBackward(p, nullptr, nullptr, &in, &dOut, &s, &again);
 }
 
 Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void* stream_) {
@@ -541,37 +505,38 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   Tensor16 dOut;
   BackwardScratch s;
   ForwardAgain again;
-  LayOutBackward(p, scratch, &in, &dOut, &s, &again);
-  error = ClearFacts(p, s.facts, stream);
-  if (error != cudaSuccess) return StatusOf(error);
+  LayOutBackward(p, t.plan, scratch, &in, &dOut, &s, &again);
   BackwardParams params = BackwardParamsOf(p, in, dOut, s, t.dq, t.dk, t.dv);
-  params.dOutFacts = FactsOf(p, s.facts, 3);
-  params.rowFacts = FactsOf(p, s.facts, 4);
-  LaunchMask(p, t.bounds, s.mask, stream);
-  ConvertInputs(p, t, s.facts, &params, stream);
-  LaunchConvert(p, params.mask, {ConvertQueries(p, t.dOut, dOut, params.dOutFacts, 1, p.Dv)}, stream);
-  const float* out = t.out;
-  const float* rowStats = t.rowStats;
-  if (HasFewRows(p)) {
-    error = RunForwardAgain(p, variant, in, s.mask, params, again, stream);
-    if (error != cudaSuccess) return StatusOf(error);
-    out = again.out;
-    rowStats = again.rowStats;
-  }
+  params.dOutFacts = FactsOf(p, s.zeros, 3);
+  params.rowFacts = FactsOf(p, s.zeros, 4);
+  error = MakePlanOf(p, t.bounds, t.plan, s.plan, stream);
+  if (error == cudaSuccess) error = Clear(s.zeros, stream);
+  ConvertList list = InputsToConvert(p, t, s.zeros, &params);
+  list.tensors[list.count++] = ConvertQueries(p, t.dOut, dOut, params.dOutFacts, 1, p.Dv);
+  if (error == cudaSuccess) error = LaunchConvert(p, list, variant.large, stream);
+  const bool computesAgain = HasFewRows(p);
+  if (error == cudaSuccess && computesAgain) error = RunForwardAgain(p, variant, in, s, params, again, stream);
+  if (error != cudaSuccess) return StatusOf(error);
+  RowsParams rows =
+      RowsParamsOf(p, computesAgain ? again.out : t.out, dOut, computesAgain ? again.rowStats : t.rowStats, t.dLse, s, params);
+  rows.rowFacts = params.rowFacts;
   if (PartsOf(p) == 2) {
-    const Tensor16 whole = Tensor16In(p, t.dOut, p.Sq, p.H, p.Dv);
-    LaunchRows<__half, float>(p, out, whole, {}, rowStats, t.dLse, s, params.rowFacts, stream);
+    rows.dOut = Tensor16In(p, t.dOut, p.Sq, p.H, p.Dv);
+    error = LaunchRows<__half, float>(rows, variant.large, stream);
   } else if (IsBfloat16(p)) {
-    LaunchRows<__nv_bfloat16, __nv_bfloat16>(p, out, dOut, {}, rowStats, t.dLse, s, params.rowFacts, stream);
+    error = LaunchRows<__nv_bfloat16, __nv_bfloat16>(rows, variant.large, stream);
   } else {
-    LaunchRows<__half, __half>(p, out, dOut, params.dOutFacts, rowStats, t.dLse, s, params.rowFacts, stream);
+    rows.dOutFacts = params.dOutFacts;
+    error = LaunchRows<__half, __half>(rows, variant.large, stream);
   }
-  return StatusOf(RunBackward(p, variant, IsBfloat16(p), PartsOf(p), s.mask, params, stream));
+  if (error != cudaSuccess) return StatusOf(error);
+  return StatusOf(RunBackward(p, variant, IsBfloat16(p), PartsOf(p), s.plan, params, stream));
 }
 
 size_t Forward16ScratchBytes(const Problem& p) {
   Scratch scratch(nullptr);
-  TakeMask(p, scratch);
+  TakeZeros(p, scratch);
+  TakePlanOf(p, nullptr, scratch);
   return scratch.bytes();
 }
 
@@ -579,18 +544,21 @@ Status Forward16(const Problem& p, bool bfloat16, const void* q, const void* k, 
                  float* out, float* lse, float* rowStats, void* base, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   Variant variant;
-  const cudaError_t error = VariantOf(p, &variant);
+  cudaError_t error = VariantOf(p, &variant);
   if (error != cudaSuccess) return StatusOf(error);
   Scratch scratch(base);
-  const MaskScratch mask = TakeMask(p, scratch);
-  const ForwardParams params = ForwardParamsOf(p, GivenInputs(p, q, k, v), mask, out, lse, rowStats);
-  LaunchMask(p, bounds, mask, stream);
-  return StatusOf(RunForward(p, variant, bfloat16, 1, mask, params, stream));
+  const Zeros zeros = TakeZeros(p, scratch);
+  const Plan plan = TakePlanOf(p, nullptr, scratch);
+  error = MakePlanOf(p, bounds, nullptr, plan, stream);
+  if (error == cudaSuccess) error = Clear(zeros, stream);
+  if (error != cudaSuccess) return StatusOf(error);
+  const ForwardParams params = ForwardParamsOf(p, GivenInputs(p, q, k, v), plan, zeros.counter, out, lse, rowStats);
+  return StatusOf(RunForward(p, variant, bfloat16, 1, plan, params, stream));
 }
 
 size_t Backward16ScratchBytes(const Problem& p) {
   Scratch scratch(nullptr);
-  TakeBackward(p, scratch);
+  TakeBackward(p, nullptr, scratch);
   return scratch.bytes();
 }
 
@@ -599,19 +567,19 @@ Status Backward16(const Problem& p, bool bfloat16, const void* q, const void* k,
                   float* dv, void* base, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   Variant variant;
-  const cudaError_t error = VariantOf(p, &variant);
+  cudaError_t error = VariantOf(p, &variant);
   if (error != cudaSuccess) return StatusOf(error);
   Scratch scratch(base);
-  const BackwardScratch s = TakeBackward(p, scratch);
+  const BackwardScratch s = TakeBackward(p, nullptr, scratch);
   const Tensor16 dOut16 = Tensor16In(p, dOut, p.Sq, p.H, p.Dv);
-  LaunchMask(p, bounds, s.mask, stream);
-  if (bfloat16) {
-    LaunchRows<__nv_bfloat16, __nv_bfloat16>(p, out, dOut16, {}, rowStats, dLse, s, {}, stream);
-  } else {
-    LaunchRows<__half, __half>(p, out, dOut16, {}, rowStats, dLse, s, {}, stream);
-  }
   const BackwardParams params = BackwardParamsOf(p, GivenInputs(p, q, k, v), dOut16, s, dq, dk, dv);
-  return StatusOf(RunBackward(p, variant, bfloat16, 1, s.mask, params, stream));
+  error = MakePlanOf(p, bounds, nullptr, s.plan, stream);
+  if (error != cudaSuccess) return StatusOf(error);
+  const RowsParams rows = RowsParamsOf(p, out, dOut16, rowStats, dLse, s, params);
+  error = bfloat16 ? LaunchRows<__nv_bfloat16, __nv_bfloat16>(rows, variant.large, stream)
+                   : LaunchRows<__half, __half>(rows, variant.large, stream);
+  if (error != cudaSuccess) return StatusOf(error);
+  return StatusOf(RunBackward(p, variant, bfloat16, 1, s.plan, params, stream));
 }
 
 }  // namespace flashmask::cuda

@@ -3,6 +3,7 @@
 
 #include "exponents.cuh"
 #include "mask.cuh"
+#include "overlap.cuh"
 #include "params.h"
 #include "primitives.cuh"
 
@@ -23,7 +24,8 @@ struct ConvertParams {
 struct ConvertList {
   Sizes sizes;
   Mask mask;
-  ConvertParams tensors[3];
+  int count;
+  ConvertParams tensors[4];
 };
 
 // Whether some visible pair uses this row of a tensor. If none does, the row becomes zeros, so that its numbers have no
@@ -72,12 +74,41 @@ __device__ inline void RaiseMagnitude(uint32_t* magnitude, float x) {
   if (*reinterpret_cast<volatile uint32_t*>(magnitude) < bits) atomicMax(magnitude, bits);
 }
 
+// Adds what the threads of a block know of a head's numbers to its facts, once: accesses of many to one address queue
+// up. All threads call it.
+template <int kThreads>
+__device__ inline void AddFacts(const Facts& facts, int keyBatchHead, float largest, bool finite) {
+  static __shared__ float ofWarps[kThreads / kWarp];
+  const bool allFinite = __syncthreads_and(finite) != 0;
+  largest = WarpMax(largest);
+  if (threadIdx.x % kWarp == 0) ofWarps[threadIdx.x / kWarp] = largest;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (const float other : ofWarps) largest = fmaxf(largest, other);
+  if (!allFinite && facts.notFinite != nullptr) facts.notFinite[keyBatchHead] = 1;
+  if (facts.magnitudes != nullptr) RaiseMagnitude(&facts.magnitudes[keyBatchHead], largest);
+}
+
 // Numbers of at least this magnitude count as not finite (Facts): infinities, and in unscaled tensors also numbers
 // whose products may overflow.
 template <class T>
 constexpr float kNotFiniteFrom = kInfinity;
 template <>
 constexpr float kNotFiniteFrom<__nv_bfloat16> = 0x1p50f;
+
+// Clears what a call begins with as zeros.
+struct ClearParams {
+  int* words;
+  int count;
+};
+
+constexpr int kClearThreads = 256;
+
+__global__ void ClearKernel(const __grid_constant__ ClearParams p) {
+  LetNextKernelStart();
+  const int word = blockIdx.x * kClearThreads + threadIdx.x;
+  if (word < p.count) p.words[word] = 0;
+}
 
 constexpr int kConvertThreads = 256;
 constexpr int kConvertRows = 64;
@@ -86,22 +117,12 @@ constexpr int kConvertRows = 64;
 // Both write zeros to rows that no visible pair uses.
 enum class ConvertStep { kRound, kScale };
 
-// One thread block per kConvertRows rows of one head: blockIdx.x = b * heads + h, y = block of rows, z = tensor.
-template <class T, int kParts, ConvertStep kStep>
-__global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_constant__ ConvertList list) {
-  const ConvertParams& p = list.tensors[blockIdx.z];
-  const int batchHead = blockIdx.x;
-  const int row0 = blockIdx.y * kConvertRows;
-  if (row0 >= p.rows || batchHead >= list.sizes.B * p.heads) return;
+// Converts kConvertRows rows of a head, as a thread block, and adds to what its thread knows of the numbers.
+template <class T, int kParts>
+__device__ inline void ConvertRows(const ConvertList& list, const ConvertParams& p, int batchHead, int row0,
+                                   float factor, float* largest, bool* finite) {
   const int b = batchHead / p.heads;
   const int h = batchHead % p.heads;
-  const int keyBatchHead = batchHead / p.group;
-  float factor = 1;
-  if constexpr (kStep == ConvertStep::kScale) {
-    const int exponent = ExponentOf<kParts>(p.facts, keyBatchHead);
-    if (exponent == 0) return;
-    factor = PowerOfTwo(-exponent);
-  }
   static __shared__ bool connected[kConvertRows];
   const int ownRow = row0 + threadIdx.x;
   if (threadIdx.x < kConvertRows && ownRow < p.rows) connected[threadIdx.x] = IsConnected(list, p, b, h, ownRow);
@@ -110,8 +131,6 @@ __global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_co
   const int count = min(kConvertRows, p.rows - row0) * chunks;
   const float* from = p.from.data + b * p.from.batch + h * p.from.head + row0 * p.from.row;
   const int64_t to = (static_cast<int64_t>(batchHead) * p.rows + row0) * p.to.channels;
-  float largest = 0;
-  bool finite = true;
   for (int i = threadIdx.x; i < count; i += kConvertThreads) {
     float x[8];
     ReadChunk(x, from + i / chunks * p.from.row, i % chunks * 8, p.from.channels);
@@ -120,17 +139,39 @@ __global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_co
     for (int j = 0; j < 8; ++j) {
       x[j] = isConnected ? x[j] * p.factor : 0.f;
       const float magnitude = fabsf(x[j]);
-      if (magnitude < kInfinity) largest = fmaxf(largest, magnitude);
-      finite &= magnitude < kNotFiniteFrom<T>;
+      if (magnitude < kInfinity) *largest = fmaxf(*largest, magnitude);
+      *finite &= magnitude < kNotFiniteFrom<T>;
     }
     WriteChunk<T, kParts>(p.to, to + static_cast<int64_t>(i) * 8, x, factor);
   }
+}
+
+// A thread block converts blocks of kConvertRows rows of one head: blockIdx.x = b * heads + h, y = the first block of
+// rows of every gridDim.y, z = tensor.
+template <class T, int kParts, ConvertStep kStep>
+__global__ void __launch_bounds__(kConvertThreads) ConvertKernel(const __grid_constant__ ConvertList list) {
+  LetNextKernelStart();
+  // The kernel before has cleared the facts, or written them.
+  if constexpr (kStep == ConvertStep::kScale) WaitForKernelBefore();
+  const ConvertParams& p = list.tensors[blockIdx.z];
+  const int batchHead = blockIdx.x;
+  if (batchHead >= list.sizes.B * p.heads) return;
+  const int keyBatchHead = batchHead / p.group;
+  float factor = 1;
+  if constexpr (kStep == ConvertStep::kScale) {
+    const int exponent = ExponentOf<kParts>(p.facts, keyBatchHead);
+    if (exponent == 0) return;
+    factor = PowerOfTwo(-exponent);
+  }
+  float largest = 0;
+  bool finite = true;
+  for (int row0 = blockIdx.y * kConvertRows; row0 < p.rows; row0 += gridDim.y * kConvertRows) {
+    ConvertRows<T, kParts>(list, p, batchHead, row0, factor, &largest, &finite);
+    __syncthreads();
+  }
   if constexpr (kStep == ConvertStep::kRound) {
-    if (!finite) p.facts.notFinite[keyBatchHead] = 1;
-    largest = WarpMax(largest);
-    if (p.facts.magnitudes != nullptr && threadIdx.x % kWarp == 0) {
-      RaiseMagnitude(&p.facts.magnitudes[keyBatchHead], largest);
-    }
+    WaitForKernelBefore();
+    AddFacts<kConvertThreads>(p.facts, keyBatchHead, largest, finite);
   }
 }
 
@@ -149,25 +190,27 @@ struct RowsParams {
   float* rowShift;
   Facts rowFacts;  // output
   int* counter;    // output: 0
+  Tensor32 dq;     // output: zeros, to which gradients are added; data null: not that
 };
 
-// Computes the row fields of BackwardParams, one warp per row. T is the type that the products read; DOut is the type
-// of dO here, scaled if it is __half.
-template <class T, class DOut, int kThreads>
-__global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ RowsParams p) {
+// Computes the row fields of BackwardParams of one row, as a warp. T is the type that the products read; DOut is the
+// type of dO here, scaled if it is __half.
+template <class T, class DOut>
+__device__ inline void ComputeRow(const RowsParams& p, int64_t batchHead, int row, float* largest, bool* finite) {
   const int H = p.sizes.H;
   const int Sq = p.sizes.Sq;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
-  if (index == 0) *p.counter = 0;
-  const int row = index % p.rowsOfHead;
-  const int64_t batchHead = index / p.rowsOfHead;
-  if (batchHead >= p.sizes.B * H) return;
+  const int64_t index = batchHead * p.rowsOfHead + row;
+  const int lane = threadIdx.x % kWarp;
   if (row >= Sq) {
-    p.reference[index] = p.weight[index] = p.rowShift[index] = 0;
+    if (lane == 0) p.reference[index] = p.weight[index] = p.rowShift[index] = 0;
     return;
   }
   const int h = batchHead % H;
   const int b = batchHead / H;
+  if (p.dq.data != nullptr) {
+    float* dq = p.dq.data + b * p.dq.batch + h * p.dq.head + row * p.dq.row;
+    for (int channel = lane; channel < p.dq.channels; channel += kWarp) dq[channel] = 0;
+  }
   const float* out = p.out.data + b * p.out.batch + h * p.out.head + row * p.out.row;
   const DOut* dOut = static_cast<const DOut*>(p.dOut.data) + b * p.dOut.batch + h * p.dOut.head + row * p.dOut.row;
   const int keyBatchHead = b * p.sizes.Hkv + h / (H / p.sizes.Hkv);
@@ -175,25 +218,42 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ R
   const bool seesKeys = stats.y != 0;
   float sum = 0;
   if (seesKeys) {
-    for (int channel = threadIdx.x % kWarp; channel < p.out.channels; channel += kWarp) {
+    for (int channel = lane; channel < p.out.channels; channel += kWarp) {
       sum = fmaf(out[channel], static_cast<float>(dOut[channel]), sum);
     }
   }
   sum = WarpSum(sum);
-  if (threadIdx.x % kWarp != 0) return;
   // A row that sees no key has weights of exactly 0, whatever its incoming gradient.
   const float dLse = p.dLse == nullptr ? 0.f : p.dLse[batchHead * Sq + row];
   const float unit = PowerOfTwo(ExponentOf<1>(p.dOutFacts, keyBatchHead));
   const float rowShift = seesKeys ? sum * unit - dLse : 0.f;
-  p.reference[index] = seesKeys ? stats.x : 0.f;
-  p.weight[index] = seesKeys ? PowerOfTwo(kBackwardWeightShift<T>) / stats.y : 0.f;
-  p.rowShift[index] = rowShift;
-  const float magnitude = fabsf(rowShift);
-  const bool finite = magnitude < kNotFiniteFrom<T> && stats.y < kInfinity;
-  if (!finite && p.rowFacts.notFinite != nullptr) p.rowFacts.notFinite[keyBatchHead] = 1;
-  if (magnitude < kInfinity && p.rowFacts.magnitudes != nullptr) {
-    RaiseMagnitude(&p.rowFacts.magnitudes[keyBatchHead], magnitude);
+  if (lane == 0) {
+    p.reference[index] = seesKeys ? stats.x : 0.f;
+    p.weight[index] = seesKeys ? PowerOfTwo(kBackwardWeightShift<T>) / stats.y : 0.f;
+    p.rowShift[index] = rowShift;
   }
+  const float magnitude = fabsf(rowShift);
+  *finite &= magnitude < kNotFiniteFrom<T> && stats.y < kInfinity;
+  if (magnitude < kInfinity) *largest = fmaxf(*largest, magnitude);
+}
+
+constexpr int kRowsThreads = 256;
+constexpr int kRowsOfBlock = 32;  // divides rowsOfHead
+
+// A thread block per kRowsOfBlock rows of one head.
+template <class T, class DOut>
+__global__ void __launch_bounds__(kRowsThreads) RowsKernel(const __grid_constant__ RowsParams p) {
+  WaitForKernelBefore();
+  LetNextKernelStart();
+  if (blockIdx.x == 0 && threadIdx.x == 0) *p.counter = 0;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock;
+  const int64_t batchHead = first / p.rowsOfHead;
+  float largest = 0;
+  bool finite = true;
+  for (int i = threadIdx.x / kWarp; i < kRowsOfBlock; i += kRowsThreads / kWarp) {
+    ComputeRow<T, DOut>(p, batchHead, static_cast<int>(first % p.rowsOfHead) + i, &largest, &finite);
+  }
+  AddFacts<kRowsThreads>(p.rowFacts, static_cast<int>(batchHead / (p.sizes.H / p.sizes.Hkv)), largest, finite);
 }
 
 }  // namespace flashmask::cuda

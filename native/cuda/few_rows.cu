@@ -10,6 +10,7 @@
 #include "host.h"
 #include "mask.cuh"
 #include "primitives.cuh"
+#include "start.h"
 
 namespace flashmask::cuda {
 namespace {
@@ -277,8 +278,8 @@ __global__ void __launch_bounds__(kCombineThreads) CombineSplitsKernel(const __g
       out[n][3] = fmaf(factor, x.w, out[n][3]);
     }
   }
-  __shared__ float sums[kCombineWarps];
-  __shared__ __align__(16) float outs[kCombineWarps][kMaxHeadSize];
+  static __shared__ float sums[kCombineWarps];
+  static __shared__ __align__(16) float outs[kCombineWarps][kMaxHeadSize];
   if (lane == 0) sums[warp] = sum;
 #pragma unroll
   for (int n = 0; n < kLaneQuads; ++n) WriteQuad(&outs[warp][(lane + n * kWarp) * 4], out[n]);
@@ -315,8 +316,7 @@ cudaError_t LaunchProducts(const FewRowsParams& params, cudaStream_t stream) {
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   if (error != cudaSuccess) return error;
   const int64_t blocks = int64_t{params.sizes.B} * params.sizes.Hkv * params.splits;
-  kernel<<<static_cast<unsigned>(blocks), Tile::kThreads, Tile::kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  return Start(kernel, {static_cast<unsigned>(blocks), Tile::kThreads, Tile::kSharedBytes, stream}, params);
 }
 
 template <int kD>
@@ -336,8 +336,7 @@ cudaError_t LaunchFewRows(int kD, const FewRowsParams& params, cudaStream_t stre
   const cudaError_t error = launch(params, stream);
   if (error != cudaSuccess) return error;
   const int64_t rows = int64_t{params.sizes.B} * params.sizes.H * params.sizes.Sq;
-  CombineSplitsKernel<<<static_cast<unsigned>(rows), kCombineThreads, 0, stream>>>(params);
-  return cudaGetLastError();
+  return Start(CombineSplitsKernel, {static_cast<unsigned>(rows), kCombineThreads, 0, stream}, params);
 }
 
 }  // namespace flashmask::cuda

@@ -58,8 +58,7 @@ cudaError_t LaunchStaying(void (*kernel)(Params), const Params& params, int64_t 
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(works, processors));
-  Start(kernel, blocks, Tile::kThreads, Tile::kSharedBytes, stream, params);
-  return cudaGetLastError();
+  return Start(kernel, {blocks, Tile::kThreads, Tile::kSharedBytes, stream, true}, params);
 }
 
 }  // namespace flashmask::cuda

@@ -17,8 +17,7 @@ cudaError_t LaunchTiles(const typename Launch::Params& params, cudaStream_t stre
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (error != cudaSuccess) return error;
   const int64_t blocks = Launch::template Blocks<Tile>(params.sizes);
-  Start(kernel, static_cast<unsigned>(blocks), Tile::kThreads, kBytes, stream, params);
-  return cudaGetLastError();
+  return Start(kernel, {static_cast<unsigned>(blocks), Tile::kThreads, kBytes, stream}, params);
 }
 
 template <class Launch, class T, int kParts, bool kLarge>

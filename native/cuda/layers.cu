@@ -241,8 +241,7 @@ __global__ void AdamWKernel(AdamW layer) {
 template <class Layer>
 Status LaunchItems(void (*kernel)(Layer), const Layer& layer, int64_t threads, void* stream) {
   const auto blocks = static_cast<unsigned>(CeilDivide(threads, kThreads));
-  Start(kernel, blocks, kThreads, 0, static_cast<cudaStream_t>(stream), layer);
-  return StatusOf(cudaGetLastError());
+  return StatusOf(Start(kernel, {blocks, kThreads, 0, static_cast<cudaStream_t>(stream)}, layer));
 }
 
 }  // namespace
@@ -266,10 +265,10 @@ Status Run(const RmsNormGammaGrad& layer, void* scratch, void* stream) {
   const auto sums = static_cast<float*>(scratch);
   const auto cudaStream = static_cast<cudaStream_t>(stream);
   const dim3 grid(static_cast<unsigned>(CeilDivide(layer.channels, kWarp)), static_cast<unsigned>(slices));
-  Start(GammaSlicesKernel, grid, kThreads, 0, cudaStream, layer, slices, sums);
+  const cudaError_t error = Start(GammaSlicesKernel, {grid, kThreads, 0, cudaStream}, layer, slices, sums);
+  if (error != cudaSuccess) return StatusOf(error);
   const auto blocks = static_cast<unsigned>(CeilDivide(layer.channels, kThreads));
-  Start(GammaKernel, blocks, kThreads, 0, cudaStream, sums, slices, layer.channels, layer.dgamma);
-  return StatusOf(cudaGetLastError());
+  return StatusOf(Start(GammaKernel, {blocks, kThreads, 0, cudaStream}, sums, slices, layer.channels, layer.dgamma));
 }
 
 Status Run(const Rotation& layer, void* stream) {

@@ -51,7 +51,7 @@ struct Sizes {
   int B, H, Hkv, Sq, Sk;
 };
 
-// The mask, computed by the kernels of bounds_map.cuh.
+// The mask, computed by the kernels of bounds_map.cuh and plan.cuh.
 struct Mask {
   // [maskB, Hm, Sk]: start and length of the lower interval of masked rows, then of the upper; null: none
   const int4* spans;

@@ -5,20 +5,43 @@
 
 namespace flashmask::cuda {
 
+// How a kernel starts.
+struct StartConfig {
+  dim3 grid;
+  unsigned threads;
+  size_t sharedBytes;
+  cudaStream_t stream;
+  bool overlaps = false;  // starts while the kernel before it ends (overlap.cuh); on sm_90 only
+  unsigned cluster = 1;   // thread blocks that reach each other's shared memory; more than one on sm_90 only
+};
+
 #ifdef FLASHMASK_EMULATOR
 template <class... Params, class... Arguments>
-void Start(void (*kernel)(Params...), dim3 grid, unsigned threads, size_t sharedBytes, cudaStream_t,
-           const Arguments&... arguments) {
-  emulator::Run(grid, threads, sharedBytes, [&] { kernel(arguments...); });
+cudaError_t Start(void (*kernel)(Params...), const StartConfig& launch, const Arguments&... arguments) {
+  emulator::Run(launch.grid, launch.threads, launch.sharedBytes, [&] { kernel(arguments...); }, launch.cluster);
+  return cudaSuccess;
 }
 #else
 template <class... Params, class... Arguments>
-void Start(void (*kernel)(Params...), dim3 grid, unsigned threads, size_t sharedBytes, cudaStream_t stream,
-           const Arguments&... arguments) {
-  // clang-format would take the brackets apart.
-  // clang-format off
-  kernel<<<grid, threads, sharedBytes, stream>>>(arguments...);
-  // clang-format on
+cudaError_t Start(void (*kernel)(Params...), const StartConfig& launch, const Arguments&... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = launch.grid;
+  config.blockDim = dim3(launch.threads);
+  config.dynamicSmemBytes = launch.sharedBytes;
+  config.stream = launch.stream;
+  config.attrs = attributes;
+  if (launch.overlaps) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (launch.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {launch.cluster, 1, 1};
+  }
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 #endif
 

@@ -42,6 +42,7 @@ struct AllocatorAttributes {
   X(Code, GetCode, (const Status*))                                                                                   \
   X(const char*, Message, (const Status*))                                                                            \
   X(void, DeleteTensor, (Tensor*))                                                                                    \
+  X(DataType, TensorType, (const Tensor*))                                                                            \
   X(int, NumDims, (const Tensor*))                                                                                    \
   X(int64_t, Dim, (const Tensor*, int))                                                                               \
   X(void*, TensorData, (const Tensor*))                                                                               \

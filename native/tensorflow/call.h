@@ -93,6 +93,11 @@ class Call {
     return api.TensorData(tensor.get());
   }
 
+  DataType InputType(int index) {
+    Input(index);
+    return api.TensorType(inputs_[index].get());
+  }
+
   Shape InputShape(int index) {
     Input(index);
     const Tensor* tensor = inputs_[index].get();

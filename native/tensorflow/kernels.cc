@@ -19,9 +19,11 @@ struct Attributes {
 };
 
 constexpr const char* kName = "FlashMaskAttention";
+constexpr const char* kPlanName = "FlashMaskPlan";
 
-// Indices of the inputs of both ops.
+// Indices of the inputs of both ops. The bounds may be a plan.
 enum Input { kQ, kK, kV, kBounds, kSeed, kOut, kRowStats, kDOut, kDLse };
+enum PlanInput { kPlanBounds, kPlanQueryLength };
 
 // ---- Attributes ----
 
@@ -53,7 +55,14 @@ void Delete(void* attributes) { delete static_cast<Attributes*>(attributes); }
 
 // ---- A call ----
 
-void Require(bool holds, const char* rule, const Shape& got) { RequireShape(holds, kName, rule, got); }
+void Require(bool holds, const std::string& rule, const Shape& got) { RequireShape(holds, kName, rule.c_str(), got); }
+
+void RequireForm(const char* op, const Problem& p, const Shape& got) {
+  const bool form = p.n == 0 || p.n == 2 || p.n == (p.causal ? 1 : 4);
+  RequireShape(form, op, "bounds must have 0, 1 or 2 numbers a key if causal, else 0, 2 or 4", got);
+}
+
+bool HasPlan(Call* call) { return call->InputType(kBounds) == kFloat; }
 
 // The op in TypeScript has already checked the call and throws clear errors. This check is for other callers: no kernel
 // may read or write outside its tensors.
@@ -68,11 +77,11 @@ void CheckProblem(Call* call, const Problem& p) {
   Require(p.D > 0 && p.D <= 256 && p.Dv > 0 && p.Dv <= 256, "D and Dv must be from 1 to 256", {p.D, p.Dv});
   Require(p.maskB == 1 || p.maskB == p.B, "bounds must have 1 or B batches", bounds);
   Require(p.Hm == 1 || p.Hm == p.Hkv || p.Hm == p.H, "bounds must have 1, Hkv or H heads", bounds);
-  Require(bounds[2] == p.Sk, "bounds must have Sk keys", bounds);
-  const bool form = p.n == 0 || p.n == 2 || p.n == (p.causal ? 1 : 4);
-  Require(form, "bounds must have 0, 1 or 2 numbers a key if causal, else 0, 2 or 4", bounds);
+  Require(HasPlan(call) || bounds[2] == p.Sk, "bounds must have Sk keys", bounds);
+  RequireForm(kName, p, bounds);
 }
 
+template <typename Device>
 Problem ProblemOf(Call* call, const Attributes& attributes) {
   for (const int i : {kQ, kK, kV, kBounds}) {
     Require(call->InputShape(i).size() == 4, "q, k, v and bounds must have rank 4", call->InputShape(i));
@@ -93,8 +102,9 @@ Problem ProblemOf(Call* call, const Attributes& attributes) {
   p.Dv = call->InputShape(kV)[3];
   p.maskB = bounds[0];
   p.Hm = bounds[1];
-  p.n = bounds[3];
+  p.n = bounds[HasPlan(call) ? 2 : 3];
   CheckProblem(call, p);
+  if (HasPlan(call)) Device::CheckPlan(p, bounds);
   const auto* words = static_cast<const uint32_t*>(call->Input(kSeed));
   p.seed = words[0] | static_cast<uint64_t>(words[1]) << 32;
   return p;
@@ -109,7 +119,11 @@ Tensors InputsOf(Call* call) {
   tensors.q = static_cast<const float*>(call->Input(kQ));
   tensors.k = static_cast<const float*>(call->Input(kK));
   tensors.v = static_cast<const float*>(call->Input(kV));
-  tensors.bounds = static_cast<const int32_t*>(call->Input(kBounds));
+  if (HasPlan(call)) {
+    tensors.plan = const_cast<void*>(call->Input(kBounds));
+  } else {
+    tensors.bounds = static_cast<const int32_t*>(call->Input(kBounds));
+  }
   return tensors;
 }
 
@@ -146,6 +160,9 @@ BackwardTensors BackwardTensorsOf(Call* call, const Problem& p) {
 struct Cpu {
   static constexpr const char* kDevice = "CPU";
 
+  static void CheckPlan(const Problem&, const Shape& plan) {
+    Require(false, "on a CPU bounds must be int32: plans are for GPUs", plan);
+  }
   static void Run(Call* call, const Problem& p, const ForwardTensors& tensors, int threads) {
     cpu::Forward(p, tensors, call->Scratch(cpu::ForwardScratchBytes(p, threads)), threads);
   }
@@ -155,9 +172,21 @@ struct Cpu {
 };
 
 #ifdef FLASHMASK_CUDA
+// The sizes of the bounds but for the keys, and then the words. Causal masks have one more, which tells plans apart.
+Shape PlanShape(const Problem& p) {
+  const int64_t words = cuda::PlanBytes(p) / sizeof(float);
+  const int64_t parts = p.maskB * p.Hm * p.n;
+  return {p.maskB, p.Hm, p.n, (words + parts - 1) / parts + (p.causal ? 1 : 0)};
+}
+
 struct Gpu {
   static constexpr const char* kDevice = "GPU";
 
+  static void CheckPlan(const Problem& p, const Shape& plan) {
+    Require(p.n > 0, "a plan must be one of bounds", plan);
+    const Shape shape = PlanShape(p);
+    Require(plan == shape, "the plan must be one for these lengths and causal, " + Text(shape), plan);
+  }
   static void Run(Call* call, const Problem& p, const ForwardTensors& tensors, int) {
     void* scratch = call->Scratch(cuda::ForwardScratchBytes(p));
     Launch(tensors.q, [&](void* stream) { return cuda::Forward(p, tensors, scratch, stream); });
@@ -175,7 +204,7 @@ template <typename Device>
 void ComputeForward(void* kernel, OpKernelContext* context) {
   const auto& attributes = *static_cast<const Attributes*>(kernel);
   Guard(context, kName, [&](Call* call) {
-    const Problem p = ProblemOf(call, attributes);
+    const Problem p = ProblemOf<Device>(call, attributes);
     Device::Run(call, p, ForwardTensorsOf(call, p), attributes.threads);
   });
 }
@@ -184,10 +213,52 @@ template <typename Device>
 void ComputeBackward(void* kernel, OpKernelContext* context) {
   const auto& attributes = *static_cast<const Attributes*>(kernel);
   Guard(context, kName, [&](Call* call) {
-    const Problem p = ProblemOf(call, attributes);
+    const Problem p = ProblemOf<Device>(call, attributes);
     Device::Run(call, p, BackwardTensorsOf(call, p), attributes.threads);
   });
 }
+
+#ifdef FLASHMASK_CUDA
+// ---- Plans ----
+
+void* CreatePlan(OpKernelConstruction* construction) {
+  const OwnStatus status;
+  auto causal = std::make_unique<bool>(ReadBool(construction, "causal", status));
+  if (status.ok()) return causal.release();
+  api.OpKernelConstruction_Failure(construction, status.get());
+  return nullptr;
+}
+
+void DeletePlan(void* causal) { delete static_cast<bool*>(causal); }
+
+Problem PlanProblemOf(Call* call, bool causal) {
+  const Shape bounds = call->InputShape(kPlanBounds);
+  const Shape queryLength = call->InputShape(kPlanQueryLength);
+  RequireShape(bounds.size() == 4, kPlanName, "bounds must have rank 4", bounds);
+  RequireShape(queryLength.empty(), kPlanName, "query_length must be a number", queryLength);
+  Problem p = {};
+  p.causal = causal;
+  p.maskB = bounds[0];
+  p.Hm = bounds[1];
+  p.Sk = bounds[2];
+  p.n = bounds[3];
+  p.Sq = *static_cast<const int32_t*>(call->Input(kPlanQueryLength));
+  RequireForm(kPlanName, p, bounds);
+  const bool some = p.n > 0 && p.maskB > 0 && p.Hm > 0 && p.Sk > 0;
+  RequireShape(some, kPlanName, "there must be bounds", bounds);
+  RequireShape(p.Sq > 0, kPlanName, "query_length must be positive", {p.Sq});
+  return p;
+}
+
+void ComputePlan(void* causal, OpKernelContext* context) {
+  Guard(context, kPlanName, [&](Call* call) {
+    const Problem p = PlanProblemOf(call, *static_cast<const bool*>(causal));
+    const auto* bounds = static_cast<const int32_t*>(call->Input(kPlanBounds));
+    float* plan = call->Output(0, PlanShape(p));
+    Launch(bounds, [&](void* stream) { return cuda::MakePlan(p, bounds, plan, stream); });
+  });
+}
+#endif
 
 template <typename Device>
 std::string RegisterDevice() {
@@ -205,6 +276,8 @@ std::string RegisterKernels() {
   std::string error = RegisterDevice<Cpu>();
 #ifdef FLASHMASK_CUDA
   if (error.empty()) error = RegisterDevice<Gpu>();
+  if (error.empty())
+    error = RegisterKernel(kPlanName, Gpu::kDevice, {CreatePlan, ComputePlan, DeletePlan}, "query_length");
 #endif
   return error;
 }

@@ -12,10 +12,13 @@ namespace {
 
 const char* const kForward = "FlashMaskAttention";
 const char* const kBackward = "FlashMaskAttentionGrad";
+const char* const kPlan = "FlashMaskPlan";
 
 // The attributes do not change from call to call. The seed does, and TensorFlow keeps a kernel for every set of
-// attributes that it has seen, so the seed is an input.
+// attributes that it has seen, so the seed is an input. `mask` is the type of what stands for the mask: int32 for its
+// bounds, float for their plan.
 const Specs kAttrs = {
+    "mask: {int32, float} = DT_INT32",
     "causal: bool",
     "scale: float",
     "layout: {'bshd', 'bhsd'} = 'bshd'",
@@ -46,6 +49,15 @@ void BackwardShapes(ShapeInferenceContext* context, Status* status) {
   for (int i = 0; i < 3; i++) shapes.SetOutput(i, shapes.Input(i, 4));
 }
 
+// A plan has the sizes of its bounds but for the keys, and then its words.
+void PlanShapes(ShapeInferenceContext* context, Status* status) {
+  Shapes shapes(context, status);
+  ShapeHandle* bounds = shapes.Input(0, 4);
+  shapes.Input(1, 0);
+  ShapeHandle* form = shapes.Concatenate(shapes.Slice(bounds, 3, 4), shapes.Unknown());
+  shapes.SetOutput(0, shapes.Concatenate(shapes.Slice(bounds, 0, 2), form));
+}
+
 // Whether TensorFlow knows the op. Another copy of the addon may have registered it, and a second registration ends the
 // process.
 bool IsRegistered(const char* name) {
@@ -60,13 +72,16 @@ bool IsRegistered(const char* name) {
 
 std::string RegisterAll() {
   if (IsRegistered(kBackward)) return "";
-  const Specs qkv = {"q: float", "k: float", "v: float", "bounds: int32", "seed: int32"};
+  const Specs qkv = {"q: float", "k: float", "v: float", "bounds: mask", "seed: int32"};
   Specs all = qkv;
   for (const char* more : {"out: float", "row_stats: float", "d_out: float", "d_lse: float"}) all.push_back(more);
   std::string error =
       RegisterOp({kForward, qkv, {"out: float", "lse: float", "row_stats: float"}, kAttrs, ForwardShapes});
   if (error.empty())
     error = RegisterOp({kBackward, all, {"dq: float", "dk: float", "dv: float"}, kAttrs, BackwardShapes});
+  if (error.empty())
+    error =
+        RegisterOp({kPlan, {"bounds: int32", "query_length: int32"}, {"plan: float"}, {"causal: bool"}, PlanShapes});
   if (error.empty()) error = RegisterKernels();
   if (error.empty()) error = RegisterLayers();
   return error.empty() ? RegisterCollectives() : error;

@@ -7,6 +7,8 @@ import * as tf from '@tensorflow/tfjs';
 import {expect} from 'chai';
 import {flashMaskAttention, masks} from '../../src/entries/index.js';
 import {traced} from '../../src/entries/node.js';
+import {FlashMaskAttention} from '../../src/call/kernel_names.js';
+import {ATTRS} from '../support/attend.js';
 import {devices} from '../support/devices.js';
 import {integer, seeded} from '../support/random.js';
 
@@ -114,6 +116,49 @@ suite(`on a GPU through tfjs-node${gpu?.skip ? ` (${gpu.skip})` : ''}`, () => {
       fn.dispose();
       tf.dispose(expected);
     }
+  });
+
+  it('makes the plan of a mask once for all layers, eager and in functions, and frees it with the bounds', async () => {
+    const [S, heads] = [700, 4];
+    const {binding} = tf.backend() as unknown as {binding: {getNumOfTensors(): number}};
+    const inputs = inputsOf({B: 1, S, H: heads, Hkv: heads, D: 64}, 2);
+    const mask = masks.causalDocument([300, 400]);
+    const layers = ({x, bounds}: tf.NamedTensorMap): tf.Tensor =>
+      [1, 2, 3].reduce((y) => {
+        const [q, k] = [y, inputs[1]] as tf.Tensor4D[];
+        return flashMaskAttention(q, k, q, (bounds ?? mask) as tf.Tensor4D, {causal: true, deterministic: true});
+      }, x);
+    const gradient = (f: (x: tf.Tensor) => tf.Tensor) => tf.grad((x) => tf.sum(tf.square(f(x))))(inputs[0]);
+    const expected = gradient((x) => layers({x}));
+    const fn = traced(({x, k, bounds}) =>
+      flashMaskAttention(x as tf.Tensor4D, k as tf.Tensor4D, x as tf.Tensor4D, bounds as tf.Tensor4D, {
+        causal: true,
+        deterministic: true,
+      }),
+    );
+    let kept = 0;
+    for (let step = 0; step < 5; step++) {
+      const bounds = tf.tensor4d(mask.bounds!, [1, 1, S, 1], 'int32');
+      const eager = gradient((x) => layers({x, bounds}));
+      const inFunctions = gradient((x) => [1, 2, 3].reduce((y) => fn({x: y, k: inputs[1], bounds}), x));
+      for (const got of [eager, inFunctions]) {
+        expect((await countDifferences([got], [expected]).data())[0], `step ${step}`).to.equal(0);
+      }
+      tf.dispose([eager, inFunctions, bounds]);
+      if (step === 3) kept = binding.getNumOfTensors();
+    }
+    expect(binding.getNumOfTensors()).to.equal(kept);
+    fn.dispose();
+    tf.dispose([...inputs, expected]);
+  });
+
+  it('refuses a plan that does not fit, with the values', () => {
+    const x = tf.zeros<tf.Rank.R4>([1, 40, 2, 8]);
+    const plan = tf.zeros([1, 1, 1, 7]);
+    expect(() =>
+      tf.engine().runKernel(FlashMaskAttention, {q: x, k: x, v: x, bounds: plan}, {...ATTRS, causal: true}),
+    ).to.throw(/the plan must be one for these lengths and causal, \[1, 1, 1, \d+\], got \[1, 1, 1, 7\]/);
+    tf.dispose([x, plan]);
   });
 
   it('throws when memory runs out, and works on', async () => {

@@ -294,7 +294,7 @@ function addFailingFunction(binding: RecordedBackend['binding']): {run(ids: numb
     }
   });
 
-  it('frees the copies of bounds with their tensors', () => {
+  it('keeps nothing of bounds that are gone', () => {
     const fn = traced(({q, bounds}) => flashMaskAttention(q, q, q, bounds as tf.Tensor4D, {causal: true}));
     const q = noise([1, 40, 1, 4], 1);
     const step = (): void => {

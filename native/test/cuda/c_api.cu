@@ -35,6 +35,8 @@ flashmask::cuda::Status Backward(const Problem& problem, const BackwardTensors& 
   flashmask::cpu::Backward(problem, tensors, scratch, 0);
   return {};
 }
+size_t PlanBytes(const Problem&) { return 0; }
+flashmask::cuda::Status MakePlan(const Problem&, const int32_t*, void*, void*) { return {}; }
 }  // namespace kernels
 #else
 namespace kernels = flashmask::cuda;
@@ -58,16 +60,25 @@ size_t flashmask_forward_scratch_bytes(const Problem* problem) { return kernels:
 
 size_t flashmask_backward_scratch_bytes(const Problem* problem) { return kernels::BackwardScratchBytes(*problem); }
 
+size_t flashmask_plan_bytes(const Problem* problem) { return kernels::PlanBytes(*problem); }
+
+const char* flashmask_make_plan(const Problem* problem, const int32_t* bounds, void* plan, void* stream) {
+  return Message(kernels::MakePlan(*problem, bounds, plan, stream));
+}
+
+// A plan of the bounds may be given; else it is null.
 const char* flashmask_forward(const Problem* problem, const float* q, const float* k, const float* v,
-                              const int32_t* bounds, float* out, float* lse, float* row_stats, void* scratch,
-                              void* stream) {
-  return Message(kernels::Forward(*problem, ForwardTensors{q, k, v, bounds, out, lse, row_stats}, scratch, stream));
+                              const int32_t* bounds, void* plan, float* out, float* lse, float* row_stats,
+                              void* scratch, void* stream) {
+  const ForwardTensors tensors{q, k, v, bounds, out, lse, row_stats, plan};
+  return Message(kernels::Forward(*problem, tensors, scratch, stream));
 }
 
 const char* flashmask_backward(const Problem* problem, const float* q, const float* k, const float* v,
-                               const int32_t* bounds, const float* out, const float* row_stats, const float* d_out,
-                               const float* d_lse, float* dq, float* dk, float* dv, void* scratch, void* stream) {
-  const BackwardTensors tensors{q, k, v, bounds, out, row_stats, d_out, d_lse, dq, dk, dv};
+                               const int32_t* bounds, void* plan, const float* out, const float* row_stats,
+                               const float* d_out, const float* d_lse, float* dq, float* dk, float* dv, void* scratch,
+                               void* stream) {
+  const BackwardTensors tensors{q, k, v, bounds, out, row_stats, d_out, d_lse, dq, dk, dv, plan};
   return Message(kernels::Backward(*problem, tensors, scratch, stream));
 }
 

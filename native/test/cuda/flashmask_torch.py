@@ -58,9 +58,12 @@ class Library:
             for name, pointers in (('forward', 9), ('backward', 13)):
                 run, scratch = self.functions(name, sixteen)
                 run.restype, scratch.restype = ctypes.c_char_p, ctypes.c_size_t
-                flag = [ctypes.c_int] if sixteen else []
+                flag = [ctypes.c_int] if sixteen else [POINTER]  # the plan
                 run.argtypes = [ctypes.POINTER(Problem), *flag, *[POINTER] * pointers]
                 scratch.argtypes = [ctypes.POINTER(Problem)]
+        self.c.flashmask_plan_bytes.restype, self.c.flashmask_make_plan.restype = ctypes.c_size_t, ctypes.c_char_p
+        self.c.flashmask_plan_bytes.argtypes = [ctypes.POINTER(Problem)]
+        self.c.flashmask_make_plan.argtypes = [ctypes.POINTER(Problem), *[POINTER] * 3]
 
     def functions(self, name, sixteen):
         return getattr(self.c, f'flashmask_{name}{sixteen}'), getattr(
@@ -108,15 +111,21 @@ class Call:
         self.out = self.empty((*q.shape[:3], p.Dv))
         self.lse = self.empty((p.B, p.H, p.Sq))
         self.row_stats = self.empty((p.B, p.H, p.Sq, 2))
-        self.dq = self.dk = self.dv = self.zero_d_lse = None
+        self.dq = self.dk = self.dv = self.zero_d_lse = self.plan = None
         self.scratches = {}
 
     def empty(self, shape, dtype=torch.float32):
         return self.allocate(shape, dtype=dtype, device=self.device)
 
+    def make_plan(self):
+        """Queues the plan of the mask, for all later runs of float32 tensors."""
+        self.plan = self.empty((self.library.c.flashmask_plan_bytes(self.problem),), torch.uint8)
+        pointers = map(address, (self.mask.bounds, self.plan))
+        self.expect_ok('plan', self.library.c.flashmask_make_plan(self.problem, *pointers, self.stream()))
+
     def forward(self):
         """Queues the forward pass on torch's current stream."""
-        tensors = (*self.inputs, self.mask.bounds, self.out, self.lse, self.row_stats)
+        tensors = (*self.inputs, *self.masked(), self.out, self.lse, self.row_stats)
         self.run('forward', *map(address, tensors))
 
     def backward(self, d_out, d_lse=None):
@@ -125,8 +134,11 @@ class Call:
             self.dq, self.dk, self.dv = (self.empty(x.shape) for x in self.inputs)
         if d_lse is None:
             d_lse = self.zeros()
-        tensors = (*self.inputs, self.mask.bounds, self.out, self.row_stats, d_out, d_lse, self.dq, self.dk, self.dv)
+        tensors = (*self.inputs, *self.masked(), self.out, self.row_stats, d_out, d_lse, self.dq, self.dk, self.dv)
         self.run('backward', *map(address, tensors))
+
+    def masked(self):
+        return (self.mask.bounds,) if self.bfloat16 else (self.mask.bounds, self.plan)
 
     def zeros(self):
         if self.zero_d_lse is None:
@@ -137,7 +149,11 @@ class Call:
         run, scratch_bytes = self.library.functions(name, '16' if self.bfloat16 else '')
         if name not in self.scratches:
             self.scratches[name] = self.empty((scratch_bytes(self.problem),), torch.uint8)
-        stream = torch.cuda.current_stream().cuda_stream if self.device.type == 'cuda' else None
-        error = run(self.problem, *self.bfloat16, *pointers, address(self.scratches[name]), stream)
+        self.expect_ok(name, run(self.problem, *self.bfloat16, *pointers, address(self.scratches[name]), self.stream()))
+
+    def stream(self):
+        return torch.cuda.current_stream().cuda_stream if self.device.type == 'cuda' else None
+
+    def expect_ok(self, name, error):
         if error:
             raise RuntimeError(f'{name}: {error.decode()}')

@@ -22,8 +22,10 @@ import {
   type KernelWithPrecisions,
 } from '../../call/kernel_names.js';
 import {dropoutOf} from '../../call/dropout.js';
-import {type TensorFlowBackend, whyNotNative} from './load.js';
+import {whyNotNative} from './load.js';
+import {type PlanningBackend, planOf, planKindOf} from './plans.js';
 import {statusOf} from './status.js';
+import {isRecording} from './traced/recorder.js';
 
 const BACKEND = 'tensorflow';
 
@@ -35,10 +37,13 @@ export interface Attribute {
 }
 
 /** The members of tfjs-node's backend that an op needs. */
-export interface Backend extends TensorFlowBackend {
+export interface Backend extends PlanningBackend {
   /** `values` is set until TensorFlow has the tensor. */
   tensorMap: {get(dataId: object): {values?: unknown}};
-  binding: Record<'TF_ATTR_BOOL' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_ATTR_STRING', number>;
+  binding: PlanningBackend['binding'] &
+    Record<'TF_ATTR_BOOL' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_ATTR_STRING', number>;
+  getInputTensorIds(tensors: TensorInfo[]): number[];
+  createOutputTensor(output: {id: number}): Tensor;
   executeMultipleOutputs(name: string, attributes: Attribute[], inputs: TensorInfo[], outputs: number): Tensor[];
 }
 
@@ -96,6 +101,22 @@ function gradientInputs(backend: Backend, inputs: FlashMaskAttentionGradInputs, 
 /** Outputs of either op: out, lse and rowStats, or dq, dk and dv. */
 const OUTPUTS = 3;
 
+/** The place of the bounds in the inputs of an op. */
+const BOUNDS = 3;
+
+/**
+ * The binding's ids of the inputs of an op. On a GPU the plan of the mask stands in the place of bounds; not in
+ * recordings, whose functions get it when they are made.
+ */
+function idsOf(backend: Backend, all: TensorInfo[], {causal, layout}: FlashMaskAttentionAttrs): number[] {
+  const ids = backend.getInputTensorIds(all);
+  const {shape, dataId} = all[BOUNDS];
+  const plans = backend.isUsingGpuDevice && !isRecording();
+  const kind = plans ? planKindOf({causal, layout, q: all[0].shape, bounds: shape}) : null;
+  if (kind !== null) ids[BOUNDS] = planOf(backend, dataId, ids[BOUNDS], kind);
+  return ids;
+}
+
 /** Runs one op. Its inputs are those of the kernel, with the seed after the bounds. */
 function execute(name: string, inputs: Inputs, attrs: FlashMaskAttentionAttrs, backend: Backend): Tensor[] {
   const {q, k, v, bounds} = inputs;
@@ -104,7 +125,9 @@ function execute(name: string, inputs: Inputs, attrs: FlashMaskAttentionAttrs, b
   const rest = none === null ? [] : gradientInputs(backend, inputs as FlashMaskAttentionGradInputs, none);
   const all = [q, k, v, bounds, seed, ...rest];
   try {
-    return backend.executeMultipleOutputs(name, attributesOf(backend, attrs), all, OUTPUTS);
+    const ids = idsOf(backend, all, attrs);
+    const outputs = backend.binding.executeOp(name, attributesOf(backend, attrs), ids, OUTPUTS);
+    return outputs.map((output) => backend.createOutputTensor(output));
   } catch (error) {
     throw readable(error);
   } finally {

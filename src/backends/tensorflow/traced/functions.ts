@@ -102,14 +102,12 @@ export class Functions {
   }
 
   private program(kind: string, graph: FunctionGraph): Program {
-    const {binding} = this.backend!;
+    const {binding, isUsingGpuDevice: onGpu} = this.backend!;
     const {bfloat16, xla} = this.how;
-    return new Program(
-      binding,
-      `${this.name}_${kind.split(' ')[0]}`,
-      bfloat16 ? withBfloat16(graph, binding) : graph,
+    return new Program(binding, `${this.name}_${kind.split(' ')[0]}`, bfloat16 ? withBfloat16(graph, binding) : graph, {
       xla,
-    );
+      onGpu,
+    });
   }
 
   private remove(key: string): void {

@@ -1,12 +1,13 @@
 /** @file A graph as TensorFlow functions that run one after another: one, or more if XLA compiles it in part. */
 import type {Tensor} from '@tensorflow/tfjs-core';
-import {bitsOf, withBits} from './bits.js';
+import {planOf} from '../plans.js';
 import {type FunctionGraph, isCollective, nodeOf, placeOf} from './function_graph.js';
 import {engineNow} from './gradients.js';
 import {graphDef} from './graph_def.js';
 import {countFunctions} from './progress.js';
 import type {Binding, RecordedBackend} from './recorder.js';
 import {type Segment, segmentsOf} from './segments.js';
+import {type FunctionInput, asTheyAre, withPlans} from './with_plans.js';
 
 /** Counts functions. Global, because the module may be loaded twice and TensorFlow's names are the process's. */
 const COUNT = Symbol.for('tfjs-flashmask.traced');
@@ -15,8 +16,8 @@ const globals = globalThis as {[COUNT]?: number};
 /** A part of the graph. Tensors have the names of the graph's outputs. */
 interface Part {
   segment: Segment;
-  /** Whether an input is passed by its bits. */
-  bits: readonly boolean[];
+  /** The inputs of its function, of what it reads. */
+  inputs: readonly FunctionInput[];
   makes: readonly {output: string; dtype: number; shape: number[]}[];
   /** The tensors that no later part needs, and that are no results. */
   last: readonly string[];
@@ -28,23 +29,26 @@ export class Program {
   private readonly parts: Part[];
   private disposed = false;
 
-  /** @param name Begins the names of the functions. */
+  /**
+   * @param name Begins the names of the functions.
+   * @param how Whether XLA compiles them, and whether they run on a GPU.
+   */
   constructor(
     private readonly binding: Binding,
     private readonly name: string,
     private readonly graph: FunctionGraph,
-    xla: boolean,
+    {xla, onGpu}: {xla: boolean; onGpu: boolean},
   ) {
     const segments = xla ? segmentsOf(graph) : [{...graph, reads: graph.inputs, xla}];
     const made = new Map(graph.nodes.map((node) => [node.name, node.outputs]));
     const kept = new Set([...graph.inputs, ...graph.outputs]);
     this.parts = segments.map((given, at) => {
-      const {graph: own, bits} = withBits(given, binding);
+      const {graph: own, inputs} = onGpu ? withPlans(given, binding) : {graph: given, inputs: asTheyAre(given)};
       const {reads, outputs} = given;
       const later = new Set(segments.slice(at + 1).flatMap((next) => next.reads));
       return {
         segment: {...given, ...own},
-        bits,
+        inputs,
         makes: outputs.map((output) => ({output, ...made.get(nodeOf(output))![placeOf(output)]})),
         last: [...reads, ...outputs].filter((output) => !kept.has(output) && !later.has(output)),
         name: null,
@@ -71,17 +75,20 @@ export class Program {
     return this.graph.outputs.map((output) => values.get(output)!);
   }
 
-  private runPart({segment, bits, makes, last}: Part, name: string, values: Map<string, Tensor>): void {
+  private runPart({segment, inputs, makes, last}: Part, name: string, values: Map<string, Tensor>): void {
     // tf.engine().reset() makes a new backend, with the same binding.
     const backend = engineNow().backend as RecordedBackend;
-    const inputs = segment.reads.map((read) => values.get(read)!);
-    const ids = backend.getInputTensorIds(inputs).map((id, i) => (bits[i] ? bitsOf(backend, inputs[i], id) : id));
+    const read = segment.reads.map((output) => values.get(output)!);
+    const given = backend.getInputTensorIds(read);
+    const ids = inputs.map(({of, plan}) =>
+      plan === null ? given[of] : planOf(backend, read[of].dataId, given[of], plan),
+    );
     const made = backend.binding.runFunction!(name, ids, makes.length);
     makes.forEach(({output, dtype, shape}, i) => {
       values.set(output, backend.createOutputTensor({id: made[i], dtype, shape}));
     });
-    last.forEach((read) => {
-      values.get(read)!.dispose();
+    last.forEach((output) => {
+      values.get(output)!.dispose();
     });
   }
 

@@ -45,6 +45,7 @@ export interface Binding extends AttributeTypes {
 
 /** The members of tfjs-node's backend that a recording needs. */
 export interface RecordedBackend {
+  isUsingGpuDevice: boolean;
   binding: Binding;
   tensorMap: {get(dataId: DataId): {id: number; shape: number[]; dtype: number; values: unknown}};
   getInputTensorIds(tensors: Tensor[]): number[];
