@@ -83,7 +83,7 @@ __device__ inline void RaiseMagnitude(uint32_t* magnitude, float x) {
 template <class T>
 constexpr float kNotFiniteFrom = kInfinity;
 template <>
-constexpr float kNotFiniteFrom<__nv_bfloat16> = 0x1p50f;
+inline constexpr float kNotFiniteFrom<__nv_bfloat16> = 0x1p50f;
 
 constexpr int kConvertThreads = 256;
 constexpr int kConvertRows = 64;
