@@ -94,7 +94,7 @@ __device__ inline void AddFacts(const Facts& facts, int keyBatchHead, float larg
 template <class T>
 constexpr float kNotFiniteFrom = kInfinity;
 template <>
-constexpr float kNotFiniteFrom<__nv_bfloat16> = 0x1p50f;
+inline constexpr float kNotFiniteFrom<__nv_bfloat16> = 0x1p50f;
 
 // Clears what a call begins with as zeros.
 struct ClearParams {

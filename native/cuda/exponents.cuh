@@ -55,6 +55,6 @@ __device__ inline float ScaleOfScores(const Scale& scale, int exponent) {
 template <class T>
 constexpr int kBackwardWeightShift = 0;
 template <>
-constexpr int kBackwardWeightShift<__half> = 14;
+inline constexpr int kBackwardWeightShift<__half> = 14;
 
 }  // namespace flashmask::cuda

@@ -24,7 +24,7 @@ constexpr float kSlack = 8;
 template <class T>
 constexpr int kForwardWeightShift = 0;
 template <>
-constexpr int kForwardWeightShift<__half> = 7;
+inline constexpr int kForwardWeightShift<__half> = 7;
 template <class T, int kParts>
 constexpr int kReferenceShift = kParts == 1 ? kForwardWeightShift<T> : 0;
 template <class T, int kParts>

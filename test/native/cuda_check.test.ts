@@ -33,7 +33,7 @@ const FLAGS = [
 ];
 
 /** Random calls of each of two processes. */
-const CALLS = full ? 300 : 15;
+const CALLS = full ? 300 : 25;
 /** Kernels in which instructions are left out, of those of emulator_order_check.cc. */
 const VARIANTS = full ? 5 : 2;
 
