@@ -13,7 +13,6 @@
 #include "start.h"
 
 namespace flashmask::cuda {
-namespace {
 
 // A tile of keys; -1: none.
 struct KeyTile {
@@ -40,11 +39,6 @@ __device__ inline TileKind ClassifyKeys(const FewRowsParams& p, const HeadRows& 
   }
   // A tile that is full for some heads and empty for others hides pairs.
   return kinds != kEmpty && anyEmpty ? kinds | kHidesEdge : kinds;
-}
-
-__device__ inline void CopyAsync4(uint32_t shared, const void* global, bool valid) {
-  const int bytes = valid ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(bytes));
 }
 
 // Starts the copy of a tile from row `row0` of a head. Rows and channels past the end become zeros.
@@ -165,12 +159,13 @@ template <class Products>
 __global__ void __launch_bounds__(Products::Tile::kThreads, Products::Tile::kBlocks)
     FewRowsKernel(const __grid_constant__ FewRowsParams p) {
   using Tile = typename Products::Tile;
-  extern __shared__ __align__(16) float shared[];
-  float* queries = shared + Tile::kQueriesAt;
-  float* scores = shared + Tile::kScoresAt;
-  float* factors = shared + Tile::kFactorsAt;
-  const auto keysAt = [&](int stage) { return shared + stage * Tile::kTileFloats; };
-  const auto valuesAt = [&](int stage) { return shared + Tile::kValuesAt + stage * Tile::kTileFloats; };
+  extern __shared__ __align__(16) uint8_t shared[];
+  const auto floats = reinterpret_cast<float*>(shared);
+  float* queries = floats + Tile::kQueriesAt;
+  float* scores = floats + Tile::kScoresAt;
+  float* factors = floats + Tile::kFactorsAt;
+  const auto keysAt = [&](int stage) { return floats + stage * Tile::kTileFloats; };
+  const auto valuesAt = [&](int stage) { return floats + Tile::kValuesAt + stage * Tile::kTileFloats; };
 
   const int heads = p.sizes.B * p.sizes.Hkv;
   const int keyBatchHead = blockIdx.x % heads;
@@ -233,7 +228,7 @@ __global__ void __launch_bounds__(Products::Tile::kThreads, Products::Tile::kBlo
   __syncthreads();
   const int64_t place = (static_cast<int64_t>(keyBatchHead) * p.splits + split) * at.rows;
   const int channels = PartialChannels(p);
-  products.Store(p.partialOut + place * channels, at.rows, channels, shared);
+  products.Store(p.partialOut + place * channels, at.rows, channels, floats);
   StoreStats<Tile>(p.partialStats + place, at.rows, own);
 }
 
@@ -328,8 +323,6 @@ cudaError_t LaunchHeadSize(const FewRowsParams& params, cudaStream_t stream) {
   if (rows <= 16) return LaunchProducts<TensorProducts<FewRowsTile<kD, 16>>>(params, stream);
   return LaunchProducts<TensorProducts<FewRowsTile<kD, kFewRows>>>(params, stream);
 }
-
-}  // namespace
 
 cudaError_t LaunchFewRows(int kD, const FewRowsParams& params, cudaStream_t stream) {
   const auto launch = kD == 64 ? LaunchHeadSize<64> : kD == 128 ? LaunchHeadSize<128> : LaunchHeadSize<256>;

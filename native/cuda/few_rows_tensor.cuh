@@ -5,24 +5,8 @@
 
 namespace flashmask::cuda {
 
-__device__ inline uint32_t RoundToTf32(float x) {
-  uint32_t y;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-  return y;
-}
-
 // Whether a number is finite once it is rounded.
 __device__ inline bool IsFinite(float x) { return fabsf(__uint_as_float(RoundToTf32(x))) < kInfinity; }
-
-// c[16 x 8] += a[16 x 8] b[8 x 8]. Lane l holds rows l / 4 and l / 4 + 8 of a and column l / 4 of b; of the side that
-// is summed over it holds l % 4 and l % 4 + 4.
-__device__ inline void MmaTf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 // The output of a quarter of the channels, for all rows and keys, by each warp. What is summed over may come in any
 // order that both operands share, and so may columns: lanes read neighbouring channels.

@@ -23,6 +23,11 @@ __device__ inline void CopyAsync16(uint32_t shared, const void* global, bool val
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes));
 }
 
+__device__ inline void CopyAsync4(uint32_t shared, const void* global, bool valid) {
+  const int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(bytes));
+}
+
 // Closes the group of copies that this thread has issued.
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;"); }
 
@@ -107,6 +112,22 @@ __device__ inline void AddPair(float* at, float x, float y) {
   atomicAdd(at, x);
   atomicAdd(at + 1, y);
 #endif
+}
+
+__device__ inline uint32_t RoundToTf32(float x) {
+  uint32_t y;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+  return y;
+}
+
+// c[16 x 8] += a[16 x 8] b[8 x 8]. Lane l holds rows l / 4 and l / 4 + 8 of a and column l / 4 of b; of the side that
+// is summed over it holds l % 4 and l % 4 + 4.
+__device__ inline void MmaTf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

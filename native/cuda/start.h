@@ -1,4 +1,4 @@
-// Starts kernels: on a GPU, or for tests on the emulator of native/test/emulator.
+// Starts kernels.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,13 +15,6 @@ struct StartConfig {
   unsigned cluster = 1;   // thread blocks that reach each other's shared memory; more than one on sm_90 only
 };
 
-#ifdef FLASHMASK_EMULATOR
-template <class... Params, class... Arguments>
-cudaError_t Start(void (*kernel)(Params...), const StartConfig& launch, const Arguments&... arguments) {
-  emulator::Run(launch.grid, launch.threads, launch.sharedBytes, [&] { kernel(arguments...); }, launch.cluster);
-  return cudaSuccess;
-}
-#else
 template <class... Params, class... Arguments>
 cudaError_t Start(void (*kernel)(Params...), const StartConfig& launch, const Arguments&... arguments) {
   cudaLaunchAttribute attributes[2] = {};
@@ -43,6 +36,5 @@ cudaError_t Start(void (*kernel)(Params...), const StartConfig& launch, const Ar
   }
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
-#endif
 
 }  // namespace flashmask::cuda
