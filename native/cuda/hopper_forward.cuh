@@ -290,7 +290,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     const Barriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();
-    WaitForKernelBefore();
     RunRoles<Tile>([&] { Loader<Tile>(p, shared, barriers).LoadAll(); },
                    [&] { ComputeRows<T, Tile>(p.call, shared, barriers); });
   } else {
