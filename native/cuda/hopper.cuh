@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hopper_instructions.cuh"
+#include "overlap.cuh"
 #include "primitives.cuh"
 
 namespace flashmask::cuda {
@@ -128,9 +129,10 @@ __device__ inline void IssueFromRegisters(float (&acc)[kN][4], const uint32_t (&
 
 // ---- Thread blocks that stay ----
 
-// Lets one warp of the last warpgroup load, and the warpgroups before compute.
+// Lets one warp of the last warpgroup load, and the warpgroups before compute, once the kernel before is done.
 template <class Tile, class Load, class Compute>
 __device__ inline void RunRoles(Load load, Compute compute) {
+  WaitForKernelBefore();
   if (threadIdx.x >= Tile::kComputing) {
     GiveRegisters<Tile::kLoadRegisters>();
     if (threadIdx.x < Tile::kComputing + kWarp) load();

@@ -10,7 +10,6 @@
 #include "hopper.cuh"
 #include "hopper_backward.h"
 #include "hopper_launch.cuh"
-#include "overlap.cuh"
 #include "not_finite.cuh"
 #include "rows.cuh"
 
@@ -440,7 +439,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     const BackwardBarriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();
-    WaitForKernelBefore();
     RunRoles<Tile>([&] { BackwardLoader<Tile>(p, shared, barriers).LoadAll(); },
                    [&] { ComputeKeys<T, Tile, kDrops>(p, shared, barriers); });
   } else {

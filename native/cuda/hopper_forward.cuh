@@ -7,7 +7,6 @@
 #include "hopper.cuh"
 #include "hopper_forward.h"
 #include "hopper_launch.cuh"
-#include "overlap.cuh"
 
 namespace flashmask::cuda {
 
@@ -291,7 +290,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     const Barriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();
-    WaitForKernelBefore();
     RunRoles<Tile>([&] { Loader<Tile>(p, shared, barriers).LoadAll(); },
                    [&] { ComputeRows<T, Tile>(p.call, shared, barriers); });
   } else {

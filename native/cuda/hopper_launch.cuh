@@ -48,7 +48,8 @@ cudaError_t Describe(CUtensorMap* map, const Tensor& tensor, int rows, int heads
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// Starts a thread block for each processor, or fewer if there is less work.
+// Starts a thread block for each processor, or fewer if there is less work. The kernel starts before the one before it
+// has ended: RunRoles waits for that.
 template <class Tile, class Params>
 cudaError_t LaunchStaying(void (*kernel)(Params), const Params& params, int64_t works, cudaStream_t stream) {
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
