@@ -4,7 +4,8 @@
     python3 bench/cuda/bench.py LIB.so --quick            our kernels alone: seconds, for tuning
     python3 bench/cuda/bench.py LIB.so --dtype float32    from float32 tensors, next to FlexAttention on TF32
 
-TFLOP/s count visible pairs only: 4 D operations per pair forward, 10 D backward. --out gets one line of JSON per
+TFLOP/s count visible pairs only: 4 D operations per pair forward, 10 D backward. With --value-dim Dv, the head size of
+values and outputs, these are 2 D + 2 Dv and 6 D + 4 Dv. --out gets one line of JSON per
 measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side.
 """
 
@@ -54,25 +55,28 @@ class Setting:
 
     def __init__(self, name, N, D, options):
         self.name, self.N, self.D, self.B, self.H = name, N, D, options.batch, options.heads
+        self.Dv = options.value_dim or D
         self.options, self.dtype = options, getattr(torch, options.dtype)
         self.mask = build(name, N, self.B, 'cuda')
         self.pairs = visible_pairs(self.mask.mask, self.B, N, 'cuda') * self.H
         generator = torch.Generator('cuda').manual_seed(1)
-        draw = lambda heads: torch.randn(self.B, heads, N, D, generator=generator, device='cuda').to(self.dtype)
-        self.q, self.k, self.v, self.d_out = draw(self.H), draw(options.kv_heads), draw(options.kv_heads), draw(self.H)
+        draw = lambda *shape: torch.randn(self.B, *shape, generator=generator, device='cuda').to(self.dtype)
+        self.q, self.k = draw(self.H, N, D), draw(options.kv_heads, N, D)
+        self.v, self.d_out = draw(options.kv_heads, N, self.Dv), draw(self.H, N, self.Dv)
 
     def record(self, attention, forward, backward, **more):
         """One line of the JSON file. Times both passes; None leaves the backward out."""
         result = {
             'suite': 'cuda', 'backend': 'cuda', 'device': torch.cuda.get_device_name(),
             'mask': self.name, 'B': self.B, 'N': self.N, 'H': self.H,
-            'Hkv': self.options.kv_heads, 'D': self.D, 'masked': 1 - self.pairs / (self.B * self.H * self.N**2),
+            'Hkv': self.options.kv_heads, 'D': self.D, 'Dv': self.Dv, 'masked': 1 - self.pairs / (self.B * self.H * self.N**2),
             'attention': attention, 'input': self.options.dtype, **more,
         }  # fmt: skip
-        for key, run, flops in (('forward', forward, 4), ('backward', backward, 10)):
+        operations = {'forward': 2 * (self.D + self.Dv), 'backward': 6 * self.D + 4 * self.Dv}  # of a pair
+        for key, run in (('forward', forward), ('backward', backward)):
             if run:
                 best, median = milliseconds(run, self.options.seconds)
-                speed = flops * self.D * self.pairs / best / 1e9
+                speed = operations[key] * self.pairs / best / 1e9
                 result |= {f'{key}Ms': best, f'{key}MedianMs': median, f'{key}Tflops': speed}
         return result
 
@@ -192,6 +196,7 @@ def arguments():
     parser.add_argument('--masks', type=words, default=NAMES)
     parser.add_argument('--lengths', type=numbers, default=[8192])
     parser.add_argument('--dims', type=numbers, default=[128, 64])
+    parser.add_argument('--value-dim', type=int, help='of values and outputs (as --dims)')
     parser.add_argument('--heads', type=int, default=32)
     parser.add_argument('--kv-heads', type=int)
     parser.add_argument('--batch', type=int, default=1)

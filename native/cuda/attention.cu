@@ -295,17 +295,18 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskSc
 }
 
 // Whether the kernels on Hopper's own instructions run a call.
-bool UsesHopper(const Variant& variant, int parts) { return variant.large && variant.kD <= 128 && parts == 1; }
+bool UsesHopper(const Variant& variant, int parts) { return variant.large && parts == 1; }
 
 cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
                        const ForwardParams& params, cudaStream_t stream) {
   if (UsesHopper(variant, parts)) {
-    LaunchRanges(p, mask, kHopperBlockQ, kHopperBlockK, stream);
+    const HopperHeads heads = HopperHeadsOf(p.D, p.Dv);
+    LaunchRanges(p, mask, kHopperBlockQ, heads.blockK, stream);
     if (p.n == 0) {
       const cudaError_t error = cudaMemsetAsync(mask.counter, 0, sizeof(int), stream);
       if (error != cudaSuccess) return error;
     }
-    return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(variant.kD, params, stream);
+    return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(heads, params, stream);
   }
   LaunchForwardRanges(p, variant, parts, mask, stream);
   const auto launch = bfloat16 ? LaunchForwardBfloat16 : parts == 1 ? LaunchForwardHalf : LaunchForwardFloat32;
@@ -398,7 +399,7 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
   }
   const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
   // The copy engine adds rows whose bytes are a multiple of 16.
-  if (!UsesHopper(variant, parts) || (params.accumulateDq && p.D % 4 != 0)) return launch(variant, params, stream);
+  if (!UsesHopper(variant, parts) || variant.kD > 128 || (params.accumulateDq && p.D % 4 != 0)) return launch(variant, params, stream);
   const auto launchHopper = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
   const cudaError_t error = launchHopper(variant.kD, params, stream);
   if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;
