@@ -399,7 +399,8 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
   }
   const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
   // The copy engine adds rows whose bytes are a multiple of 16.
-  if (!UsesHopper(variant, parts) || variant.kD > 128 || (params.accumulateDq && p.D % 4 != 0)) return launch(variant, params, stream);
+  if (!UsesHopper(variant, parts) || variant.kD > 128 || (params.accumulateDq && p.D % 4 != 0))
+    return launch(variant, params, stream);
   const auto launchHopper = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
   const cudaError_t error = launchHopper(variant.kD, params, stream);
   if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;

@@ -193,12 +193,11 @@ __device__ inline void PackLeft(uint32_t (&packed)[kN / 2][4], const float (&acc
   FLASHMASK_TEN() FLASHMASK_TEN(1) FLASHMASK_TEN(2) FLASHMASK_TEN(3) "%40, %41, %42, %43, %44, %45, %46, %47"
 #define FLASHMASK_FIFTY FLASHMASK_TEN() FLASHMASK_TEN(1) FLASHMASK_TEN(2) FLASHMASK_TEN(3) FLASHMASK_TEN(4)
 #define FLASHMASK_REGISTERS64 FLASHMASK_FIFTY FLASHMASK_TEN(5) "%60, %61, %62, %63"
-#define FLASHMASK_REGISTERS96                                                         \
-  FLASHMASK_FIFTY FLASHMASK_TEN(5) FLASHMASK_TEN(6) FLASHMASK_TEN(7) FLASHMASK_TEN(8) \
-  "%90, %91, %92, %93, %94, %95"
+#define FLASHMASK_REGISTERS96 \
+  FLASHMASK_FIFTY FLASHMASK_TEN(5) FLASHMASK_TEN(6) FLASHMASK_TEN(7) FLASHMASK_TEN(8) "%90, %91, %92, %93, %94, %95"
 #define FLASHMASK_REGISTERS128                                                                         \
   FLASHMASK_FIFTY FLASHMASK_TEN(5) FLASHMASK_TEN(6) FLASHMASK_TEN(7) FLASHMASK_TEN(8) FLASHMASK_TEN(9) \
-  FLASHMASK_TEN(10) FLASHMASK_TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127"
+      FLASHMASK_TEN(10) FLASHMASK_TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127"
 
 #define FLASHMASK_ACC(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define FLASHMASK_ACC4(c, n) \
@@ -211,29 +210,29 @@ __device__ inline void PackLeft(uint32_t (&packed)[kN / 2][4], const float (&acc
 
 // acc[64 x N] (+)= A B over 16 channels, with A in shared memory or in registers. kColumns: B is summed over its rows;
 // kColumnsA: so is A. kBlocks is N / 8; i0 to i6 number the operands after the kRegisters accumulators.
-#define FLASHMASK_PRODUCT(kType, kName, kWide, kBlocks, kRegisters, i0, i1, i2, i3, i4, i5, i6)                     \
-  template <bool kColumns, bool kColumnsA = false>                                                                  \
-  __device__ inline void Product16(float (&c)[kBlocks][4], uint64_t a, uint64_t b, bool add, kType) {               \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #i2 ", 0;\nwgmma.mma_async.sync.aligned.m64" kWide           \
-                 "k16.f32." kName "." kName " {" FLASHMASK_REGISTERS##kRegisters "}, %" #i0 ", %" #i1               \
-                 ", p, 1, 1, %" #i4 ", %" #i3 ";\n}\n"                                                              \
-                 : FLASHMASK_ACC##kBlocks(c, 0)                                                                     \
-                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                         \
-  }                                                                                                                 \
-  template <bool kColumns>                                                                                          \
-  __device__ inline void Product16(float (&c)[kBlocks][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {   \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #i5 ", 0;\nwgmma.mma_async.sync.aligned.m64" kWide           \
-                 "k16.f32." kName "." kName " {" FLASHMASK_REGISTERS##kRegisters "}, {%" #i0 ", %" #i1 ", %" #i2    \
-                 ", %" #i3 "}, %" #i4 ", p, 1, 1, %" #i6 ";\n}\n"                                                   \
-                 : FLASHMASK_ACC##kBlocks(c, 0)                                                                     \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));          \
+#define FLASHMASK_PRODUCT(kType, kName, kWide, kBlocks, kRegisters, i0, i1, i2, i3, i4, i5, i6)                        \
+  template <bool kColumns, bool kColumnsA = false>                                                                     \
+  __device__ inline void Product16(float (&c)[kBlocks][4], uint64_t a, uint64_t b, bool add, kType) {                  \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #i2 ", 0;\nwgmma.mma_async.sync.aligned.m64" kWide               \
+                 "k16.f32." kName "." kName " {" FLASHMASK_REGISTERS##kRegisters "}, %" #i0 ", %" #i1                  \
+                                                                                 ", p, 1, 1, %" #i4 ", %" #i3 ";\n}\n" \
+                 : FLASHMASK_ACC##kBlocks(c, 0)                                                                        \
+                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                            \
+  }                                                                                                                    \
+  template <bool kColumns>                                                                                             \
+  __device__ inline void Product16(float (&c)[kBlocks][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {      \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #i5 ", 0;\nwgmma.mma_async.sync.aligned.m64" kWide               \
+                 "k16.f32." kName "." kName " {" FLASHMASK_REGISTERS##kRegisters                                       \
+                 "}, {%" #i0 ", %" #i1 ", %" #i2 ", %" #i3 "}, %" #i4 ", p, 1, 1, %" #i6 ";\n}\n"                      \
+                 : FLASHMASK_ACC##kBlocks(c, 0)                                                                        \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));             \
   }
 
-#define FLASHMASK_PRODUCTS(kType, kName)                                                        \
-  FLASHMASK_PRODUCT(kType, kName, "n64", 8, 32, 32, 33, 34, 35, 36, 37, 38)                     \
-  FLASHMASK_PRODUCT(kType, kName, "n96", 12, 48, 48, 49, 50, 51, 52, 53, 54)                    \
-  FLASHMASK_PRODUCT(kType, kName, "n128", 16, 64, 64, 65, 66, 67, 68, 69, 70)                   \
-  FLASHMASK_PRODUCT(kType, kName, "n192", 24, 96, 96, 97, 98, 99, 100, 101, 102)                \
+#define FLASHMASK_PRODUCTS(kType, kName)                                         \
+  FLASHMASK_PRODUCT(kType, kName, "n64", 8, 32, 32, 33, 34, 35, 36, 37, 38)      \
+  FLASHMASK_PRODUCT(kType, kName, "n96", 12, 48, 48, 49, 50, 51, 52, 53, 54)     \
+  FLASHMASK_PRODUCT(kType, kName, "n128", 16, 64, 64, 65, 66, 67, 68, 69, 70)    \
+  FLASHMASK_PRODUCT(kType, kName, "n192", 24, 96, 96, 97, 98, 99, 100, 101, 102) \
   FLASHMASK_PRODUCT(kType, kName, "n256", 32, 128, 128, 129, 130, 131, 132, 133, 134)
 
 FLASHMASK_PRODUCTS(__half, "f16")

@@ -1,5 +1,5 @@
-// The work of the loading warp of Hopper's forward kernels: it takes row blocks, finds their live key blocks, and starts
-// the copies of queries, keys and values.
+// The work of the loading warp of Hopper's forward kernels: it takes row blocks, finds their live key blocks, and
+// starts the copies of queries, keys and values.
 #pragma once
 
 #include "hopper_forward_tile.cuh"
