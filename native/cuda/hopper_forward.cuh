@@ -1,6 +1,6 @@
 // The forward kernels of 16-bit numbers on Hopper. Thread blocks stay and take one row block after another. One warp
-// loads. Each of the warpgroups that compute keeps 64 queries; it issues the scores of the part after the next and the
-// output of the part before while it computes the weights of this one, so that exponentials run beside products.
+// loads. Each of the warpgroups that compute keeps 64 queries; it issues the scores of the next key block before the
+// output of this one, so that exponentials run beside products.
 #pragma once
 
 #include "hopper_forward_loader.cuh"
@@ -27,11 +27,7 @@ class RowComputer {
       Begin(TakenRows<Tile>(entry.work, p_.sizes, p_.mask));
       if (entry.block >= 0) {
         TakeQueries();
-        if constexpr (Tile::kParts == 2) {
-          ComputeHalves(entry);
-        } else {
-          ComputeBlocks(entry);
-        }
+        ComputeBlocks(entry);
       }
       // The entry that ended the row block.
       scored_.Advance();
@@ -41,7 +37,7 @@ class RowComputer {
   }
 
  private:
-  static constexpr int kN = Tile::kPartK / 8;
+  static constexpr int kN = Tile::kBlockK / 8;
   using Scores = float[1][kN][4];
   using Weights = uint32_t[kN / 2][4];
 
@@ -83,10 +79,8 @@ class RowComputer {
     if constexpr (!Tile::kKeepsQueries) ArriveAsWarp(barriers_.queriesFree());
   }
 
-  __device__ void WaitKeys() { WaitParity(barriers_.keysFull(scored_.stage), scored_.parity); }
-
   __device__ Entry NextEntry() {
-    WaitKeys();
+    WaitParity(barriers_.keysFull(scored_.stage), scored_.parity);
     return reinterpret_cast<const Entry*>(shared_ + Tile::kEntriesAt)[scored_.stage];
   }
 
@@ -95,21 +89,21 @@ class RowComputer {
     weighed_.Advance();
   }
 
-  // Issues the scores of the next part, whose keys are there.
+  // Issues the scores of the next key block, whose keys are there.
   __device__ void IssueScores(Scores& scores) {
     const uint32_t keys = base_ + Tile::kKeysAt + scored_.stage * Tile::kKeyBytes;
     if constexpr (Tile::kKeepsQueries) {
-      IssueTransposed<T, Tile::kPartK>(scores[0], queries_, keys);
+      IssueTransposed<T, Tile::kBlockK>(scores[0], queries_, keys);
     } else {
       const uint32_t queries = base_ + threadIdx.x / kWarpgroup * 64 * kPageRowBytes;
-      IssueTransposed<T, Tile::kD, Tile::kBlockQ, Tile::kPartK>(scores[0], queries, keys);
+      IssueTransposed<T, Tile::kD, Tile::kBlockQ, Tile::kBlockK>(scores[0], queries, keys);
     }
     scored_.Advance();
   }
 
-  // Turns the scores of a part into weights. Gives whether the output must be multiplied by the factors.
-  __device__ bool WeighPart(const Entry& entry, int part, Scores& scores, Weights& weights, bool first) {
-    const int column = entry.block * Tile::kBlockK + part * Tile::kPartK;
+  // Turns the scores of a key block into weights. Gives whether the output must be multiplied by the factors.
+  __device__ bool WeighBlock(const Entry& entry, Scores& scores, Weights& weights, bool first) {
+    const int column = entry.block * Tile::kBlockK;
     if (entry.kind != kLive) {
       const uint8_t* spans = shared_ + Tile::kSpansAt + weighed_.stage * Tile::kSpanBytes;
       HideMasked(scores, entry.kind, reinterpret_cast<const int4*>(spans), p_.mask.causal, row_, 0, column, p_.sizes.Sq,
@@ -122,7 +116,7 @@ class RowComputer {
     return raised;
   }
 
-  // Waits for the values of a part of `entry`, and issues their part of the output.
+  // Waits for the values of a key block, and issues their part of the output.
   __device__ void IssueOutput(const Entry& entry, const Weights& weights) {
     WaitParity(barriers_.valuesFull(values_.stage), values_.parity);
     const int valuesAt = Tile::kValuesAt + values_.stage * Tile::kValueBytes;
@@ -132,7 +126,7 @@ class RowComputer {
       FenceAsync();
       SyncThreads<Tile::kComputing>(1);
     }
-    IssueFromRegisters<T, Tile::kPartK>(out_[0], weights, base_ + valuesAt);
+    IssueFromRegisters<T, Tile::kBlockK>(out_[0], weights, base_ + valuesAt);
   }
 
   __device__ void FinishOutput() {
@@ -142,54 +136,13 @@ class RowComputer {
     values_.Advance();
   }
 
-  // The output of one part while another is weighed.
-  __device__ void OutputAndWeigh(const Entry& entry, const Weights& weights, const Entry& other, int part,
-                                 Scores& otherScores, Weights& otherWeights) {
-    IssueOutput(entry, weights);
-    const bool raised = WeighPart(other, part, otherScores, otherWeights, false);
-    FinishOutput();
-    if (raised) Rescale(out_, factors_);
-  }
-
-  // Key blocks of two parts.
-  __device__ void ComputeHalves(Entry entry) {
-    Scores lower, upper;
-    Weights lowerWeights, upperWeights;
-    IssueScores(lower);
-    WaitKeys();
-    IssueScores(upper);
-    WaitProducts<1>();
-    Pin(lower[0]);
-    WeighPart(entry, 0, lower, lowerWeights, true);
-    WaitProducts<0>();
-    Pin(upper[0]);
-    for (;;) {
-      const Entry next = NextEntry();
-      if (next.block < 0) break;
-      IssueScores(lower);
-      OutputAndWeigh(entry, lowerWeights, entry, 1, upper, upperWeights);
-      Pin(lower[0]);
-      WaitKeys();
-      IssueScores(upper);
-      OutputAndWeigh(entry, upperWeights, next, 0, lower, lowerWeights);
-      Pin(upper[0]);
-      entry = next;
-    }
-    FreeQueries();
-    OutputAndWeigh(entry, lowerWeights, entry, 1, upper, upperWeights);
-    IssueOutput(entry, upperWeights);
-    FinishOutput();
-  }
-
-  // Key blocks of one part. Registers for the scores of two are missing: those of the next block come before the output
-  // of this one.
   __device__ void ComputeBlocks(Entry entry) {
     Scores scores;
     Weights weights, nextWeights;
     IssueScores(scores);
     WaitProducts<0>();
     Pin(scores[0]);
-    WeighPart(entry, 0, scores, weights, true);
+    WeighBlock(entry, scores, weights, true);
     for (;;) {
       if (!OutputAndWeighNext(&entry, scores, weights, nextWeights)) return;
       if (!OutputAndWeighNext(&entry, scores, nextWeights, weights)) return;
@@ -210,7 +163,7 @@ class RowComputer {
     IssueOutput(*entry, weights);
     WaitProducts<1>();
     Pin(scores[0]);
-    const bool raised = WeighPart(next, 0, scores, nextWeights, false);
+    const bool raised = WeighBlock(next, scores, nextWeights, false);
     FinishOutput();
     if (raised) Rescale(out_, factors_);
     *entry = next;
@@ -257,8 +210,8 @@ cudaError_t LaunchHopperForwardTile(const ForwardParams& call, cudaStream_t stre
   HopperForwardParams params;
   params.call = call;
   cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, s.B, Tile::kBlockQ);
-  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, s.B, Tile::kPartK);
-  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, s.B, Tile::kPartK);
+  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, s.B, Tile::kBlockK);
+  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, s.B, Tile::kBlockK);
   if (error != cudaSuccess) return error;
   const int64_t works = int64_t{s.B} * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
   return LaunchStaying<Tile>(HopperForwardKernel<T, Tile>, params, works, stream);
@@ -269,16 +222,16 @@ cudaError_t LaunchHopperForward(const HopperHeads& heads, const ForwardParams& c
   const auto launch = [&] {
     switch (heads.D) {
       case 64:
-        return LaunchHopperForwardTile<T, HopperForwardTile<64, 64, 2, 8, 8, true>>;
+        return LaunchHopperForwardTile<T, HopperForwardTile<64, 64, 4, 4, true>>;
       case 96:
-        return LaunchHopperForwardTile<T, HopperForwardTile<96, 96, 2, 4, 4, true>>;
+        return LaunchHopperForwardTile<T, HopperForwardTile<96, 96, 2, 2, true>>;
       case 128:
-        return LaunchHopperForwardTile<T, HopperForwardTile<128, 128, 2, 4, 4, true>>;
+        return LaunchHopperForwardTile<T, HopperForwardTile<128, 128, 2, 2, false>>;
       case 192:
-        return heads.Dv == 128 ? LaunchHopperForwardTile<T, HopperForwardTile<192, 128, 2, 4, 4, false>>
-                               : LaunchHopperForwardTile<T, HopperForwardTile<192, 192, 2, 3, 3, false>>;
+        return heads.Dv == 128 ? LaunchHopperForwardTile<T, HopperForwardTile<192, 128, 2, 2, false>>
+                               : LaunchHopperForwardTile<T, HopperForwardTile<192, 192, 2, 2, false>>;
       default:
-        return LaunchHopperForwardTile<T, HopperForwardTile<256, 256, 1, 2, 2, false>>;
+        return LaunchHopperForwardTile<T, HopperForwardTile<256, 256, 2, 2, false>>;
     }
   }();
   return launch(call, stream);

@@ -15,8 +15,8 @@ struct HopperHeads {
 
 // The kernel for head sizes D and Dv, which are at most 256: the smallest that holds both.
 constexpr HopperHeads HopperHeadsOf(int64_t D, int64_t Dv) {
-  constexpr HopperHeads kAll[] = {{64, 64, 128},   {96, 96, 128},   {128, 128, 128},
-                                  {192, 128, 128}, {192, 192, 128}, {256, 256, 64}};
+  constexpr HopperHeads kAll[] = {{64, 64, 128},   {96, 96, 128},  {128, 128, 128},
+                                  {192, 128, 128}, {192, 192, 96}, {256, 256, 64}};
   int i = 0;
   while (D > kAll[i].D || Dv > kAll[i].Dv) ++i;
   return kAll[i];

@@ -45,19 +45,19 @@ struct Loader {
     CopyPages<Tile::kD, Tile::kBlockQ>(shared, &p.q, barriers.queriesFull(), at.r0, at.h, at.b);
   }
 
-  __device__ void LoadKeys(const RowBlock& at, const Entry& entry, int part) {
+  __device__ void LoadKeys(const RowBlock& at, const Entry& entry) {
     WaitParity(barriers.keysFree(keys.stage), keys.parity ^ 1);
     if (IsFirstLane()) {
       const Mask& mask = p.call.mask;
       const int Sk = p.call.sizes.Sk;
-      const int c0 = entry.block * Tile::kBlockK + part * Tile::kPartK;
+      const int c0 = entry.block * Tile::kBlockK;
       const uint32_t full = barriers.keysFull(keys.stage);
-      const bool spans = (entry.kind & (kHidesLower | kHidesUpper)) != 0 && c0 < Sk;
-      const uint32_t spanBytes = spans ? min(Tile::kPartK, Sk - c0) * sizeof(int4) : 0;
+      const bool spans = (entry.kind & (kHidesLower | kHidesUpper)) != 0;
+      const uint32_t spanBytes = spans ? min(Tile::kBlockK, Sk - c0) * sizeof(int4) : 0;
       entries[keys.stage] = entry;
       ArriveExpecting(full, Tile::kKeyBytes + spanBytes);
-      CopyPages<Tile::kD, Tile::kPartK>(shared + Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k, full, c0,
-                                        at.keyHead, at.b);
+      CopyPages<Tile::kD, Tile::kBlockK>(shared + Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k, full, c0,
+                                         at.keyHead, at.b);
       if (spans) {
         CopyBulk(shared + Tile::kSpansAt + keys.stage * Tile::kSpanBytes, mask.spans + at.maskHead * Sk + c0, spanBytes,
                  full);
@@ -66,13 +66,13 @@ struct Loader {
     keys.Advance();
   }
 
-  __device__ void LoadValues(const RowBlock& at, int block, int part) {
+  __device__ void LoadValues(const RowBlock& at, int block) {
     WaitParity(barriers.valuesFree(values.stage), values.parity ^ 1);
     if (IsFirstLane()) {
       const uint32_t full = barriers.valuesFull(values.stage);
       ArriveExpecting(full, Tile::kValueBytes);
-      CopyPages<Tile::kDv, Tile::kPartK>(shared + Tile::kValuesAt + values.stage * Tile::kValueBytes, &p.v, full,
-                                         block * Tile::kBlockK + part * Tile::kPartK, at.keyHead, at.b);
+      CopyPages<Tile::kDv, Tile::kBlockK>(shared + Tile::kValuesAt + values.stage * Tile::kValueBytes, &p.v, full,
+                                          block * Tile::kBlockK, at.keyHead, at.b);
     }
     values.Advance();
   }
@@ -86,9 +86,8 @@ struct Loader {
     int block = live.Next(&partial, classify);
     if (block >= 0) LoadQueries(at);
     for (; block >= 0; block = live.Next(&partial, classify)) {
-      const Entry entry = {work, block, live.Kind(block)};
-      for (int part = 0; part < Tile::kParts; ++part) LoadKeys(at, entry, part);
-      for (int part = 0; part < Tile::kParts; ++part) LoadValues(at, block, part);
+      LoadKeys(at, {work, block, live.Kind(block)});
+      LoadValues(at, block);
     }
     Tell({work, -1, kEmpty});
   }

@@ -9,19 +9,16 @@
 
 namespace flashmask::cuda {
 
-// A key block has kParts parts, and a stage holds the keys, or the values, of one part. With kKeepsQueries they stay in
-// registers.
-template <int kD_, int kDv_, int kParts_, int kKeyStages_, int kValueStages_, bool kKeepsQueries_>
+// With kKeepsQueries, queries stay in registers.
+template <int kD_, int kDv_, int kKeyStages_, int kValueStages_, bool kKeepsQueries_>
 struct HopperForwardTile {
   static constexpr int kD = kD_;
   static constexpr int kDv = kDv_;
-  static constexpr int kParts = kParts_;
   static constexpr int kKeyStages = kKeyStages_;
   static constexpr int kValueStages = kValueStages_;
   static constexpr bool kKeepsQueries = kKeepsQueries_;
   static constexpr int kBlockQ = kHopperBlockQ;
   static constexpr int kBlockK = HopperHeadsOf(kD, kDv).blockK;
-  static constexpr int kPartK = kBlockK / kParts;
   static constexpr int kComputing = kBlockQ / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
   // Registers of a thread that computes and of one that loads.
@@ -29,9 +26,9 @@ struct HopperForwardTile {
   static constexpr int kLoadRegisters = kDv == 256 ? 24 : 40;
   static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
   static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
-  static constexpr int kKeyBytes = kTileBytes<kPartK, kD>;
-  static constexpr int kValueBytes = kTileBytes<kPartK, kDv>;
-  static constexpr int kSpanBytes = kPartK * 16;
+  static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
+  static constexpr int kValueBytes = kTileBytes<kBlockK, kDv>;
+  static constexpr int kSpanBytes = kBlockK * 16;
   // In shared memory, in this order: queries, keys, values, spans, entries, barriers.
   static constexpr int kKeysAt = kQueryBytes;
   static constexpr int kValuesAt = kKeysAt + kKeyStages * kKeyBytes;

@@ -11,18 +11,19 @@ namespace flashmask::cuda {
 template <class T, int kN>
 __device__ inline void ComputeWeights(uint32_t (&weights)[kN / 2][4], float (&sums)[2], const float (&scores)[kN][4],
                                       const float (&bases)[2], float scale2) {
-  sums[0] = sums[1] = 0;
+  float exponentials[kN][4];
+  float parts[2][2] = {};  // independent sums, because additions have to wait for each other
 #pragma unroll
-  for (int k = 0; k < kN / 2; ++k) {
+  for (int n = 0; n < kN; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float* pair = &scores[2 * k + i / 2][2 * (i % 2)];
-      const float x = Exp2(fmaf(pair[0], scale2, bases[i % 2]));
-      const float y = Exp2(fmaf(pair[1], scale2, bases[i % 2]));
-      sums[i % 2] += x + y;
-      weights[k][i] = Pack<T>(x, y);
+      exponentials[n][i] = Exp2(fmaf(scores[n][i], scale2, bases[i / 2]));
+      parts[n % 2][i / 2] += exponentials[n][i];
     }
   }
+  PackLeft<T>(weights, exponentials);
+  sums[0] = parts[0][0] + parts[1][0];
+  sums[1] = parts[0][1] + parts[1][1];
 }
 
 // Raises the references of rows that have an element which exceeds the limit to their largest scores. Gives the factors
