@@ -59,6 +59,12 @@ __device__ inline void SyncThreads(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
 
+// Arrives at that barrier without waiting.
+template <int kThreads>
+__device__ inline void ArriveThreads(int id) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
+
 // Orders ordinary accesses to shared memory before those of bulk copies and products.
 __device__ inline void FenceAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

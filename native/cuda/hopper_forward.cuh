@@ -21,6 +21,7 @@ class RowComputer {
         barriers_(barriers) {}
 
   __device__ void ComputeAll() {
+    if (threadIdx.x >= kWarpgroup) PassTurn();
     for (;;) {
       const Entry entry = NextEntry();
       if (entry.work < 0) return;
@@ -51,6 +52,7 @@ class RowComputer {
     Clear(out_);
     stats_.reference[0][0] = stats_.reference[0][1] = -kInfinity;
     stats_.sum[0][0] = stats_.sum[0][1] = 0;
+    unseen_ = true;
   }
 
   __device__ void Store(const RowBlock& at) {
@@ -89,6 +91,17 @@ class RowComputer {
     weighed_.Advance();
   }
 
+  // The barriers from kTurns on are those of the warpgroups' turns.
+  static constexpr int kTurns = 2;
+
+  __device__ void TakeTurn() {
+    if constexpr (Tile::kTakesTurns) SyncThreads<Tile::kComputing>(kTurns + threadIdx.x / kWarpgroup);
+  }
+
+  __device__ void PassTurn() {
+    if constexpr (Tile::kTakesTurns) ArriveThreads<Tile::kComputing>(kTurns + 1 - threadIdx.x / kWarpgroup);
+  }
+
   // Issues the scores of the next key block, whose keys are there.
   __device__ void IssueScores(Scores& scores) {
     const uint32_t keys = base_ + Tile::kKeysAt + scored_.stage * Tile::kKeyBytes;
@@ -102,7 +115,7 @@ class RowComputer {
   }
 
   // Turns the scores of a key block into weights. Gives whether the output must be multiplied by the factors.
-  __device__ bool WeighBlock(const Entry& entry, Scores& scores, Weights& weights, bool first) {
+  __device__ bool WeighBlock(const Entry& entry, Scores& scores, Weights& weights) {
     const int column = entry.block * Tile::kBlockK;
     if (entry.kind != kLive) {
       const uint8_t* spans = shared_ + Tile::kSpansAt + weighed_.stage * Tile::kSpanBytes;
@@ -111,22 +124,26 @@ class RowComputer {
     }
     // Copies of later keys overwrite the spans too.
     FreeKeys();
-    const bool raised = Weigh<T>(stats_, factors_, weights, scores[0], scale2_, first);
+    const bool raised = Weigh<T>(stats_, unseen_, factors_, weights, scores[0], scale2_);
     if (p_.dropout.threshold != 0) DropWeights<kN>(weights, p_.dropout, batchHead_, row_, column);
     return raised;
   }
 
-  // Waits for the values of a key block, and issues their part of the output.
-  __device__ void IssueOutput(const Entry& entry, const Weights& weights) {
+  // Waits for the values of a key block. Both warpgroups come here before they take their turns.
+  __device__ void AwaitValues(const Entry& entry) {
     WaitParity(barriers_.valuesFull(values_.stage), values_.parity);
-    const int valuesAt = Tile::kValuesAt + values_.stage * Tile::kValueBytes;
     if (notFinite_ && entry.kind != kLive) {
       SyncThreads<Tile::kComputing>(1);
-      ClearNotFinite<T, Tile::kValueBytes, Tile::kComputing>(shared_ + valuesAt);
+      ClearNotFinite<T, Tile::kValueBytes, Tile::kComputing>(shared_ + ValuesAt());
       FenceAsync();
       SyncThreads<Tile::kComputing>(1);
     }
-    IssueFromRegisters<T, Tile::kBlockK>(out_[0], weights, base_ + valuesAt);
+  }
+
+  __device__ int ValuesAt() const { return Tile::kValuesAt + values_.stage * Tile::kValueBytes; }
+
+  __device__ void IssueOutput(const Weights& weights) {
+    IssueFromRegisters<T, Tile::kBlockK>(out_[0], weights, base_ + ValuesAt());
   }
 
   __device__ void FinishOutput() {
@@ -142,7 +159,7 @@ class RowComputer {
     IssueScores(scores);
     WaitProducts<0>();
     Pin(scores[0]);
-    WeighBlock(entry, scores, weights, true);
+    WeighBlock(entry, scores, weights);
     for (;;) {
       if (!OutputAndWeighNext(&entry, scores, weights, nextWeights)) return;
       if (!OutputAndWeighNext(&entry, scores, nextWeights, weights)) return;
@@ -152,18 +169,20 @@ class RowComputer {
   // The output of a key block, while the next is weighed. Gives whether there is a next one.
   __device__ bool OutputAndWeighNext(Entry* entry, Scores& scores, const Weights& weights, Weights& nextWeights) {
     const Entry next = NextEntry();
-    const bool last = next.block < 0;
-    if (last) {
+    AwaitValues(*entry);
+    if (next.block < 0) {
       FreeQueries();
-      IssueOutput(*entry, weights);
+      IssueOutput(weights);
       FinishOutput();
       return false;
     }
+    TakeTurn();
     IssueScores(scores);
-    IssueOutput(*entry, weights);
+    IssueOutput(weights);
+    PassTurn();
     WaitProducts<1>();
     Pin(scores[0]);
-    const bool raised = WeighBlock(next, scores, nextWeights, false);
+    const bool raised = WeighBlock(next, scores, nextWeights);
     FinishOutput();
     if (raised) Rescale(out_, factors_);
     *entry = next;
@@ -185,6 +204,7 @@ class RowComputer {
   bool notFinite_;
   uint32_t queries_[Tile::kD / 16][4];
   RowStats<1> stats_;
+  bool unseen_;
   float factors_[1][2];
   float out_[1][Tile::kDv / 8][4];
 };
@@ -222,16 +242,16 @@ cudaError_t LaunchHopperForward(const HopperHeads& heads, const ForwardParams& c
   const auto launch = [&] {
     switch (heads.D) {
       case 64:
-        return LaunchHopperForwardTile<T, HopperForwardTile<64, 64, 4, 4, true>>;
+        return LaunchHopperForwardTile<T, HopperForwardTile<64, 64, 4, 4, true, true>>;
       case 96:
-        return LaunchHopperForwardTile<T, HopperForwardTile<96, 96, 2, 2, true>>;
+        return LaunchHopperForwardTile<T, HopperForwardTile<96, 96, 2, 2, true, false>>;
       case 128:
-        return LaunchHopperForwardTile<T, HopperForwardTile<128, 128, 2, 2, false>>;
+        return LaunchHopperForwardTile<T, HopperForwardTile<128, 128, 2, 2, false, false>>;
       case 192:
-        return heads.Dv == 128 ? LaunchHopperForwardTile<T, HopperForwardTile<192, 128, 2, 2, false>>
-                               : LaunchHopperForwardTile<T, HopperForwardTile<192, 192, 2, 2, false>>;
+        return heads.Dv == 128 ? LaunchHopperForwardTile<T, HopperForwardTile<192, 128, 2, 2, false, false>>
+                               : LaunchHopperForwardTile<T, HopperForwardTile<192, 192, 2, 2, false, false>>;
       default:
-        return LaunchHopperForwardTile<T, HopperForwardTile<256, 256, 2, 2, false>>;
+        return LaunchHopperForwardTile<T, HopperForwardTile<256, 256, 2, 2, false, false>>;
     }
   }();
   return launch(call, stream);

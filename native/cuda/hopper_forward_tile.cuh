@@ -9,14 +9,16 @@
 
 namespace flashmask::cuda {
 
-// With kKeepsQueries, queries stay in registers.
-template <int kD_, int kDv_, int kKeyStages_, int kValueStages_, bool kKeepsQueries_>
+// With kKeepsQueries, queries stay in registers. With kTakesTurns, the two warpgroups issue products in turn, so that
+// one computes weights while the products of the other run.
+template <int kD_, int kDv_, int kKeyStages_, int kValueStages_, bool kKeepsQueries_, bool kTakesTurns_>
 struct HopperForwardTile {
   static constexpr int kD = kD_;
   static constexpr int kDv = kDv_;
   static constexpr int kKeyStages = kKeyStages_;
   static constexpr int kValueStages = kValueStages_;
   static constexpr bool kKeepsQueries = kKeepsQueries_;
+  static constexpr bool kTakesTurns = kTakesTurns_;
   static constexpr int kBlockQ = kHopperBlockQ;
   static constexpr int kBlockK = HopperHeadsOf(kD, kDv).blockK;
   static constexpr int kComputing = kBlockQ / 64 * kWarpgroup;  // threads

@@ -26,14 +26,14 @@ __device__ inline void ComputeWeights(uint32_t (&weights)[kN / 2][4], float (&su
   sums[1] = parts[0][1] + parts[1][1];
 }
 
-// Raises the references of rows that have an element which exceeds the limit to their largest scores. Gives the factors
-// of what has been summed up so far. Each row decides for itself, so that other rows have no influence on it.
+// Raises the references of rows of which a lane asks for it to their largest scores. Gives the factors of what has been
+// summed up so far. Each row decides for itself, so that other rows have no influence on it.
 template <int kShift, int kN>
 __device__ inline void RaiseReferences(RowStats<1>& stats, float (&factors)[1][2], const float (&scores)[kN][4],
-                                       float scale2, const bool (&exceeds)[2]) {
+                                       float scale2, const bool (&asks)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const uint32_t lanes = __ballot_sync(~0u, exceeds[half]);
+    const uint32_t lanes = __ballot_sync(~0u, asks[half]);
     float x = -kInfinity;
 #pragma unroll
     for (int n = 0; n < kN; ++n) x = fmaxf(x, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
@@ -47,30 +47,27 @@ __device__ inline void RaiseReferences(RowStats<1>& stats, float (&factors)[1][2
   }
 }
 
-// Turns scores into weights, 2^(score - reference), and adds them to the sums. Gives whether references were raised;
-// then what was summed up before must be multiplied by the factors. `first`: nothing was.
+// Turns scores into weights, 2^(score - reference), and adds them to the sums. Gives whether references of rows with
+// weights were raised; then what was summed up before must be multiplied by the factors. `unseen`: whether a row of the
+// warp has had no score but minus infinity.
 template <class T, int kN>
-__device__ inline bool Weigh(RowStats<1>& stats, float (&factors)[1][2], uint32_t (&weights)[kN / 2][4],
-                             const float (&scores)[kN][4], float scale2, bool first) {
+__device__ inline bool Weigh(RowStats<1>& stats, bool& unseen, float (&factors)[1][2], uint32_t (&weights)[kN / 2][4],
+                             const float (&scores)[kN][4], float scale2) {
   constexpr int kShift = kReferenceShift<T, 1>;
-  constexpr float kLargest = 3.402823466e38f;
   constexpr float kLimit = 1 << (kShift + static_cast<int>(kSlack) - 1);
-  bool exceeds[2] = {true, true};
-  bool raised = first;
-  if (first) RaiseReferences<kShift>(stats, factors, scores, scale2, exceeds);
+  const float (&references)[2] = stats.reference[0];
+  if (unseen) {
+    const bool first[2] = {references[0] == -kInfinity, references[1] == -kInfinity};
+    RaiseReferences<kShift>(stats, factors, scores, scale2, first);
+    unseen = __any_sync(~0u, references[0] == -kInfinity || references[1] == -kInfinity);
+  }
+  bool raised = false;
 #pragma unroll 1
   for (;;) {
-    float bases[2], limits[2], sums[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      // Every score but minus infinity exceeds the limit of a row that has seen no other yet.
-      const float reference = stats.reference[0][half];
-      bases[half] = reference == -kInfinity ? kLargest : -reference;
-      limits[half] = reference == -kInfinity ? 0.f : kLimit;
-    }
+    const float bases[2] = {-FiniteReference(references[0]), -FiniteReference(references[1])};
+    float sums[2];
     ComputeWeights<T>(weights, sums, scores, bases, scale2);
-    exceeds[0] = sums[0] > limits[0];
-    exceeds[1] = sums[1] > limits[1];
+    const bool exceeds[2] = {sums[0] > kLimit, sums[1] > kLimit};
     if (raised || !__any_sync(~0u, exceeds[0] || exceeds[1])) {
       stats.sum[0][0] += sums[0];
       stats.sum[0][1] += sums[1];
