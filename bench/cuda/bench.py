@@ -69,7 +69,8 @@ class Setting:
         result = {
             'suite': 'cuda', 'backend': 'cuda', 'device': torch.cuda.get_device_name(),
             'mask': self.name, 'B': self.B, 'N': self.N, 'H': self.H,
-            'Hkv': self.options.kv_heads, 'D': self.D, 'Dv': self.Dv, 'masked': 1 - self.pairs / (self.B * self.H * self.N**2),
+            'Hkv': self.options.kv_heads, 'D': self.D, 'Dv': self.Dv,
+            'masked': 1 - self.pairs / (self.B * self.H * self.N**2),
             'attention': attention, 'input': self.options.dtype, **more,
         }  # fmt: skip
         operations = {'forward': 2 * (self.D + self.Dv), 'backward': 6 * self.D + 4 * self.Dv}  # of a pair

@@ -25,8 +25,8 @@ struct HopperForwardTile {
   static constexpr int kComputing = kBlockQ / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
   // Registers of a thread that computes and of one that loads.
-  static constexpr int kComputeRegisters = kDv >= 192 ? 240 : 232;
-  static constexpr int kLoadRegisters = kDv >= 192 ? 24 : 40;
+  static constexpr int kComputeRegisters = kDv == 256 ? 240 : 232;
+  static constexpr int kLoadRegisters = kDv == 256 ? 24 : 40;
   static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
   static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
   static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
