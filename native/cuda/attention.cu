@@ -247,13 +247,14 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const Plan& 
 }
 
 // Whether the kernels on Hopper's own instructions run a call.
-bool UsesHopper(const Variant& variant, int parts) { return variant.large && variant.kD <= 128 && parts == 1; }
+bool UsesHopper(const Variant& variant, int parts) { return variant.large && parts == 1; }
 
 cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
                        ForwardParams params, cudaStream_t stream) {
   if (UsesHopper(variant, parts)) {
-    params.ranges = RangesOf(plan, kHopperBlockQ, kHopperBlockK);
-    return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(variant.kD, params, stream);
+    const HopperHeads heads = HopperHeadsOf(p.D, p.Dv);
+    params.ranges = RangesOf(plan, kHopperBlockQ, heads.blockK);
+    return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(heads, params, stream);
   }
   params.ranges = ForwardRanges(plan, variant, parts);
   const auto launch = bfloat16 ? LaunchForwardBfloat16 : parts == 1 ? LaunchForwardHalf : LaunchForwardFloat32;
@@ -406,7 +407,8 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
   if (error != cudaSuccess) return error;
   const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
   // The copy engine adds rows whose bytes are a multiple of 16.
-  if (!UsesHopper(variant, parts) || (params.accumulateDq && p.D % 4 != 0)) return launch(variant, params, stream);
+  if (!UsesHopper(variant, parts) || variant.kD > 128 || (params.accumulateDq && p.D % 4 != 0))
+    return launch(variant, params, stream);
   const auto launchHopper = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
   error = launchHopper(variant.kD, params, stream);
   if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;

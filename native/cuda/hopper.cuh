@@ -49,7 +49,7 @@ struct Place {
 template <int kD, int kRows>
 __device__ inline void CopyPages(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int row, int head,
                                  int batch) {
-  for (int page = 0; page < kD / 64; ++page) {
+  for (int page = 0; page < (kD + 63) / 64; ++page) {
     CopyBox(shared + page * kRows * kPageRowBytes, map, barrier, page * 64, row, head, batch);
   }
 }
@@ -112,6 +112,19 @@ __device__ inline void IssueTransposed(float (&acc)[kN][4], uint32_t a, uint32_t
   for (int k = 0; k < kD / 16; ++k) {
     Product16<false>(acc, left.At(k / 4 * (kRowsA * kPageRowBytes) + k % 4 * 32),
                      right.At(k / 4 * (kRowsB * kPageRowBytes) + k % 4 * 32), k != 0, T());
+  }
+  CommitProducts();
+}
+
+// The same with A in registers, a left operand for each 16 channels.
+template <class T, int kRowsB, int kSteps, int kN>
+__device__ inline void IssueTransposed(float (&acc)[kN][4], const uint32_t (&left)[kSteps][4], uint32_t b) {
+  const Descriptor right = Descriptor::OfRows(b);
+  Pin(acc);
+  FenceProducts();
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+    Product16<false>(acc, left[k], right.At(k / 4 * (kRowsB * kPageRowBytes) + k % 4 * 32), k != 0, T());
   }
   CommitProducts();
 }

@@ -1,286 +1,213 @@
-// The forward kernel of 16-bit numbers on Hopper. Thread blocks stay and take one row block after another. One warp
-// loads: it finds the live key blocks and starts their copies. Each of the warpgroups that compute keeps 64 queries; it
-// issues the scores of the next key block before the output of this one, so that exponentials run beside products.
+// The forward kernels of 16-bit numbers on Hopper. Thread blocks stay and take one row block after another. One warp
+// loads. Each of the warpgroups that compute keeps 64 queries; it issues the scores of the next key block before the
+// output of this one, so that exponentials run beside products.
 #pragma once
 
-#include "forward.cuh"
-#include "hopper.cuh"
-#include "hopper_forward.h"
+#include "hopper_forward_loader.cuh"
 #include "hopper_launch.cuh"
+#include "hopper_weights.cuh"
 
 namespace flashmask::cuda {
 
-struct HopperForwardParams {
-  CUtensorMap q, k, v;
-  ForwardParams call;
-};
-
-template <int kD_, int kStages_>
-struct HopperForwardTile {
-  static constexpr int kD = kD_;
-  static constexpr int kStages = kStages_;
-  static constexpr int kBlockQ = kHopperBlockQ;
-  static constexpr int kBlockK = kHopperBlockK;
-  static constexpr int kComputing = kBlockQ / 64 * kWarpgroup;  // threads
-  static constexpr int kThreads = kComputing + kWarpgroup;
-  // Registers of a thread that computes and of one that loads.
-  static constexpr int kComputeRegisters = 232;
-  static constexpr int kLoadRegisters = 40;
-  static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
-  static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
-  static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
-  static constexpr int kSpanBytes = kBlockK * 16;
-  // In shared memory, in this order: queries, keys, values, spans, entries, barriers.
-  static constexpr int kKeysAt = kQueryBytes;
-  static constexpr int kValuesAt = kKeysAt + kStages * kKeyBytes;
-  static constexpr int kSpansAt = kValuesAt + kStages * kKeyBytes;
-  static constexpr int kEntriesAt = kSpansAt + kStages * kSpanBytes;
-  static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
-  static constexpr int kSharedBytes = kBarriersAt + (2 + 4 * kStages) * 8;
-};
-
-// The row block that is taken as number `work`. Heads take turns, so that those with the most work come first.
-template <class Tile>
-__device__ inline RowBlock TakenRows(int work, const Sizes& s, const Mask& mask) {
-  return RowBlockAt<Tile::kBlockQ>(work, s, mask, mask.causal || mask.spans != nullptr);
-}
-
-// What the loading warp tells of a stage: a key block of the row block `work`, or the end of it (block -1), or the end
-// of all work (work -1).
-struct Entry {
-  int work, block;
-  TileKind kind;
-};
-
-// The barriers of a thread block.
-template <class Tile>
-struct Barriers {
-  uint32_t base;
-  __device__ uint32_t queriesFull() const { return base; }
-  __device__ uint32_t queriesFree() const { return base + 8; }
-  __device__ uint32_t keysFull(int stage) const { return base + 16 + stage * 32; }
-  __device__ uint32_t keysFree(int stage) const { return base + 24 + stage * 32; }
-  __device__ uint32_t valuesFull(int stage) const { return base + 32 + stage * 32; }
-  __device__ uint32_t valuesFree(int stage) const { return base + 40 + stage * 32; }
-
-  __device__ void Init() const {
-    // One warp loads; each warp that computes frees for itself.
-    constexpr int kWarps = Tile::kComputing / kWarp;
-    InitBarrier(queriesFull(), 1);
-    InitBarrier(queriesFree(), kWarps);
-    for (int stage = 0; stage < Tile::kStages; ++stage) {
-      InitBarrier(keysFull(stage), 1);
-      InitBarrier(keysFree(stage), kWarps);
-      InitBarrier(valuesFull(stage), 1);
-      InitBarrier(valuesFree(stage), kWarps);
-    }
-    FenceBarrierInit();
-  }
-};
-
-// The work of the loading warp.
-template <class Tile>
-struct Loader {
-  const HopperForwardParams& p;
-  uint32_t shared;
-  Entry* entries;
-  Barriers<Tile> barriers;
-  Place<Tile::kStages> keys, values;
-  uint32_t queriesParity = 1;
-
-  __device__ Loader(const HopperForwardParams& p, uint8_t* shared, Barriers<Tile> barriers)
-      : p(p),
-        shared(SharedAddress(shared)),
-        entries(reinterpret_cast<Entry*>(shared + Tile::kEntriesAt)),
-        barriers(barriers) {}
-
-  // Tells what has no tile.
-  __device__ void Tell(const Entry& entry) {
-    WaitAsWarp(barriers.keysFree(keys.stage), keys.parity ^ 1);
-    if (IsFirstLane()) {
-      entries[keys.stage] = entry;
-      Arrive(barriers.keysFull(keys.stage));
-    }
-    keys.Advance();
-  }
-
-  __device__ void LoadQueries(const RowBlock& at) {
-    WaitAsWarp(barriers.queriesFree(), queriesParity);
-    queriesParity ^= 1;
-    if (!IsFirstLane()) return;
-    ArriveExpecting(barriers.queriesFull(), Tile::kQueryBytes);
-    CopyPages<Tile::kD, Tile::kBlockQ>(shared, &p.q, barriers.queriesFull(), at.r0, at.h, at.b);
-  }
-
-  __device__ void LoadKeys(const RowBlock& at, const Entry& entry) {
-    WaitAsWarp(barriers.keysFree(keys.stage), keys.parity ^ 1);
-    if (IsFirstLane()) {
-      const Mask& mask = p.call.mask;
-      const int Sk = p.call.sizes.Sk;
-      const int c0 = entry.block * Tile::kBlockK;
-      const uint32_t full = barriers.keysFull(keys.stage);
-      const bool spans = (entry.kind & (kHidesLower | kHidesUpper)) != 0;
-      const uint32_t spanBytes = spans ? min(Tile::kBlockK, Sk - c0) * sizeof(int4) : 0;
-      entries[keys.stage] = entry;
-      ArriveExpecting(full, Tile::kKeyBytes + spanBytes);
-      CopyPages<Tile::kD, Tile::kBlockK>(shared + Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k, full, c0,
-                                         at.keyHead, at.b);
-      if (spans) {
-        CopyBulk(shared + Tile::kSpansAt + keys.stage * Tile::kSpanBytes, mask.spans + at.maskHead * Sk + c0, spanBytes,
-                 full);
-      }
-    }
-    keys.Advance();
-  }
-
-  __device__ void LoadValues(const RowBlock& at, int block) {
-    WaitAsWarp(barriers.valuesFree(values.stage), values.parity ^ 1);
-    if (IsFirstLane()) {
-      const uint32_t full = barriers.valuesFull(values.stage);
-      ArriveExpecting(full, Tile::kKeyBytes);
-      CopyPages<Tile::kD, Tile::kBlockK>(shared + Tile::kValuesAt + values.stage * Tile::kKeyBytes, &p.v, full,
-                                         block * Tile::kBlockK, at.keyHead, at.b);
-    }
-    values.Advance();
-  }
-
-  __device__ void LoadRows(int work) {
-    const ForwardParams& call = p.call;
-    const RowBlock at = TakenRows<Tile>(work, call.sizes, call.mask);
-    LiveBlocks live = LiveKeyBlocks<Tile::kBlockK>(at, call.sizes, call.mask, call.ranges);
-    const auto classify = [&](int block) { return ClassifyKeyBlock<Tile::kBlockK>(at, call.sizes, call.mask, block); };
-    bool partial;
-    int block = live.Next(&partial, classify);
-    if (block >= 0) LoadQueries(at);
-    for (; block >= 0; block = live.Next(&partial, classify)) {
-      LoadKeys(at, {work, block, live.Kind(block)});
-      LoadValues(at, block);
-    }
-    Tell({work, -1, kEmpty});
-  }
-
-  __device__ void LoadAll() {
-    const Sizes& s = p.call.sizes;
-    const int works = s.B * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
-    for (int work = blockIdx.x; work < works;) {
-      LoadRows(work);
-      if (IsFirstLane()) work = gridDim.x + atomicAdd(p.call.counter, 1);
-      work = __shfl_sync(~0u, work, 0);
-    }
-    Tell({-1, -1, kEmpty});
-  }
-};
-
 // The work of a warpgroup that computes.
 template <class T, class Tile>
-__device__ inline void ComputeRows(const ForwardParams& p, uint8_t* shared, Barriers<Tile> barriers) {
-  constexpr int kN = Tile::kBlockK / 8;
-  constexpr int kReference = kReferenceShift<T, 1>;
-  const uint32_t base = SharedAddress(shared);
-  const uint32_t queries = base + threadIdx.x / kWarpgroup * 64 * kPageRowBytes;
-  const int warpRow = threadIdx.x / kWarp * 16;
-  const int Sq = p.sizes.Sq;
-  const int Sk = p.sizes.Sk;
-  Place<Tile::kStages> keys, values;
-  uint32_t queriesParity = 0;
+class RowComputer {
+ public:
+  __device__ RowComputer(const ForwardParams& p, uint8_t* shared, Barriers<Tile> barriers)
+      : p_(p),
+        shared_(shared),
+        base_(SharedAddress(shared)),
+        warpRow_(static_cast<int>(threadIdx.x) / kWarp * 16),
+        barriers_(barriers) {}
 
-  const auto nextEntry = [&]() {
-    WaitParity(barriers.keysFull(keys.stage), keys.parity);
-    return reinterpret_cast<const Entry*>(shared + Tile::kEntriesAt)[keys.stage];
-  };
-  const auto freeKeys = [&]() {
-    ArriveAsWarp(barriers.keysFree(keys.stage));
-    keys.Advance();
-  };
-  float scores[1][kN][4];
-  float out[1][Tile::kD / 8][4];
-  uint32_t weights[kN / 2][4];
-  const auto issueScores = [&]() {
-    IssueTransposed<T, Tile::kD, Tile::kBlockQ, Tile::kBlockK>(scores[0], queries,
-                                                               base + Tile::kKeysAt + keys.stage * Tile::kKeyBytes);
-  };
-
-  for (;;) {
-    Entry entry = nextEntry();
-    if (entry.work < 0) return;
-    const RowBlock at = TakenRows<Tile>(entry.work, p.sizes, p.mask);
-    const int scoreExponent = ExponentOf<1>(p.qFacts, at.keyBatchHead) + ExponentOf<1>(p.kFacts, at.keyBatchHead);
-    const float scale2 = ScaleOfScores(p.scoreScale, scoreExponent);
-    const bool notFinite = HasNotFinite(p.vFacts, at.keyBatchHead);
-    Clear(out);
-    RowStats<1> stats;
-    stats.reference[0][0] = stats.reference[0][1] = -kInfinity;
-    stats.sum[0][0] = stats.sum[0][1] = 0;
-    float factors[1][2];
-    // The scores of `entry` become weights. Gives whether `out` must be multiplied by the factors.
-    const auto weigh = [&]() {
-      if (entry.kind != kLive) {
-        const int4* spans = reinterpret_cast<const int4*>(shared + Tile::kSpansAt + keys.stage * Tile::kSpanBytes);
-        HideMasked(scores, entry.kind, spans, p.mask.causal, at.r0 + warpRow, 0, entry.block * Tile::kBlockK, Sq, Sk);
+  __device__ void ComputeAll() {
+    if (threadIdx.x >= kWarpgroup) PassTurn();
+    for (;;) {
+      const Entry entry = NextEntry();
+      if (entry.work < 0) return;
+      Begin(TakenRows<Tile>(entry.work, p_.sizes, p_.mask));
+      if (entry.block >= 0) {
+        TakeQueries();
+        ComputeBlocks(entry);
       }
-      // Copies of later key blocks overwrite the spans too.
-      freeKeys();
-      const bool raised = RaiseReferences<kReference>(stats, factors, scores, scale2);
-      ScoresToWeights<0>(stats, scores, scale2);
-      if (p.dropout.threshold != 0) {
-        DropWeights(scores, p.dropout, at.batchHead, at.r0 + warpRow, entry.block * Tile::kBlockK);
-      }
-      return raised;
-    };
-
-    // Waits for the values of a key block, and issues their part of the output.
-    const auto issueOutput = [&](bool partial) {
-      WaitParity(barriers.valuesFull(values.stage), values.parity);
-      const int valuesAt = Tile::kValuesAt + values.stage * Tile::kKeyBytes;
-      if (notFinite && partial) {
-        SyncThreads<Tile::kComputing>(1);
-        ClearNotFinite<T, Tile::kKeyBytes, Tile::kComputing>(shared + valuesAt);
-        FenceAsync();
-        SyncThreads<Tile::kComputing>(1);
-      }
-      IssueFromRegisters<T, Tile::kBlockK>(out[0], weights, base + valuesAt);
-    };
-    const auto finishOutput = [&]() {
-      WaitProducts<0>();
-      Pin(out[0]);
-      ArriveAsWarp(barriers.valuesFree(values.stage));
-      values.Advance();
-    };
-
-    if (entry.block >= 0) {
-      WaitParity(barriers.queriesFull(), queriesParity);
-      queriesParity ^= 1;
-      issueScores();
-      WaitProducts<0>();
-      Pin(scores[0]);
-      weigh();
-      PackLeft<T>(weights, scores[0]);
-      bool partial = entry.kind != kLive;
-      for (;;) {
-        entry = nextEntry();
-        if (entry.block < 0) break;
-        issueScores();
-        issueOutput(partial);
-        WaitProducts<1>();
-        Pin(scores[0]);
-        partial = entry.kind != kLive;
-        const bool raised = weigh();
-        finishOutput();
-        if (raised) Rescale(out, factors);
-        PackLeft<T>(weights, scores[0]);
-      }
-      ArriveAsWarp(barriers.queriesFree());
-      issueOutput(partial);
-      finishOutput();
-    }
-    freeKeys();
-    StoreOutput<T, 1>(p, at, warpRow, out, stats);
-    if (notFinite) {
-      SyncThreads<Tile::kComputing>(1);
-      AddNotFiniteValues<T, Tile::kBlockK, Tile::kComputing>(p, at);
+      // The entry that ended the row block.
+      scored_.Advance();
+      FreeKeys();
+      Store(TakenRows<Tile>(entry.work, p_.sizes, p_.mask));
     }
   }
-}
+
+ private:
+  static constexpr int kN = Tile::kBlockK / 8;
+  using Scores = float[1][kN][4];
+  using Weights = uint32_t[kN / 2][4];
+
+  // Keeps of a row block only what every key block needs, because registers are few.
+  __device__ void Begin(const RowBlock& at) {
+    row_ = at.r0 + warpRow_;
+    batchHead_ = at.batchHead;
+    const int exponent = ExponentOf<1>(p_.qFacts, at.keyBatchHead) + ExponentOf<1>(p_.kFacts, at.keyBatchHead);
+    scale2_ = ScaleOfScores(p_.scoreScale, exponent);
+    notFinite_ = HasNotFinite(p_.vFacts, at.keyBatchHead);
+    Clear(out_);
+    stats_.reference[0][0] = stats_.reference[0][1] = -kInfinity;
+    stats_.sum[0][0] = stats_.sum[0][1] = 0;
+    unseen_ = true;
+  }
+
+  __device__ void Store(const RowBlock& at) {
+    StoreOutput<T, 1>(p_, at, warpRow_, out_, stats_);
+    if (notFinite_) {
+      SyncThreads<Tile::kComputing>(1);
+      AddNotFiniteValues<T, Tile::kBlockK, Tile::kComputing>(p_, at);
+    }
+  }
+
+  __device__ void TakeQueries() {
+    WaitParity(barriers_.queriesFull(), queriesParity_);
+    queriesParity_ ^= 1;
+    if constexpr (Tile::kKeepsQueries) {
+      const uint32_t address = LaneAddress<Tile::kBlockQ>(base_, warpRow_ / 16, 0, true);
+#pragma unroll
+      for (int k = 0; k < Tile::kD / 16; ++k) {
+        LoadMatrix<false>(queries_[k], BlockAddress<Tile::kBlockQ>(address, 0, k));
+      }
+      ArriveAsWarp(barriers_.queriesFree());
+    }
+  }
+
+  // No scores are issued any more.
+  __device__ void FreeQueries() {
+    if constexpr (!Tile::kKeepsQueries) ArriveAsWarp(barriers_.queriesFree());
+  }
+
+  __device__ Entry NextEntry() {
+    WaitParity(barriers_.keysFull(scored_.stage), scored_.parity);
+    return reinterpret_cast<const Entry*>(shared_ + Tile::kEntriesAt)[scored_.stage];
+  }
+
+  __device__ void FreeKeys() {
+    ArriveAsWarp(barriers_.keysFree(weighed_.stage));
+    weighed_.Advance();
+  }
+
+  // The barriers from kTurns on are those of the warpgroups' turns.
+  static constexpr int kTurns = 2;
+
+  __device__ void TakeTurn() {
+    if constexpr (Tile::kTakesTurns) SyncThreads<Tile::kComputing>(kTurns + threadIdx.x / kWarpgroup);
+  }
+
+  __device__ void PassTurn() {
+    if constexpr (Tile::kTakesTurns) ArriveThreads<Tile::kComputing>(kTurns + 1 - threadIdx.x / kWarpgroup);
+  }
+
+  // Issues the scores of the next key block, whose keys are there.
+  __device__ void IssueScores(Scores& scores) {
+    const uint32_t keys = base_ + Tile::kKeysAt + scored_.stage * Tile::kKeyBytes;
+    if constexpr (Tile::kKeepsQueries) {
+      IssueTransposed<T, Tile::kBlockK>(scores[0], queries_, keys);
+    } else {
+      const uint32_t queries = base_ + threadIdx.x / kWarpgroup * 64 * kPageRowBytes;
+      IssueTransposed<T, Tile::kD, Tile::kBlockQ, Tile::kBlockK>(scores[0], queries, keys);
+    }
+    scored_.Advance();
+  }
+
+  // Turns the scores of a key block into weights. Gives whether the output must be multiplied by the factors.
+  __device__ bool WeighBlock(const Entry& entry, Scores& scores, Weights& weights) {
+    const int column = entry.block * Tile::kBlockK;
+    if (entry.kind != kLive) {
+      const uint8_t* spans = shared_ + Tile::kSpansAt + weighed_.stage * Tile::kSpanBytes;
+      HideMasked(scores, entry.kind, reinterpret_cast<const int4*>(spans), p_.mask.causal, row_, 0, column, p_.sizes.Sq,
+                 p_.sizes.Sk);
+    }
+    // Copies of later keys overwrite the spans too.
+    FreeKeys();
+    const bool raised = Weigh<T>(stats_, unseen_, factors_, weights, scores[0], scale2_);
+    if (p_.dropout.threshold != 0) DropWeights<kN>(weights, p_.dropout, batchHead_, row_, column);
+    return raised;
+  }
+
+  // Waits for the values of a key block. Both warpgroups come here before they take their turns.
+  __device__ void AwaitValues(const Entry& entry) {
+    WaitParity(barriers_.valuesFull(values_.stage), values_.parity);
+    if (notFinite_ && entry.kind != kLive) {
+      SyncThreads<Tile::kComputing>(1);
+      ClearNotFinite<T, Tile::kValueBytes, Tile::kComputing>(shared_ + ValuesAt());
+      FenceAsync();
+      SyncThreads<Tile::kComputing>(1);
+    }
+  }
+
+  __device__ int ValuesAt() const { return Tile::kValuesAt + values_.stage * Tile::kValueBytes; }
+
+  __device__ void IssueOutput(const Weights& weights) {
+    IssueFromRegisters<T, Tile::kBlockK>(out_[0], weights, base_ + ValuesAt());
+  }
+
+  __device__ void FinishOutput() {
+    WaitProducts<0>();
+    Pin(out_[0]);
+    ArriveAsWarp(barriers_.valuesFree(values_.stage));
+    values_.Advance();
+  }
+
+  __device__ void ComputeBlocks(Entry entry) {
+    Scores scores;
+    Weights weights, nextWeights;
+    IssueScores(scores);
+    WaitProducts<0>();
+    Pin(scores[0]);
+    WeighBlock(entry, scores, weights);
+    for (;;) {
+      if (!OutputAndWeighNext(&entry, scores, weights, nextWeights)) return;
+      if (!OutputAndWeighNext(&entry, scores, nextWeights, weights)) return;
+    }
+  }
+
+  // The output of a key block, while the next is weighed. Gives whether there is a next one.
+  __device__ bool OutputAndWeighNext(Entry* entry, Scores& scores, const Weights& weights, Weights& nextWeights) {
+    const Entry next = NextEntry();
+    AwaitValues(*entry);
+    if (next.block < 0) {
+      FreeQueries();
+      IssueOutput(weights);
+      FinishOutput();
+      return false;
+    }
+    TakeTurn();
+    IssueScores(scores);
+    IssueOutput(weights);
+    PassTurn();
+    WaitProducts<1>();
+    Pin(scores[0]);
+    const bool raised = WeighBlock(next, scores, nextWeights);
+    FinishOutput();
+    if (raised) Rescale(out_, factors_);
+    *entry = next;
+    return true;
+  }
+
+  const ForwardParams& p_;
+  uint8_t* shared_;
+  uint32_t base_;
+  int warpRow_;
+  Barriers<Tile> barriers_;
+  Place<Tile::kKeyStages> scored_, weighed_;
+  Place<Tile::kValueStages> values_;
+  uint32_t queriesParity_ = 0;
+  // Of the row block.
+  int row_;  // the warp's first
+  int batchHead_;
+  float scale2_;
+  bool notFinite_;
+  uint32_t queries_[Tile::kD / 16][4];
+  RowStats<1> stats_;
+  bool unseen_;
+  float factors_[1][2];
+  float out_[1][Tile::kDv / 8][4];
+};
 
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
@@ -291,7 +218,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();
     RunRoles<Tile>([&] { Loader<Tile>(p, shared, barriers).LoadAll(); },
-                   [&] { ComputeRows<T, Tile>(p.call, shared, barriers); });
+                   [&] { RowComputer<T, Tile>(p.call, shared, barriers).ComputeAll(); });
   } else {
     __trap();
   }
@@ -311,9 +238,23 @@ cudaError_t LaunchHopperForwardTile(const ForwardParams& call, cudaStream_t stre
 }
 
 template <class T>
-cudaError_t LaunchHopperForward(int kD, const ForwardParams& call, cudaStream_t stream) {
-  return kD == 64 ? LaunchHopperForwardTile<T, HopperForwardTile<64, 4>>(call, stream)
-                  : LaunchHopperForwardTile<T, HopperForwardTile<128, 2>>(call, stream);
+cudaError_t LaunchHopperForward(const HopperHeads& heads, const ForwardParams& call, cudaStream_t stream) {
+  const auto launch = [&] {
+    switch (heads.D) {
+      case 64:
+        return LaunchHopperForwardTile<T, HopperForwardTile<64, 64, 4, 4, true, true>>;
+      case 96:
+        return LaunchHopperForwardTile<T, HopperForwardTile<96, 96, 2, 2, true, false>>;
+      case 128:
+        return LaunchHopperForwardTile<T, HopperForwardTile<128, 128, 2, 2, false, false>>;
+      case 192:
+        return heads.Dv == 128 ? LaunchHopperForwardTile<T, HopperForwardTile<192, 128, 2, 2, false, false>>
+                               : LaunchHopperForwardTile<T, HopperForwardTile<192, 192, 2, 2, false, false>>;
+      default:
+        return LaunchHopperForwardTile<T, HopperForwardTile<256, 256, 2, 2, false, false>>;
+    }
+  }();
+  return launch(call, stream);
 }
 
 }  // namespace flashmask::cuda

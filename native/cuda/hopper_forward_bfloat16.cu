@@ -3,8 +3,8 @@
 
 namespace flashmask::cuda {
 
-cudaError_t LaunchHopperForwardBfloat16(int kD, const ForwardParams& params, cudaStream_t stream) {
-  return LaunchHopperForward<__nv_bfloat16>(kD, params, stream);
+cudaError_t LaunchHopperForwardBfloat16(const HopperHeads& heads, const ForwardParams& params, cudaStream_t stream) {
+  return LaunchHopperForward<__nv_bfloat16>(heads, params, stream);
 }
 
 }  // namespace flashmask::cuda

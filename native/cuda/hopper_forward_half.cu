@@ -3,8 +3,8 @@
 
 namespace flashmask::cuda {
 
-cudaError_t LaunchHopperForwardHalf(int kD, const ForwardParams& params, cudaStream_t stream) {
-  return LaunchHopperForward<__half>(kD, params, stream);
+cudaError_t LaunchHopperForwardHalf(const HopperHeads& heads, const ForwardParams& params, cudaStream_t stream) {
+  return LaunchHopperForward<__half>(heads, params, stream);
 }
 
 }  // namespace flashmask::cuda

@@ -45,6 +45,12 @@ __device__ inline void SyncThreads(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
 
+// Arrives at that barrier without waiting.
+template <int kThreads>
+__device__ inline void ArriveThreads(int id) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
+
 // ---- Bulk copies. One thread starts them; they arrive at a barrier. ----
 
 // Copies the box of a tensor map that begins at these coordinates. What lies outside of the tensor becomes zeros.
@@ -104,57 +110,78 @@ __device__ inline void Pin(float (&acc)[kN][4]) {
   }
 }
 
+// The registers %t0 to %t9 of an instruction.
+#define FLASHMASK_TEN(t) \
+  "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9, "
+#define FLASHMASK_REGISTERS16 FLASHMASK_TEN() "%10, %11, %12, %13, %14, %15"
+#define FLASHMASK_REGISTERS32 FLASHMASK_TEN() FLASHMASK_TEN(1) FLASHMASK_TEN(2) "%30, %31"
+#define FLASHMASK_REGISTERS48 \
+  FLASHMASK_TEN() FLASHMASK_TEN(1) FLASHMASK_TEN(2) FLASHMASK_TEN(3) "%40, %41, %42, %43, %44, %45, %46, %47"
+#define FLASHMASK_FIFTY FLASHMASK_TEN() FLASHMASK_TEN(1) FLASHMASK_TEN(2) FLASHMASK_TEN(3) FLASHMASK_TEN(4)
+#define FLASHMASK_REGISTERS64 FLASHMASK_FIFTY FLASHMASK_TEN(5) "%60, %61, %62, %63"
+#define FLASHMASK_REGISTERS96 \
+  FLASHMASK_FIFTY FLASHMASK_TEN(5) FLASHMASK_TEN(6) FLASHMASK_TEN(7) FLASHMASK_TEN(8) "%90, %91, %92, %93, %94, %95"
+#define FLASHMASK_REGISTERS128                                                                         \
+  FLASHMASK_FIFTY FLASHMASK_TEN(5) FLASHMASK_TEN(6) FLASHMASK_TEN(7) FLASHMASK_TEN(8) FLASHMASK_TEN(9) \
+      FLASHMASK_TEN(10) FLASHMASK_TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127"
+
 #define FLASHMASK_ACC(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define FLASHMASK_ACC4(c, n) \
   FLASHMASK_ACC(c, n), FLASHMASK_ACC(c, n + 1), FLASHMASK_ACC(c, n + 2), FLASHMASK_ACC(c, n + 3)
-#define FLASHMASK_ACC32                                                                                             \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
-  "%24, %25, %26, %27, %28, %29, %30, %31}"
-#define FLASHMASK_ACC64                                                                                             \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
-  "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "  \
-  "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+#define FLASHMASK_ACC8(c, n) FLASHMASK_ACC4(c, n), FLASHMASK_ACC4(c, n + 4)
+#define FLASHMASK_ACC12(c, n) FLASHMASK_ACC8(c, n), FLASHMASK_ACC4(c, n + 8)
+#define FLASHMASK_ACC16(c, n) FLASHMASK_ACC8(c, n), FLASHMASK_ACC8(c, n + 8)
+#define FLASHMASK_ACC24(c, n) FLASHMASK_ACC16(c, n), FLASHMASK_ACC8(c, n + 16)
+#define FLASHMASK_ACC32(c, n) FLASHMASK_ACC16(c, n), FLASHMASK_ACC16(c, n + 16)
 
 // acc[64 x N] (+)= A B over 16 channels, with A in shared memory or in registers. kColumns: B is summed over its rows;
-// kColumnsA: so is A.
-#define FLASHMASK_PRODUCTS(kType, kName)                                                                        \
-  template <bool kColumns, bool kColumnsA = false>                                                              \
-  __device__ inline void Product16(float (&c)[8][4], uint64_t a, uint64_t b, bool add, kType) {                 \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." kName  \
-                 "." kName " " FLASHMASK_ACC32 ", %32, %33, p, 1, 1, %36, %35;\n}\n"                            \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4)                                                   \
-                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                     \
-  }                                                                                                             \
-  template <bool kColumns, bool kColumnsA = false>                                                              \
-  __device__ inline void Product16(float (&c)[16][4], uint64_t a, uint64_t b, bool add, kType) {                \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." kName \
-                 "." kName " " FLASHMASK_ACC64 ", %64, %65, p, 1, 1, %68, %67;\n}\n"                            \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4), FLASHMASK_ACC4(c, 8), FLASHMASK_ACC4(c, 12)      \
-                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                     \
-  }                                                                                                             \
-  template <bool kColumns>                                                                                      \
-  __device__ inline void Product16(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {     \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." kName  \
-                 "." kName " " FLASHMASK_ACC32 ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"                \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4)                                                   \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));      \
-  }                                                                                                             \
-  template <bool kColumns>                                                                                      \
-  __device__ inline void Product16(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {    \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." kName \
-                 "." kName " " FLASHMASK_ACC64 ", {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"                \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4), FLASHMASK_ACC4(c, 8), FLASHMASK_ACC4(c, 12)      \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));      \
+// kColumnsA: so is A. kBlocks is N / 8; i0 to i6 number the operands after the kRegisters accumulators.
+#define FLASHMASK_PRODUCT(kType, kName, kWide, kBlocks, kRegisters, i0, i1, i2, i3, i4, i5, i6)                        \
+  template <bool kColumns, bool kColumnsA = false>                                                                     \
+  __device__ inline void Product16(float (&c)[kBlocks][4], uint64_t a, uint64_t b, bool add, kType) {                  \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #i2 ", 0;\nwgmma.mma_async.sync.aligned.m64" kWide               \
+                 "k16.f32." kName "." kName " {" FLASHMASK_REGISTERS##kRegisters "}, %" #i0 ", %" #i1                  \
+                                                                                 ", p, 1, 1, %" #i4 ", %" #i3 ";\n}\n" \
+                 : FLASHMASK_ACC##kBlocks(c, 0)                                                                        \
+                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                            \
+  }                                                                                                                    \
+  template <bool kColumns>                                                                                             \
+  __device__ inline void Product16(float (&c)[kBlocks][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {      \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #i5 ", 0;\nwgmma.mma_async.sync.aligned.m64" kWide               \
+                 "k16.f32." kName "." kName " {" FLASHMASK_REGISTERS##kRegisters                                       \
+                 "}, {%" #i0 ", %" #i1 ", %" #i2 ", %" #i3 "}, %" #i4 ", p, 1, 1, %" #i6 ";\n}\n"                      \
+                 : FLASHMASK_ACC##kBlocks(c, 0)                                                                        \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));             \
   }
+
+#define FLASHMASK_PRODUCTS(kType, kName)                                         \
+  FLASHMASK_PRODUCT(kType, kName, "n32", 4, 16, 16, 17, 18, 19, 20, 21, 22)      \
+  FLASHMASK_PRODUCT(kType, kName, "n64", 8, 32, 32, 33, 34, 35, 36, 37, 38)      \
+  FLASHMASK_PRODUCT(kType, kName, "n96", 12, 48, 48, 49, 50, 51, 52, 53, 54)     \
+  FLASHMASK_PRODUCT(kType, kName, "n128", 16, 64, 64, 65, 66, 67, 68, 69, 70)    \
+  FLASHMASK_PRODUCT(kType, kName, "n192", 24, 96, 96, 97, 98, 99, 100, 101, 102) \
+  FLASHMASK_PRODUCT(kType, kName, "n256", 32, 128, 128, 129, 130, 131, 132, 133, 134)
 
 FLASHMASK_PRODUCTS(__half, "f16")
 FLASHMASK_PRODUCTS(__nv_bfloat16, "bf16")
 
 #undef FLASHMASK_PRODUCTS
-#undef FLASHMASK_ACC64
+#undef FLASHMASK_PRODUCT
 #undef FLASHMASK_ACC32
+#undef FLASHMASK_ACC24
+#undef FLASHMASK_ACC16
+#undef FLASHMASK_ACC12
+#undef FLASHMASK_ACC8
 #undef FLASHMASK_ACC4
 #undef FLASHMASK_ACC
+#undef FLASHMASK_REGISTERS128
+#undef FLASHMASK_REGISTERS96
+#undef FLASHMASK_REGISTERS64
+#undef FLASHMASK_FIFTY
+#undef FLASHMASK_REGISTERS48
+#undef FLASHMASK_REGISTERS32
+#undef FLASHMASK_REGISTERS16
+#undef FLASHMASK_TEN
 
 }  // namespace flashmask::cuda
 

@@ -8,7 +8,7 @@
 namespace flashmask::cuda {
 
 // The tiles for which a plan has ranges: those of the kernels that walk over key blocks.
-constexpr int kRangeTiles[][2] = {{128, 128}, {128, 64}, {64, 64}, {64, 32}, {32, 32}};
+constexpr int kRangeTiles[][2] = {{128, 128}, {128, 96}, {128, 64}, {64, 64}, {64, 32}, {32, 32}};
 constexpr int kRangesOfPlan = sizeof(kRangeTiles) / sizeof(kRangeTiles[0]);
 
 // The ranges of a kernel with these tiles.

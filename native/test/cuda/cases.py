@@ -95,6 +95,21 @@ def channel_cases(sixteen):
             yield case('channels', f'D {D}, Dv {Dv}, {form}, {layout}', D=D, Dv=Dv, Sq=131, Sk=131, form=form, H=2, Hkv=1, layout=layout)
 
 
+SIZES = [(64, 64), (128, 128), (80, 80), (96, 96), (160, 160), (192, 192), (256, 256), (192, 128), (128, 192), (72, 40)]
+
+
+def size_cases(sixteen):
+    """Head sizes that have kernels of their own, and such that are padded up to them, with all else that a call has."""
+    for i, (D, Dv) in enumerate(SIZES[2:]):
+        for j, precision in enumerate(p for p in precisions(sixteen) if p != 'float32'):
+            for at, form in enumerate(FORMS, i + j):
+                lengths = {'Sq': 331, 'Sk': 417} if at % 2 else {'Sq': 290, 'Sk': 129}
+                options = {'Hm': (1, 2, 4)[at % 3] if FORMS[form][1] else 1, 'layout': 'bhsd' if at // 2 % 2 else 'bshd'}
+                name = f'D {D}, Dv {Dv}, {form}, {precision}'
+                dropout = 0.0 if at % 4 else 0.3
+                yield case('sizes', name, D=D, Dv=Dv, form=form, precision=precision, dropout=dropout, H=4, Hkv=2, **lengths, **options)
+
+
 def form_cases():
     for style in ('blocky', 'any', 'extreme', 'documents', 'padding'):
         for form in BOUNDED:
@@ -204,9 +219,10 @@ def poison_cases():
                 for precision in precisions(False):
                     at = i + j + precisions(False).index(precision)
                     heads = {'H': 4, 'Hkv': 2, 'Hm': (1, 2, 4)[at % 3] if FORMS[form][1] else 1} if at % 2 else {'H': 2, 'Hkv': 2}
-                    options = {'DD': (64, 128, 80, 64, 256)[at % 5], 'deterministic': (i // 2 + j) % 2 == 0, 'layout': 'bhsd' if at % 3 else 'bshd'}
+                    D, Dv = SIZES[(at + i) % len(SIZES)]
+                    options = {'D': D, 'Dv': Dv, 'deterministic': (i // 2 + j) % 2 == 0, 'layout': 'bhsd' if at % 3 else 'bshd'}
                     options |= {'dropout': 0.2 if at % 7 == 0 else 0.0, 'seed': at, 'precision': precision, 'check': 'poison'}
-                    name = f'{Sq} queries, {Sk} keys, {form} {j}, D {options["DD"]}, {precision}'
+                    name = f'{Sq} queries, {Sk} keys, {form} {j}, D {D}, Dv {Dv}, {precision}'
                     yield case('poison', name, Sq=Sq, Sk=Sk, form=form, style=style, **options, **heads)
     for precision in precisions(False):
         for Sk in (64, 1000):
@@ -284,8 +300,8 @@ def long_cases():
 
 
 def all_cases(sixteen):
-    groups = [length_cases(), cross_cases(), head_cases(), channel_cases(sixteen), form_cases(), empty_cases()]
-    groups += [magnitude_cases(sixteen), dropout_cases(sixteen), precision_cases(sixteen), option_cases(), long_cases()]
+    groups = [length_cases(), cross_cases(), head_cases(), channel_cases(sixteen), size_cases(sixteen), form_cases()]
+    groups += [empty_cases(), magnitude_cases(sixteen), dropout_cases(sixteen), precision_cases(sixteen), option_cases(), long_cases()]
     cases = [c for group in groups for c in group]
     if not sixteen:
         return [*cases, *score_cases(), *poison_cases(), *few_rows_cases()]

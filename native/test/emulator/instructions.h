@@ -86,6 +86,11 @@ void SyncThreads(int id) {
   emulator::SyncThreads(id, kThreads);
 }
 
+template <int kThreads>
+void ArriveThreads(int id) {
+  emulator::ArriveThreads(id, kThreads);
+}
+
 inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int channel, int row, int head,
                     int batch) {
   emulator::CopyBox(shared, *map, barrier, {channel, row, head, batch});

@@ -324,6 +324,12 @@ void SyncThreads(int barrier, int threads) {
          "a barrier of the thread block");
 }
 
+void ArriveThreads(int barrier, int threads) {
+  NamedBarrier& arrived = block->namedBarriers[barrier];
+  ++arrived.arrived;
+  ReleaseIfComplete(&arrived, threads);
+}
+
 bool SyncThreadsOr(bool x) {
   const size_t vote = self->votes++;
   block->voted[vote % 3] |= x;

@@ -56,6 +56,7 @@ void Run(Extent grid, unsigned threads, size_t sharedBytes, const std::function<
 
 // Waits at a barrier of the thread block for as many threads, or for all that still run.
 void SyncThreads(int barrier, int threads);
+void ArriveThreads(int barrier, int threads);  // without waiting
 // The same for all that still run; gives whether `x` is true for any.
 bool SyncThreadsOr(bool x);
 

@@ -1,0 +1,107 @@
+// The work of the loading warp of Hopper's forward kernels: it takes row blocks, finds their live key blocks, and
+// starts the copies of queries, keys and values.
+#pragma once
+
+#include "hopper_forward_tile.cuh"
+
+namespace flashmask::cuda {
+
+struct HopperForwardParams {
+  CUtensorMap q, k, v;
+  ForwardParams call;
+};
+
+template <class Tile>
+struct Loader {
+  const HopperForwardParams& p;
+  uint32_t shared;
+  Entry* entries;
+  Barriers<Tile> barriers;
+  Place<Tile::kKeyStages> keys;
+  Place<Tile::kValueStages> values;
+  uint32_t queriesParity = 1;
+
+  __device__ Loader(const HopperForwardParams& p, uint8_t* shared, Barriers<Tile> barriers)
+      : p(p),
+        shared(SharedAddress(shared)),
+        entries(reinterpret_cast<Entry*>(shared + Tile::kEntriesAt)),
+        barriers(barriers) {}
+
+  // Tells what has no tile.
+  __device__ void Tell(const Entry& entry) {
+    WaitAsWarp(barriers.keysFree(keys.stage), keys.parity ^ 1);
+    if (IsFirstLane()) {
+      entries[keys.stage] = entry;
+      Arrive(barriers.keysFull(keys.stage));
+    }
+    keys.Advance();
+  }
+
+  __device__ void LoadQueries(const RowBlock& at) {
+    WaitAsWarp(barriers.queriesFree(), queriesParity);
+    queriesParity ^= 1;
+    if (!IsFirstLane()) return;
+    ArriveExpecting(barriers.queriesFull(), Tile::kQueryBytes);
+    CopyPages<Tile::kD, Tile::kBlockQ>(shared, &p.q, barriers.queriesFull(), at.r0, at.h, at.b);
+  }
+
+  __device__ void LoadKeys(const RowBlock& at, const Entry& entry) {
+    WaitAsWarp(barriers.keysFree(keys.stage), keys.parity ^ 1);
+    if (IsFirstLane()) {
+      const Mask& mask = p.call.mask;
+      const int Sk = p.call.sizes.Sk;
+      const int c0 = entry.block * Tile::kBlockK;
+      const uint32_t full = barriers.keysFull(keys.stage);
+      const bool spans = (entry.kind & (kHidesLower | kHidesUpper)) != 0;
+      const uint32_t spanBytes = spans ? min(Tile::kBlockK, Sk - c0) * sizeof(int4) : 0;
+      entries[keys.stage] = entry;
+      ArriveExpecting(full, Tile::kKeyBytes + spanBytes);
+      CopyPages<Tile::kD, Tile::kBlockK>(shared + Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k, full, c0,
+                                         at.keyHead, at.b);
+      if (spans) {
+        CopyBulk(shared + Tile::kSpansAt + keys.stage * Tile::kSpanBytes, mask.spans + at.maskHead * Sk + c0, spanBytes,
+                 full);
+      }
+    }
+    keys.Advance();
+  }
+
+  __device__ void LoadValues(const RowBlock& at, int block) {
+    WaitAsWarp(barriers.valuesFree(values.stage), values.parity ^ 1);
+    if (IsFirstLane()) {
+      const uint32_t full = barriers.valuesFull(values.stage);
+      ArriveExpecting(full, Tile::kValueBytes);
+      CopyPages<Tile::kDv, Tile::kBlockK>(shared + Tile::kValuesAt + values.stage * Tile::kValueBytes, &p.v, full,
+                                          block * Tile::kBlockK, at.keyHead, at.b);
+    }
+    values.Advance();
+  }
+
+  __device__ void LoadRows(int work) {
+    const ForwardParams& call = p.call;
+    const RowBlock at = TakenRows<Tile>(work, call.sizes, call.mask);
+    LiveBlocks live = LiveKeyBlocks<Tile::kBlockK>(at, call.sizes, call.mask, call.ranges);
+    const auto classify = [&](int block) { return ClassifyKeyBlock<Tile::kBlockK>(at, call.sizes, call.mask, block); };
+    bool partial;
+    int block = live.Next(&partial, classify);
+    if (block >= 0) LoadQueries(at);
+    for (; block >= 0; block = live.Next(&partial, classify)) {
+      LoadKeys(at, {work, block, live.Kind(block)});
+      LoadValues(at, block);
+    }
+    Tell({work, -1, kEmpty});
+  }
+
+  __device__ void LoadAll() {
+    const Sizes& s = p.call.sizes;
+    const int works = s.B * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
+    for (int work = blockIdx.x; work < works;) {
+      LoadRows(work);
+      if (IsFirstLane()) work = gridDim.x + atomicAdd(p.call.counter, 1);
+      work = __shfl_sync(~0u, work, 0);
+    }
+    Tell({-1, -1, kEmpty});
+  }
+};
+
+}  // namespace flashmask::cuda

@@ -1,0 +1,82 @@
+// The shared memory of Hopper's forward kernels: tiles, what the loading warp tells of them, and their barriers.
+#pragma once
+
+#include "hopper.cuh"
+#include "hopper_forward.h"
+#include "mask.cuh"
+#include "row_block.cuh"
+#include "tiles.h"
+
+namespace flashmask::cuda {
+
+// With kKeepsQueries, queries stay in registers. With kTakesTurns, the two warpgroups issue products in turn, so that
+// one computes weights while the products of the other run.
+template <int kD_, int kDv_, int kKeyStages_, int kValueStages_, bool kKeepsQueries_, bool kTakesTurns_>
+struct HopperForwardTile {
+  static constexpr int kD = kD_;
+  static constexpr int kDv = kDv_;
+  static constexpr int kKeyStages = kKeyStages_;
+  static constexpr int kValueStages = kValueStages_;
+  static constexpr bool kKeepsQueries = kKeepsQueries_;
+  static constexpr bool kTakesTurns = kTakesTurns_;
+  static constexpr int kBlockQ = kHopperBlockQ;
+  static constexpr int kBlockK = HopperHeadsOf(kD, kDv).blockK;
+  static_assert(kBlockK % kMapBlock == 0, "the bounds map tells of whole blocks");
+  static constexpr int kComputing = kBlockQ / 64 * kWarpgroup;  // threads
+  static constexpr int kThreads = kComputing + kWarpgroup;
+  // Registers of a thread that computes and of one that loads.
+  static constexpr int kComputeRegisters = kDv == 256 ? 240 : 232;
+  static constexpr int kLoadRegisters = kDv == 256 ? 24 : 40;
+  static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
+  static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
+  static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
+  static constexpr int kValueBytes = kTileBytes<kBlockK, kDv>;
+  static constexpr int kSpanBytes = kBlockK * 16;
+  // In shared memory, in this order: queries, keys, values, spans, entries, barriers.
+  static constexpr int kKeysAt = kQueryBytes;
+  static constexpr int kValuesAt = kKeysAt + kKeyStages * kKeyBytes;
+  static constexpr int kSpansAt = kValuesAt + kValueStages * kValueBytes;
+  static constexpr int kEntriesAt = kSpansAt + kKeyStages * kSpanBytes;
+  static constexpr int kBarriersAt = kEntriesAt + kKeyStages * 16;
+  static constexpr int kSharedBytes = kBarriersAt + (2 + 2 * kKeyStages + 2 * kValueStages) * 8;
+  static_assert(kSharedBytes <= kLargeShared);
+};
+
+// The row block that is taken as number `work`. Heads take turns, so that those with the most work come first.
+template <class Tile>
+__device__ inline RowBlock TakenRows(int work, const Sizes& s, const Mask& mask) {
+  return RowBlockAt<Tile::kBlockQ>(work, s, mask, mask.causal || mask.spans != nullptr);
+}
+
+// What the loading warp tells of a stage of keys: a key block of the row block `work`, or the end of it (block -1), or
+// the end of all work (work -1).
+struct Entry {
+  int work, block;
+  TileKind kind;
+};
+
+// The barriers of a thread block.
+template <class Tile>
+struct Barriers {
+  uint32_t base;
+  __device__ uint32_t queriesFull() const { return base; }
+  __device__ uint32_t queriesFree() const { return base + 8; }
+  __device__ uint32_t keysFull(int stage) const { return base + 16 + stage * 16; }
+  __device__ uint32_t keysFree(int stage) const { return base + 24 + stage * 16; }
+  __device__ uint32_t valuesFull(int stage) const { return keysFull(Tile::kKeyStages + stage); }
+  __device__ uint32_t valuesFree(int stage) const { return keysFree(Tile::kKeyStages + stage); }
+
+  __device__ void Init() const {
+    // One warp loads; each warp that computes frees for itself.
+    constexpr int kWarps = Tile::kComputing / kWarp;
+    InitBarrier(queriesFull(), 1);
+    InitBarrier(queriesFree(), kWarps);
+    for (int stage = 0; stage < Tile::kKeyStages + Tile::kValueStages; ++stage) {
+      InitBarrier(keysFull(stage), 1);
+      InitBarrier(keysFree(stage), kWarps);
+    }
+    FenceBarrierInit();
+  }
+};
+
+}  // namespace flashmask::cuda
