@@ -294,7 +294,7 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const MaskSc
   return params;
 }
 
-// Whether the kernels on Hopper's own instructions run a call.
+// Whether the forward kernel on Hopper's own instructions runs a call.
 bool UsesHopper(const Variant& variant, int parts) { return variant.large && variant.kD <= 128 && parts == 1; }
 
 cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
@@ -385,6 +385,12 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   return params;
 }
 
+// Whether the kernels on Hopper's own instructions compute dk and dv, and dq too if not deterministic. The copy engine
+// adds rows whose bytes are a multiple of 16.
+bool UsesHopperBackward(const Problem& p, const Variant& variant, int parts) {
+  return variant.large && parts == 1 && (p.deterministic || p.D % 4 == 0);
+}
+
 cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const MaskScratch& mask,
                         const BackwardParams& params, cudaStream_t stream) {
   if (p.deterministic) {
@@ -397,10 +403,11 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
     if (error != cudaSuccess) return error;
   }
   const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
-  // The copy engine adds rows whose bytes are a multiple of 16.
-  if (!UsesHopper(variant, parts) || (params.accumulateDq && p.D % 4 != 0)) return launch(variant, params, stream);
-  const auto launchHopper = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
-  const cudaError_t error = launchHopper(variant.kD, params, stream);
+  if (!UsesHopperBackward(p, variant, parts)) return launch(variant, params, stream);
+  const HopperBackwardHeads heads = HopperBackwardHeadsOf(p.D, p.Dv);
+  const auto narrow = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
+  const auto wide = bfloat16 ? LaunchHopperBackwardWideBfloat16 : LaunchHopperBackwardWideHalf;
+  const cudaError_t error = (IsWide(heads) ? wide : narrow)(heads, params, stream);
   if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;
   BackwardParams rest = params;
   rest.onlyNotFinite = true;

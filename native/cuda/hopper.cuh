@@ -91,7 +91,7 @@ __device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t
 template <int kD, int kRows>
 __device__ inline void CopyPages(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int row, int head,
                                  int batch) {
-  for (int page = 0; page < kD / 64; ++page) {
+  for (int page = 0; page < (kD + 63) / 64; ++page) {
     CopyBox(shared + page * kRows * kPageRowBytes, map, barrier, page * 64, row, head, batch);
   }
 }
@@ -185,55 +185,63 @@ __device__ inline void PackLeft(uint32_t (&packed)[kN / 2][4], const float (&acc
   }
 }
 
-#define FLASHMASK_ACC(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
-#define FLASHMASK_ACC4(c, n) \
-  FLASHMASK_ACC(c, n), FLASHMASK_ACC(c, n + 1), FLASHMASK_ACC(c, n + 2), FLASHMASK_ACC(c, n + 3)
-#define FLASHMASK_ACC32                                                                                             \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
-  "%24, %25, %26, %27, %28, %29, %30, %31}"
-#define FLASHMASK_ACC64                                                                                             \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
-  "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "  \
-  "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+#define FLASHMASK_ACC(n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
+#define FLASHMASK_ACC4(n) FLASHMASK_ACC(n), FLASHMASK_ACC(n + 1), FLASHMASK_ACC(n + 2), FLASHMASK_ACC(n + 3)
+#define FLASHMASK_ACC8 FLASHMASK_ACC4(0), FLASHMASK_ACC4(4)
+#define FLASHMASK_ACC12 FLASHMASK_ACC8, FLASHMASK_ACC4(8)
+#define FLASHMASK_ACC16 FLASHMASK_ACC12, FLASHMASK_ACC4(12)
+#define FLASHMASK_NUMBERS16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define FLASHMASK_NUMBERS32 \
+  FLASHMASK_NUMBERS16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define FLASHMASK_NUMBERS48 \
+  FLASHMASK_NUMBERS32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define FLASHMASK_NUMBERS64 \
+  FLASHMASK_NUMBERS48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-// acc[64 x N] (+)= A B over 16 channels, with A in shared memory or in registers. kColumns: B is summed over its rows;
-// kColumnsA: so is A.
-#define FLASHMASK_PRODUCTS(kType, kName)                                                                        \
+// acc[64 x kN] (+)= A B over 16 channels, with A in shared memory. kColumns: B is summed over its rows; kColumnsA: so
+// is A. The last five parameters of the macro are the numbers of the operands.
+#define FLASHMASK_PRODUCT_OF_SHARED(kType, kName, kN, kAcc, kNumbers, kA, kB, kAdd, kOfB, kOfA)                 \
   template <bool kColumns, bool kColumnsA = false>                                                              \
-  __device__ inline void Product16(float (&c)[8][4], uint64_t a, uint64_t b, bool add, kType) {                 \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." kName  \
-                 "." kName " " FLASHMASK_ACC32 ", %32, %33, p, 1, 1, %36, %35;\n}\n"                            \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4)                                                   \
+  __device__ inline void Product16(float (&c)[kN / 8][4], uint64_t a, uint64_t b, bool add, kType) {            \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #kAdd ", 0;\nwgmma.mma_async.sync.aligned.m64n" #kN       \
+                 "k16.f32." kName "." kName " {" kNumbers "}, %" #kA ", %" #kB ", p, 1, 1, %" #kOfA ", %" #kOfB \
+                 ";\n}\n"                                                                                       \
+                 : kAcc                                                                                         \
                  : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                     \
-  }                                                                                                             \
-  template <bool kColumns, bool kColumnsA = false>                                                              \
-  __device__ inline void Product16(float (&c)[16][4], uint64_t a, uint64_t b, bool add, kType) {                \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." kName \
-                 "." kName " " FLASHMASK_ACC64 ", %64, %65, p, 1, 1, %68, %67;\n}\n"                            \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4), FLASHMASK_ACC4(c, 8), FLASHMASK_ACC4(c, 12)      \
-                 : "l"(a), "l"(b), "r"(int{add}), "n"(int{kColumns}), "n"(int{kColumnsA}));                     \
-  }                                                                                                             \
-  template <bool kColumns>                                                                                      \
-  __device__ inline void Product16(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {     \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." kName  \
-                 "." kName " " FLASHMASK_ACC32 ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"                \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4)                                                   \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));      \
-  }                                                                                                             \
-  template <bool kColumns>                                                                                      \
-  __device__ inline void Product16(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {    \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." kName \
-                 "." kName " " FLASHMASK_ACC64 ", {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"                \
-                 : FLASHMASK_ACC4(c, 0), FLASHMASK_ACC4(c, 4), FLASHMASK_ACC4(c, 8), FLASHMASK_ACC4(c, 12)      \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));      \
   }
+
+// The same with A in registers. The last parameters of the macro are the numbers of the operands.
+#define FLASHMASK_PRODUCT_OF_REGISTERS(kType, kName, kN, kAcc, kNumbers, kA0, kA1, kA2, kA3, kB, kAdd, kOfB)       \
+  template <bool kColumns>                                                                                         \
+  __device__ inline void Product16(float (&c)[kN / 8][4], const uint32_t (&a)[4], uint64_t b, bool add, kType) {   \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #kAdd ", 0;\nwgmma.mma_async.sync.aligned.m64n" #kN          \
+                 "k16.f32." kName "." kName " {" kNumbers "}, {%" #kA0 ", %" #kA1 ", %" #kA2 ", %" #kA3 "}, %" #kB \
+                 ", p, 1, 1, %" #kOfB ";\n}\n"                                                                     \
+                 : kAcc                                                                                            \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{add}), "n"(int{kColumns}));         \
+  }
+
+#define FLASHMASK_PRODUCTS(kType, kName)                                                                             \
+  FLASHMASK_PRODUCT_OF_SHARED(kType, kName, 32, FLASHMASK_ACC4(0), FLASHMASK_NUMBERS16, 16, 17, 18, 19, 20)          \
+  FLASHMASK_PRODUCT_OF_SHARED(kType, kName, 64, FLASHMASK_ACC8, FLASHMASK_NUMBERS32, 32, 33, 34, 35, 36)             \
+  FLASHMASK_PRODUCT_OF_SHARED(kType, kName, 128, FLASHMASK_ACC16, FLASHMASK_NUMBERS64, 64, 65, 66, 67, 68)           \
+  FLASHMASK_PRODUCT_OF_REGISTERS(kType, kName, 64, FLASHMASK_ACC8, FLASHMASK_NUMBERS32, 32, 33, 34, 35, 36, 37, 38)  \
+  FLASHMASK_PRODUCT_OF_REGISTERS(kType, kName, 96, FLASHMASK_ACC12, FLASHMASK_NUMBERS48, 48, 49, 50, 51, 52, 53, 54) \
+  FLASHMASK_PRODUCT_OF_REGISTERS(kType, kName, 128, FLASHMASK_ACC16, FLASHMASK_NUMBERS64, 64, 65, 66, 67, 68, 69, 70)
 
 FLASHMASK_PRODUCTS(__half, "f16")
 FLASHMASK_PRODUCTS(__nv_bfloat16, "bf16")
 
 #undef FLASHMASK_PRODUCTS
-#undef FLASHMASK_ACC64
-#undef FLASHMASK_ACC32
+#undef FLASHMASK_PRODUCT_OF_REGISTERS
+#undef FLASHMASK_PRODUCT_OF_SHARED
+#undef FLASHMASK_NUMBERS64
+#undef FLASHMASK_NUMBERS48
+#undef FLASHMASK_NUMBERS32
+#undef FLASHMASK_NUMBERS16
+#undef FLASHMASK_ACC16
+#undef FLASHMASK_ACC12
+#undef FLASHMASK_ACC8
 #undef FLASHMASK_ACC4
 #undef FLASHMASK_ACC
 

@@ -42,11 +42,12 @@ class Case:
 
 
 def case(group, name, **options):
-    """A case. S sets both lengths; H without Hkv sets both numbers of heads."""
+    """A case. S sets both lengths, DD both head sizes or the pair of them; H without Hkv sets both numbers of heads."""
     if 'S' in options:
         options['Sq'] = options['Sk'] = options.pop('S')
     if 'DD' in options:
-        options['D'] = options['Dv'] = options.pop('DD')
+        DD = options.pop('DD')
+        options['D'], options['Dv'] = DD if isinstance(DD, tuple) else (DD, DD)
     if 'H' in options:
         options.setdefault('Hkv', options['H'])
     return Case(group, name, **options)
@@ -92,6 +93,20 @@ def channel_cases(sixteen):
             form = list(FORMS)[(i + jump) % 6]
             layout = 'bhsd' if jump % 2 else 'bshd'
             yield case('channels', f'D {D}, Dv {Dv}, {form}, {layout}', D=D, Dv=Dv, Sq=131, Sk=131, form=form, H=2, Hkv=1, layout=layout)
+
+
+# Head sizes, or pairs (D, Dv), for which Hopper has different kernels.
+HEAD_SIZES = [64, 128, 80, 192, 256, (192, 128), 96, 160, (128, 192), (72, 40)]
+
+
+def head_size_cases(sixteen):
+    for precision in precisions(sixteen):
+        for i, DD in enumerate(HEAD_SIZES):
+            for j, form in enumerate(FORMS):
+                options = {'form': form, 'precision': precision, 'style': ('blocky', 'documents', 'any')[(i + j) % 3]}
+                options |= {'deterministic': (i + j) % 4 == 1, 'dropout': 0.2 if (i + j) % 4 == 2 else 0.0, 'seed': i + j}
+                name = f'{DD}, {precision}, {form}'
+                yield case('head size', name, Sq=(259, 131)[j % 2], Sk=331, H=4, Hkv=(1, 2)[i % 2], DD=DD, **options)
 
 
 def form_cases():
@@ -203,7 +218,7 @@ def poison_cases():
                 for precision in precisions(False):
                     at = i + j + precisions(False).index(precision)
                     heads = {'H': 4, 'Hkv': 2, 'Hm': (1, 2, 4)[at % 3] if FORMS[form][1] else 1} if at % 2 else {'H': 2, 'Hkv': 2}
-                    options = {'DD': (64, 128, 80, 64, 256)[at % 5], 'deterministic': (i // 2 + j) % 2 == 0, 'layout': 'bhsd' if at % 3 else 'bshd'}
+                    options = {'DD': HEAD_SIZES[at % 10], 'deterministic': (i // 2 + j) % 2 == 0, 'layout': 'bhsd' if at % 3 else 'bshd'}
                     options |= {'dropout': 0.2 if at % 7 == 0 else 0.0, 'seed': at, 'precision': precision, 'check': 'poison'}
                     name = f'{Sq} queries, {Sk} keys, {form} {j}, D {options["DD"]}, {precision}'
                     yield case('poison', name, Sq=Sq, Sk=Sk, form=form, style=style, **options, **heads)
@@ -257,7 +272,7 @@ def long_cases():
 
 
 def all_cases(sixteen):
-    groups = [length_cases(), cross_cases(), head_cases(), channel_cases(sixteen), form_cases(), empty_cases()]
+    groups = [length_cases(), cross_cases(), head_cases(), channel_cases(sixteen), head_size_cases(sixteen), form_cases(), empty_cases()]
     groups += [magnitude_cases(sixteen), dropout_cases(sixteen), precision_cases(sixteen), option_cases(), long_cases()]
     cases = [c for group in groups for c in group]
     if not sixteen:

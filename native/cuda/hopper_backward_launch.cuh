@@ -1,0 +1,44 @@
+// Starts the backward kernels on Hopper: those of hopper_backward.cuh and of hopper_backward_wide.cuh.
+#pragma once
+
+#include "hopper_backward.h"
+#include "hopper_key_block.cuh"
+#include "hopper_launch.cuh"
+
+namespace flashmask::cuda {
+
+// Keys says how warpgroups compute a key block.
+template <class Keys>
+__global__ void __launch_bounds__(Keys::Tile::kThreads, 1)
+    HopperBackwardKernel(const __grid_constant__ HopperBackwardParams p) {
+  using Tile = typename Keys::Tile;
+  if constexpr (kHopper) {
+    extern __shared__ __align__(1024) uint8_t shared[];
+    const BackwardBarriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
+    if (threadIdx.x == 0) barriers.Init();
+    __syncthreads();
+    RunRoles<Tile>([&] { BackwardLoader<Tile>(p, shared, barriers).LoadAll(); },
+                   [&] { Keys::Compute(p, shared, barriers); });
+  } else {
+    __trap();
+  }
+}
+
+template <class T, template <class T_, class Tile_, bool kDrops> class Keys, class Tile>
+cudaError_t LaunchHopperBackwardTile(const BackwardParams& call, cudaStream_t stream) {
+  const Sizes& s = call.sizes;
+  HopperBackwardParams params;
+  params.call = call;
+  cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, s.B, Tile::kBlockQ);
+  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, s.B, Tile::kBlockK);
+  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, s.B, Tile::kBlockK);
+  if (error == cudaSuccess) error = Describe<T>(&params.dOut, call.dOut, s.Sq, s.H, s.B, Tile::kBlockQ);
+  if (error == cudaSuccess && call.accumulateDq) error = Describe<float>(&params.dq, call.dq, s.Sq, s.H, s.B, 64);
+  if (error != cudaSuccess) return error;
+  const int64_t works = int64_t{s.B} * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
+  const auto kernel = call.dropout.threshold == 0 ? HopperBackwardKernel<Keys<T, Tile, false>>
+                                                  : HopperBackwardKernel<Keys<T, Tile, true>>;
+  return LaunchStaying<Tile>(kernel, params, works, stream);
+}
+
+}  // namespace flashmask::cuda
