@@ -263,8 +263,8 @@ struct WideKeys {
       for (int half = 0; half < 2; ++half) {
         const int row = warpRow + ElementRow(0, 2 * half);
         const int column = ElementColumn(n % 4, 0);
-        const uint32_t at = tile + n / 4 * Tile::kDqBoxBytes + row * kPageRowBytes + (((column / 4) ^ (row & 7)) << 4) +
-                            column % 4 * 4;
+        const uint32_t at =
+            tile + n / 4 * Tile::kDqBoxBytes + row * kPageRowBytes + (((column / 4) ^ (row & 7)) << 4) + column % 4 * 4;
         StoreSharedPair(at, dq[n][2 * half] * factors.dq, dq[n][2 * half + 1] * factors.dq);
       }
     }

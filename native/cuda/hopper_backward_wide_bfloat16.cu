@@ -4,7 +4,7 @@
 namespace flashmask::cuda {
 
 cudaError_t LaunchHopperBackwardWideBfloat16(const HopperBackwardHeads& heads, const BackwardParams& params,
-                                        cudaStream_t stream) {
+                                             cudaStream_t stream) {
   return LaunchHopperBackwardWide<__nv_bfloat16>(heads, params, stream);
 }
 

@@ -4,7 +4,7 @@
 namespace flashmask::cuda {
 
 cudaError_t LaunchHopperBackwardWideHalf(const HopperBackwardHeads& heads, const BackwardParams& params,
-                                        cudaStream_t stream) {
+                                         cudaStream_t stream) {
   return LaunchHopperBackwardWide<__half>(heads, params, stream);
 }
 
