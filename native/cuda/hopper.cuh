@@ -87,12 +87,23 @@ __device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t
       : "memory");
 }
 
-// Copies the pages of a tile of kRows rows from `row` on.
-template <int kD, int kRows>
+// The same for several thread blocks of a cluster, one bit of `blocks` each: to the same place of each, and with a
+// barrier at the same place.
+__device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int channel, int row,
+                               int head, int batch, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, "
+      "%4, %5, %6}], [%2], %7;" ::"r"(shared),
+      "l"(map), "r"(barrier), "r"(channel), "r"(row), "r"(head), "r"(batch), "h"(blocks)
+      : "memory");
+}
+
+// Copies the pages of a tile of kRows rows from `row` on. The last parameter, if given, is that of CopyBox.
+template <int kD, int kRows, class... Blocks>
 __device__ inline void CopyPages(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int row, int head,
-                                 int batch) {
+                                 int batch, Blocks... blocks) {
   for (int page = 0; page < (kD + 63) / 64; ++page) {
-    CopyBox(shared + page * kRows * kPageRowBytes, map, barrier, page * 64, row, head, batch);
+    CopyBox(shared + page * kRows * kPageRowBytes, map, barrier, page * 64, row, head, batch, blocks...);
   }
 }
 
@@ -100,6 +111,15 @@ __device__ inline void CopyBulk(uint32_t shared, const void* global, uint32_t by
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
                "l"(global), "r"(bytes), "r"(barrier)
                : "memory");
+}
+
+__device__ inline void CopyBulk(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier,
+                                uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+      "%4;" ::"r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier), "h"(blocks)
+      : "memory");
 }
 
 // Adds a tile of floats in shared memory to a tensor in memory. Rows and channels outside of the tensor are left out.

@@ -15,21 +15,17 @@ namespace flashmask::cuda {
 template <int kD_>
 struct HopperBackwardTile {
   static constexpr int kD = kD_;
-  static constexpr int kDv = kD;
   static constexpr int kBlockQ = kD == 64 ? 128 : 64;
   static constexpr int kBlockK = 128;
   static constexpr int kStages = 2;
-  static constexpr int kDOutStages = kStages;
-  static constexpr bool kFreesDOut = false;
+  static constexpr int kCluster = 1;                            // thread blocks that share a key block
   static constexpr int kComputing = kBlockK / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
   static constexpr int kComputeRegisters = 240;
   static constexpr int kLoadRegisters = 24;
   static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
   static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
-  static constexpr int kValueBytes = kKeyBytes;
   static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
-  static constexpr int kDOutBytes = kQueryBytes;
   static constexpr int kGradientBytes = kTileBytes<kBlockK, kBlockQ>;
   static constexpr int kDqBoxBytes = 64 * 128;
   static constexpr int kDqBytes = 2 * kDqBoxBytes;  // of a warpgroup
@@ -43,7 +39,92 @@ struct HopperBackwardTile {
   static constexpr int kStatsAt = kDqAt + 2 * kDqBytes;
   static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
   static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
-  static constexpr int kSharedBytes = kBarriersAt + BackwardBarriers<HopperBackwardTile>::kBytes;
+  static constexpr int kSharedBytes = kBarriersAt + (2 + 3 * kStages) * 8;
+};
+
+// The barriers of a thread block.
+template <class Tile>
+struct BackwardBarriers {
+  uint32_t base;
+  __device__ uint32_t keysFull() const { return base; }
+  __device__ uint32_t keysFree() const { return base + 8; }
+  __device__ uint32_t queriesFull(int stage) const { return base + 16 + stage * 24; }
+  __device__ uint32_t dOutFull(int stage) const { return base + 24 + stage * 24; }
+  __device__ uint32_t free(int stage) const { return base + 32 + stage * 24; }
+
+  __device__ void Init() const {
+    // One warp loads; each warp that computes frees for itself.
+    constexpr int kWarps = Tile::kComputing / kWarp;
+    InitBarrier(keysFull(), 1);
+    InitBarrier(keysFree(), kWarps);
+    for (int stage = 0; stage < Tile::kStages; ++stage) {
+      InitBarrier(queriesFull(stage), 1);
+      InitBarrier(dOutFull(stage), 1);
+      InitBarrier(free(stage), kWarps);
+    }
+    FenceBarrierInit();
+  }
+};
+
+// What the loading warp starts.
+template <class Tile>
+struct BackwardCopies {
+  const HopperBackwardParams& p;
+  uint32_t shared;
+  QueryEntry* entries;
+  BackwardBarriers<Tile> barriers;
+  Place<Tile::kStages> place;
+  uint32_t keysParity = 1;
+
+  __device__ BackwardCopies(const HopperBackwardParams& p, uint8_t* shared, BackwardBarriers<Tile> barriers)
+      : p(p),
+        shared(SharedAddress(shared)),
+        entries(reinterpret_cast<QueryEntry*>(shared + Tile::kEntriesAt)),
+        barriers(barriers) {}
+
+  // Tells what has no tile.
+  __device__ void Tell(const QueryEntry& entry) {
+    WaitParity(barriers.free(place.stage), place.parity ^ 1);
+    if (IsFirstLane()) {
+      entries[place.stage] = entry;
+      Arrive(barriers.queriesFull(place.stage));
+      Arrive(barriers.dOutFull(place.stage));
+    }
+    place.Advance();
+  }
+
+  __device__ void LoadKeys(const KeyBlock& keys) {
+    WaitParity(barriers.keysFree(), keysParity);
+    keysParity ^= 1;
+    if (!IsFirstLane()) return;
+    ArriveExpecting(barriers.keysFull(), 2 * Tile::kKeyBytes);
+    CopyPages<Tile::kD, Tile::kBlockK>(shared, &p.k, barriers.keysFull(), keys.c0, keys.keyHead, keys.b);
+    CopyPages<Tile::kD, Tile::kBlockK>(shared + Tile::kValuesAt, &p.v, barriers.keysFull(), keys.c0, keys.keyHead,
+                                       keys.b);
+  }
+
+  __device__ void LoadQueries(const KeyBlock& keys, const QueryEntry& entry) {
+    const BackwardParams& call = p.call;
+    const int h = keys.keyHead * keys.group + entry.head;
+    const int r0 = entry.block * Tile::kBlockQ;
+    const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.rowsOfHead + r0;
+    WaitParity(barriers.free(place.stage), place.parity ^ 1);
+    if (IsFirstLane()) {
+      const uint32_t full = barriers.queriesFull(place.stage);
+      const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
+      entries[place.stage] = entry;
+      ArriveExpecting(full, Tile::kQueryBytes + 3 * Tile::kStatBytes);
+      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
+                                         keys.b);
+      CopyBulk(stats, call.reference + row, Tile::kStatBytes, full);
+      CopyBulk(stats + Tile::kStatBytes, call.weight + row, Tile::kStatBytes, full);
+      CopyBulk(stats + 2 * Tile::kStatBytes, call.rowShift + row, Tile::kStatBytes, full);
+      ArriveExpecting(barriers.dOutFull(place.stage), Tile::kQueryBytes);
+      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kDOutAt + place.stage * Tile::kQueryBytes, &p.dOut,
+                                         barriers.dOutFull(place.stage), r0, h, keys.b);
+    }
+    place.Advance();
+  }
 };
 
 // The work of a warpgroup that computes. Dropout is a parameter because it needs registers, which others do not have to
@@ -252,8 +333,13 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
 template <class T, class Tile_, bool kDrops>
 struct HopperKeys {
   using Tile = Tile_;
+  using Barriers = BackwardBarriers<Tile>;
 
-  static __device__ void Compute(const HopperBackwardParams& p, uint8_t* shared, BackwardBarriers<Tile> barriers) {
+  static __device__ void Load(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
+    BackwardLoader<Tile, BackwardCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll();
+  }
+
+  static __device__ void Compute(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
     ComputeKeys<T, Tile, kDrops>(p, shared, barriers);
   }
 };

@@ -2,23 +2,24 @@
 #pragma once
 
 #include "hopper_backward.h"
+#include "hopper_cluster.cuh"
 #include "hopper_key_block.cuh"
 #include "hopper_launch.cuh"
 
 namespace flashmask::cuda {
 
-// Keys says how warpgroups compute a key block.
+// Keys says how a key block is loaded and computed.
 template <class Keys>
 __global__ void __launch_bounds__(Keys::Tile::kThreads, 1)
     HopperBackwardKernel(const __grid_constant__ HopperBackwardParams p) {
   using Tile = typename Keys::Tile;
   if constexpr (kHopper) {
     extern __shared__ __align__(1024) uint8_t shared[];
-    const BackwardBarriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
+    const typename Keys::Barriers barriers = {SharedAddress(shared + Tile::kBarriersAt)};
     if (threadIdx.x == 0) barriers.Init();
-    __syncthreads();
-    RunRoles<Tile>([&] { BackwardLoader<Tile>(p, shared, barriers).LoadAll(); },
-                   [&] { Keys::Compute(p, shared, barriers); });
+    SyncCluster<Tile::kCluster>();
+    RunRoles<Tile>([&] { Keys::Load(p, shared, barriers); }, [&] { Keys::Compute(p, shared, barriers); });
+    if (Tile::kCluster > 1) SyncCluster<Tile::kCluster>();  // shared memory stays until nobody reaches for it
   } else {
     __trap();
   }
@@ -30,15 +31,16 @@ cudaError_t LaunchHopperBackwardTile(const BackwardParams& call, cudaStream_t st
   HopperBackwardParams params;
   params.call = call;
   cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, s.B, Tile::kBlockQ);
-  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, s.B, Tile::kBlockK);
-  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, s.B, Tile::kBlockK);
+  constexpr int kOwnKeys = Tile::kBlockK / Tile::kCluster;
+  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, s.B, kOwnKeys);
+  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, s.B, kOwnKeys);
   if (error == cudaSuccess) error = Describe<T>(&params.dOut, call.dOut, s.Sq, s.H, s.B, Tile::kBlockQ);
   if (error == cudaSuccess && call.accumulateDq) error = Describe<float>(&params.dq, call.dq, s.Sq, s.H, s.B, 64);
   if (error != cudaSuccess) return error;
   const int64_t works = int64_t{s.B} * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
   const auto kernel = call.dropout.threshold == 0 ? HopperBackwardKernel<Keys<T, Tile, false>>
                                                   : HopperBackwardKernel<Keys<T, Tile, true>>;
-  return LaunchStaying<Tile>(kernel, params, works, stream);
+  return LaunchStaying<Tile, Tile::kCluster>(kernel, params, works, stream);
 }
 
 }  // namespace flashmask::cuda

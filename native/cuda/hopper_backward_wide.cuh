@@ -1,56 +1,20 @@
-// The backward kernel on Hopper of 16-bit numbers with more than 128 channels. Thread blocks stay and take one block of
-// 64 keys after another. One warp loads, as for fewer channels. Two warpgroups compute: each the scores of half of the
-// queries, transposed, keys by queries. They exchange weights and gradients through shared memory; then each computes
-// dk, dv and dq of all keys and queries, for its half of the channels. Products of one query block run beside the
-// exponentials of the next.
+// The backward kernel on Hopper of 16-bit numbers with more than 128 channels. A cluster of two thread blocks takes one
+// block of 128 keys after another; each keeps 64 of them. Two warpgroups compute in each: the scores of half of the
+// queries, transposed, keys by queries; then, when all weights and gradients of the thread block are in shared memory,
+// dk and dv of its keys for half of the channels. The thread blocks exchange gradients too, and each computes dq for
+// half of the channels, so that all keys are added up before dq goes to memory. Products of one query block run beside
+// the exponentials of the next.
 #pragma once
 
 #include "gradients.cuh"
 #include "hopper_backward_launch.cuh"
+#include "hopper_backward_pair.cuh"
 #include "rows.cuh"
 
 namespace flashmask::cuda {
 
-template <int kD_, int kDv_>
-struct HopperBackwardWideTile {
-  static constexpr int kD = kD_;
-  static constexpr int kDv = kDv_;
-  static constexpr int kBlockQ = 64;
-  static constexpr int kBlockK = 64;
-  static constexpr int kStages = 2;
-  static constexpr int kDOutStages = kD + kDv <= 384 ? 2 : 1;
-  static constexpr bool kFreesDOut = true;
-  static constexpr int kComputing = 2 * kWarpgroup;  // threads
-  static constexpr int kThreads = kComputing + kWarpgroup;
-  static constexpr int kComputeRegisters = 240;
-  static constexpr int kLoadRegisters = 24;
-  static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
-  static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
-  static constexpr int kValueBytes = kTileBytes<kBlockK, kDv>;
-  static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
-  static constexpr int kDOutBytes = kTileBytes<kBlockQ, kDv>;
-  static constexpr int kWeightBytes = kTileBytes<kBlockK, kBlockQ>;
-  static constexpr int kDqBoxBytes = 64 * 128;
-  static constexpr int kDqBytes = 2 * kDqBoxBytes;  // of a warpgroup
-  static constexpr int kStatBytes = kBlockQ * 4;
-  // In shared memory, in this order: keys, values, queries, dO, weights and gradients in turn, dq, row terms, entries,
-  // barriers.
-  static constexpr int kValuesAt = kKeyBytes;
-  static constexpr int kQueriesAt = kValuesAt + kValueBytes;
-  static constexpr int kDOutAt = kQueriesAt + kStages * kQueryBytes;
-  static constexpr int kWeightsAt = kDOutAt + kDOutStages * kDOutBytes;
-  static constexpr int kDqAt = kWeightsAt + 4 * kWeightBytes;
-  static constexpr int kStatsAt = kDqAt + 2 * kDqBytes;
-  static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
-  static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
-  static constexpr int kSharedBytes = kBarriersAt + BackwardBarriers<HopperBackwardWideTile>::kBytes;
-  static_assert(kSharedBytes <= kLargeShared);
-};
-
-constexpr int kWidePageBytes = 64 * kPageRowBytes;
-
 // Where a channel begins in a tile of 64 rows.
-__device__ inline uint32_t ChannelOffset(int channel) { return channel / 64 * kWidePageBytes + channel % 64 * 2; }
+__device__ inline uint32_t ChannelOffset(int channel) { return channel / 64 * (64 * kPageRowBytes) + channel % 64 * 2; }
 
 // The channels of one of two warpgroups, out of kD: whole pages, and half of the last page if they are odd in number.
 template <int kD>
@@ -61,7 +25,7 @@ struct OwnChannels {
   static __device__ int HalfAt(int group) { return 2 * kWhole + group * kHalf; }
 };
 
-// Sums of 64 rows and the channels of a warpgroup.
+// Sums of 64 keys and the channels of a warpgroup.
 template <int kD>
 struct OwnSums {
   using Own = OwnChannels<kD>;
@@ -78,12 +42,13 @@ struct OwnSums {
     if constexpr (Own::kHalf != 0) cuda::Pin(half[0]);
   }
 
-  // Issues the addition of A B, summed over the 64 rows of both tiles' queries: A is 64 keys x 64 queries.
+  // Issues the addition of A B, summed over 64 queries: A is keys x queries, B queries x channels.
   template <class T>
   __device__ void Issue(uint32_t a, uint32_t b, int group) {
+    constexpr int kPage = 64 * kPageRowBytes;
     const Descriptor left = Descriptor::OfRows(a);
-    const auto wholeRight = Descriptor::OfColumns<kWidePageBytes>(b + ChannelOffset(Own::WholeAt(group)));
-    const auto halfRight = Descriptor::OfColumns<kWidePageBytes>(b + ChannelOffset(Own::HalfAt(group)));
+    const auto wholeRight = Descriptor::OfColumns<kPage>(b + ChannelOffset(Own::WholeAt(group)));
+    const auto halfRight = Descriptor::OfColumns<kPage>(b + ChannelOffset(Own::HalfAt(group)));
     Pin();
     FenceProducts();
 #pragma unroll
@@ -105,24 +70,23 @@ struct OwnSums {
 template <class T, class Tile_, bool kDrops>
 struct WideKeys {
   using Tile = Tile_;
+  using Barriers = PairBarriers<Tile>;
   static constexpr int kN = 4;  // blocks of 8 in a warpgroup's half of the queries
-  // dq is computed in two parts, which take turns in registers.
-  static constexpr int kFirst = 64;
-  static constexpr int kSecond = Tile::kD / 2 - kFirst;
 
   const HopperBackwardParams& params;
   const BackwardParams& p;
   uint8_t* shared;
   uint32_t base;
-  BackwardBarriers<Tile> barriers;
+  Barriers barriers;
+  int rank;
   int group;
   int warpRow;
   bool adds;  // whether this thread starts the additions of dq
   Place<Tile::kStages> queries;
   Place<Tile::kDOutStages> dOut;
   uint32_t keysParity = 0;
-  // Two pairs of tiles take turns: while one is written, products may read the one before.
-  uint32_t weightsTile;
+  uint32_t parity = 0;  // of the query blocks that were computed
+  uint32_t dqBox;
   KeyBlock keys;
   Factors factors;
   QueryEntry entry;  // of the scores
@@ -132,31 +96,43 @@ struct WideKeys {
   float gradients[1][kN][4];
   uint32_t kept;  // 4 bits for each block of 8 queries
 
-  static __device__ void Compute(const HopperBackwardParams& params, uint8_t* shared, BackwardBarriers<Tile> barriers) {
-    WideKeys(params, shared, barriers).ComputeAll();
+  static __device__ void Load(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
+    if (BlockInCluster() == 0) BackwardLoader<Tile, PairCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll();
   }
 
-  __device__ WideKeys(const HopperBackwardParams& params, uint8_t* shared, BackwardBarriers<Tile> barriers)
+  static __device__ void Compute(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
+    WideKeys(p, shared, barriers).ComputeAll();
+  }
+
+  __device__ WideKeys(const HopperBackwardParams& params, uint8_t* shared, Barriers barriers)
       : params(params),
         p(params.call),
         shared(shared),
         base(SharedAddress(shared)),
         barriers(barriers),
+        rank(BlockInCluster()),
         group(threadIdx.x / kWarpgroup),
         warpRow(threadIdx.x % kWarpgroup / kWarp * 16),
         adds(threadIdx.x % kWarpgroup == 0),
-        weightsTile(base + Tile::kWeightsAt) {}
+        dqBox(base + Tile::kDqAt + group * Tile::kDqBoxes * Tile::kDqBoxBytes) {}
 
   __device__ void ReadEntry() {
-    WaitParity(barriers.queriesFull(queries.stage), queries.parity);
+    WaitParityOfCluster(barriers.queriesFull(queries.stage), queries.parity);
     entry = reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[queries.stage];
   }
 
   __device__ uint32_t QueriesTile() const { return base + Tile::kQueriesAt + queries.stage * Tile::kQueryBytes; }
   __device__ uint32_t DOutTile() const { return base + Tile::kDOutAt + dOut.stage * Tile::kDOutBytes; }
-  __device__ uint32_t GradientsTile() const { return weightsTile + Tile::kWeightBytes; }
+  // Two tiles take turns: while one is written, products may read the other.
+  __device__ uint32_t GradientsTile() const { return base + Tile::kGradientsAt + parity * Tile::kWeightBytes; }
   __device__ int Head() const { return keys.keyHead * keys.group + entry.head; }
   __device__ int OwnQuery() const { return entry.block * Tile::kBlockQ + group * 32; }
+
+  // Arrives at a barrier of a thread block, once for a warp.
+  __device__ void ArriveIn(int block, uint32_t barrier) const {
+    __syncwarp();
+    if (IsFirstLane()) ArriveThere(InBlock(barrier, block));
+  }
 
   // A term of two rows of block n.
   __device__ float2 RowTerm(int which, int n) const {
@@ -165,19 +141,19 @@ struct WideKeys {
   }
 
   __device__ void IssueScores() {
-    IssueTransposed<T, Tile::kD, Tile::kBlockK, Tile::kBlockQ>(scores[0], base,
-                                                               QueriesTile() + group * 32 * kPageRowBytes);
+    IssueTransposed<T, Tile::kD, Tile::kOwnKeys, Tile::kBlockQ>(scores[0], base,
+                                                                QueriesTile() + group * 32 * kPageRowBytes);
   }
 
   // Issues products of values and dO.
   __device__ void IssueGradients() {
     WaitParity(barriers.dOutFull(dOut.stage), dOut.parity);
-    IssueTransposed<T, Tile::kDv, Tile::kBlockK, Tile::kBlockQ>(gradients[0], base + Tile::kValuesAt,
-                                                                DOutTile() + group * 32 * kPageRowBytes);
+    IssueTransposed<T, Tile::kDv, Tile::kOwnKeys, Tile::kBlockQ>(gradients[0], base + Tile::kValuesAt,
+                                                                 DOutTile() + group * 32 * kPageRowBytes);
   }
 
-  // Turns scores into weights, and writes these for dv.
-  __device__ void Weigh() {
+  // Turns scores into weights. Writes these for dv, when those of the query block before, of this parity, were read.
+  __device__ void Weigh(uint32_t parityBefore) {
     Pin(scores[0]);
     if (entry.kind != kLive) {
       const int64_t maskHead = MaskHeadOf(p.mask, keys.b, Head(), p.sizes.H);
@@ -195,10 +171,11 @@ struct WideKeys {
         scores[0][n][i] = Exp2(power) * (second ? weight.y : weight.x);
       }
     }
+    WaitParity(barriers.weightsFree(), parityBefore);
     if constexpr (kDrops) {
       StoreKept();
     } else {
-      StoreTile<T, 1, Tile::kBlockK, 0>(weightsTile, scores, warpRow, group * 32);
+      StoreTile<T, 1, Tile::kOwnKeys, 0>(base + Tile::kWeightsAt, scores, warpRow, group * 32);
     }
   }
 
@@ -214,11 +191,10 @@ struct WideKeys {
 #pragma unroll
       for (int i = 0; i < 4; ++i) keptWeights[0][n][i] = kept >> (n * 4 + i) & 1 ? scores[0][n][i] : 0.f;
     }
-    StoreTile<T, 1, Tile::kBlockK, 0>(weightsTile, keptWeights, warpRow, group * 32);
+    StoreTile<T, 1, Tile::kOwnKeys, 0>(base + Tile::kWeightsAt, keptWeights, warpRow, group * 32);
   }
 
-  // Turns products of values and dO into gradients of scores, writes these, and waits for those of the other
-  // warpgroup.
+  // Turns products of values and dO into gradients of scores, writes these, and waits for the other warpgroup's.
   __device__ void Grade() {
     Pin(gradients[0]);
 #pragma unroll
@@ -231,68 +207,86 @@ struct WideKeys {
         gradients[0][n][i] = scores[0][n][i] * fmaf(product, factors.gradient, offset);
       }
     }
-    StoreTile<T, 1, Tile::kBlockK, 0>(GradientsTile(), gradients, warpRow, group * 32);
+    StoreTile<T, 1, Tile::kOwnKeys, 0>(GradientsTile(), gradients, warpRow, group * 32);
     FenceAsync();
     SyncThreads<Tile::kComputing>(1);
   }
 
-  // Issues dq of 64 queries from `channel` on.
-  template <int kBlocks>
-  __device__ void IssueDq(float (&dq)[kBlocks][4], uint32_t gradientsTile, int channel) {
-    const auto left = Descriptor::OfColumns<kWidePageBytes>(gradientsTile);
-    const auto right = Descriptor::OfColumns<kWidePageBytes>(base + ChannelOffset(channel));
+  // Copies the gradients to the other thread block, when that has a place for them, and expects its gradients.
+  __device__ void ExchangeGradients() const {
+    if (threadIdx.x != 0) return;
+    const int peer = rank ^ 1;
+    ArriveExpecting(barriers.peerGradientsFull(), Tile::kWeightBytes);
+    WaitParityOfCluster(barriers.placeAtPeerFree(), parity ^ 1);
+    CopyThere(InBlock(base + Tile::kPeerGradientsAt, peer), GradientsTile(), Tile::kWeightBytes,
+              InBlock(barriers.peerGradientsFull(), peer));
+  }
+
+  // Issues dq of 64 queries and 64 channels: summed over own keys, and over those of the other thread block.
+  __device__ void IssueDq(float (&dq)[8][4]) const {
+    const auto products = [&](uint32_t a, uint32_t b, bool add) {
+      const auto left = Descriptor::OfColumns<Tile::kPageBytes>(a);
+      const auto right = Descriptor::OfColumns<Tile::kPageBytes>(b);
+#pragma unroll
+      for (int k = 0; k < Tile::kOwnKeys / 16; ++k) {
+        const int rows = k * 16 * kPageRowBytes;
+        Product16<true, true>(dq, left.At(rows), right.At(rows), add || k != 0, T());
+      }
+    };
+    WaitParity(barriers.peerGradientsFull(), parity);
     Pin(dq);
     FenceProducts();
-#pragma unroll
-    for (int k = 0; k < Tile::kBlockK / 16; ++k) {
-      const int rows = k * 16 * kPageRowBytes;
-      Product16<true, true>(dq, left.At(rows), right.At(rows), k != 0, T());
-    }
+    products(GradientsTile(), base + ChannelOffset(Tile::DqChannel(rank, group)), false);
+    products(base + Tile::kPeerGradientsAt, base + Tile::kPeerKeysAt + group * Tile::kPageBytes, true);
     CommitProducts();
   }
 
-  // Adds dq of 64 queries of head h, from row and channel on, to memory.
-  template <int kBlocks>
-  __device__ void AddDq(const float (&dq)[kBlocks][4], int channel, int h, int dqRow) {
-    const uint32_t tile = base + Tile::kDqAt + group * Tile::kDqBytes;
-    if (adds) WaitBulkRead();
-    SyncThreads<kWarpgroup>(2 + group);
+  // Adds dq of 64 queries of head h, from dqRow on, to memory.
+  __device__ void AddDq(const float (&dq)[8][4], int h, int dqRow) {
 #pragma unroll
-    for (int n = 0; n < kBlocks; ++n) {
+    for (int box = 0; box < 2; ++box) {
+      if (box == Tile::DqBoxes(group)) break;
+      if (adds) WaitBulkRead<Tile::kDqBoxes - 1>();
+      SyncThreads<kWarpgroup>(2 + group);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = warpRow + ElementRow(0, 2 * half);
-        const int column = ElementColumn(n % 4, 0);
-        const uint32_t at =
-            tile + n / 4 * Tile::kDqBoxBytes + row * kPageRowBytes + (((column / 4) ^ (row & 7)) << 4) + column % 4 * 4;
-        StoreSharedPair(at, dq[n][2 * half] * factors.dq, dq[n][2 * half + 1] * factors.dq);
+      for (int n = 0; n < 4; ++n) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float (&block)[4] = dq[box * 4 + n];
+          const int row = warpRow + ElementRow(0, 2 * half);
+          const int chunk = ElementColumn(n, 0) / 4 ^ (row & 7);
+          StoreSharedPair(dqBox + row * kPageRowBytes + chunk * 16 + ElementColumn(n, 0) % 4 * 4,
+                          block[2 * half] * factors.dq, block[2 * half + 1] * factors.dq);
+        }
       }
-    }
-    FenceAsync();
-    SyncThreads<kWarpgroup>(2 + group);
-    if (adds) {
-      for (int box = 0; box < kBlocks / 4; ++box) {
-        AddBox(&params.dq, tile + box * Tile::kDqBoxBytes, channel + box * 32, dqRow, h, keys.b);
+      FenceAsync();
+      SyncThreads<kWarpgroup>(2 + group);
+      if (adds) {
+        AddBox(&params.dq, dqBox, Tile::DqChannel(rank, group) + box * 32, dqRow, h, keys.b);
+        CommitBulk();
       }
-      CommitBulk();
+      if (Tile::kDqBoxes == 2) {
+        dqBox = 2 * (base + Tile::kDqAt) + (4 * group + 1) * Tile::kDqBoxBytes - dqBox;
+      }
     }
   }
 
-  __device__ int SecondAt() const {
-    using Own = OwnChannels<Tile::kD>;
-    return Own::kHalf != 0 ? Own::HalfAt(group) : Own::WholeAt(group) + kFirst;
-  }
-
+  // After the products for dv.
   __device__ void FreeDOut() {
     dv.Pin();
-    ArriveAsWarp(barriers.dOutFree(dOut.stage));
+    ArriveAsWarp(barriers.weightsFree());
+    ArriveIn(0, barriers.dOutFree(dOut.stage));
     dOut.Advance();
   }
 
+  // After the products for dk.
   __device__ void FreeQueries(int stage) {
     dk.Pin();
-    ArriveAsWarp(barriers.free(stage));
+    ArriveIn(0, barriers.queriesFree(stage));
   }
+
+  // After the products for dq.
+  __device__ void FreePeerGradients() { ArriveIn(rank ^ 1, barriers.placeAtPeerFree()); }
 
   // All query blocks that see the keys. `entry` is the first.
   __device__ void WalkQueries() {
@@ -301,7 +295,7 @@ struct WideKeys {
     IssueScores();
     IssueGradients();
     WaitProducts<1>();
-    Weigh();
+    Weigh(parity ^ 1);
     WaitProducts<0>();
     Grade();
     for (;;) {
@@ -309,49 +303,45 @@ struct WideKeys {
       const uint32_t queriesTile = QueriesTile();
       const int h = Head();
       const int r0 = entry.block * Tile::kBlockQ;
-      dv.template Issue<T>(weightsTile, DOutTile(), group);
+      if (p.accumulateDq) ExchangeGradients();
+      dv.template Issue<T>(base + Tile::kWeightsAt, DOutTile(), group);
       queries.Advance();
       ReadEntry();
       const bool more = entry.block >= 0;
-      IssueScores();
+      IssueScores();  // without a query block these are never read, but a branch would let products wait
       dk.template Issue<T>(GradientsTile(), queriesTile, group);
-      const uint32_t gradientsTile = GradientsTile();
-      weightsTile = 2 * (base + Tile::kWeightsAt + Tile::kWeightBytes) - weightsTile;
+      WaitProducts<1>();
+      FreeDOut();
+      if (more) Weigh(parity);
+      float dq[8][4];
       if (p.accumulateDq) {
-        float first[kFirst / 8][4];
-        float second[kSecond / 8][4];
-        IssueDq(first, gradientsTile, OwnChannels<Tile::kD>::WholeAt(group));
-        WaitProducts<2>();
-        FreeDOut();
-        if (more) Weigh();
+        IssueDq(dq);
         WaitProducts<1>();
         FreeQueries(stage);
-        WaitProducts<0>();
-        Pin(first);
-        IssueDq(second, gradientsTile, SecondAt());
-        AddDq(first, OwnChannels<Tile::kD>::WholeAt(group), h, r0);
         if (!more) {
           WaitProducts<0>();
-          Pin(second);
-          AddDq(second, SecondAt(), h, r0);
-          return;
+          Pin(dq);
+          FreePeerGradients();
+          AddDq(dq, h, r0);
+          break;
         }
         IssueGradients();
         WaitProducts<1>();
-        Pin(second);
-        AddDq(second, SecondAt(), h, r0);
+        Pin(dq);
+        FreePeerGradients();
+        AddDq(dq, h, r0);
         WaitProducts<0>();
       } else {
         WaitProducts<0>();
-        FreeDOut();
         FreeQueries(stage);
-        if (!more) return;
-        Weigh();
+        if (!more) break;
         IssueGradients();
         WaitProducts<0>();
       }
+      parity ^= 1;
       Grade();
     }
+    parity ^= 1;
   }
 
   __device__ void StoreKeys() const {
@@ -367,12 +357,13 @@ struct WideKeys {
       ReadEntry();
       if (entry.work < 0) break;
       keys = TakenKeys<Tile>(entry.work, p.sizes, p.mask);
+      keys.c0 += rank * Tile::kOwnKeys;
       factors = FactorsOf<T, 1>(p, keys.keyBatchHead);
       dk.Clear();
       dv.Clear();
       if (entry.block >= 0) {
         WalkQueries();
-        ArriveAsWarp(barriers.keysFree());
+        ArriveIn(0, barriers.keysFree());
       }
       FreeQueries(queries.stage);
       queries.Advance();
@@ -386,9 +377,9 @@ struct WideKeys {
 template <class T>
 cudaError_t LaunchHopperBackwardWide(const HopperBackwardHeads& heads, const BackwardParams& call,
                                      cudaStream_t stream) {
-  const auto launch = heads.kD == 256    ? LaunchHopperBackwardTile<T, WideKeys, HopperBackwardWideTile<256, 256>>
-                      : heads.kDv == 192 ? LaunchHopperBackwardTile<T, WideKeys, HopperBackwardWideTile<192, 192>>
-                                         : LaunchHopperBackwardTile<T, WideKeys, HopperBackwardWideTile<192, 128>>;
+  const auto launch = heads.kD == 256    ? LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<256, 256>>
+                      : heads.kDv == 192 ? LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<192, 192>>
+                                         : LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<192, 128>>;
   return launch(call, stream);
 }
 

@@ -1,6 +1,5 @@
-// What the backward kernels on Hopper share: the block of keys that a thread block takes, and the warp that loads its
-// keys and, stage by stage, the live query blocks of all query heads of the key head. A tile with kFreesDOut has stages
-// of dO apart from those of queries, so that dO can have fewer.
+// What the backward kernels on Hopper share: the block of keys that is taken, the walk of the loading warp over the
+// live query blocks of all query heads of the key head, and what is masked or dropped in transposed tiles.
 #pragma once
 
 #include "column_block.cuh"
@@ -23,113 +22,19 @@ struct QueryEntry {
   TileKind kind;
 };
 
-// The barriers of a thread block. Without kFreesDOut, free() frees the dO of a stage too.
-template <class Tile>
-struct BackwardBarriers {
-  static constexpr int kBytes = (2 + 2 * Tile::kStages + 2 * Tile::kDOutStages) * 8;
-  uint32_t base;
-  __device__ uint32_t keysFull() const { return base; }
-  __device__ uint32_t keysFree() const { return base + 8; }
-  __device__ uint32_t queriesFull(int stage) const { return base + 16 + stage * 16; }
-  __device__ uint32_t free(int stage) const { return base + 24 + stage * 16; }
-  __device__ uint32_t dOutFull(int stage) const { return free(Tile::kStages - 1) + 8 + stage * 16; }
-  __device__ uint32_t dOutFree(int stage) const { return free(Tile::kStages - 1) + 16 + stage * 16; }
-
-  __device__ void Init() const {
-    // One warp loads; each warp that computes frees for itself.
-    constexpr int kWarps = Tile::kComputing / kWarp;
-    InitBarrier(keysFull(), 1);
-    InitBarrier(keysFree(), kWarps);
-    for (int stage = 0; stage < Tile::kStages; ++stage) {
-      InitBarrier(queriesFull(stage), 1);
-      InitBarrier(free(stage), kWarps);
-    }
-    for (int stage = 0; stage < Tile::kDOutStages; ++stage) {
-      InitBarrier(dOutFull(stage), 1);
-      InitBarrier(dOutFree(stage), kWarps);
-    }
-    FenceBarrierInit();
-  }
-};
-
 // The key block that is taken as number `work`. Heads take turns, so that those with the most work come first.
 template <class Tile>
 __device__ inline KeyBlock TakenKeys(int work, const Sizes& s, const Mask& mask) {
   return KeyBlockAt<Tile::kBlockK>(work, s, mask.causal || mask.spans != nullptr);
 }
 
-template <class Tile>
+// The warp that loads. Copies copies keys and query blocks, and tells of them.
+template <class Tile, class Copies>
 struct BackwardLoader {
-  const HopperBackwardParams& p;
-  uint32_t shared;
-  QueryEntry* entries;
-  BackwardBarriers<Tile> barriers;
-  Place<Tile::kStages> place;
-  Place<Tile::kDOutStages> dOutPlace;
-  uint32_t keysParity = 1;
-
-  __device__ BackwardLoader(const HopperBackwardParams& p, uint8_t* shared, BackwardBarriers<Tile> barriers)
-      : p(p),
-        shared(SharedAddress(shared)),
-        entries(reinterpret_cast<QueryEntry*>(shared + Tile::kEntriesAt)),
-        barriers(barriers) {}
-
-  // Tells what has no tile.
-  __device__ void Tell(const QueryEntry& entry) {
-    WaitParity(barriers.free(place.stage), place.parity ^ 1);
-    if (IsFirstLane()) {
-      entries[place.stage] = entry;
-      Arrive(barriers.queriesFull(place.stage));
-      if (!Tile::kFreesDOut) Arrive(barriers.dOutFull(dOutPlace.stage));
-    }
-    place.Advance();
-    if (!Tile::kFreesDOut) dOutPlace.Advance();
-  }
-
-  __device__ void LoadKeys(const KeyBlock& keys) {
-    WaitParity(barriers.keysFree(), keysParity);
-    keysParity ^= 1;
-    if (!IsFirstLane()) return;
-    ArriveExpecting(barriers.keysFull(), Tile::kKeyBytes + Tile::kValueBytes);
-    CopyPages<Tile::kD, Tile::kBlockK>(shared, &p.k, barriers.keysFull(), keys.c0, keys.keyHead, keys.b);
-    CopyPages<Tile::kDv, Tile::kBlockK>(shared + Tile::kValuesAt, &p.v, barriers.keysFull(), keys.c0, keys.keyHead,
-                                        keys.b);
-  }
-
-  __device__ void LoadQueries(const KeyBlock& keys, const QueryEntry& entry) {
-    const BackwardParams& call = p.call;
-    const int h = keys.keyHead * keys.group + entry.head;
-    const int r0 = entry.block * Tile::kBlockQ;
-    const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.rowsOfHead + r0;
-    WaitParity(barriers.free(place.stage), place.parity ^ 1);
-    if (IsFirstLane()) {
-      const uint32_t full = barriers.queriesFull(place.stage);
-      const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
-      entries[place.stage] = entry;
-      ArriveExpecting(full, Tile::kQueryBytes + 3 * Tile::kStatBytes);
-      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
-                                         keys.b);
-      CopyBulk(stats, call.reference + row, Tile::kStatBytes, full);
-      CopyBulk(stats + Tile::kStatBytes, call.weight + row, Tile::kStatBytes, full);
-      CopyBulk(stats + 2 * Tile::kStatBytes, call.rowShift + row, Tile::kStatBytes, full);
-    }
-    place.Advance();
-    LoadDOut(keys, h, r0);
-  }
-
-  __device__ void LoadDOut(const KeyBlock& keys, int h, int r0) {
-    if (Tile::kFreesDOut) WaitParity(barriers.dOutFree(dOutPlace.stage), dOutPlace.parity ^ 1);
-    if (IsFirstLane()) {
-      const uint32_t full = barriers.dOutFull(dOutPlace.stage);
-      ArriveExpecting(full, Tile::kDOutBytes);
-      CopyPages<Tile::kDv, Tile::kBlockQ>(shared + Tile::kDOutAt + dOutPlace.stage * Tile::kDOutBytes, &p.dOut, full,
-                                          r0, h, keys.b);
-    }
-    dOutPlace.Advance();
-  }
+  const BackwardParams& call;
+  Copies copies;
 
   __device__ void LoadKeyBlock(int work) {
-    const BackwardParams& call = p.call;
     const Sizes& s = call.sizes;
     const KeyBlock keys = TakenKeys<Tile>(work, s, call.mask);
     const int offset = s.Sk - s.Sq;
@@ -149,23 +54,23 @@ struct BackwardLoader {
       LiveBlocks live(firstBlock, blocks);
       bool partial;
       for (int block; (block = live.Next(&partial, classify)) >= 0;) {
-        if (!loaded) LoadKeys(keys);
+        if (!loaded) copies.LoadKeys(keys);
         loaded = true;
-        LoadQueries(keys, {work, head, block, live.Kind(block)});
+        copies.LoadQueries(keys, {work, head, block, live.Kind(block)});
       }
     }
-    Tell({work, -1, -1, kEmpty});
+    copies.Tell({work, -1, -1, kEmpty});
   }
 
   __device__ void LoadAll() {
-    const Sizes& s = p.call.sizes;
+    const Sizes& s = call.sizes;
     const int works = s.B * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
-    for (int work = blockIdx.x; work < works;) {
+    for (int work = blockIdx.x / Tile::kCluster; work < works;) {
       LoadKeyBlock(work);
-      if (IsFirstLane()) work = gridDim.x + atomicAdd(p.call.counter, 1);
+      if (IsFirstLane()) work = gridDim.x / Tile::kCluster + atomicAdd(call.counter, 1);
       work = __shfl_sync(~0u, work, 0);
     }
-    Tell({-1, -1, -1, kEmpty});
+    copies.Tell({-1, -1, -1, kEmpty});
   }
 };
 

@@ -47,8 +47,8 @@ cudaError_t Describe(CUtensorMap* map, const Tensor& tensor, int rows, int heads
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// Starts a thread block for each processor, or fewer if there is less work.
-template <class Tile, class Params>
+// Starts a thread block for each processor, or fewer if there is less work. kCluster thread blocks share work.
+template <class Tile, int kCluster = 1, class Params>
 cudaError_t LaunchStaying(void (*kernel)(Params), const Params& params, int64_t works, cudaStream_t stream) {
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
   int device = 0;
@@ -56,9 +56,17 @@ cudaError_t LaunchStaying(void (*kernel)(Params), const Params& params, int64_t 
   if (error == cudaSuccess) error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(works, processors));
-  kernel<<<blocks, Tile::kThreads, Tile::kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {kCluster, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = static_cast<unsigned>(std::min<int64_t>(works, processors / kCluster)) * kCluster;
+  config.blockDim = Tile::kThreads;
+  config.dynamicSmemBytes = Tile::kSharedBytes;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = kCluster > 1 ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, params);
 }
 
 }  // namespace flashmask::cuda
