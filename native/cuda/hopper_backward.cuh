@@ -335,12 +335,9 @@ struct HopperKeys {
   using Tile = Tile_;
   using Barriers = BackwardBarriers<Tile>;
 
-  static __device__ void Load(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
-    BackwardLoader<Tile, BackwardCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll();
-  }
-
-  static __device__ void Compute(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
-    ComputeKeys<T, Tile, kDrops>(p, shared, barriers);
+  static __device__ void Run(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
+    RunRoles<Tile>([&] { BackwardLoader<Tile, BackwardCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll(); },
+                   [&] { ComputeKeys<T, Tile, kDrops>(p, shared, barriers); });
   }
 };
 

@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(Keys::Tile::kThreads, 1)
     const typename Keys::Barriers barriers = {SharedAddress(shared + Tile::kBarriersAt)};
     if (threadIdx.x == 0) barriers.Init();
     SyncCluster<Tile::kCluster>();
-    RunRoles<Tile>([&] { Keys::Load(p, shared, barriers); }, [&] { Keys::Compute(p, shared, barriers); });
+    Keys::Run(p, shared, barriers);
     if (Tile::kCluster > 1) SyncCluster<Tile::kCluster>();  // shared memory stays until nobody reaches for it
   } else {
     __trap();

@@ -7,30 +7,32 @@
 
 namespace flashmask::cuda {
 
-template <int kD_, int kDv_>
+template <int kD_, int kDv_, int kCluster_>
 struct HopperPairTile {
   static constexpr int kD = kD_;
   static constexpr int kDv = kDv_;
   static constexpr int kBlockQ = 64;
-  static constexpr int kBlockK = 128;
-  static constexpr int kCluster = 2;
-  static constexpr int kOwnKeys = kBlockK / kCluster;  // of a thread block
+  static constexpr int kCluster = kCluster_;
+  static constexpr int kOwnKeys = 64;  // of a thread block
+  static constexpr int kBlockK = kCluster * kOwnKeys;
   static constexpr int kStages = 2;
   static constexpr int kDOutStages = kD == 256 ? 1 : 2;
-  static constexpr int kComputing = 2 * kWarpgroup;  // threads
+  static constexpr int kScoring = 2 * kWarpgroup;  // threads that compute scores, dk and dv; as many as a warpgroup: dq
+  static constexpr int kComputing = kScoring + kWarpgroup;
   static constexpr int kThreads = kComputing + kWarpgroup;
-  static constexpr int kComputeRegisters = 240;
-  static constexpr int kLoadRegisters = 24;
-  static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
+  static constexpr int kScoreRegisters = 208;
+  static constexpr int kDqRegisters = 64;
+  static constexpr int kLoadRegisters = 32;
+  static_assert(2 * kScoreRegisters + kDqRegisters + kLoadRegisters == 65536 / kWarpgroup);
   static constexpr int kPageBytes = 64 * kPageRowBytes;
   static constexpr int kKeyBytes = kTileBytes<kOwnKeys, kD>;
   static constexpr int kValueBytes = kTileBytes<kOwnKeys, kDv>;
-  static constexpr int kPeerKeyBytes = 2 * kPageBytes;
+  static constexpr int kPeerKeyBytes = (kCluster - 1) * 2 * kPageBytes;
   static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
   static constexpr int kDOutBytes = kTileBytes<kBlockQ, kDv>;
   static constexpr int kWeightBytes = kTileBytes<kOwnKeys, kBlockQ>;
   static constexpr int kDqBoxBytes = 64 * 128;
-  static constexpr int kDqBoxes = kD == 256 ? 1 : 2;  // of a warpgroup
+  static constexpr int kDqBuffers = kD == 256 && kCluster == 2 ? 1 : 2;  // of 64 channels
   static constexpr int kStatBytes = kBlockQ * 4;
   // In shared memory, in this order: own keys, own values, channels of the peer's keys, queries, dO, weights, two tiles
   // of gradients, the peer's gradients, dq, row terms, entries, barriers.
@@ -41,20 +43,22 @@ struct HopperPairTile {
   static constexpr int kWeightsAt = kDOutAt + kDOutStages * kDOutBytes;
   static constexpr int kGradientsAt = kWeightsAt + kWeightBytes;
   static constexpr int kPeerGradientsAt = kGradientsAt + 2 * kWeightBytes;
-  static constexpr int kDqAt = kPeerGradientsAt + kWeightBytes;
-  static constexpr int kStatsAt = kDqAt + 2 * kDqBoxes * kDqBoxBytes;
+  static constexpr int kDqAt = kPeerGradientsAt + (kCluster - 1) * kWeightBytes;
+  static constexpr int kStatsAt = kDqAt + kDqBuffers * 2 * kDqBoxBytes;
   static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
   static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
-  static constexpr int kSharedBytes = kBarriersAt + (5 + 2 * kStages + 2 * kDOutStages) * 8;
+  static constexpr int kSharedBytes = kBarriersAt + (9 + 2 * kStages + 2 * kDOutStages) * 8;
   static_assert(kSharedBytes <= kLargeShared);
 
-  // The first of the channels of dq that a warpgroup of a thread block computes, and how many. With 192 channels, half a
-  // block's share are 48; instead the first warpgroup has 64 and the second 32.
-  static __device__ int DqChannel(int rank, int group) {
-    if (kD == 256) return rank * 128 + group * 64;
-    return group == 0 ? rank * 64 : 128 + rank * 32;
+  // dq of a thread block is computed in parts of 64 channels; with 192 channels, the second part of two is 32.
+  static constexpr int kDqParts = kCluster == 2 ? 2 : kD / 64;
+  static __device__ int DqChannel(int rank, int part) {
+    if (kCluster == 1) return part * 64;
+    if (kD == 256) return rank * 128 + part * 64;
+    return part == 0 ? rank * 64 : 128 + rank * 32;
   }
-  static __device__ int DqBoxes(int group) { return kD == 256 || group == 0 ? 2 : 1; }
+  template <int kPart>
+  static constexpr int kDqBoxes = kCluster == 2 && kD == 192 && kPart == 1 ? 1 : 2;
 };
 
 // The barriers of a thread block. Those that free what both blocks read are in the first block.
@@ -67,22 +71,34 @@ struct PairBarriers {
   __device__ uint32_t peerGradientsFull() const { return base + 24; }
   // Whether the other block's place for gradients is free.
   __device__ uint32_t placeAtPeerFree() const { return base + 32; }
-  __device__ uint32_t queriesFull(int stage) const { return base + 40 + stage * 16; }
-  __device__ uint32_t queriesFree(int stage) const { return base + 48 + stage * 16; }
+  __device__ uint32_t gradientsFull(int tile) const { return base + 40 + tile * 16; }
+  __device__ uint32_t gradientsFree(int tile) const { return base + 48 + tile * 16; }
+  __device__ uint32_t queriesFull(int stage) const { return base + 72 + stage * 16; }
+  __device__ uint32_t queriesFree(int stage) const { return base + 80 + stage * 16; }
   __device__ uint32_t dOutFull(int stage) const { return queriesFull(Tile::kStages + stage); }
   __device__ uint32_t dOutFree(int stage) const { return queriesFree(Tile::kStages + stage); }
 
   __device__ void Init() const {
-    // One warp loads; each warp that computes frees for itself.
+    // One warp loads; each warp that computes arrives for itself.
     constexpr int kWarps = Tile::kComputing / kWarp;
+    constexpr int kScoringWarps = Tile::kScoring / kWarp;
+    constexpr int kDqWarps = kWarps - kScoringWarps;
     InitBarrier(keysFull(), 1);
     InitBarrier(keysFree(), Tile::kCluster * kWarps);
-    InitBarrier(weightsFree(), kWarps);
+    InitBarrier(weightsFree(), kScoringWarps);
     InitBarrier(peerGradientsFull(), 1);
-    InitBarrier(placeAtPeerFree(), kWarps);
-    for (int stage = 0; stage < Tile::kStages + Tile::kDOutStages; ++stage) {
+    InitBarrier(placeAtPeerFree(), kDqWarps);
+    for (int tile = 0; tile < 2; ++tile) {
+      InitBarrier(gradientsFull(tile), kScoringWarps);
+      InitBarrier(gradientsFree(tile), kDqWarps);
+    }
+    for (int stage = 0; stage < Tile::kStages; ++stage) {
       InitBarrier(queriesFull(stage), 1);
       InitBarrier(queriesFree(stage), Tile::kCluster * kWarps);
+    }
+    for (int stage = 0; stage < Tile::kDOutStages; ++stage) {
+      InitBarrier(dOutFull(stage), 1);
+      InitBarrier(dOutFree(stage), Tile::kCluster * kScoringWarps);
     }
     FenceBarrierInit();
   }
@@ -91,7 +107,7 @@ struct PairBarriers {
 // What the loading warp of the first block starts, for both blocks.
 template <class Tile>
 struct PairCopies {
-  static constexpr uint16_t kBoth = 3;
+  static constexpr int kAll = (1 << Tile::kCluster) - 1;
   const HopperBackwardParams& p;
   uint32_t shared;
   PairBarriers<Tile> barriers;
@@ -103,17 +119,34 @@ struct PairCopies {
       : p(p), shared(SharedAddress(shared)), barriers(barriers) {}
 
   __device__ void StoreEntry(const QueryEntry& entry, int rank) {
-    StoreThere(InBlock(shared + Tile::kEntriesAt + place.stage * 16, rank),
+    StoreThere(InBlock<Tile::kCluster>(shared + Tile::kEntriesAt + place.stage * 16, rank),
                {entry.work, entry.head, entry.block, static_cast<int>(entry.kind)});
+  }
+
+  template <int kD, int kRows>
+  __device__ void Copy(uint32_t to, const CUtensorMap* map, uint32_t barrier, int row, int head, int batch, int blocks) {
+    if constexpr (Tile::kCluster == 1) {
+      CopyPages<kD, kRows>(to, map, barrier, row, head, batch);
+    } else {
+      CopyPages<kD, kRows>(to, map, barrier, row, head, batch, static_cast<uint16_t>(blocks));
+    }
+  }
+
+  __device__ void CopyStat(uint32_t to, const float* from, uint32_t barrier) {
+    if constexpr (Tile::kCluster == 1) {
+      CopyBulk(to, from, Tile::kStatBytes, barrier);
+    } else {
+      CopyBulk(to, from, Tile::kStatBytes, barrier, static_cast<uint16_t>(kAll));
+    }
   }
 
   // Tells what has no tile.
   __device__ void Tell(const QueryEntry& entry) {
     WaitParityOfCluster(barriers.queriesFree(place.stage), place.parity ^ 1);
     if (IsFirstLane()) {
-      for (int rank = 0; rank < 2; ++rank) {
+      for (int rank = 0; rank < Tile::kCluster; ++rank) {
         StoreEntry(entry, rank);
-        ArriveThere(InBlock(barriers.queriesFull(place.stage), rank));
+        ArriveThere(InBlock<Tile::kCluster>(barriers.queriesFull(place.stage), rank));
       }
     }
     place.Advance();
@@ -124,16 +157,18 @@ struct PairCopies {
     keysParity ^= 1;
     if (!IsFirstLane()) return;
     const uint32_t full = barriers.keysFull();
-    for (int rank = 0; rank < 2; ++rank) {
-      const auto block = static_cast<uint16_t>(1 << rank);
+    for (int rank = 0; rank < Tile::kCluster; ++rank) {
+      const int block = 1 << rank;
       const int c0 = keys.c0 + rank * Tile::kOwnKeys;
       const int peerC0 = keys.c0 + (rank ^ 1) * Tile::kOwnKeys;
-      ArriveThereExpecting(InBlock(full, rank), Tile::kKeyBytes + Tile::kValueBytes + Tile::kPeerKeyBytes);
-      CopyPages<Tile::kD, Tile::kOwnKeys>(shared, &p.k, full, c0, keys.keyHead, keys.b, block);
-      CopyPages<Tile::kDv, Tile::kOwnKeys>(shared + Tile::kValuesAt, &p.v, full, c0, keys.keyHead, keys.b, block);
-      for (int group = 0; group < 2; ++group) {
-        CopyBox(shared + Tile::kPeerKeysAt + group * Tile::kPageBytes, &p.k, full, Tile::DqChannel(rank, group), peerC0,
-                keys.keyHead, keys.b, block);
+      ArriveThereExpecting(InBlock<Tile::kCluster>(full, rank), Tile::kKeyBytes + Tile::kValueBytes + Tile::kPeerKeyBytes);
+      Copy<Tile::kD, Tile::kOwnKeys>(shared, &p.k, full, c0, keys.keyHead, keys.b, block);
+      Copy<Tile::kDv, Tile::kOwnKeys>(shared + Tile::kValuesAt, &p.v, full, c0, keys.keyHead, keys.b, block);
+      if constexpr (Tile::kCluster == 2) {
+        for (int part = 0; part < 2; ++part) {
+          CopyBox(shared + Tile::kPeerKeysAt + part * Tile::kPageBytes, &p.k, full, Tile::DqChannel(rank, part), peerC0,
+                  keys.keyHead, keys.b, static_cast<uint16_t>(block));
+        }
       }
     }
   }
@@ -147,15 +182,15 @@ struct PairCopies {
     if (IsFirstLane()) {
       const uint32_t full = barriers.queriesFull(place.stage);
       const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
-      for (int rank = 0; rank < 2; ++rank) {
+      for (int rank = 0; rank < Tile::kCluster; ++rank) {
         StoreEntry(entry, rank);
-        ArriveThereExpecting(InBlock(full, rank), Tile::kQueryBytes + 3 * Tile::kStatBytes);
+        ArriveThereExpecting(InBlock<Tile::kCluster>(full, rank), Tile::kQueryBytes + 3 * Tile::kStatBytes);
       }
-      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
-                                         keys.b, kBoth);
-      CopyBulk(stats, call.reference + row, Tile::kStatBytes, full, kBoth);
-      CopyBulk(stats + Tile::kStatBytes, call.weight + row, Tile::kStatBytes, full, kBoth);
-      CopyBulk(stats + 2 * Tile::kStatBytes, call.rowShift + row, Tile::kStatBytes, full, kBoth);
+      Copy<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
+                                         keys.b, kAll);
+      CopyStat(stats, call.reference + row, full);
+      CopyStat(stats + Tile::kStatBytes, call.weight + row, full);
+      CopyStat(stats + 2 * Tile::kStatBytes, call.rowShift + row, full);
     }
     place.Advance();
     LoadDOut(keys, h, r0);
@@ -165,9 +200,9 @@ struct PairCopies {
     WaitParityOfCluster(barriers.dOutFree(dOutPlace.stage), dOutPlace.parity ^ 1);
     if (IsFirstLane()) {
       const uint32_t full = barriers.dOutFull(dOutPlace.stage);
-      for (int rank = 0; rank < 2; ++rank) ArriveThereExpecting(InBlock(full, rank), Tile::kDOutBytes);
-      CopyPages<Tile::kDv, Tile::kBlockQ>(shared + Tile::kDOutAt + dOutPlace.stage * Tile::kDOutBytes, &p.dOut, full,
-                                          r0, h, keys.b, kBoth);
+      for (int rank = 0; rank < Tile::kCluster; ++rank) ArriveThereExpecting(InBlock<Tile::kCluster>(full, rank), Tile::kDOutBytes);
+      Copy<Tile::kDv, Tile::kBlockQ>(shared + Tile::kDOutAt + dOutPlace.stage * Tile::kDOutBytes, &p.dOut, full,
+                                          r0, h, keys.b, kAll);
     }
     dOutPlace.Advance();
   }

@@ -66,73 +66,83 @@ struct OwnSums {
   }
 };
 
-// A warpgroup that computes. Dropout is a parameter because it needs registers, which others do not have to spare.
-template <class T, class Tile_, bool kDrops>
-struct WideKeys {
-  using Tile = Tile_;
-  using Barriers = PairBarriers<Tile>;
-  static constexpr int kN = 4;  // blocks of 8 in a warpgroup's half of the queries
+// Keeps the compiler from computing before a loop what depends on x, for which there are no registers.
+__device__ inline uint32_t Anew(uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 
+// Where a thread that computes is in the work.
+template <class Tile>
+struct WidePlace {
   const HopperBackwardParams& params;
-  const BackwardParams& p;
   uint8_t* shared;
-  uint32_t base;
-  Barriers barriers;
-  int rank;
-  int group;
-  int warpRow;
-  bool adds;  // whether this thread starts the additions of dq
+  PairBarriers<Tile> barriers;
+  uint32_t base = SharedAddress(shared);
+  int rank = Tile::kCluster == 1 ? 0 : BlockInCluster();
   Place<Tile::kStages> queries;
-  Place<Tile::kDOutStages> dOut;
+  Place<2> gradients;  // while one tile is written, products may read the other
   uint32_t keysParity = 0;
-  uint32_t parity = 0;  // of the query blocks that were computed
-  uint32_t dqBox;
+  QueryEntry entry;
   KeyBlock keys;
-  Factors factors;
-  QueryEntry entry;  // of the scores
-  OwnSums<Tile::kD> dk;
-  OwnSums<Tile::kDv> dv;
-  float scores[1][kN][4];
-  float gradients[1][kN][4];
-  uint32_t kept;  // 4 bits for each block of 8 queries
-
-  static __device__ void Load(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
-    if (BlockInCluster() == 0) BackwardLoader<Tile, PairCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll();
-  }
-
-  static __device__ void Compute(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
-    WideKeys(p, shared, barriers).ComputeAll();
-  }
-
-  __device__ WideKeys(const HopperBackwardParams& params, uint8_t* shared, Barriers barriers)
-      : params(params),
-        p(params.call),
-        shared(shared),
-        base(SharedAddress(shared)),
-        barriers(barriers),
-        rank(BlockInCluster()),
-        group(threadIdx.x / kWarpgroup),
-        warpRow(threadIdx.x % kWarpgroup / kWarp * 16),
-        adds(threadIdx.x % kWarpgroup == 0),
-        dqBox(base + Tile::kDqAt + group * Tile::kDqBoxes * Tile::kDqBoxBytes) {}
 
   __device__ void ReadEntry() {
     WaitParityOfCluster(barriers.queriesFull(queries.stage), queries.parity);
     entry = reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[queries.stage];
   }
 
-  __device__ uint32_t QueriesTile() const { return base + Tile::kQueriesAt + queries.stage * Tile::kQueryBytes; }
-  __device__ uint32_t DOutTile() const { return base + Tile::kDOutAt + dOut.stage * Tile::kDOutBytes; }
-  // Two tiles take turns: while one is written, products may read the other.
-  __device__ uint32_t GradientsTile() const { return base + Tile::kGradientsAt + parity * Tile::kWeightBytes; }
+  // Takes the key block of an entry. Gives whether there is one.
+  __device__ bool TakeKeys() {
+    ReadEntry();
+    if (entry.work < 0) return false;
+    keys = TakenKeys<Tile>(entry.work, params.call.sizes, params.call.mask);
+    keys.c0 += rank * Tile::kOwnKeys;
+    return true;
+  }
+
+  __device__ void WaitKeys() {
+    WaitParity(barriers.keysFull(), keysParity);
+    keysParity ^= 1;
+  }
+
+  __device__ uint32_t GradientsTile() const {
+    return base + Tile::kGradientsAt + gradients.stage * Tile::kWeightBytes;
+  }
   __device__ int Head() const { return keys.keyHead * keys.group + entry.head; }
-  __device__ int OwnQuery() const { return entry.block * Tile::kBlockQ + group * 32; }
 
   // Arrives at a barrier of a thread block, once for a warp.
   __device__ void ArriveIn(int block, uint32_t barrier) const {
     __syncwarp();
-    if (IsFirstLane()) ArriveThere(InBlock(barrier, block));
+    if (IsFirstLane()) ArriveThere(InBlock<Tile::kCluster>(barrier, block));
   }
+};
+
+// A warpgroup that computes scores, dk and dv. Dropout is a parameter because it needs registers, which others do not
+// have to spare.
+template <class T, class Tile, bool kDrops>
+struct WideScores : WidePlace<Tile> {
+  using Base = WidePlace<Tile>;
+  using Base::barriers, Base::base, Base::entry, Base::gradients, Base::keys, Base::queries, Base::shared;
+  static constexpr int kN = 4;  // blocks of 8 in a warpgroup's half of the queries
+
+  const BackwardParams& p = Base::params.call;
+  int group = threadIdx.x / kWarpgroup;
+  int warpRow = threadIdx.x % kWarpgroup / kWarp * 16;
+  Place<Tile::kDOutStages> dOut;
+  uint32_t weightsParity = 1;
+  Factors factors;
+  OwnSums<Tile::kD> dk;
+  OwnSums<Tile::kDv> dv;
+  float scores[1][kN][4];
+  float products[1][kN][4];  // of values and dO
+  uint32_t kept;             // 4 bits for each block of 8 queries
+
+  __device__ WideScores(const HopperBackwardParams& params, uint8_t* shared, PairBarriers<Tile> barriers)
+      : Base{params, shared, barriers} {}
+
+  __device__ uint32_t QueriesTile() const { return base + Tile::kQueriesAt + queries.stage * Tile::kQueryBytes; }
+  __device__ uint32_t DOutTile() const { return base + Tile::kDOutAt + dOut.stage * Tile::kDOutBytes; }
+  __device__ int OwnQuery() const { return entry.block * Tile::kBlockQ + group * 32; }
 
   // A term of two rows of block n.
   __device__ float2 RowTerm(int which, int n) const {
@@ -141,22 +151,21 @@ struct WideKeys {
   }
 
   __device__ void IssueScores() {
-    IssueTransposed<T, Tile::kD, Tile::kOwnKeys, Tile::kBlockQ>(scores[0], base,
+    IssueTransposed<T, Tile::kD, Tile::kOwnKeys, Tile::kBlockQ>(scores[0], Anew(base),
                                                                 QueriesTile() + group * 32 * kPageRowBytes);
   }
 
-  // Issues products of values and dO.
-  __device__ void IssueGradients() {
+  __device__ void IssueProducts() {
     WaitParity(barriers.dOutFull(dOut.stage), dOut.parity);
-    IssueTransposed<T, Tile::kDv, Tile::kOwnKeys, Tile::kBlockQ>(gradients[0], base + Tile::kValuesAt,
+    IssueTransposed<T, Tile::kDv, Tile::kOwnKeys, Tile::kBlockQ>(products[0], Anew(base) + Tile::kValuesAt,
                                                                  DOutTile() + group * 32 * kPageRowBytes);
   }
 
-  // Turns scores into weights. Writes these for dv, when those of the query block before, of this parity, were read.
-  __device__ void Weigh(uint32_t parityBefore) {
+  // Turns scores into weights, and writes these for dv.
+  __device__ void Weigh() {
     Pin(scores[0]);
     if (entry.kind != kLive) {
-      const int64_t maskHead = MaskHeadOf(p.mask, keys.b, Head(), p.sizes.H);
+      const int64_t maskHead = MaskHeadOf(p.mask, keys.b, Base::Head(), p.sizes.H);
       const int4* spans = p.mask.spans == nullptr ? nullptr : p.mask.spans + maskHead * p.sizes.Sk;
       HideMaskedKeys(scores[0], spans, p.mask.causal, keys.c0 + warpRow, OwnQuery(), p.sizes.Sq, p.sizes.Sk);
     }
@@ -171,7 +180,8 @@ struct WideKeys {
         scores[0][n][i] = Exp2(power) * (second ? weight.y : weight.x);
       }
     }
-    WaitParity(barriers.weightsFree(), parityBefore);
+    WaitParity(barriers.weightsFree(), weightsParity);
+    weightsParity ^= 1;
     if constexpr (kDrops) {
       StoreKept();
     } else {
@@ -185,7 +195,7 @@ struct WideKeys {
     float keptWeights[1][kN][4];
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
-      kept |= KeptTransposed(p.dropout, keys.b * p.sizes.H + Head(), OwnQuery() + ElementColumn(n, 0),
+      kept |= KeptTransposed(p.dropout, keys.b * p.sizes.H + Base::Head(), OwnQuery() + ElementColumn(n, 0),
                              keys.c0 + warpRow + ElementRow(0, 0))
               << n * 4;
 #pragma unroll
@@ -194,154 +204,65 @@ struct WideKeys {
     StoreTile<T, 1, Tile::kOwnKeys, 0>(base + Tile::kWeightsAt, keptWeights, warpRow, group * 32);
   }
 
-  // Turns products of values and dO into gradients of scores, writes these, and waits for the other warpgroup's.
+  // Turns products of values and dO into gradients of scores, and writes these, for dk and dq.
   __device__ void Grade() {
-    Pin(gradients[0]);
+    Pin(products[0]);
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
       const float2 shift = RowTerm(2, n);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float product = kDrops && !(kept >> (n * 4 + i) & 1) ? 0.f : gradients[0][n][i];
+        const float product = kDrops && !(kept >> (n * 4 + i) & 1) ? 0.f : products[0][n][i];
         const float offset = -(i % 2 == 1 ? shift.y : shift.x) * factors.offset;
-        gradients[0][n][i] = scores[0][n][i] * fmaf(product, factors.gradient, offset);
+        products[0][n][i] = scores[0][n][i] * fmaf(product, factors.gradient, offset);
       }
     }
-    StoreTile<T, 1, Tile::kOwnKeys, 0>(GradientsTile(), gradients, warpRow, group * 32);
+    WaitParity(barriers.gradientsFree(gradients.stage), gradients.parity ^ 1);
+    StoreTile<T, 1, Tile::kOwnKeys, 0>(Base::GradientsTile(), products, warpRow, group * 32);
     FenceAsync();
-    SyncThreads<Tile::kComputing>(1);
+    ArriveAsWarp(barriers.gradientsFull(gradients.stage));
   }
-
-  // Copies the gradients to the other thread block, when that has a place for them, and expects its gradients.
-  __device__ void ExchangeGradients() const {
-    if (threadIdx.x != 0) return;
-    const int peer = rank ^ 1;
-    ArriveExpecting(barriers.peerGradientsFull(), Tile::kWeightBytes);
-    WaitParityOfCluster(barriers.placeAtPeerFree(), parity ^ 1);
-    CopyThere(InBlock(base + Tile::kPeerGradientsAt, peer), GradientsTile(), Tile::kWeightBytes,
-              InBlock(barriers.peerGradientsFull(), peer));
-  }
-
-  // Issues dq of 64 queries and 64 channels: summed over own keys, and over those of the other thread block.
-  __device__ void IssueDq(float (&dq)[8][4]) const {
-    const auto products = [&](uint32_t a, uint32_t b, bool add) {
-      const auto left = Descriptor::OfColumns<Tile::kPageBytes>(a);
-      const auto right = Descriptor::OfColumns<Tile::kPageBytes>(b);
-#pragma unroll
-      for (int k = 0; k < Tile::kOwnKeys / 16; ++k) {
-        const int rows = k * 16 * kPageRowBytes;
-        Product16<true, true>(dq, left.At(rows), right.At(rows), add || k != 0, T());
-      }
-    };
-    WaitParity(barriers.peerGradientsFull(), parity);
-    Pin(dq);
-    FenceProducts();
-    products(GradientsTile(), base + ChannelOffset(Tile::DqChannel(rank, group)), false);
-    products(base + Tile::kPeerGradientsAt, base + Tile::kPeerKeysAt + group * Tile::kPageBytes, true);
-    CommitProducts();
-  }
-
-  // Adds dq of 64 queries of head h, from dqRow on, to memory.
-  __device__ void AddDq(const float (&dq)[8][4], int h, int dqRow) {
-#pragma unroll
-    for (int box = 0; box < 2; ++box) {
-      if (box == Tile::DqBoxes(group)) break;
-      if (adds) WaitBulkRead<Tile::kDqBoxes - 1>();
-      SyncThreads<kWarpgroup>(2 + group);
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float (&block)[4] = dq[box * 4 + n];
-          const int row = warpRow + ElementRow(0, 2 * half);
-          const int chunk = ElementColumn(n, 0) / 4 ^ (row & 7);
-          StoreSharedPair(dqBox + row * kPageRowBytes + chunk * 16 + ElementColumn(n, 0) % 4 * 4,
-                          block[2 * half] * factors.dq, block[2 * half + 1] * factors.dq);
-        }
-      }
-      FenceAsync();
-      SyncThreads<kWarpgroup>(2 + group);
-      if (adds) {
-        AddBox(&params.dq, dqBox, Tile::DqChannel(rank, group) + box * 32, dqRow, h, keys.b);
-        CommitBulk();
-      }
-      if (Tile::kDqBoxes == 2) {
-        dqBox = 2 * (base + Tile::kDqAt) + (4 * group + 1) * Tile::kDqBoxBytes - dqBox;
-      }
-    }
-  }
-
-  // After the products for dv.
-  __device__ void FreeDOut() {
-    dv.Pin();
-    ArriveAsWarp(barriers.weightsFree());
-    ArriveIn(0, barriers.dOutFree(dOut.stage));
-    dOut.Advance();
-  }
-
-  // After the products for dk.
-  __device__ void FreeQueries(int stage) {
-    dk.Pin();
-    ArriveIn(0, barriers.queriesFree(stage));
-  }
-
-  // After the products for dq.
-  __device__ void FreePeerGradients() { ArriveIn(rank ^ 1, barriers.placeAtPeerFree()); }
 
   // All query blocks that see the keys. `entry` is the first.
   __device__ void WalkQueries() {
-    WaitParity(barriers.keysFull(), keysParity);
-    keysParity ^= 1;
+    Base::WaitKeys();
     IssueScores();
-    IssueGradients();
+    IssueProducts();
     WaitProducts<1>();
-    Weigh(parity ^ 1);
+    Weigh();
     WaitProducts<0>();
     Grade();
-    for (;;) {
+    for (bool more = true; more;) {
       const int stage = queries.stage;
       const uint32_t queriesTile = QueriesTile();
-      const int h = Head();
-      const int r0 = entry.block * Tile::kBlockQ;
-      if (p.accumulateDq) ExchangeGradients();
+      WaitParity(barriers.gradientsFull(gradients.stage), gradients.parity);
       dv.template Issue<T>(base + Tile::kWeightsAt, DOutTile(), group);
       queries.Advance();
-      ReadEntry();
-      const bool more = entry.block >= 0;
+      Base::ReadEntry();
+      more = entry.block >= 0;
       IssueScores();  // without a query block these are never read, but a branch would let products wait
-      dk.template Issue<T>(GradientsTile(), queriesTile, group);
+      dk.template Issue<T>(Base::GradientsTile(), queriesTile, group);
+      WaitProducts<2>();
+      dv.Pin();
+      ArriveAsWarp(barriers.weightsFree());
+      Base::ArriveIn(0, barriers.dOutFree(dOut.stage));
+      dOut.Advance();
+      gradients.Advance();
       WaitProducts<1>();
-      FreeDOut();
-      if (more) Weigh(parity);
-      float dq[8][4];
-      if (p.accumulateDq) {
-        IssueDq(dq);
+      if (more) {
+        Weigh();
+        IssueProducts();
         WaitProducts<1>();
-        FreeQueries(stage);
-        if (!more) {
-          WaitProducts<0>();
-          Pin(dq);
-          FreePeerGradients();
-          AddDq(dq, h, r0);
-          break;
-        }
-        IssueGradients();
-        WaitProducts<1>();
-        Pin(dq);
-        FreePeerGradients();
-        AddDq(dq, h, r0);
+        dk.Pin();
+        Base::ArriveIn(0, barriers.queriesFree(stage));
         WaitProducts<0>();
+        Grade();
       } else {
         WaitProducts<0>();
-        FreeQueries(stage);
-        if (!more) break;
-        IssueGradients();
-        WaitProducts<0>();
+        dk.Pin();
+        Base::ArriveIn(0, barriers.queriesFree(stage));
       }
-      parity ^= 1;
-      Grade();
     }
-    parity ^= 1;
   }
 
   __device__ void StoreKeys() const {
@@ -353,33 +274,174 @@ struct WideKeys {
   }
 
   __device__ void ComputeAll() {
-    for (;;) {
-      ReadEntry();
-      if (entry.work < 0) break;
-      keys = TakenKeys<Tile>(entry.work, p.sizes, p.mask);
-      keys.c0 += rank * Tile::kOwnKeys;
+    while (Base::TakeKeys()) {
       factors = FactorsOf<T, 1>(p, keys.keyBatchHead);
       dk.Clear();
       dv.Clear();
       if (entry.block >= 0) {
         WalkQueries();
-        ArriveIn(0, barriers.keysFree());
+        Base::ArriveIn(0, barriers.keysFree());
       }
-      FreeQueries(queries.stage);
+      Base::ArriveIn(0, barriers.queriesFree(queries.stage));
       queries.Advance();
       if (!HasNotFinite(p, keys.keyBatchHead)) StoreKeys();
+    }
+  }
+};
+
+// The warpgroup that computes dq, and adds it to memory.
+template <class T, class Tile>
+struct WideDq : WidePlace<Tile> {
+  using Base = WidePlace<Tile>;
+  using Base::barriers, Base::base, Base::entry, Base::gradients, Base::keys, Base::queries, Base::rank;
+
+  bool adds = threadIdx.x % kWarpgroup == 0;  // whether this thread starts copies
+  uint32_t parity = 0;                        // of the query blocks that were computed
+  int buffer = 0;
+  float factor;
+
+  __device__ WideDq(const HopperBackwardParams& params, uint8_t* shared, PairBarriers<Tile> barriers)
+      : Base{params, shared, barriers} {}
+
+  // Copies the gradients to the other thread block, when that has a place for them, and expects its gradients.
+  __device__ void ExchangeGradients() const {
+    if (!adds) return;
+    const int peer = rank ^ 1;
+    ArriveExpecting(barriers.peerGradientsFull(), Tile::kWeightBytes);
+    WaitParityOfCluster(barriers.placeAtPeerFree(), parity ^ 1);
+    CopyThere(InBlock<Tile::kCluster>(base + Tile::kPeerGradientsAt, peer), Base::GradientsTile(), Tile::kWeightBytes,
+              InBlock<Tile::kCluster>(barriers.peerGradientsFull(), peer));
+  }
+
+  // Issues the addition of dq of 64 queries and 64 channels, summed over 64 keys.
+  __device__ void Issue(float (&dq)[8][4], uint32_t gradientsTile, uint32_t keysPage, bool add) const {
+    const auto left = Descriptor::OfColumns<Tile::kPageBytes>(gradientsTile);
+    const auto right = Descriptor::OfColumns<Tile::kPageBytes>(keysPage);
+#pragma unroll
+    for (int k = 0; k < Tile::kOwnKeys / 16; ++k) {
+      const int rows = k * 16 * kPageRowBytes;
+      Product16<true, true>(dq, left.At(rows), right.At(rows), add || k != 0, T());
+    }
+  }
+
+  // Adds dq of 64 queries and kBoxes times 32 channels to memory.
+  template <int kBoxes>
+  __device__ void Add(const float (&dq)[8][4], int channel) {
+    const uint32_t tile = base + Tile::kDqAt + buffer * 2 * Tile::kDqBoxBytes;
+    if (Tile::kDqBuffers == 2) buffer ^= 1;
+    if (adds) WaitBulkRead<Tile::kDqBuffers - 1>();
+    SyncThreads<kWarpgroup>(1);
+#pragma unroll
+    for (int n = 0; n < 4 * kBoxes; ++n) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = threadIdx.x % kWarpgroup / kWarp * 16 + ElementRow(0, 2 * half);
+        const int column = ElementColumn(n % 4, 0);
+        const uint32_t at = tile + n / 4 * Tile::kDqBoxBytes + row * kPageRowBytes;
+        StoreSharedPair(at + ((column / 4 ^ (row & 7)) << 4) + column % 4 * 4, dq[n][2 * half] * factor,
+                        dq[n][2 * half + 1] * factor);
+      }
+    }
+    FenceAsync();
+    SyncThreads<kWarpgroup>(1);
+    if (!adds) return;
+    for (int box = 0; box < kBoxes; ++box) {
+      AddBox(&Base::params.dq, tile + box * Tile::kDqBoxBytes, channel + box * 32, entry.block * Tile::kBlockQ,
+             Base::Head(), keys.b);
+    }
+    CommitBulk();
+  }
+
+  template <int kPart>
+  __device__ void ComputePart() {
+    const int channel = Tile::DqChannel(rank, kPart);
+    if (Tile::kCluster == 2 && kPart == 0) WaitParity(barriers.peerGradientsFull(), parity);
+    float dq[8][4];
+    Pin(dq);
+    FenceProducts();
+    Issue(dq, Base::GradientsTile(), base + ChannelOffset(channel), false);
+    if constexpr (Tile::kCluster == 2) {
+      Issue(dq, base + Tile::kPeerGradientsAt, base + Tile::kPeerKeysAt + kPart * Tile::kPageBytes, true);
+    }
+    CommitProducts();
+    WaitProducts<0>();
+    Pin(dq);
+    if constexpr (kPart == Tile::kDqParts - 1) {
+      ArriveAsWarp(barriers.gradientsFree(gradients.stage));
+      if (Tile::kCluster == 2) Base::ArriveIn(rank ^ 1, barriers.placeAtPeerFree());
+    }
+    Add<Tile::template kDqBoxes<kPart>>(dq, channel);
+  }
+
+  __device__ void ComputeBlock() {
+    if (Tile::kCluster == 2) ExchangeGradients();
+    ComputePart<0>();
+    ComputePart<1>();
+    if constexpr (Tile::kDqParts > 2) ComputePart<2>();
+    if constexpr (Tile::kDqParts > 3) ComputePart<3>();
+  }
+
+  __device__ void FreeEntry() {
+    Base::ArriveIn(0, barriers.queriesFree(queries.stage));
+    queries.Advance();
+  }
+
+  __device__ void ComputeAll() {
+    const BackwardParams& p = Base::params.call;
+    while (Base::TakeKeys()) {
+      factor = FactorsOf<T, 1>(p, keys.keyBatchHead).dq;
+      const bool any = entry.block >= 0;
+      if (any) Base::WaitKeys();
+      while (entry.block >= 0) {
+        FreeEntry();
+        WaitParity(barriers.gradientsFull(gradients.stage), gradients.parity);
+        if (p.accumulateDq) {
+          ComputeBlock();
+        } else {
+          ArriveAsWarp(barriers.gradientsFree(gradients.stage));
+        }
+        gradients.Advance();
+        parity ^= 1;
+        Base::ReadEntry();
+      }
+      FreeEntry();
+      if (any) Base::ArriveIn(0, barriers.keysFree());
     }
     // Shared memory must stay until it is read.
     if (adds) WaitBulkRead();
   }
 };
 
+template <class T, class Tile_, bool kDrops>
+struct WideKeys {
+  using Tile = Tile_;
+  using Barriers = PairBarriers<Tile>;
+
+  static __device__ void Run(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
+    if (threadIdx.x < Tile::kScoring) {
+      TakeRegisters<Tile::kScoreRegisters>();
+      WideScores<T, Tile, kDrops>(p, shared, barriers).ComputeAll();
+    } else if (threadIdx.x < Tile::kComputing) {
+      GiveRegisters<Tile::kDqRegisters>();
+      WideDq<T, Tile>(p, shared, barriers).ComputeAll();
+    } else {
+      GiveRegisters<Tile::kLoadRegisters>();
+      if (threadIdx.x < Tile::kComputing + kWarp && (Tile::kCluster == 1 || BlockInCluster() == 0)) {
+        BackwardLoader<Tile, PairCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll();
+      }
+    }
+  }
+};
+
+#ifndef CLUSTER
+#define CLUSTER 2
+#endif
 template <class T>
 cudaError_t LaunchHopperBackwardWide(const HopperBackwardHeads& heads, const BackwardParams& call,
                                      cudaStream_t stream) {
-  const auto launch = heads.kD == 256    ? LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<256, 256>>
-                      : heads.kDv == 192 ? LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<192, 192>>
-                                         : LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<192, 128>>;
+  const auto launch = heads.kD == 256    ? LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<256, 256, CLUSTER>>
+                      : heads.kDv == 192 ? LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<192, 192, CLUSTER>>
+                                         : LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<192, 128, CLUSTER>>;
   return launch(call, stream);
 }
 
