@@ -118,9 +118,14 @@ struct PairCopies {
   __device__ PairCopies(const HopperBackwardParams& p, uint8_t* shared, PairBarriers<Tile> barriers)
       : p(p), shared(SharedAddress(shared)), barriers(barriers) {}
 
-  __device__ void StoreEntry(const QueryEntry& entry, int rank) {
-    StoreThere(InBlock<Tile::kCluster>(shared + Tile::kEntriesAt + place.stage * 16, rank),
-               {entry.work, entry.head, entry.block, static_cast<int>(entry.kind)});
+  // Stores an entry for both thread blocks, and lets its barrier wait for it and for more bytes.
+  __device__ void StoreEntry(const QueryEntry& entry, int bytes) {
+    for (int rank = 0; rank < Tile::kCluster; ++rank) {
+      const uint32_t full = InBlock<Tile::kCluster>(barriers.queriesFull(place.stage), rank);
+      ArriveThereExpecting(full, sizeof(entry) + bytes);
+      StoreThere(InBlock<Tile::kCluster>(shared + Tile::kEntriesAt + place.stage * 16, rank),
+                 {entry.work, entry.head, entry.block, static_cast<int>(entry.kind)}, full);
+    }
   }
 
   template <int kD, int kRows>
@@ -142,18 +147,13 @@ struct PairCopies {
 
   // Tells what has no tile.
   __device__ void Tell(const QueryEntry& entry) {
-    WaitParityOfCluster(barriers.queriesFree(place.stage), place.parity ^ 1);
-    if (IsFirstLane()) {
-      for (int rank = 0; rank < Tile::kCluster; ++rank) {
-        StoreEntry(entry, rank);
-        ArriveThere(InBlock<Tile::kCluster>(barriers.queriesFull(place.stage), rank));
-      }
-    }
+    WaitParity(barriers.queriesFree(place.stage), place.parity ^ 1);
+    if (IsFirstLane()) StoreEntry(entry, 0);
     place.Advance();
   }
 
   __device__ void LoadKeys(const KeyBlock& keys) {
-    WaitParityOfCluster(barriers.keysFree(), keysParity);
+    WaitParity(barriers.keysFree(), keysParity);
     keysParity ^= 1;
     if (!IsFirstLane()) return;
     const uint32_t full = barriers.keysFull();
@@ -178,14 +178,11 @@ struct PairCopies {
     const int h = keys.keyHead * keys.group + entry.head;
     const int r0 = entry.block * Tile::kBlockQ;
     const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.rowsOfHead + r0;
-    WaitParityOfCluster(barriers.queriesFree(place.stage), place.parity ^ 1);
+    WaitParity(barriers.queriesFree(place.stage), place.parity ^ 1);
     if (IsFirstLane()) {
       const uint32_t full = barriers.queriesFull(place.stage);
       const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
-      for (int rank = 0; rank < Tile::kCluster; ++rank) {
-        StoreEntry(entry, rank);
-        ArriveThereExpecting(InBlock<Tile::kCluster>(full, rank), Tile::kQueryBytes + 3 * Tile::kStatBytes);
-      }
+      StoreEntry(entry, Tile::kQueryBytes + 3 * Tile::kStatBytes);
       Copy<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
                                          keys.b, kAll);
       CopyStat(stats, call.reference + row, full);
@@ -197,7 +194,7 @@ struct PairCopies {
   }
 
   __device__ void LoadDOut(const KeyBlock& keys, int h, int r0) {
-    WaitParityOfCluster(barriers.dOutFree(dOutPlace.stage), dOutPlace.parity ^ 1);
+    WaitParity(barriers.dOutFree(dOutPlace.stage), dOutPlace.parity ^ 1);
     if (IsFirstLane()) {
       const uint32_t full = barriers.dOutFull(dOutPlace.stage);
       for (int rank = 0; rank < Tile::kCluster; ++rank) ArriveThereExpecting(InBlock<Tile::kCluster>(full, rank), Tile::kDOutBytes);

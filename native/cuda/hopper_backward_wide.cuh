@@ -87,7 +87,7 @@ struct WidePlace {
   KeyBlock keys;
 
   __device__ void ReadEntry() {
-    WaitParityOfCluster(barriers.queriesFull(queries.stage), queries.parity);
+    WaitParity(barriers.queriesFull(queries.stage), queries.parity);
     entry = reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[queries.stage];
   }
 
@@ -124,6 +124,8 @@ struct WideScores : WidePlace<Tile> {
   using Base = WidePlace<Tile>;
   using Base::barriers, Base::base, Base::entry, Base::gradients, Base::keys, Base::queries, Base::shared;
   static constexpr int kN = 4;  // blocks of 8 in a warpgroup's half of the queries
+  // Whether dO is there before the query block before is done with.
+  static constexpr bool kLoadsAhead = Tile::kDOutStages == 2;
 
   const BackwardParams& p = Base::params.call;
   int group = threadIdx.x / kWarpgroup;
@@ -237,30 +239,29 @@ struct WideScores : WidePlace<Tile> {
       const uint32_t queriesTile = QueriesTile();
       WaitParity(barriers.gradientsFull(gradients.stage), gradients.parity);
       dv.template Issue<T>(base + Tile::kWeightsAt, DOutTile(), group);
+      dk.template Issue<T>(Base::GradientsTile(), queriesTile, group);
       queries.Advance();
       Base::ReadEntry();
       more = entry.block >= 0;
       IssueScores();  // without a query block these are never read, but a branch would let products wait
-      dk.template Issue<T>(Base::GradientsTile(), queriesTile, group);
       WaitProducts<2>();
       dv.Pin();
       ArriveAsWarp(barriers.weightsFree());
       Base::ArriveIn(0, barriers.dOutFree(dOut.stage));
       dOut.Advance();
-      gradients.Advance();
       WaitProducts<1>();
+      dk.Pin();
+      Base::ArriveIn(0, barriers.queriesFree(stage));
+      gradients.Advance();
       if (more) {
+        if (kLoadsAhead) IssueProducts();
+        WaitProducts<kLoadsAhead ? 1 : 0>();
         Weigh();
-        IssueProducts();
-        WaitProducts<1>();
-        dk.Pin();
-        Base::ArriveIn(0, barriers.queriesFree(stage));
+        if (!kLoadsAhead) IssueProducts();
         WaitProducts<0>();
         Grade();
       } else {
         WaitProducts<0>();
-        dk.Pin();
-        Base::ArriveIn(0, barriers.queriesFree(stage));
       }
     }
   }
@@ -308,7 +309,7 @@ struct WideDq : WidePlace<Tile> {
     if (!adds) return;
     const int peer = rank ^ 1;
     ArriveExpecting(barriers.peerGradientsFull(), Tile::kWeightBytes);
-    WaitParityOfCluster(barriers.placeAtPeerFree(), parity ^ 1);
+    WaitParity(barriers.placeAtPeerFree(), parity ^ 1);
     CopyThere(InBlock<Tile::kCluster>(base + Tile::kPeerGradientsAt, peer), Base::GradientsTile(), Tile::kWeightBytes,
               InBlock<Tile::kCluster>(barriers.peerGradientsFull(), peer));
   }
