@@ -7,12 +7,12 @@
 
 namespace flashmask::cuda {
 
-template <int kD_, int kDv_, int kCluster_>
+template <int kD_, int kDv_>
 struct HopperPairTile {
   static constexpr int kD = kD_;
   static constexpr int kDv = kDv_;
   static constexpr int kBlockQ = 64;
-  static constexpr int kCluster = kCluster_;
+  static constexpr int kCluster = 2;
   static constexpr int kOwnKeys = 64;  // of a thread block
   static constexpr int kBlockK = kCluster * kOwnKeys;
   static constexpr int kStages = 2;
@@ -27,15 +27,16 @@ struct HopperPairTile {
   static constexpr int kPageBytes = 64 * kPageRowBytes;
   static constexpr int kKeyBytes = kTileBytes<kOwnKeys, kD>;
   static constexpr int kValueBytes = kTileBytes<kOwnKeys, kDv>;
-  static constexpr int kPeerKeyBytes = (kCluster - 1) * 2 * kPageBytes;
+  static constexpr int kPeerKeyBytes = 2 * kPageBytes;
   static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
   static constexpr int kDOutBytes = kTileBytes<kBlockQ, kDv>;
   static constexpr int kWeightBytes = kTileBytes<kOwnKeys, kBlockQ>;
   static constexpr int kDqBoxBytes = 64 * 128;
-  static constexpr int kDqBuffers = kD == 256 && kCluster == 2 ? 1 : 2;  // of 64 channels
+  static constexpr int kDqBuffers = kD == 256 ? 1 : 2;  // of 64 channels
   static constexpr int kStatBytes = kBlockQ * 4;
   // In shared memory, in this order: own keys, own values, channels of the peer's keys, queries, dO, weights, two tiles
-  // of gradients, the peer's gradients, dq, row terms, entries, barriers.
+  // of gradients, the peer's gradients, dq, row terms, entries of the loading
+  // warp and those for dq, barriers.
   static constexpr int kValuesAt = kKeyBytes;
   static constexpr int kPeerKeysAt = kValuesAt + kValueBytes;
   static constexpr int kQueriesAt = kPeerKeysAt + kPeerKeyBytes;
@@ -43,22 +44,21 @@ struct HopperPairTile {
   static constexpr int kWeightsAt = kDOutAt + kDOutStages * kDOutBytes;
   static constexpr int kGradientsAt = kWeightsAt + kWeightBytes;
   static constexpr int kPeerGradientsAt = kGradientsAt + 2 * kWeightBytes;
-  static constexpr int kDqAt = kPeerGradientsAt + (kCluster - 1) * kWeightBytes;
+  static constexpr int kDqAt = kPeerGradientsAt + kWeightBytes;
   static constexpr int kStatsAt = kDqAt + kDqBuffers * 2 * kDqBoxBytes;
   static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
-  static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
+  static constexpr int kDqEntriesAt = kEntriesAt + kStages * 16;
+  static constexpr int kBarriersAt = kDqEntriesAt + 2 * 16;
   static constexpr int kSharedBytes = kBarriersAt + (9 + 2 * kStages + 2 * kDOutStages) * 8;
   static_assert(kSharedBytes <= kLargeShared);
 
-  // dq of a thread block is computed in parts of 64 channels; with 192 channels, the second part of two is 32.
-  static constexpr int kDqParts = kCluster == 2 ? 2 : kD / 64;
+  // A thread block computes dq of half of the channels, in two parts of 64; with 192 channels, the second part is 32.
   static __device__ int DqChannel(int rank, int part) {
-    if (kCluster == 1) return part * 64;
     if (kD == 256) return rank * 128 + part * 64;
     return part == 0 ? rank * 64 : 128 + rank * 32;
   }
   template <int kPart>
-  static constexpr int kDqBoxes = kCluster == 2 && kD == 192 && kPart == 1 ? 1 : 2;
+  static constexpr int kDqBoxes = kD == 192 && kPart == 1 ? 1 : 2;
 };
 
 // The barriers of a thread block. Those that free what both blocks read are in the first block.
@@ -94,7 +94,7 @@ struct PairBarriers {
     }
     for (int stage = 0; stage < Tile::kStages; ++stage) {
       InitBarrier(queriesFull(stage), 1);
-      InitBarrier(queriesFree(stage), Tile::kCluster * kWarps);
+      InitBarrier(queriesFree(stage), Tile::kCluster * kScoringWarps);
     }
     for (int stage = 0; stage < Tile::kDOutStages; ++stage) {
       InitBarrier(dOutFull(stage), 1);
@@ -107,7 +107,7 @@ struct PairBarriers {
 // What the loading warp of the first block starts, for both blocks.
 template <class Tile>
 struct PairCopies {
-  static constexpr int kAll = (1 << Tile::kCluster) - 1;
+  static constexpr uint16_t kBoth = 3;
   const HopperBackwardParams& p;
   uint32_t shared;
   PairBarriers<Tile> barriers;
@@ -121,27 +121,10 @@ struct PairCopies {
   // Stores an entry for both thread blocks, and lets its barrier wait for it and for more bytes.
   __device__ void StoreEntry(const QueryEntry& entry, int bytes) {
     for (int rank = 0; rank < Tile::kCluster; ++rank) {
-      const uint32_t full = InBlock<Tile::kCluster>(barriers.queriesFull(place.stage), rank);
+      const uint32_t full = InBlock(barriers.queriesFull(place.stage), rank);
       ArriveThereExpecting(full, sizeof(entry) + bytes);
-      StoreThere(InBlock<Tile::kCluster>(shared + Tile::kEntriesAt + place.stage * 16, rank),
+      StoreThere(InBlock(shared + Tile::kEntriesAt + place.stage * 16, rank),
                  {entry.work, entry.head, entry.block, static_cast<int>(entry.kind)}, full);
-    }
-  }
-
-  template <int kD, int kRows>
-  __device__ void Copy(uint32_t to, const CUtensorMap* map, uint32_t barrier, int row, int head, int batch, int blocks) {
-    if constexpr (Tile::kCluster == 1) {
-      CopyPages<kD, kRows>(to, map, barrier, row, head, batch);
-    } else {
-      CopyPages<kD, kRows>(to, map, barrier, row, head, batch, static_cast<uint16_t>(blocks));
-    }
-  }
-
-  __device__ void CopyStat(uint32_t to, const float* from, uint32_t barrier) {
-    if constexpr (Tile::kCluster == 1) {
-      CopyBulk(to, from, Tile::kStatBytes, barrier);
-    } else {
-      CopyBulk(to, from, Tile::kStatBytes, barrier, static_cast<uint16_t>(kAll));
     }
   }
 
@@ -158,17 +141,15 @@ struct PairCopies {
     if (!IsFirstLane()) return;
     const uint32_t full = barriers.keysFull();
     for (int rank = 0; rank < Tile::kCluster; ++rank) {
-      const int block = 1 << rank;
+      const auto block = static_cast<uint16_t>(1 << rank);
       const int c0 = keys.c0 + rank * Tile::kOwnKeys;
       const int peerC0 = keys.c0 + (rank ^ 1) * Tile::kOwnKeys;
-      ArriveThereExpecting(InBlock<Tile::kCluster>(full, rank), Tile::kKeyBytes + Tile::kValueBytes + Tile::kPeerKeyBytes);
-      Copy<Tile::kD, Tile::kOwnKeys>(shared, &p.k, full, c0, keys.keyHead, keys.b, block);
-      Copy<Tile::kDv, Tile::kOwnKeys>(shared + Tile::kValuesAt, &p.v, full, c0, keys.keyHead, keys.b, block);
-      if constexpr (Tile::kCluster == 2) {
-        for (int part = 0; part < 2; ++part) {
-          CopyBox(shared + Tile::kPeerKeysAt + part * Tile::kPageBytes, &p.k, full, Tile::DqChannel(rank, part), peerC0,
-                  keys.keyHead, keys.b, static_cast<uint16_t>(block));
-        }
+      ArriveThereExpecting(InBlock(full, rank), Tile::kKeyBytes + Tile::kValueBytes + Tile::kPeerKeyBytes);
+      CopyPages<Tile::kD, Tile::kOwnKeys>(shared, &p.k, full, c0, keys.keyHead, keys.b, block);
+      CopyPages<Tile::kDv, Tile::kOwnKeys>(shared + Tile::kValuesAt, &p.v, full, c0, keys.keyHead, keys.b, block);
+      for (int part = 0; part < 2; ++part) {
+        CopyBox(shared + Tile::kPeerKeysAt + part * Tile::kPageBytes, &p.k, full, Tile::DqChannel(rank, part), peerC0,
+                keys.keyHead, keys.b, block);
       }
     }
   }
@@ -183,11 +164,11 @@ struct PairCopies {
       const uint32_t full = barriers.queriesFull(place.stage);
       const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
       StoreEntry(entry, Tile::kQueryBytes + 3 * Tile::kStatBytes);
-      Copy<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
-                                         keys.b, kAll);
-      CopyStat(stats, call.reference + row, full);
-      CopyStat(stats + Tile::kStatBytes, call.weight + row, full);
-      CopyStat(stats + 2 * Tile::kStatBytes, call.rowShift + row, full);
+      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
+                                         keys.b, kBoth);
+      CopyBulk(stats, call.reference + row, Tile::kStatBytes, full, kBoth);
+      CopyBulk(stats + Tile::kStatBytes, call.weight + row, Tile::kStatBytes, full, kBoth);
+      CopyBulk(stats + 2 * Tile::kStatBytes, call.rowShift + row, Tile::kStatBytes, full, kBoth);
     }
     place.Advance();
     LoadDOut(keys, h, r0);
@@ -197,9 +178,9 @@ struct PairCopies {
     WaitParity(barriers.dOutFree(dOutPlace.stage), dOutPlace.parity ^ 1);
     if (IsFirstLane()) {
       const uint32_t full = barriers.dOutFull(dOutPlace.stage);
-      for (int rank = 0; rank < Tile::kCluster; ++rank) ArriveThereExpecting(InBlock<Tile::kCluster>(full, rank), Tile::kDOutBytes);
-      Copy<Tile::kDv, Tile::kBlockQ>(shared + Tile::kDOutAt + dOutPlace.stage * Tile::kDOutBytes, &p.dOut, full,
-                                          r0, h, keys.b, kAll);
+      for (int rank = 0; rank < Tile::kCluster; ++rank) ArriveThereExpecting(InBlock(full, rank), Tile::kDOutBytes);
+      CopyPages<Tile::kDv, Tile::kBlockQ>(shared + Tile::kDOutAt + dOutPlace.stage * Tile::kDOutBytes, &p.dOut, full,
+                                          r0, h, keys.b, kBoth);
     }
     dOutPlace.Advance();
   }

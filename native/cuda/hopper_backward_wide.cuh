@@ -72,32 +72,23 @@ __device__ inline uint32_t Anew(uint32_t x) {
   return x;
 }
 
-// Where a thread that computes is in the work.
+// What the warpgroups that compute have in common.
 template <class Tile>
-struct WidePlace {
+struct WideBlock {
   const HopperBackwardParams& params;
   uint8_t* shared;
   PairBarriers<Tile> barriers;
   uint32_t base = SharedAddress(shared);
-  int rank = Tile::kCluster == 1 ? 0 : BlockInCluster();
-  Place<Tile::kStages> queries;
+  int rank = BlockInCluster();
   Place<2> gradients;  // while one tile is written, products may read the other
   uint32_t keysParity = 0;
   QueryEntry entry;
   KeyBlock keys;
 
-  __device__ void ReadEntry() {
-    WaitParity(barriers.queriesFull(queries.stage), queries.parity);
-    entry = reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[queries.stage];
-  }
-
-  // Takes the key block of an entry. Gives whether there is one.
-  __device__ bool TakeKeys() {
-    ReadEntry();
-    if (entry.work < 0) return false;
+  // Takes the key block of `entry`.
+  __device__ void TakeKeys() {
     keys = TakenKeys<Tile>(entry.work, params.call.sizes, params.call.mask);
     keys.c0 += rank * Tile::kOwnKeys;
-    return true;
   }
 
   __device__ void WaitKeys() {
@@ -105,24 +96,26 @@ struct WidePlace {
     keysParity ^= 1;
   }
 
-  __device__ uint32_t GradientsTile() const {
-    return base + Tile::kGradientsAt + gradients.stage * Tile::kWeightBytes;
+  __device__ uint32_t GradientsTile() const { return base + Tile::kGradientsAt + gradients.stage * Tile::kWeightBytes; }
+  // The entry that tells the warpgroup of dq of a tile of gradients, as the loading warp tells of queries.
+  __device__ QueryEntry& DqEntry() const {
+    return reinterpret_cast<QueryEntry*>(shared + Tile::kDqEntriesAt)[gradients.stage];
   }
   __device__ int Head() const { return keys.keyHead * keys.group + entry.head; }
 
   // Arrives at a barrier of a thread block, once for a warp.
   __device__ void ArriveIn(int block, uint32_t barrier) const {
     __syncwarp();
-    if (IsFirstLane()) ArriveThere(InBlock<Tile::kCluster>(barrier, block));
+    if (IsFirstLane()) ArriveThere(InBlock(barrier, block));
   }
 };
 
 // A warpgroup that computes scores, dk and dv. Dropout is a parameter because it needs registers, which others do not
 // have to spare.
 template <class T, class Tile, bool kDrops>
-struct WideScores : WidePlace<Tile> {
-  using Base = WidePlace<Tile>;
-  using Base::barriers, Base::base, Base::entry, Base::gradients, Base::keys, Base::queries, Base::shared;
+struct WideScores : WideBlock<Tile> {
+  using Base = WideBlock<Tile>;
+  using Base::barriers, Base::base, Base::entry, Base::gradients, Base::keys, Base::shared;
   static constexpr int kN = 4;  // blocks of 8 in a warpgroup's half of the queries
   // Whether dO is there before the query block before is done with.
   static constexpr bool kLoadsAhead = Tile::kDOutStages == 2;
@@ -130,6 +123,7 @@ struct WideScores : WidePlace<Tile> {
   const BackwardParams& p = Base::params.call;
   int group = threadIdx.x / kWarpgroup;
   int warpRow = threadIdx.x % kWarpgroup / kWarp * 16;
+  Place<Tile::kStages> queries;
   Place<Tile::kDOutStages> dOut;
   uint32_t weightsParity = 1;
   Factors factors;
@@ -141,6 +135,11 @@ struct WideScores : WidePlace<Tile> {
 
   __device__ WideScores(const HopperBackwardParams& params, uint8_t* shared, PairBarriers<Tile> barriers)
       : Base{params, shared, barriers} {}
+
+  __device__ void ReadEntry() {
+    WaitParity(barriers.queriesFull(queries.stage), queries.parity);
+    entry = reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[queries.stage];
+  }
 
   __device__ uint32_t QueriesTile() const { return base + Tile::kQueriesAt + queries.stage * Tile::kQueryBytes; }
   __device__ uint32_t DOutTile() const { return base + Tile::kDOutAt + dOut.stage * Tile::kDOutBytes; }
@@ -219,10 +218,26 @@ struct WideScores : WidePlace<Tile> {
         products[0][n][i] = scores[0][n][i] * fmaf(product, factors.gradient, offset);
       }
     }
-    WaitParity(barriers.gradientsFree(gradients.stage), gradients.parity ^ 1);
+    WaitGradientsFree();
     StoreTile<T, 1, Tile::kOwnKeys, 0>(Base::GradientsTile(), products, warpRow, group * 32);
     FenceAsync();
+    TellDq();
+  }
+
+  __device__ void WaitGradientsFree() const {
+    WaitParity(barriers.gradientsFree(gradients.stage), gradients.parity ^ 1);
+  }
+
+  __device__ void TellDq() const {
+    if (threadIdx.x == 0) Base::DqEntry() = entry;
     ArriveAsWarp(barriers.gradientsFull(gradients.stage));
+  }
+
+  // Tells of the end of a key block, or of all work.
+  __device__ void TellDqEnd() {
+    WaitGradientsFree();
+    TellDq();
+    gradients.Advance();
   }
 
   // All query blocks that see the keys. `entry` is the first.
@@ -241,7 +256,7 @@ struct WideScores : WidePlace<Tile> {
       dv.template Issue<T>(base + Tile::kWeightsAt, DOutTile(), group);
       dk.template Issue<T>(Base::GradientsTile(), queriesTile, group);
       queries.Advance();
-      Base::ReadEntry();
+      ReadEntry();
       more = entry.block >= 0;
       IssueScores();  // without a query block these are never read, but a branch would let products wait
       WaitProducts<2>();
@@ -275,26 +290,29 @@ struct WideScores : WidePlace<Tile> {
   }
 
   __device__ void ComputeAll() {
-    while (Base::TakeKeys()) {
+    for (ReadEntry(); entry.work >= 0; ReadEntry()) {
+      Base::TakeKeys();
       factors = FactorsOf<T, 1>(p, keys.keyBatchHead);
       dk.Clear();
       dv.Clear();
       if (entry.block >= 0) {
         WalkQueries();
         Base::ArriveIn(0, barriers.keysFree());
+        TellDqEnd();
       }
       Base::ArriveIn(0, barriers.queriesFree(queries.stage));
       queries.Advance();
       if (!HasNotFinite(p, keys.keyBatchHead)) StoreKeys();
     }
+    TellDqEnd();
   }
 };
 
 // The warpgroup that computes dq, and adds it to memory.
 template <class T, class Tile>
-struct WideDq : WidePlace<Tile> {
-  using Base = WidePlace<Tile>;
-  using Base::barriers, Base::base, Base::entry, Base::gradients, Base::keys, Base::queries, Base::rank;
+struct WideDq : WideBlock<Tile> {
+  using Base = WideBlock<Tile>;
+  using Base::barriers, Base::base, Base::entry, Base::gradients, Base::keys, Base::rank;
 
   bool adds = threadIdx.x % kWarpgroup == 0;  // whether this thread starts copies
   uint32_t parity = 0;                        // of the query blocks that were computed
@@ -310,8 +328,8 @@ struct WideDq : WidePlace<Tile> {
     const int peer = rank ^ 1;
     ArriveExpecting(barriers.peerGradientsFull(), Tile::kWeightBytes);
     WaitParity(barriers.placeAtPeerFree(), parity ^ 1);
-    CopyThere(InBlock<Tile::kCluster>(base + Tile::kPeerGradientsAt, peer), Base::GradientsTile(), Tile::kWeightBytes,
-              InBlock<Tile::kCluster>(barriers.peerGradientsFull(), peer));
+    CopyThere(InBlock(base + Tile::kPeerGradientsAt, peer), Base::GradientsTile(), Tile::kWeightBytes,
+              InBlock(barriers.peerGradientsFull(), peer));
   }
 
   // Issues the addition of dq of 64 queries and 64 channels, summed over 64 keys.
@@ -332,15 +350,20 @@ struct WideDq : WidePlace<Tile> {
     if (Tile::kDqBuffers == 2) buffer ^= 1;
     if (adds) WaitBulkRead<Tile::kDqBuffers - 1>();
     SyncThreads<kWarpgroup>(1);
+    const int row = threadIdx.x % kWarpgroup / kWarp * 16 + ElementRow(0, 0);
+    const bool oddRow = row % 2 == 1;
+    // Odd rows store the blocks of a pair in the other order, because even ones use the same banks.
 #pragma unroll
     for (int n = 0; n < 4 * kBoxes; ++n) {
+      const bool second = oddRow != (n % 2 == 1);
+      const uint32_t at = tile + n / 4 * Tile::kDqBoxBytes + row * kPageRowBytes;
+      const int column = ElementColumn(n / 2 * 2 % 4 + second, 0);
+      const uint32_t chunk = (column / 4 ^ row % 8) * 16 + column % 4 * 4;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = threadIdx.x % kWarpgroup / kWarp * 16 + ElementRow(0, 2 * half);
-        const int column = ElementColumn(n % 4, 0);
-        const uint32_t at = tile + n / 4 * Tile::kDqBoxBytes + row * kPageRowBytes;
-        StoreSharedPair(at + ((column / 4 ^ (row & 7)) << 4) + column % 4 * 4, dq[n][2 * half] * factor,
-                        dq[n][2 * half + 1] * factor);
+        const float x = second ? dq[n / 2 * 2 + 1][2 * half] : dq[n / 2 * 2][2 * half];
+        const float y = second ? dq[n / 2 * 2 + 1][2 * half + 1] : dq[n / 2 * 2][2 * half + 1];
+        StoreSharedPair(at + half * 8 * kPageRowBytes + chunk, x * factor, y * factor);
       }
     }
     FenceAsync();
@@ -356,58 +379,52 @@ struct WideDq : WidePlace<Tile> {
   template <int kPart>
   __device__ void ComputePart() {
     const int channel = Tile::DqChannel(rank, kPart);
-    if (Tile::kCluster == 2 && kPart == 0) WaitParity(barriers.peerGradientsFull(), parity);
     float dq[8][4];
     Pin(dq);
     FenceProducts();
     Issue(dq, Base::GradientsTile(), base + ChannelOffset(channel), false);
-    if constexpr (Tile::kCluster == 2) {
-      Issue(dq, base + Tile::kPeerGradientsAt, base + Tile::kPeerKeysAt + kPart * Tile::kPageBytes, true);
-    }
+    CommitProducts();
+    if (kPart == 0) WaitParity(barriers.peerGradientsFull(), parity);
+    FenceProducts();
+    Issue(dq, base + Tile::kPeerGradientsAt, base + Tile::kPeerKeysAt + kPart * Tile::kPageBytes, true);
     CommitProducts();
     WaitProducts<0>();
     Pin(dq);
-    if constexpr (kPart == Tile::kDqParts - 1) {
+    if (kPart == 1) {
       ArriveAsWarp(barriers.gradientsFree(gradients.stage));
-      if (Tile::kCluster == 2) Base::ArriveIn(rank ^ 1, barriers.placeAtPeerFree());
+      Base::ArriveIn(rank ^ 1, barriers.placeAtPeerFree());
     }
     Add<Tile::template kDqBoxes<kPart>>(dq, channel);
   }
 
-  __device__ void ComputeBlock() {
-    if (Tile::kCluster == 2) ExchangeGradients();
-    ComputePart<0>();
-    ComputePart<1>();
-    if constexpr (Tile::kDqParts > 2) ComputePart<2>();
-    if constexpr (Tile::kDqParts > 3) ComputePart<3>();
+  __device__ void ReadEntry() {
+    WaitParity(barriers.gradientsFull(gradients.stage), gradients.parity);
+    entry = Base::DqEntry();
   }
 
-  __device__ void FreeEntry() {
-    Base::ArriveIn(0, barriers.queriesFree(queries.stage));
-    queries.Advance();
+  // All query blocks that see a key block. `entry` is the first.
+  __device__ void WalkQueries() {
+    Base::TakeKeys();
+    Base::WaitKeys();
+    factor = FactorsOf<T, 1>(Base::params.call, keys.keyBatchHead).dq;
+    for (; entry.block >= 0; ReadEntry()) {
+      if (Base::params.call.accumulateDq) {
+        ExchangeGradients();
+        ComputePart<0>();
+        ComputePart<1>();
+        parity ^= 1;
+      } else {
+        ArriveAsWarp(barriers.gradientsFree(gradients.stage));
+      }
+      gradients.Advance();
+    }
+    Base::ArriveIn(0, barriers.keysFree());
+    ArriveAsWarp(barriers.gradientsFree(gradients.stage));
+    gradients.Advance();
   }
 
   __device__ void ComputeAll() {
-    const BackwardParams& p = Base::params.call;
-    while (Base::TakeKeys()) {
-      factor = FactorsOf<T, 1>(p, keys.keyBatchHead).dq;
-      const bool any = entry.block >= 0;
-      if (any) Base::WaitKeys();
-      while (entry.block >= 0) {
-        FreeEntry();
-        WaitParity(barriers.gradientsFull(gradients.stage), gradients.parity);
-        if (p.accumulateDq) {
-          ComputeBlock();
-        } else {
-          ArriveAsWarp(barriers.gradientsFree(gradients.stage));
-        }
-        gradients.Advance();
-        parity ^= 1;
-        Base::ReadEntry();
-      }
-      FreeEntry();
-      if (any) Base::ArriveIn(0, barriers.keysFree());
-    }
+    for (ReadEntry(); entry.work >= 0; ReadEntry()) WalkQueries();
     // Shared memory must stay until it is read.
     if (adds) WaitBulkRead();
   }
@@ -427,22 +444,19 @@ struct WideKeys {
       WideDq<T, Tile>(p, shared, barriers).ComputeAll();
     } else {
       GiveRegisters<Tile::kLoadRegisters>();
-      if (threadIdx.x < Tile::kComputing + kWarp && (Tile::kCluster == 1 || BlockInCluster() == 0)) {
+      if (threadIdx.x < Tile::kComputing + kWarp && BlockInCluster() == 0) {
         BackwardLoader<Tile, PairCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll();
       }
     }
   }
 };
 
-#ifndef CLUSTER
-#define CLUSTER 2
-#endif
 template <class T>
 cudaError_t LaunchHopperBackwardWide(const HopperBackwardHeads& heads, const BackwardParams& call,
                                      cudaStream_t stream) {
-  const auto launch = heads.kD == 256    ? LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<256, 256, CLUSTER>>
-                      : heads.kDv == 192 ? LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<192, 192, CLUSTER>>
-                                         : LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<192, 128, CLUSTER>>;
+  const auto launch = heads.kD == 256    ? LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<256, 256>>
+                      : heads.kDv == 192 ? LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<192, 192>>
+                                         : LaunchHopperBackwardTile<T, WideKeys, HopperPairTile<192, 128>>;
   return launch(call, stream);
 }
 

@@ -13,9 +13,7 @@ __device__ inline int BlockInCluster() {
 }
 
 // The address of the same place in the shared memory of thread block `rank`. The functions below take such addresses.
-template <int kBlocks>
 __device__ inline uint32_t InBlock(uint32_t shared, int rank) {
-  if constexpr (kBlocks == 1) return shared;
   uint32_t there;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared), "r"(rank));
   return there;
