@@ -246,7 +246,7 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const Plan& 
   return params;
 }
 
-// Whether the kernels on Hopper's own instructions run a call.
+// Whether the forward kernels on Hopper's own instructions run a call.
 bool UsesHopper(const Variant& variant, int parts) { return variant.large && parts == 1; }
 
 cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
@@ -396,6 +396,12 @@ cudaError_t LaunchRows(const RowsParams& params, bool sm90, cudaStream_t stream)
   return Start(RowsKernel<T, DOut>, {blocks, kRowsThreads, 0, stream, sm90}, params);
 }
 
+// Whether the kernels on Hopper's own instructions compute dk and dv, and dq too if not deterministic. The copy engine
+// adds rows whose bytes are a multiple of 16.
+bool UsesHopperBackward(const Problem& p, const Variant& variant, int parts) {
+  return UsesHopper(variant, parts) && (p.deterministic || p.D % 4 == 0);
+}
+
 cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
                         BackwardParams params, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
@@ -406,11 +412,11 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
   }
   if (error != cudaSuccess) return error;
   const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
-  // The copy engine adds rows whose bytes are a multiple of 16.
-  if (!UsesHopper(variant, parts) || variant.kD > 128 || (params.accumulateDq && p.D % 4 != 0))
-    return launch(variant, params, stream);
-  const auto launchHopper = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
-  error = launchHopper(variant.kD, params, stream);
+  if (!UsesHopperBackward(p, variant, parts)) return launch(variant, params, stream);
+  const HopperBackwardHeads heads = HopperBackwardHeadsOf(p.D, p.Dv);
+  const auto narrow = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
+  const auto wide = bfloat16 ? LaunchHopperBackwardWideBfloat16 : LaunchHopperBackwardWideHalf;
+  error = (IsWide(heads) ? wide : narrow)(heads, params, stream);
   if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;
   params.onlyNotFinite = true;
   return launch(variant, params, stream);

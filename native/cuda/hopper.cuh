@@ -2,7 +2,6 @@
 #pragma once
 
 #include "hopper_instructions.cuh"
-#include "overlap.cuh"
 #include "primitives.cuh"
 
 namespace flashmask::cuda {
@@ -45,12 +44,12 @@ struct Place {
   }
 };
 
-// Copies the pages of a tile of kRows rows from `row` on.
-template <int kD, int kRows>
+// Copies the pages of a tile of kRows rows from `row` on. The last parameter, if given, is that of CopyBox.
+template <int kD, int kRows, class... Blocks>
 __device__ inline void CopyPages(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int row, int head,
-                                 int batch) {
+                                 int batch, Blocks... blocks) {
   for (int page = 0; page < (kD + 63) / 64; ++page) {
-    CopyBox(shared + page * kRows * kPageRowBytes, map, barrier, page * 64, row, head, batch);
+    CopyBox(shared + page * kRows * kPageRowBytes, map, barrier, page * 64, row, head, batch, blocks...);
   }
 }
 
@@ -142,10 +141,9 @@ __device__ inline void IssueFromRegisters(float (&acc)[kN][4], const uint32_t (&
 
 // ---- Thread blocks that stay ----
 
-// Lets one warp of the last warpgroup load, and the warpgroups before compute, once the kernel before is done.
+// Lets one warp of the last warpgroup load, and the warpgroups before compute.
 template <class Tile, class Load, class Compute>
 __device__ inline void RunRoles(Load load, Compute compute) {
-  WaitForKernelBefore();
   if (threadIdx.x >= Tile::kComputing) {
     GiveRegisters<Tile::kLoadRegisters>();
     if (threadIdx.x < Tile::kComputing + kWarp) load();

@@ -5,29 +5,20 @@
 // memory for dq, which the copy engine adds up in memory.
 #pragma once
 
-#include "column_block.cuh"
 #include "gradients.cuh"
-#include "hopper.cuh"
-#include "hopper_backward.h"
-#include "hopper_launch.cuh"
-#include "not_finite.cuh"
+#include "hopper_backward_launch.cuh"
 #include "rows.cuh"
 
 namespace flashmask::cuda {
 
-struct HopperBackwardParams {
-  CUtensorMap q, k, v, dOut;
-  CUtensorMap dq;  // in boxes of 32 floats x 64 rows
-  BackwardParams call;
-};
-
-// kBlockQ · kD / 64 is 128: each warpgroup computes 64 x 64 of dq.
+// A query block has so many rows that each warpgroup computes 64 x 64 of dq.
 template <int kD_>
 struct HopperBackwardTile {
   static constexpr int kD = kD_;
-  static constexpr int kBlockQ = 8192 / kD;
-  static constexpr int kBlockK = kHopperBackwardBlockK;
+  static constexpr int kBlockQ = kD == 64 ? 128 : 64;
+  static constexpr int kBlockK = 128;
   static constexpr int kStages = 2;
+  static constexpr int kCluster = 1;                            // thread blocks that share a key block
   static constexpr int kComputing = kBlockK / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
   static constexpr int kComputeRegisters = 240;
@@ -49,13 +40,6 @@ struct HopperBackwardTile {
   static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
   static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
   static constexpr int kSharedBytes = kBarriersAt + (2 + 3 * kStages) * 8;
-};
-
-// What the loading warp tells of a stage: a query block of a head of the group for the key block `work`, or the end of
-// the key block (block -1), or the end of all work (work -1).
-struct QueryEntry {
-  int work, head, block;
-  TileKind kind;
 };
 
 // The barriers of a thread block.
@@ -82,14 +66,9 @@ struct BackwardBarriers {
   }
 };
 
-// The key block that is taken as number `work`. Heads take turns, so that those with the most work come first.
+// What the loading warp starts.
 template <class Tile>
-__device__ inline KeyBlock TakenKeys(int work, const Sizes& s, const Mask& mask) {
-  return KeyBlockAt<Tile::kBlockK>(work, s, mask.causal || mask.spans != nullptr);
-}
-
-template <class Tile>
-struct BackwardLoader {
+struct BackwardCopies {
   const HopperBackwardParams& p;
   uint32_t shared;
   QueryEntry* entries;
@@ -97,7 +76,7 @@ struct BackwardLoader {
   Place<Tile::kStages> place;
   uint32_t keysParity = 1;
 
-  __device__ BackwardLoader(const HopperBackwardParams& p, uint8_t* shared, BackwardBarriers<Tile> barriers)
+  __device__ BackwardCopies(const HopperBackwardParams& p, uint8_t* shared, BackwardBarriers<Tile> barriers)
       : p(p),
         shared(SharedAddress(shared)),
         entries(reinterpret_cast<QueryEntry*>(shared + Tile::kEntriesAt)),
@@ -146,87 +125,7 @@ struct BackwardLoader {
     }
     place.Advance();
   }
-
-  __device__ void LoadKeyBlock(int work) {
-    const BackwardParams& call = p.call;
-    const Sizes& s = call.sizes;
-    const KeyBlock keys = TakenKeys<Tile>(work, s, call.mask);
-    const int offset = s.Sk - s.Sq;
-    const int firstBlock = call.mask.causal ? max(keys.c0 - offset, 0) / Tile::kBlockQ : 0;
-    const int blocks = (s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ;
-    // Key heads with numbers that are not finite are left to the kernel of backward.cuh.
-    const int heads = HasNotFinite(call, keys.keyBatchHead) ? 0 : keys.group;
-    bool loaded = false;
-    for (int head = 0; head < heads; ++head) {
-      const int64_t maskHead = MaskHeadOf(call.mask, keys.b, keys.keyHead * keys.group + head, s.H);
-      const BlockBounds bounds = ReadBlockBounds<Tile::kBlockK>(call.mask, maskHead, keys.block);
-      const auto classify = [&](int block) {
-        const int r0 = block * Tile::kBlockQ;
-        return Classify(bounds, call.mask.causal, r0, min(r0 + Tile::kBlockQ, s.Sq), keys.c0, keys.c1,
-                        keys.c0 + Tile::kBlockK > s.Sk, offset);
-      };
-      LiveBlocks live(firstBlock, blocks);
-      bool partial;
-      for (int block; (block = live.Next(&partial, classify)) >= 0;) {
-        if (!loaded) LoadKeys(keys);
-        loaded = true;
-        LoadQueries(keys, {work, head, block, live.Kind(block)});
-      }
-    }
-    Tell({work, -1, -1, kEmpty});
-  }
-
-  __device__ void LoadAll() {
-    const Sizes& s = p.call.sizes;
-    const int works = s.B * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
-    for (int work = blockIdx.x; work < works;) {
-      LoadKeyBlock(work);
-      if (IsFirstLane()) work = gridDim.x + atomicAdd(p.call.counter, 1);
-      work = __shfl_sync(~0u, work, 0);
-    }
-    Tell({-1, -1, -1, kEmpty});
-  }
 };
-
-// Sets masked scores of a warp's part of a transposed tile to minus infinity. The part begins at key row0 of the
-// problem, the tile at query r0. `spans` are those of the mask head.
-template <int kN>
-__device__ inline void HideMaskedKeys(float (&scores)[kN][4], const int4* spans, bool causal, int row0, int r0, int Sq,
-                                      int Sk) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int key = row0 + ElementRow(0, 2 * half);
-    const bool outside = key >= Sk;
-    const int first = outside ? 0x7fffffff : causal ? key - (Sk - Sq) : -0x7fffffff;
-    const int4 span = spans == nullptr || outside ? int4{0, 0, 0, 0} : __ldg(&spans[key]);
-#pragma unroll
-    for (int n = 0; n < kN; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int row = r0 + ElementColumn(n, e);
-        const bool hidden = row < first || static_cast<uint32_t>(row - span.x) < static_cast<uint32_t>(span.y) ||
-                            static_cast<uint32_t>(row - span.z) < static_cast<uint32_t>(span.w);
-        if (hidden) scores[n][2 * half + e] = -kInfinity;
-      }
-    }
-  }
-}
-
-// Which of the four elements of a block of a transposed tile are kept: bit i is element i's. Its first element is the
-// pair of query `row` and key `column`. One Philox counter serves four keys of one query, which four lanes have: each
-// of these draws for one of the queries and halves.
-__device__ inline uint32_t KeptTransposed(const Dropout& d, int batchHead, int row, int column) {
-  const int own = threadIdx.x / 4 % 4;  // the key among four
-  const uint32_t drawn = static_cast<uint32_t>(column - own + (own >> 1) * 8) >> 2;
-  const uint4 x = Philox(drawn, row + (own & 1), batchHead, d.key0, d.key1);
-  const uint32_t bits =
-      (x.x >= d.threshold) | (x.y >= d.threshold) << 1 | (x.z >= d.threshold) << 2 | (x.w >= d.threshold) << 3;
-  const int first = threadIdx.x % kWarp - own * 4;
-  uint32_t kept = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) kept |= (__shfl_sync(~0u, bits, first + i * 4) >> own & 1) << i;
-  return kept;
-}
 
 // The work of a warpgroup that computes. Dropout is a parameter because it needs registers, which others do not have to
 // spare.
@@ -431,42 +330,23 @@ __device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* 
   if (adds) WaitBulkRead();
 }
 
-template <class T, class Tile, bool kDrops>
-__global__ void __launch_bounds__(Tile::kThreads, 1)
-    HopperBackwardKernel(const __grid_constant__ HopperBackwardParams p) {
-  if constexpr (kHopper) {
-    extern __shared__ __align__(1024) uint8_t shared[];
-    const BackwardBarriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
-    if (threadIdx.x == 0) barriers.Init();
-    __syncthreads();
-    RunRoles<Tile>([&] { BackwardLoader<Tile>(p, shared, barriers).LoadAll(); },
-                   [&] { ComputeKeys<T, Tile, kDrops>(p, shared, barriers); });
-  } else {
-    __trap();
-  }
-}
+template <class T, class Tile_, bool kDrops>
+struct HopperKeys {
+  using Tile = Tile_;
+  using Barriers = BackwardBarriers<Tile>;
 
-template <class T, class Tile>
-cudaError_t LaunchHopperBackwardTile(const BackwardParams& call, cudaStream_t stream) {
-  const Sizes& s = call.sizes;
-  HopperBackwardParams params;
-  params.call = call;
-  cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, s.B, Tile::kBlockQ);
-  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, s.B, Tile::kBlockK);
-  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, s.B, Tile::kBlockK);
-  if (error == cudaSuccess) error = Describe<T>(&params.dOut, call.dOut, s.Sq, s.H, s.B, Tile::kBlockQ);
-  if (error == cudaSuccess && call.accumulateDq) error = Describe<float>(&params.dq, call.dq, s.Sq, s.H, s.B, 64);
-  if (error != cudaSuccess) return error;
-  const int64_t works = int64_t{s.B} * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
-  const auto kernel =
-      call.dropout.threshold == 0 ? HopperBackwardKernel<T, Tile, false> : HopperBackwardKernel<T, Tile, true>;
-  return LaunchStaying<Tile>(kernel, params, works, stream);
-}
+  static __device__ void Run(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
+    RunRoles<Tile>([&] { BackwardLoader<Tile, BackwardCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll(); },
+                   [&] { ComputeKeys<T, Tile, kDrops>(p, shared, barriers); });
+  }
+};
 
 template <class T>
-cudaError_t LaunchHopperBackward(int kD, const BackwardParams& call, cudaStream_t stream) {
-  return kD == 64 ? LaunchHopperBackwardTile<T, HopperBackwardTile<64>>(call, stream)
-                  : LaunchHopperBackwardTile<T, HopperBackwardTile<128>>(call, stream);
+cudaError_t LaunchHopperBackward(const HopperBackwardHeads& heads, const BackwardParams& call, cudaStream_t stream) {
+  const auto launch = heads.kD == 64   ? LaunchHopperBackwardTile<T, HopperKeys, HopperBackwardTile<64>>
+                      : heads.kD == 96 ? LaunchHopperBackwardTile<T, HopperKeys, HopperBackwardTile<96>>
+                                       : LaunchHopperBackwardTile<T, HopperKeys, HopperBackwardTile<128>>;
+  return launch(call, stream);
 }
 
 }  // namespace flashmask::cuda

@@ -3,8 +3,9 @@
 
 namespace flashmask::cuda {
 
-cudaError_t LaunchHopperBackwardBfloat16(int kD, const BackwardParams& params, cudaStream_t stream) {
-  return LaunchHopperBackward<__nv_bfloat16>(kD, params, stream);
+cudaError_t LaunchHopperBackwardBfloat16(const HopperBackwardHeads& heads, const BackwardParams& params,
+                                         cudaStream_t stream) {
+  return LaunchHopperBackward<__nv_bfloat16>(heads, params, stream);
 }
 
 }  // namespace flashmask::cuda

@@ -3,8 +3,9 @@
 
 namespace flashmask::cuda {
 
-cudaError_t LaunchHopperBackwardHalf(int kD, const BackwardParams& params, cudaStream_t stream) {
-  return LaunchHopperBackward<__half>(kD, params, stream);
+cudaError_t LaunchHopperBackwardHalf(const HopperBackwardHeads& heads, const BackwardParams& params,
+                                     cudaStream_t stream) {
+  return LaunchHopperBackward<__half>(heads, params, stream);
 }
 
 }  // namespace flashmask::cuda

@@ -6,6 +6,7 @@
 #include "hopper_forward_loader.cuh"
 #include "hopper_launch.cuh"
 #include "hopper_weights.cuh"
+#include "overlap.cuh"
 
 namespace flashmask::cuda {
 
@@ -217,6 +218,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     const Barriers<Tile> barriers = {SharedAddress(shared + Tile::kBarriersAt)};
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();
+    WaitForKernelBefore();
     RunRoles<Tile>([&] { Loader<Tile>(p, shared, barriers).LoadAll(); },
                    [&] { RowComputer<T, Tile>(p.call, shared, barriers).ComputeAll(); });
   } else {

@@ -63,10 +63,30 @@ __device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t
       : "memory");
 }
 
+// The same for several thread blocks of a cluster, one bit of `blocks` each: to the same place of each, and with a
+// barrier at the same place.
+__device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int channel, int row,
+                               int head, int batch, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, "
+      "%4, %5, %6}], [%2], %7;" ::"r"(shared),
+      "l"(map), "r"(barrier), "r"(channel), "r"(row), "r"(head), "r"(batch), "h"(blocks)
+      : "memory");
+}
+
 __device__ inline void CopyBulk(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
                "l"(global), "r"(bytes), "r"(barrier)
                : "memory");
+}
+
+__device__ inline void CopyBulk(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier,
+                                uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+      "%4;" ::"r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier), "h"(blocks)
+      : "memory");
 }
 
 // Adds a tile of floats in shared memory to a tensor in memory. Rows and channels outside of the tensor are left out.
@@ -75,6 +95,56 @@ __device__ inline void AddBox(const CUtensorMap* map, uint32_t shared, int chann
       "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
       "r"(shared), "r"(channel), "r"(row), "r"(head), "r"(batch)
       : "memory");
+}
+
+// ---- Clusters: thread blocks that reach each other's shared memory ----
+
+// The number of this thread block in its cluster.
+__device__ inline int BlockInCluster() {
+  int rank;
+  asm volatile("mov.u32 %0, %cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// The address of the same place in the shared memory of thread block `rank`. The functions below take such addresses.
+__device__ inline uint32_t InBlock(uint32_t shared, int rank) {
+  uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared), "r"(rank));
+  return there;
+}
+
+// Waits for all threads of a cluster of kBlocks thread blocks.
+template <int kBlocks>
+__device__ inline void SyncCluster() {
+  if constexpr (kBlocks == 1) {
+    __syncthreads();
+  } else {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+  }
+}
+
+// Arrivals order no other accesses of this thread for other thread blocks: that would cost a fence of the whole GPU.
+__device__ inline void ArriveThere(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ inline void ArriveThereExpecting(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cluster.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+// Stores 16 bytes, and tells a barrier there.
+__device__ inline void StoreThere(uint32_t shared, int4 value, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(shared),
+      "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
+      : "memory");
+}
+
+// Copies from this thread block to another one, and tells a barrier there.
+__device__ inline void CopyThere(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "r"(from), "r"(bytes), "r"(barrier)
+               : "memory");
 }
 
 // ---- Registers ----

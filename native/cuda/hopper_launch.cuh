@@ -48,9 +48,9 @@ cudaError_t Describe(CUtensorMap* map, const Tensor& tensor, int rows, int heads
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// Starts a thread block for each processor, or fewer if there is less work. The kernel starts before the one before it
-// has ended: RunRoles waits for that.
-template <class Tile, class Params>
+// Starts a thread block for each processor, or fewer if there is less work. kCluster thread blocks share work. The
+// kernel starts before the one before it has ended, and must wait for that.
+template <class Tile, unsigned kCluster = 1, class Params>
 cudaError_t LaunchStaying(void (*kernel)(Params), const Params& params, int64_t works, cudaStream_t stream) {
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
   int device = 0;
@@ -58,8 +58,8 @@ cudaError_t LaunchStaying(void (*kernel)(Params), const Params& params, int64_t 
   if (error == cudaSuccess) error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(works, processors));
-  return Start(kernel, {blocks, Tile::kThreads, Tile::kSharedBytes, stream, true}, params);
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(works, processors / kCluster)) * kCluster;
+  return Start(kernel, {blocks, Tile::kThreads, Tile::kSharedBytes, stream, true, kCluster}, params);
 }
 
 }  // namespace flashmask::cuda

@@ -143,12 +143,16 @@ __device__ inline void AddBulkRow(float* to, uint32_t from, int bytes) {
 
 __device__ inline void CommitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
-// Waits until this thread's bulk operations have read shared memory.
-__device__ inline void WaitBulkRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+// Waits until at most kPending groups of this thread's bulk operations have not read shared memory yet.
+template <int kPending = 0>
+__device__ inline void WaitBulkRead() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
 #else
 __device__ inline void FenceAsync() {}
 __device__ inline void AddBulkRow(float*, uint32_t, int) {}
 __device__ inline void CommitBulk() {}
+template <int kPending = 0>
 __device__ inline void WaitBulkRead() {}
 #endif
 

@@ -105,6 +105,7 @@ def size_cases(sixteen):
             for at, form in enumerate(FORMS, i + j):
                 lengths = {'Sq': 331, 'Sk': 417} if at % 2 else {'Sq': 290, 'Sk': 129}
                 options = {'Hm': (1, 2, 4)[at % 3] if FORMS[form][1] else 1, 'layout': 'bhsd' if at // 2 % 2 else 'bshd'}
+                options |= {'style': ('blocky', 'documents', 'any')[at % 3], 'deterministic': at % 4 == 1}
                 name = f'D {D}, Dv {Dv}, {form}, {precision}'
                 dropout = 0.0 if at % 4 else 0.3
                 yield case('sizes', name, D=D, Dv=Dv, form=form, precision=precision, dropout=dropout, H=4, Hkv=2, **lengths, **options)

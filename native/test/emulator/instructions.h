@@ -157,20 +157,22 @@ void Product16(float (&c)[kN][4], const uint32_t (&a)[4], uint64_t b, bool add, 
 
 inline int BlockInCluster() { return emulator::BlockInCluster(); }
 
-template <int kBlocks>
-uint32_t InBlock(uint32_t shared, int rank) {
-  return kBlocks == 1 ? shared : emulator::InBlock(shared, rank);
-}
+inline uint32_t InBlock(uint32_t shared, int rank) { return emulator::InBlock(shared, rank); }
 
 template <int kBlocks>
 void SyncCluster() {
-  emulator::SyncCluster();
+  if constexpr (kBlocks == 1) {
+    __syncthreads();
+  } else {
+    emulator::SyncCluster();
+  }
 }
 
 inline void ArriveThere(uint32_t barrier) { emulator::Arrive(barrier, 0); }
 inline void ArriveThereExpecting(uint32_t barrier, uint32_t bytes) { emulator::Arrive(barrier, bytes); }
-inline void WaitParityOfCluster(uint32_t barrier, uint32_t parity) { emulator::WaitParity(barrier, parity); }
-inline void StoreThere(uint32_t shared, int4 value) { emulator::StoreShared(shared, &value, sizeof value); }
+inline void StoreThere(uint32_t shared, int4 value, uint32_t barrier) {
+  emulator::StoreThere(shared, {value.x, value.y, value.z, value.w}, barrier);
+}
 
 inline void CopyThere(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier) {
   emulator::CopyShared(to, from, bytes, barrier);

@@ -81,6 +81,12 @@ void CopyShared(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier) {
   StartCopy(barrier, bytes, [=] { std::memcpy(SharedAt(to, bytes), SharedAt(from, bytes), bytes); });
 }
 
+void StoreThere(uint32_t to, const std::array<int, 4>& values, uint32_t barrier) {
+  if (to % kChunk != 0) Fail("a store to another thread block is not aligned");
+  PoisonShared(to, sizeof values);
+  StartCopy(barrier, sizeof values, [=] { std::memcpy(SharedAt(to, sizeof values), values.data(), sizeof values); });
+}
+
 void AddBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first) {
   RequireAligned(map, shared);
   RequireFenced(shared, BytesOf(map));

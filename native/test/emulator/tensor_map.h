@@ -17,6 +17,9 @@ void CopyBulk(uint32_t shared, const void* from, uint32_t bytes, uint32_t barrie
 // Copies from shared memory to that of another thread block of the cluster.
 void CopyShared(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier);
 
+// Stores 16 bytes of registers there.
+void StoreThere(uint32_t to, const std::array<int, 4>& values, uint32_t barrier);
+
 // Adds floats in shared memory to memory; elements outside of the tensor are left out.
 void AddBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first);
 void AddBulk(float* to, uint32_t shared, uint32_t bytes);

@@ -1,0 +1,117 @@
+// What the backward kernels on Hopper share: the block of keys that is taken, the walk of the loading warp over the
+// live query blocks of all query heads of the key head, and what is masked or dropped in transposed tiles.
+#pragma once
+
+#include "column_block.cuh"
+#include "dropout.cuh"
+#include "hopper.cuh"
+#include "not_finite.cuh"
+
+namespace flashmask::cuda {
+
+struct HopperBackwardParams {
+  CUtensorMap q, k, v, dOut;
+  CUtensorMap dq;  // in boxes of 32 floats x 64 rows
+  BackwardParams call;
+};
+
+// What the loading warp tells of a stage: a query block of a head of the group for the key block `work`, or the end of
+// the key block (block -1), or the end of all work (work -1).
+struct QueryEntry {
+  int work, head, block;
+  TileKind kind;
+};
+
+// The key block that is taken as number `work`. Heads take turns, so that those with the most work come first.
+template <class Tile>
+__device__ inline KeyBlock TakenKeys(int work, const Sizes& s, const Mask& mask) {
+  return KeyBlockAt<Tile::kBlockK>(work, s, mask.causal || mask.spans != nullptr);
+}
+
+// The warp that loads. Copies copies keys and query blocks, and tells of them.
+template <class Tile, class Copies>
+struct BackwardLoader {
+  const BackwardParams& call;
+  Copies copies;
+
+  __device__ void LoadKeyBlock(int work) {
+    const Sizes& s = call.sizes;
+    const KeyBlock keys = TakenKeys<Tile>(work, s, call.mask);
+    const int offset = s.Sk - s.Sq;
+    const int firstBlock = call.mask.causal ? max(keys.c0 - offset, 0) / Tile::kBlockQ : 0;
+    const int blocks = (s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ;
+    // Key heads with numbers that are not finite are left to the kernel of backward.cuh.
+    const int heads = HasNotFinite(call, keys.keyBatchHead) ? 0 : keys.group;
+    bool loaded = false;
+    for (int head = 0; head < heads; ++head) {
+      const int64_t maskHead = MaskHeadOf(call.mask, keys.b, keys.keyHead * keys.group + head, s.H);
+      const BlockBounds bounds = ReadBlockBounds<Tile::kBlockK>(call.mask, maskHead, keys.block);
+      const auto classify = [&](int block) {
+        const int r0 = block * Tile::kBlockQ;
+        return Classify(bounds, call.mask.causal, r0, min(r0 + Tile::kBlockQ, s.Sq), keys.c0, keys.c1,
+                        keys.c0 + Tile::kBlockK > s.Sk, offset);
+      };
+      LiveBlocks live(firstBlock, blocks);
+      bool partial;
+      for (int block; (block = live.Next(&partial, classify)) >= 0;) {
+        if (!loaded) copies.LoadKeys(keys);
+        loaded = true;
+        copies.LoadQueries(keys, {work, head, block, live.Kind(block)});
+      }
+    }
+    copies.Tell({work, -1, -1, kEmpty});
+  }
+
+  __device__ void LoadAll() {
+    const Sizes& s = call.sizes;
+    const int works = s.B * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
+    for (int work = blockIdx.x / Tile::kCluster; work < works;) {
+      LoadKeyBlock(work);
+      if (IsFirstLane()) work = gridDim.x / Tile::kCluster + atomicAdd(call.counter, 1);
+      work = __shfl_sync(~0u, work, 0);
+    }
+    copies.Tell({-1, -1, -1, kEmpty});
+  }
+};
+
+// Sets masked scores of a warp's part of a transposed tile to minus infinity. The part begins at key row0 of the
+// problem, the tile at query r0. `spans` are those of the mask head.
+template <int kN>
+__device__ inline void HideMaskedKeys(float (&scores)[kN][4], const int4* spans, bool causal, int row0, int r0, int Sq,
+                                      int Sk) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int key = row0 + ElementRow(0, 2 * half);
+    const bool outside = key >= Sk;
+    const int first = outside ? 0x7fffffff : causal ? key - (Sk - Sq) : -0x7fffffff;
+    const int4 span = spans == nullptr || outside ? int4{0, 0, 0, 0} : __ldg(&spans[key]);
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int row = r0 + ElementColumn(n, e);
+        const bool hidden = row < first || static_cast<uint32_t>(row - span.x) < static_cast<uint32_t>(span.y) ||
+                            static_cast<uint32_t>(row - span.z) < static_cast<uint32_t>(span.w);
+        if (hidden) scores[n][2 * half + e] = -kInfinity;
+      }
+    }
+  }
+}
+
+// Which of the four elements of a block of a transposed tile are kept: bit i is element i's. Its first element is the
+// pair of query `row` and key `column`. One Philox counter serves four keys of one query, which four lanes have: each
+// of these draws for one of the queries and halves.
+__device__ inline uint32_t KeptTransposed(const Dropout& d, int batchHead, int row, int column) {
+  const int own = threadIdx.x / 4 % 4;  // the key among four
+  const uint32_t drawn = static_cast<uint32_t>(column - own + (own >> 1) * 8) >> 2;
+  const uint4 x = Philox(drawn, row + (own & 1), batchHead, d.key0, d.key1);
+  const uint32_t bits =
+      (x.x >= d.threshold) | (x.y >= d.threshold) << 1 | (x.z >= d.threshold) << 2 | (x.w >= d.threshold) << 3;
+  const int first = threadIdx.x % kWarp - own * 4;
+  uint32_t kept = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) kept |= (__shfl_sync(~0u, bits, first + i * 4) >> own & 1) << i;
+  return kept;
+}
+
+}  // namespace flashmask::cuda
