@@ -59,6 +59,12 @@ __device__ inline void SyncThreads(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
 
+// Counts this thread at barrier `id`, at which others wait, and goes on.
+template <int kThreads>
+__device__ inline void ArriveThreads(int id) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
+
 // Orders ordinary accesses to shared memory before those of bulk copies and products.
 __device__ inline void FenceAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -192,6 +198,16 @@ __device__ inline void Pin(float (&acc)[kN][4]) {
   }
 }
 
+// Makes accumulators new ones. The products that follow do not read what was in them, and the compiler need not keep
+// it.
+template <int kN>
+__device__ inline void Renew(float (&acc)[kN][4]) {
+#pragma unroll
+  for (int n = 0; n < kN; ++n) {
+    asm volatile("" : "=f"(acc[n][0]), "=f"(acc[n][1]), "=f"(acc[n][2]), "=f"(acc[n][3])::"memory");
+  }
+}
+
 // Rounds accumulators to T, in the layout of a left operand.
 template <class T, int kN>
 __device__ inline void PackLeft(uint32_t (&packed)[kN / 2][4], const float (&acc)[kN][4]) {
@@ -244,6 +260,7 @@ __device__ inline void PackLeft(uint32_t (&packed)[kN / 2][4], const float (&acc
 #define FLASHMASK_PRODUCTS(kType, kName)                                                                             \
   FLASHMASK_PRODUCT_OF_SHARED(kType, kName, 32, FLASHMASK_ACC4(0), FLASHMASK_NUMBERS16, 16, 17, 18, 19, 20)          \
   FLASHMASK_PRODUCT_OF_SHARED(kType, kName, 64, FLASHMASK_ACC8, FLASHMASK_NUMBERS32, 32, 33, 34, 35, 36)             \
+  FLASHMASK_PRODUCT_OF_SHARED(kType, kName, 96, FLASHMASK_ACC12, FLASHMASK_NUMBERS48, 48, 49, 50, 51, 52)            \
   FLASHMASK_PRODUCT_OF_SHARED(kType, kName, 128, FLASHMASK_ACC16, FLASHMASK_NUMBERS64, 64, 65, 66, 67, 68)           \
   FLASHMASK_PRODUCT_OF_REGISTERS(kType, kName, 64, FLASHMASK_ACC8, FLASHMASK_NUMBERS32, 32, 33, 34, 35, 36, 37, 38)  \
   FLASHMASK_PRODUCT_OF_REGISTERS(kType, kName, 96, FLASHMASK_ACC12, FLASHMASK_NUMBERS48, 48, 49, 50, 51, 52, 53, 54) \
@@ -271,12 +288,26 @@ template <class T, int kD, int kRowsA, int kRowsB, int kN>
 __device__ inline void IssueTransposed(float (&acc)[kN][4], uint32_t a, uint32_t b) {
   const Descriptor left = Descriptor::OfRows(a);
   const Descriptor right = Descriptor::OfRows(b);
-  Pin(acc);
+  Renew(acc);
   FenceProducts();
 #pragma unroll
   for (int k = 0; k < kD / 16; ++k) {
     Product16<false>(acc, left.At(k / 4 * (kRowsA * kPageRowBytes) + k % 4 * 32),
                      right.At(k / 4 * (kRowsB * kPageRowBytes) + k % 4 * 32), k != 0, T());
+  }
+  CommitProducts();
+}
+
+// The same with A in registers.
+template <class T, int kRowsB, int kSteps, int kN>
+__device__ inline void IssueTransposedFromRegisters(float (&acc)[kN][4], const uint32_t (&left)[kSteps][4],
+                                                    uint32_t b) {
+  const Descriptor right = Descriptor::OfRows(b);
+  Renew(acc);
+  FenceProducts();
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+    Product16<false>(acc, left[k], right.At(k / 4 * (kRowsB * kPageRowBytes) + k % 4 * 32), k != 0, T());
   }
   CommitProducts();
 }
