@@ -1,8 +1,8 @@
 // The backward kernel of 16-bit numbers on Hopper. Thread blocks stay and take one block of 128 keys after another. One
 // warp loads: it finds the live query blocks of all query heads of the key head and starts their copies. Two warpgroups
 // compute, each with 64 keys, whose dk and dv stay in registers. Scores are computed transposed, keys by queries, so
-// that weights and their gradients are left operands in registers. Both warpgroups put the gradients into shared
-// memory for dq, which the copy engine adds up in memory.
+// that weights and their gradients are left operands in registers. Both warpgroups also put the gradients into shared
+// memory, from where they take turns to compute dq, which the copy engine adds up in memory.
 #pragma once
 
 #include "gradients.cuh"
@@ -11,7 +11,7 @@
 
 namespace flashmask::cuda {
 
-// A query block has so many rows that each warpgroup computes 64 x 64 of dq.
+// A query block has so many rows that its dq fits the registers of a warpgroup, 64 of a thread.
 template <int kD_>
 struct HopperBackwardTile {
   static constexpr int kD = kD_;
@@ -28,7 +28,7 @@ struct HopperBackwardTile {
   static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
   static constexpr int kGradientBytes = kTileBytes<kBlockK, kBlockQ>;
   static constexpr int kDqBoxBytes = 64 * 128;
-  static constexpr int kDqBytes = 2 * kDqBoxBytes;  // of a warpgroup
+  static constexpr int kDqBytes = kBlockQ * kD * 4;
   static constexpr int kStatBytes = kBlockQ * 4;
   // In shared memory, in this order: keys, values, queries, dO, gradients, dq, row terms, entries, barriers.
   static constexpr int kValuesAt = kKeyBytes;
@@ -36,7 +36,7 @@ struct HopperBackwardTile {
   static constexpr int kDOutAt = kQueriesAt + kStages * kQueryBytes;
   static constexpr int kGradientsAt = kDOutAt + kStages * kQueryBytes;
   static constexpr int kDqAt = kGradientsAt + 2 * kGradientBytes;
-  static constexpr int kStatsAt = kDqAt + 2 * kDqBytes;
+  static constexpr int kStatsAt = kDqAt + kDqBytes;
   static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
   static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
   static constexpr int kSharedBytes = kBarriersAt + (2 + 3 * kStages) * 8;
@@ -130,205 +130,311 @@ struct BackwardCopies {
 // The work of a warpgroup that computes. Dropout is a parameter because it needs registers, which others do not have to
 // spare.
 template <class T, class Tile, bool kDrops>
-__device__ inline void ComputeKeys(const HopperBackwardParams& params, uint8_t* shared,
-                                   BackwardBarriers<Tile> barriers) {
-  constexpr int kBlockQ = Tile::kBlockQ;
-  constexpr int kBlockK = Tile::kBlockK;
-  constexpr int kD = Tile::kD;
-  constexpr int kN = 8;  // blocks of 8 in a part of 64 queries
-  constexpr int kParts = kBlockQ / 64;
-  constexpr int kKeyPage = kBlockK * kPageRowBytes;
-  const BackwardParams& p = params.call;
-  const uint32_t base = SharedAddress(shared);
-  const int group = threadIdx.x / kWarpgroup;
-  const int warpRow = threadIdx.x / kWarp * 16;
-  const bool adds = threadIdx.x % kWarpgroup == 0;
-  const uint32_t ownKeys = base + group * 64 * kPageRowBytes;
-  // The 64 queries and 64 channels of dq that this warpgroup computes.
-  const int dqQueries = kD == 64 ? group : 0;
-  const int dqChannels = kD == 64 ? 0 : group;
-  const uint32_t dqTile = base + Tile::kDqAt + group * Tile::kDqBytes;
-  Place<Tile::kStages> place;
-  uint32_t keysParity = 0;
-  // Two tiles take turns: while one is written, the other warpgroup may read the one before.
-  uint32_t gradientsTile = base + Tile::kGradientsAt;
+class KeyWarpgroup {
+ public:
+  __device__ KeyWarpgroup(const HopperBackwardParams& params, uint8_t* shared, BackwardBarriers<Tile> barriers)
+      : params_(params),
+        p_(params.call),
+        shared_(shared),
+        base_(SharedAddress(shared)),
+        barriers_(barriers),
+        group_(threadIdx.x / kWarpgroup),
+        warpRow_(threadIdx.x / kWarp * 16),
+        gradientsTile_(base_ + Tile::kGradientsAt) {}
 
-  const auto nextEntry = [&]() {
-    WaitParity(barriers.queriesFull(place.stage), place.parity);
-    return reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[place.stage];
-  };
-  const auto freeStage = [&]() {
-    ArriveAsWarp(barriers.free(place.stage));
-    place.Advance();
-  };
-
-  for (;;) {
-    QueryEntry entry = nextEntry();
-    if (entry.work < 0) break;
-    const KeyBlock keys = TakenKeys<Tile>(entry.work, p.sizes, p.mask);
-    float dk[1][kD / 8][4];
-    float dv[1][kD / 8][4];
-    Clear(dk);
-    Clear(dv);
-    const Factors factors = FactorsOf<T, 1>(p, keys.keyBatchHead);
-    // Adds dq of 64 queries from dqRow on to memory.
-    const auto addDq = [&](const float (&dq)[8][4], int dqHead, int dqRow) {
-      if (adds) WaitBulkRead();
-      SyncThreads<kWarpgroup>(2 + group);
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int row = warpRow % 64 + ElementRow(0, 2 * half);
-          const int channel = ElementColumn(n, 0);
-          const uint32_t at = dqTile + channel / 32 * Tile::kDqBoxBytes + row * kPageRowBytes +
-                              (((channel % 32 / 4) ^ (row & 7)) << 4) + channel % 4 * 4;
-          StoreSharedPair(at, dq[n][2 * half] * factors.dq, dq[n][2 * half + 1] * factors.dq);
-        }
+  __device__ void ComputeAll() {
+    for (;;) {
+      const QueryEntry entry = NextEntry();
+      if (entry.work < 0) break;
+      keys_ = TakenKeys<Tile>(entry.work, p_.sizes, p_.mask);
+      Clear(dk_);
+      Clear(dv_);
+      if (entry.block >= 0) {
+        ComputeKeyBlock(entry);
+        ArriveAsWarp(barriers_.keysFree());
       }
-      FenceAsync();
-      SyncThreads<kWarpgroup>(2 + group);
-      if (adds) {
-        for (int box = 0; box < 2; ++box) {
-          AddBox(&params.dq, dqTile + box * Tile::kDqBoxBytes, dqChannels * 64 + box * 32, dqRow, dqHead, keys.b);
-        }
-        CommitBulk();
-      }
-    };
-    const bool any = entry.block >= 0;
-    if (any) {
-      WaitParity(barriers.keysFull(), keysParity);
-      keysParity ^= 1;
+      FreeStage();
+      if (!HasNotFinite(p_, keys_.keyBatchHead)) StoreKeys();
     }
-    for (; entry.block >= 0; entry = nextEntry()) {
-      const uint32_t queries = base + Tile::kQueriesAt + place.stage * Tile::kQueryBytes;
-      const uint32_t dOut = base + Tile::kDOutAt + place.stage * Tile::kQueryBytes;
-      const int h = keys.keyHead * keys.group + entry.head;
-      const int r0 = entry.block * kBlockQ;
-      const bool partial = entry.kind != kLive;
+    if (addsDq_) AddDq();
+    // Shared memory must stay until it is read.
+    if (IsFirstThread()) WaitBulkRead();
+  }
+
+ private:
+  static constexpr int kD = Tile::kD;
+  static constexpr int kBlockQ = Tile::kBlockQ;
+  static constexpr int kBlockK = Tile::kBlockK;
+  static constexpr int kN = 8;  // blocks of 8 in a part of 64 queries
+  static constexpr int kParts = kBlockQ / 64;
+  static constexpr int kPartBytes = 64 * kPageRowBytes;
+  static constexpr int kKeyPage = kBlockK * kPageRowBytes;
+
+  __device__ static bool IsFirstThread() { return threadIdx.x % kWarpgroup == 0; }
+
+  __device__ QueryEntry NextEntry() {
+    WaitParity(barriers_.queriesFull(place_.stage), place_.parity);
+    return reinterpret_cast<const QueryEntry*>(shared_ + Tile::kEntriesAt)[place_.stage];
+  }
+
+  __device__ void FreeStage() {
+    ArriveAsWarp(barriers_.free(place_.stage));
+    place_.Advance();
+  }
+
+  __device__ uint32_t ownKeys() const { return base_ + group_ * kPartBytes; }
+  __device__ uint32_t Queries(int part) const {
+    return base_ + Tile::kQueriesAt + place_.stage * Tile::kQueryBytes + part * kPartBytes;
+  }
+  __device__ uint32_t DOut(int part) const {
+    return base_ + Tile::kDOutAt + place_.stage * Tile::kQueryBytes + part * kPartBytes;
+  }
+
+  // Row term number `which` of the queries of block n.
+  __device__ float2 RowTerm(int part, int which, int n) const {
+    const uint8_t* stats = shared_ + Tile::kStatsAt + (place_.stage * 3 + which) * Tile::kStatBytes;
+    return reinterpret_cast<const float2*>(stats)[(part * 64 + ElementColumn(n, 0)) / 2];
+  }
+
+  __device__ void ComputeKeyBlock(QueryEntry entry) {
+    const Factors factors = FactorsOf<T, 1>(p_, keys_.keyBatchHead);
+    WaitParity(barriers_.keysFull(), keysParity_);
+    keysParity_ ^= 1;
+    if constexpr (kKeepsKeys) {
+      LoadKeyParts(keyParts_, base_);
+      LoadKeyParts(valueParts_, base_ + Tile::kValuesAt);
+    }
+    for (; entry.block >= 0; entry = NextEntry()) {
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        const uint32_t partQueries = queries + part * 64 * kPageRowBytes;
-        const uint32_t partDOut = dOut + part * 64 * kPageRowBytes;
-        float scores[kN][4];
-        float gradients[kN][4];
-        IssueTransposed<T, kD, kBlockK, kBlockQ>(scores, ownKeys, partQueries);
-        if (part == 0) WaitParity(barriers.dOutFull(place.stage), place.parity);
-        IssueTransposed<T, kD, kBlockK, kBlockQ>(gradients, ownKeys + Tile::kValuesAt, partDOut);
-        const float* stats =
-            reinterpret_cast<const float*>(shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes) + part * 64;
-        const auto stat = [&](int which, int n) {
-          return *reinterpret_cast<const float2*>(stats + which * kBlockQ + ElementColumn(n, 0));
-        };
-        WaitProducts<1>();
-        Pin(scores);
-        if (partial) {
-          const int4* spans =
-              p.mask.spans == nullptr ? nullptr : p.mask.spans + MaskHeadOf(p.mask, keys.b, h, p.sizes.H) * p.sizes.Sk;
-          HideMaskedKeys(scores, spans, p.mask.causal, keys.c0 + warpRow, r0 + part * 64, p.sizes.Sq, p.sizes.Sk);
-        }
+      for (int part = 0; part < kParts; ++part) ComputePart(entry, part, factors);
+      WaitProducts<0>();
+      Pin(dv_[0]);
+      Pin(dk_[0]);
+      FreeStage();
+      if (p_.accumulateDq) TakeTurn(entry, factors.dq);
+    }
+  }
+
+  // With few channels the own keys and values stay in registers, which spares shared memory half of what scores read.
+  static constexpr bool kKeepsKeys = kD == 64;
+  using KeyParts = uint32_t[kKeepsKeys ? kD / 16 : 1][4];
+
+  __device__ void LoadKeyParts(KeyParts& parts, uint32_t tile) const {
+    const uint32_t address = LaneAddress<kBlockK>(tile, warpRow_ / 16, 0, true);
 #pragma unroll
-        for (int n = 0; n < kN; ++n) {
-          const float2 reference = stat(0, n);
-          const float2 weight = stat(1, n);
+    for (int k = 0; k < kD / 16; ++k) LoadMatrix<false>(parts[k], BlockAddress<kBlockK>(address, 0, k));
+  }
+
+  // Issues the products of the own keys (values), in shared memory or in registers, and queries (dO).
+  __device__ static void IssueProducts(float (&acc)[kN][4], uint32_t own, const KeyParts& parts, uint32_t other) {
+    if constexpr (kKeepsKeys) {
+      IssueTransposed<T, kBlockQ>(acc, parts, other);
+    } else {
+      IssueTransposed<T, kD, kBlockK, kBlockQ>(acc, own, other);
+    }
+  }
+
+  // Adds what a part of the queries gives to dk and dv, and puts its gradients into shared memory for dq.
+  __device__ void ComputePart(const QueryEntry& entry, int part, const Factors& factors) {
+    const int h = keys_.keyHead * keys_.group + entry.head;
+    const int r0 = entry.block * kBlockQ + part * 64;
+    IssueProducts(scores_, ownKeys(), keyParts_, Queries(part));
+    if (part == 0) WaitParity(barriers_.dOutFull(place_.stage), place_.parity);
+    IssueProducts(gradients_, ownKeys() + Tile::kValuesAt, valueParts_, DOut(part));
+    if (part == 0 && addsDq_) AddDq();
+    WaitProducts<1>();
+    Pin(scores_);
+    if (entry.kind != kLive) HideMasked(h, r0);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const bool second = i % 2 == 1;
-            scores[n][i] = Exp2(fmaf(scores[n][i], factors.scale2, second ? -reference.y : -reference.x)) *
-                           (second ? weight.y : weight.x);
-          }
-        }
-        uint32_t left[kN / 2][4];
-        uint32_t kept = ~0u;  // 4 bits for each block of 8 queries
-        if constexpr (kDrops) {
-          kept = 0;
-          float keptWeights[kN][4];
+    for (int n = 0; n < kN; ++n) {
+      const float2 reference = RowTerm(part, 0, n);
+      const float2 weight = RowTerm(part, 1, n);
 #pragma unroll
-          for (int n = 0; n < kN; ++n) {
-            kept |= KeptTransposed(p.dropout, keys.b * p.sizes.H + h, r0 + part * 64 + ElementColumn(n, 0),
-                                   keys.c0 + warpRow + ElementRow(0, 0))
-                    << n * 4;
-#pragma unroll
-            for (int i = 0; i < 4; ++i) keptWeights[n][i] = kept >> (n * 4 + i) & 1 ? scores[n][i] : 0.f;
-          }
-          PackLeft<T>(left, keptWeights);
-        } else {
-          PackLeft<T>(left, scores);
-        }
-        IssueFromRegisters<T, kBlockQ>(dv[0], left, partDOut);
-        WaitProducts<1>();
-        Pin(gradients);
-#pragma unroll
-        for (int n = 0; n < kN; ++n) {
-          const float2 shift = stat(2, n);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const float product = kDrops && !(kept >> (n * 4 + i) & 1) ? 0.f : gradients[n][i];
-            gradients[n][i] =
-                scores[n][i] * fmaf(product, factors.gradient, -(i % 2 == 1 ? shift.y : shift.x) * factors.offset);
-          }
-        }
-        uint32_t leftGradients[kN / 2][4];
-        PackLeft<T>(leftGradients, gradients);
-        IssueFromRegisters<T, kBlockQ>(dk[0], leftGradients, partQueries);
-        if (p.accumulateDq) {
-#pragma unroll
-          for (int n = 0; n < kN; ++n) {
-#pragma unroll
-            for (int lower = 0; lower < 2; ++lower) {
-              const int row = warpRow + ElementRow(0, 2 * lower);
-              StoreShared(gradientsTile + ChunkOffset<kBlockK>(row, part * 8 + n) + threadIdx.x % 4 * 4,
-                          leftGradients[n / 2][n % 2 * 2 + lower]);
-            }
-          }
-        }
-        if (part + 1 < kParts) {
-          WaitProducts<0>();
-          Pin(dv[0]);
-          Pin(dk[0]);
-        }
+      for (int i = 0; i < 4; ++i) {
+        const bool second = i % 2 == 1;
+        scores_[n][i] = Exp2(fmaf(scores_[n][i], factors.scale2, second ? -reference.y : -reference.x)) *
+                        (second ? weight.y : weight.x);
       }
-      if (!p.accumulateDq) {
-        WaitProducts<0>();
-        Pin(dv[0]);
-        Pin(dk[0]);
-        freeStage();
-        continue;
+    }
+    const uint32_t kept = kDrops ? Kept(h, r0) : ~0u;
+    uint32_t left[kN / 2][4];
+    PackWeights(left, kept);
+    IssueFromRegisters<T, kBlockQ>(dv_[0], left, DOut(part));
+    WaitProducts<1>();
+    Pin(gradients_);
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      const float2 shift = RowTerm(part, 2, n);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float product = IsKept(kept, n, i) ? gradients_[n][i] : 0.f;
+        gradients_[n][i] =
+            scores_[n][i] * fmaf(product, factors.gradient, -(i % 2 == 1 ? shift.y : shift.x) * factors.offset);
       }
-      FenceAsync();
-      SyncThreads<Tile::kComputing>(1);
-      const auto dqLeft = Descriptor::OfColumns<kKeyPage>(gradientsTile + dqQueries * kKeyPage);
-      const auto dqRight = Descriptor::OfColumns<kKeyPage>(base + dqChannels * kKeyPage);
-      float dq[8][4];
-      Pin(dq);
-      FenceProducts();
+    }
+    uint32_t leftGradients[kN / 2][4];
+    PackLeft<T>(leftGradients, gradients_);
+    IssueFromRegisters<T, kBlockQ>(dk_[0], leftGradients, Queries(part));
+    if (p_.accumulateDq) StoreGradients(leftGradients, part);
+  }
+
+  __device__ void HideMasked(int h, int r0) {
+    const Sizes& s = p_.sizes;
+    const int4* spans =
+        p_.mask.spans == nullptr ? nullptr : p_.mask.spans + MaskHeadOf(p_.mask, keys_.b, h, s.H) * s.Sk;
+    HideMaskedKeys(scores_, spans, p_.mask.causal, keys_.c0 + warpRow_, r0, s.Sq, s.Sk);
+  }
+
+  // Which pairs of a part dropout keeps: 4 bits for each block of 8 queries.
+  __device__ uint32_t Kept(int h, int r0) const {
+    uint32_t kept = 0;
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      kept |= KeptTransposed(p_.dropout, keys_.b * p_.sizes.H + h, r0 + ElementColumn(n, 0),
+                             keys_.c0 + warpRow_ + ElementRow(0, 0))
+              << n * 4;
+    }
+    return kept;
+  }
+
+  __device__ static bool IsKept(uint32_t kept, int n, int i) { return !kDrops || (kept >> (n * 4 + i) & 1) != 0; }
+
+  __device__ void PackWeights(uint32_t (&left)[kN / 2][4], uint32_t kept) const {
+    float weights[kN][4];
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) weights[n][i] = IsKept(kept, n, i) ? scores_[n][i] : 0.f;
+    }
+    PackLeft<T>(left, weights);
+  }
+
+  __device__ void StoreGradients(const uint32_t (&packed)[kN / 2][4], int part) const {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int lower = 0; lower < 2; ++lower) {
+        const int row = warpRow_ + ElementRow(0, 2 * lower);
+        StoreShared(gradientsTile_ + ChunkOffset<kBlockK>(row, part * 8 + n) + threadIdx.x % 4 * 4,
+                    packed[n / 2][n % 2 * 2 + lower]);
+      }
+    }
+  }
+
+  // The warpgroups take turns to compute dq, from the gradients of both. The other one goes on meanwhile, so that they
+  // are at different points of their work, and one has products while the other has not.
+  __device__ void TakeTurn(const QueryEntry& entry, float factor) {
+    const bool own = turn_ == group_;
+    FenceAsync();
+    // The other warpgroup will write where this one's dq is read.
+    if (IsFirstThread()) WaitBulkRead();
+    if (__any_sync(~0u, own)) {
+      SyncThreads<Tile::kComputing>(1 + turn_);
+      ComputeDq(factor);
+      addsDq_ = true;
+      dqBatch_ = keys_.b;
+      dqHead_ = keys_.keyHead * keys_.group + entry.head;
+      dqRow_ = entry.block * kBlockQ;
+    } else {
+      ArriveThreads<Tile::kComputing>(1 + turn_);
+    }
+    turn_ ^= 1;
+    gradientsTile_ = 2 * base_ + 2 * Tile::kGradientsAt + Tile::kGradientBytes - gradientsTile_;
+  }
+
+  __device__ void ComputeDq(float factor) {
+    float dq[kParts][kD / 8][4];
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) Pin(dq[part]);
+    FenceProducts();
+    const auto right = Descriptor::OfColumns<kKeyPage>(base_);
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const auto left = Descriptor::OfColumns<kKeyPage>(gradientsTile_ + part * kKeyPage);
 #pragma unroll
       for (int k = 0; k < kBlockK / 16; ++k) {
         const int rows = k * 16 * kPageRowBytes;
-        Product16<true, true>(dq, dqLeft.At(rows), dqRight.At(rows), k != 0, T());
+        Product16<true, true>(dq[part], left.At(rows), right.At(rows), k != 0, T());
       }
-      CommitProducts();
-      WaitProducts<1>();
-      Pin(dv[0]);
-      Pin(dk[0]);
-      freeStage();
-      WaitProducts<0>();
-      Pin(dq);
-      addDq(dq, h, r0 + dqQueries * 64);
-      gradientsTile = 2 * base + 2 * Tile::kGradientsAt + Tile::kGradientBytes - gradientsTile;
     }
-    freeStage();
-    if (any) ArriveAsWarp(barriers.keysFree());
-    if (HasNotFinite(p, keys.keyBatchHead)) continue;
-    const Factors last = FactorsOf<T, 1>(p, keys.keyBatchHead);  // read again, which saves registers in the loop
-    float* dkHead = p.dk.data + keys.b * p.dk.batch + keys.keyHead * p.dk.head + keys.c0 * p.dk.row;
-    float* dvHead = p.dv.data + keys.b * p.dv.batch + keys.keyHead * p.dv.head + keys.c0 * p.dv.row;
-    StoreRows(dkHead, p.dk, dk, last.dk, warpRow, 0, p.sizes.Sk - keys.c0);
-    StoreRows(dvHead, p.dv, dv, last.dv, warpRow, 0, p.sizes.Sk - keys.c0);
+    CommitProducts();
+    WaitProducts<0>();
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      Pin(dq[part]);
+      StoreDq(dq[part], part, factor);
+    }
   }
-  // Shared memory must stay until it is read.
-  if (adds) WaitBulkRead();
-}
+
+  // Boxes of dq in shared memory: 64 queries x 32 channels.
+  static constexpr int kBoxes = kD / 32;
+  __device__ uint32_t DqBox(int part, int box) const {
+    return base_ + Tile::kDqAt + (part * kBoxes + box) * Tile::kDqBoxBytes;
+  }
+
+  // Writes dq to shared memory. It is added to memory later, when the writes have arrived.
+  __device__ void StoreDq(const float (&dq)[kD / 8][4], int part, float factor) {
+    // Odd rows store blocks n and n ^ 2 the other way around. Otherwise the swizzle puts rows 2 r and 2 r + 1 into the
+    // same banks.
+    const bool odd = threadIdx.x / 4 % 2 == 1;
+#pragma unroll
+    for (int n = 0; n < kD / 8; ++n) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = warpRow_ % 64 + ElementRow(0, 2 * half);
+        const int channel = ElementColumn(n, 0);
+        const uint32_t at = DqBox(part, channel / 32) + row * kPageRowBytes +
+                            (((channel % 32 / 4) ^ (row & 7) ^ (odd ? 4 : 0)) << 4) + channel % 4 * 4;
+        const float* pair = &dq[n][2 * half];
+        const float* other = &dq[n ^ 2][2 * half];
+        StoreSharedPair(at, (odd ? other[0] : pair[0]) * factor, (odd ? other[1] : pair[1]) * factor);
+      }
+    }
+  }
+
+  // Starts to add the dq that StoreDq() wrote.
+  __device__ void AddDq() {
+    FenceAsync();
+    SyncThreads<kWarpgroup>(3 + group_);
+    if (IsFirstThread()) {
+      for (int part = 0; part < kParts; ++part) {
+        for (int box = 0; box < kBoxes; ++box) {
+          AddBox(&params_.dq, DqBox(part, box), box * 32, dqRow_ + part * 64, dqHead_, dqBatch_);
+        }
+      }
+      CommitBulk();
+    }
+    addsDq_ = false;
+  }
+
+  __device__ void StoreKeys() const {
+    const Factors factors = FactorsOf<T, 1>(p_, keys_.keyBatchHead);  // read again, which saves registers in the loop
+    float* dk = p_.dk.data + keys_.b * p_.dk.batch + keys_.keyHead * p_.dk.head + keys_.c0 * p_.dk.row;
+    float* dv = p_.dv.data + keys_.b * p_.dv.batch + keys_.keyHead * p_.dv.head + keys_.c0 * p_.dv.row;
+    StoreRows(dk, p_.dk, dk_, factors.dk, warpRow_, 0, p_.sizes.Sk - keys_.c0);
+    StoreRows(dv, p_.dv, dv_, factors.dv, warpRow_, 0, p_.sizes.Sk - keys_.c0);
+  }
+
+  const HopperBackwardParams& params_;
+  const BackwardParams& p_;
+  uint8_t* shared_;
+  uint32_t base_;
+  BackwardBarriers<Tile> barriers_;
+  int group_;
+  int warpRow_;
+  Place<Tile::kStages> place_;
+  uint32_t keysParity_ = 0;
+  uint32_t gradientsTile_;
+  KeyBlock keys_;
+  bool addsDq_ = false;           // dq lies in shared memory and must be added
+  int dqBatch_, dqHead_, dqRow_;  // where it belongs
+  int turn_ = 0;                  // the warpgroup that computes the next dq
+  float scores_[kN][4];           // then weights
+  float gradients_[kN][4];        // products of dO and v, then gradients of scores
+  KeyParts keyParts_, valueParts_;
+  float dk_[1][kD / 8][4];
+  float dv_[1][kD / 8][4];
+};
 
 template <class T, class Tile_, bool kDrops>
 struct HopperKeys {
@@ -337,7 +443,7 @@ struct HopperKeys {
 
   static __device__ void Run(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
     RunRoles<Tile>([&] { BackwardLoader<Tile, BackwardCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll(); },
-                   [&] { ComputeKeys<T, Tile, kDrops>(p, shared, barriers); });
+                   [&] { KeyWarpgroup<T, Tile, kDrops>(p, shared, barriers).ComputeAll(); });
   }
 };
 
