@@ -53,6 +53,13 @@ __device__ inline void WaitParity(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+// Waits with all lanes of a warp. Without this, one lane could go round the ring before another has seen the phase, for
+// which that one would then wait for ever.
+__device__ inline void WaitAsWarp(uint32_t barrier, uint32_t parity) {
+  WaitParity(barrier, parity);
+  __syncwarp();
+}
+
 // Waits for kThreads threads at barrier `id` of the thread block. 0 is that of __syncthreads().
 template <int kThreads>
 __device__ inline void SyncThreads(int id) {

@@ -84,7 +84,7 @@ struct BackwardCopies {
 
   // Tells what has no tile.
   __device__ void Tell(const QueryEntry& entry) {
-    WaitParity(barriers.free(place.stage), place.parity ^ 1);
+    WaitAsWarp(barriers.free(place.stage), place.parity ^ 1);
     if (IsFirstLane()) {
       entries[place.stage] = entry;
       Arrive(barriers.queriesFull(place.stage));
@@ -94,7 +94,7 @@ struct BackwardCopies {
   }
 
   __device__ void LoadKeys(const KeyBlock& keys) {
-    WaitParity(barriers.keysFree(), keysParity);
+    WaitAsWarp(barriers.keysFree(), keysParity);
     keysParity ^= 1;
     if (!IsFirstLane()) return;
     ArriveExpecting(barriers.keysFull(), 2 * Tile::kKeyBytes);
@@ -108,7 +108,7 @@ struct BackwardCopies {
     const int h = keys.keyHead * keys.group + entry.head;
     const int r0 = entry.block * Tile::kBlockQ;
     const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.rowsOfHead + r0;
-    WaitParity(barriers.free(place.stage), place.parity ^ 1);
+    WaitAsWarp(barriers.free(place.stage), place.parity ^ 1);
     if (IsFirstLane()) {
       const uint32_t full = barriers.queriesFull(place.stage);
       const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;

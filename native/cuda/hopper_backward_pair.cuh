@@ -130,13 +130,13 @@ struct PairCopies {
 
   // Tells what has no tile.
   __device__ void Tell(const QueryEntry& entry) {
-    WaitParity(barriers.queriesFree(place.stage), place.parity ^ 1);
+    WaitAsWarp(barriers.queriesFree(place.stage), place.parity ^ 1);
     if (IsFirstLane()) StoreEntry(entry, 0);
     place.Advance();
   }
 
   __device__ void LoadKeys(const KeyBlock& keys) {
-    WaitParity(barriers.keysFree(), keysParity);
+    WaitAsWarp(barriers.keysFree(), keysParity);
     keysParity ^= 1;
     if (!IsFirstLane()) return;
     const uint32_t full = barriers.keysFull();
@@ -159,7 +159,7 @@ struct PairCopies {
     const int h = keys.keyHead * keys.group + entry.head;
     const int r0 = entry.block * Tile::kBlockQ;
     const int64_t row = static_cast<int64_t>(keys.b * call.sizes.H + h) * call.rowsOfHead + r0;
-    WaitParity(barriers.queriesFree(place.stage), place.parity ^ 1);
+    WaitAsWarp(barriers.queriesFree(place.stage), place.parity ^ 1);
     if (IsFirstLane()) {
       const uint32_t full = barriers.queriesFull(place.stage);
       const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
@@ -175,7 +175,7 @@ struct PairCopies {
   }
 
   __device__ void LoadDOut(const KeyBlock& keys, int h, int r0) {
-    WaitParity(barriers.dOutFree(dOutPlace.stage), dOutPlace.parity ^ 1);
+    WaitAsWarp(barriers.dOutFree(dOutPlace.stage), dOutPlace.parity ^ 1);
     if (IsFirstLane()) {
       const uint32_t full = barriers.dOutFull(dOutPlace.stage);
       for (int rank = 0; rank < Tile::kCluster; ++rank) ArriveThereExpecting(InBlock(full, rank), Tile::kDOutBytes);
