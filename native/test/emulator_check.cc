@@ -134,7 +134,7 @@ Poisoning DrawPoisoning(const Problem& p) {
   const bool more = Draw(0, 1) != 0;
   const bool finite = !more || p.precision == Precision::kBFloat16;
   const float other = finite ? Choose({INFINITY, -INFINITY, 3e38f, -3e38f}) : Choose({INFINITY, -INFINITY});
-  return {more, false, {std::nanf(""), other}};
+  return {more, false, {std::nanf(""), other}, 1e-4f};
 }
 
 // In some calls, numbers of very different sizes.
