@@ -1,6 +1,5 @@
 // The entry points of attention.h and attention16.h: scratch memory, conversions, and the order of the kernels.
 #include <algorithm>
-#include <cmath>
 #include <type_traits>
 
 #include "../attention.h"
@@ -12,32 +11,13 @@
 #include "host.h"
 #include "launch.h"
 #include "plan.h"
+#include "problem.h"
 #include "scratch.h"
 #include "start.h"
 #include "tiles.h"
 
 namespace flashmask::cuda {
 namespace {
-
-struct Strides {
-  int64_t batch, row, head;
-};
-
-Strides StridesOf(bool bhsd, int64_t rows, int64_t heads, int64_t channels) {
-  const int64_t batch = rows * heads * channels;
-  return bhsd ? Strides{batch, channels, rows * channels} : Strides{batch, heads * channels, channels};
-}
-
-template <class Float>
-TensorOf<Float> TensorIn(const Problem& p, Float* data, int64_t rows, int64_t heads, int64_t channels) {
-  const Strides s = StridesOf(p.bhsd, rows, heads, channels);
-  return {data, s.batch, s.row, s.head, static_cast<int>(channels)};
-}
-
-Tensor16 Tensor16In(const Problem& p, const void* data, int64_t rows, int64_t heads, int64_t channels) {
-  const Strides s = StridesOf(p.bhsd, rows, heads, channels);
-  return {data, s.batch, s.row, s.head, 0, static_cast<int>(channels)};
-}
 
 // Takes memory for a float32 tensor in 16 bits: [parts, B, heads, rows, channels].
 Tensor16 TakeTensor16(Scratch& scratch, int parts, int64_t B, int64_t heads, int64_t rows, int64_t channels) {
@@ -51,20 +31,6 @@ Tensor16 TakeTensor16(Scratch& scratch, int parts, int64_t B, int64_t heads, int
           static_cast<int>(padded)};
 }
 
-int PartsOf(const Problem& p) { return p.precision == Precision::kFloat32 ? 2 : 1; }
-bool IsBfloat16(const Problem& p) { return p.precision == Precision::kBFloat16; }
-
-Sizes SizesOf(const Problem& p) {
-  return {static_cast<int>(p.B), static_cast<int>(p.H), static_cast<int>(p.Hkv), static_cast<int>(p.Sq),
-          static_cast<int>(p.Sk)};
-}
-
-Dropout DropoutOf(const Problem& p) {
-  const bool drops = p.dropoutThreshold != 0;
-  return {p.dropoutThreshold, drops ? p.keepScale : 1.f, static_cast<uint32_t>(p.seed),
-          static_cast<uint32_t>(p.seed >> 32)};
-}
-
 cudaError_t VariantOf(const Problem& p, Variant* variant) {
   int device = 0;
   int major = 0;
@@ -75,18 +41,6 @@ cudaError_t VariantOf(const Problem& p, Variant* variant) {
   *variant = {channels <= 64 ? 64 : channels <= 128 ? 128 : 256, major == 9};
   const bool fits = variant->large || variant->kD < 256 || PartsOf(p) == 1;
   return major >= 8 && fits ? cudaSuccess : cudaErrorNotSupported;
-}
-
-// The plan that a call is given, or room in scratch for one; none without bounds.
-Plan TakePlanOf(const Problem& p, void* given, Scratch& scratch) {
-  if (p.n == 0) return {};
-  Scratch own(given);
-  return TakePlan(p, given == nullptr ? scratch : own);
-}
-
-// Makes the plan unless the call is given one.
-cudaError_t MakePlanOf(const Problem& p, const int32_t* bounds, void* given, const Plan& plan, cudaStream_t stream) {
-  return p.n != 0 && given == nullptr ? LaunchPlan(p, bounds, plan, stream) : cudaSuccess;
 }
 
 template <class Get>
@@ -143,18 +97,6 @@ cudaError_t LaunchConvert(const Problem& p, const ConvertList& list, bool sm90, 
   if (IsBfloat16(p)) return LaunchConvertOf<__nv_bfloat16, 1>(list, grid, sm90, stream);
   return PartsOf(p) == 1 ? LaunchConvertOf<__half, 1>(list, grid, sm90, stream)
                          : LaunchConvertOf<__half, 2>(list, grid, sm90, stream);
-}
-
-// A number as factor · 2^exponent with a factor from 1/2 to 1.
-Scale ScaleOf(double x) {
-  int exponent = 0;
-  const double factor = std::frexp(x, &exponent);
-  return {static_cast<float>(factor), exponent};
-}
-
-Scale ScoreScaleOf(const Problem& p) {
-  constexpr double kLog2E = 1.4426950408889634;
-  return ScaleOf(p.scale * kLog2E);
 }
 
 ConvertParams ConvertQueries(const Problem& p, const float* from, const Tensor16& to, const Facts& facts, float factor,
@@ -273,58 +215,6 @@ size_t LayOutForward(const Problem& p, void* plan, void* base, ForwardScratch* s
   s->plan = TakePlanOf(p, plan, scratch);
   s->in = TakeInputs(p, scratch);
   return scratch.bytes();
-}
-
-// Whether the kernels of few_rows.h compute a forward from float32 tensors.
-bool HasFewRows(const Problem& p) {
-  return p.H / p.Hkv * p.Sq <= (p.precision == Precision::kFloat32 ? kFewRowsExact : kFewRows);
-}
-
-// Thread blocks that share the keys of a head: enough to fill any GPU, each with keys enough to be worth its start.
-// The number depends on the problem alone, and so do the results.
-int FewRowsSplits(const Problem& p) {
-  constexpr int64_t kBlocks = 1024;
-  constexpr int64_t kLeastKeys = 128;
-  return static_cast<int>(std::min(CeilDivide(kBlocks, p.B * p.Hkv), CeilDivide(p.Sk, kLeastKeys)));
-}
-
-struct FewRowsScratch {
-  Plan plan;
-  float* partialOut;
-  float2* partialStats;
-};
-
-size_t LayOutFewRows(const Problem& p, void* plan, void* base, FewRowsScratch* s) {
-  Scratch scratch(base);
-  const int64_t rows = p.B * p.H * p.Sq * FewRowsSplits(p);
-  s->plan = TakePlanOf(p, plan, scratch);
-  s->partialOut = scratch.Take<float>(rows * CeilDivide(p.Dv, 4) * 4);
-  s->partialStats = scratch.Take<float2>(rows);
-  return scratch.bytes();
-}
-
-cudaError_t RunFewRows(const Problem& p, const Variant& variant, const ForwardTensors& t, void* base,
-                       cudaStream_t stream) {
-  FewRowsScratch s;
-  LayOutFewRows(p, t.plan, base, &s);
-  const cudaError_t error = MakePlanOf(p, t.bounds, t.plan, s.plan, stream);
-  if (error != cudaSuccess) return error;
-  FewRowsParams params = {};
-  params.sizes = SizesOf(p);
-  params.q = TensorIn(p, t.q, p.Sq, p.H, p.D);
-  params.k = TensorIn(p, t.k, p.Sk, p.Hkv, p.D);
-  params.v = TensorIn(p, t.v, p.Sk, p.Hkv, p.Dv);
-  params.mask = MaskOf(p, s.plan);
-  params.out = TensorIn(p, t.out, p.Sq, p.H, p.Dv);
-  params.lse = t.lse;
-  params.rowStats = reinterpret_cast<float2*>(t.rowStats);
-  params.scoreScale = ScoreScaleOf(p);
-  params.dropout = DropoutOf(p);
-  params.mayRound = p.precision != Precision::kFloat32;
-  params.splits = FewRowsSplits(p);
-  params.partialOut = s.partialOut;
-  params.partialStats = s.partialStats;
-  return LaunchFewRows(variant.kD, params, stream);
 }
 
 // Rows that the copy engine may read for a head: whole query blocks of every kernel.
@@ -471,10 +361,7 @@ Status MakePlan(const Problem& p, const int32_t* bounds, void* plan, void* strea
 }
 
 size_t ForwardScratchBytes(const Problem& p) {
-  if (HasFewRows(p)) {
-    FewRowsScratch s;
-    return LayOutFewRows(p, nullptr, nullptr, &s);
-  }
+  if (HasFewRows(p)) return FewRowsScratchBytes(p);
   ForwardScratch s;
   return LayOutForward(p, nullptr, nullptr, &s);
 }
@@ -484,7 +371,7 @@ Status Forward(const Problem& p, const ForwardTensors& t, void* scratch, void* s
   Variant variant;
   cudaError_t error = VariantOf(p, &variant);
   if (error != cudaSuccess) return StatusOf(error);
-  if (HasFewRows(p)) return StatusOf(RunFewRows(p, variant, t, scratch, stream));
+  if (HasFewRows(p)) return StatusOf(RunFewRows(p, variant.kD, t, scratch, stream));
   ForwardScratch s;
   LayOutForward(p, t.plan, scratch, &s);
   ForwardParams params = ForwardParamsOf(p, s.in, s.plan, s.zeros.counter, t.out, t.lse, t.rowStats);
@@ -525,8 +412,8 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   const bool computesAgain = HasFewRows(p);
   if (error == cudaSuccess && computesAgain) error = RunForwardAgain(p, variant, in, s, params, again, stream);
   if (error != cudaSuccess) return StatusOf(error);
-  RowsParams rows =
-      RowsParamsOf(p, computesAgain ? again.out : t.out, dOut, computesAgain ? again.rowStats : t.rowStats, t.dLse, s, params);
+  RowsParams rows = RowsParamsOf(p, computesAgain ? again.out : t.out, dOut,
+                                 computesAgain ? again.rowStats : t.rowStats, t.dLse, s, params);
   rows.rowFacts = params.rowFacts;
   if (PartsOf(p) == 2) {
     rows.dOut = Tensor16In(p, t.dOut, p.Sq, p.H, p.Dv);

@@ -2,6 +2,7 @@
 // first would read and write them once more, and with few rows reading is nearly all of the work.
 #pragma once
 
+#include "../attention.h"
 #include "params.h"
 
 namespace flashmask::cuda {
@@ -27,6 +28,14 @@ struct FewRowsParams {
   float* partialOut;
   float2* partialStats;
 };
+
+// Whether these kernels compute a forward from float32 tensors.
+bool HasFewRows(const Problem& problem);
+
+// The forward of such a call, in the interface of attention.h.
+size_t FewRowsScratchBytes(const Problem& problem);
+cudaError_t RunFewRows(const Problem& problem, int kD, const ForwardTensors& tensors, void* scratch,
+                       cudaStream_t stream);
 
 // kD is 64, 128 or 256, and at least the channels of k and v.
 cudaError_t LaunchFewRows(int kD, const FewRowsParams& params, cudaStream_t stream);

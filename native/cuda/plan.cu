@@ -46,12 +46,23 @@ Mask MaskOf(const Problem& p, const Plan& plan) {
 cudaError_t LaunchPlan(const Problem& p, const int32_t* bounds, const Plan& plan, cudaStream_t stream) {
   const Mask mask = MaskOf(p, plan);
   const PlanParams params = {mask, {0, 0, 0, static_cast<int>(p.Sq), static_cast<int>(p.Sk)}, plan};
-  cudaError_t error = Start(BoundsMapKernel<kThreads>, {GridOf(mask.mapBlocks, mask), kThreads, 0, stream}, bounds,
-                            static_cast<int>(p.n), p.causal, params.sizes.Sk, mask.mapBlocks, plan.spans, plan.boundsMap);
+  cudaError_t error =
+      Start(BoundsMapKernel<kThreads>, {GridOf(mask.mapBlocks, mask), kThreads, 0, stream}, bounds,
+            static_cast<int>(p.n), p.causal, params.sizes.Sk, mask.mapBlocks, plan.spans, plan.boundsMap);
   if (error != cudaSuccess) return error;
   int warps = params.sizes.Sq;
   for (const TileRanges& tiles : plan.ranges) warps += tiles.blocks;
   return Start(PlanKernel<kThreads>, {GridOf(warps, mask), kThreads, 0, stream}, params);
+}
+
+Plan TakePlanOf(const Problem& p, void* given, Scratch& scratch) {
+  if (p.n == 0) return {};
+  Scratch own(given);
+  return TakePlan(p, given == nullptr ? scratch : own);
+}
+
+cudaError_t MakePlanOf(const Problem& p, const int32_t* bounds, void* given, const Plan& plan, cudaStream_t stream) {
+  return p.n != 0 && given == nullptr ? LaunchPlan(p, bounds, plan, stream) : cudaSuccess;
 }
 
 const int2* RangesOf(const Plan& plan, int blockQ, int blockK) {

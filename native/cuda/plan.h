@@ -33,6 +33,13 @@ Mask MaskOf(const Problem& problem, const Plan& plan);
 // Queues the kernels that make the plan.
 cudaError_t LaunchPlan(const Problem& problem, const int32_t* bounds, const Plan& plan, cudaStream_t stream);
 
+// The plan that a call is given, or room in scratch for one; none without bounds.
+Plan TakePlanOf(const Problem& problem, void* given, Scratch& scratch);
+
+// Makes the plan unless the call is given one.
+cudaError_t MakePlanOf(const Problem& problem, const int32_t* bounds, void* given, const Plan& plan,
+                       cudaStream_t stream);
+
 // The ranges for these tiles; null if the plan has none.
 const int2* RangesOf(const Plan& plan, int blockQ, int blockK);
 

@@ -146,7 +146,8 @@ struct Poisoning {
   bool more;            // also numbers that visible pairs connect with results
   bool reachesDropped;  // whether NaN of pairs that dropout drops must reach what they connect
   std::vector<float> values;
-  float dqAllowed = 0;  // how far dq may differ (Spreads) without `deterministic`, because of the order of its additions
+  float dqAllowed =
+      0;  // how far dq may differ (Spreads) without `deterministic`, because of the order of its additions
 };
 
 Call WithPoison(const Call& clean, const Reach& reach, float poison) {
@@ -178,8 +179,7 @@ bool CheckPoisoned(const Call& call, const Poisoning& poisoning) {
     right = right && Spreads("out", reach.out, mustBeNaN, clean.out, c.out) &&
             Spreads("lse", reach.lse, mustBeNaN, clean.lse, c.lse) &&
             Spreads("dq", reach.dq, mustBeNaN, clean.dq, c.dq, p.deterministic ? 0 : poisoning.dqAllowed) &&
-            Spreads("dk", reach.dk, mustBeNaN, clean.dk, c.dk) &&
-            Spreads("dv", reach.dv, mustBeNaN, clean.dv, c.dv);
+            Spreads("dk", reach.dk, mustBeNaN, clean.dk, c.dk) && Spreads("dv", reach.dv, mustBeNaN, clean.dv, c.dv);
     if (!right) {
       std::printf("wrong with %g: %s\n", double(poison), Describe(p).c_str());
       return false;
