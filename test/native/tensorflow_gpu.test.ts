@@ -60,6 +60,14 @@ function countDifferences(actual: tf.Tensor[], expected: tf.Tensor[]): tf.Scalar
   });
 }
 
+/** The same as a number, which waits. */
+async function differencesOf(actual: tf.Tensor[], expected: tf.Tensor[]): Promise<number> {
+  const count = countDifferences(actual, expected);
+  const [number] = await count.data();
+  count.dispose();
+  return number;
+}
+
 /** Waits until the device is done. */
 async function settle(): Promise<void> {
   const one = tf.tidy(() => tf.add(tf.scalar(1), 1));
@@ -94,7 +102,7 @@ suite(`on a GPU through tfjs-node${gpu?.skip ? ` (${gpu.skip})` : ''}`, () => {
       const shape = {B: integer(random, 1, 4), S, H: 2 * H, Hkv: H, D: 8 * integer(random, 1, 17)};
       const expected = await inSteps(shape, attentionOf(S), round);
       const actual = withoutWaiting(shape, attentionOf(S), round, random);
-      expect((await countDifferences(actual, expected).data())[0], `round ${round}`).to.equal(0);
+      expect(await differencesOf(actual, expected), `round ${round}`).to.equal(0);
       tf.dispose([...expected, ...actual]);
     }
   });
@@ -110,7 +118,7 @@ suite(`on a GPU through tfjs-node${gpu?.skip ? ` (${gpu.skip})` : ''}`, () => {
       // The first calls run one operation after another, later ones functions.
       for (let call = 0; call < 6; call++) {
         const actual = withoutWaiting(shape, (q, k, v) => fn({q, k, v}), round, random);
-        expect((await countDifferences(actual, expected).data())[0], `round ${round}, call ${call}`).to.equal(0);
+        expect(await differencesOf(actual, expected), `round ${round}, call ${call}`).to.equal(0);
         tf.dispose(actual);
       }
       fn.dispose();
@@ -142,7 +150,7 @@ suite(`on a GPU through tfjs-node${gpu?.skip ? ` (${gpu.skip})` : ''}`, () => {
       const eager = gradient((x) => layers({x, bounds}));
       const inFunctions = gradient((x) => [1, 2, 3].reduce((y) => fn({x: y, k: inputs[1], bounds}), x));
       for (const got of [eager, inFunctions]) {
-        expect((await countDifferences([got], [expected]).data())[0], `step ${step}`).to.equal(0);
+        expect(await differencesOf([got], [expected]), `step ${step}`).to.equal(0);
       }
       tf.dispose([eager, inFunctions, bounds]);
       if (step === 3) kept = binding.getNumOfTensors();

@@ -219,8 +219,10 @@ describe('second order', () => {
           got.forEach((x, i) => {
             const row = Math.floor(i / HEAD_SIZE) % 45;
             const expected = row < 20 ? clean[at][i] : row < 42 ? x : 0;
+            // A GPU adds up in any order, and computes a head with NaN by another kernel.
+            const near = device.name === 'tensorflow-gpu' && Math.abs(x - expected) <= 1e-5 * Math.abs(expected);
             assert.ok(
-              Object.is(x, expected) || x === expected,
+              Object.is(x, expected) || x === expected || near,
               `${value}: ${names[at]}[${i}] is ${x}, not ${expected}`,
             );
           });

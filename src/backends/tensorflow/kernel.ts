@@ -110,8 +110,8 @@ const BOUNDS = 3;
  */
 function idsOf(backend: Backend, all: TensorInfo[], {causal, layout}: FlashMaskAttentionAttrs): number[] {
   const ids = backend.getInputTensorIds(all);
-  const {shape, dataId} = all[BOUNDS];
-  const plans = backend.isUsingGpuDevice && !isRecording();
+  const {shape, dataId, dtype} = all[BOUNDS];
+  const plans = backend.isUsingGpuDevice && dtype === 'int32' && !isRecording();
   const kind = plans ? planKindOf({causal, layout, q: all[0].shape, bounds: shape}) : null;
   if (kind !== null) ids[BOUNDS] = planOf(backend, dataId, ids[BOUNDS], kind);
   return ids;
