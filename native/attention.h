@@ -52,7 +52,7 @@ struct ForwardTensors {
   // exponentials of the differences; (any finite number, 0) for rows that see no key
   float* rowStats;
   // CUDA only: what cuda::MakePlan made of bounds, which are then not read; null: the call makes it
-  void* plan;
+  void* plan = nullptr;
 };
 
 // Inputs and outputs of FlashMaskAttentionGrad.
@@ -68,7 +68,7 @@ struct BackwardTensors {
   float* dq;              // [B, Sq, H, D]
   float* dk;              // [B, Sk, Hkv, D]
   float* dv;              // [B, Sk, Hkv, Dv]
-  void* plan;             // as in ForwardTensors
+  void* plan = nullptr;   // as in ForwardTensors
 };
 
 namespace cpu {
