@@ -167,7 +167,8 @@ withThreads(`fine-tuning: several ranks${full ? '' : ' (FLASHMASK_FULL=1 runs th
     ...args,
   ];
   const endsWell = (ends: readonly EndedThread[], code = 0, team = ends.length): void => {
-    ends.forEach((ended) => expect([ended.error, ended.code]).to.deep.equal([null, code]));
+    // All at once: what one waits for in vain is told by another's error.
+    expect(ends.map((ended) => [ended.error, ended.code])).to.deep.equal(ends.map(() => [null, code]));
     // All make the same calls, or they would wait for each other.
     ends.forEach(({calls}, rank) => expect(calls).to.deep.equal(ends[rank - (rank % team)].calls));
   };
