@@ -225,7 +225,7 @@ class KeyWarpgroup {
     for (int k = 0; k < kD / 16; ++k) LoadMatrix<false>(parts[k], BlockAddress<kBlockK>(address, 0, k));
   }
 
-  // Issues the products of the own keys (values), in shared memory or in registers, and queries (dO).
+  // Issues the products of the own keys (or values), in shared memory or in registers, and queries (dO).
   __device__ static void IssueProducts(float (&acc)[kN][4], uint32_t own, const KeyParts& parts, uint32_t other) {
     if constexpr (kKeepsKeys) {
       IssueTransposed<T, kBlockQ>(acc, parts, other);
@@ -328,6 +328,7 @@ class KeyWarpgroup {
     FenceAsync();
     // The other warpgroup will write where this one's dq is read.
     if (IsFirstThread()) WaitBulkRead();
+    // A vote, so that ptxas knows that a warp does not part here.
     if (__any_sync(~0u, own)) {
       SyncThreads<Tile::kComputing>(1 + turn_);
       ComputeDq(factor);
