@@ -13,8 +13,9 @@ import types
 import checks_path  # noqa: F401
 import torch
 from flashmask_torch import Call, Library
+from peers import PEERS
 
-from bench import SDPA, Setting, flex_run, milliseconds, sdpa_run
+from bench import Setting, milliseconds
 
 SECONDS = 0.05
 REPEATS = 20
@@ -58,8 +59,8 @@ def peer(s, make):
 
 
 def peers_of(s):
-    makers = {'flex': flex_run}
-    return makers | ({name: sdpa_run(backend) for name, backend in SDPA.items()} if s.mask.mask.bounds is None else {})
+    names = ['flex', *(['cudnn', 'fa2'] if s.mask.mask.bounds is None else [])]
+    return {name: PEERS[name].make for name in names}
 
 
 def show(library, s):
@@ -115,7 +116,7 @@ def main():
         for N in options.lengths:
             for H in options.heads:
                 for D in options.dims:
-                    more = {'batch': 1, 'heads': H, 'kv_heads': H, 'dtype': 'float32'}
+                    more = {'batch': 1, 'heads': H, 'kv_heads': H, 'dtype': 'float32', 'value_dim': None}
                     s = Setting(name, N, D, types.SimpleNamespace(**vars(options) | more))
                     (show_kernels if options.kernels else show)(library, s)
 

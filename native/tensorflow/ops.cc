@@ -71,7 +71,9 @@ bool IsRegistered(const char* name) {
 }
 
 std::string RegisterAll() {
-  if (IsRegistered(kBackward)) return "";
+  if (IsRegistered(kBackward)) {
+    return IsRegistered(kPlan) ? "" : "another version of tfjs-flashmask has registered its operations before";
+  }
   const Specs qkv = {"q: float", "k: float", "v: float", "bounds: mask", "seed: int32"};
   Specs all = qkv;
   for (const char* more : {"out: float", "row_stats: float", "d_out: float", "d_lse: float"}) all.push_back(more);

@@ -25,7 +25,7 @@ import {dropoutOf} from '../../call/dropout.js';
 import {whyNotNative} from './load.js';
 import {type PlanningBackend, planOf, planKindOf} from './plans.js';
 import {statusOf} from './status.js';
-import {isRecording} from './traced/recorder.js';
+import {isRecordedBackend} from './traced/recorder.js';
 
 const BACKEND = 'tensorflow';
 
@@ -105,14 +105,16 @@ const OUTPUTS = 3;
 const BOUNDS = 3;
 
 /**
- * The binding's ids of the inputs of an op. On a GPU the plan of the mask stands in the place of bounds; not in
- * recordings, whose functions get it when they are made.
+ * The binding's ids of the inputs of an op. On a GPU the plan of the mask stands in the place of bounds that fit; not
+ * in recordings, whose functions get it when they are made.
  */
 function idsOf(backend: Backend, all: TensorInfo[], {causal, layout}: FlashMaskAttentionAttrs): number[] {
   const ids = backend.getInputTensorIds(all);
+  const [q, k] = all;
   const {shape, dataId, dtype} = all[BOUNDS];
-  const plans = backend.isUsingGpuDevice && dtype === 'int32' && !isRecording();
-  const kind = plans ? planKindOf({causal, layout, q: all[0].shape, bounds: shape}) : null;
+  const fits = dtype === 'int32' && shape[2] === k.shape[layout === 'bshd' ? 1 : 2];
+  const plans = backend.isUsingGpuDevice && fits && !isRecordedBackend(backend);
+  const kind = plans ? planKindOf({causal, layout, q: q.shape, bounds: shape}) : null;
   if (kind !== null) ids[BOUNDS] = planOf(backend, dataId, ids[BOUNDS], kind);
   return ids;
 }

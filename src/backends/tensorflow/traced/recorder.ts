@@ -261,6 +261,9 @@ function sumOf(values: ArrayLike<number>): number {
 let recording = false;
 export const isRecording = (): boolean => recording;
 
+/** Whether a backend's operations are being recorded, by this or another copy of the library. */
+export const isRecordedBackend = (backend: object): boolean => Object.hasOwn(backend, 'getInputTensorIds');
+
 /**
  * Runs `body`, which reads `inputs` and tensors that it makes, and records its operations.
  *
