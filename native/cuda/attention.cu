@@ -357,7 +357,10 @@ size_t PlanBytes(const Problem& p) {
 Status MakePlan(const Problem& p, const int32_t* bounds, void* plan, void* stream) {
   Scratch scratch(plan);
   const Plan made = TakePlanOf(p, nullptr, scratch);
-  return StatusOf(MakePlanOf(p, bounds, nullptr, made, static_cast<cudaStream_t>(stream)));
+  const auto cudaStream = static_cast<cudaStream_t>(stream);
+  // A plan of other lengths may have the same size. Zeros keep a call that is given one within its tensors.
+  const cudaError_t error = cudaMemsetAsync(plan, 0, scratch.bytes(), cudaStream);
+  return StatusOf(error != cudaSuccess ? error : MakePlanOf(p, bounds, nullptr, made, cudaStream));
 }
 
 size_t ForwardScratchBytes(const Problem& p) {

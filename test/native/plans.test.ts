@@ -117,6 +117,18 @@ const plansIn = (names: readonly string[]): number => names.filter((name) => nam
     ).to.throw(/on a CPU bounds must be int32: plans are for GPUs, got \[1, 1, 1, 100\]/);
   });
 
+  it('are not made of bounds that do not fit, which the op refuses', async () => {
+    const x = noise(1);
+    const bounds = tf.zeros([1, 1, S - 1, 1], 'int32');
+    const names = await asOnGpu(() => {
+      expect(() =>
+        tf.engine().runKernel(FlashMaskAttention, {q: x, k: x, v: x, bounds}, {...ATTRS, causal: true}),
+      ).to.throw(/bounds must .*got \[1, 1, 39, 1\]/);
+    });
+    expect(plansIn(names)).to.equal(0);
+    tf.dispose([x, bounds]);
+  });
+
   describe('of functions', () => {
     /** Records a function, and puts plans into it. */
     const planned = (inputs: tf.Tensor[], body: () => tf.Tensor[]) => {
