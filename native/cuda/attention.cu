@@ -92,8 +92,9 @@ cudaError_t LaunchConvert(const Problem& p, const ConvertList& list, bool sm90, 
     rows = std::max(rows, list.tensors[i].rows);
     heads = std::max(heads, list.tensors[i].heads);
   }
-  const dim3 grid(static_cast<unsigned>(p.B * heads), static_cast<unsigned>(CeilDivide(rows, kConvertRows)),
-                  static_cast<unsigned>(list.count));
+  constexpr int64_t kMostBlocks = 65535;  // of a grid's y; a thread block takes more rows then
+  const auto rowBlocks = static_cast<unsigned>(std::min(CeilDivide(rows, kConvertRows), kMostBlocks));
+  const dim3 grid(static_cast<unsigned>(p.B * heads), rowBlocks, static_cast<unsigned>(list.count));
   if (IsBfloat16(p)) return LaunchConvertOf<__nv_bfloat16, 1>(list, grid, sm90, stream);
   return PartsOf(p) == 1 ? LaunchConvertOf<__half, 1>(list, grid, sm90, stream)
                          : LaunchConvertOf<__half, 2>(list, grid, sm90, stream);

@@ -89,7 +89,7 @@ struct PairBarriers {
     InitBarrier(placeAtPeerFree(), kDqWarps);
     for (int tile = 0; tile < 2; ++tile) {
       InitBarrier(gradientsFull(tile), kScoringWarps);
-      InitBarrier(gradientsFree(tile), kDqWarps);
+      InitBarrier(gradientsFree(tile), kDqWarps + 1);  // and the other block, which has its copy
     }
     for (int stage = 0; stage < Tile::kStages; ++stage) {
       InitBarrier(queriesFull(stage), 1);

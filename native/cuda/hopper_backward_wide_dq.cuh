@@ -125,7 +125,10 @@ struct WideDq : WideBlock<Tile> {
     FenceProducts();
     Issue(dq, Base::GradientsTile(), base + ChannelOffset(channel), false);
     CommitProducts();
-    if (kPart == 0) WaitParity(barriers.peerGradientsFull(), parity);
+    if (kPart == 0) {
+      WaitParity(barriers.peerGradientsFull(), parity);
+      if (adds) ArriveThere(InBlock(barriers.gradientsFree(gradients.stage), rank ^ 1));
+    }
     FenceProducts();
     Issue(dq, base + Tile::kPeerGradientsAt, base + Tile::kPeerKeysAt + kPart * Tile::kPageBytes, true);
     CommitProducts();
@@ -136,6 +139,12 @@ struct WideDq : WideBlock<Tile> {
       Base::ArriveIn(rank ^ 1, barriers.placeAtPeerFree());
     }
     Add<Tile::template kDqBoxes<kPart>>(dq, channel);
+  }
+
+  // Frees a tile of gradients that the other thread block does not get.
+  __device__ void FreeUnsent() const {
+    ArriveAsWarp(barriers.gradientsFree(gradients.stage));
+    if (adds) Arrive(barriers.gradientsFree(gradients.stage));
   }
 
   __device__ void ReadEntry() {
@@ -155,12 +164,12 @@ struct WideDq : WideBlock<Tile> {
         ComputePart<1>();
         parity ^= 1;
       } else {
-        ArriveAsWarp(barriers.gradientsFree(gradients.stage));
+        FreeUnsent();
       }
       gradients.Advance();
     }
     Base::ArriveIn(0, barriers.keysFree());
-    ArriveAsWarp(barriers.gradientsFree(gradients.stage));
+    FreeUnsent();
     gradients.Advance();
   }
 

@@ -1,8 +1,7 @@
 // Shows that the emulator notices what is missing: leaves out one instruction that orders others at a time, at each
 // place of the kernels, and counts the places where a result then changes or the kernel fails. Not all places can be
 // noticed: some barriers guard against what a short call does not do, and lanes of a warp rarely drift apart so far
-// that
-// __syncwarp matters.
+// that __syncwarp matters.
 //
 //   emulator_order_check [VARIANTS]    of the first so many of kVariants
 #include <sys/resource.h>
@@ -29,11 +28,10 @@ struct Variant {
   Precision precision;
   bool deterministic;
 };
-const Variant kVariants[] = {{kHopper, 128, Precision::kAuto, false},
-                             {kBeforeHopper, 64, Precision::kBFloat16, false},
-                             {kHopper, 64, Precision::kBFloat16, false},
-                             {kHopper, 64, Precision::kFloat32, false},
-                             {kBeforeHopper, 64, Precision::kAuto, true}};
+const Variant kVariants[] = {
+    {kHopper, 128, Precision::kAuto, false},    {kBeforeHopper, 64, Precision::kBFloat16, false},
+    {kHopper, 64, Precision::kBFloat16, false}, {kHopper, 192, Precision::kBFloat16, false},
+    {kHopper, 64, Precision::kFloat32, false},  {kBeforeHopper, 64, Precision::kAuto, true}};
 
 Call CallOf(const Variant& variant) {
   generator.seed(1);

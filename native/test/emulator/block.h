@@ -94,6 +94,7 @@ struct EngineCopy {
 struct Cluster {
   std::vector<std::unique_ptr<Block>> blocks;
   std::vector<EngineCopy> engine;
+  std::vector<EngineCopy> late;  // copies that wait until nobody else can go on
   NamedBarrier barrier;
   size_t sharedBytes = 0;
 };

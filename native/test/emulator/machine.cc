@@ -170,6 +170,16 @@ bool EndDelays() {
   return any;
 }
 
+// Gives the engine one of the copies that are late. Gives whether there are any.
+bool StartLateCopy() {
+  auto& late = cluster->late;
+  if (late.empty()) return false;
+  const auto drawn = late.begin() + static_cast<std::ptrdiff_t>(Draw(late.size()));
+  cluster->engine.push_back(std::move(*drawn));
+  late.erase(drawn);
+  return true;
+}
+
 void RunCluster() {
   Block* next = nullptr;
   while (!failed) {
@@ -182,7 +192,7 @@ void RunCluster() {
       place.block = next->place;
       Map(next);
       RunWarp();
-    } else if (!EndDelays()) {
+    } else if (!EndDelays() && !StartLateCopy()) {
       if (RunningInCluster() > 0) ReportStandstill();
       return;
     }
@@ -484,7 +494,7 @@ void StartCopy(uint32_t barrier, uint32_t bytes, std::function<void()> copy) {
     phased.missingBytes -= bytes;
     FinishPhase(&phased);
   };
-  cluster->engine.push_back({block, run});
+  (Draw(4) == 0 ? cluster->late : cluster->engine).push_back({block, run});
 }
 
 void StartAddition(std::function<void()> add) { self->additions.back().push_back(std::move(add)); }
