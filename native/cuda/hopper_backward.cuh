@@ -116,9 +116,7 @@ struct BackwardCopies {
       ArriveExpecting(full, Tile::kQueryBytes + 3 * Tile::kStatBytes);
       CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
                                          keys.b);
-      CopyBulk(stats, call.reference + row, Tile::kStatBytes, full);
-      CopyBulk(stats + Tile::kStatBytes, call.weight + row, Tile::kStatBytes, full);
-      CopyBulk(stats + 2 * Tile::kStatBytes, call.rowShift + row, Tile::kStatBytes, full);
+      CopyRowTerms<Tile::kStatBytes>(stats, call, row, full);
       ArriveExpecting(barriers.dOutFull(place.stage), Tile::kQueryBytes);
       CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kDOutAt + place.stage * Tile::kQueryBytes, &p.dOut,
                                          barriers.dOutFull(place.stage), r0, h, keys.b);

@@ -165,9 +165,7 @@ struct PairCopies {
       StoreEntry(entry, Tile::kQueryBytes + 3 * Tile::kStatBytes);
       CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
                                          keys.b, kBoth);
-      CopyBulk(stats, call.reference + row, Tile::kStatBytes, full, kBoth);
-      CopyBulk(stats + Tile::kStatBytes, call.weight + row, Tile::kStatBytes, full, kBoth);
-      CopyBulk(stats + 2 * Tile::kStatBytes, call.rowShift + row, Tile::kStatBytes, full, kBoth);
+      CopyRowTerms<Tile::kStatBytes>(stats, call, row, full, kBoth);
     }
     place.Advance();
     LoadDOut(keys, h, r0);

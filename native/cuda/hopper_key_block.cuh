@@ -74,6 +74,16 @@ struct BackwardLoader {
   }
 };
 
+// Copies the three terms of the rows from `row` of the call on, kBytes each. The last parameter, if given, is that of
+// CopyBulk.
+template <int kBytes, class... Blocks>
+__device__ inline void CopyRowTerms(uint32_t shared, const BackwardParams& call, int64_t row, uint32_t barrier,
+                                    Blocks... blocks) {
+  CopyBulk(shared, call.reference + row, kBytes, barrier, blocks...);
+  CopyBulk(shared + kBytes, call.weight + row, kBytes, barrier, blocks...);
+  CopyBulk(shared + 2 * kBytes, call.rowShift + row, kBytes, barrier, blocks...);
+}
+
 // Sets masked scores of a warp's part of a transposed tile to minus infinity. The part begins at key row0 of the
 // problem, the tile at query r0. `spans` are those of the mask head.
 template <int kN>
