@@ -35,7 +35,8 @@ class Case:
     spread: dict | None = None  # 'q', 'k', 'v', 'dOut', 'dLse' -> (deviation, mean)
     zero_d_out: bool = False
     forward_only: bool = False
-    check: str = 'dense'  # how check.py judges: by dense attention, by the sum of weights, or by poison
+    sixteen: bool = False  # tensors of `precision`, and not float32
+    check: str = 'dense'  # how check.py judges: by dense attention, the sum of weights, poison, or only what is finite
 
     @property
     def title(self):
@@ -307,7 +308,7 @@ def all_cases(sixteen):
     if not sixteen:
         return [*cases, *score_cases(), *poison_cases(), *few_rows_cases()]
     both = [replace(c, precision=p, name=f'{c.name} [{p}]') for c in cases for p in precisions(True) if c.precision == 'auto']
-    return both + [c for c in cases if c.precision != 'auto']
+    return [replace(c, sixteen=True) for c in both + [c for c in cases if c.precision != 'auto']]
 
 
 def draw_bounds(random, c):
@@ -348,14 +349,14 @@ def document_bounds(start, c, n):
 
 
 class Inputs:
-    def __init__(self, c, device, sixteen):
+    def __init__(self, c, device):
         seed = crc32(c.title.split(' [')[0].encode())
         self.generator = torch.Generator(device).manual_seed(seed)
         self.case, self.device = c, device
         causal, n = FORMS[c.form]
         bounds = torch.tensor(draw_bounds(numpy.random.default_rng(seed), c), dtype=torch.int32, device=device) if n else None
         self.mask = Mask(bounds, causal)
-        dtype = getattr(torch, c.precision) if sixteen else torch.float32
+        dtype = getattr(torch, c.precision) if c.sixteen else torch.float32
         self.q, self.k, self.v, self.d_out = (
             self.tensor(name, self.shape(rows, heads, channels)).to(dtype)
             for name, rows, heads, channels in [('q', c.Sq, c.H, c.D), ('k', c.Sk, c.Hkv, c.D), ('v', c.Sk, c.Hkv, c.Dv), ('dOut', c.Sq, c.H, c.Dv)]

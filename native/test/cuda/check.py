@@ -2,12 +2,16 @@ r"""Checks the CUDA kernels in some thousand calls: against dense attention in f
 without poison (poison.py):
 
     python3 native/test/cuda/check.py LIB.so [--forward-only] [--sixteen] [--filter TEXT] [--list] [--device cpu]
+    python3 native/test/cuda/check.py LIB.so --random 10000 [--seed 1]
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck \
         python3 native/test/cuda/check.py LIB.so --sanitize --every 9
 
 A result's error (norm over the tensor) may be twice that of dense attention in the precision under test, plus a small
 fraction of a rounding step of the terms that are added up. Elements to which nothing is added must be exactly 0 (lse
 -inf). NaN never passes. No byte outside outputs and scratch may change. The last line is `N passed, M failed`.
+
+--random runs random calls (random_calls.py) in a process of their own. It is killed if a call does not end, and the
+call is told: `--random 1 --seed` and its number runs it again.
 """
 
 import argparse
@@ -23,11 +27,15 @@ from calls import NAMES, actual_results
 from cases import Inputs, all_cases
 from flashmask_torch import Library
 from poison import check_poison
+from random_calls import random_case
 from reference import UNIT, Dense, heads_first, kept, visible
 from vectors import check_vectors
+from watchdog import STEP, watch
 
 FACTOR = 2
 SHOWN = 40
+# How long a random call may take, and the start of its process. Calls take milliseconds.
+SECONDS = 60
 
 
 # ---- one case ----
@@ -36,9 +44,7 @@ SHOWN = 40
 def run_alone(library, c, options):
     """For compute-sanitizer: runs only the kernels, on tensors that end where their allocations end."""
     with torch.no_grad():
-        results, _ = actual_results(
-            library, c, Inputs(c, options.device, options.sixteen), options.forward_only, guard_bytes=0
-        )
+        results, _ = actual_results(library, c, Inputs(c, options.device), options.forward_only, guard_bytes=0)
         bad = [name for name, x in results.items() if torch.isnan(x).any()]
     return [f'{name} has NaN' for name in bad], {}
 
@@ -84,7 +90,7 @@ def check_case(library, c, options):
     """Problems in words, and {result: [wrong, ratio, relative error]}."""
     forward_only = options.forward_only or c.forward_only
     with torch.no_grad():
-        x = Inputs(c, options.device, options.sixteen)
+        x = Inputs(c, options.device)
         see = visible(x.mask, c.B, c.H, c.Sq, c.Sk, options.device)
         keep = kept(c.B, c.H, c.Sq, c.Sk, c.dropout, c.seed, options.device) if c.dropout else None
         actual, problems = actual_results(library, c, x, forward_only)
@@ -109,7 +115,7 @@ def check_case(library, c, options):
 def check_sum(library, c, options):
     """Problems in words. The weights of a row add up to 1, so dv of all keys must add up to dO of all rows."""
     with torch.no_grad():
-        x = Inputs(c, options.device, options.sixteen)
+        x = Inputs(c, options.device)
         x.d_out = torch.ones_like(x.d_out)
         actual, problems = actual_results(library, c, x, options.forward_only)
         if not options.forward_only:
@@ -119,7 +125,16 @@ def check_sum(library, c, options):
     return problems, {}
 
 
-CHECKS = {'dense': check_case, 'sum': check_sum, 'poison': check_poison}
+def check_finite(library, c, options):
+    """Problems in words."""
+    with torch.no_grad():
+        results, problems = actual_results(library, c, Inputs(c, options.device), options.forward_only)
+        unseen = results['lse'] == -torch.inf
+        results['lse'] = results['lse'].masked_fill(unseen, 0)
+        return problems + [f'{name} is not finite' for name, x in results.items() if not torch.isfinite(x).all()], {}
+
+
+CHECKS = {'dense': check_case, 'sum': check_sum, 'poison': check_poison, 'finite': check_finite}
 
 
 def check_of(c, options):
@@ -143,17 +158,28 @@ def arguments():
     parser.add_argument(
         '--sanitize', action='store_true', help='run small cases without the reference, for compute-sanitizer'
     )
+    parser.add_argument('--random', type=int, default=0, metavar='N', help='N random calls, not the table of cases')
+    parser.add_argument('--seed', type=int, default=1, help='number of the first random call')
+    parser.add_argument('--unwatched', action='store_true', help='random calls in this process')
     parser.add_argument('--list', action='store_true', help='print the cases')
     return parser.parse_args()
 
 
-def main():
-    options = arguments()
+def cases_of(options):
+    numbers = range(options.seed, options.seed + options.random)
+    cases = map(random_case, numbers) if options.random else all_cases(options.sixteen)
     wanted = options.filter.split('|')
-    cases = [c for c in all_cases(options.sixteen) if any(text in c.title for text in wanted)]
+    cases = [c for c in cases if any(text in c.title for text in wanted)]
     if options.sanitize:
         cases = [c for c in cases if c.B * c.H * c.Sq * c.Sk <= 200_000]
-    cases = cases[:: options.every]
+    return cases[:: options.every]
+
+
+def main():
+    options = arguments()
+    if options.random and not options.unwatched:
+        sys.exit(watch([sys.executable, *sys.argv, '--unwatched'], SECONDS))
+    cases = cases_of(options)
     if options.list:
         print('\n'.join(c.title for c in cases))
         return
@@ -164,6 +190,8 @@ def main():
     stream = torch.cuda.stream(torch.cuda.Stream()) if options.device == 'cuda' else nullcontext()
     with stream:
         for c in cases:
+            if options.unwatched:
+                print(f'{STEP}{c.title}', flush=True)
             try:
                 problems, found = check_of(c, options)(library, c, options)
             except Exception as error:  # a CUDA error, after which no call may work

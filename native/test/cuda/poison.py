@@ -20,7 +20,7 @@ TENSORS = {'q': 'q', 'k': 'k', 'v': 'v', 'dOut': 'd_out', 'dLse': 'd_lse'}
 def check_poison(library, c, options):
     """Problems in words."""
     with torch.no_grad():
-        x = Inputs(c, options.device, options.sixteen)
+        x = Inputs(c, options.device)
         see = visible(x.mask, c.B, c.H, c.Sq, c.Sk, options.device)
         keep = kept(c.B, c.H, c.Sq, c.Sk, c.dropout, c.seed, options.device) if c.dropout else None
         problems = []
