@@ -5,13 +5,12 @@
     python3 bench/cuda/bench.py LIB.so --dtype float32    from float32 tensors, next to FlexAttention on TF32
 
 TFLOP/s count visible pairs only: 2 D + 2 Dv operations per pair forward, 6 D + 4 Dv backward. --out gets one line of
-JSON per measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side. The last lines compare our
-times with those of the faster backend of FlexAttention.
+JSON per measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side. The last lines are
+those of summary.py.
 """
 
 import argparse
 import json
-import math
 import time
 
 import checks_path  # noqa: F401
@@ -20,6 +19,7 @@ from flashmask_torch import Call, Library
 from masks import NAMES, build, visible_pairs
 from peers import PEERS
 from reference import Dense, visible
+from summary import show_summary, sizes_of
 
 WARM_UP_SECONDS = 0.5
 QUICK_SECONDS = 0.1
@@ -138,10 +138,6 @@ def relative(ours, theirs):
     return float(torch.linalg.vector_norm(ours.float() - theirs.float()) / torch.linalg.vector_norm(theirs.float()))
 
 
-def sizes_of(record):
-    return '/'.join(str(record[name]) for name in ('D', 'Dv') if name in record)
-
-
 def show(record, out):
     """Prints a record, and adds it to the file."""
     speeds = [
@@ -174,29 +170,6 @@ def compare(library, s, said):
             records[name] = other[0]
     show(record, s.options.out)
     return {'flash': record, **records}
-
-
-def total(record):
-    return record['forwardMs'] + record.get('backwardMs', 0)
-
-
-def show_summary(rows):
-    """Our kernels next to the faster backend of FlexAttention, by the time of both passes."""
-    ratios = []
-    speeds = lambda r: ' / '.join(f'{r[key]:.0f}' for key in ('forwardTflops', 'backwardTflops') if key in r)
-    print('\nTFLOP/s forward / backward')
-    for ours in rows:
-        record = ours['flash']
-        line = f'{record["mask"]:20} N {record["N"]:6} D {sizes_of(record):>7}  {speeds(record):>11}'
-        flex = [ours[name] for name in ('flex', 'flex-flash') if name in ours]
-        if flex:
-            best = min(flex, key=total)
-            ratios.append(total(best) / total(record))
-            line += f'  {best["attention"]:10} {speeds(best):>11}  {ratios[-1]:5.2f}x'
-        print(line)
-    if ratios:
-        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-        print(f'geometric mean of how many times faster we are, over {len(ratios)} rows: {mean:.3f}x')
 
 
 def arguments():
@@ -238,8 +211,7 @@ def main():
             for name in options.masks:
                 rows.append(compare(library, Setting(name, N, D, options), said))
                 torch.cuda.empty_cache()
-    if not options.quick:
-        show_summary(rows)
+    show_summary(rows)
 
 
 if __name__ == '__main__':

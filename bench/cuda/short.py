@@ -1,13 +1,14 @@
 """Microseconds of short calls on float32 tensors, next to PyTorch's FlexAttention and SDPA on bfloat16, in one process:
 
     python3 bench/cuda/short.py LIB.so [--lengths 512,1024,2048] [--heads 8,32] [--dims 64] [--masks full,...]
-    python3 bench/cuda/short.py LIB.so --kernels      what each kernel of a call takes
+    python3 bench/cuda/short.py LIB.so --kernels      what each kernel of a call takes, and its share
 
 Each call is captured in a CUDA graph, which leaves out the work of the host. `planned` has the plan of the mask made
 before, as tfjs has from the second call on a mask; `whole` makes it in each call. Peers' block masks are made before.
 """
 
 import argparse
+import re
 import types
 
 import checks_path  # noqa: F401
@@ -76,8 +77,13 @@ def show(library, s):
     print(f'{s.name:15} N {s.N:5} H {s.H:3} D {s.D:3}  {"   ".join(results)}', flush=True)
 
 
+def kernel_name(signature):
+    found = re.search(r'\w+Kernel', signature)
+    return found.group() if found else signature[:24]
+
+
 def show_kernels(library, s):
-    """Names, counts and microseconds of the kernels of a forward and a backward call."""
+    """Names, counts, microseconds and shares of the kernels of a forward and a backward call."""
     for name, run in zip(('forward', 'backward'), ours(library, s, s.mask.mask.bounds is not None)):
         run()
         torch.cuda.synchronize()
@@ -85,12 +91,14 @@ def show_kernels(library, s):
             for _ in range(REPEATS):
                 run()
             torch.cuda.synchronize()
+        events = [e for e in profile.key_averages() if e.device_time]
+        whole = sum(e.count * e.device_time for e in events)
         kernels = [
-            f'{e.key.split("(")[0].split("::")[-1][:24]} {e.count / REPEATS:.0f} x {e.device_time:.1f}'
-            for e in profile.key_averages()
-            if e.device_time
+            f'{kernel_name(e.key)} {e.count / REPEATS:.0f} x {e.device_time:.1f} '
+            f'({e.count * e.device_time / whole:.0%})'
+            for e in events
         ]
-        print(f'{s.name} N {s.N} H {s.H} {name}: {", ".join(kernels)}', flush=True)
+        print(f'{s.name} N {s.N} H {s.H} D {s.D} {name}: {", ".join(kernels)}', flush=True)
 
 
 def arguments():
