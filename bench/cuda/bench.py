@@ -5,13 +5,15 @@
     python3 bench/cuda/bench.py LIB.so --dtype float32    from float32 tensors, next to FlexAttention on TF32
 
 TFLOP/s count visible pairs only: 2 D + 2 Dv operations per pair forward, 6 D + 4 Dv backward. --out gets one line of
-JSON per measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side. The last lines are
-those of summary.py.
+JSON per measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side. The last lines are those of
+summary.py.
 """
 
 import argparse
+import fcntl
 import json
 import time
+from contextlib import contextmanager
 
 import checks_path  # noqa: F401
 import torch
@@ -23,6 +25,17 @@ from summary import show_summary, sizes_of
 
 WARM_UP_SECONDS = 0.5
 QUICK_SECONDS = 0.1
+
+
+@contextmanager
+def turn_of(file):
+    """Waits until no other process measures on this GPU."""
+    if file is None:
+        yield
+        return
+    with open(file, 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def milliseconds(run, seconds):
@@ -75,7 +88,10 @@ class Setting:
         D, Dv = self.D, self.Dv
         for key, run, flops in (('forward', forward, 2 * D + 2 * Dv), ('backward', backward, 6 * D + 4 * Dv)):
             if run:
-                best, median = milliseconds(run, self.options.seconds)
+                run()  # the first call compiles
+                torch.cuda.synchronize()
+                with turn_of(self.options.turns):
+                    best, median = milliseconds(run, self.options.seconds)
                 speed = flops * self.pairs / best / 1e9
                 result |= {f'{key}Ms': best, f'{key}MedianMs': median, f'{key}Tflops': speed}
         return result
@@ -189,6 +205,7 @@ def arguments():
     parser.add_argument('--precision', help='of float32 tensors (auto)')
     parser.add_argument('--seconds', type=float, default=0.5, help='of measuring, each')
     parser.add_argument('--out', help='JSON lines are appended to it')
+    parser.add_argument('--turns', metavar='FILE', help='processes with the same one measure in turn')
     parser.add_argument('--quick', action='store_true', help='without PyTorch, a tenth of the time')
     for flag in ('--forward-only', '--deterministic'):
         parser.add_argument(flag, action='store_true')

@@ -35,7 +35,7 @@ constexpr size_t kStackStep = kStackBytes + 4096 + 64;
 uint64_t state;  // of the generator of draws: xorshift64* (Vigna 2016)
 bool failed = false;
 Order orderLeftOut;
-int placeLeftOut;
+int placeLeftOut = -1;
 std::vector<const void*> places[kOrders];
 const std::function<void()>* kernel = nullptr;
 Block* mapped = nullptr;  // whose shared memory is in place
