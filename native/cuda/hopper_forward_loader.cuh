@@ -77,10 +77,19 @@ struct Loader {
     values.Advance();
   }
 
+  // The key blocks that may be live. The plan of a call with other lengths must not lead past the keys.
+  __device__ LiveBlocks LiveKeys(const RowBlock& at) const {
+    const ForwardParams& call = p.call;
+    LiveBlocks live = LiveKeyBlocks<Tile::kBlockK>(at, call.sizes, call.mask, call.ranges);
+    live.base = max(live.base, -kWarp);
+    live.end = min(live.end, (call.sizes.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
+    return live;
+  }
+
   __device__ void LoadRows(int work) {
     const ForwardParams& call = p.call;
     const RowBlock at = TakenRows<Tile>(work, call.sizes, call.mask);
-    LiveBlocks live = LiveKeyBlocks<Tile::kBlockK>(at, call.sizes, call.mask, call.ranges);
+    LiveBlocks live = LiveKeys(at);
     const auto classify = [&](int block) { return ClassifyKeyBlock<Tile::kBlockK>(at, call.sizes, call.mask, block); };
     bool partial;
     int block = live.Next(&partial, classify);

@@ -37,18 +37,22 @@ const CALLS = full ? 300 : 25;
 /** How many of the variants of emulator_order_check.cc lose instructions: all, or the first ones. */
 const VARIANTS = full ? [] : ['2'];
 
-/** Makes the programs `emulator_check` and `emulator_order_check` in the folder. */
+/** Calls with wrong plans, of each of two processes. */
+const PLANS = full ? 40 : 4;
+
+const PROGRAMS = ['emulator_check', 'emulator_plan_check', 'emulator_order_check'];
+
+/** Makes the programs in the folder. */
 async function build(folder: string): Promise<void> {
   const filesOf = (part: string, extension: string): string[] =>
     readdirSync(join(native, part))
       .filter((file) => file.endsWith(extension))
       .map((file) => join(part, file));
-  const programs = ['emulator_check', 'emulator_order_check'];
-  const sources = programs.map((program) => join('test', `${program}.cc`));
+  const sources = PROGRAMS.map((program) => join('test', `${program}.cc`));
   const kernels = filesOf('cuda', '.cu').filter((path) => !path.endsWith('layers.cu'));
   const objects = await compileForTests([...sources, ...kernels, ...filesOf(join('test', 'emulator'), '.cc')], FLAGS);
-  const shared = objects.slice(programs.length);
-  await Promise.all(programs.map((program, i) => run(compiler, [objects[i], ...shared, '-o', join(folder, program)])));
+  const shared = objects.slice(PROGRAMS.length);
+  await Promise.all(PROGRAMS.map((program, i) => run(compiler, [objects[i], ...shared, '-o', join(folder, program)])));
 }
 
 describe('CUDA kernels on the emulator', function () {
@@ -64,11 +68,16 @@ describe('CUDA kernels on the emulator', function () {
   });
   after(() => rmSync(folder, {recursive: true, force: true}));
 
-  it('are as right as dense attention, whatever is in masked places', async () => {
-    const seeds = [1000, 2000];
-    const calls = seeds.map((seed) => run(join(folder, 'emulator_check'), [String(CALLS), String(seed)]));
-    for (const {stdout} of await Promise.all(calls)) expect(stdout).to.equal(`${CALLS} calls, 0 wrong\n`);
-  });
+  /** Runs so many random calls in each of two processes. */
+  async function expectRight(program: string, count: number): Promise<void> {
+    const calls = [1000, 2000].map((seed) => run(join(folder, program), [String(count), String(seed)]));
+    for (const {stdout} of await Promise.all(calls)) expect(stdout).to.equal(`${count} calls, 0 wrong\n`);
+  }
+
+  it('are as right as dense attention, whatever is in masked places', () => expectRight('emulator_check', CALLS));
+
+  it('all follow the plan that a call is given, and end whatever is in it', () =>
+    expectRight('emulator_plan_check', PLANS));
 
   it('do not come through without what orders their instructions', async () => {
     const {stdout} = await run(join(folder, 'emulator_order_check'), VARIANTS);
