@@ -210,6 +210,13 @@ export function passFigures(call: Parameters<typeof tflops>[0], forwardMs: numbe
   return {...forward, backwardMs, backwardTflops: tflops(call, 'backward', backwardMs)};
 }
 
+/** Milliseconds of both passes. */
+export const totalMs = ({forwardMs = NaN, backwardMs = 0}: BenchRecord): number => forwardMs + backwardMs;
+
+/** How many times faster one record is than another. */
+export const timesFaster = (ours: BenchRecord, theirs?: BenchRecord): number =>
+  theirs ? totalMs(theirs) / totalMs(ours) : NaN;
+
 /** Groups rows by title, in the order in which the titles first appear. */
 export function groupedBy<Row>(rows: readonly Row[], titleOf: (row: Row) => string): [title: string, rows: Row[]][] {
   const groups = new Map<string, Row[]>();

@@ -1,8 +1,7 @@
 /** @file Table and plots of the suite `context-parallel`. */
-import * as Plot from '@observablehq/plot';
 import {groupedBy, measured, type BenchRecord} from '../record.js';
+import {dots} from './dots.js';
 import {code, percent, table, type Column, type Section} from './markdown.js';
-import {COLORS, page, standalone} from './svg.js';
 
 /** A mask at one length, with its records by the number of ranks. */
 interface Row {
@@ -44,37 +43,6 @@ export function contextParallelSections(all: readonly BenchRecord[]): Section[] 
     ),
   ]);
   return [{name: 'context-parallel', title: 'Context parallel plans', text: texts.join('\n\n')}];
-}
-
-interface Dot {
-  mask: string;
-  x: number;
-  series: string;
-  panel: string;
-}
-
-/** A line of dots for each mask, and a panel for each length. */
-function dots(points: readonly Dot[], title: string, x: Plot.ScaleOptions): string {
-  const [masks, series, panels] = (['mask', 'series', 'panel'] as const).map((name) => [
-    ...new Set(points.map((point) => point[name])),
-  ]);
-  const plot = Plot.plot({
-    width: 760, height: 90 + 20 * masks.length, marginLeft: 130, marginRight: 20, marginTop: 60, inset: 8,
-    x: {grid: true, ...x},
-    y: {domain: masks, label: null, grid: true},
-    fx: {label: null, domain: panels},
-    color: {domain: series, range: COLORS},
-    marks: [
-      Plot.dot(points, {x: 'x', y: 'mask', fx: 'panel', fill: 'series', r: 4, fillOpacity: 0.8}),
-      ...series.map((name, i) =>
-        Plot.text([panels[0]], {
-          fx: (panel: string) => panel, text: () => `● ${name}`, fill: COLORS[i], frameAnchor: 'top-left', fontWeight: 'bold',
-          dx: 110 * i, dy: -44,
-        })),
-    ],
-    ...page(),
-  }); // prettier-ignore
-  return standalone(plot, title);
 }
 
 const panelOf = ({N}: BenchRecord): string => `${N / 1024}K tokens`;

@@ -18,6 +18,7 @@ const PLOT_SECTIONS: [RegExp, string][] = [
   [/^webgpu-.*-tiles$/, 'webgpu-fit'],
   [/^webgpu-.*-memory$/, 'webgpu-memory'],
   [/^context-parallel-/, 'context-parallel'],
+  [/-speed-\d+$/, 'cuda-speed'],
   [/./, 'benchmark'],
 ];
 
@@ -36,7 +37,7 @@ function contents(): {blocks: Map<string, string>; plots: Map<string, string>} {
   const blocks = new Map(sectionsOf(files.flatMap(({records}) => records)).map(({name, text}) => [name, text]));
   for (const name of plots.keys()) {
     const [, section] = PLOT_SECTIONS.find(([pattern]) => pattern.test(name))!;
-    const title = name.replace(/-(time|memory|tiles|balance|bytes)$/, ': $1');
+    const title = name.replace(/-(time|memory|tiles|balance|bytes|speed-\d+)$/, ': $1');
     blocks.set(section, `${blocks.get(section)!}\n\n![${title}](images/benchmarks/${name}.svg)`);
   }
   return {blocks, plots: new Map([...plots].map(([name, svg]) => [`${PLOTS}${name}.svg`, svg]))};

@@ -1,22 +1,20 @@
-/** @file Tables of the suites `masks` and `cuda`, and the short one of README.md. */
-import {groupedBy, measured, sideBySide, type Attentions, type BenchRecord, type Pair} from '../record.js';
+/** @file Tables of the suite `masks`, and the short one of README.md. */
+import {groupedBy, measured, sideBySide, timesFaster, totalMs, type BenchRecord, type Pair} from '../record.js';
+import {cudaTables} from './cuda.js';
 import {
   code, columnsOf, DIFFERS, digits, figure, MASK, MASKED, mebibytes, PASSES, PEAK, SIZES, table, times, type Column, type Section,
 } from './markdown.js'; // prettier-ignore
 
-const total = ({forwardMs = NaN, backwardMs = 0}: BenchRecord): number => forwardMs + backwardMs;
-const faster = (ours: BenchRecord, theirs?: BenchRecord): number => (theirs ? total(theirs) / total(ours) : NaN);
 const lessMemory = ({flash, dense}: Pair): number => (dense?.peakBytes ?? NaN) / (flash.peakBytes ?? NaN);
-const speeds = (r?: BenchRecord): string => (r ? `${figure(r.forwardTflops)} / ${figure(r.backwardTflops)}` : '–');
 const ofFlash = (...columns: Column<BenchRecord>[]): Column<Pair>[] => columnsOf(({flash}) => flash, ...columns);
 
 const CALL = [MASK, ...SIZES, MASKED];
-const FASTER: Column<Pair> = ['faster', ({flash, dense}) => times(faster(flash, dense))];
+const FASTER: Column<Pair> = ['faster', ({flash, dense}) => times(timesFaster(flash, dense))];
 const LESS_MEMORY: Column<Pair> = ['less memory', (pair) => times(lessMemory(pair))];
 
 const AGAINST_DENSE: Column<Pair>[] = [
-  ...ofFlash(...CALL, ['ms', (flash) => digits(total(flash))]),
-  ['dense ms', ({dense}) => digits(total(dense!))],
+  ...ofFlash(...CALL, ['ms', (flash) => digits(totalMs(flash))]),
+  ['dense ms', ({dense}) => digits(totalMs(dense!))],
   FASTER,
   ...ofFlash(PEAK),
   ['dense MiB', ({dense}) => mebibytes(dense!.peakBytes)],
@@ -56,44 +54,6 @@ function deviceTables(name: string, pairs: readonly Pair[]): string[] {
   ];
 }
 
-/** The attentions next to which bench/cuda/bench.py times the CUDA kernels, as the tables call them. */
-const PEERS: [name: keyof Attentions, title: string][] = [
-  ['flex', 'FlexAttention'],
-  ['flex-flash', 'FlexAttention, FLASH'],
-  ['cudnn', 'SDPA, cuDNN'],
-  ['fa2', 'SDPA, FlashAttention 2'],
-  ['fa4', 'FlashAttention-4'],
-];
-
-/** The fastest peer of a row, forward and backward, and the title that it has. */
-function bestPeer(pair: Pair): {title: string; record: BenchRecord} | undefined {
-  const peers = PEERS.flatMap(([name, title]) => (pair[name] ? [{title, record: pair[name]}] : []));
-  return peers.sort((a, b) => total(a.record) - total(b.record)).at(0);
-}
-
-const valueSizes = ({D, Dv}: BenchRecord): string => (Dv === undefined ? String(D) : `${String(D)}, ${String(Dv)}`);
-
-/** The CUDA kernels next to other attentions. */
-const NEXT_TO_PEERS: Column<Pair>[] = [
-  ...ofFlash(MASK, ['N', ({N}) => String(N)], ['D', valueSizes], MASKED),
-  ['ms forward / backward', ({flash}) => `${figure(flash.forwardMs)} / ${figure(flash.backwardMs)}`],
-  ['TFLOP/s forward / backward', ({flash}) => speeds(flash)],
-  ['best peer', (pair) => bestPeer(pair)?.title ?? '–'],
-  ['its TFLOP/s', (pair) => speeds(bestPeer(pair)?.record)],
-  ['faster', (pair) => times(faster(pair.flash, bestPeer(pair)?.record))],
-  ...PEERS.map(([name, title]): Column<Pair> => [title, (pair) => speeds(pair[name])]),
-];
-
-/** A table for each device, type of tensors and heads. */
-function cudaTables(records: readonly BenchRecord[]): string[] {
-  // Records of flash have a precision; those of other attentions do not.
-  const groups = groupedBy(sideBySide(records, 'precision'), ({flash: {device, input, B, H, Hkv}}) => {
-    const sizes = `B ${String(B)}, H ${String(H)}${Hkv === H ? '' : `, Hkv ${String(Hkv)}`}`;
-    return `**${device}**, CUDA kernels on ${String(input)} tensors, ${sizes}, next to other attentions in the same run:`;
-  });
-  return groups.flatMap(([title, rows]) => [title, table(NEXT_TO_PEERS, rows)]);
-}
-
 /** A row of README.md's table: one call against dense attention, forward and backward. */
 interface SummaryRow {
   call: BenchRecord;
@@ -129,7 +89,7 @@ function summary(pairs: readonly Pair[], records: readonly BenchRecord[]): strin
     const [pair] = own.filter(({flash}) => flash.mask === mask).sort((a, b) => b.flash.N - a.flash.N);
     if (pair === undefined) return [];
     const {flash, dense} = pair;
-    return [{call: flash, backend: code(flash.backend), faster: faster(flash, dense), lessMemory: lessMemory(pair)}];
+    return [{call: flash, backend: code(flash.backend), faster: timesFaster(flash, dense), lessMemory: lessMemory(pair)}];
   }); // prettier-ignore
   const isNvidia = ({call}: SummaryRow): number => Number(/NVIDIA/.test(call.device));
   return table(SUMMARY, [...onFullDevice, ...longest.sort((a, b) => isNvidia(b) - isNvidia(a))]);
@@ -138,7 +98,7 @@ function summary(pairs: readonly Pair[], records: readonly BenchRecord[]): strin
 export function maskSections(records: readonly BenchRecord[]): Section[] {
   const pairs = sideBySide(measured(records, 'masks'));
   const devices = groupedBy(pairs, deviceOf).flatMap(([name, group]) => deviceTables(name, group));
-  const text = [...devices, ...cudaTables(measured(records, 'cuda'))].join('\n\n');
+  const text = [...devices, ...cudaTables(records)].join('\n\n');
   return [
     {name: 'benchmark', title: 'Masks', text},
     {name: 'benchmark-summary', title: 'Against dense attention', text: summary(pairs, records)},

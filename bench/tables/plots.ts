@@ -2,6 +2,7 @@
 import * as Plot from '@observablehq/plot';
 import {measured, type BenchRecord} from '../record.js';
 import {balancePlot, bytesPlot} from './context_parallel.js';
+import {speedPlots} from './cuda.js';
 import {type FittedLine, memoryLines, timeLines} from './fit.js';
 import {isCpu} from './masks.js';
 import {COLORS, page, standalone} from './svg.js';
@@ -169,6 +170,7 @@ export function plotsOf(file: string, records: readonly BenchRecord[]): Map<stri
       ),
     );
   }
+  for (const [N, svg] of speedPlots(records)) plots.set(`${file}-speed-${N}`, svg);
   const shared = measured(records, 'context-parallel');
   if (shared.length > 0) {
     plots.set(`${file}-balance`, balancePlot(shared));

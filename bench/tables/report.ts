@@ -1,6 +1,7 @@
 /** @file What a terminal shows of records: a line for each, and the tables of a file. */
 import type {BenchRecord} from '../record.js';
 import {contextParallelSections} from './context_parallel.js';
+import {cudaSections} from './cuda.js';
 import {finetuneSections, gibibytes, rate} from './finetune.js';
 import {digits, exponent, mebibytes, percent, tera, type Section} from './markdown.js';
 import {maskSections} from './masks.js';
@@ -9,6 +10,7 @@ import {paperSections} from './paper.js';
 /** All sections of the documents, in order. The text of a section without records is empty. */
 export const sectionsOf = (records: readonly BenchRecord[]): Section[] => [
   ...maskSections(records),
+  ...cudaSections(records),
   ...paperSections(records),
   ...finetuneSections(records),
   ...contextParallelSections(records),

@@ -12,6 +12,7 @@ import {appendRecord, readRecords} from '../../bench/record_files.js';
 import {PARTS, tasksOf} from '../../bench/suites/paper.js';
 import {withBlocks} from '../../bench/tables/documents.js';
 import {fitLine, memoryLines, timeLines} from '../../bench/tables/fit.js';
+import {plotsOf} from '../../bench/tables/plots.js';
 import {describeRecord, sectionsOf} from '../../bench/tables/report.js';
 import {flashMaskAttention} from '../../src/entries/index.js';
 import {devices} from '../support/devices.js';
@@ -177,6 +178,41 @@ describe('benchmarks', () => {
       expect(text).to.include(`| \`causal\` | 8192 | 64 | 50.0% | 1.00 / 1.00 | 60.0 / 40.0 | ${peers} |`);
       const values = textOf([of('flash', 60, {precision: 'bfloat16', D: 192, Dv: 128})], 'benchmark');
       expect(values).to.include('| 8192 | 192, 128 | 50.0% | 1.00 / 1.00 | 60.0 / 40.0 | – | – | – |');
+    });
+
+    it("show the CUDA kernels' share of their causal speed, and how they compare with FlexAttention over all masks", () => {
+      const cuda = {
+        ...call,
+        suite: 'cuda',
+        backend: 'cuda',
+        kind: undefined,
+        input: 'bfloat16',
+        part: undefined,
+      } as const;
+      const of = (mask: string, attention: BenchRecord['attention'], ms: number): BenchRecord =>
+        speed(mask, {...cuda, attention, precision: attention === 'flash' ? 'bfloat16' : undefined, forwardMs: ms, backwardMs: ms, forwardTflops: 100 / ms, backwardTflops: 80 / ms}); // prettier-ignore
+      const records = [
+        of('causal', 'flash', 1), of('causal', 'flex', 3), of('causal', 'flex-flash', 2), of('causal', 'fa4', 0.5),
+        of('document', 'flash', 4), of('document', 'flex', 32),
+      ]; // prettier-ignore
+      const text = textOf(records, 'cuda-speed');
+      const title = '**GPU**, bfloat16, N 8192, H 32, D 64, forward / backward:';
+      expect(text).to.include(title);
+      const causal = '100 / 80.0 | 100% / 100% | 50.0 / 40.0 | 2.00× | FlashAttention-4 | 200 / 160 | 0.50×';
+      expect(text).to.include(`| \`causal\` | 50.0% | ${causal} |`);
+      const document = '25.0 / 20.0 | 25% / 25% | 3.13 / 2.50 | 8.00× | FlexAttention | 3.13 / 2.50 | 8.00×';
+      expect(text).to.include(`| \`document\` | 50.0% | ${document} |`);
+      expect(text).to.include('next to FlexAttention, over 2 masks: geometric mean 4.00×, least 2.00×.');
+      const names = [...plotsOf('x', [...records, of('full', 'flash', 1)]).keys()];
+      expect(names).to.deep.equal(['x-speed-8192']);
+    });
+
+    it('show calls of tfjs-node next to those of FlexAttention on the same mask', () => {
+      const flash = speed('causal', {suite: 'masks', backend: 'tensorflow', kind: undefined, part: undefined, precision: undefined}); // prettier-ignore
+      const flex = speed('causal', {suite: 'cuda', backend: 'cuda', kind: undefined, part: undefined, precision: undefined, attention: 'flex', input: 'float32', forwardMs: 20, backwardMs: 60}); // prettier-ignore
+      const text = textOf([flash, flex], 'cuda-float32');
+      expect(text).to.include('| `causal` | 8192 | 64 | 50.0% | 2.00 / 6.00 | 20.0 / 60.0 | 10.0× |');
+      expect(textOf([flash, {...flex, masked: 0.6}], 'cuda-float32')).to.equal('');
     });
 
     it('show the causal mask of each device', () => {
