@@ -36,7 +36,11 @@ export async function inRanks<T extends object>(options: object, launch: Launch)
   // The processes of an mpiexec that is gone end by themselves.
   const killAll = (): void => children.forEach((child) => child.kill('SIGKILL'));
   let late = false;
-  const timers = [setTimeout(() => ((late = true), killAll()), launch.milliseconds)];
+  const endLate = (): void => {
+    late = true;
+    killAll();
+  };
+  const timers = [setTimeout(endLate, launch.milliseconds)];
   try {
     const ends = await Promise.all(
       children.map(async (child) => {
@@ -46,7 +50,7 @@ export async function inRanks<T extends object>(options: object, launch: Launch)
       }),
     );
     const exits = ends.filter((end) => end !== null);
-    const figures = Array.from({length: launch.ranks}, (_, rank) => read<T>(fileOf(folder, rank, 'figures')));
+    const figures = Array.from({length: launch.ranks}, (_, rank) => read(fileOf(folder, rank, 'figures')) as T | null);
     const timeout: Failure = {outcome: 'time limit', reason: `${(launch.milliseconds / 1000).toFixed(0)} s`};
     return {figures, failure: firstFailure(folder, launch.ranks) ?? (late ? timeout : (exits[0] ?? null))};
   } finally {
@@ -89,13 +93,14 @@ function endOf(child: ChildProcess): Promise<Failure | null> {
 const fileOf = (folder: string, rank: number, kind: 'figures' | 'failure'): string =>
   join(folder, `${rank}.${kind}.json`);
 
-const read = <T>(path: string): T | null => (existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as T) : null);
+const read = (path: string): object | null =>
+  existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as object) : null;
 
 /** The failure that came first: the others may follow from it. */
 function firstFailure(folder: string, ranks: number): Failure | null {
   const paths = Array.from({length: ranks}, (_, rank) => fileOf(folder, rank, 'failure')).filter(existsSync);
   const [first] = paths.sort((a, b) => statSync(a).mtimeMs - statSync(b).mtimeMs);
-  return first === undefined ? null : read<Failure>(first);
+  return first === undefined ? null : (read(first) as Failure);
 }
 
 /** Writes what this process measures, each time anew, to its parent's folder. A failure ends it. */

@@ -91,22 +91,17 @@ async function measure(each: Case, ranks: number, options: DistributedOptions): 
   const {figures, failure} = await inRanks<RankFigures>(asked, launch);
   const took = (performance.now() - start) / 1000;
   const call = {suite: 'distributed', part, backend: 'tensorflow', model, task, mask, N, ranks, keepActivations, ...how} as const; // prettier-ignore
-  return {
-    ...call,
-    device: options.machine ?? figures[0]?.device ?? 'unknown',
-    ...resultOf(part, figures[0], failure),
-    seconds: took,
-  };
+  const device = options.machine ?? figures[0]?.device ?? 'unknown';
+  return {...call, ...resultOf(part, figures[0], failure), device, seconds: took};
 }
 
-/** The figures of a measurement, or why there are none. */
+/** The figures of a measurement, or why there are none. A failure that comes after them is told too. */
 function resultOf(part: DistributedPart, own: RankFigures | null, failure: Failure | null): Figures {
-  const {N, device: _device, nextN, ...figures} = own ?? ({} as Partial<RankFigures>);
-  if (own === null || (part !== 'longest' && failure !== null)) {
-    return failure ?? {outcome: 'failed', reason: 'the processes ended without figures'};
-  }
-  if (part !== 'longest') return figures;
-  // Only memory that ran out is a limit.
-  const ended = failure === null ? {} : failure.outcome === 'out of memory' ? {nextN} : {nextN, reason: failure.reason};
-  return {...figures, longestN: N, ...ended};
+  if (own === null) return failure ?? {outcome: 'failed', reason: 'the processes ended without figures'};
+  const after = failure === null ? {} : {reason: failure.reason};
+  if (part !== 'longest') return {...own, ...after};
+  const {N: longestN, nextN, ...figures} = own;
+  if (failure === null) return {...figures, longestN};
+  // Memory that ran out is what ends it.
+  return {...figures, longestN, nextN, ...(failure.outcome !== 'out of memory' && after)};
 }
