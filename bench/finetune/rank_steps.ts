@@ -18,6 +18,7 @@ import {Trainer} from '../../examples/finetune/train/trainer.js';
 import {nvidiaBytes, nvidiaName} from '../backend.js';
 import {settle} from '../clock.js';
 import type {Figures} from '../record.js';
+import {lengthsNear} from './longest.js';
 import {randomModel} from './models.js';
 import {quietGroup} from './quiet_group.js';
 import {type Texts, equalTexts, fillRow, typicalTexts, visiblePairs} from './rows.js';
@@ -227,12 +228,6 @@ async function measureSteps(setting: Setting, emit: EmitFigures): Promise<void> 
   if (options.timeline) emit({...figures, ...(await timelineOf(setting, texts, N))});
 }
 
-/** Of a length that is tried. */
-const MULTIPLE = 4096;
-/** The first length near the end of memory, of the length at which it should end, and the steps from there. */
-const NEAR = 0.92;
-const CLOSER = 0.02;
-
 /**
  * Trains on longer and longer rows, a step each, until one fails: that ends the processes. Emits the figures of each.
  * Two short rows tell where memory should end.
@@ -260,16 +255,4 @@ async function measureLongest(
   const [end] = await world.exchange(2 * from + ((total - longer) * from) / (longer - short));
   const lengths = lengthsNear(end ?? Infinity, 2 * from, upTo);
   for (const [i, N] of lengths.entries()) await tried(N, lengths[i + 1]);
-}
-
-/** Lengths to try, where memory should end at `end`. */
-export function lengthsNear(end: number, done: number, upTo: number): number[] {
-  const lengths: number[] = [];
-  let N = done;
-  for (let share = NEAR; N < upTo; share += CLOSER) {
-    const next = Math.max(N + MULTIPLE, Math.round((Math.min(end, upTo) * share) / MULTIPLE) * MULTIPLE);
-    N = Math.min(next, upTo);
-    lengths.push(N);
-  }
-  return lengths;
 }
