@@ -8,7 +8,7 @@ const ONE_GPU = /^(\d+|GPU-[\w-]+)$/;
 export function nvidiaSmi(query: string): string[] {
   const {CUDA_VISIBLE_DEVICES: own = ''} = process.env;
   const which = ONE_GPU.test(own) ? [`--id=${own}`] : [];
-  const args = [...which, `--query-gpu=${query}`, '--format=csv,noheader,nounits'];
+  const args = [`--query-gpu=${query}`, '--format=csv,noheader,nounits', ...which];
   try {
     const text = execFileSync('nvidia-smi', args, {encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore']});
     return text.trim().split('\n');
