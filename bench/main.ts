@@ -183,7 +183,7 @@ suite('distributed', 'training steps of the example application on one GPU and o
   .option('--context-length <N>', 'tokens of a row that the ranks share', count, 131072)
   .option('--longest-from <N>', 'the first of the two rows that tell where memory ends', count, 65536)
   .option('--longest-up-to <N>', 'times the ranks: try no longer rows', count, 2 ** 20)
-  .option('--document-tokens <N>', 'of the documents of the longest row', count, 8192)
+  .option('--document-tokens <N>', 'of the documents of the longest row', count, 16384)
   .option('--steps <n>', 'timed steps', count, 10)
   .option('--seconds <s>', 'begin no further timed step after so many', positive, 10)
   .option('--timeline', 'also steps without collectives: what is left is transfers, and waiting for others', false)

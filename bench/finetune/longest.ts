@@ -39,8 +39,8 @@ export async function longest(
 /** Lengths near the end of memory are multiples of it. */
 const MULTIPLE = 4096;
 /** The first of them, of the length at which memory should end, and the steps from there. */
-const NEAR = 0.92;
-const CLOSER = 0.02;
+const NEAR = 0.94;
+const CLOSER = 0.03;
 
 /**
  * Lengths to try, one after another, until one fails.

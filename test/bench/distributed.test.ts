@@ -45,7 +45,7 @@ describe('the suite distributed', () => {
   });
 
   it('tries lengths near the end of memory, then longer ones', () => {
-    expect(lengthsNear(409_600, 131_072, 409_600).slice(0, 3)).to.deep.equal([376_832, 385_024, 393_216]);
+    expect(lengthsNear(409_600, 131_072, 409_600)).to.deep.equal([385_024, 397_312, 409_600]);
     expect(lengthsNear(409_600, 131_072, 1e6).at(-1)).to.equal(1e6);
     expect(lengthsNear(Infinity, 512, 600)).to.deep.equal([600]);
     // A guess that is too low costs no more than steps.
