@@ -5,7 +5,10 @@ import {fork} from 'node:child_process';
 import {failureOf, outcomeOf, shorten, type Failure} from './failure.js';
 
 /** How many characters to keep of a process's last output. */
-const TAIL = 8192;
+export const TAIL = 8192;
+
+/** Makes TensorFlow take only the device memory that it needs, so that nvidia-smi counts it. */
+export const MEMORY_ENVIRONMENT = {TF_GPU_ALLOCATOR: 'cuda_malloc_async', TF_FORCE_GPU_ALLOW_GROWTH: 'true'};
 
 /** Runs `npm run bench -- child` in a child process. It ends when it answers or after so many ms. */
 export function inOwnProcess<T extends object>(
@@ -13,11 +16,9 @@ export function inOwnProcess<T extends object>(
   options: object,
   milliseconds = 2 ** 31 - 1,
 ): Promise<T | Failure> {
-  // Makes TensorFlow take only the device memory that it needs, so that nvidia-smi counts it.
-  const memory = {TF_GPU_ALLOCATOR: 'cuda_malloc_async', TF_FORCE_GPU_ALLOW_GROWTH: 'true'};
   const child = fork(process.argv[1], ['child', measurement, JSON.stringify(options)], {
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-    env: {...process.env, TF_CPP_MIN_LOG_LEVEL: '2', ...memory},
+    env: {...process.env, TF_CPP_MIN_LOG_LEVEL: '2', ...MEMORY_ENVIRONMENT},
   });
   let tail = '';
   child.stderr!.on('data', (text: Buffer) => (tail = (tail + text.toString()).slice(-TAIL)));

@@ -9,14 +9,17 @@ import {DTYPES} from '../examples/finetune/commands/train_options.js';
 import {BACKENDS} from './backend.js';
 import {answer} from './child.js';
 import {MODELS} from './finetune/models.js';
+import {measureRanks} from './finetune/rank_steps.js';
 import {TASKS} from './finetune/rows.js';
 import {measureSteps} from './finetune/step.js';
 import {paperMasks} from './masks.js';
 import {count, list, numbers, positive, some} from './options.js';
+import {answerAsRank} from './ranks.js';
 import {DEVICE_KINDS, type DeviceKind, type Emit, type Suite} from './record.js';
 import {appendRecord, readRecords} from './record_files.js';
 import {runContextParallel} from './suites/context_parallel.js';
 import {runDecode} from './suites/decode.js';
+import {DISTRIBUTED_PARTS, SHARED_MASKS, runDistributed} from './suites/distributed.js';
 import {ATTENTIONS, runFinetune} from './suites/finetune.js';
 import {runLong} from './suites/long.js';
 import {peakOf, runMasks} from './suites/masks.js';
@@ -171,11 +174,35 @@ suite('context-parallel', 'balance and bytes of plans for ranks that share a row
   .option('--lengths <N,...>', 'tokens of a row', numbers, [131072, 1048576])
   .option('--ranks <n,...>', 'processes that share a row', numbers, [8, 64, 512]);
 
+suite('distributed', 'training steps of the example application on one GPU and on several', runDistributed)
+  .option('--parts <names>', `some of ${DISTRIBUTED_PARTS.join(', ')}`, some(DISTRIBUTED_PARTS), [...DISTRIBUTED_PARTS])
+  .option('--ranks <n,...>', 'processes, a GPU each', numbers, [1, 2])
+  .option('--models <names>', `of ${MODELS.join(', ')}; long rows are for the last`, some(MODELS), ['smollm2-135m', 'llama-1b'])
+  .option('--masks <names>', `of a row that ranks share: ${SHARED_MASKS.join(', ')}`, some(SHARED_MASKS), [...SHARED_MASKS])
+  .option('--data-length <N>', 'tokens of a row of one rank', count, 8192)
+  .option('--context-length <N>', 'tokens of a row that the ranks share', count, 131072)
+  .option('--longest-from <N>', 'the first of the two rows that tell where memory ends', count, 65536)
+  .option('--longest-up-to <N>', 'times the ranks: try no longer rows', count, 2 ** 20)
+  .option('--document-tokens <N>', 'of the documents of the longest row', count, 16384)
+  .option('--steps <n>', 'timed steps', count, 10)
+  .option('--seconds <s>', 'begin no further timed step after so many', positive, 10)
+  .option('--timeline', 'also steps without collectives: what is left is transfers, and waiting for others', false)
+  .option('--eager', 'operation by operation, not in traced functions', false)
+  .option('--xla', 'compile by XLA', false)
+  .addOption(new Option('--dtype <type>', 'of the operands of products').choices(DTYPES).default('float32'))
+  .option('--mpiexec <path>', 'starts the processes, which CPUs need; default: as torchrun does')
+  .option('--timeout <s>', 'seconds for one measurement, with the start of its processes', positive, 180); // prettier-ignore
+
 /** Measurements that run in a process of their own (child.ts). */
 const CHILDREN: Record<string, (options: never) => Promise<object>> = {peak: peakOf, step: measureSteps};
 program
   .command('child <measurement> <options>', {hidden: true})
   .action((name: string, options: string) => answer(() => CHILDREN[name](JSON.parse(options) as never)));
+
+/** A measurement that runs in several processes (ranks.ts). */
+program
+  .command('rank <options>', {hidden: true})
+  .action((options: string) => answerAsRank((emit) => measureRanks(JSON.parse(options) as never, emit)));
 
 program
   .command('tables')

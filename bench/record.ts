@@ -2,7 +2,7 @@
 
 /** The sources of records: the commands of `npm run bench`, and `cuda` for bench/cuda/bench.py. */
 const SUITES = [
-  'masks', 'paper', 'decode', 'long', 'schedule', 'tiles', 'finetune', 'context-parallel', 'cuda',
+  'masks', 'paper', 'decode', 'long', 'schedule', 'tiles', 'finetune', 'context-parallel', 'distributed', 'cuda',
 ] as const; // prettier-ignore
 export type Suite = (typeof SUITES)[number];
 
@@ -18,7 +18,7 @@ export type Outcome = (typeof OUTCOMES)[number];
  */
 const CALL = {
   suite: SUITES,
-  /** A part of the suite `paper`, or a pass of the suite `tiles`. */
+  /** A part of the suite `paper` or `distributed`, or a pass of the suite `tiles`. */
   part: 'string',
   /** The tfjs backend; `cuda` for the kernels called from PyTorch, `torch` for PyTorch's own steps. */
   backend: 'string',
@@ -53,7 +53,7 @@ const CALL = {
   Dv: 'number',
   /** Tile shape of the suite `tiles`. */
   shape: 'string',
-  /** Processes that share a row. */
+  /** Processes that share a row, or that train together. */
   ranks: 'number',
 } as const;
 
@@ -138,6 +138,14 @@ const FIGURES = {
   mostReceivedRows: 'number',
   /** Time of the plan, and of the rows, keys and mask of one rank. */
   planMs: 'number',
+  /** Time until the host has queued a training step; the slowest rank's. */
+  hostMs: 'number',
+  /** A training step without collectives, and each rank's until it would wait for the others. */
+  quietMs: 'number',
+  ownMs: 'numbers',
+  /** The longest row that trained, and the next longer one, which failed. */
+  longestN: 'number',
+  nextN: 'number',
   /** Duration of the whole measurement, including the start of its process. */
   seconds: 'number',
 } as const;

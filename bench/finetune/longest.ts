@@ -35,3 +35,26 @@ export async function longest(
   }
   return low;
 }
+
+/** Lengths near the end of memory are multiples of it. */
+const MULTIPLE = 4096;
+/** The first of them, of the length at which memory should end, and the steps from there. */
+const NEAR = 0.94;
+const CLOSER = 0.03;
+
+/**
+ * Lengths to try, one after another, until one fails.
+ *
+ * @param end where memory should end
+ * @param done a length that works
+ */
+export function lengthsNear(end: number, done: number, upTo: number): number[] {
+  const lengths: number[] = [];
+  let N = done;
+  for (let share = NEAR; N < upTo; share += CLOSER) {
+    const next = Math.round((Math.min(end, upTo) * share) / MULTIPLE) * MULTIPLE;
+    N = Math.min(Math.max(N + MULTIPLE, next), upTo);
+    lengths.push(N);
+  }
+  return lengths;
+}

@@ -23,7 +23,7 @@ const ANSWERS: Record<Task, number> = {sft: 1, lora: 1, dpo: 2, rm: 6};
 const DRAWS = 31;
 
 /** Lengths of the parts of each text of a row: `[question, answer, ...]`. */
-type Texts = number[][];
+export type Texts = number[][];
 
 /** Draws lengths of texts that fill a row. `next` gives uniform numbers in [0, 1). */
 export function drawTexts(task: Task, rowTokens: number, next: () => number): Texts {
@@ -54,6 +54,13 @@ export function typicalTexts(task: Task, rowTokens: number, seed: number): Texts
   const next = uniform(seed);
   const draws = Array.from({length: DRAWS}, () => drawTexts(task, rowTokens, next));
   return draws.sort((a, b) => visiblePairs(a) - visiblePairs(b))[(DRAWS - 1) / 2];
+}
+
+/** Equal texts that fill a row. */
+export function equalTexts(task: Task, rowTokens: number, count: number, seed: number): Texts {
+  const next = uniform(seed);
+  const end = (i: number): number => Math.floor((rowTokens * i) / count);
+  return Array.from({length: count}, (_, i) => splitText(end(i + 1) - end(i), ANSWERS[task], next));
 }
 
 /** Number of pairs of a query and a key that it sees. */

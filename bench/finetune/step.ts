@@ -47,8 +47,8 @@ const BETA = 0.1;
 /**
  * The optimizer does all its work but leaves the weights unchanged: every length and attention trains the same model.
  */
-const RATE = 0;
-const SEED = 5;
+export const RATE = 0;
+export const SEED = 5;
 
 function objectiveOf({task, attention}: StepOptions, model: TrainedModel): Objective {
   switch (task) {
@@ -149,7 +149,7 @@ interface MemoryMeter {
 }
 
 /** @param others Bytes used on the NVIDIA GPU before this process; null where TensorFlow does not run on one. */
-function memoryMeter(others: number | null): MemoryMeter {
+export function memoryMeter(others: number | null): MemoryMeter {
   if (others !== null) {
     // TensorFlow returns no memory, so the present use is the peak.
     const held = (): number => nvidiaBytes()! - others;

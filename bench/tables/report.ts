@@ -2,6 +2,7 @@
 import type {BenchRecord} from '../record.js';
 import {contextParallelSections} from './context_parallel.js';
 import {cudaSections} from './cuda.js';
+import {distributedSections} from './distributed.js';
 import {finetuneSections, gibibytes, rate} from './finetune.js';
 import {digits, exponent, mebibytes, percent, tera, type Section} from './markdown.js';
 import {maskSections} from './masks.js';
@@ -14,6 +15,7 @@ export const sectionsOf = (records: readonly BenchRecord[]): Section[] => [
   ...paperSections(records),
   ...finetuneSections(records),
   ...contextParallelSections(records),
+  ...distributedSections(records),
 ];
 
 /** The tables of all sections that have records. */
@@ -37,6 +39,11 @@ const FIGURES: [name: keyof BenchRecord, show: (value: number) => string][] = [
   ['otherPipelines', (x) => `then ${x}`],
   ['queryMapMs', (x) => `map for forward ${x.toFixed(3)} ms`],
   ['keyMapMs', (x) => `map for dkdv ${x.toFixed(3)} ms`],
+  ['medianMs', (x) => `a step ${digits(x)} ms`],
+  ['quietMs', (x) => `${digits(x)} ms without collectives`],
+  ['hostMs', (x) => `queued in ${digits(x)} ms`],
+  ['longestN', (x) => `longest row ${x}`],
+  ['nextN', (x) => `not ${x}`],
   ['tokensPerSecond', (x) => `${rate(x)} tokens/s`],
   ['heldBytes', (x) => `${gibibytes(x)} GiB before the step`],
   ['peakBytes', (x) => `peak ${mebibytes(x)} MiB`],

@@ -21,11 +21,11 @@ function whyNot(): string | undefined {
 const reason = whyNot();
 
 /** Starts the checks before the tests of a suite. Each process has a GPU of its own. */
-function start(end: string): () => Rank[] {
+function start(end: string, more: NodeJS.ProcessEnv = {}): () => Rank[] {
   let ended: Rank[] = [];
   before(async () => {
     const rendezvous = join(temporaryFolder(), 'rank0');
-    const env = {CUDA_VISIBLE_DEVICES: undefined, FLASHMASK_RENDEZVOUS: rendezvous};
+    const env = {CUDA_VISIBLE_DEVICES: undefined, FLASHMASK_RENDEZVOUS: rendezvous, ...more};
     ended = await runAlone({ranks: RANKS, program: PROGRAM, args: [end], env});
   });
   return () => ended;
@@ -54,6 +54,30 @@ function start(end: string): () => Rank[] {
       expect(errorOf(first)).to.match(
         /^rank 1 must run until all have called finalize\(\), got the end of its connection/,
       );
+    });
+  });
+
+  describe('whose calls do not fit', () => {
+    const ended = start('misfit');
+
+    it('end all, with both calls', () => {
+      for (const rank of ended()) {
+        expect(rank.code, rank.stderr).to.equal(1);
+        expect(errorOf(rank)).to.match(/^allReduce: all members must make the same call, with tensors that fit/);
+        for (const call of ['allReduce (sum) of [3, 2] of rank 0', 'allReduce (sum) of [2, 3] of rank 1']) {
+          expect(errorOf(rank)).to.contain(call);
+        }
+      }
+    });
+  });
+
+  describe('of which one does not come', () => {
+    const ended = start('late', {FLASHMASK_TIMEOUT: '5'});
+
+    it('end all others in time, also those whose GPU waits', () => {
+      const [first] = ended();
+      expect(first.code, first.stderr).to.equal(1);
+      expect(errorOf(first)).to.match(/^allReduce: every member must come within 5 s, got nothing of rank 1, while /);
     });
   });
 });

@@ -340,14 +340,16 @@ describe('fine-tuning: training steps', () => {
     trained.dispose();
   });
 
-  it('asks nvidia-smi for every GPU, and gets nothing without it', async () => {
+  it('asks nvidia-smi for every GPU or for the one that it sees, and gets nothing without it', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'flashmask-nvidia-'));
-    const ask = (): Promise<string[]> => within({env: {PATH: folder}}, () => Promise.resolve(nvidiaSmi('memory.free')));
+    const ask = (CUDA_VISIBLE_DEVICES?: string): Promise<string[]> =>
+      within({env: {PATH: folder, CUDA_VISIBLE_DEVICES}}, () => Promise.resolve(nvidiaSmi('memory.free')));
     expect(await ask()).to.deep.equal([]);
     const program =
-      '#!/bin/sh\n[ "$1 $2" = "--query-gpu=memory.free --format=csv,noheader,nounits" ] && echo 81000 && echo 79000';
+      '#!/bin/sh\n[ "$1 $2" = "--query-gpu=memory.free --format=csv,noheader,nounits" ] && echo 81000$3 && echo 79000';
     writeFileSync(join(folder, 'nvidia-smi'), program, {mode: 0o755});
-    expect(await ask()).to.deep.equal(['81000', '79000']);
+    for (const several of [undefined, '0,1', '-1']) expect(await ask(several)).to.deep.equal(['81000', '79000']);
+    expect(await ask('1')).to.deep.equal(['81000--id=1', '79000']);
     rmSync(folder, {recursive: true});
   });
 

@@ -18,9 +18,14 @@ for (const [name, check] of Object.entries(checks)) {
   console.log(JSON.stringify({name, error}));
 }
 
-if (process.argv[2] === 'killed') {
-  if (world.rank === 1) process.kill(process.pid, 'SIGKILL');
-  world.allReduce(tf.zeros([3, 2]));
+const end = process.argv[2];
+if (end !== 'finalize') {
+  if (world.rank === 1 && end === 'killed') process.kill(process.pid, 'SIGKILL');
+  // Asleep, while the thread of its control plane says that it lives.
+  if (world.rank === 1 && end === 'late') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 15_000);
+  const shape = world.rank === 1 && end === 'misfit' ? [2, 3] : [3, 2];
+  // On GPUs the call is only queued.
+  world.allReduce(tf.zeros(shape)).dataSync();
 }
 await Promise.all([world.finalize(), world.finalize()]);
 await world.finalize();
