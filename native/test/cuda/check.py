@@ -17,6 +17,7 @@ import time
 import traceback
 from collections import defaultdict
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from calls import NAMES, actual_results
@@ -139,6 +140,7 @@ def arguments():
     parser.add_argument(
         '--factor32', type=float, default=FACTOR, help="what 'float32' may err, in errors of dense float32"
     )
+    parser.add_argument('--precision', default='auto', help="of the cases whose precision is 'auto'")
     parser.add_argument('--device', default='cuda')
     parser.add_argument(
         '--sanitize', action='store_true', help='run small cases without the reference, for compute-sanitizer'
@@ -151,6 +153,7 @@ def main():
     options = arguments()
     wanted = options.filter.split('|')
     cases = [c for c in all_cases(options.sixteen) if any(text in c.title for text in wanted)]
+    cases = [replace(c, precision=options.precision) if c.precision == 'auto' else c for c in cases]
     if options.sanitize:
         cases = [c for c in cases if c.B * c.H * c.Sq * c.Sk <= 200_000]
     cases = cases[:: options.every]
