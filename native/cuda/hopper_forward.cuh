@@ -6,7 +6,6 @@
 
 #include "hopper_forward_loader.cuh"
 #include "hopper_launch.cuh"
-#include "hopper_split.cuh"
 #include "hopper_weights.cuh"
 #include "overlap.cuh"
 
@@ -114,11 +113,7 @@ class RowComputer {
       IssueTransposed<T, Tile::kBlockK>(scores[0], queries_, keys);
     } else {
       const uint32_t queries = base_ + threadIdx.x / kWarpgroup * 64 * kPageRowBytes;
-      if constexpr (kParts == 1) {
-        IssueTransposed<T, Tile::kD, Tile::kBlockQ, Tile::kBlockK>(scores[0], queries, keys);
-      } else {
-        IssueSplitTransposed<T, Tile::kD, Tile::kBlockQ, Tile::kBlockK>(scores[0], queries, keys);
-      }
+      IssueScoresOf<T, kParts, Tile::kD, Tile::kBlockQ, Tile::kBlockK, false>(scores[0], queries, keys);
     }
     scored_.Advance();
   }
@@ -152,32 +147,14 @@ class RowComputer {
   __device__ int ValuesAt() const { return Tile::kValuesAt + values_.stage * Tile::kValueBytes; }
 
   __device__ void IssueOutput(const Weights& weights) {
-    if constexpr (kParts == 1) {
-      IssueFromRegisters<T, Tile::kBlockK>(out_[0], weights[0], base_ + ValuesAt());
-    } else {
-      IssueSplitFromRegisters<T, Tile::kBlockK>(tile_, weights, base_ + ValuesAt());
-    }
+    IssueSum<T, Tile::kBlockK>(out_[0], tile_, weights, base_ + ValuesAt());
   }
 
   __device__ void FinishOutput() {
     WaitProducts<0>();
-    if constexpr (kParts == 1) {
-      Pin(out_[0]);
-    } else {
-      Pin(tile_);
-      AddTile();
-    }
+    FinishSum<kParts>(out_[0], tile_);
     ArriveAsWarp(barriers_.valuesFree(values_.stage));
     values_.Advance();
-  }
-
-  // Tensor cores truncate when they add, so long sums of split floats are rounded here.
-  __device__ void AddTile() {
-#pragma unroll
-    for (int n = 0; n < Tile::kDv / 8; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) out_[0][n][i] += tile_[n][i];
-    }
   }
 
   __device__ void ComputeBlocks(Entry entry) {
@@ -244,7 +221,7 @@ class RowComputer {
   bool unseen_;
   float factors_[1][2];
   float out_[1][Tile::kDv / 8][4];
-  float tile_[kParts == 1 ? 1 : Tile::kDv / 8][4];  // of split floats: what a key block adds to the output
+  SumTile<kParts, Tile::kDv / 8> tile_;
 };
 
 template <class T, class Tile>

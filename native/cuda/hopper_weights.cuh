@@ -4,25 +4,9 @@
 #pragma once
 
 #include "forward.cuh"
+#include "hopper_split.cuh"
 
 namespace flashmask::cuda {
-
-// Multiplies weights by 2^kProductShift, and rounds them to kParts numbers of T as left operands.
-template <class T, int kParts, int kN>
-__device__ inline void PackWeights(uint32_t (&packed)[kParts][kN / 2][4], const float (&weights)[kN][4]) {
-  constexpr float kUnit = 1 << kProductShift<T, kParts>;
-#pragma unroll
-  for (int k = 0; k < kN / 2; ++k) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float (&block)[4] = weights[2 * k + i / 2];
-      uint32_t parts[kParts];
-      Split<T, kParts>(parts, block[2 * (i % 2)] * kUnit, block[2 * (i % 2) + 1] * kUnit);
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) packed[part][k][i] = parts[part];
-    }
-  }
-}
 
 // Sums 2^(score · scale2 + base) over a lane's elements of its two rows, and rounds them to T as a left operand.
 template <class T, int kParts, int kN>
@@ -38,7 +22,7 @@ __device__ inline void ComputeWeights(uint32_t (&weights)[kParts][kN / 2][4], fl
       parts[n % 2][i / 2] += exponentials[n][i];
     }
   }
-  PackWeights<T>(weights, exponentials);
+  PackParts<T>(weights, exponentials, 1 << kProductShift<T, kParts>);
   sums[0] = parts[0][0] + parts[1][0];
   sums[1] = parts[0][1] + parts[1][1];
 }
