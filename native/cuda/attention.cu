@@ -190,14 +190,19 @@ ForwardParams ForwardParamsOf(const Problem& p, const Inputs16& in, const Plan& 
 }
 
 // Whether the forward kernels on Hopper's own instructions run a call.
-bool UsesHopper(const Variant& variant, int parts) { return variant.large && parts == 1; }
+bool UsesHopperForward(const Variant& variant, int parts) {
+  return variant.large && (parts == 1 || variant.kD <= kHopperSplitChannels);
+}
 
 cudaError_t RunForward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
                        ForwardParams params, cudaStream_t stream) {
-  if (UsesHopper(variant, parts)) {
-    const HopperHeads heads = HopperHeadsOf(p.D, p.Dv);
+  if (UsesHopperForward(variant, parts)) {
+    const HopperHeads heads = HopperHeadsOf(p.D, p.Dv, parts);
     params.ranges = RangesOf(plan, kHopperBlockQ, heads.blockK);
-    return (bfloat16 ? LaunchHopperForwardBfloat16 : LaunchHopperForwardHalf)(heads, params, stream);
+    const auto launch = bfloat16     ? LaunchHopperForwardBfloat16
+                        : parts == 1 ? LaunchHopperForwardHalf
+                                     : LaunchHopperForwardFloat32;
+    return launch(heads, params, stream);
   }
   params.ranges = ForwardRanges(plan, variant, parts);
   const auto launch = bfloat16 ? LaunchForwardBfloat16 : parts == 1 ? LaunchForwardHalf : LaunchForwardFloat32;
@@ -290,7 +295,8 @@ cudaError_t LaunchRows(const RowsParams& params, bool sm90, cudaStream_t stream)
 // Whether the kernels on Hopper's own instructions compute dk and dv, and dq too if not deterministic. The copy engine
 // adds rows whose bytes are a multiple of 16.
 bool UsesHopperBackward(const Problem& p, const Variant& variant, int parts) {
-  return UsesHopper(variant, parts) && (p.deterministic || p.D % 4 == 0);
+  const bool fits = parts == 1 || variant.kD <= kHopperBackwardSplitChannels;
+  return variant.large && fits && (p.deterministic || p.D % 4 == 0);
 }
 
 cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
@@ -305,7 +311,9 @@ cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16,
   const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
   if (!UsesHopperBackward(p, variant, parts)) return launch(variant, params, stream);
   const HopperBackwardHeads heads = HopperBackwardHeadsOf(p.D, p.Dv);
-  const auto narrow = bfloat16 ? LaunchHopperBackwardBfloat16 : LaunchHopperBackwardHalf;
+  const auto narrow = bfloat16     ? LaunchHopperBackwardBfloat16
+                      : parts == 1 ? LaunchHopperBackwardHalf
+                                   : LaunchHopperBackwardFloat32;
   const auto wide = bfloat16 ? LaunchHopperBackwardWideBfloat16 : LaunchHopperBackwardWideHalf;
   error = (IsWide(heads) ? wide : narrow)(heads, params, stream);
   if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;

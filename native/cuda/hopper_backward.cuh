@@ -1,21 +1,25 @@
-// The backward kernel of 16-bit numbers on Hopper. Thread blocks stay and take one block of 128 keys after another. One
-// warp loads: it finds the live query blocks of all query heads of the key head and starts their copies. Two warpgroups
-// compute, each with 64 keys, whose dk and dv stay in registers. Scores are computed transposed, keys by queries, so
-// that weights and their gradients are left operands in registers. Both warpgroups also put the gradients into shared
-// memory, from where they take turns to compute dq, which the copy engine adds up in memory.
+// The backward kernel on Hopper, of 16-bit numbers and of split floats with few channels. Thread blocks stay and take
+// one block of 128 keys after another. One warp loads: it finds the live query blocks of all query heads of the key
+// head and starts their copies. Two warpgroups compute, each with 64 keys, whose dk and dv stay in registers. Scores
+// are computed transposed, keys by queries, so that weights and their gradients are left operands in registers. Both
+// warpgroups also put the gradients into shared memory, from where they take turns to compute dq, which the copy engine
+// adds up in memory.
 #pragma once
 
 #include "gradients.cuh"
 #include "hopper_backward_launch.cuh"
+#include "hopper_split.cuh"
 #include "rows.cuh"
 
 namespace flashmask::cuda {
 
-// A query block has so many rows that its dq fits the registers of a warpgroup, 64 of a thread.
-template <int kD_>
+// A query block has so many rows that its dq fits the registers of a warpgroup, 64 of a thread. A number has
+// kNumberParts parts of 16 bits.
+template <int kD_, int kNumberParts_ = 1>
 struct HopperBackwardTile {
   static constexpr int kD = kD_;
-  static constexpr int kBlockQ = kD == 64 ? 128 : 64;
+  static constexpr int kNumberParts = kNumberParts_;
+  static constexpr int kBlockQ = kD == 64 && kNumberParts == 1 ? 128 : 64;
   static constexpr int kBlockK = 128;
   static constexpr int kStages = 2;
   static constexpr int kCluster = 1;                            // thread blocks that share a key block
@@ -24,9 +28,9 @@ struct HopperBackwardTile {
   static constexpr int kComputeRegisters = 240;
   static constexpr int kLoadRegisters = 24;
   static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
-  static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
-  static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
-  static constexpr int kGradientBytes = kTileBytes<kBlockK, kBlockQ>;
+  static constexpr int kKeyBytes = kNumberParts * kTileBytes<kBlockK, kD>;
+  static constexpr int kQueryBytes = kNumberParts * kTileBytes<kBlockQ, kD>;
+  static constexpr int kGradientBytes = kNumberParts * kTileBytes<kBlockK, kBlockQ>;
   static constexpr int kDqBoxBytes = 64 * 128;
   static constexpr int kDqBytes = kBlockQ * kD * 4;
   static constexpr int kStatBytes = kBlockQ * 4;
@@ -98,9 +102,10 @@ struct BackwardCopies {
     keysParity ^= 1;
     if (!IsFirstLane()) return;
     ArriveExpecting(barriers.keysFull(), 2 * Tile::kKeyBytes);
-    CopyPages<Tile::kD, Tile::kBlockK>(shared, &p.k, barriers.keysFull(), keys.c0, keys.keyHead, keys.b);
-    CopyPages<Tile::kD, Tile::kBlockK>(shared + Tile::kValuesAt, &p.v, barriers.keysFull(), keys.c0, keys.keyHead,
-                                       keys.b);
+    CopyTiles<Tile::kNumberParts, Tile::kD, Tile::kBlockK>(shared, &p.k, barriers.keysFull(), keys.c0, keys.keyHead,
+                                                           keys.b, p.call.sizes.B);
+    CopyTiles<Tile::kNumberParts, Tile::kD, Tile::kBlockK>(shared + Tile::kValuesAt, &p.v, barriers.keysFull(), keys.c0,
+                                                           keys.keyHead, keys.b, p.call.sizes.B);
   }
 
   __device__ void LoadQueries(const KeyBlock& keys, const QueryEntry& entry) {
@@ -114,12 +119,13 @@ struct BackwardCopies {
       const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
       entries[place.stage] = entry;
       ArriveExpecting(full, Tile::kQueryBytes + 3 * Tile::kStatBytes);
-      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
-                                         keys.b);
+      CopyTiles<Tile::kNumberParts, Tile::kD, Tile::kBlockQ>(
+          shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h, keys.b, call.sizes.B);
       CopyRowTerms<Tile::kStatBytes>(stats, call, row, full);
       ArriveExpecting(barriers.dOutFull(place.stage), Tile::kQueryBytes);
-      CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kDOutAt + place.stage * Tile::kQueryBytes, &p.dOut,
-                                         barriers.dOutFull(place.stage), r0, h, keys.b);
+      CopyTiles<Tile::kNumberParts, Tile::kD, Tile::kBlockQ>(shared + Tile::kDOutAt + place.stage * Tile::kQueryBytes,
+                                                             &p.dOut, barriers.dOutFull(place.stage), r0, h, keys.b,
+                                                             call.sizes.B);
     }
     place.Advance();
   }
@@ -167,6 +173,9 @@ class KeyWarpgroup {
   static constexpr int kParts = kBlockQ / 64;
   static constexpr int kPartBytes = 64 * kPageRowBytes;
   static constexpr int kKeyPage = kBlockK * kPageRowBytes;
+  static constexpr int kLowGradients =
+      Tile::kGradientBytes / Tile::kNumberParts;  // from the high parts to the low ones
+  using Left = uint32_t[Tile::kNumberParts][kN / 2][4];
 
   __device__ static bool IsFirstThread() { return threadIdx.x % kWarpgroup == 0; }
 
@@ -195,7 +204,7 @@ class KeyWarpgroup {
   }
 
   __device__ void ComputeKeyBlock(QueryEntry entry) {
-    const Factors factors = FactorsOf<T, 1>(p_, keys_.keyBatchHead);
+    const Factors factors = FactorsOf<T, Tile::kNumberParts>(p_, keys_.keyBatchHead);
     WaitParity(barriers_.keysFull(), keysParity_);
     keysParity_ ^= 1;
     if constexpr (kKeepsKeys) {
@@ -206,15 +215,15 @@ class KeyWarpgroup {
 #pragma unroll
       for (int part = 0; part < kParts; ++part) ComputePart(entry, part, factors);
       WaitProducts<0>();
-      Pin(dv_[0]);
-      Pin(dk_[0]);
+      FinishSum<Tile::kNumberParts>(dv_[0], dvTile_);
+      FinishSum<Tile::kNumberParts>(dk_[0], dkTile_);
       FreeStage();
       if (p_.accumulateDq) TakeTurn(entry, factors.dq);
     }
   }
 
   // With few channels the own keys and values stay in registers, which spares shared memory half of what scores read.
-  static constexpr bool kKeepsKeys = kD == 64;
+  static constexpr bool kKeepsKeys = kD == 64 && Tile::kNumberParts == 1;
   using KeyParts = uint32_t[kKeepsKeys ? kD / 16 : 1][4];
 
   __device__ void LoadKeyParts(KeyParts& parts, uint32_t tile) const {
@@ -228,7 +237,7 @@ class KeyWarpgroup {
     if constexpr (kKeepsKeys) {
       IssueTransposed<T, kBlockQ>(acc, parts, other);
     } else {
-      IssueTransposed<T, kD, kBlockK, kBlockQ>(acc, own, other);
+      IssueScoresOf<T, Tile::kNumberParts, kD, kBlockK, kBlockQ, true>(acc, own, other);
     }
   }
 
@@ -255,9 +264,9 @@ class KeyWarpgroup {
       }
     }
     const uint32_t kept = kDrops ? Kept(h, r0) : ~0u;
-    uint32_t left[kN / 2][4];
+    Left left;
     PackWeights(left, kept);
-    IssueFromRegisters<T, kBlockQ>(dv_[0], left, DOut(part));
+    IssueSum<T, kBlockQ>(dv_[0], dvTile_, left, DOut(part));
     WaitProducts<1>();
     Pin(gradients_);
 #pragma unroll
@@ -270,9 +279,9 @@ class KeyWarpgroup {
             scores_[n][i] * fmaf(product, factors.gradient, -(i % 2 == 1 ? shift.y : shift.x) * factors.offset);
       }
     }
-    uint32_t leftGradients[kN / 2][4];
-    PackLeft<T>(leftGradients, gradients_);
-    IssueFromRegisters<T, kBlockQ>(dk_[0], leftGradients, Queries(part));
+    Left leftGradients;
+    PackParts<T>(leftGradients, gradients_);
+    IssueSum<T, kBlockQ>(dk_[0], dkTile_, leftGradients, Queries(part));
     if (p_.accumulateDq) StoreGradients(leftGradients, part);
   }
 
@@ -297,24 +306,27 @@ class KeyWarpgroup {
 
   __device__ static bool IsKept(uint32_t kept, int n, int i) { return !kDrops || (kept >> (n * 4 + i) & 1) != 0; }
 
-  __device__ void PackWeights(uint32_t (&left)[kN / 2][4], uint32_t kept) const {
+  __device__ void PackWeights(Left& left, uint32_t kept) const {
     float weights[kN][4];
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) weights[n][i] = IsKept(kept, n, i) ? scores_[n][i] : 0.f;
     }
-    PackLeft<T>(left, weights);
+    PackParts<T>(left, weights);
   }
 
-  __device__ void StoreGradients(const uint32_t (&packed)[kN / 2][4], int part) const {
+  __device__ void StoreGradients(const Left& packed, int part) const {
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
 #pragma unroll
       for (int lower = 0; lower < 2; ++lower) {
         const int row = warpRow_ + ElementRow(0, 2 * lower);
-        StoreShared(gradientsTile_ + ChunkOffset<kBlockK>(row, part * 8 + n) + threadIdx.x % 4 * 4,
-                    packed[n / 2][n % 2 * 2 + lower]);
+        const uint32_t at = gradientsTile_ + ChunkOffset<kBlockK>(row, part * 8 + n) + threadIdx.x % 4 * 4;
+#pragma unroll
+        for (int i = 0; i < Tile::kNumberParts; ++i) {
+          StoreShared(at + i * kLowGradients, packed[i][n / 2][n % 2 * 2 + lower]);
+        }
       }
     }
   }
@@ -353,7 +365,19 @@ class KeyWarpgroup {
 #pragma unroll
       for (int k = 0; k < kBlockK / 16; ++k) {
         const int rows = k * 16 * kPageRowBytes;
-        Product16<true, true>(dq[part], left.At(rows), right.At(rows), k != 0, T());
+        if constexpr (Tile::kNumberParts == 1) {
+          Product16<true, true>(dq[part], left.At(rows), right.At(rows), k != 0, T());
+        } else {
+          Product16<true, true>(dq[part], left.At(rows + kLowGradients), right.At(rows), k != 0, T());
+          Product16<true, true>(dq[part], left.At(rows), right.At(rows + kTileBytes<kBlockK, kD>), true, T());
+        }
+      }
+      if constexpr (Tile::kNumberParts == 2) {
+#pragma unroll
+        for (int k = 0; k < kBlockK / 16; ++k) {
+          const int rows = k * 16 * kPageRowBytes;
+          Product16<true, true>(dq[part], left.At(rows), right.At(rows), true, T());
+        }
       }
     }
     CommitProducts();
@@ -407,7 +431,8 @@ class KeyWarpgroup {
   }
 
   __device__ void StoreKeys() const {
-    const Factors factors = FactorsOf<T, 1>(p_, keys_.keyBatchHead);  // read again, which saves registers in the loop
+    const Factors factors =
+        FactorsOf<T, Tile::kNumberParts>(p_, keys_.keyBatchHead);  // read again, which saves registers in the loop
     float* dk = p_.dk.data + keys_.b * p_.dk.batch + keys_.keyHead * p_.dk.head + keys_.c0 * p_.dk.row;
     float* dv = p_.dv.data + keys_.b * p_.dv.batch + keys_.keyHead * p_.dv.head + keys_.c0 * p_.dv.row;
     StoreRows(dk, p_.dk, dk_, factors.dk, warpRow_, 0, p_.sizes.Sk - keys_.c0);
@@ -433,6 +458,7 @@ class KeyWarpgroup {
   KeyParts keyParts_, valueParts_;
   float dk_[1][kD / 8][4];
   float dv_[1][kD / 8][4];
+  SumTile<Tile::kNumberParts, kD / 8> dkTile_, dvTile_;
 };
 
 template <class T, class Tile_, bool kDrops>

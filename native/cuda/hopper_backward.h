@@ -7,6 +7,9 @@
 
 namespace flashmask::cuda {
 
+// The most channels of split floats.
+constexpr int kHopperBackwardSplitChannels = 64;
+
 struct HopperBackwardHeads {
   int kD, kDv;
 };
@@ -23,7 +26,7 @@ inline HopperBackwardHeads HopperBackwardHeadsOf(int64_t D, int64_t Dv) {
 inline bool IsWide(const HopperBackwardHeads& heads) { return heads.kD > 128; }
 
 using HopperBackwardLauncher = cudaError_t(const HopperBackwardHeads&, const BackwardParams&, cudaStream_t);
-HopperBackwardLauncher LaunchHopperBackwardHalf, LaunchHopperBackwardBfloat16;
+HopperBackwardLauncher LaunchHopperBackwardHalf, LaunchHopperBackwardBfloat16, LaunchHopperBackwardFloat32;
 HopperBackwardLauncher LaunchHopperBackwardWideHalf, LaunchHopperBackwardWideBfloat16;
 
 }  // namespace flashmask::cuda

@@ -29,13 +29,14 @@ __global__ void __launch_bounds__(Keys::Tile::kThreads, 1)
 template <class T, template <class T_, class Tile_, bool kDrops> class Keys, class Tile>
 cudaError_t LaunchHopperBackwardTile(const BackwardParams& call, cudaStream_t stream) {
   const Sizes& s = call.sizes;
+  const int batches = Tile::kNumberParts * s.B;
   HopperBackwardParams params;
   params.call = call;
-  cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, s.B, Tile::kBlockQ);
+  cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, batches, Tile::kBlockQ);
   constexpr int kOwnKeys = Tile::kBlockK / Tile::kCluster;
-  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, s.B, kOwnKeys);
-  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, s.B, kOwnKeys);
-  if (error == cudaSuccess) error = Describe<T>(&params.dOut, call.dOut, s.Sq, s.H, s.B, Tile::kBlockQ);
+  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, batches, kOwnKeys);
+  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, batches, kOwnKeys);
+  if (error == cudaSuccess) error = Describe<T>(&params.dOut, call.dOut, s.Sq, s.H, batches, Tile::kBlockQ);
   if (error == cudaSuccess && call.accumulateDq) error = Describe<float>(&params.dq, call.dq, s.Sq, s.H, s.B, 64);
   if (error != cudaSuccess) return error;
   const int64_t works = int64_t{s.B} * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);

@@ -10,6 +10,7 @@ template <int kD_, int kDv_>
 struct HopperPairTile {
   static constexpr int kD = kD_;
   static constexpr int kDv = kDv_;
+  static constexpr int kNumberParts = 1;
   static constexpr int kBlockQ = 64;
   static constexpr int kCluster = 2;
   static constexpr int kOwnKeys = 64;  // of a thread block

@@ -1,6 +1,7 @@
-// The forward kernels of 16-bit numbers on Hopper. Thread blocks stay and take one row block after another. One warp
-// loads. Each of the warpgroups that compute keeps 64 queries; it issues the scores of the next key block before the
-// output of this one, so that exponentials run beside products.
+// The forward kernels on Hopper, of 16-bit numbers and of split floats. Thread blocks stay and take one row block after
+// another. One warp loads. Each of the warpgroups that compute keeps 64 queries; it issues the scores of the next key
+// block before the output of this one, so that exponentials run beside products. Split floats have three times the
+// products: their exponentials run beside the other warpgroup's alone, which spares registers.
 #pragma once
 
 #include "hopper_forward_loader.cuh"
@@ -41,13 +42,15 @@ class RowComputer {
  private:
   static constexpr int kN = Tile::kBlockK / 8;
   using Scores = float[1][kN][4];
-  using Weights = uint32_t[kN / 2][4];
+  static constexpr int kParts = Tile::kParts;
+  using Weights = uint32_t[kParts][kN / 2][4];
 
   // Keeps of a row block only what every key block needs, because registers are few.
   __device__ void Begin(const RowBlock& at) {
     row_ = at.r0 + warpRow_;
     batchHead_ = at.batchHead;
-    const int exponent = ExponentOf<1>(p_.qFacts, at.keyBatchHead) + ExponentOf<1>(p_.kFacts, at.keyBatchHead);
+    const int exponent =
+        ExponentOf<kParts>(p_.qFacts, at.keyBatchHead) + ExponentOf<kParts>(p_.kFacts, at.keyBatchHead);
     scale2_ = ScaleOfScores(p_.scoreScale, exponent);
     notFinite_ = HasNotFinite(p_.vFacts, at.keyBatchHead);
     Clear(out_);
@@ -57,7 +60,7 @@ class RowComputer {
   }
 
   __device__ void Store(const RowBlock& at) {
-    StoreOutput<T, 1>(p_, at, warpRow_, out_, stats_);
+    StoreOutput<T, kParts>(p_, at, warpRow_, out_, stats_);
     if (notFinite_) {
       SyncThreads<Tile::kComputing>(1);
       AddNotFiniteValues<T, Tile::kBlockK, Tile::kComputing>(p_, at);
@@ -110,7 +113,7 @@ class RowComputer {
       IssueTransposed<T, Tile::kBlockK>(scores[0], queries_, keys);
     } else {
       const uint32_t queries = base_ + threadIdx.x / kWarpgroup * 64 * kPageRowBytes;
-      IssueTransposed<T, Tile::kD, Tile::kBlockQ, Tile::kBlockK>(scores[0], queries, keys);
+      IssueScoresOf<T, kParts, Tile::kD, Tile::kBlockQ, Tile::kBlockK, false>(scores[0], queries, keys);
     }
     scored_.Advance();
   }
@@ -126,7 +129,7 @@ class RowComputer {
     // Copies of later keys overwrite the spans too.
     FreeKeys();
     const bool raised = Weigh<T>(stats_, unseen_, factors_, weights, scores[0], scale2_);
-    if (p_.dropout.threshold != 0) DropWeights<kN>(weights, p_.dropout, batchHead_, row_, column);
+    if (p_.dropout.threshold != 0) DropWeights(weights, p_.dropout, batchHead_, row_, column);
     return raised;
   }
 
@@ -144,26 +147,32 @@ class RowComputer {
   __device__ int ValuesAt() const { return Tile::kValuesAt + values_.stage * Tile::kValueBytes; }
 
   __device__ void IssueOutput(const Weights& weights) {
-    IssueFromRegisters<T, Tile::kBlockK>(out_[0], weights, base_ + ValuesAt());
+    IssueSum<T, Tile::kBlockK>(out_[0], tile_, weights, base_ + ValuesAt());
   }
 
   __device__ void FinishOutput() {
     WaitProducts<0>();
-    Pin(out_[0]);
+    FinishSum<kParts>(out_[0], tile_);
     ArriveAsWarp(barriers_.valuesFree(values_.stage));
     values_.Advance();
   }
 
   __device__ void ComputeBlocks(Entry entry) {
     Scores scores;
-    Weights weights, nextWeights;
+    Weights weights;
     IssueScores(scores);
     WaitProducts<0>();
     Pin(scores[0]);
     WeighBlock(entry, scores, weights);
-    for (;;) {
-      if (!OutputAndWeighNext(&entry, scores, weights, nextWeights)) return;
-      if (!OutputAndWeighNext(&entry, scores, nextWeights, weights)) return;
+    if constexpr (kParts == 1) {
+      Weights nextWeights;
+      for (;;) {
+        if (!OutputAndWeighNext(&entry, scores, weights, nextWeights)) return;
+        if (!OutputAndWeighNext(&entry, scores, nextWeights, weights)) return;
+      }
+    } else {
+      while (OutputAndWeighNext(&entry, scores, weights, weights)) {
+      }
     }
   }
 
@@ -181,10 +190,14 @@ class RowComputer {
     IssueScores(scores);
     IssueOutput(weights);
     PassTurn();
-    WaitProducts<1>();
+    if constexpr (kParts == 1) {
+      WaitProducts<1>();
+    } else {
+      FinishOutput();
+    }
     Pin(scores[0]);
     const bool raised = WeighBlock(next, scores, nextWeights);
-    FinishOutput();
+    if constexpr (kParts == 1) FinishOutput();
     if (raised) Rescale(out_, factors_);
     *entry = next;
     return true;
@@ -208,6 +221,7 @@ class RowComputer {
   bool unseen_;
   float factors_[1][2];
   float out_[1][Tile::kDv / 8][4];
+  SumTile<kParts, Tile::kDv / 8> tile_;
 };
 
 template <class T, class Tile>
@@ -231,9 +245,9 @@ cudaError_t LaunchHopperForwardTile(const ForwardParams& call, cudaStream_t stre
   const Sizes& s = call.sizes;
   HopperForwardParams params;
   params.call = call;
-  cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, s.B, Tile::kBlockQ);
-  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, s.B, Tile::kBlockK);
-  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, s.B, Tile::kBlockK);
+  cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, Tile::kParts * s.B, Tile::kBlockQ);
+  if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, Tile::kParts * s.B, Tile::kBlockK);
+  if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, Tile::kParts * s.B, Tile::kBlockK);
   if (error != cudaSuccess) return error;
   const int64_t works = int64_t{s.B} * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
   return LaunchStaying<Tile>(HopperForwardKernel<T, Tile>, params, works, stream);

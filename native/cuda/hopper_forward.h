@@ -13,16 +13,22 @@ struct HopperHeads {
   int D, Dv, blockK;
 };
 
-// The kernel for head sizes D and Dv, which are at most 256: the smallest that holds both.
-constexpr HopperHeads HopperHeadsOf(int64_t D, int64_t Dv) {
-  constexpr HopperHeads kAll[] = {{64, 64, 128},   {96, 96, 128},  {128, 128, 128},
-                                  {192, 128, 128}, {192, 192, 96}, {256, 256, 64}};
+// The most channels of split floats.
+constexpr int kHopperSplitChannels = 128;
+
+// The kernel for head sizes D and Dv, which are at most 256, or kHopperSplitChannels if floats have two parts: the
+// smallest that holds both.
+constexpr HopperHeads HopperHeadsOf(int64_t D, int64_t Dv, int parts) {
+  constexpr HopperHeads kWhole[] = {{64, 64, 128},   {96, 96, 128},  {128, 128, 128},
+                                    {192, 128, 128}, {192, 192, 96}, {256, 256, 64}};
+  constexpr HopperHeads kSplit[] = {{64, 64, 64}, {96, 96, 64}, {128, 128, 64}};
+  const HopperHeads* kAll = parts == 1 ? kWhole : kSplit;
   int i = 0;
   while (D > kAll[i].D || Dv > kAll[i].Dv) ++i;
   return kAll[i];
 }
 
 using HopperForwardLauncher = cudaError_t(const HopperHeads&, const ForwardParams&, cudaStream_t);
-HopperForwardLauncher LaunchHopperForwardHalf, LaunchHopperForwardBfloat16;
+HopperForwardLauncher LaunchHopperForwardHalf, LaunchHopperForwardBfloat16, LaunchHopperForwardFloat32;
 
 }  // namespace flashmask::cuda

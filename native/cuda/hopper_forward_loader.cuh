@@ -3,6 +3,7 @@
 #pragma once
 
 #include "hopper_forward_tile.cuh"
+#include "hopper_split.cuh"
 
 namespace flashmask::cuda {
 
@@ -42,7 +43,8 @@ struct Loader {
     queriesParity ^= 1;
     if (!IsFirstLane()) return;
     ArriveExpecting(barriers.queriesFull(), Tile::kQueryBytes);
-    CopyPages<Tile::kD, Tile::kBlockQ>(shared, &p.q, barriers.queriesFull(), at.r0, at.h, at.b);
+    CopyTiles<Tile::kParts, Tile::kD, Tile::kBlockQ>(shared, &p.q, barriers.queriesFull(), at.r0, at.h, at.b,
+                                                     p.call.sizes.B);
   }
 
   __device__ void LoadKeys(const RowBlock& at, const Entry& entry) {
@@ -56,8 +58,8 @@ struct Loader {
       const uint32_t spanBytes = spans ? min(Tile::kBlockK, Sk - c0) * sizeof(int4) : 0;
       entries[keys.stage] = entry;
       ArriveExpecting(full, Tile::kKeyBytes + spanBytes);
-      CopyPages<Tile::kD, Tile::kBlockK>(shared + Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k, full, c0,
-                                         at.keyHead, at.b);
+      CopyTiles<Tile::kParts, Tile::kD, Tile::kBlockK>(shared + Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k,
+                                                       full, c0, at.keyHead, at.b, p.call.sizes.B);
       if (spans) {
         CopyBulk(shared + Tile::kSpansAt + keys.stage * Tile::kSpanBytes, mask.spans + at.maskHead * Sk + c0, spanBytes,
                  full);
@@ -71,8 +73,9 @@ struct Loader {
     if (IsFirstLane()) {
       const uint32_t full = barriers.valuesFull(values.stage);
       ArriveExpecting(full, Tile::kValueBytes);
-      CopyPages<Tile::kDv, Tile::kBlockK>(shared + Tile::kValuesAt + values.stage * Tile::kValueBytes, &p.v, full,
-                                          block * Tile::kBlockK, at.keyHead, at.b);
+      CopyTiles<Tile::kParts, Tile::kDv, Tile::kBlockK>(shared + Tile::kValuesAt + values.stage * Tile::kValueBytes,
+                                                        &p.v, full, block * Tile::kBlockK, at.keyHead, at.b,
+                                                        p.call.sizes.B);
     }
     values.Advance();
   }

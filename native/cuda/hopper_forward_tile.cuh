@@ -10,8 +10,9 @@
 namespace flashmask::cuda {
 
 // With kKeepsQueries, queries stay in registers. With kTakesTurns, the two warpgroups issue products in turn, so that
-// one computes weights while the products of the other run.
-template <int kD_, int kDv_, int kKeyStages_, int kValueStages_, bool kKeepsQueries_, bool kTakesTurns_>
+// one computes weights while the products of the other run. A number has kParts parts of 16 bits.
+template <int kD_, int kDv_, int kKeyStages_, int kValueStages_, bool kKeepsQueries_, bool kTakesTurns_,
+          int kParts_ = 1>
 struct HopperForwardTile {
   static constexpr int kD = kD_;
   static constexpr int kDv = kDv_;
@@ -19,8 +20,10 @@ struct HopperForwardTile {
   static constexpr int kValueStages = kValueStages_;
   static constexpr bool kKeepsQueries = kKeepsQueries_;
   static constexpr bool kTakesTurns = kTakesTurns_;
+  static constexpr int kParts = kParts_;
+  static_assert(kParts == 1 || !kKeepsQueries);
   static constexpr int kBlockQ = kHopperBlockQ;
-  static constexpr int kBlockK = HopperHeadsOf(kD, kDv).blockK;
+  static constexpr int kBlockK = HopperHeadsOf(kD, kDv, kParts).blockK;
   static_assert(kBlockK % kMapBlock == 0, "the bounds map tells of whole blocks");
   static constexpr int kComputing = kBlockQ / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
@@ -28,9 +31,9 @@ struct HopperForwardTile {
   static constexpr int kComputeRegisters = kDv == 256 ? 240 : 232;
   static constexpr int kLoadRegisters = kDv == 256 ? 24 : 40;
   static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
-  static constexpr int kQueryBytes = kTileBytes<kBlockQ, kD>;
-  static constexpr int kKeyBytes = kTileBytes<kBlockK, kD>;
-  static constexpr int kValueBytes = kTileBytes<kBlockK, kDv>;
+  static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
+  static constexpr int kKeyBytes = kParts * kTileBytes<kBlockK, kD>;
+  static constexpr int kValueBytes = kParts * kTileBytes<kBlockK, kDv>;
   static constexpr int kSpanBytes = kBlockK * 16;
   // In shared memory, in this order: queries, keys, values, spans, entries, barriers.
   static constexpr int kKeysAt = kQueryBytes;

@@ -4,13 +4,14 @@
 #pragma once
 
 #include "forward.cuh"
+#include "hopper_split.cuh"
 
 namespace flashmask::cuda {
 
 // Sums 2^(score · scale2 + base) over a lane's elements of its two rows, and rounds them to T as a left operand.
-template <class T, int kN>
-__device__ inline void ComputeWeights(uint32_t (&weights)[kN / 2][4], float (&sums)[2], const float (&scores)[kN][4],
-                                      const float (&bases)[2], float scale2) {
+template <class T, int kParts, int kN>
+__device__ inline void ComputeWeights(uint32_t (&weights)[kParts][kN / 2][4], float (&sums)[2],
+                                      const float (&scores)[kN][4], const float (&bases)[2], float scale2) {
   float exponentials[kN][4];
   float parts[2][2] = {};  // independent sums, because additions have to wait for each other
 #pragma unroll
@@ -21,7 +22,7 @@ __device__ inline void ComputeWeights(uint32_t (&weights)[kN / 2][4], float (&su
       parts[n % 2][i / 2] += exponentials[n][i];
     }
   }
-  PackLeft<T>(weights, exponentials);
+  PackParts<T>(weights, exponentials, 1 << kProductShift<T, kParts>);
   sums[0] = parts[0][0] + parts[1][0];
   sums[1] = parts[0][1] + parts[1][1];
 }
@@ -50,10 +51,11 @@ __device__ inline void RaiseReferences(RowStats<1>& stats, float (&factors)[1][2
 // Turns scores into weights, 2^(score - reference), and adds them to the sums. Gives whether references of rows with
 // weights were raised; then what was summed up before must be multiplied by the factors. `unseen`: whether a row of the
 // warp has had no score but minus infinity.
-template <class T, int kN>
-__device__ inline bool Weigh(RowStats<1>& stats, bool& unseen, float (&factors)[1][2], uint32_t (&weights)[kN / 2][4],
-                             const float (&scores)[kN][4], float scale2) {
-  constexpr int kShift = kReferenceShift<T, 1>;
+template <class T, int kParts, int kN>
+__device__ inline bool Weigh(RowStats<1>& stats, bool& unseen, float (&factors)[1][2],
+                             uint32_t (&weights)[kParts][kN / 2][4], const float (&scores)[kN][4], float scale2) {
+  constexpr int kShift = kReferenceShift<T, kParts>;
+  constexpr float kUnit = 1 << kProductShift<T, kParts>;
   constexpr float kLimit = 1 << (kShift + static_cast<int>(kSlack) - 1);
   const float (&references)[2] = stats.reference[0];
   if (unseen) {
@@ -69,8 +71,8 @@ __device__ inline bool Weigh(RowStats<1>& stats, bool& unseen, float (&factors)[
     ComputeWeights<T>(weights, sums, scores, bases, scale2);
     const bool exceeds[2] = {sums[0] > kLimit, sums[1] > kLimit};
     if (raised || !__any_sync(~0u, exceeds[0] || exceeds[1])) {
-      stats.sum[0][0] += sums[0];
-      stats.sum[0][1] += sums[1];
+      stats.sum[0][0] += sums[0] * kUnit;
+      stats.sum[0][1] += sums[1] * kUnit;
       return raised;
     }
     RaiseReferences<kShift>(stats, factors, scores, scale2, exceeds);
@@ -79,11 +81,11 @@ __device__ inline bool Weigh(RowStats<1>& stats, bool& unseen, float (&factors)[
 }
 
 // Sets rounded weights to 0 where dropout drops them.
-template <int kN>
-__device__ inline void DropWeights(uint32_t (&weights)[kN / 2][4], const Dropout& dropout, int batchHead, int row0,
-                                   int column0) {
+template <int kParts, int kSteps>
+__device__ inline void DropWeights(uint32_t (&weights)[kParts][kSteps][4], const Dropout& dropout, int batchHead,
+                                   int row0, int column0) {
 #pragma unroll
-  for (int k = 0; k < kN / 2; ++k) {
+  for (int k = 0; k < kSteps; ++k) {
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
       const int column = column0 + ElementColumn(2 * k + side, 0);
@@ -92,7 +94,8 @@ __device__ inline void DropWeights(uint32_t (&weights)[kN / 2][4], const Dropout
       for (int half = 0; half < 2; ++half) {
         const uint32_t low = kept >> (2 * half) & 1 ? 0xffffu : 0;
         const uint32_t high = kept >> (2 * half + 1) & 1 ? 0xffff0000u : 0;
-        weights[k][2 * side + half] &= low | high;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) weights[part][k][2 * side + half] &= low | high;
       }
     }
   }

@@ -21,6 +21,7 @@ import time
 import traceback
 from collections import defaultdict
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from calls import NAMES, actual_results
@@ -154,6 +155,7 @@ def arguments():
     parser.add_argument('--forward-only', action='store_true')
     parser.add_argument('--sixteen', action='store_true', help='the 16-bit entry points')
     parser.add_argument('--factor32', type=float, help="what 'float32' may err, in errors of dense float32")
+    parser.add_argument('--precision', default='auto', help="of the cases whose precision is 'auto'")
     parser.add_argument('--device', default='cuda')
     parser.add_argument(
         '--sanitize', action='store_true', help='run small cases without the reference, for compute-sanitizer'
@@ -172,6 +174,7 @@ def cases_of(options):
     cases = map(random_case, numbers) if options.random else all_cases(options.sixteen)
     wanted = options.filter.split('|')
     cases = [c for c in cases if any(text in c.title for text in wanted)]
+    cases = [replace(c, precision=options.precision) if c.precision == 'auto' else c for c in cases]
     if options.sanitize:
         cases = [c for c in cases if c.B * c.H * c.Sq * c.Sk <= 200_000]
     return cases[:: options.every]
