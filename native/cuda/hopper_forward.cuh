@@ -5,6 +5,7 @@
 #pragma once
 
 #include "hopper_forward_loader.cuh"
+#include "hopper_forward_mask.cuh"
 #include "hopper_launch.cuh"
 #include "hopper_weights.cuh"
 #include "overlap.cuh"
@@ -25,17 +26,18 @@ class RowComputer {
   __device__ void ComputeAll() {
     if (threadIdx.x >= kWarpgroup) PassTurn();
     for (;;) {
-      const Entry entry = NextEntry();
-      if (entry.work < 0) return;
-      Begin(TakenRows<Tile>(entry.work, p_.sizes, p_.mask));
-      if (entry.block >= 0) {
+      AwaitKeys();
+      const KeyTile tile = ScoredTile();
+      if (tile.block == kEndOfWork) return;
+      Begin(ScoredEntry());
+      if (tile.block != kEndOfRows) {
         TakeQueries();
-        ComputeBlocks(entry);
+        ComputeBlocks(tile);
       }
-      // The entry that ended the row block.
+      const RowBlock rows = ScoredEntry().rows;
       scored_.Advance();
       FreeKeys();
-      Store(TakenRows<Tile>(entry.work, p_.sizes, p_.mask));
+      Store(rows);
     }
   }
 
@@ -45,14 +47,18 @@ class RowComputer {
   static constexpr int kParts = Tile::kParts;
   using Weights = uint32_t[kParts][kN / 2][4];
 
+  // What is kept of an entry.
+  struct KeyTile {
+    int block;
+    TileKind kind;
+  };
+
   // Keeps of a row block only what every key block needs, because registers are few.
-  __device__ void Begin(const RowBlock& at) {
-    row_ = at.r0 + warpRow_;
-    batchHead_ = at.batchHead;
-    const int exponent =
-        ExponentOf<kParts>(p_.qFacts, at.keyBatchHead) + ExponentOf<kParts>(p_.kFacts, at.keyBatchHead);
-    scale2_ = ScaleOfScores(p_.scoreScale, exponent);
-    notFinite_ = HasNotFinite(p_.vFacts, at.keyBatchHead);
+  __device__ void Begin(const Entry& entry) {
+    row_ = entry.rows.r0 + warpRow_;
+    batchHead_ = entry.rows.batchHead;
+    scale2_ = entry.scale2;
+    notFinite_ = entry.notFinite;
     Clear(out_);
     stats_.reference[0][0] = stats_.reference[0][1] = -kInfinity;
     stats_.sum[0][0] = stats_.sum[0][1] = 0;
@@ -85,10 +91,14 @@ class RowComputer {
     if constexpr (!Tile::kKeepsQueries) ArriveAsWarp(barriers_.queriesFree());
   }
 
-  __device__ Entry NextEntry() {
-    WaitParity(barriers_.keysFull(scored_.stage), scored_.parity);
+  // Waits for the next key block, or the end.
+  __device__ void AwaitKeys() { WaitParity(barriers_.keysFull(scored_.stage), scored_.parity); }
+
+  __device__ const Entry& ScoredEntry() const {
     return reinterpret_cast<const Entry*>(shared_ + Tile::kEntriesAt)[scored_.stage];
   }
+
+  __device__ KeyTile ScoredTile() const { return {ScoredEntry().block, ScoredEntry().kind}; }
 
   __device__ void FreeKeys() {
     ArriveAsWarp(barriers_.keysFree(weighed_.stage));
@@ -119,12 +129,11 @@ class RowComputer {
   }
 
   // Turns the scores of a key block into weights. Gives whether the output must be multiplied by the factors.
-  __device__ bool WeighBlock(const Entry& entry, Scores& scores, Weights& weights) {
-    const int column = entry.block * Tile::kBlockK;
-    if (entry.kind != kLive) {
+  __device__ bool WeighBlock(const KeyTile& tile, Scores& scores, Weights& weights) {
+    const int column = tile.block * Tile::kBlockK;
+    if (tile.kind != kLive) {
       const uint8_t* spans = shared_ + Tile::kSpansAt + weighed_.stage * Tile::kSpanBytes;
-      HideMasked(scores, entry.kind, reinterpret_cast<const int4*>(spans), p_.mask.causal, row_, 0, column, p_.sizes.Sq,
-                 p_.sizes.Sk);
+      HideMasked(scores, tile.kind, reinterpret_cast<const int4*>(spans), p_.mask.causal, row_, column, p_.sizes);
     }
     // Copies of later keys overwrite the spans too.
     FreeKeys();
@@ -134,9 +143,9 @@ class RowComputer {
   }
 
   // Waits for the values of a key block. Both warpgroups come here before they take their turns.
-  __device__ void AwaitValues(const Entry& entry) {
+  __device__ void AwaitValues(const KeyTile& tile) {
     WaitParity(barriers_.valuesFull(values_.stage), values_.parity);
-    if (notFinite_ && entry.kind != kLive) {
+    if (notFinite_ && tile.kind != kLive) {
       SyncThreads<Tile::kComputing>(1);
       ClearNotFinite<T, Tile::kValueBytes, Tile::kComputing>(shared_ + ValuesAt());
       FenceAsync();
@@ -157,29 +166,30 @@ class RowComputer {
     values_.Advance();
   }
 
-  __device__ void ComputeBlocks(Entry entry) {
+  __device__ void ComputeBlocks(KeyTile tile) {
     Scores scores;
     Weights weights;
     IssueScores(scores);
     WaitProducts<0>();
     Pin(scores[0]);
-    WeighBlock(entry, scores, weights);
+    WeighBlock(tile, scores, weights);
     if constexpr (kParts == 1) {
       Weights nextWeights;
       for (;;) {
-        if (!OutputAndWeighNext(&entry, scores, weights, nextWeights)) return;
-        if (!OutputAndWeighNext(&entry, scores, nextWeights, weights)) return;
+        if (!OutputAndWeighNext(&tile, scores, weights, nextWeights)) return;
+        if (!OutputAndWeighNext(&tile, scores, nextWeights, weights)) return;
       }
     } else {
-      while (OutputAndWeighNext(&entry, scores, weights, weights)) {
+      while (OutputAndWeighNext(&tile, scores, weights, weights)) {
       }
     }
   }
 
   // The output of a key block, while the next is weighed. Gives whether there is a next one.
-  __device__ bool OutputAndWeighNext(Entry* entry, Scores& scores, const Weights& weights, Weights& nextWeights) {
-    const Entry next = NextEntry();
-    AwaitValues(*entry);
+  __device__ bool OutputAndWeighNext(KeyTile* tile, Scores& scores, const Weights& weights, Weights& nextWeights) {
+    AwaitKeys();
+    const KeyTile next = ScoredTile();
+    AwaitValues(*tile);
     if (next.block < 0) {
       FreeQueries();
       IssueOutput(weights);
@@ -199,7 +209,7 @@ class RowComputer {
     const bool raised = WeighBlock(next, scores, nextWeights);
     if constexpr (kParts == 1) FinishOutput();
     if (raised) Rescale(out_, factors_);
-    *entry = next;
+    *tile = next;
     return true;
   }
 

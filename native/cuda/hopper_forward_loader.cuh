@@ -2,8 +2,10 @@
 // starts the copies of queries, keys and values.
 #pragma once
 
+#include "exponents.cuh"
 #include "hopper_forward_tile.cuh"
 #include "hopper_split.cuh"
+#include "not_finite.cuh"
 
 namespace flashmask::cuda {
 
@@ -47,9 +49,10 @@ struct Loader {
                                                      p.call.sizes.B);
   }
 
-  __device__ void LoadKeys(const RowBlock& at, const Entry& entry) {
+  __device__ void LoadKeys(const Entry& entry) {
     WaitAsWarp(barriers.keysFree(keys.stage), keys.parity ^ 1);
     if (IsFirstLane()) {
+      const RowBlock& at = entry.rows;
       const Mask& mask = p.call.mask;
       const int Sk = p.call.sizes.Sk;
       const int c0 = entry.block * Tile::kBlockK;
@@ -89,19 +92,33 @@ struct Loader {
     return live;
   }
 
+  // The row block that is taken as number `work`. Heads take turns, so that those with the most work come first.
+  __device__ Entry TakenRows(int work) {
+    const ForwardParams& call = p.call;
+    const bool inTurn = call.mask.causal || call.mask.spans != nullptr;
+    const RowBlock rows = RowBlockAt<Tile::kBlockQ>(work, call.sizes, call.mask, inTurn);
+    const int exponent = ExponentOf<Tile::kParts>(call.qFacts, rows.keyBatchHead) +
+                         ExponentOf<Tile::kParts>(call.kFacts, rows.keyBatchHead);
+    return {rows, ScaleOfScores(call.scoreScale, exponent), HasNotFinite(call.vFacts, rows.keyBatchHead), kEndOfRows,
+            kEmpty};
+  }
+
   __device__ void LoadRows(int work) {
     const ForwardParams& call = p.call;
-    const RowBlock at = TakenRows<Tile>(work, call.sizes, call.mask);
+    Entry entry = TakenRows(work);
+    const RowBlock& at = entry.rows;
     LiveBlocks live = LiveKeys(at);
     const auto classify = [&](int block) { return ClassifyKeyBlock<Tile::kBlockK>(at, call.sizes, call.mask, block); };
     bool partial;
-    int block = live.Next(&partial, classify);
-    if (block >= 0) LoadQueries(at);
-    for (; block >= 0; block = live.Next(&partial, classify)) {
-      LoadKeys(at, {work, block, live.Kind(block)});
-      LoadValues(at, block);
+    entry.block = live.Next(&partial, classify);
+    if (entry.block >= 0) LoadQueries(at);
+    for (; entry.block >= 0; entry.block = live.Next(&partial, classify)) {
+      entry.kind = live.Kind(entry.block);
+      LoadKeys(entry);
+      LoadValues(at, entry.block);
     }
-    Tell({work, -1, kEmpty});
+    entry.block = kEndOfRows;
+    Tell(entry);
   }
 
   __device__ void LoadAll() {
@@ -112,7 +129,9 @@ struct Loader {
       if (IsFirstLane()) work = gridDim.x + atomicAdd(p.call.counter, 1);
       work = __shfl_sync(~0u, work, 0);
     }
-    Tell({-1, -1, kEmpty});
+    Entry end = {};
+    end.block = kEndOfWork;
+    Tell(end);
   }
 };
 

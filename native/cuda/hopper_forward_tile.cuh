@@ -9,6 +9,18 @@
 
 namespace flashmask::cuda {
 
+// What the loading warp tells of a stage of keys: a key block of a row block, or the end of the row block, or the end
+// of all work. It tells all that the row block needs, because to find that out takes divisions and reads of memory.
+struct Entry {
+  RowBlock rows;
+  float scale2;    // turns products of q and k into scores in powers of two
+  bool notFinite;  // whether values of the key head are not finite
+  int block;       // or one of the below
+  TileKind kind;
+};
+constexpr int kEndOfRows = -1;
+constexpr int kEndOfWork = -2;
+
 // With kKeepsQueries, queries stay in registers. With kTakesTurns, the two warpgroups issue products in turn, so that
 // one computes weights while the products of the other run. A number has kParts parts of 16 bits.
 template <int kD_, int kDv_, int kKeyStages_, int kValueStages_, bool kKeepsQueries_, bool kTakesTurns_,
@@ -40,22 +52,9 @@ struct HopperForwardTile {
   static constexpr int kValuesAt = kKeysAt + kKeyStages * kKeyBytes;
   static constexpr int kSpansAt = kValuesAt + kValueStages * kValueBytes;
   static constexpr int kEntriesAt = kSpansAt + kKeyStages * kSpanBytes;
-  static constexpr int kBarriersAt = kEntriesAt + kKeyStages * 16;
+  static constexpr int kBarriersAt = kEntriesAt + kKeyStages * sizeof(Entry);
   static constexpr int kSharedBytes = kBarriersAt + (2 + 2 * kKeyStages + 2 * kValueStages) * 8;
   static_assert(kSharedBytes <= kLargeShared);
-};
-
-// The row block that is taken as number `work`. Heads take turns, so that those with the most work come first.
-template <class Tile>
-__device__ inline RowBlock TakenRows(int work, const Sizes& s, const Mask& mask) {
-  return RowBlockAt<Tile::kBlockQ>(work, s, mask, mask.causal || mask.spans != nullptr);
-}
-
-// What the loading warp tells of a stage of keys: a key block of the row block `work`, or the end of it (block -1), or
-// the end of all work (work -1).
-struct Entry {
-  int work, block;
-  TileKind kind;
 };
 
 // The barriers of a thread block.
