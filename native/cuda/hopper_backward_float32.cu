@@ -5,7 +5,8 @@ namespace flashmask::cuda {
 
 cudaError_t LaunchHopperBackwardFloat32(const HopperBackwardHeads& heads, const BackwardParams& params,
                                         cudaStream_t stream) {
-  return LaunchHopperBackwardTile<__half, HopperKeys, HopperBackwardTile<kHopperBackwardSplitChannels, 2>>(params, stream);
+  return LaunchHopperBackwardTile<__half, HopperKeys, HopperBackwardTile<kHopperBackwardSplitChannels, 2>>(params,
+                                                                                                           stream);
 }
 
 }  // namespace flashmask::cuda
