@@ -143,7 +143,8 @@ def peer_run(s, attention, said):
         results = [out.detach(), *([] if s.options.forward_only else grads())]
         return record, [x.transpose(1, 2) if peer.rows_first else x for x in results]
     except Exception as error:
-        words = f'{attention} does not run: {str(error).splitlines()[0][:150]}'
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        words = f'{attention} does not run: {reason[:150]}'
         if words not in said:
             print(f'    {words}', flush=True)
         said.add(words)
