@@ -84,7 +84,7 @@ const FIGURES = {
   peakBytes: 'number',
   /** Largest difference of the output from dense attention. */
   difference: 'number',
-  /** Relative differences of out, dq, dk and dv from FlexAttention's. */
+  /** Relative differences of our out, dq, dk and dv from these, of FlexAttention. */
   differences: 'numbers',
   /** Relative error of some rows of the output against float64. */
   rowsError: 'number',

@@ -1,6 +1,7 @@
 /**
  * @file Draws every mask of the table into docs/images/masks with the library's `toSVG`, and lists the pictures in
- * docs/masks.md between `<!-- gallery -->` and `<!-- /gallery -->`. Also draws how a row is dealt to ranks.
+ * docs/masks.md between `<!-- gallery -->` and `<!-- /gallery -->`. Also draws how a row is dealt to ranks,
+ * and the life of a tile in the CUDA kernels.
  *
  *     npx tsx scripts/gallery.ts            writes pictures and lists
  *     npx tsx scripts/gallery.ts --check    fails if the committed ones differ
@@ -11,6 +12,7 @@ import {seededRandom} from '../src/mask/builders/random.js';
 import {toSVG} from '../src/mask/pictures/svg.js';
 import {type MaskEntry, maskTable} from '../test/support/mask_table.js';
 import {dealtPicture} from './dealt_row.js';
+import {tilePicture} from './tile_life.js';
 
 /** Tokens of a picture, and tokens per tile. */
 const LENGTH = 24;
@@ -50,6 +52,7 @@ const IMAGES = 'images/masks/';
 function outputs(): Map<string, string> {
   const files = new Map(maskTable.map((entry) => [`${folder}${entry.name}.svg`, galleryPicture(entry)]));
   files.set('docs/images/context-parallel.svg', dealtPicture());
+  files.set('docs/images/hopper-tile.svg', tilePicture());
   const text = readOr(DOCUMENT) ?? '';
   const list = `<!-- gallery -->\n${galleryList()}\n<!-- /gallery -->`;
   files.set(

@@ -143,7 +143,8 @@ def peer_run(s, attention, said):
         results = [out.detach(), *([] if s.options.forward_only else grads())]
         return record, [x.transpose(1, 2) if peer.rows_first else x for x in results]
     except Exception as error:
-        words = f'{attention} does not run: {str(error).splitlines()[0][:150]}'
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        words = f'{attention} does not run: {reason[:150]}'
         if words not in said:
             print(f'    {words}', flush=True)
         said.add(words)
@@ -176,16 +177,16 @@ def show(record, out):
 def compare(library, s, said):
     """Times our kernels and, unless in a hurry, the peers. Returns the records by attention."""
     record, results = flash(library, s)
-    records = {}
+    show(record, s.options.out)
+    records = {'flash': record}
     for name in () if s.options.quick else [name for name in s.options.peers if PEERS[name].runs(s)]:
         other = peer_run(s, name, said)
-        if other and name == 'flex':
-            record['differences'] = [relative(ours, theirs) for ours, theirs in zip(results, other[1])]
         if other:
-            show(other[0], s.options.out)
-            records[name] = other[0]
-    show(record, s.options.out)
-    return {'flash': record, **records}
+            records[name], theirs = other
+            if name == 'flex':
+                records[name]['differences'] = [relative(*pair) for pair in zip(results, theirs)]
+            show(records[name], s.options.out)
+    return records
 
 
 def arguments():

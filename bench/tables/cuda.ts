@@ -181,6 +181,10 @@ export function speedPlots(records: readonly BenchRecord[]): [N: string, svg: st
   );
   return several.map(([N, pairs]) => [
     N,
-    dots(pairs.flatMap(dotsOf), `TFLOP/s of visible pairs at N ${N}`, {label: 'TFLOP/s →', zero: true}),
+    dots(pairs.flatMap(dotsOf), `TFLOP/s of visible pairs at N ${N}`, {
+      label: 'TFLOP/s →',
+      zero: true,
+      ticks: [0, 200, 400, 600],
+    }),
   ]);
 }

@@ -171,25 +171,31 @@ function addFailingFunction(binding: RecordedBackend['binding']): {run(ids: numb
     without.dispose();
   });
 
-  it('compiles by XLA what is around the attention', async () => {
+  it('compiles by XLA what is around the attention, also with products in bfloat16', async () => {
     const layerOf = ({x, w, bounds}: tf.NamedTensorMap): tf.Tensor => {
       const q = tf.reshape(tf.matMul(x as tf.Tensor2D, w as tf.Tensor2D), [1, 40, 2, 4]);
       const first = flashMaskAttention(q, tf.mul(q, 2), q, bounds as tf.Tensor4D, {causal: true});
       const second = flashMaskAttention(tf.add(first, q), q, first, bounds as tf.Tensor4D, {causal: true});
       return tf.tanh(tf.reshape(second, [40, 8]));
     };
-    const [x, w] = [noise([40, 8], 1), noise([8, 8], 2)];
+    const [x, w] = [noise([40, 8], 1), noise([8, 8], 2).mul(0.3)];
     const bounds = tf.tensor4d(masks.causalDocument([15, 25]).bounds!, [1, 1, 40, 1], 'int32');
     const gradient = (f: typeof layerOf) => tf.grads((x2, w2) => tf.sum(f({x: x2, w: w2, bounds})))([x, w]);
     const expected = await bitsOf([layerOf({x, w, bounds}), ...gradient(layerOf)]);
-    for (const recompute of [true, false]) {
-      const fn = traced(layerOf, {xla: true, recompute, name: 'around'});
+    for (const [recompute, bfloat16] of [
+      [true, false],
+      [false, false],
+      [true, true],
+      [false, true],
+    ]) {
+      const fn = traced(layerOf, {xla: true, recompute, bfloat16, name: 'around'});
       const {numTensors} = tf.memory();
       for (let i = 0; i < 4; i++) {
         let results: tf.Tensor[] = [];
         const names = await executed(() => (results = [fn({x, w, bounds}), ...gradient(fn)]));
         (await bitsOf(results)).forEach((values, at) => {
-          values.forEach((value, j) => expect(value).to.be.closeTo(expected[at][j], 1e-4));
+          const within = bfloat16 ? 2 ** -4 * Math.max(...expected[at].map(Math.abs)) : 1e-4;
+          values.forEach((value, j) => expect(value).to.be.closeTo(expected[at][j], within));
         });
         tf.dispose(results);
         // Product, attention, sum, attention, tanh.

@@ -2,7 +2,6 @@
 import {type Tensor, Variable, dispose, engine, ones} from '@tensorflow/tfjs-core';
 import {fail} from '../../../call/errors.js';
 import {withoutLayerKernels} from '../../../layers/kernel.js';
-import {withBfloat16} from './bfloat16.js';
 import type {FunctionGraph} from './function_graph.js';
 import {type Body, type Call, engineNow, gradientsOf, offTape} from './gradients.js';
 import {Program} from './program.js';
@@ -104,10 +103,7 @@ export class Functions {
   private program(kind: string, graph: FunctionGraph): Program {
     const {binding, isUsingGpuDevice: onGpu} = this.backend!;
     const {bfloat16, xla} = this.how;
-    return new Program(binding, `${this.name}_${kind.split(' ')[0]}`, bfloat16 ? withBfloat16(graph, binding) : graph, {
-      xla,
-      onGpu,
-    });
+    return new Program(binding, `${this.name}_${kind.split(' ')[0]}`, graph, {xla, bfloat16, onGpu});
   }
 
   private remove(key: string): void {

@@ -1,6 +1,7 @@
 /** @file A graph as TensorFlow functions that run one after another: one, or more if XLA compiles it in part. */
 import type {Tensor} from '@tensorflow/tfjs-core';
 import {planOf} from '../plans.js';
+import {withBfloat16} from './bfloat16.js';
 import {type FunctionGraph, isCollective, nodeOf, placeOf} from './function_graph.js';
 import {engineNow} from './gradients.js';
 import {graphDef} from './graph_def.js';
@@ -31,15 +32,17 @@ export class Program {
 
   /**
    * @param name Begins the names of the functions.
-   * @param how Whether XLA compiles them, and whether they run on a GPU.
+   * @param how Whether XLA compiles them, whether products are of bfloat16, and whether they run on a GPU.
    */
   constructor(
     private readonly binding: Binding,
     private readonly name: string,
     private readonly graph: FunctionGraph,
-    {xla, onGpu}: {xla: boolean; onGpu: boolean},
+    {xla, bfloat16, onGpu}: {xla: boolean; bfloat16: boolean; onGpu: boolean},
   ) {
-    const segments = xla ? segmentsOf(graph) : [{...graph, reads: graph.inputs, xla}];
+    const floats = xla ? segmentsOf(graph) : [{...graph, reads: graph.inputs, xla}];
+    // Each by itself: between functions there are tensors of tfjs, which has no bfloat16.
+    const segments = bfloat16 ? floats.map((segment) => ({...segment, ...withBfloat16(segment, binding)})) : floats;
     const made = new Map(graph.nodes.map((node) => [node.name, node.outputs]));
     const kept = new Set([...graph.inputs, ...graph.outputs]);
     this.parts = segments.map((given, at) => {
