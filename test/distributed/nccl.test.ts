@@ -1,4 +1,7 @@
-/** @file Process groups on NCCL: two processes with a GPU each, started as torchrun starts them. */
+/**
+ * @file Process groups on NCCL: two processes with a GPU each, started as torchrun starts them. Where there is one GPU,
+ * both use it.
+ */
 import {join} from 'node:path';
 import {expect} from 'chai';
 import {nativeInfo} from '../../src/entries/node.js';
@@ -9,23 +12,22 @@ import {PROGRAM, defineChecks, errorOf, resultsOf} from './report.js';
 
 const RANKS = 2;
 
-/** Why it cannot run here. */
-function whyNot(): string | undefined {
-  const {skip} = devices.find(({name}) => name === 'tensorflow-gpu')!;
-  if (skip) return skip;
+const {skip: reason} = devices.find(({name}) => name === 'tensorflow-gpu')!;
+
+/** NCCL refuses two processes of a host that have the same GPU, so each claims a host of its own. */
+function environmentOf(rank: number): NodeJS.ProcessEnv {
   const info = nativeInfo();
-  const count = info.path === null ? 0 : info.devices.length;
-  return count < RANKS ? `${RANKS} GPUs are needed, and ${count} are here` : undefined;
+  if (info.path !== null && info.devices.length >= RANKS) return {CUDA_VISIBLE_DEVICES: undefined};
+  const network = {NCCL_HOSTID: `host${rank}`, NCCL_NET: 'Socket', NCCL_SOCKET_IFNAME: 'lo'};
+  return {...network, CUDA_VISIBLE_DEVICES: '0', TF_FORCE_GPU_ALLOW_GROWTH: 'true'};
 }
 
-const reason = whyNot();
-
-/** Starts the checks before the tests of a suite. Each process has a GPU of its own. */
+/** Starts the checks before the tests of a suite. */
 function start(end: string, more: NodeJS.ProcessEnv = {}): () => Rank[] {
   let ended: Rank[] = [];
   before(async () => {
     const rendezvous = join(temporaryFolder(), 'rank0');
-    const env = {CUDA_VISIBLE_DEVICES: undefined, FLASHMASK_RENDEZVOUS: rendezvous, ...more};
+    const env = (rank: number) => ({...environmentOf(rank), FLASHMASK_RENDEZVOUS: rendezvous, ...more});
     ended = await runAlone({ranks: RANKS, program: PROGRAM, args: [end], env});
   });
   return () => ended;

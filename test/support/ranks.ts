@@ -89,8 +89,12 @@ export async function runOnMpi(mpi: string, {options = [], ranks, program, args 
   });
 }
 
+interface ProgramsAlone extends Omit<Programs, 'env' | 'options'> {
+  env?: (rank: number) => NodeJS.ProcessEnv;
+}
+
 /** Runs a program in processes that know of each other by torchrun's variables. */
-export async function runAlone({ranks, program, args = [], env}: Programs): Promise<Rank[]> {
+export async function runAlone({ranks, program, args = [], env}: ProgramsAlone): Promise<Rank[]> {
   const folder = temporaryFolder();
   const command = ['--import=tsx', resolvePath(root, program), ...args];
   return Promise.all(
@@ -100,7 +104,7 @@ export async function runAlone({ranks, program, args = [], env}: Programs): Prom
       const place = {RANK: String(rank), WORLD_SIZE: String(ranks), LOCAL_RANK: String(rank)};
       const child = spawn(process.execPath, command, {
         cwd: root,
-        env: {...environmentOf(env), ...place},
+        env: {...environmentOf(env?.(rank)), ...place},
         stdio: ['ignore', ...files],
       });
       files.forEach(closeSync);
