@@ -7,6 +7,7 @@
  * attention, which is a parameter: flashMaskAttention and dense attention share everything else.
  */
 import * as tf from '@tensorflow/tfjs';
+import type {TracedResults} from '../../../src/backends/tensorflow/traced/gradients.js';
 import {type Traced, traced} from '../../../src/backends/tensorflow/traced/traced.js';
 import {gatedUnit} from '../../../src/layers/gated_unit.js';
 import {rmsNorm} from '../../../src/layers/rms_norm.js';
@@ -79,8 +80,14 @@ interface Half {
   projections: readonly Projection[];
   /** What it reads besides its input and weights. */
   tensors: Tensors;
-  run: (inputs: Tensors) => tf.Tensor2D;
+  /** Where it cannot become one operation as a whole, `part` makes one of each part. */
+  run: (inputs: Tensors, part: Part) => tf.Tensor2D;
 }
+
+/** Runs a part of a half: a function of tensors, which the name and their shapes tell apart. */
+type Part = <R extends TracedResults>(name: string, fn: (inputs: Tensors) => R, inputs: Tensors) => R;
+
+const plainPart: Part = (_name, fn, inputs) => fn(inputs);
 
 export interface LoadOptions {
   /** Makes the weights variables. Default false: they are plain tensors, which get no gradient. */
@@ -96,8 +103,8 @@ let loadedModels = 0;
 /** The model on the current backend. `dispose()` frees its weights. */
 export class Llama {
   private readonly rotary: Rotary;
-  /** Halves as TensorFlow functions, by adapter. Layers share them, because weights are inputs. */
-  private readonly halves = new Map<object, Map<string, Traced<tf.Tensor2D>>>();
+  /** Halves and their parts as TensorFlow functions, by adapter. Layers share them, because weights are inputs. */
+  private readonly functions = new Map<object, Map<string, Traced<TracedResults>>>();
 
   /**
    * Loads the weights one by one, so that the host never holds all of them.
@@ -162,21 +169,39 @@ export class Llama {
   private runHalf(half: Half, x: tf.Tensor2D, options: ForwardOptions): tf.Tensor2D {
     const inputs: Tensors = {x, ...half.tensors, ...this.weightsOf(half, x.shape[0], options)};
     const traces = options.recompute || options.compiled;
-    return traces ? this.tracedHalf(half, inputs, options)(inputs) : half.run(inputs);
+    return traces ? this.tracedHalf(half, inputs, options)(inputs) : half.run(inputs, plainPart);
   }
 
   private tracedHalf(half: Half, inputs: Tensors, options: ForwardOptions): Traced<tf.Tensor2D> {
-    const {adapter, compiled = null, recompute = false} = options;
+    const {compiled = null, recompute = false} = options;
     const names = Object.keys(inputs);
     const frozen = names.filter((name) => name !== 'x' && !(inputs[name] instanceof tf.Variable));
-    if (compiled === null || half.key === null) return traced(half.run, {frozen, recompute, eager: true});
+    if (compiled === null) return traced((given) => half.run(given, plainPart), {frozen, recompute, eager: true});
+    if (half.key === null) {
+      // What the parts keep for the gradient does not outlive this half.
+      const part: Part = (name, fn, given) => {
+        const still = Object.keys(given).filter((key) => frozen.includes(key));
+        return this.tracedOnce(name, fn, Object.keys(given), {frozen: still, recompute: false}, options)(given);
+      };
+      return traced((given) => half.run(given, part), {frozen, recompute, eager: true});
+    }
+    return this.tracedOnce(half.key, (given) => half.run(given, plainPart), names, {frozen, recompute}, options);
+  }
+
+  /** A function of some inputs, made once for all layers. The key has its name first. */
+  private tracedOnce<R extends TracedResults>(
+    key: string,
+    fn: (inputs: Tensors) => R,
+    names: readonly string[],
+    {frozen, recompute}: {frozen: readonly string[]; recompute: boolean},
+    {adapter, compiled}: ForwardOptions,
+  ): Traced<R> {
     const owner = adapter ?? this;
-    const known = this.halves.get(owner) ?? new Map<string, Traced<tf.Tensor2D>>();
-    this.halves.set(owner, known);
-    const key = `${half.key} ${names.join()} ${frozen.join()} ${recompute}`;
-    if (!known.has(key))
-      known.set(key, traced(half.run, {...compiled, frozen, recompute, name: half.key.split(' ')[0]}));
-    return known.get(key)!;
+    const known = this.functions.get(owner) ?? new Map<string, Traced<TracedResults>>();
+    this.functions.set(owner, known);
+    const whole = `${key} ${names.join()} ${frozen.join()} ${recompute}`;
+    if (!known.has(whole)) known.set(whole, traced(fn, {...compiled, frozen, recompute, name: key.split(' ')[0]}));
+    return known.get(whole) as Traced<R>;
   }
 
   /** The weights of a half, by names without its layer, and those of its adapters. */
@@ -201,17 +226,24 @@ export class Llama {
     const split = (y: tf.Tensor): tf.Tensor4D => y.reshape([batch, length, y.shape[1]! / headSize, headSize]);
     const tables = this.rotary.at(tokens.positions);
     const masks = attend.tensorsOf?.(layer) ?? {};
-    const run = (inputs: Tensors): tf.Tensor2D => {
+    const before = (inputs: Tensors): tf.Tensor4D[] => {
       const project = projector(inputs, adapter);
       const {x, cosines, sines} = inputs as {x: tf.Tensor2D; cosines: tf.Tensor3D; sines: tf.Tensor3D};
       const normed = this.normed(x, inputs);
       const turned = (projection: Projection): tf.Tensor4D =>
         split(rotate(project(projection, normed), {cosines, sines}));
-      const q = turned('q_proj');
-      const now = {k: turned('k_proj'), v: split(project('v_proj', normed))};
-      const {k, v} = cache === undefined ? now : cache.append(layer, now);
-      const attended = attend(q, k, v, layer, inputs).reshape([batch * length, q.shape[2] * headSize]) as tf.Tensor2D;
-      return x.add(project('o_proj', attended));
+      return [turned('q_proj'), turned('k_proj'), split(project('v_proj', normed))];
+    };
+    const after = (inputs: Tensors): tf.Tensor2D => {
+      const {x, attended} = inputs as {x: tf.Tensor2D; attended: tf.Tensor4D};
+      return x.add(projector(inputs, adapter)('o_proj', attended.reshape([batch * length, -1])));
+    };
+    const run = (inputs: Tensors, part: Part): tf.Tensor2D => {
+      const {x} = inputs;
+      const [q, ...now] = part(`before_attention ${batch} ${length}`, before, without(inputs, 'o_proj.'));
+      const {k, v} = cache === undefined ? {k: now[0], v: now[1]} : cache.append(layer, {k: now[0], v: now[1]});
+      const attended = attend(q, k, v, layer, inputs);
+      return part(`after_attention ${batch} ${length}`, after, {x, attended, ...only(inputs, 'o_proj.')});
     };
     return {
       key: attend.tensorsOf ? `attention ${batch} ${length} ${Object.keys(masks).join()}` : null,
@@ -256,10 +288,16 @@ export class Llama {
 
   dispose(): void {
     tf.dispose([...this.weights.values()]);
-    this.halves.forEach((known) => known.forEach((half) => half.dispose()));
+    this.functions.forEach((known) => known.forEach((each) => each.dispose()));
     this.rotary.dispose();
   }
 }
+
+/** The tensors whose names start with a prefix, and all others. */
+const only = (tensors: Tensors, prefix: string): Tensors =>
+  Object.fromEntries(Object.entries(tensors).filter(([name]) => name.startsWith(prefix)));
+const without = (tensors: Tensors, prefix: string): Tensors =>
+  Object.fromEntries(Object.entries(tensors).filter(([name]) => !name.startsWith(prefix)));
 
 /** Maps `x [N, in]` to `[N, out]` by the weights of a projection among the inputs of a half. */
 function projector(
