@@ -36,7 +36,7 @@ class Case:
     zero_d_out: bool = False
     forward_only: bool = False
     sixteen: bool = False  # tensors of `precision`, and not float32
-    check: str = 'dense'  # how check.py judges: by dense attention, the sum of weights, poison, or only what is finite
+    check: str = 'dense'  # how check.py judges: one of its CHECKS
 
     @property
     def title(self):

@@ -32,6 +32,7 @@ from random_calls import random_case
 from reference import UNIT, Dense, heads_first, kept, visible
 from vectors import check_vectors
 from watchdog import STEP, watch
+from wrong_plans import check_plan
 
 FACTOR = 2
 # For 'float32' in random calls. Two halves have 22 bits of a float's 24, which shows where few terms are added up.
@@ -137,7 +138,13 @@ def check_finite(library, c, options):
         return problems + [f'{name} is not finite' for name, x in results.items() if not torch.isfinite(x).all()], {}
 
 
-CHECKS = {'dense': check_case, 'sum': check_sum, 'poison': check_poison, 'finite': check_finite}
+CHECKS = {
+    'dense': check_case,
+    'sum': check_sum,
+    'poison': check_poison,
+    'finite': check_finite,
+    'plan': check_plan,
+}
 
 
 def check_of(c, options):

@@ -1,7 +1,7 @@
 """The calls of `check.py --random`: lengths, heads, head sizes, masks and options of all kinds, each from its seed.
 
 Most calls are only run. Their results must be finite, and if deterministic the same bits with the plan of the mask and
-without. Every few calls are compared with dense attention.
+without. One of PERIOD is compared with dense attention, another is given wrong plans (wrong_plans.py).
 """
 
 import random
@@ -12,7 +12,7 @@ STYLES = ['blocky', 'any', 'extreme', 'documents', 'padding']
 LONGEST = 3000
 # Pairs of all heads: dense attention takes a few milliseconds for these.
 MOST_PAIRS = 2_000_000
-COMPARED = 8
+PERIOD = 8
 FEW_TERMS = 16
 
 
@@ -40,13 +40,17 @@ def random_case(seed):
     Sk = drawn_length(draw)
     Sq = Sk if draw.random() < 0.3 else drawn_length(draw)
     precision = draw.choice(precisions(sixteen))
+    check = 'finite'
     # Where 'float32' adds up few terms, its 22 bits are not judged by the few errors of dense attention in 24.
-    compared = seed % COMPARED == 0 and not (precision == 'float32' and min(Sq, Sk) < FEW_TERMS)
+    if seed % PERIOD == 0 and not (precision == 'float32' and min(Sq, Sk) < FEW_TERMS):
+        check = 'dense'
+    elif seed % PERIOD == 1 and FORMS[form][1] and not sixteen:
+        check = 'plan'
     options = {
         'Sq': max(1, min(Sq, MOST_PAIRS // (heads['B'] * heads['H'] * Sk))), 'Sk': Sk, 'D': D, 'Dv': Dv, 'form': form,
         'style': draw.choice(STYLES), 'layout': draw.choice(['bshd', 'bhsd']), 'd_lse': draw.random() < 0.5,
         'dropout': draw.choice([0.0, 0.0, 0.0, 0.2]), 'precision': precision, 'sixteen': sixteen,
-        'deterministic': draw.random() < 0.4, 'check': 'dense' if compared else 'finite', **heads,
+        'deterministic': draw.random() < 0.4, 'check': check, **heads,
     }  # fmt: skip
     words = ', '.join(f'{name} {value}' for name, value in options.items())
     return case('random', f'{seed}, {words}', seed=seed, **options)
