@@ -295,7 +295,7 @@ cudaError_t LaunchRows(const RowsParams& params, bool sm90, cudaStream_t stream)
 // Whether the kernels on Hopper's own instructions compute dk and dv, and dq too if not deterministic. The copy engine
 // adds rows whose bytes are a multiple of 16.
 bool UsesHopperBackward(const Problem& p, const Variant& variant, int parts) {
-  const bool fits = parts == 1 || variant.kD <= kHopperBackwardSplitChannels;
+  const bool fits = parts == 1 || variant.kD == 64 || (variant.kD == 128 && !p.deterministic);
   return variant.large && fits && (p.deterministic || p.D % 4 == 0);
 }
 

@@ -353,8 +353,7 @@ class KeyWarpgroup {
     gradientsTile_ = 2 * base_ + 2 * Tile::kGradientsAt + Tile::kGradientBytes - gradientsTile_;
   }
 
-  __device__ void ComputeDq(float factor) {
-    float dq[kParts][kD / 8][4];
+  __device__ void IssueDq(float (&dq)[kParts][kD / 8][4]) const {
 #pragma unroll
     for (int part = 0; part < kParts; ++part) Pin(dq[part]);
     FenceProducts();
@@ -365,22 +364,19 @@ class KeyWarpgroup {
 #pragma unroll
       for (int k = 0; k < kBlockK / 16; ++k) {
         const int rows = k * 16 * kPageRowBytes;
-        if constexpr (Tile::kNumberParts == 1) {
-          Product16<true, true>(dq[part], left.At(rows), right.At(rows), k != 0, T());
-        } else {
-          Product16<true, true>(dq[part], left.At(rows + kLowGradients), right.At(rows), k != 0, T());
-          Product16<true, true>(dq[part], left.At(rows), right.At(rows + kTileBytes<kBlockK, kD>), true, T());
-        }
-      }
-      if constexpr (Tile::kNumberParts == 2) {
-#pragma unroll
-        for (int k = 0; k < kBlockK / 16; ++k) {
-          const int rows = k * 16 * kPageRowBytes;
-          Product16<true, true>(dq[part], left.At(rows), right.At(rows), true, T());
-        }
+        Product16<true, true>(dq[part], left.At(rows), right.At(rows), k != 0, T());
       }
     }
     CommitProducts();
+  }
+
+  __device__ void ComputeDq(float factor) {
+    float dq[kParts][kD / 8][4];
+    if constexpr (Tile::kNumberParts == 1) {
+      IssueDq(dq);
+    } else {
+      IssueSplitFromColumns<T, kBlockK, kBlockQ>(dq[0], gradientsTile_, base_);
+    }
     WaitProducts<0>();
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {

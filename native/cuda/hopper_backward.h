@@ -7,9 +7,6 @@
 
 namespace flashmask::cuda {
 
-// The most channels of split floats.
-constexpr int kHopperBackwardSplitChannels = 64;
-
 struct HopperBackwardHeads {
   int kD, kDv;
 };

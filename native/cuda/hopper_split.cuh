@@ -1,5 +1,6 @@
 // Products on Hopper of numbers with kParts parts of 16 bits. Tiles of the parts follow each other in shared memory. Of
-// the four products of two split floats, three matter.
+// the four products of two split floats, three matter. They are added up in the order of Product (primitives.cuh), so
+// that all kernels get the same sums, bit for bit.
 #pragma once
 
 #include "hopper.cuh"
@@ -32,8 +33,7 @@ __device__ inline void PackParts(uint32_t (&packed)[kParts][kN / 2][4], const fl
   }
 }
 
-// Issues scores, acc = A B^T, as IssueTransposed does. Queries are on the left, or on the right if kKeysLeft. Split
-// floats are added up in the order of Product (primitives.cuh), so that all kernels get the same scores, bit for bit.
+// Issues scores, acc = A B^T, as IssueTransposed does. Queries are on the left, or on the right if kKeysLeft.
 template <class T, int kParts, int kD, int kRowsA, int kRowsB, bool kKeysLeft, int kN>
 __device__ inline void IssueScoresOf(float (&acc)[kN][4], uint32_t a, uint32_t b) {
   if constexpr (kParts == 1) {
@@ -59,8 +59,7 @@ __device__ inline void IssueScoresOf(float (&acc)[kN][4], uint32_t a, uint32_t b
 }
 
 // Issues acc += W B, summed over kSteps times 16 rows of B, a tile of kRowsB rows and kN times 8 channels. Split floats
-// go to `tile` first, because tensor cores truncate when they add: FinishSum rounds the sum. What is small is added
-// first.
+// go to `tile` first, because tensor cores truncate when they add: FinishSum rounds the sum.
 template <class T, int kRowsB, int kParts, int kSteps, int kN, int kTileN>
 __device__ inline void IssueSum(float (&acc)[kN][4], float (&tile)[kTileN][4],
                                 const uint32_t (&left)[kParts][kSteps][4], uint32_t b) {
@@ -74,11 +73,10 @@ __device__ inline void IssueSum(float (&acc)[kN][4], float (&tile)[kTileN][4],
     FenceProducts();
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
-      Product16<true>(tile, left[1][k], right.At(k * kStep), k != 0, T());
+      Product16<true>(tile, left[0][k], right.At(k * kStep), k != 0, T());
       Product16<true>(tile, left[0][k], right.At(k * kStep + kLow), true, T());
+      Product16<true>(tile, left[1][k], right.At(k * kStep), true, T());
     }
-#pragma unroll
-    for (int k = 0; k < kSteps; ++k) Product16<true>(tile, left[0][k], right.At(k * kStep), true, T());
     CommitProducts();
   }
 }
@@ -100,6 +98,23 @@ __device__ inline void FinishSum(float (&acc)[kN][4], float (&tile)[kTileN][4]) 
       for (int i = 0; i < 4; ++i) acc[n][i] += tile[n][i];
     }
   }
+}
+
+// Issues acc = A^T B of split floats, summed over kRows rows: A of kColumns columns, B of kN times 8 channels.
+template <class T, int kRows, int kColumns, int kN>
+__device__ inline void IssueSplitFromColumns(float (&acc)[kN][4], uint32_t a, uint32_t b) {
+  const Descriptor left = Descriptor::OfColumns<kRows * kPageRowBytes>(a);
+  const Descriptor right = Descriptor::OfColumns<kRows * kPageRowBytes>(b);
+  constexpr int kStep = 16 * kPageRowBytes;
+  Pin(acc);
+  FenceProducts();
+#pragma unroll
+  for (int k = 0; k < kRows / 16; ++k) {
+    Product16<true, true>(acc, left.At(k * kStep), right.At(k * kStep), k != 0, T());
+    Product16<true, true>(acc, left.At(k * kStep), right.At(k * kStep + kTileBytes<kRows, kN * 8>), true, T());
+    Product16<true, true>(acc, left.At(k * kStep + kTileBytes<kRows, kColumns>), right.At(k * kStep), true, T());
+  }
+  CommitProducts();
 }
 
 }  // namespace flashmask::cuda
