@@ -3,6 +3,7 @@
     python3 bench/cuda/bench.py LIB.so [--masks causal,...] [--lengths 8192] [--dims 128,64] [--out FILE.jsonl]
     python3 bench/cuda/bench.py LIB.so --quick            our kernels alone: seconds, for tuning
     python3 bench/cuda/bench.py LIB.so --dtype float32    from float32 tensors, next to FlexAttention on TF32
+    python3 bench/cuda/bench.py LIB.so --quick --deterministic    and what the same bits in every run cost
 
 TFLOP/s count visible pairs only: 2 D + 2 Dv operations per pair forward, 6 D + 4 Dv backward. --out gets one line of
 JSON per measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side. The last lines compare our
@@ -81,15 +82,23 @@ class Setting:
         return result
 
 
+def flash_call(library, s, deterministic):
+    return Call(
+        library, s.q, s.k, s.v, s.mask.mask,
+        layout='bhsd', precision=s.options.precision, deterministic=deterministic,
+    )  # fmt: skip
+
+
 def flash(library, s):
     """Times our kernels. Returns the record and the results."""
-    precision, forward_only = s.options.precision, s.options.forward_only
-    call = Call(
-        library, s.q, s.k, s.v, s.mask.mask,
-        layout='bhsd', precision=precision, deterministic=s.options.deterministic,
-    )  # fmt: skip
+    forward_only, deterministic = s.options.forward_only, s.options.deterministic
+    call = flash_call(library, s, deterministic)
     backward = None if forward_only else lambda: call.backward(s.d_out)
-    record = s.record('flash', call.forward, backward, precision=precision)
+    record = s.record('flash', call.forward, backward, precision=s.options.precision)
+    if backward and deterministic:
+        plain = flash_call(library, s, False)
+        plain.forward()
+        record['plainBackwardMs'] = milliseconds(lambda: plain.backward(s.d_out), s.options.seconds)[0]
     record['rowsError'] = rows_error(s, call.out)
     return record, [x for x in (call.out, call.dq, call.dk, call.dv) if x is not None]
 
@@ -142,6 +151,11 @@ def sizes_of(record):
     return '/'.join(str(record[name]) for name in ('D', 'Dv') if name in record)
 
 
+def cost(record):
+    """Times the time without `deterministic` that the backward takes with it."""
+    return record['backwardMs'] / record['plainBackwardMs']
+
+
 def show(record, out):
     """Prints a record, and adds it to the file."""
     speeds = [
@@ -149,6 +163,8 @@ def show(record, out):
         for key in ('forward', 'backward')
         if key + 'Ms' in record
     ]
+    if 'plainBackwardMs' in record:
+        speeds.append(f'{cost(record):4.2f}x the plain backward')
     errors = [f'{x:.0e}' for x in (record.get('rowsError'), *record.get('differences', [])) if x is not None]
     print(
         f'{record["mask"]:20} N {record["N"]:6} D {sizes_of(record):>7} {record["attention"]:10} {"  ".join(speeds)}'
@@ -195,8 +211,19 @@ def show_summary(rows):
             line += f'  {best["attention"]:10} {speeds(best):>11}  {ratios[-1]:5.2f}x'
         print(line)
     if ratios:
-        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-        print(f'geometric mean of how many times faster we are, over {len(ratios)} rows: {mean:.3f}x')
+        print(f'geometric mean of how many times faster we are, over {len(ratios)} rows: {geometric_mean(ratios):.3f}x')
+
+
+def geometric_mean(ratios):
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+
+
+def show_cost(rows):
+    """What `deterministic` costs."""
+    costs = [cost(row['flash']) for row in rows]
+    print(
+        f'deterministic backward: geometric mean {geometric_mean(costs):.3f}x, at most {max(costs):.3f}x the plain one'
+    )
 
 
 def arguments():
@@ -240,6 +267,8 @@ def main():
                 torch.cuda.empty_cache()
     if not options.quick:
         show_summary(rows)
+    if options.deterministic and not options.forward_only:
+        show_cost(rows)
 
 
 if __name__ == '__main__':

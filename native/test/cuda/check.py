@@ -19,7 +19,7 @@ from collections import defaultdict
 from contextlib import nullcontext
 
 import torch
-from calls import NAMES, actual_results
+from calls import NAMES, actual_results, call_of
 from cases import Inputs, all_cases
 from flashmask_torch import Library
 from poison import check_poison
@@ -27,6 +27,7 @@ from reference import UNIT, Dense, heads_first, kept, visible
 from vectors import check_vectors
 
 FACTOR = 2
+REPEATS = 200
 SHOWN = 40
 
 
@@ -119,7 +120,23 @@ def check_sum(library, c, options):
     return problems, {}
 
 
-CHECKS = {'dense': check_case, 'sum': check_sum, 'poison': check_poison}
+def check_repeats(library, c, options):
+    """Problems in words. Gradients must have the same bits in every run."""
+    with torch.no_grad():
+        x = Inputs(c, options.device, options.sixteen)
+        call = call_of(library, c, x)
+        call.forward()
+        bits = lambda: torch.cat([y.view(torch.int32).flatten() for y in (call.dq, call.dk, call.dv)])
+        call.backward(x.d_out, x.d_lse)
+        first = bits()
+        differ = torch.zeros((), dtype=torch.int64, device=options.device)
+        for _ in range(REPEATS):
+            call.backward(x.d_out, x.d_lse)
+            differ += (bits() != first).any()
+    return [f'{differ} of {REPEATS} runs differ from the first'] if differ else [], {}
+
+
+CHECKS = {'dense': check_case, 'sum': check_sum, 'poison': check_poison, 'repeats': check_repeats}
 
 
 def check_of(c, options):
@@ -151,6 +168,8 @@ def main():
     options = arguments()
     wanted = options.filter.split('|')
     cases = [c for c in all_cases(options.sixteen) if any(text in c.title for text in wanted)]
+    if options.forward_only:
+        cases = [c for c in cases if c.check != 'repeats']
     if options.sanitize:
         cases = [c for c in cases if c.B * c.H * c.Sq * c.Sk <= 200_000]
     cases = cases[:: options.every]
