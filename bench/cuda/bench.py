@@ -3,6 +3,7 @@
     python3 bench/cuda/bench.py LIB.so [--masks causal,...] [--lengths 8192] [--dims 128,64] [--out FILE.jsonl]
     python3 bench/cuda/bench.py LIB.so --quick            our kernels alone: seconds, for tuning
     python3 bench/cuda/bench.py LIB.so --dtype float32    from float32 tensors, next to FlexAttention on TF32
+    python3 bench/cuda/bench.py LIB.so --quick --deterministic    and what the same bits in every run cost
 
 TFLOP/s count visible pairs only: 2 D + 2 Dv operations per pair forward, 6 D + 4 Dv backward. --out gets one line of
 JSON per measurement; `npm run bench -- tables --from FILE.jsonl` shows them side by side. The last lines are those of
@@ -21,7 +22,7 @@ from flashmask_torch import Call, Library
 from masks import NAMES, build, visible_pairs
 from peers import PEERS
 from reference import Dense, visible
-from summary import show_summary, sizes_of
+from summary import geometric_mean, show_summary, sizes_of
 
 WARM_UP_SECONDS = 0.5
 QUICK_SECONDS = 0.1
@@ -97,15 +98,23 @@ class Setting:
         return result
 
 
+def flash_call(library, s, deterministic):
+    return Call(
+        library, s.q, s.k, s.v, s.mask.mask,
+        layout='bhsd', precision=s.options.precision, deterministic=deterministic,
+    )  # fmt: skip
+
+
 def flash(library, s):
     """Times our kernels. Returns the record and the results."""
-    precision, forward_only = s.options.precision, s.options.forward_only
-    call = Call(
-        library, s.q, s.k, s.v, s.mask.mask,
-        layout='bhsd', precision=precision, deterministic=s.options.deterministic,
-    )  # fmt: skip
+    forward_only, deterministic = s.options.forward_only, s.options.deterministic
+    call = flash_call(library, s, deterministic)
     backward = None if forward_only else lambda: call.backward(s.d_out)
-    record = s.record('flash', call.forward, backward, precision=precision)
+    record = s.record('flash', call.forward, backward, precision=s.options.precision)
+    if backward and deterministic:
+        plain = flash_call(library, s, False)
+        plain.forward()
+        record['plainBackwardMs'] = milliseconds(lambda: plain.backward(s.d_out), s.options.seconds)[0]
     record['rowsError'] = rows_error(s, call.out)
     return record, [x for x in (call.out, call.dq, call.dk, call.dv) if x is not None]
 
@@ -155,6 +164,11 @@ def relative(ours, theirs):
     return float(torch.linalg.vector_norm(ours.float() - theirs.float()) / torch.linalg.vector_norm(theirs.float()))
 
 
+def cost(record):
+    """Times the time without `deterministic` that the backward takes with it."""
+    return record['backwardMs'] / record['plainBackwardMs']
+
+
 def show(record, out):
     """Prints a record, and adds it to the file."""
     speeds = [
@@ -162,6 +176,8 @@ def show(record, out):
         for key in ('forward', 'backward')
         if key + 'Ms' in record
     ]
+    if 'plainBackwardMs' in record:
+        speeds.append(f'{cost(record):4.2f}x the plain backward')
     errors = [f'{x:.0e}' for x in (record.get('rowsError'), *record.get('differences', [])) if x is not None]
     print(
         f'{record["mask"]:20} N {record["N"]:6} D {sizes_of(record):>7} {record["attention"]:10} {"  ".join(speeds)}'
@@ -187,6 +203,14 @@ def compare(library, s, said):
                 records[name]['differences'] = [relative(*pair) for pair in zip(results, theirs)]
             show(records[name], s.options.out)
     return records
+
+
+def show_cost(rows):
+    """What `deterministic` costs."""
+    costs = [cost(row['flash']) for row in rows]
+    print(
+        f'deterministic backward: geometric mean {geometric_mean(costs):.3f}x, at most {max(costs):.3f}x the plain one'
+    )
 
 
 def arguments():
@@ -230,6 +254,8 @@ def main():
                 rows.append(compare(library, Setting(name, N, D, options), said))
                 torch.cuda.empty_cache()
     show_summary(rows)
+    if options.deterministic and not options.forward_only:
+        show_cost(rows)
 
 
 if __name__ == '__main__':

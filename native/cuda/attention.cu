@@ -226,13 +226,23 @@ size_t LayOutForward(const Problem& p, void* plan, void* base, ForwardScratch* s
 // Rows that the copy engine may read for a head: whole query blocks of every kernel.
 int64_t RowsOfHead(const Problem& p) { return CeilDivide(p.Sq, 128) * 128; }
 
+// Whether the kernels on Hopper's own instructions run a call. The copy engine adds rows whose bytes are a multiple of
+// 16.
+bool UsesHopperBackward(const Problem& p, const Variant& variant, int parts) {
+  const bool fits = parts == 1 || variant.kD == 64 || (variant.kD == 128 && !p.deterministic);
+  return variant.large && fits && p.D % 4 == 0;
+}
+
 struct BackwardScratch {
   Zeros zeros;
   Plan plan;
   float* reference;
   float* weight;
   float* rowShift;
+  int* order;  // null if any will do
 };
+
+int64_t MarksOf(const Problem& p) { return p.B * p.H * RowsOfHead(p) / kRowsOfMark; }
 
 BackwardScratch TakeBackward(const Problem& p, void* plan, Scratch& scratch) {
   BackwardScratch s;
@@ -241,11 +251,12 @@ BackwardScratch TakeBackward(const Problem& p, void* plan, Scratch& scratch) {
   s.reference = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
   s.weight = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
   s.rowShift = scratch.Take<float>(p.B * p.H * RowsOfHead(p));
+  s.order = p.deterministic ? scratch.Take<int>(MarksOf(p)) : nullptr;
   return s;
 }
 
-BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tensor16& dOut, const BackwardScratch& s,
-                                float* dq, float* dk, float* dv) {
+BackwardParams BackwardParamsOf(const Problem& p, bool hopper, const Inputs16& in, const Tensor16& dOut,
+                                const BackwardScratch& s, float* dq, float* dk, float* dv) {
   BackwardParams params = {};
   params.sizes = SizesOf(p);
   params.q = in.q;
@@ -263,9 +274,15 @@ BackwardParams BackwardParamsOf(const Problem& p, const Inputs16& in, const Tens
   params.dv = TensorIn(p, dv, p.Sk, p.Hkv, p.Dv);
   params.scale = ScaleOf(p.scale);
   params.scoreScale = ScoreScaleOf(p);
-  params.accumulateDq = !p.deterministic;
+  params.accumulateDq = hopper || !p.deterministic;
+  params.order = hopper ? s.order : nullptr;
   params.dropout = DropoutOf(p);
   return params;
+}
+
+cudaError_t ClearMarks(const Problem& p, const BackwardParams& params, cudaStream_t stream) {
+  if (params.order == nullptr) return cudaSuccess;
+  return cudaMemsetAsync(params.order, 0, MarksOf(p) * sizeof(int), stream);
 }
 
 RowsParams RowsParamsOf(const Problem& p, const float* out, const Tensor16& dOut, const float* rowStats,
@@ -292,32 +309,31 @@ cudaError_t LaunchRows(const RowsParams& params, bool sm90, cudaStream_t stream)
   return Start(RowsKernel<T, DOut>, {blocks, kRowsThreads, 0, stream, sm90}, params);
 }
 
-// Whether the kernels on Hopper's own instructions compute dk and dv, and dq too if not deterministic. The copy engine
-// adds rows whose bytes are a multiple of 16.
-bool UsesHopperBackward(const Problem& p, const Variant& variant, int parts) {
-  const bool fits = parts == 1 || variant.kD == 64 || (variant.kD == 128 && !p.deterministic);
-  return variant.large && fits && (p.deterministic || p.D % 4 == 0);
-}
-
-cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
-                        BackwardParams params, cudaStream_t stream) {
-  cudaError_t error = cudaSuccess;
-  if (p.deterministic) {
-    params.ranges = DqRanges(plan, variant, parts);
-    const auto launch = bfloat16 ? LaunchDqBfloat16 : parts == 1 ? LaunchDqHalf : LaunchDqFloat32;
-    error = launch(variant, params, stream);
-  }
-  if (error != cudaSuccess) return error;
-  const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
-  if (!UsesHopperBackward(p, variant, parts)) return launch(variant, params, stream);
+cudaError_t RunHopperBackward(const Problem& p, bool bfloat16, int parts, const BackwardParams& params,
+                              cudaStream_t stream) {
   const HopperBackwardHeads heads = HopperBackwardHeadsOf(p.D, p.Dv);
   const auto narrow = bfloat16     ? LaunchHopperBackwardBfloat16
                       : parts == 1 ? LaunchHopperBackwardHalf
                                    : LaunchHopperBackwardFloat32;
   const auto wide = bfloat16 ? LaunchHopperBackwardWideBfloat16 : LaunchHopperBackwardWideHalf;
-  error = (IsWide(heads) ? wide : narrow)(heads, params, stream);
-  if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;
-  params.onlyNotFinite = true;
+  return (IsWide(heads) ? wide : narrow)(heads, params, stream);
+}
+
+cudaError_t RunBackward(const Problem& p, const Variant& variant, bool bfloat16, int parts, const Plan& plan,
+                        BackwardParams params, cudaStream_t stream) {
+  if (UsesHopperBackward(p, variant, parts)) {
+    const cudaError_t error = RunHopperBackward(p, bfloat16, parts, params, stream);
+    if (error != cudaSuccess || params.vFacts.notFinite == nullptr) return error;
+    params.onlyNotFinite = true;
+  }
+  if (p.deterministic) {
+    params.accumulateDq = false;
+    params.ranges = DqRanges(plan, variant, parts);
+    const auto launch = bfloat16 ? LaunchDqBfloat16 : parts == 1 ? LaunchDqHalf : LaunchDqFloat32;
+    const cudaError_t error = launch(variant, params, stream);
+    if (error != cudaSuccess) return error;
+  }
+  const auto launch = bfloat16 ? LaunchBackwardBfloat16 : parts == 1 ? LaunchBackwardHalf : LaunchBackwardFloat32;
   return launch(variant, params, stream);
 }
 
@@ -413,10 +429,12 @@ Status Backward(const Problem& p, const BackwardTensors& t, void* scratch, void*
   BackwardScratch s;
   ForwardAgain again;
   LayOutBackward(p, t.plan, scratch, &in, &dOut, &s, &again);
-  BackwardParams params = BackwardParamsOf(p, in, dOut, s, t.dq, t.dk, t.dv);
+  const bool hopper = UsesHopperBackward(p, variant, PartsOf(p));
+  BackwardParams params = BackwardParamsOf(p, hopper, in, dOut, s, t.dq, t.dk, t.dv);
   params.dOutFacts = FactsOf(p, s.zeros, 3);
   params.rowFacts = FactsOf(p, s.zeros, 4);
   error = MakePlanOf(p, t.bounds, t.plan, s.plan, stream);
+  if (error == cudaSuccess) error = ClearMarks(p, params, stream);
   if (error == cudaSuccess) error = Clear(s.zeros, stream);
   ConvertList list = InputsToConvert(p, t, s.zeros, &params);
   list.tensors[list.count++] = ConvertQueries(p, t.dOut, dOut, params.dOutFacts, 1, p.Dv);
@@ -479,8 +497,10 @@ Status Backward16(const Problem& p, bool bfloat16, const void* q, const void* k,
   Scratch scratch(base);
   const BackwardScratch s = TakeBackward(p, nullptr, scratch);
   const Tensor16 dOut16 = Tensor16In(p, dOut, p.Sq, p.H, p.Dv);
-  const BackwardParams params = BackwardParamsOf(p, GivenInputs(p, q, k, v), dOut16, s, dq, dk, dv);
+  const bool hopper = UsesHopperBackward(p, variant, 1);
+  const BackwardParams params = BackwardParamsOf(p, hopper, GivenInputs(p, q, k, v), dOut16, s, dq, dk, dv);
   error = MakePlanOf(p, bounds, nullptr, s.plan, stream);
+  if (error == cudaSuccess) error = ClearMarks(p, params, stream);
   if (error != cudaSuccess) return StatusOf(error);
   const RowsParams rows = RowsParamsOf(p, out, dOut16, rowStats, dLse, s, params);
   error = bfloat16 ? LaunchRows<__nv_bfloat16, __nv_bfloat16>(rows, variant.large, stream)

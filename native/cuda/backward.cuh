@@ -51,7 +51,6 @@ __device__ inline void Backward(const BackwardParams& p) {
   const int Sq = p.sizes.Sq;
   const int Sk = p.sizes.Sk;
   const int offset = Sk - Sq;
-  const int queryBlocks = (Sq + kBlockQ - 1) / kBlockQ;
   const KeyBlock keys = KeyBlockAt<kBlockK>(blockIdx.x, p.sizes, p.mask.spans != nullptr);
   const int b = keys.b;
   const int keyHead = keys.keyHead;
@@ -82,9 +81,10 @@ __device__ inline void Backward(const BackwardParams& p) {
   };
 
   // The walk over query heads of the group, and over the live query blocks of each.
-  const int firstBlock = p.mask.causal ? max(c0 - offset, 0) / kBlockQ : 0;
+  const bool backwards = Tile::kBulk && p.order != nullptr;  // as the kernels on Hopper, for the same bits
+  const QueryWalk walk = QueryWalkOf<kBlockQ>(keys, p.sizes, p.mask.causal, backwards);
   int head = 0;
-  LiveBlocks live(firstBlock, queryBlocks);
+  LiveBlocks live(walk.first, walk.end);
   const auto classify = [&](int head, int block) {
     const int64_t maskHead = MaskHeadOf(p.mask, b, keyHead * group + head, H);
     const int r0 = block * kBlockQ;
@@ -94,10 +94,10 @@ __device__ inline void Backward(const BackwardParams& p) {
   const auto next = [&]() -> QueryBlock {
     while (true) {
       bool partial;
-      const int block = live.Next(&partial, [&](int block) { return classify(head, block); });
-      if (block >= 0) return {head, block, partial};
+      const int i = live.Next(&partial, [&](int i) { return classify(head, walk.At(i)); });
+      if (i >= 0) return {head, walk.At(i), partial};
       if (++head >= group) return {-1, -1, false};
-      live = LiveBlocks(firstBlock, queryBlocks);
+      live = LiveBlocks(walk.first, walk.end);
     }
   };
 
@@ -268,7 +268,7 @@ __device__ inline void Backward(const BackwardParams& p) {
   if (!HasNotFinite(p.dOutFacts, keyBatchHead)) return;
   __syncthreads();
   head = 0;
-  live = LiveBlocks(firstBlock, queryBlocks);
+  live = LiveBlocks(walk.first, walk.end);
   while ((at = next()).block >= 0) {
     if (!isCareful(at)) continue;
     const int h = keyHead * group + at.head;

@@ -10,7 +10,21 @@
 
 namespace flashmask::cuda {
 
-template <class T, class Tile>
+// Adds the gradients from a block of keys to the sums, as the kernels on Hopper add them to memory.
+template <int kM, int kN>
+__device__ inline void AddRounded(float (&sums)[kM][kN][4], const float (&dq)[kM][kN][4], float factor) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[m][n][i] = __fadd_rn(sums[m][n][i], __fmul_rn(dq[m][n][i], factor));
+    }
+  }
+}
+
+// With kLikeHopper, results have the bits of the kernels on Hopper, which leave some heads to this one.
+template <class T, class Tile, bool kLikeHopper>
 __device__ inline void Dq(const BackwardParams& p) {
   constexpr int kBlockQ = Tile::kBlockQ;
   constexpr int kBlockK = Tile::kBlockK;
@@ -70,6 +84,8 @@ __device__ inline void Dq(const BackwardParams& p) {
   }
   float dq[kM][Tile::kD / 8][4];
   Clear(dq);
+  float sums[kM][Tile::kD / 8][4];
+  if (kLikeHopper) Clear(sums);
   const uint32_t qLane = LaneAddress<kBlockQ>(qShared, warpRow / 16, 0, true);
   const uint32_t dOutLane = LaneAddress<kBlockQ>(dOutShared, warpRow / 16, 0, true);
   const uint32_t kLane = LaneAddress<kBlockK>(kShared, 0, 0, false);
@@ -104,17 +120,30 @@ __device__ inline void Dq(const BackwardParams& p) {
     block = live.Next(&partial, classify);
     __syncthreads();
     if (block >= 0) copyKeys(block);
+    if (kLikeHopper && (block < 0 || block * kBlockK / kHopperBackwardKeys != c0 / kHopperBackwardKeys)) {
+      AddRounded(sums, dq, factors.dq);
+      Clear(dq);
+    }
   }
 
   float* dqHead = p.dq.data + at.b * p.dq.batch + at.h * p.dq.head + at.r0 * p.dq.row;
-  StoreRows(dqHead, p.dq, dq, factors.dq, warpRow, 0, at.r1 - at.r0);
+  StoreRows(dqHead, p.dq, kLikeHopper ? sums : dq, kLikeHopper ? 1.f : factors.dq, warpRow, 0, at.r1 - at.r0);
+}
+
+// Whether the kernels on Hopper have done this thread block's work.
+template <class Tile>
+__device__ inline bool IsDone(const BackwardParams& p) {
+  const RowBlock at = RowBlockAt<Tile::kBlockQ>(blockIdx.x, p.sizes, p.mask, p.mask.spans != nullptr);
+  return p.onlyNotFinite && !HasNotFinite(p, at.keyBatchHead);
 }
 
 template <class T, int kD, int kParts, bool kLarge>
 __global__ void __launch_bounds__(Tiles<kD, kParts, kLarge>::Dq::kThreads)
     DqKernel(const __grid_constant__ BackwardParams p) {
   if constexpr (kCompiled<kLarge>) {
-    Dq<T, typename Tiles<kD, kParts, kLarge>::Dq>(p);
+    using Tile = typename Tiles<kD, kParts, kLarge>::Dq;
+    if (kLarge && IsDone<Tile>(p)) return;
+    Dq<T, Tile, kLarge && kParts == 1>(p);
   } else {
     __trap();
   }

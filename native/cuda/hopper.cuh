@@ -141,12 +141,12 @@ __device__ inline void IssueFromRegisters(float (&acc)[kN][4], const uint32_t (&
 
 // ---- Thread blocks that stay ----
 
-// Lets one warp of the last warpgroup load, and the warpgroups before compute.
-template <class Tile, class Load, class Compute>
-__device__ inline void RunRoles(Load load, Compute compute) {
+// Lets the first kHelpers warps of the last warpgroup help, and the warpgroups before compute.
+template <class Tile, int kHelpers = 1, class Help, class Compute>
+__device__ inline void RunRoles(Help help, Compute compute) {
   if (threadIdx.x >= Tile::kComputing) {
     GiveRegisters<Tile::kLoadRegisters>();
-    if (threadIdx.x < Tile::kComputing + kWarp) load();
+    if (threadIdx.x < Tile::kComputing + kHelpers * kWarp) help();
   } else {
     TakeRegisters<Tile::kComputeRegisters>();
     compute();

@@ -2,11 +2,12 @@
 // one block of 128 keys after another. One warp loads: it finds the live query blocks of all query heads of the key
 // head and starts their copies. Two warpgroups compute, each with 64 keys, whose dk and dv stay in registers. Scores
 // are computed transposed, keys by queries, so that weights and their gradients are left operands in registers. Both
-// warpgroups also put the gradients into shared memory, from where they take turns to compute dq, which the copy engine
-// adds up in memory.
+// warpgroups also put the gradients into shared memory, from where they take turns to compute dq, which other warps add
+// up in memory.
 #pragma once
 
 #include "gradients.cuh"
+#include "hopper_backward_dq.cuh"
 #include "hopper_backward_launch.cuh"
 #include "hopper_split.cuh"
 #include "rows.cuh"
@@ -20,8 +21,9 @@ struct HopperBackwardTile {
   static constexpr int kD = kD_;
   static constexpr int kNumberParts = kNumberParts_;
   static constexpr int kBlockQ = kD == 64 && kNumberParts == 1 ? 128 : 64;
-  static constexpr int kBlockK = 128;
+  static constexpr int kBlockK = kHopperBackwardKeys;
   static constexpr int kStages = 2;
+  static constexpr int kDqBuffers = 1;
   static constexpr int kCluster = 1;                            // thread blocks that share a key block
   static constexpr int kComputing = kBlockK / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
@@ -43,7 +45,7 @@ struct HopperBackwardTile {
   static constexpr int kStatsAt = kDqAt + kDqBytes;
   static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
   static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
-  static constexpr int kSharedBytes = kBarriersAt + (2 + 3 * kStages) * 8;
+  static constexpr int kSharedBytes = kBarriersAt + (5 + 3 * kStages) * 8;
 };
 
 // The barriers of a thread block.
@@ -55,18 +57,39 @@ struct BackwardBarriers {
   __device__ uint32_t queriesFull(int stage) const { return base + 16 + stage * 24; }
   __device__ uint32_t dOutFull(int stage) const { return base + 24 + stage * 24; }
   __device__ uint32_t free(int stage) const { return base + 32 + stage * 24; }
+  __device__ uint32_t dqFree(int) const { return base + 16 + Tile::kStages * 24; }
+  // For the warps that add dq, one for each warpgroup.
+  __device__ uint32_t dqFull(int group, int) const { return base + 24 + Tile::kStages * 24 + group * 8; }
+  __device__ void LeaveStage(int stage) const { Arrive(free(stage)); }
 
   __device__ void Init() const {
-    // One warp loads; each warp that computes frees for itself.
+    // One warp loads; each warp that adds dq or computes frees for itself.
     constexpr int kWarps = Tile::kComputing / kWarp;
     InitBarrier(keysFull(), 1);
     InitBarrier(keysFree(), kWarps);
     for (int stage = 0; stage < Tile::kStages; ++stage) {
       InitBarrier(queriesFull(stage), 1);
       InitBarrier(dOutFull(stage), 1);
-      InitBarrier(free(stage), kWarps);
+      InitBarrier(free(stage), kWarps + kDqAdders);
     }
+    InitBarrier(dqFree(0), 1);
+    for (int group = 0; group < kDqAdders; ++group) InitBarrier(dqFull(group, 0), 1);
     FenceBarrierInit();
+  }
+};
+
+// The boxes of a tile of dq: 64 queries x 32 channels each.
+template <class Tile>
+struct DqBoxes {
+  static constexpr int kPlaces = 1;
+  static constexpr int kBoxes = Tile::kD / 32;
+
+  static __device__ int At(int part, int box) { return (part * kBoxes + box) * Tile::kDqBoxBytes; }
+
+  static __device__ void Add(const CUtensorMap& dq, uint32_t shared, int, int r0, int h, int b) {
+    for (int part = 0; part < Tile::kBlockQ / 64; ++part) {
+      for (int box = 0; box < kBoxes; ++box) AddBox(&dq, shared + At(part, box), box * 32, r0 + part * 64, h, b);
+    }
   }
 };
 
@@ -137,8 +160,7 @@ template <class T, class Tile, bool kDrops>
 class KeyWarpgroup {
  public:
   __device__ KeyWarpgroup(const HopperBackwardParams& params, uint8_t* shared, BackwardBarriers<Tile> barriers)
-      : params_(params),
-        p_(params.call),
+      : p_(params.call),
         shared_(shared),
         base_(SharedAddress(shared)),
         barriers_(barriers),
@@ -150,7 +172,7 @@ class KeyWarpgroup {
     for (;;) {
       const QueryEntry entry = NextEntry();
       if (entry.work < 0) break;
-      keys_ = TakenKeys<Tile>(entry.work, p_.sizes, p_.mask);
+      keys_ = TakenKeys<Tile>(entry.work, p_);
       Clear(dk_);
       Clear(dv_);
       if (entry.block >= 0) {
@@ -160,9 +182,6 @@ class KeyWarpgroup {
       FreeStage();
       if (!HasNotFinite(p_, keys_.keyBatchHead)) StoreKeys();
     }
-    if (addsDq_) AddDq();
-    // Shared memory must stay until it is read.
-    if (IsFirstThread()) WaitBulkRead();
   }
 
  private:
@@ -176,8 +195,6 @@ class KeyWarpgroup {
   static constexpr int kLowGradients =
       Tile::kGradientBytes / Tile::kNumberParts;  // from the high parts to the low ones
   using Left = uint32_t[Tile::kNumberParts][kN / 2][4];
-
-  __device__ static bool IsFirstThread() { return threadIdx.x % kWarpgroup == 0; }
 
   __device__ QueryEntry NextEntry() {
     WaitParity(barriers_.queriesFull(place_.stage), place_.parity);
@@ -218,8 +235,9 @@ class KeyWarpgroup {
       FinishSum<Tile::kNumberParts>(dv_[0], dvTile_);
       FinishSum<Tile::kNumberParts>(dk_[0], dkTile_);
       FreeStage();
-      if (p_.accumulateDq) TakeTurn(entry, factors.dq);
+      TakeTurn(factors.dq);
     }
+    if (hasDq_) TellDq();
   }
 
   // With few channels the own keys and values stay in registers, which spares shared memory half of what scores read.
@@ -248,7 +266,7 @@ class KeyWarpgroup {
     IssueProducts(scores_, ownKeys(), keyParts_, Queries(part));
     if (part == 0) WaitParity(barriers_.dOutFull(place_.stage), place_.parity);
     IssueProducts(gradients_, ownKeys() + Tile::kValuesAt, valueParts_, DOut(part));
-    if (part == 0 && addsDq_) AddDq();
+    if (part == 0 && hasDq_) TellDq();
     WaitProducts<1>();
     Pin(scores_);
     if (entry.kind != kLive) HideMasked(h, r0);
@@ -282,7 +300,7 @@ class KeyWarpgroup {
     Left leftGradients;
     PackParts<T>(leftGradients, gradients_);
     IssueSum<T, kBlockQ>(dk_[0], dkTile_, leftGradients, Queries(part));
-    if (p_.accumulateDq) StoreGradients(leftGradients, part);
+    StoreGradients(leftGradients, part);
   }
 
   __device__ void HideMasked(int h, int r0) {
@@ -333,19 +351,14 @@ class KeyWarpgroup {
 
   // The warpgroups take turns to compute dq, from the gradients of both. The other one goes on meanwhile, so that they
   // are at different points of their work, and one has products while the other has not.
-  __device__ void TakeTurn(const QueryEntry& entry, float factor) {
+  __device__ void TakeTurn(float factor) {
     const bool own = turn_ == group_;
     FenceAsync();
-    // The other warpgroup will write where this one's dq is read.
-    if (IsFirstThread()) WaitBulkRead();
     // A vote, so that ptxas knows that a warp does not part here.
     if (__any_sync(~0u, own)) {
       SyncThreads<Tile::kComputing>(1 + turn_);
       ComputeDq(factor);
-      addsDq_ = true;
-      dqBatch_ = keys_.b;
-      dqHead_ = keys_.keyHead * keys_.group + entry.head;
-      dqRow_ = entry.block * kBlockQ;
+      hasDq_ = true;
     } else {
       ArriveThreads<Tile::kComputing>(1 + turn_);
     }
@@ -378,6 +391,7 @@ class KeyWarpgroup {
       IssueSplitFromColumns<T, kBlockK, kBlockQ>(dq[0], gradientsTile_, base_);
     }
     WaitProducts<0>();
+    WaitParity(barriers_.dqFree(0), turn_ ^ 1);  // the tiles of dq are as many as the turns
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       Pin(dq[part]);
@@ -385,13 +399,7 @@ class KeyWarpgroup {
     }
   }
 
-  // Boxes of dq in shared memory: 64 queries x 32 channels.
-  static constexpr int kBoxes = kD / 32;
-  __device__ uint32_t DqBox(int part, int box) const {
-    return base_ + Tile::kDqAt + (part * kBoxes + box) * Tile::kDqBoxBytes;
-  }
-
-  // Writes dq to shared memory. It is added to memory later, when the writes have arrived.
+  // Writes dq to shared memory. A warp that adds it is told later, when the writes have arrived.
   __device__ void StoreDq(const float (&dq)[kD / 8][4], int part, float factor) {
     // Odd rows store blocks n and n ^ 2 the other way around. Otherwise the swizzle puts rows 2 r and 2 r + 1 into the
     // same banks.
@@ -402,7 +410,7 @@ class KeyWarpgroup {
       for (int half = 0; half < 2; ++half) {
         const int row = warpRow_ % 64 + ElementRow(0, 2 * half);
         const int channel = ElementColumn(n, 0);
-        const uint32_t at = DqBox(part, channel / 32) + row * kPageRowBytes +
+        const uint32_t at = base_ + Tile::kDqAt + DqBoxes<Tile>::At(part, channel / 32) + row * kPageRowBytes +
                             (((channel % 32 / 4) ^ (row & 7) ^ (odd ? 4 : 0)) << 4) + channel % 4 * 4;
         const float* pair = &dq[n][2 * half];
         const float* other = &dq[n ^ 2][2 * half];
@@ -411,19 +419,12 @@ class KeyWarpgroup {
     }
   }
 
-  // Starts to add the dq that StoreDq() wrote.
-  __device__ void AddDq() {
+  // Tells of the dq that StoreDq() wrote. Afterwards no warp reads the gradients any more.
+  __device__ void TellDq() {
     FenceAsync();
     SyncThreads<kWarpgroup>(3 + group_);
-    if (IsFirstThread()) {
-      for (int part = 0; part < kParts; ++part) {
-        for (int box = 0; box < kBoxes; ++box) {
-          AddBox(&params_.dq, DqBox(part, box), box * 32, dqRow_ + part * 64, dqHead_, dqBatch_);
-        }
-      }
-      CommitBulk();
-    }
-    addsDq_ = false;
+    if (threadIdx.x % kWarpgroup == 0) Arrive(barriers_.dqFull(group_, 0));
+    hasDq_ = false;
   }
 
   __device__ void StoreKeys() const {
@@ -435,7 +436,6 @@ class KeyWarpgroup {
     StoreRows(dv, p_.dv, dv_, factors.dv, warpRow_, 0, p_.sizes.Sk - keys_.c0);
   }
 
-  const HopperBackwardParams& params_;
   const BackwardParams& p_;
   uint8_t* shared_;
   uint32_t base_;
@@ -446,11 +446,10 @@ class KeyWarpgroup {
   uint32_t keysParity_ = 0;
   uint32_t gradientsTile_;
   KeyBlock keys_;
-  bool addsDq_ = false;           // dq lies in shared memory and must be added
-  int dqBatch_, dqHead_, dqRow_;  // where it belongs
-  int turn_ = 0;                  // the warpgroup that computes the next dq
-  float scores_[kN][4];           // then weights
-  float gradients_[kN][4];        // products of dO and v, then gradients of scores
+  bool hasDq_ = false;      // dq lies in shared memory, which nobody knows yet
+  int turn_ = 0;            // the warpgroup that computes the next dq
+  float scores_[kN][4];     // then weights
+  float gradients_[kN][4];  // products of dO and v, then gradients of scores
   KeyParts keyParts_, valueParts_;
   float dk_[1][kD / 8][4];
   float dv_[1][kD / 8][4];
@@ -463,8 +462,16 @@ struct HopperKeys {
   using Barriers = BackwardBarriers<Tile>;
 
   static __device__ void Run(const HopperBackwardParams& p, uint8_t* shared, Barriers barriers) {
-    RunRoles<Tile>([&] { BackwardLoader<Tile, BackwardCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll(); },
-                   [&] { KeyWarpgroup<T, Tile, kDrops>(p, shared, barriers).ComputeAll(); });
+    const int helper = (static_cast<int>(threadIdx.x) - Tile::kComputing) / kWarp;
+    RunRoles<Tile, 1 + kDqAdders>(
+        [&] {
+          if (helper == 0) {
+            BackwardLoader<Tile, BackwardCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll();
+          } else {
+            DqAdder<Tile, Barriers, DqBoxes<Tile>>(p, shared, barriers, helper - 1).AddAll();
+          }
+        },
+        [&] { KeyWarpgroup<T, Tile, kDrops>(p, shared, barriers).ComputeAll(); });
   }
 };
 

@@ -37,7 +37,7 @@ cudaError_t LaunchHopperBackwardTile(const BackwardParams& call, cudaStream_t st
   if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, batches, kOwnKeys);
   if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, batches, kOwnKeys);
   if (error == cudaSuccess) error = Describe<T>(&params.dOut, call.dOut, s.Sq, s.H, batches, Tile::kBlockQ);
-  if (error == cudaSuccess && call.accumulateDq) error = Describe<float>(&params.dq, call.dq, s.Sq, s.H, s.B, 64);
+  if (error == cudaSuccess) error = Describe<float>(&params.dq, call.dq, s.Sq, s.H, s.B, 64);
   if (error != cudaSuccess) return error;
   const int64_t works = int64_t{s.B} * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
   const auto kernel = call.dropout.threshold == 0 ? HopperBackwardKernel<Keys<T, Tile, false>>

@@ -13,8 +13,8 @@ struct HopperPairTile {
   static constexpr int kNumberParts = 1;
   static constexpr int kBlockQ = 64;
   static constexpr int kCluster = 2;
-  static constexpr int kOwnKeys = 64;  // of a thread block
-  static constexpr int kBlockK = kCluster * kOwnKeys;
+  static constexpr int kBlockK = kHopperBackwardKeys;
+  static constexpr int kOwnKeys = kBlockK / kCluster;  // of a thread block
   static constexpr int kStages = 2;
   static constexpr int kDOutStages = kD == 256 ? 1 : 2;
   static constexpr int kScoring = 2 * kWarpgroup;  // threads that compute scores, dk and dv; as many as a warpgroup: dq
@@ -49,7 +49,7 @@ struct HopperPairTile {
   static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
   static constexpr int kDqEntriesAt = kEntriesAt + kStages * 16;
   static constexpr int kBarriersAt = kDqEntriesAt + 2 * 16;
-  static constexpr int kSharedBytes = kBarriersAt + (9 + 2 * kStages + 2 * kDOutStages) * 8;
+  static constexpr int kSharedBytes = kBarriersAt + (9 + 2 * (kStages + kDOutStages) + 3 * kDqBuffers) * 8;
   static_assert(kSharedBytes <= kLargeShared);
 
   // A thread block computes dq of half of the channels, in two parts of 64; with 192 channels, the second part is 32.
@@ -77,9 +77,13 @@ struct PairBarriers {
   __device__ uint32_t queriesFree(int stage) const { return base + 80 + stage * 16; }
   __device__ uint32_t dOutFull(int stage) const { return queriesFull(Tile::kStages + stage); }
   __device__ uint32_t dOutFree(int stage) const { return queriesFree(Tile::kStages + stage); }
+  __device__ uint32_t dqFree(int buffer) const { return dOutFull(Tile::kDOutStages) + buffer * 24; }
+  // For the warps that add dq, one for every other tile.
+  __device__ uint32_t dqFull(int adder, int buffer) const { return dqFree(buffer) + 8 + adder * 8; }
+  __device__ void LeaveStage(int stage) const { ArriveThere(InBlock(queriesFree(stage), 0)); }
 
   __device__ void Init() const {
-    // One warp loads; each warp that computes arrives for itself.
+    // One warp loads; each warp that adds dq or computes arrives for itself.
     constexpr int kWarps = Tile::kComputing / kWarp;
     constexpr int kScoringWarps = Tile::kScoring / kWarp;
     constexpr int kDqWarps = kWarps - kScoringWarps;
@@ -94,11 +98,15 @@ struct PairBarriers {
     }
     for (int stage = 0; stage < Tile::kStages; ++stage) {
       InitBarrier(queriesFull(stage), 1);
-      InitBarrier(queriesFree(stage), Tile::kCluster * kScoringWarps);
+      InitBarrier(queriesFree(stage), Tile::kCluster * (kScoringWarps + kDqAdders));
     }
     for (int stage = 0; stage < Tile::kDOutStages; ++stage) {
       InitBarrier(dOutFull(stage), 1);
       InitBarrier(dOutFree(stage), Tile::kCluster * kScoringWarps);
+    }
+    for (int buffer = 0; buffer < Tile::kDqBuffers; ++buffer) {
+      InitBarrier(dqFree(buffer), 1);
+      for (int adder = 0; adder < kDqAdders; ++adder) InitBarrier(dqFull(adder, buffer), kDqWarps);
     }
     FenceBarrierInit();
   }

@@ -166,7 +166,7 @@ struct SplitWarpgroup {
 
   // Takes the key block of `entry`.
   __device__ void TakeKeys() {
-    keys = TakenKeys<Tile>(entry.work, params.call.sizes, params.call.mask);
+    keys = TakenKeys<Tile>(entry.work, params.call);
     factors = FactorsOf<__half, Tile::kNumberParts>(params.call, keys.keyBatchHead);
   }
 

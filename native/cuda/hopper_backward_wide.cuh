@@ -5,6 +5,7 @@
 // thread blocks, which exchange gradients for it, so that these are added up before dq goes to memory.
 #pragma once
 
+#include "hopper_backward_dq.cuh"
 #include "hopper_backward_launch.cuh"
 #include "hopper_backward_wide_dq.cuh"
 
@@ -278,8 +279,11 @@ struct WideKeys {
       WideDq<T, Tile>(p, shared, barriers).ComputeAll();
     } else {
       GiveRegisters<Tile::kLoadRegisters>();
-      if (threadIdx.x < Tile::kComputing + kWarp && BlockInCluster() == 0) {
+      const int helper = (static_cast<int>(threadIdx.x) - Tile::kComputing) / kWarp;
+      if (helper == 0 && BlockInCluster() == 0) {
         BackwardLoader<Tile, PairCopies<Tile>>{p.call, {p, shared, barriers}}.LoadAll();
+      } else if (helper >= 1 && helper <= kDqAdders) {
+        DqAdder<Tile, Barriers, WideDqBoxes<Tile>>(p, shared, barriers, helper - 1).AddAll();
       }
     }
   }

@@ -1,5 +1,5 @@
 // What the warpgroups of hopper_backward_wide.cuh have in common, and the one that computes dq. It is told of tiles of
-// gradients, exchanges them with the other thread block, and adds its half of the channels to memory.
+// gradients, exchanges them with the other thread block, and leaves its half of the channels to the warps that add dq.
 #pragma once
 
 #include "gradients.cuh"
@@ -26,7 +26,7 @@ struct WideBlock {
 
   // Takes the key block of `entry`.
   __device__ void TakeKeys() {
-    keys = TakenKeys<Tile>(entry.work, params.call.sizes, params.call.mask);
+    keys = TakenKeys<Tile>(entry.work, params.call);
     keys.c0 += rank * Tile::kOwnKeys;
   }
 
@@ -49,15 +49,30 @@ struct WideBlock {
   }
 };
 
-// The warpgroup that computes dq, and adds it to memory.
+// The boxes of a place for dq: 64 queries x 32 channels each.
+template <class Tile>
+struct WideDqBoxes {
+  static constexpr int kPlaces = 2;
+
+  static __device__ void Add(const CUtensorMap& dq, uint32_t shared, int part, int r0, int h, int b) {
+    const int boxes = part == 0 ? Tile::template kDqBoxes<0> : Tile::template kDqBoxes<1>;
+    const uint32_t tile = shared + part % Tile::kDqBuffers * 2 * Tile::kDqBoxBytes;
+    const int channel = Tile::DqChannel(BlockInCluster(), part);
+    for (int box = 0; box < boxes; ++box) {
+      AddBox(&dq, tile + box * Tile::kDqBoxBytes, channel + box * 32, r0, h, b);
+    }
+  }
+};
+
+// The warpgroup that computes dq.
 template <class T, class Tile>
 struct WideDq : WideBlock<Tile> {
   using Base = WideBlock<Tile>;
   using Base::barriers, Base::base, Base::entry, Base::gradients, Base::keys, Base::rank;
 
-  bool adds = threadIdx.x % kWarpgroup == 0;  // whether this thread starts copies
-  uint32_t parity = 0;                        // of the query blocks that were computed
-  int buffer = 0;
+  bool copies = threadIdx.x % kWarpgroup == 0;  // whether this thread starts copies
+  uint32_t parity = 0;                          // of the query blocks that were computed
+  Place<Tile::kDqBuffers> place;                // for dq
   float factor;
 
   __device__ WideDq(const HopperBackwardParams& params, uint8_t* shared, PairBarriers<Tile> barriers)
@@ -65,12 +80,18 @@ struct WideDq : WideBlock<Tile> {
 
   // Copies the gradients to the other thread block, when that has a place for them, and expects its gradients.
   __device__ void ExchangeGradients() const {
-    if (!adds) return;
+    if (!copies) return;
     const int peer = rank ^ 1;
     ArriveExpecting(barriers.peerGradientsFull(), Tile::kWeightBytes);
     WaitParity(barriers.placeAtPeerFree(), parity ^ 1);
     CopyThere(InBlock(base + Tile::kPeerGradientsAt, peer), Base::GradientsTile(), Tile::kWeightBytes,
               InBlock(barriers.peerGradientsFull(), peer));
+  }
+
+  // Waits for the other thread block's gradients, which it may then write again.
+  __device__ void ReceiveGradients() const {
+    WaitParity(barriers.peerGradientsFull(), parity);
+    if (copies) ArriveThere(InBlock(barriers.gradientsFree(gradients.stage), rank ^ 1));
   }
 
   // Issues the addition of dq of 64 queries and 64 channels, summed over 64 keys.
@@ -84,13 +105,11 @@ struct WideDq : WideBlock<Tile> {
     }
   }
 
-  // Adds dq of 64 queries and kBoxes times 32 channels to memory.
+  // Writes dq of 64 queries and kBoxes times 32 channels to shared memory.
   template <int kBoxes>
-  __device__ void Add(const float (&dq)[8][4], int channel) {
-    const uint32_t tile = base + Tile::kDqAt + buffer * 2 * Tile::kDqBoxBytes;
-    if (Tile::kDqBuffers == 2) buffer ^= 1;
-    if (adds) WaitBulkRead<Tile::kDqBuffers - 1>();
-    SyncThreads<kWarpgroup>(1);
+  __device__ void StoreDq(const float (&dq)[8][4]) {
+    const uint32_t tile = base + Tile::kDqAt + place.stage * 2 * Tile::kDqBoxBytes;
+    WaitParity(barriers.dqFree(place.stage), place.parity ^ 1);
     const int row = threadIdx.x % kWarpgroup / kWarp * 16 + ElementRow(0, 0);
     const bool oddRow = row % 2 == 1;
     // Odd rows store the blocks of a pair in the other order, because even ones use the same banks.
@@ -108,29 +127,28 @@ struct WideDq : WideBlock<Tile> {
       }
     }
     FenceAsync();
-    SyncThreads<kWarpgroup>(1);
-    if (!adds) return;
-    for (int box = 0; box < kBoxes; ++box) {
-      AddBox(&Base::params.dq, tile + box * Tile::kDqBoxBytes, channel + box * 32, entry.block * Tile::kBlockQ,
-             Base::Head(), keys.b);
-    }
-    CommitBulk();
+    ArriveAsWarp(barriers.dqFull(parity, place.stage));
+    place.Advance();
   }
 
   template <int kPart>
   __device__ void ComputePart() {
     const int channel = Tile::DqChannel(rank, kPart);
+    // In order, both thread blocks begin with the gradients of the first.
+    const bool peerFirst = rank == 1 && Base::params.call.order != nullptr;
+    const uint32_t ownGradients = Base::GradientsTile();
+    const uint32_t peerGradients = base + Tile::kPeerGradientsAt;
+    const uint32_t ownKeys = base + ChannelOffset(channel);
+    const uint32_t peerKeys = base + Tile::kPeerKeysAt + kPart * Tile::kPageBytes;
+    if (kPart == 0 && peerFirst) ReceiveGradients();
     float dq[8][4];
     Pin(dq);
     FenceProducts();
-    Issue(dq, Base::GradientsTile(), base + ChannelOffset(channel), false);
+    Issue(dq, peerFirst ? peerGradients : ownGradients, peerFirst ? peerKeys : ownKeys, false);
     CommitProducts();
-    if (kPart == 0) {
-      WaitParity(barriers.peerGradientsFull(), parity);
-      if (adds) ArriveThere(InBlock(barriers.gradientsFree(gradients.stage), rank ^ 1));
-    }
+    if (kPart == 0 && !peerFirst) ReceiveGradients();
     FenceProducts();
-    Issue(dq, base + Tile::kPeerGradientsAt, base + Tile::kPeerKeysAt + kPart * Tile::kPageBytes, true);
+    Issue(dq, peerFirst ? ownGradients : peerGradients, peerFirst ? ownKeys : peerKeys, true);
     CommitProducts();
     WaitProducts<0>();
     Pin(dq);
@@ -138,13 +156,13 @@ struct WideDq : WideBlock<Tile> {
       ArriveAsWarp(barriers.gradientsFree(gradients.stage));
       Base::ArriveIn(rank ^ 1, barriers.placeAtPeerFree());
     }
-    Add<Tile::template kDqBoxes<kPart>>(dq, channel);
+    StoreDq<Tile::template kDqBoxes<kPart>>(dq);
   }
 
   // Frees a tile of gradients that the other thread block does not get.
   __device__ void FreeUnsent() const {
     ArriveAsWarp(barriers.gradientsFree(gradients.stage));
-    if (adds) Arrive(barriers.gradientsFree(gradients.stage));
+    if (copies) Arrive(barriers.gradientsFree(gradients.stage));
   }
 
   __device__ void ReadEntry() {
@@ -158,14 +176,10 @@ struct WideDq : WideBlock<Tile> {
     Base::WaitKeys();
     factor = FactorsOf<T, 1>(Base::params.call, keys.keyBatchHead).dq;
     for (; entry.block >= 0; ReadEntry()) {
-      if (Base::params.call.accumulateDq) {
-        ExchangeGradients();
-        ComputePart<0>();
-        ComputePart<1>();
-        parity ^= 1;
-      } else {
-        FreeUnsent();
-      }
+      ExchangeGradients();
+      ComputePart<0>();
+      ComputePart<1>();
+      parity ^= 1;
       gradients.Advance();
     }
     Base::ArriveIn(0, barriers.keysFree());
@@ -175,8 +189,6 @@ struct WideDq : WideBlock<Tile> {
 
   __device__ void ComputeAll() {
     for (ReadEntry(); entry.work >= 0; ReadEntry()) WalkQueries();
-    // Shared memory must stay until it is read.
-    if (adds) WaitBulkRead();
   }
 };
 

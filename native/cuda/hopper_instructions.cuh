@@ -97,6 +97,25 @@ __device__ inline void AddBox(const CUtensorMap* map, uint32_t shared, int chann
       : "memory");
 }
 
+// Waits until all bulk additions of this thread are in memory.
+__device__ inline void WaitBulk() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// ---- Marks in memory order the additions of thread blocks. ----
+
+// Tells others that all is in memory that this thread has waited for.
+__device__ inline void SetMark(int* mark, int value) {
+  asm volatile("fence.proxy.async.global;\nst.release.gpu.global.b32 [%0], %1;" ::"l"(mark), "r"(value) : "memory");
+}
+
+// Waits until another thread has set a mark. Additions that this one starts then come after those of the other.
+__device__ inline void WaitMark(const int* mark, int value) {
+  int now;
+  do {
+    asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(now) : "l"(mark) : "memory");
+  } while (now != value);
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
 // ---- Clusters: thread blocks that reach each other's shared memory ----
 
 // The number of this thread block in its cluster.

@@ -15,6 +15,9 @@ struct HopperBackwardParams {
   BackwardParams call;
 };
 
+// Warps that add dq to memory (hopper_backward_dq.cuh).
+constexpr int kDqAdders = 2;
+
 // What the loading warp tells of a stage: a query block of a head of the group for the key block `work`, or the end of
 // the key block (block -1), or the end of all work (work -1).
 struct QueryEntry {
@@ -22,10 +25,28 @@ struct QueryEntry {
   TileKind kind;
 };
 
+// Heads that take turns under masks with intervals if key blocks add to dq in order. The more of them, the fewer key
+// blocks of one head run at a time, which wait for each other.
+constexpr int kOrderedHeadsInTurn = 32;
+
 // The key block that is taken as number `work`. Heads take turns, so that those with the most work come first.
 template <class Tile>
-__device__ inline KeyBlock TakenKeys(int work, const Sizes& s, const Mask& mask) {
-  return KeyBlockAt<Tile::kBlockK>(work, s, mask.causal || mask.spans != nullptr);
+__device__ inline KeyBlock TakenKeys(int work, const BackwardParams& call) {
+  const bool ordered = call.order != nullptr;
+  const bool intervals = call.mask.spans != nullptr;
+  return KeyBlockAt<Tile::kBlockK>(work, call.sizes, call.mask.causal || intervals || ordered,
+                                   ordered && intervals ? kOrderedHeadsInTurn : kHeadsInTurn);
+}
+
+// The kind of the tile of a key block with these bounds and a query block.
+template <class Tile>
+__device__ inline TileKind KindOfTile(const BackwardParams& call, const BlockBounds& bounds, int keyBlock,
+                                      int queryBlock) {
+  const Sizes& s = call.sizes;
+  const int r0 = queryBlock * Tile::kBlockQ;
+  const int c0 = keyBlock * Tile::kBlockK;
+  return Classify(bounds, call.mask.causal, r0, min(r0 + Tile::kBlockQ, s.Sq), c0, min(c0 + Tile::kBlockK, s.Sk),
+                  c0 + Tile::kBlockK > s.Sk, s.Sk - s.Sq);
 }
 
 // The warp that loads. Copies copies keys and query blocks, and tells of them.
@@ -36,39 +57,39 @@ struct BackwardLoader {
 
   __device__ void LoadKeyBlock(int work) {
     const Sizes& s = call.sizes;
-    const KeyBlock keys = TakenKeys<Tile>(work, s, call.mask);
-    const int offset = s.Sk - s.Sq;
-    const int firstBlock = call.mask.causal ? max(keys.c0 - offset, 0) / Tile::kBlockQ : 0;
-    const int blocks = (s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ;
+    const KeyBlock keys = TakenKeys<Tile>(work, call);
+    const QueryWalk walk = QueryWalkOf<Tile::kBlockQ>(keys, s, call.mask.causal, call.order != nullptr);
     // Key heads with numbers that are not finite are left to the kernel of backward.cuh.
     const int heads = HasNotFinite(call, keys.keyBatchHead) ? 0 : keys.group;
     bool loaded = false;
     for (int head = 0; head < heads; ++head) {
       const int64_t maskHead = MaskHeadOf(call.mask, keys.b, keys.keyHead * keys.group + head, s.H);
       const BlockBounds bounds = ReadBlockBounds<Tile::kBlockK>(call.mask, maskHead, keys.block);
-      const auto classify = [&](int block) {
-        const int r0 = block * Tile::kBlockQ;
-        return Classify(bounds, call.mask.causal, r0, min(r0 + Tile::kBlockQ, s.Sq), keys.c0, keys.c1,
-                        keys.c0 + Tile::kBlockK > s.Sk, offset);
-      };
-      LiveBlocks live(firstBlock, blocks);
+      const auto classify = [&](int i) { return KindOfTile<Tile>(call, bounds, keys.block, walk.At(i)); };
+      LiveBlocks live(walk.first, walk.end);
       bool partial;
-      for (int block; (block = live.Next(&partial, classify)) >= 0;) {
+      for (int i; (i = live.Next(&partial, classify)) >= 0;) {
         if (!loaded) copies.LoadKeys(keys);
         loaded = true;
-        copies.LoadQueries(keys, {work, head, block, live.Kind(block)});
+        copies.LoadQueries(keys, {work, head, walk.At(i), live.Kind(i)});
       }
     }
     copies.Tell({work, -1, -1, kEmpty});
   }
 
+  __device__ int Take() const {
+    int taken = 0;
+    if (IsFirstLane()) taken = atomicAdd(call.counter, 1);
+    return __shfl_sync(~0u, taken, 0);
+  }
+
   __device__ void LoadAll() {
     const Sizes& s = call.sizes;
     const int works = s.B * s.Hkv * ((s.Sk + Tile::kBlockK - 1) / Tile::kBlockK);
-    for (int work = blockIdx.x / Tile::kCluster; work < works;) {
+    // In order, a thread block that does not run yet must not have work that others wait for.
+    const int given = call.order == nullptr ? gridDim.x / Tile::kCluster : 0;
+    for (int work = given == 0 ? Take() : blockIdx.x / Tile::kCluster; work < works; work = given + Take()) {
       LoadKeyBlock(work);
-      if (IsFirstLane()) work = gridDim.x / Tile::kCluster + atomicAdd(call.counter, 1);
-      work = __shfl_sync(~0u, work, 0);
     }
     copies.Tell({-1, -1, -1, kEmpty});
   }

@@ -87,6 +87,8 @@ struct ForwardParams {
   Dropout dropout;
 };
 
+constexpr int kRowsOfMark = 32;
+
 struct BackwardParams {
   Sizes sizes;
   Tensor16 q, k, v, dOut;
@@ -104,6 +106,9 @@ struct BackwardParams {
   Scale scale;
   Scale scoreScale;
   bool accumulateDq;
+  // On Hopper, the key block that has last added to dq of kRowsOfMark rows of a head, and 1; 0: none has. Wide heads
+  // have one for each half of the channels of 2 kRowsOfMark rows. Null: key blocks add in any order.
+  int* order;
   bool onlyNotFinite;  // leaves out key heads without numbers that are not finite
   Dropout dropout;
 };

@@ -12,10 +12,11 @@ struct BlockOfHead {
 };
 
 // The block and head of a thread block: either head by head, or with kHeadsInTurn heads taking turns.
-__device__ inline BlockOfHead BlockOfHeadAt(int index, int blocks, int batchHeads, bool inTurn) {
+__device__ inline BlockOfHead BlockOfHeadAt(int index, int blocks, int batchHeads, bool inTurn,
+                                            int headsInTurn = kHeadsInTurn) {
   if (!inTurn) return {index % blocks, index / blocks};
-  const int first = index / (blocks * kHeadsInTurn) * kHeadsInTurn;
-  const int heads = min(kHeadsInTurn, batchHeads - first);
+  const int first = index / (blocks * headsInTurn) * headsInTurn;
+  const int heads = min(headsInTurn, batchHeads - first);
   const int rest = index - first * blocks;
   return {rest / heads, first + rest % heads};
 }

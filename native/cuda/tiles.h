@@ -22,6 +22,9 @@ constexpr bool kCompiled = true;
 template <int kRows, int kChannels>
 constexpr int kTileBytes = kRows * 128 * ((kChannels + 63) / 64);
 
+// Keys that the backward kernels on Hopper keep.
+constexpr int kHopperBackwardKeys = 128;
+
 // Forward and deterministic dq: a warp keeps blockQ / warps queries and walks over key blocks.
 template <int kD_, int kParts_, int kBlockQ_, int kBlockK_, int kWarps_>
 struct RowTile {

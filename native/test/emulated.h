@@ -88,7 +88,7 @@ inline bool Run16(Call* c) {
 }
 
 // The GPUs that kernels differ for.
-constexpr emulator::Device kHopper = {9, 3, 232448};
+constexpr emulator::Device kHopper = {9, 6, 232448};
 constexpr emulator::Device kBeforeHopper = {8, 3, 101376};
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <iterator>
 
@@ -19,7 +21,7 @@ namespace {
 using emulator::Order;
 
 constexpr const char* kNames[] = {"__syncthreads", "__syncwarp",   "WaitCopies", "WaitParity",
-                                  "WaitProducts",  "WaitBulkRead", "FenceAsync"};
+                                  "WaitProducts",  "WaitBulkRead", "FenceAsync", "WaitMark"};
 
 // The kernels that have most of the instructions: those on Hopper, and those before with and without atomics.
 struct Variant {
@@ -29,9 +31,12 @@ struct Variant {
   bool deterministic;
 };
 const Variant kVariants[] = {
-    {kHopper, 128, Precision::kAuto, false},    {kBeforeHopper, 64, Precision::kBFloat16, false},
-    {kHopper, 64, Precision::kBFloat16, false}, {kHopper, 192, Precision::kBFloat16, false},
-    {kHopper, 64, Precision::kFloat32, false},  {kBeforeHopper, 64, Precision::kAuto, true}};
+    {kHopper, 192, Precision::kBFloat16, true}, {kBeforeHopper, 64, Precision::kAuto, true},
+    {kHopper, 128, Precision::kAuto, true},     {kHopper, 64, Precision::kBFloat16, false},
+    {kHopper, 64, Precision::kFloat32, false},  {kBeforeHopper, 64, Precision::kBFloat16, false}};
+
+// With this seed thread blocks come to most places in another order if nothing orders them.
+constexpr uint64_t kSeed = 5;
 
 Call CallOf(const Variant& variant) {
   generator.seed(1);
@@ -55,6 +60,17 @@ Call CallOf(const Variant& variant) {
   return c;
 }
 
+// Whether results are the same, but for the order in which dq is added up unless it is fixed.
+bool AreSame(const Call& c, const Call& right) {
+  Call aligned = c;
+  float largest = 0;
+  for (const float x : right.dq) largest = std::max(largest, std::fabs(x));
+  for (size_t i = 0; i < right.dq.size() && !right.p.deterministic; ++i) {
+    if (std::fabs(c.dq[i] - right.dq[i]) <= 1e-5f * largest) aligned.dq[i] = right.dq[i];
+  }
+  return SameResults(aligned, right);
+}
+
 // Starts a process that runs a call without an instruction. It ends well only if no result changes.
 pid_t StartWithout(const Call& right, Order order, int place) {
   const pid_t child = fork();
@@ -62,8 +78,8 @@ pid_t StartWithout(const Call& right, Order order, int place) {
   const rlimit seconds = {2, 2};
   setrlimit(RLIMIT_CPU, &seconds);
   Call c = right;
-  emulator::Begin(1, order, place);
-  _exit(Run(&c, 1) && SameResults(c, right) ? 0 : 1);
+  emulator::Begin(kSeed, order, place);
+  _exit(Run(&c, 1) && AreSame(c, right) ? 0 : 1);
 }
 
 // At how many of the places it is noticed that the instruction is missing.
@@ -88,7 +104,7 @@ int main(int count, char** arguments) {
     const Variant& variant = kVariants[i];
     emulator::device = variant.device;
     Call c = CallOf(variant);
-    emulator::Begin(1);
+    emulator::Begin(kSeed);
     if (!Run(&c, 1)) return 1;
     int own[emulator::kOrders];
     for (int order = 0; order < emulator::kOrders; ++order) own[order] = emulator::PlacesOf(static_cast<Order>(order));

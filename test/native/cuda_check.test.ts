@@ -82,7 +82,7 @@ describe('CUDA kernels on the emulator', function () {
   it('do not come through without what orders their instructions', async () => {
     const {stdout} = await run(join(folder, 'emulator_order_check'), VARIANTS);
     const lines = [...stdout.matchAll(/^(\w+): (\d+) of (\d+) places noticed$/gm)];
-    expect(lines).to.have.length(7);
+    expect(lines).to.have.length(8);
     for (const [line, name, noticed, places] of lines) {
       // Lanes rarely drift apart so far that this matters.
       if (name === '__syncwarp') continue;

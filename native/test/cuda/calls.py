@@ -26,11 +26,15 @@ class Guarded:
         return torch.stack([(g.view(torch.uint8) != 255).any() for g in self.guards]).any()
 
 
+def call_of(library, c, x, **options):
+    return Call(library, x.q, x.k, x.v, x.mask, layout=c.layout, scale=c.scale, dropout=c.dropout, seed=c.seed,
+                precision=c.precision, deterministic=c.deterministic, **options)  # fmt: skip
+
+
 def actual_results(library, c, x, forward_only, guard_bytes=4096):
     """The results of the kernels, heads first, and problems with the buffers, in words."""
     guarded = Guarded(guard_bytes)
-    call = Call(library, x.q, x.k, x.v, x.mask, layout=c.layout, scale=c.scale, dropout=c.dropout, seed=c.seed,
-                precision=c.precision, deterministic=c.deterministic, allocate=guarded)  # fmt: skip
+    call = call_of(library, c, x, allocate=guarded)
     names = NAMES[:2] if forward_only else NAMES
     runs = []
     for run in range(2 if c.deterministic else 1):

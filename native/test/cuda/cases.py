@@ -290,6 +290,14 @@ def option_cases():
         yield case('option', f'deterministic, dropout, D {DD}', S=300, form='lts', deterministic=True, dropout=0.2, DD=DD)
 
 
+def repeat_cases():
+    """Many thread blocks that add to the same rows, at the head sizes that have kernels of their own."""
+    for DD in (64, 96, 128, 192, 256):
+        for form in FORMS:
+            options = {'style': 'documents', 'deterministic': True, 'check': 'repeats', 'precision': 'bfloat16'}
+            yield case('repeats', f'D {DD}, {form}', S=1500, DD=DD, form=form, B=2, H=8, Hkv=4, **options)
+
+
 def long_cases():
     for form in FORMS:
         for style in ('documents', 'any') if FORMS[form][1] else ('',):
@@ -303,7 +311,7 @@ def long_cases():
 
 def all_cases(sixteen):
     groups = [length_cases(), cross_cases(), head_cases(), channel_cases(sixteen), size_cases(sixteen), form_cases()]
-    groups += [empty_cases(), magnitude_cases(sixteen), dropout_cases(sixteen), precision_cases(sixteen), option_cases(), long_cases()]
+    groups += [empty_cases(), magnitude_cases(sixteen), dropout_cases(sixteen), precision_cases(sixteen), option_cases(), long_cases(), repeat_cases()]
     cases = [c for group in groups for c in group]
     if not sixteen:
         return [*cases, *score_cases(), *poison_cases(), *few_rows_cases()]

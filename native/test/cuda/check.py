@@ -24,7 +24,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
-from calls import NAMES, actual_results
+from calls import NAMES, actual_results, call_of
 from cases import Inputs, all_cases
 from flashmask_torch import Library
 from poison import check_poison
@@ -37,6 +37,7 @@ from wrong_plans import check_plan
 FACTOR = 2
 # For 'float32' in random calls. Two halves have 22 bits of a float's 24, which shows where few terms are added up.
 RANDOM_FACTOR32 = 8
+REPEATS = 200
 SHOWN = 40
 # How long a random call may take, and the start of its process. Calls take milliseconds.
 SECONDS = 60
@@ -138,12 +139,29 @@ def check_finite(library, c, options):
         return problems + [f'{name} is not finite' for name, x in results.items() if not torch.isfinite(x).all()], {}
 
 
+def check_repeats(library, c, options):
+    """Problems in words. Gradients must have the same bits in every run."""
+    with torch.no_grad():
+        x = Inputs(c, options.device)
+        call = call_of(library, c, x)
+        call.forward()
+        bits = lambda: torch.cat([y.view(torch.int32).flatten() for y in (call.dq, call.dk, call.dv)])
+        call.backward(x.d_out, x.d_lse)
+        first = bits()
+        differ = torch.zeros((), dtype=torch.int64, device=options.device)
+        for _ in range(REPEATS):
+            call.backward(x.d_out, x.d_lse)
+            differ += (bits() != first).any()
+    return [f'{differ} of {REPEATS} runs differ from the first'] if differ else [], {}
+
+
 CHECKS = {
     'dense': check_case,
     'sum': check_sum,
     'poison': check_poison,
     'finite': check_finite,
     'plan': check_plan,
+    'repeats': check_repeats,
 }
 
 
@@ -182,6 +200,8 @@ def cases_of(options):
     wanted = options.filter.split('|')
     cases = [c for c in cases if any(text in c.title for text in wanted)]
     cases = [replace(c, precision=options.precision) if c.precision == 'auto' else c for c in cases]
+    if options.forward_only:
+        cases = [c for c in cases if c.check != 'repeats']
     if options.sanitize:
         cases = [c for c in cases if c.B * c.H * c.Sq * c.Sk <= 200_000]
     return cases[:: options.every]

@@ -30,6 +30,7 @@ struct Accumulators {
 };
 
 struct Block;
+struct Cluster;
 
 struct Thread {
   Thread(Block* block, int index, void* stack, size_t stackBytes, void (*run)())
@@ -40,11 +41,12 @@ struct Thread {
   Fiber fiber;
   bool done = false;
   const char* waitsFor = "";
-  std::vector<std::vector<SmallCopy>> copies{1};                 // groups, the last of which is open
-  std::vector<std::vector<std::function<void()>>> additions{1};  // the same
-  size_t votes = 0;                                              // that the thread took part in
-  std::vector<Product> products;                                 // not finished
-  std::vector<size_t> productGroups;                             // the number of products at the end of each group
+  std::vector<std::vector<SmallCopy>> copies{1};                   // groups, the last of which is open
+  std::vector<std::vector<Addition>> additions{1};                 // the same
+  std::vector<std::shared_ptr<std::function<void()>>> unfinished;  // additions that have read shared memory
+  size_t votes = 0;                                                // that the thread took part in
+  std::vector<Product> products;                                   // not finished
+  std::vector<size_t> productGroups;                               // the number of products at the end of each group
   std::vector<Accumulators> accumulators;
   std::vector<uint32_t> unfenced;  // words that the thread has written
 };
@@ -71,6 +73,7 @@ struct PhasedBarrier {
 };
 
 struct Block {
+  Cluster* cluster;
   Extent place;
   std::vector<std::unique_ptr<Thread>> threads;
   std::vector<Warp> warps;
@@ -97,6 +100,8 @@ struct Cluster {
   std::vector<EngineCopy> late;  // copies that wait until nobody else can go on
   NamedBarrier barrier;
   size_t sharedBytes = 0;
+  Block* last = nullptr;  // the block that ran last
+  size_t stacks = 0;      // which stacks its threads have
 };
 
 extern Cluster* cluster;

@@ -124,6 +124,11 @@ inline void AddBox(const CUtensorMap* map, uint32_t shared, int channel, int row
   emulator::AddBox(*map, shared, {channel, row, head, batch});
 }
 
+inline void WaitBulk() { emulator::WaitBulk(); }
+
+inline void SetMark(int* mark, int value) { emulator::SetMark(mark, value); }
+inline void WaitMark(const int* mark, int value) { emulator::WaitMark(mark, value); }
+
 template <int kRegisters>
 void GiveRegisters() {}
 template <int kRegisters>

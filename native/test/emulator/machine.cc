@@ -27,7 +27,7 @@ namespace {
 
 constexpr uint32_t kSharedBase = 1024;  // an address of 0 is nobody's
 constexpr int kRankBits = 24;           // from here on an address has the number of a block of the cluster, and 1
-constexpr size_t kMostThreads = 1024;
+constexpr size_t kMostThreads = 4096;
 constexpr size_t kStackBytes = 256 * 1024;
 // The stacks begin in different sets of the processor's caches.
 constexpr size_t kStackStep = kStackBytes + 4096 + 64;
@@ -40,6 +40,16 @@ std::vector<const void*> places[kOrders];
 const std::function<void()>* kernel = nullptr;
 Block* mapped = nullptr;  // whose shared memory is in place
 
+// A thread that waits for a mark.
+struct MarkWait {
+  Thread* thread;
+  const int* mark;
+  int value;
+};
+std::vector<MarkWait> markWaits;
+
+std::vector<std::unique_ptr<Cluster>> clusters;  // those that run
+
 size_t Draw(size_t count) {
   state ^= state >> 12;
   state ^= state << 25;
@@ -48,8 +58,8 @@ size_t Draw(size_t count) {
 }
 
 char* Stacks() {
-  static char* const stacks = static_cast<char*>(
-      mmap(nullptr, kMostThreads * kStackStep, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  static char* const stacks = static_cast<char*>(mmap(nullptr, kMostThreads * kStackStep, PROT_READ | PROT_WRITE,
+                                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   return stacks;
 }
 
@@ -75,9 +85,9 @@ void RequireFinished() {
   }
 }
 
-int RunningInCluster() {
+int RunningIn(const Cluster& some) {
   int running = 0;
-  for (const auto& other : cluster->blocks) running += other->running;
+  for (const auto& other : some.blocks) running += other->running;
   return running;
 }
 
@@ -87,7 +97,7 @@ void RunThread() {
   self->done = true;
   --block->running;
   ReleaseIfComplete(&block->namedBarriers[0], std::max(block->running, 1));
-  ReleaseIfComplete(&cluster->barrier, std::max(RunningInCluster(), 1));
+  ReleaseIfComplete(&cluster->barrier, std::max(RunningIn(*cluster), 1));
   for (;;) Fiber::GiveWay();
 }
 
@@ -119,15 +129,19 @@ void Resume(Thread* thread) {
 // Experiments fail as they should.
 bool Reports() { return placeLeftOut < 0 && !failed; }
 
+void ReportWaiting(const Block& waiting) {
+  const char* last = "";
+  for (const auto& thread : waiting.threads) {
+    if (!Reports() || thread->done || thread->waitsFor == last) continue;
+    last = thread->waitsFor;
+    std::fprintf(stderr, "  thread %d of block %u: %s\n", thread->index, waiting.place.x, last);
+  }
+}
+
 void ReportStandstill() {
   if (Reports()) std::fprintf(stderr, "emulator: all threads wait\n");
-  for (const auto& other : cluster->blocks) {
-    const char* last = "";
-    for (const auto& thread : other->threads) {
-      if (!Reports() || thread->done || thread->waitsFor == last) continue;
-      last = thread->waitsFor;
-      std::fprintf(stderr, "  thread %d of block %u: %s\n", thread->index, other->place.x, last);
-    }
+  for (const auto& some : clusters) {
+    for (const auto& waiting : some->blocks) ReportWaiting(*waiting);
   }
   failed = true;
 }
@@ -149,7 +163,8 @@ void RunWarp() {
 }
 
 // A block with threads that are ready, mostly the one that ran last; null if there is none.
-Block* NextBlock(Block* last) {
+Block* NextBlock() {
+  Block* last = cluster->last;
   if (last != nullptr && !last->ready.empty() && (cluster->blocks.size() == 1 || Draw(64) != 0)) return last;
   const size_t first = Draw(cluster->blocks.size());
   for (size_t i = 0; i < cluster->blocks.size(); ++i) {
@@ -180,27 +195,44 @@ bool StartLateCopy() {
   return true;
 }
 
-void RunCluster() {
-  Block* next = nullptr;
-  while (!failed) {
-    next = NextBlock(next);
-    const bool copies = !cluster->engine.empty();
-    if (copies && (next == nullptr || Draw(8) == 0)) {
-      RunEngine();
-    } else if (next != nullptr) {
-      block = next;
-      place.block = next->place;
-      Map(next);
-      RunWarp();
-    } else if (!EndDelays() && !StartLateCopy()) {
-      if (RunningInCluster() > 0) ReportStandstill();
-      return;
-    }
+// Lets one warp or one copy of the cluster go on. Gives whether there was one.
+bool StepCluster() {
+  Block* const next = NextBlock();
+  if (!cluster->engine.empty() && (next == nullptr || Draw(8) == 0)) {
+    RunEngine();
+    return true;
   }
+  cluster->last = next;
+  if (next == nullptr) return false;
+  block = next;
+  place.block = next->place;
+  Map(next);
+  RunWarp();
+  return true;
 }
+
+// The same for any cluster, mostly the one that ran last.
+bool Step() {
+  const bool stays = std::any_of(clusters.begin(), clusters.end(), [](const auto& x) { return x.get() == cluster; });
+  if (stays && (clusters.size() == 1 || Draw(64) != 0) && StepCluster()) return true;
+  const size_t first = Draw(clusters.size());
+  for (size_t i = 0; i < clusters.size(); ++i) {
+    cluster = clusters[(first + i) % clusters.size()].get();
+    if (StepCluster()) return true;
+  }
+  // Nobody can go on but those that are late.
+  for (size_t i = 0; i < clusters.size(); ++i) {
+    cluster = clusters[(first + i) % clusters.size()].get();
+    if (EndDelays() || StartLateCopy()) return true;
+  }
+  return false;
+}
+
+bool HasEnded(const Cluster& some) { return RunningIn(some) == 0 && some.engine.empty() && some.late.empty(); }
 
 std::unique_ptr<Block> MakeBlock(const Extent& at, unsigned threads, char* stacks) {
   auto made = std::make_unique<Block>();
+  made->cluster = cluster;
   made->place = at;
   made->memory.assign(cluster->sharedBytes, 0xff);
   made->writers.assign(cluster->sharedBytes / 4 + 1, 0);
@@ -214,16 +246,38 @@ std::unique_ptr<Block> MakeBlock(const Extent& at, unsigned threads, char* stack
   return made;
 }
 
-void RunBlocks(const Extent& first, unsigned count, unsigned threads, size_t sharedBytes) {
-  Cluster own;
-  cluster = &own;
-  mapped = nullptr;
-  own.sharedBytes = sharedBytes;
+// Stacks that no running cluster has.
+size_t FreeStacks() {
+  size_t free = 0;
+  const auto taken = [&](const auto& some) { return some->stacks == free; };
+  while (std::any_of(clusters.begin(), clusters.end(), taken)) ++free;
+  return free;
+}
+
+void StartCluster(const Extent& first, unsigned count, unsigned threads, size_t sharedBytes) {
+  auto own = std::make_unique<Cluster>();
+  cluster = own.get();
+  own->sharedBytes = sharedBytes;
+  own->stacks = FreeStacks();
+  char* const stacks = Stacks() + own->stacks * count * threads * kStackStep;
   for (unsigned i = 0; i < count; ++i) {
-    own.blocks.push_back(
-        MakeBlock(Extent(first.x + i, first.y, first.z), threads, Stacks() + i * threads * kStackStep));
+    own->blocks.push_back(MakeBlock(Extent(first.x + i, first.y, first.z), threads, stacks + i * threads * kStackStep));
   }
-  RunCluster();
+  clusters.push_back(std::move(own));
+}
+
+void EndClusters() {
+  const auto ended = [](const auto& some) { return HasEnded(*some); };
+  for (const auto& some : clusters) {
+    if (mapped != nullptr && mapped->cluster == some.get() && ended(some)) mapped = nullptr;
+  }
+  clusters.erase(std::remove_if(clusters.begin(), clusters.end(), ended), clusters.end());
+}
+
+// How many clusters may run at a time.
+size_t DrawRoom(unsigned threads, unsigned blocksOfCluster) {
+  const size_t most = std::min(static_cast<size_t>(device.processors), kMostThreads / threads) / blocksOfCluster;
+  return Draw(std::max<size_t>(most, 1)) + 1;
 }
 
 // An address of shared memory: whose it is, and its place there.
@@ -310,13 +364,21 @@ void Run(Extent grid, unsigned threads, size_t sharedBytes, const std::function<
          unsigned blocksOfCluster) {
   kernel = &thread;
   place.grid = grid;
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x && !failed; x += blocksOfCluster) {
-        RunBlocks(Extent(x, y, z), blocksOfCluster, threads, sharedBytes);
-      }
+  mapped = nullptr;
+  const size_t room = sharedBytes == 0 ? 1 : DrawRoom(threads, blocksOfCluster);
+  const unsigned total = grid.x * grid.y * grid.z / blocksOfCluster;
+  for (unsigned started = 0; !failed && (started < total || !clusters.empty());) {
+    if (started < total && clusters.size() < room) {
+      const unsigned first = started++ * blocksOfCluster;
+      const Extent at(first % grid.x, first / grid.x % grid.y, first / grid.x / grid.y);
+      StartCluster(at, blocksOfCluster, threads, sharedBytes);
+    } else if (!Step()) {
+      ReportStandstill();
     }
+    EndClusters();
   }
+  clusters.clear();
+  markWaits.clear();
 }
 
 // ---- Barriers of threads ----
@@ -358,7 +420,7 @@ uint32_t InBlock(uint32_t address, int rank) {
 
 void SyncCluster() {
   if (LeavesOut(Order::kSyncThreads, __builtin_return_address(0))) return;
-  WaitAt(&cluster->barrier, RunningInCluster(), "a barrier of the cluster");
+  WaitAt(&cluster->barrier, RunningIn(*cluster), "a barrier of the cluster");
 }
 
 const uint64_t* Meet(const char* kind, uint64_t own, void (*complete)(const uint64_t* all)) {
@@ -497,17 +559,61 @@ void StartCopy(uint32_t barrier, uint32_t bytes, std::function<void()> copy) {
   (Draw(4) == 0 ? cluster->late : cluster->engine).push_back({block, run});
 }
 
-void StartAddition(std::function<void()> add) { self->additions.back().push_back(std::move(add)); }
+void StartAddition(Addition addition) { self->additions.back().push_back(std::move(addition)); }
+
+namespace {
+
+void Finish(std::function<void()>* add) {
+  if (*add) (*add)();
+  *add = nullptr;
+}
+
+// The engine does this at any later time, unless the thread waits for it.
+void FinishLater(std::function<void()> add) {
+  auto shared = std::make_shared<std::function<void()>>(std::move(add));
+  self->unfinished.push_back(shared);
+  (Draw(4) == 0 ? cluster->late : cluster->engine).push_back({block, [shared] { Finish(shared.get()); }});
+}
+
+void ReadAdditions(size_t pending) {
+  auto& groups = self->additions;
+  while (groups.size() > pending + 1) {
+    for (const Addition& read : groups.front()) FinishLater(read());
+    groups.erase(groups.begin());
+  }
+}
+
+}  // namespace
 
 void CommitBulk() { self->additions.emplace_back(); }
 
 void WaitBulkRead(size_t pending) {
+  if (!LeavesOut(Order::kWaitBulk, __builtin_return_address(0))) ReadAdditions(pending);
+}
+
+void WaitBulk() {
   if (LeavesOut(Order::kWaitBulk, __builtin_return_address(0))) return;
-  auto& groups = self->additions;
-  while (groups.size() > pending + 1) {
-    for (const auto& add : groups.front()) add();
-    groups.erase(groups.begin());
+  ReadAdditions(0);
+  for (const auto& add : self->unfinished) Finish(add.get());
+  self->unfinished.clear();
+}
+
+// ---- Marks ----
+
+void SetMark(int* mark, int value) {
+  *mark = value;
+  const auto ends = [&](const MarkWait& wait) { return wait.mark == mark && wait.value == value; };
+  for (const MarkWait& wait : markWaits) {
+    if (ends(wait)) MakeReady(wait.thread);
   }
+  markWaits.erase(std::remove_if(markWaits.begin(), markWaits.end(), ends), markWaits.end());
+}
+
+void WaitMark(const int* mark, int value) {
+  if (LeavesOut(Order::kWaitMark, __builtin_return_address(0))) return;
+  if (*mark == value) return;
+  markWaits.push_back({self, mark, value});
+  Wait("a mark in memory");
 }
 
 }  // namespace flashmask::emulator

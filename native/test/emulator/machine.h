@@ -34,8 +34,17 @@ inline Device device;
 
 // Instructions that order others. An experiment leaves one of them out, at one place of the code, to see whether that
 // is noticed.
-enum class Order { kSyncThreads, kSyncWarp, kWaitCopies, kWaitBarrier, kWaitProducts, kWaitBulk, kFenceAsync };
-constexpr int kOrders = 7;
+enum class Order {
+  kSyncThreads,
+  kSyncWarp,
+  kWaitCopies,
+  kWaitBarrier,
+  kWaitProducts,
+  kWaitBulk,
+  kFenceAsync,
+  kWaitMark
+};
+constexpr int kOrders = 8;
 
 // Begins anew: draws come from the seed, and the instruction `order` is left out at its place number `leftOut` (counted
 // as they are met). -1: none is.
@@ -48,7 +57,8 @@ int PlacesOf(Order order);
 // Whether a kernel has failed since the last call.
 bool TakeFailure();
 
-// Runs a kernel: `thread` for each thread. Thread blocks run one after another, those of a cluster together.
+// Runs a kernel: `thread` for each thread. Those with dynamic shared memory have several thread blocks (or clusters of
+// them) at a time, up to a drawn number that may be less than the device has room for. They start in order.
 void Run(Extent grid, unsigned threads, size_t sharedBytes, const std::function<void()>& thread,
          unsigned blocksOfCluster = 1);
 
@@ -137,9 +147,19 @@ void WaitParity(uint32_t barrier, uint32_t parity);
 // Does `copy` at any later time, whose `bytes` then arrive at the barrier.
 void StartCopy(uint32_t barrier, uint32_t bytes, std::function<void()> copy);
 // Does `add`, which reads shared memory, when the thread waits for its group of additions.
-void StartAddition(std::function<void()> add);
+// An addition to memory: reads shared memory, and gives what adds to memory, at any later time.
+using Addition = std::function<std::function<void()>()>;
+void StartAddition(Addition addition);
 void CommitBulk();
 void WaitBulkRead(size_t pending);
+// Waits until all additions of the thread are in memory.
+void WaitBulk();
+
+// ---- Marks in memory, for which threads of other thread blocks wait ----
+
+void SetMark(int* mark, int value);
+void WaitMark(const int* mark, int value);
+
 // Overwrites shared memory by numbers that are not finite, until the copy is there.
 void PoisonShared(uint32_t address, size_t bytes);
 

@@ -2,6 +2,8 @@
 #include "tensor_map.h"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "machine.h"
 
@@ -36,12 +38,19 @@ void ForBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first, A
   }
 }
 
-void AddFloat(char* to, uint32_t shared) {
-  float sum, x;
-  std::memcpy(&sum, to, sizeof sum);
+float FloatAt(uint32_t shared) {
+  float x;
   std::memcpy(&x, SharedAt(shared, sizeof x), sizeof x);
-  sum += x;
-  std::memcpy(to, &sum, sizeof sum);
+  return x;
+}
+
+// What is added to floats in memory.
+using Terms = std::vector<std::pair<float*, float>>;
+
+std::function<void()> AddTerms(Terms terms) {
+  return [terms = std::move(terms)] {
+    for (const auto& [to, x] : terms) *to += x;
+  };
 }
 
 void RequireAligned(const CUtensorMap& map, uint32_t shared) {
@@ -91,9 +100,11 @@ void AddBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first) {
   RequireAligned(map, shared);
   RequireFenced(shared, BytesOf(map));
   StartAddition([=] {
-    ForBox(map, shared, first, [](uint32_t address, char* element) {
-      if (element != nullptr) AddFloat(element, address);
+    Terms terms;
+    ForBox(map, shared, first, [&](uint32_t address, char* element) {
+      if (element != nullptr) terms.emplace_back(reinterpret_cast<float*>(element), FloatAt(address));
     });
+    return AddTerms(std::move(terms));
   });
 }
 
@@ -103,7 +114,10 @@ void AddBulk(float* to, uint32_t shared, uint32_t bytes) {
   }
   RequireFenced(shared, bytes);
   StartAddition([=] {
-    for (uint32_t at = 0; at < bytes; at += sizeof(float)) AddFloat(reinterpret_cast<char*>(to) + at, shared + at);
+    Terms terms;
+    for (uint32_t i = 0; i < bytes / sizeof(float); ++i)
+      terms.emplace_back(to + i, FloatAt(shared + i * sizeof(float)));
+    return AddTerms(std::move(terms));
   });
 }
 

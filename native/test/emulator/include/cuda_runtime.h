@@ -91,6 +91,10 @@ inline float __uint_as_float(unsigned x) {
 
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
 
+// These are never joined to one operation with one rounding.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+
 // The sum rounded up. The second term of the exact sum tells whether it was rounded down.
 inline float __fadd_ru(float a, float b) {
   const float sum = a + b;
