@@ -5,9 +5,10 @@
 // memory, from where they take turns to compute dq, which the copy engine adds up in memory.
 #pragma once
 
+#include <type_traits>
+
 #include "gradients.cuh"
 #include "hopper_backward_launch.cuh"
-#include "rows.cuh"
 
 namespace flashmask::cuda {
 
@@ -136,7 +137,7 @@ class KeyWarpgroup {
         shared_(shared),
         base_(SharedAddress(shared)),
         barriers_(barriers),
-        group_(threadIdx.x / kWarpgroup),
+        group_(OwnWarpgroup()),
         warpRow_(threadIdx.x / kWarp * 16),
         gradientsTile_(base_ + Tile::kGradientsAt) {}
 
@@ -153,6 +154,9 @@ class KeyWarpgroup {
       }
       FreeStage();
       if (!HasNotFinite(p_, keys_.keyBatchHead)) StoreKeys();
+      // Only where a warp is together does ptxas see that it agrees on the stage (OwnWarpgroup says what for).
+      __syncwarp();
+      place_.Advance();
     }
     if (addsDq_) AddDq();
     // Shared memory must stay until it is read.
@@ -168,6 +172,9 @@ class KeyWarpgroup {
   static constexpr int kPartBytes = 64 * kPageRowBytes;
   static constexpr int kKeyPage = kBlockK * kPageRowBytes;
 
+  // Whether the factors of gradients of scores are 1: bfloat16 has the range of floats.
+  static constexpr bool kUnscaled = std::is_same<T, __nv_bfloat16>::value && !kDrops;
+
   __device__ static bool IsFirstThread() { return threadIdx.x % kWarpgroup == 0; }
 
   __device__ QueryEntry NextEntry() {
@@ -175,10 +182,7 @@ class KeyWarpgroup {
     return reinterpret_cast<const QueryEntry*>(shared_ + Tile::kEntriesAt)[place_.stage];
   }
 
-  __device__ void FreeStage() {
-    ArriveAsWarp(barriers_.free(place_.stage));
-    place_.Advance();
-  }
+  __device__ void FreeStage() { ArriveAsWarp(barriers_.free(place_.stage)); }
 
   __device__ uint32_t ownKeys() const { return base_ + group_ * kPartBytes; }
   __device__ uint32_t Queries(int part) const {
@@ -198,49 +202,67 @@ class KeyWarpgroup {
     const Factors factors = FactorsOf<T, 1>(p_, keys_.keyBatchHead);
     WaitParity(barriers_.keysFull(), keysParity_);
     keysParity_ ^= 1;
-    if constexpr (kKeepsKeys) {
-      LoadKeyParts(keyParts_, base_);
-      LoadKeyParts(valueParts_, base_ + Tile::kValuesAt);
-    }
+    if constexpr (kKeepsKeys) LoadKeyParts(keyParts_, base_);
+    if constexpr (kKeepsValues) LoadKeyParts(valueParts_, base_ + Tile::kValuesAt);
     for (; entry.block >= 0; entry = NextEntry()) {
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) ComputePart(entry, part, factors);
-      WaitProducts<0>();
-      Pin(dv_[0]);
-      Pin(dk_[0]);
-      FreeStage();
-      if (p_.accumulateDq) TakeTurn(entry, factors.dq);
+      ComputeQueries(entry, factors);
+      if (p_.accumulateDq) {
+        TakeTurn(entry, factors.dq);
+      } else {
+        FinishKeys();
+      }
+      place_.Advance();
     }
   }
 
-  // With few channels the own keys and values stay in registers, which spares shared memory half of what scores read.
+  // With few channels the own keys and values stay in registers, or only the values, which spares shared memory half of
+  // what scores (dP) read.
   static constexpr bool kKeepsKeys = kD == 64;
-  using KeyParts = uint32_t[kKeepsKeys ? kD / 16 : 1][4];
+  static constexpr bool kKeepsValues = kD <= 96;
+  template <bool kKeeps>
+  using Parts = uint32_t[kKeeps ? kD / 16 : 1][4];
 
-  __device__ void LoadKeyParts(KeyParts& parts, uint32_t tile) const {
+  template <int kSteps>
+  __device__ void LoadKeyParts(uint32_t (&parts)[kSteps][4], uint32_t tile) const {
     const uint32_t address = LaneAddress<kBlockK>(tile, warpRow_ / 16, 0, true);
 #pragma unroll
-    for (int k = 0; k < kD / 16; ++k) LoadMatrix<false>(parts[k], BlockAddress<kBlockK>(address, 0, k));
+    for (int k = 0; k < kSteps; ++k) LoadMatrix<false>(parts[k], BlockAddress<kBlockK>(address, 0, k));
   }
 
   // Issues the products of the own keys (or values), in shared memory or in registers, and queries (dO).
-  __device__ static void IssueProducts(float (&acc)[kN][4], uint32_t own, const KeyParts& parts, uint32_t other) {
-    if constexpr (kKeepsKeys) {
+  template <bool kKeeps>
+  __device__ static void IssueProducts(float (&acc)[kN][4], uint32_t own, const Parts<kKeeps>& parts, uint32_t other) {
+    if constexpr (kKeeps) {
       IssueTransposed<T, kBlockQ>(acc, parts, other);
     } else {
       IssueTransposed<T, kD, kBlockK, kBlockQ>(acc, own, other);
     }
   }
 
-  // Adds what a part of the queries gives to dk and dv, and puts its gradients into shared memory for dq.
+  __device__ void IssueScores(int part) { IssueProducts<kKeepsKeys>(scores_, ownKeys(), keyParts_, Queries(part)); }
+  __device__ void IssueGradients(int part) {
+    IssueProducts<kKeepsValues>(gradients_, ownKeys() + Tile::kValuesAt, valueParts_, DOut(part));
+  }
+
+  // Adds what a query block gives to dk and dv, and puts its gradients into shared memory for dq. The second part's
+  // scores and products of dO and v are issued before the first part's dk, which is computed beside its exponentials.
+  __device__ void ComputeQueries(const QueryEntry& entry, const Factors& factors) {
+    IssueScores(0);
+    WaitParity(barriers_.dOutFull(place_.stage), place_.parity);
+    IssueGradients(0);
+    if (addsDq_) AddDq();
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) ComputePart(entry, part, factors);
+  }
+
   __device__ void ComputePart(const QueryEntry& entry, int part, const Factors& factors) {
     const int h = keys_.keyHead * keys_.group + entry.head;
     const int r0 = entry.block * kBlockQ + part * 64;
-    IssueProducts(scores_, ownKeys(), keyParts_, Queries(part));
-    if (part == 0) WaitParity(barriers_.dOutFull(place_.stage), place_.parity);
-    IssueProducts(gradients_, ownKeys() + Tile::kValuesAt, valueParts_, DOut(part));
-    if (part == 0 && addsDq_) AddDq();
-    WaitProducts<1>();
+    if (part == 0) {
+      WaitProducts<1>();
+    } else {
+      WaitProducts<2>();
+    }
     Pin(scores_);
     if (entry.kind != kLive) HideMasked(h, r0);
 #pragma unroll
@@ -258,7 +280,11 @@ class KeyWarpgroup {
     uint32_t left[kN / 2][4];
     PackWeights(left, kept);
     IssueFromRegisters<T, kBlockQ>(dv_[0], left, DOut(part));
-    WaitProducts<1>();
+    if (part == 0) {
+      WaitProducts<1>();
+    } else {
+      WaitProducts<2>();
+    }
     Pin(gradients_);
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
@@ -266,14 +292,19 @@ class KeyWarpgroup {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float product = IsKept(kept, n, i) ? gradients_[n][i] : 0.f;
+        const float term = i % 2 == 1 ? shift.y : shift.x;
         gradients_[n][i] =
-            scores_[n][i] * fmaf(product, factors.gradient, -(i % 2 == 1 ? shift.y : shift.x) * factors.offset);
+            scores_[n][i] * (kUnscaled ? product - term : fmaf(product, factors.gradient, -term * factors.offset));
       }
     }
     uint32_t leftGradients[kN / 2][4];
     PackLeft<T>(leftGradients, gradients_);
-    IssueFromRegisters<T, kBlockQ>(dk_[0], leftGradients, Queries(part));
+    if (part < kParts - 1) {
+      IssueScores(part + 1);
+      IssueGradients(part + 1);
+    }
     if (p_.accumulateDq) StoreGradients(leftGradients, part);
+    IssueFromRegisters<T, kBlockQ>(dk_[0], leftGradients, Queries(part));
   }
 
   __device__ void HideMasked(int h, int r0) {
@@ -329,6 +360,7 @@ class KeyWarpgroup {
     // A vote, so that ptxas knows that a warp does not part here.
     if (__any_sync(~0u, own)) {
       SyncThreads<Tile::kComputing>(1 + turn_);
+      FinishKeys();
       ComputeDq(factor);
       addsDq_ = true;
       dqBatch_ = keys_.b;
@@ -336,9 +368,18 @@ class KeyWarpgroup {
       dqRow_ = entry.block * kBlockQ;
     } else {
       ArriveThreads<Tile::kComputing>(1 + turn_);
+      FinishKeys();
     }
     turn_ ^= 1;
     gradientsTile_ = 2 * base_ + 2 * Tile::kGradientsAt + Tile::kGradientBytes - gradientsTile_;
+  }
+
+  // Waits for dv and dk, and frees what they are computed from.
+  __device__ void FinishKeys() {
+    WaitProducts<0>();
+    Pin(dv_[0]);
+    Pin(dk_[0]);
+    FreeStage();
   }
 
   __device__ void ComputeDq(float factor) {
@@ -410,8 +451,9 @@ class KeyWarpgroup {
     const Factors factors = FactorsOf<T, 1>(p_, keys_.keyBatchHead);  // read again, which saves registers in the loop
     float* dk = p_.dk.data + keys_.b * p_.dk.batch + keys_.keyHead * p_.dk.head + keys_.c0 * p_.dk.row;
     float* dv = p_.dv.data + keys_.b * p_.dv.batch + keys_.keyHead * p_.dv.head + keys_.c0 * p_.dv.row;
-    StoreRows(dk, p_.dk, dk_, factors.dk, warpRow_, 0, p_.sizes.Sk - keys_.c0);
-    StoreRows(dv, p_.dv, dv_, factors.dv, warpRow_, 0, p_.sizes.Sk - keys_.c0);
+    const int keys = p_.sizes.Sk - keys_.c0;
+    StoreKeyRows(dk, p_.dk, dk_, factors.dk, warpRow_, 0, keys);
+    StoreKeyRows(dv, p_.dv, dv_, factors.dv, warpRow_, 0, keys);
   }
 
   const HopperBackwardParams& params_;
@@ -430,7 +472,8 @@ class KeyWarpgroup {
   int turn_ = 0;                  // the warpgroup that computes the next dq
   float scores_[kN][4];           // then weights
   float gradients_[kN][4];        // products of dO and v, then gradients of scores
-  KeyParts keyParts_, valueParts_;
+  Parts<kKeepsKeys> keyParts_;
+  Parts<kKeepsValues> valueParts_;
   float dk_[1][kD / 8][4];
   float dv_[1][kD / 8][4];
 };
