@@ -9,6 +9,7 @@
 
 #include "gradients.cuh"
 #include "hopper_backward_launch.cuh"
+#include "rows.cuh"
 
 namespace flashmask::cuda {
 
@@ -452,8 +453,8 @@ class KeyWarpgroup {
     float* dk = p_.dk.data + keys_.b * p_.dk.batch + keys_.keyHead * p_.dk.head + keys_.c0 * p_.dk.row;
     float* dv = p_.dv.data + keys_.b * p_.dv.batch + keys_.keyHead * p_.dv.head + keys_.c0 * p_.dv.row;
     const int keys = p_.sizes.Sk - keys_.c0;
-    StoreKeyRows(dk, p_.dk, dk_, factors.dk, warpRow_, 0, keys);
-    StoreKeyRows(dv, p_.dv, dv_, factors.dv, warpRow_, 0, keys);
+    StoreAllChannels(dk, p_.dk, dk_, factors.dk, warpRow_, keys);
+    StoreAllChannels(dv, p_.dv, dv_, factors.dv, warpRow_, keys);
   }
 
   const HopperBackwardParams& params_;

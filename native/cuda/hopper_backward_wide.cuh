@@ -55,8 +55,8 @@ struct OwnSums {
   }
 
   __device__ void Store(float* head, const Tensor32& to, float factor, int warpRow, int rows, int group) const {
-    StoreKeyRows(head, to, whole, factor, warpRow, Own::WholeAt(group), rows);
-    if constexpr (Own::kHalf != 0) StoreKeyRows(head, to, half, factor, warpRow, Own::HalfAt(group), rows);
+    StoreRows(head, to, whole, factor, warpRow, Own::WholeAt(group), rows);
+    if constexpr (Own::kHalf != 0) StoreRows(head, to, half, factor, warpRow, Own::HalfAt(group), rows);
   }
 };
 
@@ -77,7 +77,7 @@ struct WideScores : WideBlock<Tile> {
   static constexpr bool kLoadsAhead = Tile::kDOutStages == 2;
 
   const BackwardParams& p = Base::params.call;
-  int group = OwnWarpgroup();
+  int group = threadIdx.x / kWarpgroup;
   int warpRow = threadIdx.x % kWarpgroup / kWarp * 16;
   Place<Tile::kStages> queries;
   Place<Tile::kDOutStages> dOut;

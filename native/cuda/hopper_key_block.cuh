@@ -6,7 +6,6 @@
 #include "dropout.cuh"
 #include "hopper.cuh"
 #include "not_finite.cuh"
-#include "rows.cuh"
 
 namespace flashmask::cuda {
 
@@ -85,18 +84,6 @@ __device__ inline void CopyRowTerms(uint32_t shared, const BackwardParams& call,
   CopyBulk(shared + 2 * kBytes, call.rowShift + row, kBytes, barrier, blocks...);
 }
 
-// A bit for each of 64 queries from r0 on, of those before `row`.
-__device__ inline uint64_t QueriesBefore(int row, int r0) {
-  const int count = max(row, r0) - r0;
-  return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
-}
-
-// The same of those in `length` rows from `start` on. The end fits an int, the length may not.
-__device__ inline uint64_t QueriesWithin(int start, int length, int r0) {
-  const int end = static_cast<int>(static_cast<uint32_t>(start) + static_cast<uint32_t>(length));
-  return QueriesBefore(end, r0) & ~QueriesBefore(start, r0);
-}
-
 // Sets masked scores of a warp's part of a transposed tile to minus infinity. The part begins at key row0 of the
 // problem, the tile at query r0. `spans` are those of the mask head.
 template <int kN>
@@ -106,17 +93,16 @@ __device__ inline void HideMaskedKeys(float (&scores)[kN][4], const int4* spans,
   for (int half = 0; half < 2; ++half) {
     const int key = row0 + ElementRow(0, 2 * half);
     const bool outside = key >= Sk;
-    uint64_t hidden = QueriesBefore(outside ? 0x7fffffff : causal ? key - (Sk - Sq) : 0, r0);
-    if (spans != nullptr && !outside) {
-      const int4 span = __ldg(&spans[key]);
-      hidden |= QueriesWithin(span.x, span.y, r0) | QueriesWithin(span.z, span.w, r0);
-    }
-    hidden >>= ElementColumn(0, 0);
+    const int first = outside ? 0x7fffffff : causal ? key - (Sk - Sq) : -0x7fffffff;
+    const int4 span = spans == nullptr || outside ? int4{0, 0, 0, 0} : __ldg(&spans[key]);
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        if (hidden >> (n * 8 + e) & 1) scores[n][2 * half + e] = -kInfinity;
+        const int row = r0 + ElementColumn(n, e);
+        const bool hidden = row < first || static_cast<uint32_t>(row - span.x) < static_cast<uint32_t>(span.y) ||
+                            static_cast<uint32_t>(row - span.z) < static_cast<uint32_t>(span.w);
+        if (hidden) scores[n][2 * half + e] = -kInfinity;
       }
     }
   }
@@ -136,41 +122,6 @@ __device__ inline uint32_t KeptTransposed(const Dropout& d, int batchHead, int r
 #pragma unroll
   for (int i = 0; i < 4; ++i) kept |= (__shfl_sync(~0u, bits, first + i * 4) >> own & 1) << i;
   return kept;
-}
-
-// Stores a warp's part of dk or dv by four channels at a time: lanes exchange the pairs of two blocks and have half of
-// one block each. Fours must be aligned.
-template <int kN>
-__device__ inline void StoreRowsByFours(float* head, const Tensor32& to, const float (&x)[kN][4], float factor,
-                                        int row0, int channel0, int rows) {
-  const bool odd = threadIdx.x % 2 == 1;
-#pragma unroll
-  for (int n = 0; n < kN; n += 2) {
-    const int channel = channel0 + (n + odd) * 8 + threadIdx.x % 4 / 2 * 4;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = row0 + ElementRow(0, 2 * half);
-      const float2 even = {x[n][2 * half] * factor, x[n][2 * half + 1] * factor};
-      const float2 other = {x[n + 1][2 * half] * factor, x[n + 1][2 * half + 1] * factor};
-      const float2 taken = {__shfl_xor_sync(~0u, odd ? even.x : other.x, 1),
-                            __shfl_xor_sync(~0u, odd ? even.y : other.y, 1)};
-      if (row < rows && channel < to.channels) {
-        *reinterpret_cast<float4*>(head + row * to.row + channel) =
-            odd ? float4{taken.x, taken.y, other.x, other.y} : float4{even.x, even.y, taken.x, taken.y};
-      }
-    }
-  }
-}
-
-// Stores a warp's part of dk or dv.
-template <int kN>
-__device__ inline void StoreKeyRows(float* head, const Tensor32& to, const float (&x)[1][kN][4], float factor, int row0,
-                                    int channel0, int rows) {
-  if (to.channels % 4 == 0 && to.row % 4 == 0 && reinterpret_cast<uintptr_t>(head) % 16 == 0) {
-    StoreRowsByFours(head, to, x[0], factor, row0, channel0, rows);
-  } else {
-    StoreRows(head, to, x, factor, row0, channel0, rows);
-  }
 }
 
 }  // namespace flashmask::cuda
