@@ -18,6 +18,10 @@ constexpr bool kHopper = false;
 // Whether this is the lane that acts for its warp.
 __device__ inline bool IsFirstLane() { return threadIdx.x % kWarp == 0; }
 
+// The number of this thread's warpgroup. The shuffle lets the compiler see that a warp agrees on it: what it gives, as
+// the descriptors of operands, is then computed once a warp and not by each thread.
+__device__ inline int OwnWarpgroup() { return __shfl_sync(~0u, static_cast<int>(threadIdx.x / kWarpgroup), 0); }
+
 // Arrives once for a warp, when all its lanes have come here.
 __device__ inline void ArriveAsWarp(uint32_t barrier) {
   __syncwarp();

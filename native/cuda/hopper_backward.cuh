@@ -6,6 +6,8 @@
 // up in memory.
 #pragma once
 
+#include <type_traits>
+
 #include "gradients.cuh"
 #include "hopper_backward_dq.cuh"
 #include "hopper_backward_launch.cuh"
@@ -164,7 +166,7 @@ class KeyWarpgroup {
         shared_(shared),
         base_(SharedAddress(shared)),
         barriers_(barriers),
-        group_(threadIdx.x / kWarpgroup),
+        group_(OwnWarpgroup()),
         warpRow_(threadIdx.x / kWarp * 16),
         gradientsTile_(base_ + Tile::kGradientsAt) {}
 
@@ -181,6 +183,9 @@ class KeyWarpgroup {
       }
       FreeStage();
       if (!HasNotFinite(p_, keys_.keyBatchHead)) StoreKeys();
+      // Only where a warp is together does ptxas see that it agrees on the stage (OwnWarpgroup says what for).
+      __syncwarp();
+      place_.Advance();
     }
   }
 
@@ -196,15 +201,15 @@ class KeyWarpgroup {
       Tile::kGradientBytes / Tile::kNumberParts;  // from the high parts to the low ones
   using Left = uint32_t[Tile::kNumberParts][kN / 2][4];
 
+  // Whether the factors of gradients of scores are 1: bfloat16 has the range of floats.
+  static constexpr bool kUnscaled = std::is_same<T, __nv_bfloat16>::value && !kDrops;
+
   __device__ QueryEntry NextEntry() {
     WaitParity(barriers_.queriesFull(place_.stage), place_.parity);
     return reinterpret_cast<const QueryEntry*>(shared_ + Tile::kEntriesAt)[place_.stage];
   }
 
-  __device__ void FreeStage() {
-    ArriveAsWarp(barriers_.free(place_.stage));
-    place_.Advance();
-  }
+  __device__ void FreeStage() { ArriveAsWarp(barriers_.free(place_.stage)); }
 
   __device__ uint32_t ownKeys() const { return base_ + group_ * kPartBytes; }
   __device__ uint32_t Queries(int part) const {
@@ -224,50 +229,64 @@ class KeyWarpgroup {
     const Factors factors = FactorsOf<T, Tile::kNumberParts>(p_, keys_.keyBatchHead);
     WaitParity(barriers_.keysFull(), keysParity_);
     keysParity_ ^= 1;
-    if constexpr (kKeepsKeys) {
-      LoadKeyParts(keyParts_, base_);
-      LoadKeyParts(valueParts_, base_ + Tile::kValuesAt);
-    }
+    if constexpr (kKeepsKeys) LoadKeyParts(keyParts_, base_);
+    if constexpr (kKeepsValues) LoadKeyParts(valueParts_, base_ + Tile::kValuesAt);
     for (; entry.block >= 0; entry = NextEntry()) {
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) ComputePart(entry, part, factors);
-      WaitProducts<0>();
-      FinishSum<Tile::kNumberParts>(dv_[0], dvTile_);
-      FinishSum<Tile::kNumberParts>(dk_[0], dkTile_);
-      FreeStage();
+      ComputeQueries(entry, factors);
       TakeTurn(factors.dq);
+      place_.Advance();
     }
     if (hasDq_) TellDq();
   }
 
-  // With few channels the own keys and values stay in registers, which spares shared memory half of what scores read.
+  // With few channels the own keys and values stay in registers, or only the values, which spares shared memory half of
+  // what scores (dP) read.
   static constexpr bool kKeepsKeys = kD == 64 && Tile::kNumberParts == 1;
-  using KeyParts = uint32_t[kKeepsKeys ? kD / 16 : 1][4];
+  static constexpr bool kKeepsValues = kD <= 96 && Tile::kNumberParts == 1;
+  template <bool kKeeps>
+  using Parts = uint32_t[kKeeps ? kD / 16 : 1][4];
 
-  __device__ void LoadKeyParts(KeyParts& parts, uint32_t tile) const {
+  template <int kSteps>
+  __device__ void LoadKeyParts(uint32_t (&parts)[kSteps][4], uint32_t tile) const {
     const uint32_t address = LaneAddress<kBlockK>(tile, warpRow_ / 16, 0, true);
 #pragma unroll
-    for (int k = 0; k < kD / 16; ++k) LoadMatrix<false>(parts[k], BlockAddress<kBlockK>(address, 0, k));
+    for (int k = 0; k < kSteps; ++k) LoadMatrix<false>(parts[k], BlockAddress<kBlockK>(address, 0, k));
   }
 
   // Issues the products of the own keys (or values), in shared memory or in registers, and queries (dO).
-  __device__ static void IssueProducts(float (&acc)[kN][4], uint32_t own, const KeyParts& parts, uint32_t other) {
-    if constexpr (kKeepsKeys) {
+  template <bool kKeeps>
+  __device__ static void IssueProducts(float (&acc)[kN][4], uint32_t own, const Parts<kKeeps>& parts, uint32_t other) {
+    if constexpr (kKeeps) {
       IssueTransposed<T, kBlockQ>(acc, parts, other);
     } else {
       IssueScoresOf<T, Tile::kNumberParts, kD, kBlockK, kBlockQ, true>(acc, own, other);
     }
   }
 
-  // Adds what a part of the queries gives to dk and dv, and puts its gradients into shared memory for dq.
+  __device__ void IssueScores(int part) { IssueProducts<kKeepsKeys>(scores_, ownKeys(), keyParts_, Queries(part)); }
+  __device__ void IssueGradients(int part) {
+    IssueProducts<kKeepsValues>(gradients_, ownKeys() + Tile::kValuesAt, valueParts_, DOut(part));
+  }
+
+  // Adds what a query block gives to dk and dv, and puts its gradients into shared memory for dq. The second part's
+  // scores and products of dO and v are issued before the first part's dk, which is computed beside its exponentials.
+  __device__ void ComputeQueries(const QueryEntry& entry, const Factors& factors) {
+    IssueScores(0);
+    WaitParity(barriers_.dOutFull(place_.stage), place_.parity);
+    IssueGradients(0);
+    if (hasDq_) TellDq();
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) ComputePart(entry, part, factors);
+  }
+
   __device__ void ComputePart(const QueryEntry& entry, int part, const Factors& factors) {
     const int h = keys_.keyHead * keys_.group + entry.head;
     const int r0 = entry.block * kBlockQ + part * 64;
-    IssueProducts(scores_, ownKeys(), keyParts_, Queries(part));
-    if (part == 0) WaitParity(barriers_.dOutFull(place_.stage), place_.parity);
-    IssueProducts(gradients_, ownKeys() + Tile::kValuesAt, valueParts_, DOut(part));
-    if (part == 0 && hasDq_) TellDq();
-    WaitProducts<1>();
+    if (part == 0) {
+      WaitProducts<1>();
+    } else {
+      WaitProducts<2>();
+    }
     Pin(scores_);
     if (entry.kind != kLive) HideMasked(h, r0);
 #pragma unroll
@@ -285,7 +304,11 @@ class KeyWarpgroup {
     Left left;
     PackWeights(left, kept);
     IssueSum<T, kBlockQ>(dv_[0], dvTile_, left, DOut(part));
-    WaitProducts<1>();
+    if (part == 0) {
+      WaitProducts<1>();
+    } else {
+      WaitProducts<2>();
+    }
     Pin(gradients_);
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
@@ -293,14 +316,19 @@ class KeyWarpgroup {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float product = IsKept(kept, n, i) ? gradients_[n][i] : 0.f;
+        const float term = i % 2 == 1 ? shift.y : shift.x;
         gradients_[n][i] =
-            scores_[n][i] * fmaf(product, factors.gradient, -(i % 2 == 1 ? shift.y : shift.x) * factors.offset);
+            scores_[n][i] * (kUnscaled ? product - term : fmaf(product, factors.gradient, -term * factors.offset));
       }
     }
     Left leftGradients;
     PackParts<T>(leftGradients, gradients_);
-    IssueSum<T, kBlockQ>(dk_[0], dkTile_, leftGradients, Queries(part));
+    if (part < kParts - 1) {
+      IssueScores(part + 1);
+      IssueGradients(part + 1);
+    }
     StoreGradients(leftGradients, part);
+    IssueSum<T, kBlockQ>(dk_[0], dkTile_, leftGradients, Queries(part));
   }
 
   __device__ void HideMasked(int h, int r0) {
@@ -357,13 +385,23 @@ class KeyWarpgroup {
     // A vote, so that ptxas knows that a warp does not part here.
     if (__any_sync(~0u, own)) {
       SyncThreads<Tile::kComputing>(1 + turn_);
+      FinishKeys();
       ComputeDq(factor);
       hasDq_ = true;
     } else {
       ArriveThreads<Tile::kComputing>(1 + turn_);
+      FinishKeys();
     }
     turn_ ^= 1;
     gradientsTile_ = 2 * base_ + 2 * Tile::kGradientsAt + Tile::kGradientBytes - gradientsTile_;
+  }
+
+  // Waits for dv and dk, and frees what they are computed from.
+  __device__ void FinishKeys() {
+    WaitProducts<0>();
+    FinishSum<Tile::kNumberParts>(dv_[0], dvTile_);
+    FinishSum<Tile::kNumberParts>(dk_[0], dkTile_);
+    FreeStage();
   }
 
   __device__ void IssueDq(float (&dq)[kParts][kD / 8][4]) const {
@@ -432,8 +470,9 @@ class KeyWarpgroup {
         FactorsOf<T, Tile::kNumberParts>(p_, keys_.keyBatchHead);  // read again, which saves registers in the loop
     float* dk = p_.dk.data + keys_.b * p_.dk.batch + keys_.keyHead * p_.dk.head + keys_.c0 * p_.dk.row;
     float* dv = p_.dv.data + keys_.b * p_.dv.batch + keys_.keyHead * p_.dv.head + keys_.c0 * p_.dv.row;
-    StoreRows(dk, p_.dk, dk_, factors.dk, warpRow_, 0, p_.sizes.Sk - keys_.c0);
-    StoreRows(dv, p_.dv, dv_, factors.dv, warpRow_, 0, p_.sizes.Sk - keys_.c0);
+    const int keys = p_.sizes.Sk - keys_.c0;
+    StoreAllChannels(dk, p_.dk, dk_, factors.dk, warpRow_, keys);
+    StoreAllChannels(dv, p_.dv, dv_, factors.dv, warpRow_, keys);
   }
 
   const BackwardParams& p_;
@@ -450,7 +489,8 @@ class KeyWarpgroup {
   int turn_ = 0;            // the warpgroup that computes the next dq
   float scores_[kN][4];     // then weights
   float gradients_[kN][4];  // products of dO and v, then gradients of scores
-  KeyParts keyParts_, valueParts_;
+  Parts<kKeepsKeys> keyParts_;
+  Parts<kKeepsValues> valueParts_;
   float dk_[1][kD / 8][4];
   float dv_[1][kD / 8][4];
   SumTile<Tile::kNumberParts, kD / 8> dkTile_, dvTile_;

@@ -101,4 +101,39 @@ __device__ inline void StoreRows(float* head, const Tensor32& to, const float (&
   }
 }
 
+// The same from channel 0 on, four channels at a time: lanes exchange the pairs of two blocks and have half of one
+// block each. The addresses of fours must be aligned.
+template <int kN>
+__device__ inline void StoreRowsByFours(float* head, const Tensor32& to, const float (&x)[kN][4], float factor,
+                                        int row0, int rows) {
+  const bool odd = threadIdx.x % 2 == 1;
+#pragma unroll
+  for (int n = 0; n < kN; n += 2) {
+    const int channel = (n + odd) * 8 + threadIdx.x % 4 / 2 * 4;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row0 + ElementRow(0, 2 * half);
+      const float2 even = {x[n][2 * half] * factor, x[n][2 * half + 1] * factor};
+      const float2 other = {x[n + 1][2 * half] * factor, x[n + 1][2 * half + 1] * factor};
+      const float2 taken = {__shfl_xor_sync(~0u, odd ? even.x : other.x, 1),
+                            __shfl_xor_sync(~0u, odd ? even.y : other.y, 1)};
+      if (row < rows && channel < to.channels) {
+        *reinterpret_cast<float4*>(head + row * to.row + channel) =
+            odd ? float4{taken.x, taken.y, other.x, other.y} : float4{even.x, even.y, taken.x, taken.y};
+      }
+    }
+  }
+}
+
+// Stores all channels of a warp's part of dk or dv, in the way that their addresses allow.
+template <int kN>
+__device__ inline void StoreAllChannels(float* head, const Tensor32& to, const float (&x)[1][kN][4], float factor,
+                                        int row0, int rows) {
+  if (to.channels % 4 == 0 && to.row % 4 == 0 && reinterpret_cast<uintptr_t>(head) % 16 == 0) {
+    StoreRowsByFours(head, to, x[0], factor, row0, rows);
+  } else {
+    StoreRows(head, to, x, factor, row0, 0, rows);
+  }
+}
+
 }  // namespace flashmask::cuda
