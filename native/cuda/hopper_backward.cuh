@@ -266,7 +266,7 @@ class KeyWarpgroup {
     const uint32_t kept = kDrops ? Kept(h, r0) : ~0u;
     Left left;
     PackWeights(left, kept);
-    IssueSum<T, kBlockQ>(dv_[0], dvTile_, left, DOut(part));
+    IssueSum<T, kBlockQ, false>(dv_[0], dvTile_, left, DOut(part));
     WaitProducts<1>();
     Pin(gradients_);
 #pragma unroll
@@ -281,7 +281,7 @@ class KeyWarpgroup {
     }
     Left leftGradients;
     PackParts<T>(leftGradients, gradients_);
-    IssueSum<T, kBlockQ>(dk_[0], dkTile_, leftGradients, Queries(part));
+    IssueSum<T, kBlockQ, false>(dk_[0], dkTile_, leftGradients, Queries(part));
     if (p_.accumulateDq) StoreGradients(leftGradients, part);
   }
 
