@@ -303,7 +303,7 @@ class KeyWarpgroup {
     const uint32_t kept = kDrops ? Kept(h, r0) : ~0u;
     Left left;
     PackWeights(left, kept);
-    IssueSum<T, kBlockQ>(dv_[0], dvTile_, left, DOut(part));
+    IssueSum<T, kBlockQ, false>(dv_[0], dvTile_, left, DOut(part));
     if (part == 0) {
       WaitProducts<1>();
     } else {
@@ -328,7 +328,7 @@ class KeyWarpgroup {
       IssueGradients(part + 1);
     }
     StoreGradients(leftGradients, part);
-    IssueSum<T, kBlockQ>(dk_[0], dkTile_, leftGradients, Queries(part));
+    IssueSum<T, kBlockQ, false>(dk_[0], dkTile_, leftGradients, Queries(part));
   }
 
   __device__ void HideMasked(int h, int r0) {

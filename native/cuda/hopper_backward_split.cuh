@@ -311,7 +311,7 @@ struct SplitWeights : SplitWarpgroup<Tile> {
     PackParts<T>(left, scores);
     if constexpr (!kFirst) FinishDq();
     WaitParity(barriers.dOutFull(), parity);
-    IssueSum<T, Tile::kBlockQ>(dv[0], dvTile, left, base + Tile::kDOutAt);
+    IssueSum<T, Tile::kBlockQ, false>(dv[0], dvTile, left, base + Tile::kDOutAt);
     WaitProducts<0>();
     FinishSum<Tile::kNumberParts>(dv[0], dvTile);
     ArriveAsWarp(barriers.dOutFree());
@@ -408,7 +408,7 @@ struct SplitGradients : SplitWarpgroup<Tile> {
     typename Base::Left left;
     PackParts<T>(left, gradients);
     StoreGradients(left);
-    IssueSum<T, Tile::kBlockQ>(dk[0], dkTile, left, Base::QueriesTile());
+    IssueSum<T, Tile::kBlockQ, false>(dk[0], dkTile, left, Base::QueriesTile());
     WaitProducts<0>();
     FinishSum<Tile::kNumberParts>(dk[0], dkTile);
     ArriveAsWarp(barriers.queriesFree(queries.stage));

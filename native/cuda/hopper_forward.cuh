@@ -156,7 +156,7 @@ class RowComputer {
   __device__ int ValuesAt() const { return Tile::kValuesAt + values_.stage * Tile::kValueBytes; }
 
   __device__ void IssueOutput(const Weights& weights) {
-    IssueSum<T, Tile::kBlockK>(out_[0], tile_, weights, base_ + ValuesAt());
+    IssueSum<T, Tile::kBlockK, true>(out_[0], tile_, weights, base_ + ValuesAt());
   }
 
   __device__ void FinishOutput() {

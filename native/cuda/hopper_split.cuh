@@ -1,6 +1,6 @@
 // Products on Hopper of numbers with kParts parts of 16 bits. Tiles of the parts follow each other in shared memory. Of
-// the four products of two split floats, three matter. They are added up in the order of Product (primitives.cuh), so
-// that all kernels get the same sums, bit for bit.
+// the four products of two split floats, three matter. Unless kSmallFirst, they are added up in the order of Product
+// (primitives.cuh), so that all kernels get the same sums, bit for bit.
 #pragma once
 
 #include "hopper.cuh"
@@ -59,8 +59,9 @@ __device__ inline void IssueScoresOf(float (&acc)[kN][4], uint32_t a, uint32_t b
 }
 
 // Issues acc += W B, summed over kSteps times 16 rows of B, a tile of kRowsB rows and kN times 8 channels. Split floats
-// go to `tile` first, because tensor cores truncate when they add: FinishSum rounds the sum.
-template <class T, int kRowsB, int kParts, int kSteps, int kN, int kTileN>
+// go to `tile` first, because tensor cores truncate when they add: FinishSum rounds the sum. With kSmallFirst, less is
+// truncated.
+template <class T, int kRowsB, bool kSmallFirst, int kParts, int kSteps, int kN, int kTileN>
 __device__ inline void IssueSum(float (&acc)[kN][4], float (&tile)[kTileN][4],
                                 const uint32_t (&left)[kParts][kSteps][4], uint32_t b) {
   if constexpr (kParts == 1) {
@@ -73,9 +74,13 @@ __device__ inline void IssueSum(float (&acc)[kN][4], float (&tile)[kTileN][4],
     FenceProducts();
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
-      Product16<true>(tile, left[0][k], right.At(k * kStep), k != 0, T());
-      Product16<true>(tile, left[0][k], right.At(k * kStep + kLow), true, T());
+      if constexpr (!kSmallFirst) Product16<true>(tile, left[0][k], right.At(k * kStep), k != 0, T());
+      Product16<true>(tile, left[0][k], right.At(k * kStep + kLow), !kSmallFirst || k != 0, T());
       Product16<true>(tile, left[1][k], right.At(k * kStep), true, T());
+    }
+    if constexpr (kSmallFirst) {
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) Product16<true>(tile, left[0][k], right.At(k * kStep), true, T());
     }
     CommitProducts();
   }
