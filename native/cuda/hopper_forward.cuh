@@ -6,6 +6,7 @@
 
 #include "hopper_forward_loader.cuh"
 #include "hopper_forward_mask.cuh"
+#include "hopper_forward_store.cuh"
 #include "hopper_launch.cuh"
 #include "hopper_weights.cuh"
 #include "overlap.cuh"
@@ -13,28 +14,30 @@
 namespace flashmask::cuda {
 
 // The work of a warpgroup that computes.
-template <class T, class Tile>
+template <class T, class Tile, bool kDrops>
 class RowComputer {
  public:
-  __device__ RowComputer(const ForwardParams& p, uint8_t* shared, Barriers<Tile> barriers)
-      : p_(p),
+  __device__ RowComputer(const HopperForwardParams& params, uint8_t* shared, Barriers<Tile> barriers)
+      : params_(params),
+        p_(params.call),
         shared_(shared),
         base_(SharedAddress(shared)),
         warpRow_(static_cast<int>(threadIdx.x) / kWarp * 16),
-        barriers_(barriers) {}
+        barriers_(barriers),
+        group_(OwnWarpgroup()) {}
 
   __device__ void ComputeAll() {
     if (threadIdx.x >= kWarpgroup) PassTurn();
     for (;;) {
       AwaitKeys();
       const KeyTile tile = ScoredTile();
-      if (tile.block == kEndOfWork) return;
-      Begin(ScoredEntry());
+      if (tile.block == kEndOfWork) return WaitBulkRead();
+      Begin(EntryOf(scored_));
       if (tile.block != kEndOfRows) {
         TakeQueries();
         ComputeBlocks(tile);
       }
-      const RowBlock rows = ScoredEntry().rows;
+      const RowBlock rows = EntryOf(scored_).rows;
       scored_.Advance();
       FreeKeys();
       Store(rows);
@@ -66,7 +69,16 @@ class RowComputer {
   }
 
   __device__ void Store(const RowBlock& at) {
-    StoreOutput<T, kParts>(p_, at, warpRow_, out_, stats_);
+    if (Tile::kStoreBoxes > 0 && !notFinite_ && IsStoredInBoxes(p_.out)) {
+      const int group = threadIdx.x / kWarpgroup;
+      const uint32_t boxes = base_ + Tile::kStoreAt + group * Tile::kStoreBoxes * Tile::kStoreBoxBytes;
+      float factors[2];
+      FinishRows(factors, p_, at, warpRow_, stats_);
+      StoreBoxes<Tile>(&params_.out, boxes, kStores + group, at, warpRow_, out_[0], factors);
+    } else {
+      StoreOutput<T, kParts>(p_, at, warpRow_, out_, stats_);
+    }
+    // Comes last after both, because the compiler then keeps addresses of products in uniform registers.
     if (notFinite_) {
       SyncThreads<Tile::kComputing>(1);
       AddNotFiniteValues<T, Tile::kBlockK, Tile::kComputing>(p_, at);
@@ -94,19 +106,20 @@ class RowComputer {
   // Waits for the next key block, or the end.
   __device__ void AwaitKeys() { WaitParity(barriers_.keysFull(scored_.stage), scored_.parity); }
 
-  __device__ const Entry& ScoredEntry() const {
-    return reinterpret_cast<const Entry*>(shared_ + Tile::kEntriesAt)[scored_.stage];
+  __device__ const Entry& EntryOf(const Place<Tile::kKeyStages>& place) const {
+    return reinterpret_cast<const Entry*>(shared_ + Tile::kEntriesAt)[place.stage];
   }
 
-  __device__ KeyTile ScoredTile() const { return {ScoredEntry().block, ScoredEntry().kind}; }
+  __device__ KeyTile ScoredTile() const { return {EntryOf(scored_).block, EntryOf(scored_).kind}; }
 
   __device__ void FreeKeys() {
     ArriveAsWarp(barriers_.keysFree(weighed_.stage));
     weighed_.Advance();
   }
 
-  // The barriers from kTurns on are those of the warpgroups' turns.
+  // The barriers from here on are those of the warpgroups' turns, and of each one's stores.
   static constexpr int kTurns = 2;
+  static constexpr int kStores = kTurns + Tile::kBlockQ / 64;
 
   __device__ void TakeTurn() {
     if constexpr (Tile::kTakesTurns) SyncThreads<Tile::kComputing>(kTurns + threadIdx.x / kWarpgroup);
@@ -122,7 +135,7 @@ class RowComputer {
     if constexpr (Tile::kKeepsQueries) {
       IssueTransposed<T, Tile::kBlockK>(scores[0], queries_, keys);
     } else {
-      const uint32_t queries = base_ + threadIdx.x / kWarpgroup * 64 * kPageRowBytes;
+      const uint32_t queries = base_ + group_ * 64 * kPageRowBytes;
       IssueScoresOf<T, kParts, Tile::kD, Tile::kBlockQ, Tile::kBlockK, false>(scores[0], queries, keys);
     }
     scored_.Advance();
@@ -135,10 +148,21 @@ class RowComputer {
       const uint8_t* spans = shared_ + Tile::kSpansAt + weighed_.stage * Tile::kSpanBytes;
       HideMasked(scores, tile.kind, reinterpret_cast<const int4*>(spans), p_.mask.causal, row_, column, p_.sizes);
     }
+    if constexpr (Tile::kWeighsInPlace) return WeighInPlace(scores);
     // Copies of later keys overwrite the spans too.
     FreeKeys();
     const bool raised = Weigh<T>(stats_, unseen_, factors_, weights, scores[0], scale2_);
-    if (p_.dropout.threshold != 0) DropWeights(weights, p_.dropout, batchHead_, row_, column);
+    if constexpr (kDrops) DropWeights(weights, p_.dropout, batchHead_, row_, column);
+    return raised;
+  }
+
+  // The same, where the weights are rounded later.
+  __device__ bool WeighInPlace(Scores& scores) {
+    const bool raised = RaiseReferences<kReferenceShift<T, 1>>(stats_, factors_, scores, scale2_);
+    ScoresToWeights<kProductShift<T, 1>>(stats_, scores, scale2_);
+    // Sums are never negative. That they are asked for keeps the compiler from moving exponentials behind the wait for
+    // the output.
+    if (__any_sync(~0u, !(stats_.sum[0][0] + stats_.sum[0][1] < 0))) FreeKeys();
     return raised;
   }
 
@@ -173,14 +197,14 @@ class RowComputer {
     WaitProducts<0>();
     Pin(scores[0]);
     WeighBlock(tile, scores, weights);
-    if constexpr (kParts == 1) {
-      Weights nextWeights;
-      for (;;) {
-        if (!OutputAndWeighNext(&tile, scores, weights, nextWeights)) return;
-        if (!OutputAndWeighNext(&tile, scores, nextWeights, weights)) return;
+    if constexpr (Tile::kWeighsInPlace) PackLeft<T>(weights[0], scores[0]);
+    if constexpr (Tile::kWeighsInPlace || kParts == 2) {
+      while (OutputAndWeighNext(&tile, scores, weights, weights)) {
       }
     } else {
-      while (OutputAndWeighNext(&tile, scores, weights, weights)) {
+      Weights nextWeights;
+      while (OutputAndWeighNext(&tile, scores, weights, nextWeights) &&
+             OutputAndWeighNext(&tile, scores, nextWeights, weights)) {
       }
     }
   }
@@ -208,16 +232,19 @@ class RowComputer {
     Pin(scores[0]);
     const bool raised = WeighBlock(next, scores, nextWeights);
     if constexpr (kParts == 1) FinishOutput();
+    if constexpr (Tile::kWeighsInPlace) PackLeft<T>(nextWeights[0], scores[0]);
     if (raised) Rescale(out_, factors_);
     *tile = next;
     return true;
   }
 
+  const HopperForwardParams& params_;
   const ForwardParams& p_;
   uint8_t* shared_;
   uint32_t base_;
   int warpRow_;
   Barriers<Tile> barriers_;
+  int group_;
   Place<Tile::kKeyStages> scored_, weighed_;
   Place<Tile::kValueStages> values_;
   uint32_t queriesParity_ = 0;
@@ -234,7 +261,7 @@ class RowComputer {
   SumTile<kParts, Tile::kDv / 8> tile_;
 };
 
-template <class T, class Tile>
+template <class T, class Tile, bool kDrops>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     HopperForwardKernel(const __grid_constant__ HopperForwardParams p) {
   if constexpr (kHopper) {
@@ -244,7 +271,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     __syncthreads();
     WaitForKernelBefore();
     RunRoles<Tile>([&] { Loader<Tile>(p, shared, barriers).LoadAll(); },
-                   [&] { RowComputer<T, Tile>(p.call, shared, barriers).ComputeAll(); });
+                   [&] { RowComputer<T, Tile, kDrops>(p, shared, barriers).ComputeAll(); });
   } else {
     __trap();
   }
@@ -258,9 +285,26 @@ cudaError_t LaunchHopperForwardTile(const ForwardParams& call, cudaStream_t stre
   cudaError_t error = Describe<T>(&params.q, call.q, s.Sq, s.H, Tile::kParts * s.B, Tile::kBlockQ);
   if (error == cudaSuccess) error = Describe<T>(&params.k, call.k, s.Sk, s.Hkv, Tile::kParts * s.B, Tile::kBlockK);
   if (error == cudaSuccess) error = Describe<T>(&params.v, call.v, s.Sk, s.Hkv, Tile::kParts * s.B, Tile::kBlockK);
+  if (error == cudaSuccess && IsStoredInBoxes(call.out)) {
+    error = Describe<float>(&params.out, call.out, s.Sq, s.H, s.B, 64);
+  }
   if (error != cudaSuccess) return error;
   const int64_t works = int64_t{s.B} * s.H * ((s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ);
-  return LaunchStaying<Tile>(HopperForwardKernel<T, Tile>, params, works, stream);
+  const auto kernel = call.dropout.threshold == 0 ? HopperForwardKernel<T, Tile, false>
+                                                  : HopperForwardKernel<T, Tile, !Tile::kWeighsInPlace>;
+  return LaunchStaying<Tile>(kernel, params, works, stream);
+}
+
+// Whether row blocks of 192 queries are faster than those of 128: by about an eighth, unless processors then wait for
+// each other. With intervals they have more pairs in partial tiles. Their kernel has no registers for dropout.
+inline bool SuitsLargeBlocks(const ForwardParams& call) {
+  if (call.mask.spans != nullptr || call.dropout.threshold != 0) return false;
+  const Sizes& s = call.sizes;
+  const auto time = [&](int blockQ) {
+    const int64_t works = int64_t{s.B} * s.H * ((s.Sq + blockQ - 1) / blockQ);
+    return (works + Processors() - 1) / Processors() * blockQ;
+  };
+  return 8 * time(192) <= 9 * time(128);
 }
 
 template <class T>
@@ -268,7 +312,8 @@ cudaError_t LaunchHopperForward(const HopperHeads& heads, const ForwardParams& c
   const auto launch = [&] {
     switch (heads.D) {
       case 64:
-        return LaunchHopperForwardTile<T, HopperForwardTile<64, 64, 4, 4, true, true>>;
+        return SuitsLargeBlocks(call) ? LaunchHopperForwardTile<T, HopperForwardTile<64, 64, 3, 3, false, false, 192>>
+                                      : LaunchHopperForwardTile<T, HopperForwardTile<64, 64, 4, 4, true, true>>;
       case 96:
         return LaunchHopperForwardTile<T, HopperForwardTile<96, 96, 2, 2, true, false>>;
       case 128:

@@ -4,7 +4,7 @@
 namespace flashmask::cuda {
 
 template <int kD, int kStages>
-using SplitTile = HopperForwardTile<kD, kD, kStages, kStages, false, false, 2>;
+using SplitTile = HopperForwardTile<kD, kD, kStages, kStages, false, false, kHopperBlockQ, 2>;
 
 cudaError_t LaunchHopperForwardFloat32(const HopperHeads& heads, const ForwardParams& params, cudaStream_t stream) {
   const auto launch = heads.D == 64   ? LaunchHopperForwardTile<__half, SplitTile<64, 4>>

@@ -11,6 +11,7 @@ namespace flashmask::cuda {
 
 struct HopperForwardParams {
   CUtensorMap q, k, v;
+  CUtensorMap out;  // in boxes of 32 floats x 64 rows, if its rows suit the copy engine
   ForwardParams call;
 };
 

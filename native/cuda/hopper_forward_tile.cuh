@@ -24,7 +24,7 @@ constexpr int kEndOfWork = -2;
 // With kKeepsQueries, queries stay in registers. With kTakesTurns, the two warpgroups issue products in turn, so that
 // one computes weights while the products of the other run. A number has kParts parts of 16 bits.
 template <int kD_, int kDv_, int kKeyStages_, int kValueStages_, bool kKeepsQueries_, bool kTakesTurns_,
-          int kParts_ = 1>
+          int kBlockQ_ = kHopperBlockQ, int kParts_ = 1>
 struct HopperForwardTile {
   static constexpr int kD = kD_;
   static constexpr int kDv = kDv_;
@@ -34,26 +34,36 @@ struct HopperForwardTile {
   static constexpr bool kTakesTurns = kTakesTurns_;
   static constexpr int kParts = kParts_;
   static_assert(kParts == 1 || !kKeepsQueries);
-  static constexpr int kBlockQ = kHopperBlockQ;
+  static constexpr int kBlockQ = kBlockQ_;
   static constexpr int kBlockK = HopperHeadsOf(kD, kDv, kParts).blockK;
   static_assert(kBlockK % kMapBlock == 0, "the bounds map tells of whole blocks");
   static constexpr int kComputing = kBlockQ / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
-  // Registers of a thread that computes and of one that loads.
-  static constexpr int kComputeRegisters = kDv == 256 ? 240 : 232;
-  static constexpr int kLoadRegisters = kDv == 256 ? 24 : 40;
+  // Registers of a thread that computes and of one that loads. Where three warpgroups share them, weights take the
+  // places of their scores.
+  static constexpr bool kWeighsInPlace = kBlockQ == 192;
+  static constexpr int kComputeRegisters = kWeighsInPlace ? 160 : kDv == 256 ? 240 : 232;
+  static constexpr int kLoadRegisters = kWeighsInPlace ? 32 : kDv == 256 ? 24 : 40;
   static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
   static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
   static constexpr int kKeyBytes = kParts * kTileBytes<kBlockK, kD>;
   static constexpr int kValueBytes = kParts * kTileBytes<kBlockK, kDv>;
   static constexpr int kSpanBytes = kBlockK * 16;
-  // In shared memory, in this order: queries, keys, values, spans, entries, barriers.
+  // In shared memory, in this order: queries, keys, values, boxes of output, spans, entries, barriers.
   static constexpr int kKeysAt = kQueryBytes;
   static constexpr int kValuesAt = kKeysAt + kKeyStages * kKeyBytes;
-  static constexpr int kSpansAt = kValuesAt + kValueStages * kValueBytes;
+  static constexpr int kStoreAt = kValuesAt + kValueStages * kValueBytes;
+  static constexpr int kOtherBytes =
+      kKeyStages * (kSpanBytes + sizeof(Entry)) + (2 + 2 * kKeyStages + 2 * kValueStages) * 8;
+  // Boxes of 64 queries x 32 channels of output that a warpgroup has, as far as there is room for two. With none,
+  // output goes to memory from registers.
+  static constexpr int kStoreBoxBytes = 64 * 128;
+  static constexpr int kRoom = (kLargeShared - kStoreAt - kOtherBytes) / (kBlockQ / 64 * kStoreBoxBytes);
+  static constexpr int kStoreBoxes = kRoom < 2 || kParts == 2 ? 0 : kRoom < kDv / 32 ? kRoom : kDv / 32;
+  static constexpr int kSpansAt = kStoreAt + kBlockQ / 64 * kStoreBoxes * kStoreBoxBytes;
   static constexpr int kEntriesAt = kSpansAt + kKeyStages * kSpanBytes;
   static constexpr int kBarriersAt = kEntriesAt + kKeyStages * sizeof(Entry);
-  static constexpr int kSharedBytes = kBarriersAt + (2 + 2 * kKeyStages + 2 * kValueStages) * 8;
+  static constexpr int kSharedBytes = kSpansAt + kOtherBytes;
   static_assert(kSharedBytes <= kLargeShared);
 };
 

@@ -97,6 +97,13 @@ __device__ inline void AddBox(const CUtensorMap* map, uint32_t shared, int chann
       : "memory");
 }
 
+// Writes a tile in shared memory to a tensor in memory. Rows and channels outside of the tensor are left out.
+__device__ inline void StoreBox(const CUtensorMap* map, uint32_t shared, int channel, int row, int head, int batch) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
+               "r"(shared), "r"(channel), "r"(row), "r"(head), "r"(batch)
+               : "memory");
+}
+
 // Waits until all bulk additions of this thread are in memory.
 __device__ inline void WaitBulk() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 

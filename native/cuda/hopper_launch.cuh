@@ -48,6 +48,16 @@ cudaError_t Describe(CUtensorMap* map, const Tensor& tensor, int rows, int heads
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+// The processors of the device; 1 if it cannot be asked.
+inline int Processors() {
+  int device = 0;
+  int processors = 1;
+  if (cudaGetDevice(&device) == cudaSuccess) {
+    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  }
+  return processors;
+}
+
 // Starts a thread block for each processor, or fewer if there is less work. kCluster thread blocks share work. The
 // kernel starts before the one before it has ended, and must wait for that.
 template <class Tile, unsigned kCluster = 1, class Params>

@@ -307,6 +307,8 @@ def long_cases():
     yield case('long', '70,016 heads of all batches', S=3, form='causal', B=2188, H=32, Hkv=16, DD=16)
     yield case('long', '70,016 heads of all batches, intervals', S=3, form='four', B=2188, H=32, maskB=2188, DD=8)
     yield case('long', 'causal, many heads', S=300, form='causal', B=4, H=32, Hkv=8, DD=128)
+    for form in ('full', 'causal'):
+        yield case('long', f'{form}, row blocks of 192 queries', Sq=300, Sk=333, form=form, B=2, H=32, Hkv=8, D=64, Dv=40)
 
 
 def all_cases(sixteen):

@@ -120,6 +120,9 @@ inline void CopyBulk(uint32_t shared, const void* global, uint32_t bytes, uint32
                [&](uint32_t to, uint32_t barrierThere) { emulator::CopyBulk(to, global, bytes, barrierThere); });
 }
 
+inline void StoreBox(const CUtensorMap* map, uint32_t shared, int channel, int row, int head, int batch) {
+  emulator::StoreBox(*map, shared, {channel, row, head, batch});
+}
 inline void AddBox(const CUtensorMap* map, uint32_t shared, int channel, int row, int head, int batch) {
   emulator::AddBox(*map, shared, {channel, row, head, batch});
 }

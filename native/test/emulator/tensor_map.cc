@@ -108,6 +108,16 @@ void AddBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first) {
   });
 }
 
+void StoreBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first) {
+  RequireAligned(map, shared);
+  RequireFenced(shared, BytesOf(map));
+  StartAddition([=] {
+    ForBox(map, shared, first, [&](uint32_t address, char* element) {
+      if (element != nullptr) std::memcpy(element, SharedAt(address, map.elementBytes), map.elementBytes);
+    });
+  });
+}
+
 void AddBulk(float* to, uint32_t shared, uint32_t bytes) {
   if (shared % kChunk != 0 || reinterpret_cast<uintptr_t>(to) % kChunk != 0 || bytes % kChunk != 0) {
     Fail("a bulk addition is not aligned");

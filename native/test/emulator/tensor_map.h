@@ -20,7 +20,8 @@ void CopyShared(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier);
 // Stores 16 bytes of registers there.
 void StoreThere(uint32_t to, const std::array<int, 4>& values, uint32_t barrier);
 
-// Adds floats in shared memory to memory; elements outside of the tensor are left out.
+// Copies a box from shared memory to memory, or adds its floats; elements outside of the tensor are left out.
+void StoreBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first);
 void AddBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first);
 void AddBulk(float* to, uint32_t shared, uint32_t bytes);
 
