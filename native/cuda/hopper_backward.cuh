@@ -38,7 +38,8 @@ struct HopperBackwardTile {
   static constexpr int kDqBoxBytes = 64 * 128;
   static constexpr int kDqBytes = kBlockQ * kD * 4;
   static constexpr int kStatBytes = kBlockQ * 4;
-  // In shared memory, in this order: keys, values, queries, dO, gradients, dq, row terms, entries, barriers.
+  // In shared memory, in this order: keys, values, queries, dO, gradients, dq, row terms, entries, those for
+  // the warps that add dq, barriers.
   static constexpr int kValuesAt = kKeyBytes;
   static constexpr int kQueriesAt = 2 * kKeyBytes;
   static constexpr int kDOutAt = kQueriesAt + kStages * kQueryBytes;
@@ -46,8 +47,9 @@ struct HopperBackwardTile {
   static constexpr int kDqAt = kGradientsAt + 2 * kGradientBytes;
   static constexpr int kStatsAt = kDqAt + kDqBytes;
   static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
-  static constexpr int kBarriersAt = kEntriesAt + kStages * 16;
-  static constexpr int kSharedBytes = kBarriersAt + (5 + 3 * kStages) * 8;
+  static constexpr int kToldAt = kEntriesAt + kStages * 16;
+  static constexpr int kBarriersAt = kToldAt + kToldTiles * 16;
+  static constexpr int kSharedBytes = kBarriersAt + (5 + 3 * kStages + kToldTiles) * 8;
 };
 
 // The barriers of a thread block.
@@ -62,20 +64,21 @@ struct BackwardBarriers {
   __device__ uint32_t dqFree(int) const { return base + 16 + Tile::kStages * 24; }
   // For the warps that add dq, one for each warpgroup.
   __device__ uint32_t dqFull(int group, int) const { return base + 24 + Tile::kStages * 24 + group * 8; }
-  __device__ void LeaveStage(int stage) const { Arrive(free(stage)); }
+  __device__ uint32_t told(int place) const { return base + 40 + Tile::kStages * 24 + place * 8; }
 
   __device__ void Init() const {
-    // One warp loads; each warp that adds dq or computes frees for itself.
+    // One warp loads; each warp that computes frees for itself.
     constexpr int kWarps = Tile::kComputing / kWarp;
     InitBarrier(keysFull(), 1);
     InitBarrier(keysFree(), kWarps);
     for (int stage = 0; stage < Tile::kStages; ++stage) {
       InitBarrier(queriesFull(stage), 1);
       InitBarrier(dOutFull(stage), 1);
-      InitBarrier(free(stage), kWarps + kDqAdders);
+      InitBarrier(free(stage), kWarps);
     }
     InitBarrier(dqFree(0), 1);
     for (int group = 0; group < kDqAdders; ++group) InitBarrier(dqFull(group, 0), 1);
+    for (int tile = 0; tile < kToldTiles; ++tile) InitBarrier(told(tile), 1);
     FenceBarrierInit();
   }
 };
@@ -104,6 +107,7 @@ struct BackwardCopies {
   BackwardBarriers<Tile> barriers;
   Place<Tile::kStages> place;
   uint32_t keysParity = 1;
+  uint32_t tiles = 0;
 
   __device__ BackwardCopies(const HopperBackwardParams& p, uint8_t* shared, BackwardBarriers<Tile> barriers)
       : p(p),
@@ -120,6 +124,13 @@ struct BackwardCopies {
       Arrive(barriers.dOutFull(place.stage));
     }
     place.Advance();
+  }
+
+  // Tells the warp that adds dq of the next tile. The first lane calls it.
+  __device__ void TellAdder(const QueryEntry& entry) {
+    const uint32_t told = tiles++ % kToldTiles;
+    entries[Tile::kStages + told] = entry;
+    Arrive(barriers.told(told));
   }
 
   __device__ void LoadKeys(const KeyBlock& keys) {
@@ -143,6 +154,7 @@ struct BackwardCopies {
       const uint32_t full = barriers.queriesFull(place.stage);
       const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
       entries[place.stage] = entry;
+      TellAdder(entry);
       ArriveExpecting(full, Tile::kQueryBytes + 3 * Tile::kStatBytes);
       CopyTiles<Tile::kNumberParts, Tile::kD, Tile::kBlockQ>(
           shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h, keys.b, call.sizes.B);

@@ -18,21 +18,18 @@ struct DqAdder {
   const HopperBackwardParams& params;
   const uint8_t* shared;
   Barriers barriers;
-  int own;  // which of the warps this is
-  Place<Tile::kStages> place;
+  int own;   // which of the warps this is
+  int tile;  // the number of its next tile
   Place<Tile::kDqBuffers> dq;
-  int turn = 0;  // whose tile is the next
 
   __device__ DqAdder(const HopperBackwardParams& params, const uint8_t* shared, Barriers barriers, int own)
-      : params(params), shared(shared), barriers(barriers), own(own) {}
+      : params(params), shared(shared), barriers(barriers), own(own), tile(own) {}
 
   __device__ QueryEntry NextEntry() {
-    WaitAsWarp(barriers.queriesFull(place.stage), place.parity);
-    const QueryEntry entry = reinterpret_cast<const QueryEntry*>(shared + Tile::kEntriesAt)[place.stage];
-    __syncwarp();
-    if (IsFirstLane()) barriers.LeaveStage(place.stage);
-    place.Advance();
-    return entry;
+    const int place = tile % kToldTiles;
+    WaitAsWarp(barriers.told(place), tile / kToldTiles & 1);
+    tile += kDqAdders;
+    return reinterpret_cast<const QueryEntry*>(shared + Tile::kToldAt)[place];
   }
 
   // The key block that adds to a query block before this one; -1 if there is none.
@@ -83,9 +80,6 @@ struct DqAdder {
     int work = -1;
     KeyBlock keys;
     for (QueryEntry entry; (entry = NextEntry()).work >= 0;) {
-      if (entry.block < 0) continue;
-      turn ^= 1;
-      if (turn == own) continue;
       if (entry.work != work) keys = TakenKeys<Tile>(entry.work, params.call);
       work = entry.work;
       const int h = keys.keyHead * keys.group + entry.head;

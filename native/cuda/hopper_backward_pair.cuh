@@ -48,8 +48,9 @@ struct HopperPairTile {
   static constexpr int kStatsAt = kDqAt + kDqBuffers * 2 * kDqBoxBytes;
   static constexpr int kEntriesAt = kStatsAt + kStages * 3 * kStatBytes;
   static constexpr int kDqEntriesAt = kEntriesAt + kStages * 16;
-  static constexpr int kBarriersAt = kDqEntriesAt + 2 * 16;
-  static constexpr int kSharedBytes = kBarriersAt + (9 + 2 * (kStages + kDOutStages) + 3 * kDqBuffers) * 8;
+  static constexpr int kToldAt = kDqEntriesAt + 2 * 16;
+  static constexpr int kBarriersAt = kToldAt + kToldTiles * 16;
+  static constexpr int kSharedBytes = kBarriersAt + (9 + 2 * (kStages + kDOutStages) + 3 * kDqBuffers + kToldTiles) * 8;
   static_assert(kSharedBytes <= kLargeShared);
 
   // A thread block computes dq of half of the channels, in two parts of 64; with 192 channels, the second part is 32.
@@ -80,10 +81,10 @@ struct PairBarriers {
   __device__ uint32_t dqFree(int buffer) const { return dOutFull(Tile::kDOutStages) + buffer * 24; }
   // For the warps that add dq, one for every other tile.
   __device__ uint32_t dqFull(int adder, int buffer) const { return dqFree(buffer) + 8 + adder * 8; }
-  __device__ void LeaveStage(int stage) const { ArriveThere(InBlock(queriesFree(stage), 0)); }
+  __device__ uint32_t told(int place) const { return dqFree(Tile::kDqBuffers) + place * 8; }
 
   __device__ void Init() const {
-    // One warp loads; each warp that adds dq or computes arrives for itself.
+    // One warp loads; each warp that computes arrives for itself.
     constexpr int kWarps = Tile::kComputing / kWarp;
     constexpr int kScoringWarps = Tile::kScoring / kWarp;
     constexpr int kDqWarps = kWarps - kScoringWarps;
@@ -98,7 +99,7 @@ struct PairBarriers {
     }
     for (int stage = 0; stage < Tile::kStages; ++stage) {
       InitBarrier(queriesFull(stage), 1);
-      InitBarrier(queriesFree(stage), Tile::kCluster * (kScoringWarps + kDqAdders));
+      InitBarrier(queriesFree(stage), Tile::kCluster * kScoringWarps);
     }
     for (int stage = 0; stage < Tile::kDOutStages; ++stage) {
       InitBarrier(dOutFull(stage), 1);
@@ -108,6 +109,7 @@ struct PairBarriers {
       InitBarrier(dqFree(buffer), 1);
       for (int adder = 0; adder < kDqAdders; ++adder) InitBarrier(dqFull(adder, buffer), kDqWarps);
     }
+    for (int tile = 0; tile < kToldTiles; ++tile) InitBarrier(told(tile), 1);
     FenceBarrierInit();
   }
 };
@@ -122,18 +124,22 @@ struct PairCopies {
   Place<Tile::kStages> place;
   Place<Tile::kDOutStages> dOutPlace;
   uint32_t keysParity = 1;
+  uint32_t tiles = 0;
 
   __device__ PairCopies(const HopperBackwardParams& p, uint8_t* shared, PairBarriers<Tile> barriers)
       : p(p), shared(SharedAddress(shared)), barriers(barriers) {}
 
-  // Stores an entry for both thread blocks, and lets its barrier wait for it and for more bytes.
-  __device__ void StoreEntry(const QueryEntry& entry, int bytes) {
+  // Stores an entry for both thread blocks, and lets a barrier wait for it and for more bytes.
+  __device__ void StoreEntry(const QueryEntry& entry, uint32_t to, uint32_t barrier, int bytes) {
     for (int rank = 0; rank < Tile::kCluster; ++rank) {
-      const uint32_t full = InBlock(barriers.queriesFull(place.stage), rank);
+      const uint32_t full = InBlock(barrier, rank);
       ArriveThereExpecting(full, sizeof(entry) + bytes);
-      StoreThere(InBlock(shared + Tile::kEntriesAt + place.stage * 16, rank),
-                 {entry.work, entry.head, entry.block, static_cast<int>(entry.kind)}, full);
+      StoreThere(InBlock(to, rank), {entry.work, entry.head, entry.block, static_cast<int>(entry.kind)}, full);
     }
+  }
+
+  __device__ void StoreEntry(const QueryEntry& entry, int bytes) {
+    StoreEntry(entry, shared + Tile::kEntriesAt + place.stage * 16, barriers.queriesFull(place.stage), bytes);
   }
 
   // Tells what has no tile.
@@ -141,6 +147,12 @@ struct PairCopies {
     WaitAsWarp(barriers.queriesFree(place.stage), place.parity ^ 1);
     if (IsFirstLane()) StoreEntry(entry, 0);
     place.Advance();
+  }
+
+  // Tells the warps that add dq of the next tile. The first lane calls it.
+  __device__ void TellAdder(const QueryEntry& entry) {
+    const uint32_t told = tiles++ % kToldTiles;
+    StoreEntry(entry, shared + Tile::kToldAt + told * 16, barriers.told(told), 0);
   }
 
   __device__ void LoadKeys(const KeyBlock& keys) {
@@ -172,6 +184,7 @@ struct PairCopies {
       const uint32_t full = barriers.queriesFull(place.stage);
       const uint32_t stats = shared + Tile::kStatsAt + place.stage * 3 * Tile::kStatBytes;
       StoreEntry(entry, Tile::kQueryBytes + 3 * Tile::kStatBytes);
+      TellAdder(entry);
       CopyPages<Tile::kD, Tile::kBlockQ>(shared + Tile::kQueriesAt + place.stage * Tile::kQueryBytes, &p.q, full, r0, h,
                                          keys.b, kBoth);
       CopyRowTerms<Tile::kStatBytes>(stats, call, row, full, kBoth);

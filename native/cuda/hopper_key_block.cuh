@@ -15,8 +15,11 @@ struct HopperBackwardParams {
   BackwardParams call;
 };
 
-// Warps that add dq to memory (hopper_backward_dq.cuh).
+// Warps that add dq to memory (hopper_backward_dq.cuh). They are told of more tiles than can be on their way, so that a
+// place is free when its turn comes again: when the loading warp starts a tile, dq of the one six before was stored,
+// and for that they had to have read of the ones before.
 constexpr int kDqAdders = 2;
+constexpr int kToldTiles = 8;
 
 // What the loading warp tells of a stage: a query block of a head of the group for the key block `work`, or the end of
 // the key block (block -1), or the end of all work (work -1).
@@ -92,6 +95,8 @@ struct BackwardLoader {
       LoadKeyBlock(work);
     }
     copies.Tell({-1, -1, -1, kEmpty});
+    if (!IsFirstLane()) return;
+    for (int adder = 0; adder < kDqAdders; ++adder) copies.TellAdder({-1, -1, -1, kEmpty});
   }
 };
 
