@@ -94,9 +94,7 @@ struct BackwardLoader {
     for (int work = given == 0 ? Take() : blockIdx.x / Tile::kCluster; work < works; work = given + Take()) {
       LoadKeyBlock(work);
     }
-    copies.Tell({-1, -1, -1, kEmpty});
-    if (!IsFirstLane()) return;
-    for (int adder = 0; adder < kDqAdders; ++adder) copies.TellAdder({-1, -1, -1, kEmpty});
+    copies.TellEnd({-1, -1, -1, kEmpty});
   }
 };
 
