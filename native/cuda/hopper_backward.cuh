@@ -133,6 +133,12 @@ struct BackwardCopies {
     Arrive(barriers.told(told));
   }
 
+  __device__ void TellEnd(const QueryEntry& end) {
+    Tell(end);
+    if (!IsFirstLane()) return;
+    for (int adder = 0; adder < kDqAdders; ++adder) TellAdder(end);
+  }
+
   __device__ void LoadKeys(const KeyBlock& keys) {
     WaitAsWarp(barriers.keysFree(), keysParity);
     keysParity ^= 1;

@@ -155,6 +155,12 @@ struct PairCopies {
     StoreEntry(entry, shared + Tile::kToldAt + told * 16, barriers.told(told), 0);
   }
 
+  __device__ void TellEnd(const QueryEntry& end) {
+    Tell(end);
+    if (!IsFirstLane()) return;
+    for (int adder = 0; adder < kDqAdders; ++adder) TellAdder(end);
+  }
+
   __device__ void LoadKeys(const KeyBlock& keys) {
     WaitAsWarp(barriers.keysFree(), keysParity);
     keysParity ^= 1;

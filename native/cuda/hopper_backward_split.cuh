@@ -110,6 +110,8 @@ struct SplitCopies {
     place.Advance();
   }
 
+  __device__ void TellEnd(const QueryEntry& end) { Tell(end); }
+
   __device__ void LoadKeys(const KeyBlock& keys) {
     WaitAsWarp(barriers.keysFree(), keysParity);
     keysParity ^= 1;
