@@ -29,8 +29,9 @@ struct HopperBackwardTile {
   static constexpr int kCluster = 1;                            // thread blocks that share a key block
   static constexpr int kComputing = kBlockK / 64 * kWarpgroup;  // threads
   static constexpr int kThreads = kComputing + kWarpgroup;
-  static constexpr int kComputeRegisters = 240;
-  static constexpr int kLoadRegisters = 24;
+  static constexpr bool kSpares = kD < 128 && kNumberParts == 1;  // registers, to the warps that load and add
+  static constexpr int kComputeRegisters = kSpares ? 232 : 240;
+  static constexpr int kLoadRegisters = kSpares ? 40 : 24;
   static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
   static constexpr int kKeyBytes = kNumberParts * kTileBytes<kBlockK, kD>;
   static constexpr int kQueryBytes = kNumberParts * kTileBytes<kBlockQ, kD>;
