@@ -92,7 +92,7 @@ __device__ inline void Backward(const BackwardParams& p) {
                     c0, keys.c1, c0 + kBlockK > Sk, offset);
   };
   // For the same bits it walks as the kernels on Hopper do, which leave some heads to it.
-  constexpr bool kLikeHopper = Tile::kBulk && kParts == 1;
+  constexpr bool kLikeHopper = Tile::kBulk;
   const auto next = [&]() -> QueryBlock {
     while (true) {
       bool partial;
