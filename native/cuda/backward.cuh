@@ -51,6 +51,7 @@ __device__ inline void Backward(const BackwardParams& p) {
   const int Sq = p.sizes.Sq;
   const int Sk = p.sizes.Sk;
   const int offset = Sk - Sq;
+  const int queryBlocks = (Sq + kBlockQ - 1) / kBlockQ;
   const KeyBlock keys = KeyBlockAt<kBlockK>(blockIdx.x, p.sizes, p.mask.spans != nullptr);
   const int b = keys.b;
   const int keyHead = keys.keyHead;
@@ -81,23 +82,30 @@ __device__ inline void Backward(const BackwardParams& p) {
   };
 
   // The walk over query heads of the group, and over the live query blocks of each.
-  const bool backwards = Tile::kBulk && p.order != nullptr;  // as the kernels on Hopper, for the same bits
-  const QueryWalk walk = QueryWalkOf<kBlockQ>(keys, p.sizes, p.mask.causal, backwards);
+  const int firstBlock = p.mask.causal ? max(c0 - offset, 0) / kBlockQ : 0;
   int head = 0;
-  LiveBlocks live(walk.first, walk.end);
+  LiveBlocks live(firstBlock, queryBlocks);
   const auto classify = [&](int head, int block) {
     const int64_t maskHead = MaskHeadOf(p.mask, b, keyHead * group + head, H);
     const int r0 = block * kBlockQ;
     return Classify(ReadBlockBounds<kBlockK>(p.mask, maskHead, keys.block), p.mask.causal, r0, min(r0 + kBlockQ, Sq),
                     c0, keys.c1, c0 + kBlockK > Sk, offset);
   };
+  // For the same bits it walks as the kernels on Hopper do, which leave some heads to it.
+  constexpr bool kLikeHopper = Tile::kBulk;
   const auto next = [&]() -> QueryBlock {
     while (true) {
       bool partial;
-      const int i = live.Next(&partial, [&](int i) { return classify(head, walk.At(i)); });
-      if (i >= 0) return {head, walk.At(i), partial};
+      const int block = live.Next(&partial, [&](int block) {
+        if constexpr (kLikeHopper) block = BlockOfWalk(block, firstBlock, queryBlocks, p.order != nullptr);
+        return classify(head, block);
+      });
+      if constexpr (kLikeHopper) {
+        if (block >= 0) return {head, BlockOfWalk(block, firstBlock, queryBlocks, p.order != nullptr), partial};
+      }
+      if (block >= 0) return {head, block, partial};
       if (++head >= group) return {-1, -1, false};
-      live = LiveBlocks(walk.first, walk.end);
+      live = LiveBlocks(firstBlock, queryBlocks);
     }
   };
 
@@ -268,7 +276,7 @@ __device__ inline void Backward(const BackwardParams& p) {
   if (!HasNotFinite(p.dOutFacts, keyBatchHead)) return;
   __syncthreads();
   head = 0;
-  live = LiveBlocks(walk.first, walk.end);
+  live = LiveBlocks(firstBlock, queryBlocks);
   while ((at = next()).block >= 0) {
     if (!isCareful(at)) continue;
     const int h = keyHead * group + at.head;

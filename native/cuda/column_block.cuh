@@ -31,19 +31,11 @@ __device__ inline KeyBlock KeyBlockAt(int index, const Sizes& s, bool inTurn, in
   return keys;
 }
 
-// The query blocks [first, end) that may see a key block. Number i of the walk is block At(i).
-struct QueryWalk {
-  int first, end;
-  bool backwards;
-  __device__ int At(int i) const { return backwards ? first + end - 1 - i : i; }
-};
-
-// Key blocks that add to dq in order walk backwards. Then those that see all rows to the end of a document, or of the
-// problem, begin together and follow each other. Forwards, each begins at the triangle, two blocks after the one before
-// has begun there, but must come after it in all others.
-template <int kBlockQ>
-__device__ inline QueryWalk QueryWalkOf(const KeyBlock& keys, const Sizes& s, bool causal, bool backwards) {
-  return {causal ? max(keys.c0 - (s.Sk - s.Sq), 0) / kBlockQ : 0, (s.Sq + kBlockQ - 1) / kBlockQ, backwards};
+// Block number i of a walk over the query blocks [first, end). Key blocks that add to dq in order walk backwards. Then
+// those that see all rows to the end of a document, or of the problem, begin together and follow each other. Forwards,
+// each begins at the triangle, two blocks after the one before has begun there, but must come after it in all others.
+__device__ inline int BlockOfWalk(int i, int first, int end, bool backwards) {
+  return backwards ? first + end - 1 - i : i;
 }
 
 // A query block of one of the query heads that share the key head.

@@ -61,20 +61,22 @@ struct BackwardLoader {
   __device__ void LoadKeyBlock(int work) {
     const Sizes& s = call.sizes;
     const KeyBlock keys = TakenKeys<Tile>(work, call);
-    const QueryWalk walk = QueryWalkOf<Tile::kBlockQ>(keys, s, call.mask.causal, call.order != nullptr);
+    const int firstBlock = call.mask.causal ? max(keys.c0 - (s.Sk - s.Sq), 0) / Tile::kBlockQ : 0;
+    const int blocks = (s.Sq + Tile::kBlockQ - 1) / Tile::kBlockQ;
+    const auto blockAt = [&](int i) { return BlockOfWalk(i, firstBlock, blocks, call.order != nullptr); };
     // Key heads with numbers that are not finite are left to the kernel of backward.cuh.
     const int heads = HasNotFinite(call, keys.keyBatchHead) ? 0 : keys.group;
     bool loaded = false;
     for (int head = 0; head < heads; ++head) {
       const int64_t maskHead = MaskHeadOf(call.mask, keys.b, keys.keyHead * keys.group + head, s.H);
       const BlockBounds bounds = ReadBlockBounds<Tile::kBlockK>(call.mask, maskHead, keys.block);
-      const auto classify = [&](int i) { return KindOfTile<Tile>(call, bounds, keys.block, walk.At(i)); };
-      LiveBlocks live(walk.first, walk.end);
+      const auto classify = [&](int i) { return KindOfTile<Tile>(call, bounds, keys.block, blockAt(i)); };
+      LiveBlocks live(firstBlock, blocks);
       bool partial;
       for (int i; (i = live.Next(&partial, classify)) >= 0;) {
         if (!loaded) copies.LoadKeys(keys);
         loaded = true;
-        copies.LoadQueries(keys, {work, head, walk.At(i), live.Kind(i)});
+        copies.LoadQueries(keys, {work, head, blockAt(i), live.Kind(i)});
       }
     }
     copies.Tell({work, -1, -1, kEmpty});

@@ -106,11 +106,11 @@ struct BackwardParams {
   Scale scale;
   Scale scoreScale;
   bool accumulateDq;
+  bool onlyNotFinite;  // leaves out key heads without numbers that are not finite
+  Dropout dropout;
   // On Hopper, the key block that has last added to dq of kRowsOfMark rows of a head, and 1; 0: none has. Wide heads
   // have one for each half of the channels of 2 kRowsOfMark rows. Null: key blocks add in any order.
   int* order;
-  bool onlyNotFinite;  // leaves out key heads without numbers that are not finite
-  Dropout dropout;
 };
 
 }  // namespace flashmask::cuda

@@ -112,9 +112,15 @@ void StoreBox(const CUtensorMap& map, uint32_t shared, const Coordinates& first)
   RequireAligned(map, shared);
   RequireFenced(shared, BytesOf(map));
   StartAddition([=] {
+    std::vector<std::pair<char*, uint32_t>> elements;
     ForBox(map, shared, first, [&](uint32_t address, char* element) {
-      if (element != nullptr) std::memcpy(element, SharedAt(address, map.elementBytes), map.elementBytes);
+      if (element == nullptr) return;
+      elements.emplace_back(element, 0);
+      std::memcpy(&elements.back().second, SharedAt(address, map.elementBytes), map.elementBytes);
     });
+    return [elements, bytes = map.elementBytes] {
+      for (const auto& [to, bits] : elements) std::memcpy(to, &bits, bytes);
+    };
   });
 }
 
