@@ -229,7 +229,7 @@ int64_t RowsOfHead(const Problem& p) { return CeilDivide(p.Sq, 128) * 128; }
 // Whether the kernels on Hopper's own instructions run a call. The copy engine adds rows whose bytes are a multiple of
 // 16.
 bool UsesHopperBackward(const Problem& p, const Variant& variant, int parts) {
-  const bool fits = parts == 1 || variant.kD == 64 || (variant.kD == 128 && !p.deterministic);
+  const bool fits = parts == 1 || (variant.kD <= 128 && !p.deterministic);
   return variant.large && fits && p.D % 4 == 0;
 }
 
