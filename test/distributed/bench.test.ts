@@ -6,6 +6,7 @@ import {expect} from 'chai';
 import {readRecords} from '../../bench/record_files.js';
 import type {BenchRecord} from '../../bench/record.js';
 import {devices} from '../support/devices.js';
+import {full} from '../support/full.js';
 import {mpich} from '../support/mpich.js';
 import {root, temporaryFolder} from '../support/packed_project.js';
 import {skip} from '../support/skip.js';
@@ -30,6 +31,7 @@ async function bench(mpi: string, ...args: string[]): Promise<BenchRecord[]> {
 
 (reason ? describe.skip : describe)(`npm run bench -- distributed${reason ? ` (${reason})` : ''}`, () => {
   it('trains on two ranks: a row for each, one row on both, longer rows', async function () {
+    if (!full) return skip(this, 'FLASHMASK_FULL=1 runs it');
     const found = await mpich();
     if ('reason' in found) return skip(this, found.reason);
     const [data, context, longest] = await bench(found.folder, '--timeline');
