@@ -73,7 +73,7 @@ const FORWARD: Panel = {
 const BACKWARD: Panel = {
   title: 'Backward: 128 keys and values stay, query blocks come',
   about:
-    'S, dP: scores and the gradients of weights, transposed. dS: gradients of scores. A warpgroup has 64 keys; they take turns at dq.',
+    'S, dP: scores, gradients of weights, transposed. dS: gradients of scores. Warpgroups take turns at dq; two more warps have it added.',
   lanes: ['loading warp', 'copy engine', 'warpgroup 1', 'its tensor cores', 'its tensor cores', 'warpgroup 2'],
   work: [
     own(0, -11, -8, 'finds j'),

@@ -101,7 +101,7 @@ def check_case(library, c, options):
         actual, problems = actual_results(library, c, x, forward_only)
         truth, sizes = dense_results(c, x, see, keep, 'float64', forward_only)
         dense, _ = dense_results(c, x, see, keep, c.precision, forward_only)
-        factor = options.factor32 if c.precision == 'float32' else FACTOR
+        factor = options.factor32 * c.factor32 if c.precision == 'float32' else FACTOR
         rows = torch.stack(
             [judge(actual[n], truth[n], dense[n], sizes[n], c.precision, factor) for n in actual]
         ).tolist()
