@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -85,6 +87,21 @@ inline bool Run16(Call* c) {
   const bool bfloat16 = c->p.precision == Precision::kBFloat16;
   const bool intact = RunBy(EmulatedKernels16{ok, bfloat16, {}, {}, {}}, c);
   return ok && intact;
+}
+
+// The main function of a program: checks as many calls as its first argument says, from the seed of the second.
+template <class Check>
+int CheckCalls(int count, char** arguments, int calls, Check check) {
+  if (count > 1) calls = std::atoi(arguments[1]);
+  const auto seed = static_cast<unsigned>(count > 2 ? std::atoi(arguments[2]) : 1);
+  int wrong = 0;
+  for (int i = 0; i < calls; ++i) {
+    generator.seed(seed + static_cast<unsigned>(i));
+    emulator::Begin(seed + static_cast<unsigned>(i));
+    wrong += !check();
+  }
+  std::printf("%d calls, %d wrong\n", calls, wrong);
+  return wrong == 0 ? 0 : 1;
 }
 
 // The GPUs that kernels differ for.

@@ -178,15 +178,4 @@ bool Check() {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  const int calls = count > 1 ? std::atoi(arguments[1]) : 100;
-  const auto seed = static_cast<unsigned>(count > 2 ? std::atoi(arguments[2]) : 1);
-  int wrong = 0;
-  for (int i = 0; i < calls; ++i) {
-    generator.seed(seed + static_cast<unsigned>(i));
-    emulator::Begin(seed + static_cast<unsigned>(i));
-    wrong += !Check();
-  }
-  std::printf("%d calls, %d wrong\n", calls, wrong);
-  return wrong == 0 ? 0 : 1;
-}
+int main(int count, char** arguments) { return CheckCalls(count, arguments, 100, Check); }
