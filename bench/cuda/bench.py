@@ -15,6 +15,8 @@ import fcntl
 import json
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Callable
 
 import checks_path  # noqa: F401
 import torch
@@ -29,13 +31,14 @@ QUICK_SECONDS = 0.1
 
 
 @contextmanager
-def turn_of(file):
-    """Waits until no other process measures on this GPU."""
-    if file is None:
+def held(turns, how):
+    """Holds the lock of all processes that name the same file. Those that compile share it (LOCK_SH), and one that
+    measures has it alone (LOCK_EX): so nothing else runs beside a measurement."""
+    if turns is None:
         yield
         return
-    with open(file, 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(turns, 'w') as file:
+        fcntl.flock(file, how)
         yield
 
 
@@ -76,25 +79,36 @@ class Setting:
         self.q, self.k = draw(self.H, D), draw(options.kv_heads, D)
         self.v, self.d_out = draw(options.kv_heads, self.Dv), draw(self.H, self.Dv)
 
-    def record(self, attention, forward, backward, **more):
-        """One line of the JSON file. Times both passes; None leaves the backward out."""
+    def call(self):
+        """What a record says of the call."""
         result = {
             'suite': 'cuda', 'backend': 'cuda', 'device': torch.cuda.get_device_name(),
             'mask': self.name, 'B': self.B, 'N': self.N, 'H': self.H,
             'Hkv': self.options.kv_heads, 'D': self.D, 'masked': 1 - self.pairs / (self.B * self.H * self.N**2),
-            'attention': attention, 'input': self.options.dtype, **more,
+            'input': self.options.dtype,
         }  # fmt: skip
-        if self.Dv != self.D:
-            result['Dv'] = self.Dv
-        D, Dv = self.D, self.Dv
-        for key, run, flops in (('forward', forward, 2 * D + 2 * Dv), ('backward', backward, 6 * D + 4 * Dv)):
-            if run:
-                run()  # the first call compiles
-                torch.cuda.synchronize()
-                with turn_of(self.options.turns):
-                    best, median = milliseconds(run, self.options.seconds)
-                speed = flops * self.pairs / best / 1e9
-                result |= {f'{key}Ms': best, f'{key}MedianMs': median, f'{key}Tflops': speed}
+        return result | ({'Dv': self.Dv} if self.Dv != self.D else {})
+
+    def flops(self, name):
+        """Operations of a pass."""
+        return (6 * self.D + 4 * self.Dv if 'ackward' in name else 2 * self.D + 2 * self.Dv) * self.pairs
+
+
+@dataclass
+class Attention:
+    """An attention whose passes can be timed at once, because they have run and so are compiled."""
+
+    name: str
+    passes: dict[str, Callable]
+    facts: dict  # what its record says besides
+
+    def record(self, s):
+        """One line of the JSON file. Times the passes."""
+        result = {**s.call(), 'attention': self.name, **self.facts}
+        for name, run in self.passes.items():
+            best, median = milliseconds(run, s.options.seconds)
+            speed = s.flops(name) / best / 1e9
+            result |= {f'{name}Ms': best, f'{name}MedianMs': median, f'{name}Tflops': speed}
         return result
 
 
@@ -106,17 +120,19 @@ def flash_call(library, s, deterministic):
 
 
 def flash(library, s):
-    """Times our kernels. Returns the record and the results."""
-    forward_only, deterministic = s.options.forward_only, s.options.deterministic
-    call = flash_call(library, s, deterministic)
-    backward = None if forward_only else lambda: call.backward(s.d_out)
-    record = s.record('flash', call.forward, backward, precision=s.options.precision)
-    if backward and deterministic:
-        plain = flash_call(library, s, False)
-        plain.forward()
-        record['plainBackwardMs'] = milliseconds(lambda: plain.backward(s.d_out), s.options.seconds)[0]
-    record['rowsError'] = rows_error(s, call.out)
-    return record, [x for x in (call.out, call.dq, call.dk, call.dv) if x is not None]
+    """Our kernels, which have run once, and their results."""
+    call = flash_call(library, s, s.options.deterministic)
+    passes = {'forward': call.forward}
+    if not s.options.forward_only:
+        passes['backward'] = lambda: call.backward(s.d_out)
+        if s.options.deterministic:
+            plain = flash_call(library, s, False)
+            plain.forward()
+            passes['plainBackward'] = lambda: plain.backward(s.d_out)
+    for run in passes.values():
+        run()
+    facts = {'precision': s.options.precision, 'rowsError': rows_error(s, call.out)}
+    return Attention('flash', passes, facts), [x for x in (call.out, call.dq, call.dk, call.dv) if x is not None]
 
 
 def rows_error(s, out):
@@ -132,36 +148,48 @@ def rows_error(s, out):
     return (error / size) ** 0.5
 
 
-def peer_run(s, attention, said):
-    """Times another attention with its gradient. Returns the record and the results, or None where it does not run: it
-    is not installed, has no kernel for this size, or is out of memory. Says why, each reason once."""
-    peer = PEERS[attention]
-    laid_out = lambda x: x.transpose(1, 2).contiguous() if peer.rows_first else x
+def peer(s, name, ours):
+    """Another attention, which has run with its gradient. `ours`: our results."""
+    kind = PEERS[name]
+    laid_out = lambda x: x.transpose(1, 2).contiguous() if kind.rows_first else x
     inputs = [laid_out(x).detach().requires_grad_() for x in (s.q, s.k, s.v)]
     d_out = laid_out(s.d_out)
-    try:
-        run = peer.make(s)
-        out = run(*inputs)
-        grads = lambda: torch.autograd.grad(out, inputs, d_out, retain_graph=True)
+    run = kind.make(s)
+    out = run(*inputs)
 
-        @torch.no_grad
-        def forward():
-            run(*inputs)
+    @torch.no_grad
+    def forward():
+        run(*inputs)
 
-        record = s.record(attention, forward, None if s.options.forward_only else grads)
-        results = [out.detach(), *([] if s.options.forward_only else grads())]
-        return record, [x.transpose(1, 2) if peer.rows_first else x for x in results]
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        words = f'{attention} does not run: {reason[:150]}'
-        if words not in said:
-            print(f'    {words}', flush=True)
-        said.add(words)
-        return None
+    passes = {'forward': forward}
+    if not s.options.forward_only:
+        passes['backward'] = lambda: torch.autograd.grad(out, inputs, d_out, retain_graph=True)
+    forward()
+    results = [out.detach(), *(passes['backward']() if 'backward' in passes else ())]
+    torch.cuda.synchronize()
+    differences = {'differences': [relative(*pair) for pair in zip(ours, results)]} if name == 'flex' else {}
+    return Attention(name, passes, differences)
 
 
 def relative(ours, theirs):
     return float(torch.linalg.vector_norm(ours.float() - theirs.float()) / torch.linalg.vector_norm(theirs.float()))
+
+
+def attentions(library, s, said):
+    """Yields our kernels and, unless in a hurry, the peers that run. One does not if it is not installed, has no kernel
+    for this size, or is out of memory. Says why, each reason once."""
+    torch._dynamo.reset()
+    ours, results = flash(library, s)
+    yield ours
+    for name in () if s.options.quick else [name for name in s.options.peers if PEERS[name].runs(s)]:
+        try:
+            yield peer(s, name, results)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            words = f'{name} does not run: {reason[:150]}'
+            if words not in said:
+                print(f'    {words}', flush=True)
+            said.add(words)
 
 
 def cost(record):
@@ -190,18 +218,19 @@ def show(record, out):
             file.write(json.dumps(rounded) + '\n')
 
 
-def compare(library, s, said):
-    """Times our kernels and, unless in a hurry, the peers. Returns the records by attention."""
-    record, results = flash(library, s)
-    show(record, s.options.out)
-    records = {'flash': record}
-    for name in () if s.options.quick else [name for name in s.options.peers if PEERS[name].runs(s)]:
-        other = peer_run(s, name, said)
-        if other:
-            records[name], theirs = other
-            if name == 'flex':
-                records[name]['differences'] = [relative(*pair) for pair in zip(results, theirs)]
-            show(records[name], s.options.out)
+def compare(library, name, N, D, options, said):
+    """Times our kernels next to the peers. Returns the records by attention."""
+    records, started = {}, time.perf_counter()
+    with held(options.turns, fcntl.LOCK_SH):
+        s = Setting(name, N, D, options)
+        ready = list(attentions(library, s, said))
+        torch.cuda.empty_cache()
+    if options.turns:
+        print(f'{name} N {N} D {D}: compiled in {time.perf_counter() - started:.0f} s', flush=True)
+    with held(options.turns, fcntl.LOCK_EX):
+        for attention in ready:
+            records[attention.name] = attention.record(s)
+            show(records[attention.name], options.out)
     return records
 
 
@@ -230,7 +259,7 @@ def arguments():
     parser.add_argument('--precision', help='of float32 tensors (auto)')
     parser.add_argument('--seconds', type=float, default=0.5, help='of measuring, each')
     parser.add_argument('--out', help='JSON lines are appended to it')
-    parser.add_argument('--turns', metavar='FILE', help='processes with the same one measure in turn')
+    parser.add_argument('--turns', metavar='FILE', help='processes with the same measure in turn, while none compiles')
     parser.add_argument('--quick', action='store_true', help='without PyTorch, a tenth of the time')
     for flag in ('--forward-only', '--deterministic'):
         parser.add_argument(flag, action='store_true')
@@ -251,7 +280,7 @@ def main():
     for N in options.lengths:
         for D in options.dims:
             for name in options.masks:
-                rows.append(compare(library, Setting(name, N, D, options), said))
+                rows.append(compare(library, name, N, D, options, said))
                 torch.cuda.empty_cache()
     show_summary(rows)
     if options.deterministic and not options.forward_only:

@@ -24,7 +24,6 @@ def flex(backend):
     def make(s):
         if backend == 'FLASH':
             import flash_attn.cute  # noqa: F401  FlexAttention's own words for a missing module are longer
-        torch._dynamo.reset()
         compiled = torch.compile(flex_attention, dynamic=False)
         rule, batch = s.mask.rule, s.B if s.mask.per_batch else None
         how = {'device': 'cuda', 'BLOCK_SIZE': BLOCK, '_compile': True}

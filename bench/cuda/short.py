@@ -65,6 +65,7 @@ def peers_of(s):
 
 
 def show(library, s):
+    torch._dynamo.reset()
     results = []
     for name, planned in (
         (('planned', True), ('whole', False)) if s.mask.mask.bounds is not None else (('ours', False),)
