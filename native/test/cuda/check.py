@@ -6,9 +6,10 @@ without poison (poison.py):
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck \
         python3 native/test/cuda/check.py LIB.so --sanitize --every 9
 
-A result's error (norm over the tensor) may be twice that of dense attention in the precision under test, plus a small
-fraction of a rounding step of the terms that are added up. Elements to which nothing is added must be exactly 0 (lse
--inf). NaN never passes. No byte outside outputs and scratch may change. The last line is `N passed, M failed`.
+A result's error (norm over the tensor) may be twice that of dense attention in the precision under test ('float32':
+eight times), plus a small fraction of a rounding step of the terms that are added up. Elements to which nothing is
+added must be exactly 0 (lse -inf). NaN never passes. No byte outside outputs and scratch may change. The last line is
+`N passed, M failed`.
 
 --random runs random calls (random_calls.py) in a process of their own. It is killed if a call does not end, and the
 call is told: `--random 1 --seed` and its number runs it again.
@@ -35,8 +36,8 @@ from watchdog import STEP, watch
 from wrong_plans import check_plan
 
 FACTOR = 2
-# For 'float32' in random calls. Two halves have 22 bits of a float's 24, which shows where few terms are added up.
-RANDOM_FACTOR32 = 8
+# For 'float32'. Two halves have 22 bits of a float's 24, which shows where few terms are added up.
+FACTOR32 = 8
 REPEATS = 200
 SHOWN = 40
 # How long a random call may take, and the start of its process. Calls take milliseconds.
@@ -179,7 +180,7 @@ def arguments():
     parser.add_argument('--every', type=int, default=1, help='only every n-th case')
     parser.add_argument('--forward-only', action='store_true')
     parser.add_argument('--sixteen', action='store_true', help='the 16-bit entry points')
-    parser.add_argument('--factor32', type=float, help="what 'float32' may err, in errors of dense float32")
+    parser.add_argument('--factor32', type=float, default=FACTOR32, help="errors of dense attention for 'float32'")
     parser.add_argument('--precision', default='auto', help="of the cases whose precision is 'auto'")
     parser.add_argument('--device', default='cuda')
     parser.add_argument(
@@ -189,9 +190,7 @@ def arguments():
     parser.add_argument('--seed', type=int, default=1, help='number of the first random call')
     parser.add_argument('--unwatched', action='store_true', help='random calls in this process')
     parser.add_argument('--list', action='store_true', help='print the cases')
-    options = parser.parse_args()
-    options.factor32 = options.factor32 or (RANDOM_FACTOR32 if options.random else FACTOR)
-    return options
+    return parser.parse_args()
 
 
 def cases_of(options):
