@@ -63,12 +63,13 @@ def show_summary(rows):
 
 
 def rows_of(files):
-    """The calls of record files, in their order, that we were timed in."""
+    """The calls of record files that we were timed in, by length and head sizes."""
     rows = {}
     for line in (line for file in files for line in Path(file).read_text().splitlines()):
         record = json.loads(line)
         rows.setdefault((record['mask'], record['N'], sizes_of(record)), {})[record['attention']] = record
-    return [row for row in rows.values() if 'flash' in row]
+    ours = [row for row in rows.values() if 'flash' in row]
+    return sorted(ours, key=lambda row: [row['flash'].get(name, 0) for name in ('N', 'D', 'Dv')])
 
 
 if __name__ == '__main__':

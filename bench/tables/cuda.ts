@@ -2,6 +2,7 @@
  * @file Tables and plots of bench/cuda/bench.py: the CUDA kernels next to other attentions, and next to what tfjs-node
  * makes of them.
  */
+import {paperMasks} from '../masks.js';
 import {
   groupedBy,
   measured,
@@ -57,8 +58,16 @@ const NEXT_TO_PEERS: Column<Pair>[] = [
   ...PEERS.map(([name, title]): Column<Pair> => [title, (pair) => speeds(pair[name])]),
 ];
 
+/** Sorts by length, head sizes and mask: processes that measure in turn add their records in any order. */
+const inOrder = <Row extends {flash: BenchRecord}>(rows: readonly Row[]): Row[] => {
+  const placeOf = ({flash: {N, D = 0, Dv = D, mask = ''}}: Row): number[] => [N, D, Dv, paperMasks.indexOf(mask)];
+  const apart = (a: number[], b: number[]): number => a.map((x, i) => x - b[i]).find((x) => x !== 0) ?? 0;
+  return [...rows].sort((a, b) => apart(placeOf(a), placeOf(b)));
+};
+
 // Records of flash have a precision; those of other attentions do not.
-const pairsOf = (records: readonly BenchRecord[]): Pair[] => sideBySide(measured(records, 'cuda'), 'precision');
+const pairsOf = (records: readonly BenchRecord[]): Pair[] =>
+  inOrder(sideBySide(measured(records, 'cuda'), 'precision'));
 
 /** A table for each device, type of tensors and heads. */
 export function cudaTables(records: readonly BenchRecord[]): string[] {
@@ -92,7 +101,7 @@ function meanOf(than: string, ratios: readonly number[]): string[] {
   const found = ratios.filter(Number.isFinite);
   if (found.length < 2) return [];
   const mean = `geometric mean ${times(geometricMean(found))}, least ${times(Math.min(...found))}`;
-  return [`Forward and backward together, next to ${than}, over ${String(found.length)} masks: ${mean}.`];
+  return [`Forward and backward together, next to ${than}, over ${String(found.length)} rows: ${mean}.`];
 }
 
 /** A table for each length and head size, with the share of the causal mask's speed. */
@@ -131,7 +140,7 @@ const SAME_MASKED = 1e-3;
 function float32Rows(records: readonly BenchRecord[]): Float32Row[] {
   const theirs = measured(records, 'cuda').filter((r) => r.attention === 'flex' && r.input === 'float32');
   const ours = measured(records, 'masks').filter((r) => r.backend === 'tensorflow' && r.attention === 'flash');
-  return ours.flatMap((flash) => {
+  const rows = ours.flatMap((flash) => {
     const flex = theirs.find(
       (r) =>
         (['device', 'mask', 'N', 'H', 'D'] as const).every((name) => r[name] === flash[name]) &&
@@ -139,6 +148,7 @@ function float32Rows(records: readonly BenchRecord[]): Float32Row[] {
     );
     return flex ? [{flash, flex}] : [];
   });
+  return inOrder(rows);
 }
 
 function float32Tables(records: readonly BenchRecord[]): string[] {
