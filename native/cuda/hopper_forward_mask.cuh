@@ -125,18 +125,21 @@ struct Masker {
 };
 
 // Sets the hidden scores of a warp's 16 rows to minus infinity. `warpRow` is its first row of the tile, `hidden` are
-// the bits of the tile.
+// the bits of the tile. Bits are asked for byte by byte, because one instruction turns those of a byte into predicates.
 template <class Tile, int kN>
 __device__ inline void HideBits(float (&scores)[kN][4], const uint8_t* hidden, int warpRow) {
   const int lane = threadIdx.x % kWarp;
   const int group = warpRow / 32 * HiddenBits<Tile>::kGroupsOfRows + lane % 4;
   const uint8_t* own = hidden + group * 32 + lane / 4 * 4 + warpRow % 32 / 8;
 #pragma unroll
-  for (int n = 0; n < kN; ++n) {
-    const uint32_t bits = *reinterpret_cast<const uint16_t*>(own + n / 4 * 4 * 32);
+  for (int first = 0; first < kN; first += 4) {
+    const uint32_t bits = *reinterpret_cast<const uint16_t*>(own + first * 32);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (bits >> (i / 2 * 8 + n % 4 * 2 + i % 2) & 1) scores[n][i] = -kInfinity;
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if (bits & 1u << (half * 8 + i)) scores[first + i / 2][half * 2 + i % 2] = -kInfinity;
+      }
     }
   }
 }

@@ -137,14 +137,15 @@ __device__ inline uint32_t HiddenKeys(TileKind kind, const int4* spans, bool cau
   return __byte_perm(hidden, __shfl_xor_sync(~0u, hidden, 2), lane / 2 == 0 ? 0x5410 : 0x3276);
 }
 
-// Sets the scores of these bits to minus infinity.
+// Sets the scores of these bits to minus infinity. Bits are asked for byte by byte, because one instruction turns those
+// of a byte into predicates.
 template <int kN>
 __device__ inline void HideKeys(float (&scores)[kN][4], uint32_t hidden) {
 #pragma unroll
-  for (int n = 0; n < kN; ++n) {
+  for (int byte = 0; byte < kN / 2; ++byte) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (hidden >> ((n / 4 * 2 + i / 2) * 8 + n % 4 * 2 + i % 2) & 1) scores[n][i] = -kInfinity;
+    for (int i = 0; i < 8; ++i) {
+      if (hidden & 1u << (byte * 8 + i)) scores[byte / 2 * 4 + i / 2][byte % 2 * 2 + i % 2] = -kInfinity;
     }
   }
 }
