@@ -146,7 +146,7 @@ class RowComputer {
       HideEdge(scores[0], p_.mask.causal, row_, column, p_.sizes);
     } else {
       WaitParity(barriers_.hiddenFull(weighed_.stage), weighed_.parity);
-      HideBits<Tile>(scores[0], shared_ + Tile::kMasksAt + weighed_.stage * Tile::kMaskBytes, warpRow_);
+      HideBits(scores[0], shared_ + Tile::kMasksAt + weighed_.stage * Tile::kMaskBytes, warpRow_);
     }
   }
 

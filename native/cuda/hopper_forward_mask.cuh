@@ -26,17 +26,13 @@ __device__ inline void HideEdge(float (&scores)[kN][4], bool causal, int row0, i
   }
 }
 
-// Bits lie in groups of eight words, for 32 rows and eight columns: those that a lane has in four blocks of eight. Word
-// g of a group has rows g, g + 8, g + 16 and g + 24, a byte each.
-template <class Tile>
-struct HiddenBits {
-  static constexpr int kGroupsOfRows = Tile::kBlockK / 8;  // groups that have the same rows
-  static constexpr int kGroups = Tile::kBlockQ / 32 * kGroupsOfRows;
-  static_assert(kGroups * 32 <= Tile::kMaskBytes);
-  static __device__ int FirstRow(int group) { return group / kGroupsOfRows * 32; }
-  static __device__ int Column(int group, int i) {
-    return group % kGroupsOfRows / 4 * 32 + i / 2 * 8 + group % 4 * 2 + i % 2;
-  }
+// Where bits lie: in groups of eight words, for 32 rows and eight columns, those that a lane has in a block of 32. Word
+// g of a group has rows g, g + 8, g + 16 and g + 24, a byte each. The groups of 64 columns lie where their spans lay.
+struct BitGroup {
+  int rows, block, quad;  // the blocks of 32 rows and of 32 columns, and the place of the lane in its quad
+
+  __device__ int Column(int i) const { return block * 32 + i / 2 * 8 + quad * 2 + i % 2; }
+  __device__ int At() const { return block / 2 * 1024 + rows * 256 + block % 2 * 128 + quad * 32; }
 };
 
 // Turns words of a column each, whose bits are rows, into words whose bits are columns: swaps rows and columns of the
@@ -58,34 +54,34 @@ __device__ inline void TransposeBytes(uint32_t (&words)[8]) {
   }
 }
 
-// A warp that writes the bits of partial tiles, number `masker` of Tile::kMaskers. A lane writes a group; those that
-// are left write the last one too.
+// A warp that writes the bits of partial tiles for 64 columns, from the one with number 64 `masker` on. A lane writes a
+// group.
 template <class Tile>
 struct Masker {
-  using Bits = HiddenBits<Tile>;
-  static constexpr int kSpansRead = 8;  // a barrier of the thread block that no other role has
+  static_assert(Tile::kBlockQ == 128, "a warp has lanes for 128 rows");
 
   const ForwardParams& p;
   uint8_t* shared;
   Barriers<Tile> barriers;
-  int group;
+  BitGroup group;
   Place<Tile::kKeyStages> place;
 
+  // The last block of columns may be a single one. Then two lanes write the same.
   __device__ Masker(const ForwardParams& p, uint8_t* shared, Barriers<Tile> barriers, int masker)
-      : p(p),
-        shared(shared),
-        barriers(barriers),
-        group(min(masker * kWarp + static_cast<int>(threadIdx.x % kWarp), Bits::kGroups - 1)) {}
+      : p(p), shared(shared), barriers(barriers) {
+    const int lane = threadIdx.x % kWarp;
+    group = {lane / 8, min(masker * 2 + lane / 4 % 2, Tile::kBlockK / 32 - 1), lane % 4};
+  }
 
   __device__ uint8_t* MaskOfStage() const { return shared + Tile::kMasksAt + place.stage * Tile::kMaskBytes; }
 
   // What the columns of the group hide: for each a word of rows.
   __device__ void FindHidden(uint32_t (&hidden)[8], const Entry& entry) const {
     const Sizes& s = p.sizes;
-    const int row0 = entry.rows.r0 + Bits::FirstRow(group);
+    const int row0 = entry.rows.r0 + group.rows * 32;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const int column = entry.block * Tile::kBlockK + Bits::Column(group, i);
+      const int column = entry.block * Tile::kBlockK + group.Column(i);
       hidden[i] = p.mask.causal ? ~RowsFrom(column - (s.Sk - s.Sq), row0) : 0;
       if (column >= s.Sk) hidden[i] = ~0u;
     }
@@ -94,17 +90,16 @@ struct Masker {
     for (int upper = 0; upper < 2; ++upper) {
       if ((entry.kind & (upper == 0 ? kHidesLower : kHidesUpper)) == 0) continue;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) hidden[i] |= RowsOfSpan(spans[2 * Bits::Column(group, i) + upper], row0);
+      for (int i = 0; i < 8; ++i) hidden[i] |= RowsOfSpan(spans[2 * group.Column(i) + upper], row0);
     }
   }
 
   __device__ void MaskTile(const Entry& entry) const {
     uint32_t hidden[8];
     FindHidden(hidden, entry);
-    // The bits take the place of the spans.
-    SyncThreads<Tile::kMaskers * kWarp>(kSpansRead);
+    __syncwarp();
     TransposeBytes(hidden);
-    uint4* words = reinterpret_cast<uint4*>(MaskOfStage()) + 2 * group;
+    uint4* words = reinterpret_cast<uint4*>(MaskOfStage() + group.At());
     words[0] = {hidden[0], hidden[1], hidden[2], hidden[3]};
     words[1] = {hidden[4], hidden[5], hidden[6], hidden[7]};
   }
@@ -126,19 +121,18 @@ struct Masker {
 
 // Sets the hidden scores of a warp's 16 rows to minus infinity. `warpRow` is its first row of the tile, `hidden` are
 // the bits of the tile. Bits are asked for byte by byte, because one instruction turns those of a byte into predicates.
-template <class Tile, int kN>
+template <int kN>
 __device__ inline void HideBits(float (&scores)[kN][4], const uint8_t* hidden, int warpRow) {
   const int lane = threadIdx.x % kWarp;
-  const int group = warpRow / 32 * HiddenBits<Tile>::kGroupsOfRows + lane % 4;
-  const uint8_t* own = hidden + group * 32 + lane / 4 * 4 + warpRow % 32 / 8;
+  hidden += BitGroup{warpRow / 32, 0, lane % 4}.At() + lane / 4 * 4 + warpRow % 32 / 8;
 #pragma unroll
-  for (int first = 0; first < kN; first += 4) {
-    const uint32_t bits = *reinterpret_cast<const uint16_t*>(own + first * 32);
+  for (int block = 0; block < kN / 4; ++block) {
+    const uint32_t bits = *reinterpret_cast<const uint16_t*>(hidden + BitGroup{0, block, 0}.At());
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        if (bits & 1u << (half * 8 + i)) scores[first + i / 2][half * 2 + i % 2] = -kInfinity;
+        if (bits & 1u << (half * 8 + i)) scores[block * 4 + i / 2][half * 2 + i % 2] = -kInfinity;
       }
     }
   }

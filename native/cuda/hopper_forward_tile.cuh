@@ -45,14 +45,15 @@ struct HopperForwardTile {
   static constexpr int kComputeRegisters = kWeighsInPlace ? 160 : kDv == 256 ? 240 : 232;
   static constexpr int kLoadRegisters = kWeighsInPlace ? 32 : kDv == 256 ? 24 : 40;
   static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
-  // Warps that tell what partial tiles hide: a lane writes 32 bytes of bits (hopper_forward_mask.cuh). Three warpgroups
-  // have no masks with intervals.
-  static constexpr int kMaskers = kWeighsInPlace ? 0 : (kBlockQ * kBlockK / 8 + kWarp * 32 - 1) / (kWarp * 32);
+  // Warps that tell what partial tiles hide, of 64 keys each (hopper_forward_mask.cuh). Three warpgroups have no masks
+  // with intervals.
+  static constexpr int kMaskers = kWeighsInPlace ? 0 : (kBlockK + 63) / 64;
   static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
   static constexpr int kKeyBytes = kParts * kTileBytes<kBlockK, kD>;
   static constexpr int kValueBytes = kParts * kTileBytes<kBlockK, kDv>;
-  // The mask of a tile: the spans of its keys, then in their place a bit for each pair.
-  static constexpr int kMaskBytes = kBlockK * 16;
+  // The mask of a tile: 1,024 bytes for each 64 keys. They have the keys' spans, then in their place a bit for each
+  // pair.
+  static constexpr int kMaskBytes = (kBlockK + 63) / 64 * 1024;
   // In shared memory, in this order: queries, keys, values, boxes of output, masks, entries, barriers.
   static constexpr int kKeysAt = kQueryBytes;
   static constexpr int kValuesAt = kKeysAt + kKeyStages * kKeyBytes;
