@@ -1,7 +1,8 @@
 // The forward kernels on Hopper, of 16-bit numbers and of split floats. Thread blocks stay and take one row block after
-// another. One warp loads, two tell what is masked. Each of the warpgroups that compute keeps 64 queries; it issues the
-// scores of the next key block before the output of this one, so that exponentials run beside products. Split floats
-// have three times the products: their exponentials run beside the other warpgroup's alone, which spares registers.
+// another. One warp loads, others tell what is masked. Each of the warpgroups that compute keeps 64 queries; it issues
+// the scores of the next key block before the output of this one, so that exponentials run beside products. Split
+// floats have three times the products: their exponentials run beside the other warpgroup's alone, which spares
+// registers.
 #pragma once
 
 #include "hopper_forward_loader.cuh"
