@@ -79,11 +79,12 @@ struct Masker {
   __device__ void FindHidden(uint32_t (&hidden)[8], const Entry& entry) const {
     const Sizes& s = p.sizes;
     const int row0 = entry.rows.r0 + group.rows * 32;
+    // Without the triangle, row 0 sees all columns.
+    const int offset = p.mask.causal ? s.Sk - s.Sq : 0x7fffffff;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int column = entry.block * Tile::kBlockK + group.Column(i);
-      hidden[i] = p.mask.causal ? ~RowsFrom(column - (s.Sk - s.Sq), row0) : 0;
-      if (column >= s.Sk) hidden[i] = ~0u;
+      hidden[i] = ~RowsFrom(column < s.Sk ? column - offset : 0x7fffffff, row0);
     }
     const int2* spans = reinterpret_cast<const int2*>(MaskOfStage());
 #pragma unroll
