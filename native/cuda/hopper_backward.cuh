@@ -301,13 +301,16 @@ class KeyWarpgroup {
   __device__ void ComputePart(const QueryEntry& entry, int part, const Factors& factors) {
     const int h = keys_.keyHead * keys_.group + entry.head;
     const int r0 = entry.block * kBlockQ + part * 64;
+    // A vote, so that ptxas knows that a warp does not part here.
+    const bool partial = __any_sync(~0u, entry.kind != kLive);
+    const uint32_t hidden = partial ? Hidden(entry.kind, h, r0) : 0;
     if (part == 0) {
       WaitProducts<1>();
     } else {
       WaitProducts<2>();
     }
     Pin(scores_);
-    if (entry.kind != kLive) HideMasked(h, r0);
+    if (partial) HideKeys(scores_, hidden);
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
       const float2 reference = RowTerm(part, 0, n);
@@ -350,11 +353,11 @@ class KeyWarpgroup {
     IssueSum<T, kBlockQ, false>(dk_[0], dkTile_, leftGradients, Queries(part));
   }
 
-  __device__ void HideMasked(int h, int r0) {
+  __device__ uint32_t Hidden(TileKind kind, int h, int r0) const {
     const Sizes& s = p_.sizes;
     const int4* spans =
         p_.mask.spans == nullptr ? nullptr : p_.mask.spans + MaskHeadOf(p_.mask, keys_.b, h, s.H) * s.Sk;
-    HideMaskedKeys(scores_, spans, p_.mask.causal, keys_.c0 + warpRow_, r0, s.Sq, s.Sk);
+    return HiddenKeys<kN>(kind, spans, p_.mask.causal, keys_.c0 + warpRow_, r0, s.Sq, s.Sk);
   }
 
   // Which pairs of a part dropout keeps: 4 bits for each block of 8 queries.

@@ -125,7 +125,8 @@ struct WideScores : WideBlock<Tile> {
     if (entry.kind != kLive) {
       const int64_t maskHead = MaskHeadOf(p.mask, keys.b, Base::Head(), p.sizes.H);
       const int4* spans = p.mask.spans == nullptr ? nullptr : p.mask.spans + maskHead * p.sizes.Sk;
-      HideMaskedKeys(scores[0], spans, p.mask.causal, keys.c0 + warpRow, OwnQuery(), p.sizes.Sq, p.sizes.Sk);
+      HideKeys(scores[0],
+               HiddenKeys<kN>(entry.kind, spans, p.mask.causal, keys.c0 + warpRow, OwnQuery(), p.sizes.Sq, p.sizes.Sk));
     }
 #pragma unroll
     for (int n = 0; n < kN; ++n) {

@@ -1,7 +1,8 @@
 // The forward kernels on Hopper, of 16-bit numbers and of split floats. Thread blocks stay and take one row block after
-// another. One warp loads. Each of the warpgroups that compute keeps 64 queries; it issues the scores of the next key
-// block before the output of this one, so that exponentials run beside products. Split floats have three times the
-// products: their exponentials run beside the other warpgroup's alone, which spares registers.
+// another. One warp loads, others tell what is masked. Each of the warpgroups that compute keeps 64 queries; it issues
+// the scores of the next key block before the output of this one, so that exponentials run beside products. Split
+// floats have three times the products: their exponentials run beside the other warpgroup's alone, which spares
+// registers.
 #pragma once
 
 #include "hopper_forward_loader.cuh"
@@ -141,15 +142,21 @@ class RowComputer {
     scored_.Advance();
   }
 
+  __device__ void HideMasked(Scores& scores, int column) const {
+    if constexpr (Tile::kMaskers == 0) {
+      HideEdge(scores[0], p_.mask.causal, row_, column, p_.sizes);
+    } else {
+      WaitParity(barriers_.hiddenFull(weighed_.stage), weighed_.parity);
+      HideBits(scores[0], shared_ + Tile::kMasksAt + weighed_.stage * Tile::kMaskBytes, warpRow_);
+    }
+  }
+
   // Turns the scores of a key block into weights. Gives whether the output must be multiplied by the factors.
   __device__ bool WeighBlock(const KeyTile& tile, Scores& scores, Weights& weights) {
     const int column = tile.block * Tile::kBlockK;
-    if (tile.kind != kLive) {
-      const uint8_t* spans = shared_ + Tile::kSpansAt + weighed_.stage * Tile::kSpanBytes;
-      HideMasked(scores, tile.kind, reinterpret_cast<const int4*>(spans), p_.mask.causal, row_, column, p_.sizes);
-    }
+    if (tile.kind != kLive) HideMasked(scores, column);
     if constexpr (Tile::kWeighsInPlace) return WeighInPlace(scores);
-    // Copies of later keys overwrite the spans too.
+    // With the keys, copies overwrite the mask too.
     FreeKeys();
     const bool raised = Weigh<T>(stats_, unseen_, factors_, weights, scores[0], scale2_);
     if constexpr (kDrops) DropWeights(weights, p_.dropout, batchHead_, row_, column);
@@ -270,8 +277,17 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();
     WaitForKernelBefore();
-    RunRoles<Tile>([&] { Loader<Tile>(p, shared, barriers).LoadAll(); },
-                   [&] { RowComputer<T, Tile, kDrops>(p, shared, barriers).ComputeAll(); });
+    // The shuffle lets the compiler see that a warp agrees. Without it, the warp that loads has too few registers.
+    const int helper = __shfl_sync(~0u, (static_cast<int>(threadIdx.x) - Tile::kComputing) / kWarp, 0);
+    RunRoles<Tile, 1 + Tile::kMaskers>(
+        [&] {
+          if (helper == 0) {
+            Loader<Tile>(p, shared, barriers).LoadAll();
+          } else if constexpr (Tile::kMaskers > 0) {
+            Masker<Tile>(p.call, shared, barriers, helper - 1).MaskAll();
+          }
+        },
+        [&] { RowComputer<T, Tile, kDrops>(p, shared, barriers).ComputeAll(); });
   } else {
     __trap();
   }

@@ -65,7 +65,7 @@ struct Loader {
       CopyTiles<Tile::kParts, Tile::kD, Tile::kBlockK>(shared + Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k,
                                                        full, c0, at.keyHead, at.b, p.call.sizes.B);
       if (spans) {
-        CopyBulk(shared + Tile::kSpansAt + keys.stage * Tile::kSpanBytes, mask.spans + at.maskHead * Sk + c0, spanBytes,
+        CopyBulk(shared + Tile::kMasksAt + keys.stage * Tile::kMaskBytes, mask.spans + at.maskHead * Sk + c0, spanBytes,
                  full);
       }
     }

@@ -45,25 +45,30 @@ struct HopperForwardTile {
   static constexpr int kComputeRegisters = kWeighsInPlace ? 160 : kDv == 256 ? 240 : 232;
   static constexpr int kLoadRegisters = kWeighsInPlace ? 32 : kDv == 256 ? 24 : 40;
   static_assert(CanExchange(kThreads, kComputing, kComputeRegisters, kLoadRegisters));
+  // Warps that tell what partial tiles hide, of 64 keys each (hopper_forward_mask.cuh). Three warpgroups have no masks
+  // with intervals.
+  static constexpr int kMaskers = kWeighsInPlace ? 0 : (kBlockK + 63) / 64;
   static constexpr int kQueryBytes = kParts * kTileBytes<kBlockQ, kD>;
   static constexpr int kKeyBytes = kParts * kTileBytes<kBlockK, kD>;
   static constexpr int kValueBytes = kParts * kTileBytes<kBlockK, kDv>;
-  static constexpr int kSpanBytes = kBlockK * 16;
-  // In shared memory, in this order: queries, keys, values, boxes of output, spans, entries, barriers.
+  // The mask of a tile: 1,024 bytes for each 64 keys. They have the keys' spans, then in their place a bit for each
+  // pair.
+  static constexpr int kMaskBytes = (kBlockK + 63) / 64 * 1024;
+  // In shared memory, in this order: queries, keys, values, boxes of output, masks, entries, barriers.
   static constexpr int kKeysAt = kQueryBytes;
   static constexpr int kValuesAt = kKeysAt + kKeyStages * kKeyBytes;
   static constexpr int kStoreAt = kValuesAt + kValueStages * kValueBytes;
   static constexpr int kOtherBytes =
-      kKeyStages * (kSpanBytes + sizeof(Entry)) + (2 + 2 * kKeyStages + 2 * kValueStages) * 8;
+      kKeyStages * (kMaskBytes + sizeof(Entry)) + (2 + 3 * kKeyStages + 2 * kValueStages) * 8;
   // Boxes of 64 queries x 32 channels of output that a warpgroup has, as far as there is room for two. With none,
   // output goes to memory from registers.
   static constexpr int kStoreBoxBytes = 64 * 128;
   static constexpr int kRoom = (kLargeShared - kStoreAt - kOtherBytes) / (kBlockQ / 64 * kStoreBoxBytes);
   static constexpr int kStoreBoxes = kRoom < 2 || kParts == 2 ? 0 : kRoom < kDv / 32 ? kRoom : kDv / 32;
-  static constexpr int kSpansAt = kStoreAt + kBlockQ / 64 * kStoreBoxes * kStoreBoxBytes;
-  static constexpr int kEntriesAt = kSpansAt + kKeyStages * kSpanBytes;
+  static constexpr int kMasksAt = kStoreAt + kBlockQ / 64 * kStoreBoxes * kStoreBoxBytes;
+  static constexpr int kEntriesAt = kMasksAt + kKeyStages * kMaskBytes;
   static constexpr int kBarriersAt = kEntriesAt + kKeyStages * sizeof(Entry);
-  static constexpr int kSharedBytes = kSpansAt + kOtherBytes;
+  static constexpr int kSharedBytes = kMasksAt + kOtherBytes;
   static_assert(kSharedBytes <= kLargeShared);
 };
 
@@ -77,15 +82,24 @@ struct Barriers {
   __device__ uint32_t keysFree(int stage) const { return base + 24 + stage * 16; }
   __device__ uint32_t valuesFull(int stage) const { return keysFull(Tile::kKeyStages + stage); }
   __device__ uint32_t valuesFree(int stage) const { return keysFree(Tile::kKeyStages + stage); }
+  // For the bits of what is hidden. They are free with the keys.
+  __device__ uint32_t hiddenFull(int stage) const {
+    return keysFull(Tile::kKeyStages + Tile::kValueStages) + stage * 8;
+  }
 
   __device__ void Init() const {
-    // One warp loads; each warp that computes frees for itself.
+    // One warp loads; each warp that computes, or masks, frees for itself.
     constexpr int kWarps = Tile::kComputing / kWarp;
     InitBarrier(queriesFull(), 1);
     InitBarrier(queriesFree(), kWarps);
-    for (int stage = 0; stage < Tile::kKeyStages + Tile::kValueStages; ++stage) {
+    for (int stage = 0; stage < Tile::kKeyStages; ++stage) {
       InitBarrier(keysFull(stage), 1);
-      InitBarrier(keysFree(stage), kWarps);
+      InitBarrier(keysFree(stage), kWarps + Tile::kMaskers);
+      if (Tile::kMaskers > 0) InitBarrier(hiddenFull(stage), Tile::kMaskers);
+    }
+    for (int stage = 0; stage < Tile::kValueStages; ++stage) {
+      InitBarrier(valuesFull(stage), 1);
+      InitBarrier(valuesFree(stage), kWarps);
     }
     FenceBarrierInit();
   }

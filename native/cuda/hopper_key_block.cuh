@@ -5,6 +5,7 @@
 #include "column_block.cuh"
 #include "dropout.cuh"
 #include "hopper.cuh"
+#include "hopper_mask.cuh"
 #include "not_finite.cuh"
 
 namespace flashmask::cuda {
@@ -110,26 +111,41 @@ __device__ inline void CopyRowTerms(uint32_t shared, const BackwardParams& call,
   CopyBulk(shared + 2 * kBytes, call.rowShift + row, kBytes, barrier, blocks...);
 }
 
-// Sets masked scores of a warp's part of a transposed tile to minus infinity. The part begins at key row0 of the
-// problem, the tile at query r0. `spans` are those of the mask head.
+// What is hidden of a lane's elements of a transposed tile, as bits: those of HideKeys(). The warp's part begins at key
+// row0 of the problem, the tile at query r0. `spans` are those of the mask head. Each lane of a quad looks at one of
+// their two keys and 32 queries, and gives the others their bits.
 template <int kN>
-__device__ inline void HideMaskedKeys(float (&scores)[kN][4], const int4* spans, bool causal, int row0, int r0, int Sq,
-                                      int Sk) {
+__device__ inline uint32_t HiddenKeys(TileKind kind, const int4* spans, bool causal, int row0, int r0, int Sq, int Sk) {
+  const int lane = threadIdx.x % 4;
+  const int key = row0 + ElementRow(0, lane % 2 * 2);
+  const int first = r0 + (kN == 8 ? lane / 2 * 32 : 0);
+  uint32_t hidden = 0;
+  if (kind & kHidesEdge) {
+    if (causal) hidden = ~RowsFrom(key - (Sk - Sq), first);
+    if (key >= Sk) hidden = ~0u;
+  }
+  const int2* halves = reinterpret_cast<const int2*>(spans + min(key, Sk - 1));
+  if (kind & kHidesLower) hidden |= RowsOfSpan(__ldg(&halves[0]), first);
+  if (kind & kHidesUpper) hidden |= RowsOfSpan(__ldg(&halves[1]), first);
+  // The bits of a lane, two of each eight, become a byte: pairs of bits swap places in squares of 2, then of 4.
+  uint32_t moved = (hidden ^ hidden >> 6) & 0x00cc00cc;
+  hidden ^= moved ^ moved << 6;
+  moved = (hidden ^ hidden >> 12) & 0x0000f0f0;
+  hidden ^= moved ^ moved << 12;
+  // Each lane gets its byte of all four.
+  hidden = __byte_perm(hidden, __shfl_xor_sync(~0u, hidden, 1), lane % 2 == 0 ? 0x6240 : 0x3715);
+  return __byte_perm(hidden, __shfl_xor_sync(~0u, hidden, 2), lane / 2 == 0 ? 0x5410 : 0x3276);
+}
+
+// Sets the scores of these bits to minus infinity. Bits are asked for byte by byte, because one instruction turns those
+// of a byte into predicates.
+template <int kN>
+__device__ inline void HideKeys(float (&scores)[kN][4], uint32_t hidden) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int key = row0 + ElementRow(0, 2 * half);
-    const bool outside = key >= Sk;
-    const int first = outside ? 0x7fffffff : causal ? key - (Sk - Sq) : -0x7fffffff;
-    const int4 span = spans == nullptr || outside ? int4{0, 0, 0, 0} : __ldg(&spans[key]);
+  for (int byte = 0; byte < kN / 2; ++byte) {
 #pragma unroll
-    for (int n = 0; n < kN; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int row = r0 + ElementColumn(n, e);
-        const bool hidden = row < first || static_cast<uint32_t>(row - span.x) < static_cast<uint32_t>(span.y) ||
-                            static_cast<uint32_t>(row - span.z) < static_cast<uint32_t>(span.w);
-        if (hidden) scores[n][2 * half + e] = -kInfinity;
-      }
+    for (int i = 0; i < 8; ++i) {
+      if (hidden & 1u << (byte * 8 + i)) scores[byte / 2 * 4 + i / 2][byte % 2 * 2 + i % 2] = -kInfinity;
     }
   }
 }

@@ -91,6 +91,19 @@ inline float __uint_as_float(unsigned x) {
 
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
 
+// The upper half of two words, the lower one first, shifted left by at most 32 bits.
+inline unsigned __funnelshift_lc(unsigned low, unsigned high, unsigned shift) {
+  return shift >= 32 ? low : static_cast<unsigned>((uint64_t{high} << 32 | low) << shift >> 32);
+}
+
+// The bytes of two words, the lower one first, that the digits of `selector` name.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t both = uint64_t{high} << 32 | low;
+  unsigned bytes = 0;
+  for (int i = 0; i < 4; ++i) bytes |= static_cast<unsigned>(both >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return bytes;
+}
+
 // These are never joined to one operation with one rounding.
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
