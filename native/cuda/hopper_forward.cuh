@@ -165,7 +165,9 @@ class RowComputer {
 
   // The same, where the weights are rounded later.
   __device__ bool WeighInPlace(Scores& scores) {
-    const bool raised = RaiseReferences<kReferenceShift<T, 1>>(stats_, factors_, scores, scale2_);
+    constexpr int kShift = kReferenceShift<T, 1>;
+    const bool raised =
+        MayExceed<kShift>(stats_, scores[0], scale2_) && RaiseReferences<kShift>(stats_, factors_, scores, scale2_);
     ScoresToWeights<kProductShift<T, 1>>(stats_, scores, scale2_);
     // Sums are never negative. That they are asked for keeps the compiler from moving exponentials behind the wait for
     // the output.

@@ -48,6 +48,24 @@ __device__ inline void RaiseReferences(RowStats<1>& stats, float (&factors)[1][2
   }
 }
 
+// Whether scores of a warp may be so far above the references of their rows that these are raised: never false if they
+// are. Bits of numbers that are not negative have the order of the numbers, and there is a maximum of three integers.
+// Negative scores count as 0. NaN may hide other scores of its row, whose output is NaN then.
+template <int kShift, int kN>
+__device__ inline bool MayExceed(const RowStats<1>& stats, const float (&scores)[kN][4], float scale2) {
+  bool exceeds = false;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    int bits = 0;
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      bits = __vimax3_s32(bits, __float_as_int(scores[n][2 * half]), __float_as_int(scores[n][2 * half + 1]));
+    }
+    exceeds |= __int_as_float(bits) * scale2 - stats.reference[0][half] > kShift + kSlack;
+  }
+  return __any_sync(~0u, exceeds);
+}
+
 // Turns scores into weights, 2^(score - reference), and adds them to the sums. Gives whether references of rows with
 // weights were raised; then what was summed up before must be multiplied by the factors. `unseen`: whether a row of the
 // warp has had no score but minus infinity.

@@ -77,6 +77,12 @@ inline float __int_as_float(int x) {
   return y;
 }
 
+inline int __float_as_int(float x) {
+  int y;
+  std::memcpy(&y, &x, sizeof y);
+  return y;
+}
+
 inline unsigned __float_as_uint(float x) {
   unsigned y;
   std::memcpy(&y, &x, sizeof y);
@@ -89,6 +95,7 @@ inline float __uint_as_float(unsigned x) {
   return y;
 }
 
+inline int __vimax3_s32(int a, int b, int c) { return std::max(std::max(a, b), c); }
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
 
 // The upper half of two words, the lower one first, shifted left by at most 32 bits.
