@@ -193,41 +193,79 @@ struct RowsParams {
   Tensor32 dq;     // output: zeros, to which gradients are added; data null: not that
 };
 
-// Computes the row fields of BackwardParams of one row, as a warp. T is the type that the products read; DOut is the
-// type of dO here, scaled if it is __half.
-template <class T, class DOut>
-__device__ inline void ComputeRow(const RowsParams& p, int64_t batchHead, int row, float* largest, bool* finite) {
-  const int H = p.sizes.H;
-  const int Sq = p.sizes.Sq;
-  const int64_t index = batchHead * p.rowsOfHead + row;
-  const int lane = threadIdx.x % kWarp;
-  if (row >= Sq) {
-    if (lane == 0) p.reference[index] = p.weight[index] = p.rowShift[index] = 0;
-    return;
+constexpr int kRowsThreads = 256;
+constexpr int kLanesOfRow = 8;
+constexpr int kRowsOfBlock = kRowsThreads / kLanesOfRow;  // divides rowsOfHead
+
+// Reads eight channels of a row of 16-bit numbers, whose channels are a multiple of eight.
+template <class DOut>
+__device__ inline void ReadChunk(float (&x)[8], const DOut* row, int channel, int) {
+  const uint4 words = *reinterpret_cast<const uint4*>(row + channel);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x[i] = static_cast<float>(reinterpret_cast<const DOut*>(&words)[i]);
+}
+
+// Writes zeros to eight channels of a row, but not past the end.
+__device__ inline void ClearChunk(float* row, int channel, int channels) {
+  if (channels % 4 == 0 && channel + 8 <= channels) {
+    float4* to = reinterpret_cast<float4*>(row + channel);
+    to[0] = to[1] = {0, 0, 0, 0};
+  } else {
+    for (int i = channel; i < min(channel + 8, channels); ++i) row[i] = 0;
   }
-  const int h = batchHead % H;
-  const int b = batchHead / H;
-  if (p.dq.data != nullptr) {
-    float* dq = p.dq.data + b * p.dq.batch + h * p.dq.head + row * p.dq.row;
-    for (int channel = lane; channel < p.dq.channels; channel += kWarp) dq[channel] = 0;
-  }
+}
+
+// What a lane adds to the sum of out · dO over a row.
+template <class DOut>
+__device__ inline float PartOfProduct(const RowsParams& p, int b, int h, int row) {
   const float* out = p.out.data + b * p.out.batch + h * p.out.head + row * p.out.row;
   const DOut* dOut = static_cast<const DOut*>(p.dOut.data) + b * p.dOut.batch + h * p.dOut.head + row * p.dOut.row;
-  const int keyBatchHead = b * p.sizes.Hkv + h / (H / p.sizes.Hkv);
-  const float2 stats = p.rowStats[batchHead * Sq + row];
-  const bool seesKeys = stats.y != 0;
   float sum = 0;
-  if (seesKeys) {
-    for (int channel = lane; channel < p.out.channels; channel += kWarp) {
-      sum = fmaf(out[channel], static_cast<float>(dOut[channel]), sum);
-    }
+  for (int channel = threadIdx.x % kLanesOfRow * 8; channel < p.out.channels; channel += kLanesOfRow * 8) {
+    float x[8], y[8];
+    ReadChunk(x, out, channel, p.out.channels);
+    ReadChunk(y, dOut, channel, p.out.channels);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum = fmaf(x[i], y[i], sum);
   }
-  sum = WarpSum(sum);
+  return sum;
+}
+
+__device__ inline float SumOfRow(float x) {
+#pragma unroll
+  for (int lanes = kLanesOfRow / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(~0u, x, lanes);
+  return x;
+}
+
+__device__ inline void ClearDq(const RowsParams& p, int b, int h, int row) {
+  if (p.dq.data == nullptr) return;
+  float* dq = p.dq.data + b * p.dq.batch + h * p.dq.head + row * p.dq.row;
+  for (int channel = threadIdx.x % kLanesOfRow * 8; channel < p.dq.channels; channel += kLanesOfRow * 8) {
+    ClearChunk(dq, channel, p.dq.channels);
+  }
+}
+
+// Computes the row fields of BackwardParams of one row, by kLanesOfRow lanes. T is the type that the products read;
+// DOut is the type of dO here, scaled if it is __half. All lanes of a warp call it, past the last row too.
+template <class T, class DOut>
+__device__ inline void ComputeRow(const RowsParams& p, int batchHead, int row, float* largest, bool* finite) {
+  const int H = p.sizes.H;
+  const int Sq = p.sizes.Sq;
+  const int h = batchHead % H;
+  const int b = batchHead / H;
+  const int keyBatchHead = b * p.sizes.Hkv + h / (H / p.sizes.Hkv);
+  const int64_t queryRow = static_cast<int64_t>(batchHead) * Sq + row;
+  const bool inside = row < Sq;
+  if (inside) ClearDq(p, b, h, row);
   // A row that sees no key has weights of exactly 0, whatever its incoming gradient.
-  const float dLse = p.dLse == nullptr ? 0.f : p.dLse[batchHead * Sq + row];
+  const float2 stats = inside ? p.rowStats[queryRow] : float2{0, 0};
+  const bool seesKeys = stats.y != 0;
+  const float sum = SumOfRow(seesKeys ? PartOfProduct<DOut>(p, b, h, row) : 0.f);
+  const float dLse = p.dLse == nullptr || !seesKeys ? 0.f : p.dLse[queryRow];
   const float unit = PowerOfTwo(ExponentOf<1>(p.dOutFacts, keyBatchHead));
   const float rowShift = seesKeys ? sum * unit - dLse : 0.f;
-  if (lane == 0) {
+  if (threadIdx.x % kLanesOfRow == 0) {
+    const int64_t index = static_cast<int64_t>(batchHead) * p.rowsOfHead + row;
     p.reference[index] = seesKeys ? stats.x : 0.f;
     p.weight[index] = seesKeys ? PowerOfTwo(kBackwardWeightShift<T>) / stats.y : 0.f;
     p.rowShift[index] = rowShift;
@@ -237,23 +275,19 @@ __device__ inline void ComputeRow(const RowsParams& p, int64_t batchHead, int ro
   if (magnitude < kInfinity) *largest = fmaxf(*largest, magnitude);
 }
 
-constexpr int kRowsThreads = 256;
-constexpr int kRowsOfBlock = 32;  // divides rowsOfHead
-
 // A thread block per kRowsOfBlock rows of one head.
 template <class T, class DOut>
 __global__ void __launch_bounds__(kRowsThreads) RowsKernel(const __grid_constant__ RowsParams p) {
   WaitForKernelBefore();
   LetNextKernelStart();
   if (blockIdx.x == 0 && threadIdx.x == 0) *p.counter = 0;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock;
-  const int64_t batchHead = first / p.rowsOfHead;
+  const int blocksOfHead = p.rowsOfHead / kRowsOfBlock;
+  const int batchHead = blockIdx.x / blocksOfHead;
+  const int row = blockIdx.x % blocksOfHead * kRowsOfBlock + threadIdx.x / kLanesOfRow;
   float largest = 0;
   bool finite = true;
-  for (int i = threadIdx.x / kWarp; i < kRowsOfBlock; i += kRowsThreads / kWarp) {
-    ComputeRow<T, DOut>(p, batchHead, static_cast<int>(first % p.rowsOfHead) + i, &largest, &finite);
-  }
-  AddFacts<kRowsThreads>(p.rowFacts, static_cast<int>(batchHead / (p.sizes.H / p.sizes.Hkv)), largest, finite);
+  ComputeRow<T, DOut>(p, batchHead, row, &largest, &finite);
+  AddFacts<kRowsThreads>(p.rowFacts, batchHead / (p.sizes.H / p.sizes.Hkv), largest, finite);
 }
 
 }  // namespace flashmask::cuda
