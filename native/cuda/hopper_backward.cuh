@@ -303,7 +303,7 @@ class KeyWarpgroup {
     const int r0 = entry.block * kBlockQ + part * 64;
     // A vote, so that ptxas knows that a warp does not part here.
     const bool partial = __any_sync(~0u, entry.kind != kLive);
-    const uint32_t hidden = partial ? Hidden(entry.kind, h, r0) : 0;
+    const uint32_t hidden = partial ? HiddenKeys<kN>(p_, entry.kind, keys_.b, h, keys_.c0 + warpRow_, r0) : 0;
     if (part == 0) {
       WaitProducts<1>();
     } else {
@@ -351,13 +351,6 @@ class KeyWarpgroup {
     }
     StoreGradients(leftGradients, part);
     IssueSum<T, kBlockQ, false>(dk_[0], dkTile_, leftGradients, Queries(part));
-  }
-
-  __device__ uint32_t Hidden(TileKind kind, int h, int r0) const {
-    const Sizes& s = p_.sizes;
-    const int4* spans =
-        p_.mask.spans == nullptr ? nullptr : p_.mask.spans + MaskHeadOf(p_.mask, keys_.b, h, s.H) * s.Sk;
-    return HiddenKeys<kN>(kind, spans, p_.mask.causal, keys_.c0 + warpRow_, r0, s.Sq, s.Sk);
   }
 
   // Which pairs of a part dropout keeps: 4 bits for each block of 8 queries.

@@ -112,21 +112,27 @@ __device__ inline void CopyRowTerms(uint32_t shared, const BackwardParams& call,
 }
 
 // What is hidden of a lane's elements of a transposed tile, as bits: those of HideKeys(). The warp's part begins at key
-// row0 of the problem, the tile at query r0. `spans` are those of the mask head. Each lane of a quad looks at one of
-// their two keys and 32 queries, and gives the others their bits.
+// row0 of the problem, the tile at query r0 of head h of batch b. Each lane of a quad looks at one of their two keys
+// and 32 queries, and gives the others their bits.
 template <int kN>
-__device__ inline uint32_t HiddenKeys(TileKind kind, const int4* spans, bool causal, int row0, int r0, int Sq, int Sk) {
+__device__ inline uint32_t HiddenKeys(const BackwardParams& call, TileKind kind, int b, int h, int row0, int r0) {
+  const Sizes& s = call.sizes;
+  const Mask& mask = call.mask;
   const int lane = threadIdx.x % 4;
   const int key = row0 + ElementRow(0, lane % 2 * 2);
   const int first = r0 + (kN == 8 ? lane / 2 * 32 : 0);
   uint32_t hidden = 0;
   if (kind & kHidesEdge) {
-    if (causal) hidden = ~RowsFrom(key - (Sk - Sq), first);
-    if (key >= Sk) hidden = ~0u;
+    if (mask.causal) hidden = ~RowsFrom(key - (s.Sk - s.Sq), first);
+    if (key >= s.Sk) hidden = ~0u;
   }
-  const int2* halves = reinterpret_cast<const int2*>(spans + min(key, Sk - 1));
-  if (kind & kHidesLower) hidden |= RowsOfSpan(__ldg(&halves[0]), first);
-  if (kind & kHidesUpper) hidden |= RowsOfSpan(__ldg(&halves[1]), first);
+  if (kind & (kHidesLower | kHidesUpper)) {
+    // Most masks are those of all heads, which takes no division.
+    const int64_t maskHead = mask.maskB * mask.Hm == 1 ? 0 : MaskHeadOf(mask, b, h, s.H);
+    const int2* halves = reinterpret_cast<const int2*>(mask.spans + maskHead * s.Sk + min(key, s.Sk - 1));
+    if (kind & kHidesLower) hidden |= RowsOfSpan(__ldg(&halves[0]), first);
+    if (kind & kHidesUpper) hidden |= RowsOfSpan(__ldg(&halves[1]), first);
+  }
   // The bits of a lane, two of each eight, become a byte: pairs of bits swap places in squares of 2, then of 4.
   uint32_t moved = (hidden ^ hidden >> 6) & 0x00cc00cc;
   hidden ^= moved ^ moved << 6;
