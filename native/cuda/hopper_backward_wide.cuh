@@ -123,7 +123,8 @@ struct WideScores : WideBlock<Tile> {
   __device__ void Weigh() {
     Pin(scores[0]);
     if (entry.kind != kLive) {
-      HideKeys(scores[0], HiddenKeys<kN>(p, entry.kind, keys.b, Base::Head(), keys.c0 + warpRow, OwnQuery()));
+      const OwnKey own = ReadOwnKey(p, entry.kind, keys.b, Base::Head(), keys.c0 + warpRow);
+      HideKeys(scores[0], HiddenKeys<kN>(p, entry.kind, own, OwnQuery()));
     }
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
