@@ -290,20 +290,25 @@ class KeyWarpgroup {
   // Adds what a query block gives to dk and dv, and puts its gradients into shared memory for dq. The second part's
   // scores and products of dO and v are issued before the first part's dk, which is computed beside its exponentials.
   __device__ void ComputeQueries(const QueryEntry& entry, const Factors& factors) {
+    // A vote, so that ptxas knows that a warp does not part here.
+    const bool partial = __any_sync(~0u, entry.kind != kLive);
+    OwnKey own;
+    if (partial) {
+      own = ReadOwnKey(p_, entry.kind, keys_.b, keys_.keyHead * keys_.group + entry.head, keys_.c0 + warpRow_);
+    }
     IssueScores(0);
     WaitParity(barriers_.dOutFull(place_.stage), place_.parity);
     IssueGradients(0);
     if (hasDq_) TellDq();
 #pragma unroll
-    for (int part = 0; part < kParts; ++part) ComputePart(entry, part, factors);
+    for (int part = 0; part < kParts; ++part) ComputePart(entry, part, partial, own, factors);
   }
 
-  __device__ void ComputePart(const QueryEntry& entry, int part, const Factors& factors) {
+  __device__ void ComputePart(const QueryEntry& entry, int part, bool partial, const OwnKey& own,
+                              const Factors& factors) {
     const int h = keys_.keyHead * keys_.group + entry.head;
     const int r0 = entry.block * kBlockQ + part * 64;
-    // A vote, so that ptxas knows that a warp does not part here.
-    const bool partial = __any_sync(~0u, entry.kind != kLive);
-    const uint32_t hidden = partial ? Hidden(entry.kind, h, r0) : 0;
+    const uint32_t hidden = partial ? HiddenKeys<kN>(p_, entry.kind, own, r0) : 0;
     if (part == 0) {
       WaitProducts<1>();
     } else {
@@ -351,13 +356,6 @@ class KeyWarpgroup {
     }
     StoreGradients(leftGradients, part);
     IssueSum<T, kBlockQ, false>(dk_[0], dkTile_, leftGradients, Queries(part));
-  }
-
-  __device__ uint32_t Hidden(TileKind kind, int h, int r0) const {
-    const Sizes& s = p_.sizes;
-    const int4* spans =
-        p_.mask.spans == nullptr ? nullptr : p_.mask.spans + MaskHeadOf(p_.mask, keys_.b, h, s.H) * s.Sk;
-    return HiddenKeys<kN>(kind, spans, p_.mask.causal, keys_.c0 + warpRow_, r0, s.Sq, s.Sk);
   }
 
   // Which pairs of a part dropout keeps: 4 bits for each block of 8 queries.

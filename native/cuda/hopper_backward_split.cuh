@@ -218,10 +218,8 @@ struct SplitWeights : SplitWarpgroup<Tile> {
   __device__ void Weigh() {
     Pin(scores);
     if (entry.kind != kLive) {
-      const int64_t maskHead = MaskHeadOf(p.mask, keys.b, Base::Head(), p.sizes.H);
-      const int4* spans = p.mask.spans == nullptr ? nullptr : p.mask.spans + maskHead * p.sizes.Sk;
-      HideKeys(scores, HiddenKeys<kN>(entry.kind, spans, p.mask.causal, keys.c0 + warpRow, entry.block * Tile::kBlockQ,
-                                      p.sizes.Sq, p.sizes.Sk));
+      const OwnKey own = ReadOwnKey(p, entry.kind, keys.b, Base::Head(), keys.c0 + warpRow);
+      HideKeys(scores, HiddenKeys<kN>(p, entry.kind, own, entry.block * Tile::kBlockQ));
     }
 #pragma unroll
     for (int n = 0; n < kN; ++n) {

@@ -123,10 +123,8 @@ struct WideScores : WideBlock<Tile> {
   __device__ void Weigh() {
     Pin(scores[0]);
     if (entry.kind != kLive) {
-      const int64_t maskHead = MaskHeadOf(p.mask, keys.b, Base::Head(), p.sizes.H);
-      const int4* spans = p.mask.spans == nullptr ? nullptr : p.mask.spans + maskHead * p.sizes.Sk;
-      HideKeys(scores[0],
-               HiddenKeys<kN>(entry.kind, spans, p.mask.causal, keys.c0 + warpRow, OwnQuery(), p.sizes.Sq, p.sizes.Sk));
+      const OwnKey own = ReadOwnKey(p, entry.kind, keys.b, Base::Head(), keys.c0 + warpRow);
+      HideKeys(scores[0], HiddenKeys<kN>(p, entry.kind, own, OwnQuery()));
     }
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
