@@ -11,6 +11,8 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 # Sides of the blocks of a mask. FlashAttention-4's kernels need these.
 BLOCK = (128, 128)
+# Block masks of longer rows are made by compiled code, which holds no N x N numbers but takes seconds to compile.
+LONGEST_EAGER = 8192
 
 
 @dataclass
@@ -26,7 +28,7 @@ def flex(backend):
             import flash_attn.cute  # noqa: F401  FlexAttention's own words for a missing module are longer
         compiled = torch.compile(flex_attention, dynamic=False)
         rule, batch = s.mask.rule, s.B if s.mask.per_batch else None
-        how = {'device': 'cuda', 'BLOCK_SIZE': BLOCK, '_compile': True}
+        how = {'device': 'cuda', 'BLOCK_SIZE': BLOCK, '_compile': s.N > LONGEST_EAGER}
         block_mask = rule and create_block_mask(rule, batch, None, s.N, s.N, **how)
         options = {'BACKEND': backend} if backend == 'FLASH' else None
         gqa = s.options.kv_heads != s.H
