@@ -18,9 +18,15 @@ constexpr bool kHopper = false;
 // Whether this is the lane that acts for its warp.
 __device__ inline bool IsFirstLane() { return threadIdx.x % kWarp == 0; }
 
-// The number of this thread's warpgroup. The shuffle lets the compiler see that a warp agrees on it: what it gives, as
-// the descriptors of operands, is then computed once a warp and not by each thread.
-__device__ inline int OwnWarpgroup() { return __shfl_sync(~0u, static_cast<int>(threadIdx.x / kWarpgroup), 0); }
+// A number or address on which a warp agrees. The shuffle lets the compiler see that it does: what the number gives, as the
+// descriptors of operands, is then computed once a warp, in uniform registers, and not by each thread.
+template <class T>
+__device__ inline T Agreed(T x) {
+  return __shfl_sync(~0u, x, 0);
+}
+
+// The number of this thread's warpgroup.
+__device__ inline int OwnWarpgroup() { return Agreed(static_cast<int>(threadIdx.x / kWarpgroup)); }
 
 // Arrives once for a warp, when all its lanes have come here.
 __device__ inline void ArriveAsWarp(uint32_t barrier) {

@@ -177,7 +177,9 @@ struct SplitWarpgroup {
     keysParity ^= 1;
   }
 
-  __device__ uint32_t QueriesTile() const { return base + Tile::kQueriesAt + queries.stage * Tile::kChannelBytes; }
+  __device__ uint32_t QueriesTile() const {
+    return base + Tile::kQueriesAt + Agreed(queries.stage) * Tile::kChannelBytes;
+  }
   __device__ int Head() const { return keys.keyHead * keys.group + entry.head; }
 
   // Row term number `which` of the queries of block n.
@@ -261,7 +263,8 @@ struct SplitWeights : SplitWarpgroup<Tile> {
 
   __device__ void IssueDq() {
     WaitParity(barriers.gradientsFull(), parity ^ 1);
-    IssueSplitFromColumns<T, Tile::kBlockK, Tile::kBlockQ>(dq, base + Tile::kGradientsAt, base);
+    const uint32_t shared = Agreed(base);
+    IssueSplitFromColumns<T, Tile::kBlockK, Tile::kBlockQ>(dq, shared + Tile::kGradientsAt, shared);
   }
 
   // Adds dq to memory.

@@ -41,9 +41,10 @@ struct OwnSums {
   template <class T>
   __device__ void Issue(uint32_t a, uint32_t b, int group) {
     constexpr int kPage = 64 * kPageRowBytes;
-    const Descriptor left = Descriptor::OfRows(a);
-    const auto wholeRight = Descriptor::OfColumns<kPage>(b + ChannelOffset(Own::WholeAt(group)));
-    const auto halfRight = Descriptor::OfColumns<kPage>(b + ChannelOffset(Own::HalfAt(group)));
+    const Descriptor left = Descriptor::OfRows(Agreed(a));
+    const uint32_t right = Agreed(b);
+    const auto wholeRight = Descriptor::OfColumns<kPage>(right + ChannelOffset(Own::WholeAt(group)));
+    const auto halfRight = Descriptor::OfColumns<kPage>(right + ChannelOffset(Own::HalfAt(group)));
     Pin();
     FenceProducts();
 #pragma unroll
@@ -61,12 +62,6 @@ struct OwnSums {
   }
 };
 
-// Keeps the compiler from computing before a loop what depends on x, for which there are no registers.
-__device__ inline uint32_t Anew(uint32_t x) {
-  asm volatile("" : "+r"(x));
-  return x;
-}
-
 // A warpgroup that computes scores, dk and dv. Dropout is a parameter because it needs registers, which others do not
 // have to spare.
 template <class T, class Tile, bool kDrops>
@@ -78,7 +73,7 @@ struct WideScores : WideBlock<Tile> {
   static constexpr bool kLoadsAhead = Tile::kDOutStages == 2;
 
   const BackwardParams& p = Base::params.call;
-  int group = threadIdx.x / kWarpgroup;
+  int group = OwnWarpgroup();
   int warpRow = threadIdx.x % kWarpgroup / kWarp * 16;
   Place<Tile::kStages> queries;
   Place<Tile::kDOutStages> dOut;
@@ -109,14 +104,14 @@ struct WideScores : WideBlock<Tile> {
   }
 
   __device__ void IssueScores() {
-    IssueTransposed<T, Tile::kD, Tile::kOwnKeys, Tile::kBlockQ>(scores[0], Anew(base),
-                                                                QueriesTile() + group * 32 * kPageRowBytes);
+    IssueTransposed<T, Tile::kD, Tile::kOwnKeys, Tile::kBlockQ>(scores[0], Agreed(base),
+                                                                Agreed(QueriesTile()) + group * 32 * kPageRowBytes);
   }
 
   __device__ void IssueProducts() {
     WaitParity(barriers.dOutFull(dOut.stage), dOut.parity);
-    IssueTransposed<T, Tile::kDv, Tile::kOwnKeys, Tile::kBlockQ>(products[0], Anew(base) + Tile::kValuesAt,
-                                                                 DOutTile() + group * 32 * kPageRowBytes);
+    IssueTransposed<T, Tile::kDv, Tile::kOwnKeys, Tile::kBlockQ>(products[0], Agreed(base) + Tile::kValuesAt,
+                                                                 Agreed(DOutTile()) + group * 32 * kPageRowBytes);
   }
 
   // Turns scores into weights, and writes these for dv.

@@ -96,8 +96,8 @@ struct WideDq : WideBlock<Tile> {
 
   // Issues the addition of dq of 64 queries and 64 channels, summed over 64 keys.
   __device__ void Issue(float (&dq)[8][4], uint32_t gradientsTile, uint32_t keysPage, bool add) const {
-    const auto left = Descriptor::OfColumns<Tile::kPageBytes>(gradientsTile);
-    const auto right = Descriptor::OfColumns<Tile::kPageBytes>(keysPage);
+    const auto left = Descriptor::OfColumns<Tile::kPageBytes>(Agreed(gradientsTile));
+    const auto right = Descriptor::OfColumns<Tile::kPageBytes>(Agreed(keysPage));
 #pragma unroll
     for (int k = 0; k < Tile::kOwnKeys / 16; ++k) {
       const int rows = k * 16 * kPageRowBytes;
