@@ -142,13 +142,12 @@ class RowComputer {
     scored_.Advance();
   }
 
-  __device__ void HideMasked(Scores& scores, int column) {
+  __device__ void HideMasked(Scores& scores, int column) const {
     if constexpr (Tile::kMaskers == 0) {
       HideEdge(scores[0], p_.mask.causal, row_, column, p_.sizes);
     } else {
-      WaitParity(barriers_.bitsFull(mask_.stage), mask_.parity);
-      HideBits(scores[0], shared_ + Tile::kMasksAt + mask_.stage * Tile::kMaskBytes, warpRow_);
-      mask_.Advance();
+      WaitParity(barriers_.hiddenFull(weighed_.stage), weighed_.parity);
+      HideBits(scores[0], shared_ + Tile::kMasksAt + weighed_.stage * Tile::kMaskBytes, warpRow_);
     }
   }
 
@@ -255,7 +254,6 @@ class RowComputer {
   int group_;
   Place<Tile::kKeyStages> scored_, weighed_;
   Place<Tile::kValueStages> values_;
-  Place<Tile::kKeyStages> mask_;  // of the next partial tile
   uint32_t queriesParity_ = 0;
   // Of the row block.
   int row_;  // the warp's first
