@@ -290,25 +290,20 @@ class KeyWarpgroup {
   // Adds what a query block gives to dk and dv, and puts its gradients into shared memory for dq. The second part's
   // scores and products of dO and v are issued before the first part's dk, which is computed beside its exponentials.
   __device__ void ComputeQueries(const QueryEntry& entry, const Factors& factors) {
-    // A vote, so that ptxas knows that a warp does not part here.
-    const bool partial = __any_sync(~0u, entry.kind != kLive);
-    OwnKey own;
-    if (partial) {
-      own = ReadOwnKey(p_, entry.kind, keys_.b, keys_.keyHead * keys_.group + entry.head, keys_.c0 + warpRow_);
-    }
     IssueScores(0);
     WaitParity(barriers_.dOutFull(place_.stage), place_.parity);
     IssueGradients(0);
     if (hasDq_) TellDq();
 #pragma unroll
-    for (int part = 0; part < kParts; ++part) ComputePart(entry, part, partial, own, factors);
+    for (int part = 0; part < kParts; ++part) ComputePart(entry, part, factors);
   }
 
-  __device__ void ComputePart(const QueryEntry& entry, int part, bool partial, const OwnKey& own,
-                              const Factors& factors) {
+  __device__ void ComputePart(const QueryEntry& entry, int part, const Factors& factors) {
     const int h = keys_.keyHead * keys_.group + entry.head;
     const int r0 = entry.block * kBlockQ + part * 64;
-    const uint32_t hidden = partial ? HiddenKeys<kN>(p_, entry.kind, own, r0) : 0;
+    // A vote, so that ptxas knows that a warp does not part here.
+    const bool partial = __any_sync(~0u, entry.kind != kLive);
+    const uint32_t hidden = partial ? HiddenKeys<kN>(p_, entry.kind, keys_.b, h, keys_.c0 + warpRow_, r0) : 0;
     if (part == 0) {
       WaitProducts<1>();
     } else {

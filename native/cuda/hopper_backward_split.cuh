@@ -220,8 +220,8 @@ struct SplitWeights : SplitWarpgroup<Tile> {
   __device__ void Weigh() {
     Pin(scores);
     if (entry.kind != kLive) {
-      const OwnKey own = ReadOwnKey(p, entry.kind, keys.b, Base::Head(), keys.c0 + warpRow);
-      HideKeys(scores, HiddenKeys<kN>(p, entry.kind, own, entry.block * Tile::kBlockQ));
+      HideKeys(scores,
+               HiddenKeys<kN>(p, entry.kind, keys.b, Base::Head(), keys.c0 + warpRow, entry.block * Tile::kBlockQ));
     }
 #pragma unroll
     for (int n = 0; n < kN; ++n) {

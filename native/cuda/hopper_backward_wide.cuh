@@ -118,8 +118,7 @@ struct WideScores : WideBlock<Tile> {
   __device__ void Weigh() {
     Pin(scores[0]);
     if (entry.kind != kLive) {
-      const OwnKey own = ReadOwnKey(p, entry.kind, keys.b, Base::Head(), keys.c0 + warpRow);
-      HideKeys(scores[0], HiddenKeys<kN>(p, entry.kind, own, OwnQuery()));
+      HideKeys(scores[0], HiddenKeys<kN>(p, entry.kind, keys.b, Base::Head(), keys.c0 + warpRow, OwnQuery()));
     }
 #pragma unroll
     for (int n = 0; n < kN; ++n) {

@@ -142,13 +142,19 @@ class RowComputer {
     scored_.Advance();
   }
 
-  __device__ void HideMasked(Scores& scores, int column) {
+  // Waits for what is hidden in a partial tile. Comes before the wait for its scores, after which the compiler knows
+  // that a warp is together. If it does not, each vote of the tile takes a branch.
+  __device__ void AwaitMask(const KeyTile& tile) const {
+    if constexpr (Tile::kMaskers > 0) {
+      if (tile.kind != kLive) WaitParity(barriers_.hiddenFull(weighed_.stage), weighed_.parity);
+    }
+  }
+
+  __device__ void HideMasked(Scores& scores, int column) const {
     if constexpr (Tile::kMaskers == 0) {
       HideEdge(scores[0], p_.mask.causal, row_, column, p_.sizes);
     } else {
-      WaitParity(barriers_.bitsFull(mask_.stage), mask_.parity);
-      HideBits(scores[0], shared_ + Tile::kMasksAt + mask_.stage * Tile::kMaskBytes, warpRow_);
-      mask_.Advance();
+      HideBits(scores[0], shared_ + Tile::kMasksAt + weighed_.stage * Tile::kMaskBytes, warpRow_);
     }
   }
 
@@ -204,6 +210,7 @@ class RowComputer {
     Scores scores;
     Weights weights;
     IssueScores(scores);
+    AwaitMask(tile);
     WaitProducts<0>();
     Pin(scores[0]);
     WeighBlock(tile, scores, weights);
@@ -234,6 +241,7 @@ class RowComputer {
     IssueScores(scores);
     IssueOutput(weights);
     PassTurn();
+    AwaitMask(next);
     if constexpr (kParts == 1) {
       WaitProducts<1>();
     } else {
@@ -257,7 +265,6 @@ class RowComputer {
   int group_;
   Place<Tile::kKeyStages> scored_, weighed_;
   Place<Tile::kValueStages> values_;
-  Place<Tile::kKeyStages> mask_;  // of the next partial tile
   uint32_t queriesParity_ = 0;
   // Of the row block.
   int row_;  // the warp's first

@@ -23,35 +23,13 @@ struct Loader {
   Barriers<Tile> barriers;
   Place<Tile::kKeyStages> keys;
   Place<Tile::kValueStages> values;
-  PartialEntry* partialEntries;
-  Place<Tile::kKeyStages> masks;
   uint32_t queriesParity = 1;
 
   __device__ Loader(const HopperForwardParams& p, uint8_t* shared, Barriers<Tile> barriers)
       : p(p),
         shared(SharedAddress(shared)),
         entries(reinterpret_cast<Entry*>(shared + Tile::kEntriesAt)),
-        barriers(barriers),
-        partialEntries(reinterpret_cast<PartialEntry*>(shared + Tile::kPartialAt)) {}
-
-  // Tells of a partial tile, and copies its spans.
-  __device__ void LoadMask(const Entry& entry) {
-    if (IsFirstLane()) {
-      const Mask& mask = p.call.mask;
-      const int Sk = p.call.sizes.Sk;
-      const int c0 = entry.block * Tile::kBlockK;
-      const uint32_t full = barriers.spansFull(masks.stage);
-      const bool spans = (entry.kind & (kHidesLower | kHidesUpper)) != 0;
-      const uint32_t bytes = spans ? min(Tile::kBlockK, Sk - c0) * sizeof(int4) : 0;
-      partialEntries[masks.stage] = {entry.rows.r0, entry.block, entry.kind};
-      ArriveExpecting(full, bytes);
-      if (spans) {
-        CopyBulk(shared + Tile::kMasksAt + masks.stage * Tile::kMaskBytes, mask.spans + entry.rows.maskHead * Sk + c0,
-                 bytes, full);
-      }
-    }
-    masks.Advance();
-  }
+        barriers(barriers) {}
 
   // Tells what has no tile.
   __device__ void Tell(const Entry& entry) {
@@ -74,15 +52,22 @@ struct Loader {
 
   __device__ void LoadKeys(const Entry& entry) {
     WaitAsWarp(barriers.keysFree(keys.stage), keys.parity ^ 1);
-    if (Tile::kMaskers > 0 && entry.kind != kLive) LoadMask(entry);
     if (IsFirstLane()) {
       const RowBlock& at = entry.rows;
+      const Mask& mask = p.call.mask;
+      const int Sk = p.call.sizes.Sk;
+      const int c0 = entry.block * Tile::kBlockK;
       const uint32_t full = barriers.keysFull(keys.stage);
+      const bool spans = (entry.kind & (kHidesLower | kHidesUpper)) != 0;
+      const uint32_t spanBytes = spans ? min(Tile::kBlockK, Sk - c0) * sizeof(int4) : 0;
       entries[keys.stage] = entry;
-      ArriveExpecting(full, Tile::kKeyBytes);
+      ArriveExpecting(full, Tile::kKeyBytes + spanBytes);
       CopyTiles<Tile::kParts, Tile::kD, Tile::kBlockK>(shared + Tile::kKeysAt + keys.stage * Tile::kKeyBytes, &p.k,
-                                                       full, entry.block * Tile::kBlockK, at.keyHead, at.b,
-                                                       p.call.sizes.B);
+                                                       full, c0, at.keyHead, at.b, p.call.sizes.B);
+      if (spans) {
+        CopyBulk(shared + Tile::kMasksAt + keys.stage * Tile::kMaskBytes, mask.spans + at.maskHead * Sk + c0, spanBytes,
+                 full);
+      }
     }
     keys.Advance();
   }
@@ -148,10 +133,6 @@ struct Loader {
     Entry end = {};
     end.block = kEndOfWork;
     Tell(end);
-    if (Tile::kMaskers > 0 && IsFirstLane()) {
-      partialEntries[masks.stage] = {0, kEndOfWork, kEmpty};
-      Arrive(barriers.spansFull(masks.stage));
-    }
   }
 };
 

@@ -73,12 +73,12 @@ struct Masker {
     group = {lane / 8, min(masker * 2 + lane / 4 % 2, Tile::kBlockK / 32 - 1), lane % 4};
   }
 
-  __device__ uint8_t* MaskOfTile() const { return shared + Tile::kMasksAt + place.stage * Tile::kMaskBytes; }
+  __device__ uint8_t* MaskOfStage() const { return shared + Tile::kMasksAt + place.stage * Tile::kMaskBytes; }
 
   // What the columns of the group hide: for each a word of rows.
-  __device__ void FindHidden(uint32_t (&hidden)[8], const PartialEntry& entry) const {
+  __device__ void FindHidden(uint32_t (&hidden)[8], const Entry& entry) const {
     const Sizes& s = p.sizes;
-    const int row0 = entry.r0 + group.rows * 32;
+    const int row0 = entry.rows.r0 + group.rows * 32;
     // Without the triangle, row 0 sees all columns.
     const int offset = p.mask.causal ? s.Sk - s.Sq : 0x7fffffff;
 #pragma unroll
@@ -86,7 +86,7 @@ struct Masker {
       const int column = entry.block * Tile::kBlockK + group.Column(i);
       hidden[i] = ~RowsFrom(column < s.Sk ? column - offset : 0x7fffffff, row0);
     }
-    const int2* spans = reinterpret_cast<const int2*>(MaskOfTile());
+    const int2* spans = reinterpret_cast<const int2*>(MaskOfStage());
 #pragma unroll
     for (int upper = 0; upper < 2; ++upper) {
       if ((entry.kind & (upper == 0 ? kHidesLower : kHidesUpper)) == 0) continue;
@@ -95,24 +95,26 @@ struct Masker {
     }
   }
 
-  __device__ void MaskTile(const PartialEntry& entry) const {
+  __device__ void MaskTile(const Entry& entry) const {
     uint32_t hidden[8];
     FindHidden(hidden, entry);
     __syncwarp();
     TransposeBytes(hidden);
-    uint4* words = reinterpret_cast<uint4*>(MaskOfTile() + group.At());
+    uint4* words = reinterpret_cast<uint4*>(MaskOfStage() + group.At());
     words[0] = {hidden[0], hidden[1], hidden[2], hidden[3]};
     words[1] = {hidden[4], hidden[5], hidden[6], hidden[7]};
   }
 
   __device__ void MaskAll() {
     for (;;) {
-      WaitAsWarp(barriers.spansFull(place.stage), place.parity);
-      const PartialEntry entry = reinterpret_cast<const PartialEntry*>(shared + Tile::kPartialAt)[place.stage];
+      WaitAsWarp(barriers.keysFull(place.stage), place.parity);
+      const Entry& entry = reinterpret_cast<const Entry*>(shared + Tile::kEntriesAt)[place.stage];
       if (entry.block == kEndOfWork) return;
-      MaskTile(entry);
-      FenceAsync();  // the copy engine writes there next
-      ArriveAsWarp(barriers.bitsFull(place.stage));
+      if (entry.block >= 0 && entry.kind != kLive) MaskTile(entry);
+      ArriveAsWarp(barriers.hiddenFull(place.stage));
+      // The copy engine writes there next.
+      FenceAsync();
+      ArriveAsWarp(barriers.keysFree(place.stage));
       place.Advance();
     }
   }

@@ -21,13 +21,6 @@ struct Entry {
 constexpr int kEndOfRows = -1;
 constexpr int kEndOfWork = -2;
 
-// What the loading warp tells of a partial tile to those that find what it hides, or kEndOfWork. Tiles that hide
-// nothing wake nobody.
-struct alignas(8) PartialEntry {
-  int r0, block;
-  TileKind kind;
-};
-
 // With kKeepsQueries, queries stay in registers. With kTakesTurns, the two warpgroups issue products in turn, so that
 // one computes weights while the products of the other run. A number has kParts parts of 16 bits.
 template <int kD_, int kDv_, int kKeyStages_, int kValueStages_, bool kKeepsQueries_, bool kTakesTurns_,
@@ -61,13 +54,12 @@ struct HopperForwardTile {
   // The mask of a tile: 1,024 bytes for each 64 keys. They have the keys' spans, then in their place a bit for each
   // pair.
   static constexpr int kMaskBytes = (kBlockK + 63) / 64 * 1024;
-  // In shared memory, in this order: queries, keys, values, boxes of output, masks, entries, those of partial tiles,
-  // barriers.
+  // In shared memory, in this order: queries, keys, values, boxes of output, masks, entries, barriers.
   static constexpr int kKeysAt = kQueryBytes;
   static constexpr int kValuesAt = kKeysAt + kKeyStages * kKeyBytes;
   static constexpr int kStoreAt = kValuesAt + kValueStages * kValueBytes;
   static constexpr int kOtherBytes =
-      kKeyStages * (kMaskBytes + sizeof(Entry) + sizeof(PartialEntry)) + (2 + 4 * kKeyStages + 2 * kValueStages) * 8;
+      kKeyStages * (kMaskBytes + sizeof(Entry)) + (2 + 3 * kKeyStages + 2 * kValueStages) * 8;
   // Boxes of 64 queries x 32 channels of output that a warpgroup has, as far as there is room for two. With none,
   // output goes to memory from registers.
   static constexpr int kStoreBoxBytes = 64 * 128;
@@ -75,8 +67,7 @@ struct HopperForwardTile {
   static constexpr int kStoreBoxes = kRoom < 2 || kParts == 2 ? 0 : kRoom < kDv / 32 ? kRoom : kDv / 32;
   static constexpr int kMasksAt = kStoreAt + kBlockQ / 64 * kStoreBoxes * kStoreBoxBytes;
   static constexpr int kEntriesAt = kMasksAt + kKeyStages * kMaskBytes;
-  static constexpr int kPartialAt = kEntriesAt + kKeyStages * sizeof(Entry);
-  static constexpr int kBarriersAt = kPartialAt + kKeyStages * sizeof(PartialEntry);
+  static constexpr int kBarriersAt = kEntriesAt + kKeyStages * sizeof(Entry);
   static constexpr int kSharedBytes = kMasksAt + kOtherBytes;
   static_assert(kSharedBytes <= kLargeShared);
 };
@@ -91,24 +82,24 @@ struct Barriers {
   __device__ uint32_t keysFree(int stage) const { return base + 24 + stage * 16; }
   __device__ uint32_t valuesFull(int stage) const { return keysFull(Tile::kKeyStages + stage); }
   __device__ uint32_t valuesFree(int stage) const { return keysFree(Tile::kKeyStages + stage); }
-  // For the masks of partial tiles: their spans, then their bits. A mask is free when the keys of its tile are.
-  __device__ uint32_t spansFull(int place) const {
-    return keysFull(Tile::kKeyStages + Tile::kValueStages) + place * 16;
+  // For the bits of what is hidden. They are free with the keys.
+  __device__ uint32_t hiddenFull(int stage) const {
+    return keysFull(Tile::kKeyStages + Tile::kValueStages) + stage * 8;
   }
-  __device__ uint32_t bitsFull(int place) const { return spansFull(place) + 8; }
 
   __device__ void Init() const {
-    // One warp loads; each warp that computes frees for itself.
+    // One warp loads; each warp that computes, or masks, frees for itself.
     constexpr int kWarps = Tile::kComputing / kWarp;
     InitBarrier(queriesFull(), 1);
     InitBarrier(queriesFree(), kWarps);
-    for (int stage = 0; stage < Tile::kKeyStages + Tile::kValueStages; ++stage) {
+    for (int stage = 0; stage < Tile::kKeyStages; ++stage) {
       InitBarrier(keysFull(stage), 1);
-      InitBarrier(keysFree(stage), kWarps);
+      InitBarrier(keysFree(stage), kWarps + Tile::kMaskers);
+      if (Tile::kMaskers > 0) InitBarrier(hiddenFull(stage), Tile::kMaskers);
     }
-    for (int place = 0; place < Tile::kKeyStages && Tile::kMaskers > 0; ++place) {
-      InitBarrier(spansFull(place), 1);
-      InitBarrier(bitsFull(place), Tile::kMaskers);
+    for (int stage = 0; stage < Tile::kValueStages; ++stage) {
+      InitBarrier(valuesFull(stage), 1);
+      InitBarrier(valuesFree(stage), kWarps);
     }
     FenceBarrierInit();
   }
