@@ -18,8 +18,8 @@ constexpr bool kHopper = false;
 // Whether this is the lane that acts for its warp.
 __device__ inline bool IsFirstLane() { return threadIdx.x % kWarp == 0; }
 
-// A number or address on which a warp agrees. The shuffle lets the compiler see that it does: what the number gives, as the
-// descriptors of operands, is then computed once a warp, in uniform registers, and not by each thread.
+// A number or address on which a warp agrees. The shuffle lets the compiler see that it does: what the number gives, as
+// the descriptors of operands, is then computed once a warp, in uniform registers, and not by each thread.
 template <class T>
 __device__ inline T Agreed(T x) {
   return __shfl_sync(~0u, x, 0);

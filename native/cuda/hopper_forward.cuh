@@ -132,7 +132,7 @@ class RowComputer {
 
   // Issues the scores of the next key block, whose keys are there.
   __device__ void IssueScores(Scores& scores) {
-    const uint32_t keys = base_ + Tile::kKeysAt + Agreed(scored_.stage) * Tile::kKeyBytes;
+    const uint32_t keys = Agreed(base_ + Tile::kKeysAt + scored_.stage * Tile::kKeyBytes);
     if constexpr (Tile::kKeepsQueries) {
       IssueTransposed<T, Tile::kBlockK>(scores[0], queries_, keys);
     } else {
@@ -193,10 +193,10 @@ class RowComputer {
     }
   }
 
-  __device__ int ValuesAt() const { return Tile::kValuesAt + Agreed(values_.stage) * Tile::kValueBytes; }
+  __device__ int ValuesAt() const { return Tile::kValuesAt + values_.stage * Tile::kValueBytes; }
 
   __device__ void IssueOutput(const Weights& weights) {
-    IssueSum<T, Tile::kBlockK, true>(out_[0], tile_, weights, base_ + ValuesAt());
+    IssueSum<T, Tile::kBlockK, true>(out_[0], tile_, weights, Agreed(base_ + ValuesAt()));
   }
 
   __device__ void FinishOutput() {
