@@ -144,9 +144,11 @@ class RowComputer {
 
   // Waits for what is hidden in a partial tile. Comes before the wait for its scores, after which the compiler knows
   // that a warp is together. If it does not, each vote of the tile takes a branch.
-  __device__ void AwaitMask(const KeyTile& tile) const {
+  __device__ void AwaitMask(const KeyTile& tile) {
     if constexpr (Tile::kMaskers > 0) {
-      if (tile.kind != kLive) WaitParity(barriers_.hiddenFull(weighed_.stage), weighed_.parity);
+      if (tile.kind == kLive) return;
+      WaitParity(barriers_.hiddenFull(weighed_.stage), hiddenParities_ >> weighed_.stage & 1);
+      hiddenParities_ ^= 1 << weighed_.stage;
     }
   }
 
@@ -266,6 +268,7 @@ class RowComputer {
   Place<Tile::kKeyStages> scored_, weighed_;
   Place<Tile::kValueStages> values_;
   uint32_t queriesParity_ = 0;
+  uint32_t hiddenParities_ = 0;  // a bit for each stage, because only partial tiles have hidden pairs
   // Of the row block.
   int row_;  // the warp's first
   int batchHead_;

@@ -110,8 +110,10 @@ struct Masker {
       WaitAsWarp(barriers.keysFull(place.stage), place.parity);
       const Entry& entry = reinterpret_cast<const Entry*>(shared + Tile::kEntriesAt)[place.stage];
       if (entry.block == kEndOfWork) return;
-      if (entry.block >= 0 && entry.kind != kLive) MaskTile(entry);
-      ArriveAsWarp(barriers.hiddenFull(place.stage));
+      if (entry.block >= 0 && entry.kind != kLive) {
+        MaskTile(entry);
+        ArriveAsWarp(barriers.hiddenFull(place.stage));
+      }
       // The copy engine writes there next.
       FenceAsync();
       ArriveAsWarp(barriers.keysFree(place.stage));

@@ -202,7 +202,7 @@ describe('benchmarks', () => {
       expect(text).to.include(`| \`causal\` | 50.0% | ${causal} |`);
       const document = '25.0 / 20.0 | 25% / 25% | 3.13 / 2.50 | 8.00× | FlexAttention | 3.13 / 2.50 | 8.00×';
       expect(text).to.include(`| \`document\` | 50.0% | ${document} |`);
-      expect(text).to.include('next to FlexAttention, over 2 masks: geometric mean 4.00×, least 2.00×.');
+      expect(text).to.include('next to FlexAttention, over 2 rows: geometric mean 4.00×, least 2.00×.');
       const names = [...plotsOf('x', [...records, of('full', 'flash', 1)]).keys()];
       expect(names).to.deep.equal(['x-speed-8192']);
     });

@@ -326,6 +326,7 @@ void Begin(uint64_t seed, Order order, int leftOut) {
   failed = false;
   orderLeftOut = order;
   placeLeftOut = leftOut;
+  if (leftOut >= 0) return;  // places keep their numbers
   for (auto& met : places) met.clear();
 }
 

@@ -47,9 +47,9 @@ enum class Order {
 constexpr int kOrders = 8;
 
 // Begins anew: draws come from the seed, and the instruction `order` is left out at its place number `leftOut` (counted
-// as they are met). -1: none is.
+// as they are met since one began without that). -1: none is.
 void Begin(uint64_t seed, Order order = Order::kSyncThreads, int leftOut = -1);
-// How many places with the instruction have been met since.
+// How many places with the instruction have been met.
 int PlacesOf(Order order);
 
 // Ends the kernel with an error.

@@ -11,7 +11,7 @@ import {
   registerKernel,
   unregisterKernel,
 } from '@tensorflow/tfjs-core';
-import {isUnusedGradient} from '../../call/unused_gradient.js';
+import {isUnusedGradient} from './unused_gradient.js';
 import {composedConfigs} from '../composed/kernel.js';
 import {kernelConfig} from '../../call/kernel_config.js';
 import {

@@ -3,7 +3,7 @@
  * pool, and reads. Some of them are private in TypeScript, but plain properties at run time.
  */
 import type {DataType, TensorInfo} from '@tensorflow/tfjs-core';
-import {isUnusedGradient} from '../../../call/unused_gradient.js';
+import {isUnusedGradient} from './unused_gradient.js';
 
 export interface BufferPool {
   acquireBuffer(size: number, usage: number): GPUBuffer;
