@@ -291,8 +291,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     if (threadIdx.x == 0) barriers.Init();
     __syncthreads();
     WaitForKernelBefore();
-    // The shuffle lets the compiler see that a warp agrees. Without it, the warp that loads has too few registers.
-    const int helper = __shfl_sync(~0u, (static_cast<int>(threadIdx.x) - Tile::kComputing) / kWarp, 0);
+    // If the compiler did not see that a warp agrees, the warp that loads would have too few registers.
+    const int helper = Agreed((static_cast<int>(threadIdx.x) - Tile::kComputing) / kWarp);
     RunRoles<Tile, 1 + Tile::kMaskers>(
         [&] {
           if (helper == 0) {
